@@ -1,0 +1,2 @@
+//! The portcullis command line.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The one way out: address guard, happy eyeballs, upstream proxies.
+#![forbid(unsafe_code)]

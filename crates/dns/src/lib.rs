@@ -1,0 +1,2 @@
+//! The DNS forwarder: service, cache, upstreams, leases.
+#![forbid(unsafe_code)]

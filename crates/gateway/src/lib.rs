@@ -1,0 +1,2 @@
+//! Wires policy, DNS, dialler and proxies for a sandbox.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Canonical names, patterns, ports and address classes.
+#![forbid(unsafe_code)]

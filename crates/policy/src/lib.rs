@@ -1,0 +1,2 @@
+//! Policy files compiled to verdicts.
+#![forbid(unsafe_code)]

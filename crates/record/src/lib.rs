@@ -1,0 +1,2 @@
+//! Decision records.
+#![forbid(unsafe_code)]

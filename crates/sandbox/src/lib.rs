@@ -1,0 +1,1 @@
+//! Linux sandbox: namespaces, sockets inside, mounts, seccomp.

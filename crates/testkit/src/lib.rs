@@ -1,0 +1,2 @@
+//! Throw-away namespaces and servers for tests and the demo.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Wire formats: bytes in, typed values out.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The working bench.
+fn main() {}
