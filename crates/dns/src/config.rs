@@ -1,0 +1,91 @@
+//! What the gateway hands the service when it is made.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use portcullis_policy::Policy;
+use portcullis_record::Recorder;
+
+use crate::{Clock, Leases};
+
+/// The policy in force, swapped under live traffic on reload.
+pub type PolicyHandle = Arc<ArcSwap<Policy>>;
+
+/// Memory that one sandbox's cached answers may take, bytes.
+pub const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Everything a [`DnsService`](crate::DnsService) needs; start from [`DnsConfig::new`].
+#[derive(Clone)]
+pub struct DnsConfig {
+    /// The policy in force.
+    pub policy: PolicyHandle,
+    /// Resolvers to ask, in order of preference. Empty: every allowed name fails with SERVFAIL.
+    pub upstreams: Vec<SocketAddr>,
+    /// The sandbox's leases: which name gave out which address.
+    pub leases: Arc<Leases>,
+    /// Where decisions are recorded.
+    pub recorder: Recorder,
+    /// Names and addresses of the sandbox itself, answered without asking anyone.
+    pub own: OwnNames,
+    /// Whether the host can reach IPv6 addresses now; where it cannot, AAAA is answered NODATA.
+    pub ipv6_route: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// The clock that expires answers. Give the same one to [`Leases`].
+    pub clock: Clock,
+    /// Memory for cached answers, bytes ([`CACHE_BYTES`] by default).
+    pub cache_bytes: u64,
+}
+
+impl DnsConfig {
+    /// A configuration with defaults: the addresses of a `run` sandbox, IPv6 assumed routed.
+    pub fn new(
+        policy: PolicyHandle,
+        upstreams: Vec<SocketAddr>,
+        leases: Arc<Leases>,
+        recorder: Recorder,
+    ) -> DnsConfig {
+        DnsConfig {
+            policy,
+            upstreams,
+            leases,
+            recorder,
+            own: OwnNames::default(),
+            ipv6_route: Arc::new(|| true),
+            clock: Clock::system(),
+            cache_bytes: CACHE_BYTES,
+        }
+    }
+}
+
+/// Names and addresses that belong to the sandbox itself.
+#[derive(Clone, Debug)]
+pub struct OwnNames {
+    /// The address that `host.portcullis.internal` means inside (listed like any other name).
+    pub host: Ipv4Addr,
+    /// The sandbox's own addresses and those of its gateway and resolver: a reverse lookup of one
+    /// is answered NXDOMAIN here, without a record, because every stub library asks for them.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Default for OwnNames {
+    fn default() -> OwnNames {
+        let v4 = |last| IpAddr::V4(Ipv4Addr::new(10, 0, 2, last));
+        OwnNames {
+            host: Ipv4Addr::new(10, 0, 2, 2),
+            addresses: vec![
+                v4(2),
+                v4(3),
+                v4(14),
+                v4(15),
+                IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ],
+        }
+    }
+}
+
+impl OwnNames {
+    /// Whether `address` is the sandbox's own (its loopback included).
+    pub fn owns(&self, address: IpAddr) -> bool {
+        address.is_loopback() || self.addresses.contains(&address)
+    }
+}
