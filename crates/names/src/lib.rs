@@ -1,2 +1,37 @@
 //! Canonical names, patterns, ports and address classes.
+//!
+//! The ground floor: every name that a sandboxed program or an operator writes becomes one
+//! canonical form here, once, or is refused. Only that form is matched, resolved, dialled and
+//! logged, so no later layer has to ask itself about case, trailing dots, IDNA or `0x7f.1`
+//! (THREATS.md, "Names"). The same floor says which addresses belong to the host or its network
+//! and are therefore guarded ("Addresses").
+//!
+//! No I/O, no clock, no async; parsing what a program sent allocates nothing.
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod address;
+mod buf;
+mod error;
+mod host;
+mod name;
+mod pattern;
+mod policy_text;
+mod ports;
+mod target;
+
+pub use address::{AddressClass, classify, is_guarded};
+pub use buf::NameBuf;
+pub use error::{NameError, PatternError, TargetError};
+pub use host::{Host, parse_port};
+pub use name::{Name, NameRef};
+pub use pattern::{Pattern, Specificity};
+pub use ports::{PortRange, PortSet};
+pub use target::Target;
+
+/// Longest canonical name, in bytes: 255 on the wire (RFC 1035 section 2.3.4) less the first
+/// length byte and the root label.
+pub const MAX_NAME_BYTES: usize = 253;
+
+/// Longest label, in bytes (RFC 1035 section 2.3.4).
+pub const MAX_LABEL_BYTES: usize = 63;

@@ -1,0 +1,210 @@
+//! TARGET as operators write it, in policies and on the command line.
+//!
+//! `NAME`, `NAME:PORT`, `NAME:*`, `CIDR`, `CIDR:PORT`, and `[v6/len]:PORT` for IPv6 with a port.
+//! A bare name means ports 80 and 443; a bare range means every port.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+
+use crate::{Pattern, PatternError, PortSet, TargetError, parse_port};
+
+/// Longest piece of the operator's text that an error repeats, in characters.
+const MAX_QUOTED_CHARS: usize = 64;
+
+/// What a rule is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// Names, with their ports.
+    Name {
+        /// Which names.
+        pattern: Pattern,
+        /// Which ports.
+        ports: PortSet,
+        /// Whether the ports were written, rather than being what a bare name means.
+        explicit_ports: bool,
+    },
+    /// Addresses, with their ports.
+    Net {
+        /// Which addresses; one address is a range of one.
+        net: IpNet,
+        /// Which ports.
+        ports: PortSet,
+    },
+}
+
+impl Target {
+    /// Reads one target.
+    ///
+    /// # Errors
+    /// [`TargetError`], with a hint where there is a likely correction.
+    pub fn from_policy(text: &str) -> Result<Target, TargetError> {
+        if let Some(at) = text.find("://") {
+            return Err(TargetError::Url {
+                instead: instead_of_url(&text[at + 3..]),
+            });
+        }
+        if let Some((_, protocol)) = text.rsplit_once('/') {
+            if protocol.eq_ignore_ascii_case("udp") {
+                return Err(TargetError::Udp);
+            }
+            if protocol.eq_ignore_ascii_case("tcp") {
+                return Err(TargetError::BadPort { text: quoted(text) });
+            }
+        }
+        if let Some(inner) = text.strip_prefix('[') {
+            return bracketed(inner, text);
+        }
+        if let Some((address, rest)) = text.split_once('/')
+            && address.parse::<IpAddr>().is_ok()
+        {
+            let (prefix, ports) = match rest.split_once(':') {
+                Some((prefix, port)) => (prefix, read_ports(port)?),
+                None => (rest, PortSet::ANY),
+            };
+            return Ok(Target::Net {
+                net: read_net(address, Some(prefix))?,
+                ports,
+            });
+        }
+        if text.parse::<Ipv6Addr>().is_ok() {
+            return Ok(Target::Net {
+                net: read_net(text, None)?,
+                ports: PortSet::ANY,
+            });
+        }
+        let (host, ports) = match text.split_once(':') {
+            Some((host, port)) => (host, Some(read_ports(port)?)),
+            None => (text, None),
+        };
+        if host.parse::<Ipv4Addr>().is_ok() {
+            let ports = ports.unwrap_or(PortSet::ANY);
+            return Ok(Target::Net {
+                net: read_net(host, None)?,
+                ports,
+            });
+        }
+        Ok(Target::Name {
+            pattern: Pattern::from_policy(host)?,
+            explicit_ports: ports.is_some(),
+            ports: ports.unwrap_or(PortSet::WEB),
+        })
+    }
+
+    /// The ports of the target.
+    pub fn ports(&self) -> &PortSet {
+        match self {
+            Target::Name { ports, .. } | Target::Net { ports, .. } => ports,
+        }
+    }
+}
+
+/// In the form [`Target::from_policy`] reads.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Name {
+                pattern,
+                explicit_ports: false,
+                ..
+            } => write!(f, "{pattern}"),
+            Target::Name { pattern, ports, .. } => write!(f, "{pattern}:{ports}"),
+            Target::Net { net, ports } if ports.is_any() => write!(f, "{net}"),
+            Target::Net {
+                net: IpNet::V4(net),
+                ports,
+            } => write!(f, "{net}:{ports}"),
+            Target::Net {
+                net: IpNet::V6(net),
+                ports,
+            } => write!(f, "[{net}]:{ports}"),
+        }
+    }
+}
+
+/// `[v6]`, `[v6/len]`, each with `:PORT` or without; `inner` is what follows the first bracket.
+fn bracketed(inner: &str, whole: &str) -> Result<Target, TargetError> {
+    let bad = || TargetError::BadNet {
+        text: quoted(whole),
+    };
+    let (inside, rest) = inner.split_once(']').ok_or_else(bad)?;
+    let ports = match rest.strip_prefix(':') {
+        Some(port) => read_ports(port)?,
+        None if rest.is_empty() => PortSet::ANY,
+        None => return Err(bad()),
+    };
+    let (address, prefix) = match inside.split_once('/') {
+        Some((address, prefix)) => (address, Some(prefix)),
+        None => (inside, None),
+    };
+    if address.parse::<Ipv6Addr>().is_err() {
+        return Err(bad());
+    }
+    Ok(Target::Net {
+        net: read_net(address, prefix)?,
+        ports,
+    })
+}
+
+/// An address with its prefix length; without one, a range of one address.
+fn read_net(address: &str, prefix: Option<&str>) -> Result<IpNet, TargetError> {
+    let text = || match prefix {
+        Some(prefix) => quoted(&format!("{address}/{prefix}")),
+        None => quoted(address),
+    };
+    let bad = || TargetError::BadNet { text: text() };
+    let ip: IpAddr = address.parse().map_err(|_| bad())?;
+    let Some(prefix) = prefix else {
+        return Ok(IpNet::from(ip));
+    };
+    // `u8::from_str` takes `+8` and `08`; a policy has one spelling.
+    let plain = prefix == "0" || (!prefix.starts_with('0') && !prefix.starts_with('+'));
+    let bits = prefix
+        .parse::<u8>()
+        .ok()
+        .filter(|_| plain)
+        .ok_or_else(bad)?;
+    let net = IpNet::new(ip, bits).map_err(|_| bad())?;
+    if net.trunc() != net {
+        return Err(TargetError::HostBits {
+            text: text(),
+            net: net.trunc(),
+        });
+    }
+    Ok(net)
+}
+
+/// A port, or `*`.
+fn read_ports(text: &str) -> Result<PortSet, TargetError> {
+    if text == "*" {
+        return Ok(PortSet::ANY);
+    }
+    parse_port(text.as_bytes())
+        .map(PortSet::single)
+        .ok_or_else(|| TargetError::BadPort { text: quoted(text) })
+}
+
+/// The target inside a URL, if there is a good one: its host and its port.
+fn instead_of_url(after_scheme: &str) -> Option<Box<str>> {
+    let authority = after_scheme.split(['/', '?', '#', '\\']).next()?;
+    if authority.contains('@') {
+        return None;
+    }
+    let target = Target::from_policy(authority).ok()?;
+    Some(target.to_string().into())
+}
+
+fn quoted(text: &str) -> Box<str> {
+    text.chars().take(MAX_QUOTED_CHARS).collect()
+}
+
+impl From<crate::NameError> for TargetError {
+    fn from(e: crate::NameError) -> Self {
+        TargetError::Pattern(PatternError::Name(e))
+    }
+}
+
+#[cfg(test)]
+#[path = "target_tests.rs"]
+mod tests;
