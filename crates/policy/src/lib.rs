@@ -1,2 +1,43 @@
 //! Policy files compiled to verdicts.
+//!
+//! Text in, one compiled [`Policy`] out, and one function that every path through the gateway asks:
+//! [`Policy::decide`]. This crate does no I/O beyond being handed text, knows no clock, and gives the
+//! same answer whatever the order of the rules. What resolves or dials needs a [`LookupPermit`] or a
+//! [`ConnectPermit`], which only a permitting [`Decision`] hands out.
+//!
+//! `POLICY.md` beside this crate's manifest is the reference of the policy file.
 #![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod decide;
+mod decision;
+mod diagnostic;
+mod explain;
+mod input;
+mod load;
+mod nets;
+mod permit;
+mod policy;
+mod reason;
+mod request;
+mod rules;
+mod settings;
+mod suggest;
+mod table;
+
+pub use decide::serves_type;
+pub use decision::{Decision, Verdict};
+pub use diagnostic::{Diagnostic, Severity, SourceLine};
+pub use explain::Explanation;
+pub use input::{Input, Loaded};
+pub use load::{MAX_DIAGNOSTICS, MAX_FILE_BYTES, MAX_FILES, MAX_INCLUDE_DEPTH};
+pub use permit::{ConnectPermit, LookupPermit, PermitTarget};
+pub use policy::{Mode, Policy};
+pub use reason::Reason;
+pub use request::{Destination, Request, ShownBy};
+pub use rules::{AddressRule, MAX_PORT_SETS, MAX_RULES, RuleId, RuleInfo};
+pub use settings::{ProxyHost, ProxyUrl, Settings, UpstreamProxies, parse_resolver};
+
+/// The name under which programs reach the loopback of the host that the gateway runs on. It is
+/// listed like any other name, but only by a rule for this very name.
+pub const HOST_NAME: &str = "host.portcullis.internal";

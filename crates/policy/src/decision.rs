@@ -1,0 +1,116 @@
+//! What the policy says to one request.
+//!
+//! A permit can only be made from a decision that permits, and a decision only by the policy: code
+//! that resolves or dials asks for a permit, so it cannot forget to ask the policy.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use portcullis_names::{NameRef, PortSet};
+use serde::Serialize;
+
+use crate::permit::{ConnectPermit, LookupPermit, PermitTarget};
+use crate::reason::Reason;
+use crate::rules::{RuleId, RuleSet};
+
+/// What happens to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// It may pass.
+    Allow,
+    /// It is refused.
+    Deny,
+    /// It may pass, but failed.
+    Error,
+    /// It would be refused, and passes because the policy only watches.
+    Audit,
+}
+
+/// The policy's answer to one [`Request`](crate::Request).
+#[derive(Clone, Debug)]
+pub struct Decision<'r> {
+    /// What happens.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// The rule that allowed, denied, or came nearest (a listed name on another port).
+    pub rule: Option<RuleId>,
+    pub(crate) grant: Option<Grant<'r>>,
+}
+
+/// What a permitting decision lets through.
+#[derive(Clone, Debug)]
+pub(crate) struct Grant<'r> {
+    pub rules: Arc<RuleSet>,
+    pub way: Way<'r>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Way<'r> {
+    Lookup(NameRef<'r>),
+    ToName(NameRef<'r>, u16),
+    ToAddress(IpAddr, u16),
+    ToNameAt(NameRef<'r>, IpAddr, u16),
+}
+
+impl<'r> Decision<'r> {
+    /// Whether the request may pass: allowed, or only watched.
+    pub fn permits(&self) -> bool {
+        matches!(self.verdict, Verdict::Allow | Verdict::Audit)
+    }
+
+    /// The name that the request passes by, where it passes by one: the name asked for or shown, or
+    /// that name of a lease which allows the port.
+    pub fn name(&self) -> Option<NameRef<'r>> {
+        match self.grant.as_ref()?.way {
+            Way::Lookup(name) | Way::ToName(name, _) | Way::ToNameAt(name, ..) => Some(name),
+            Way::ToAddress(..) => None,
+        }
+    }
+
+    /// Leave to resolve the name; only for a permitted [`Request::Lookup`](crate::Request::Lookup).
+    pub fn lookup_permit(&self) -> Option<LookupPermit> {
+        let grant = self.grant.as_ref().filter(|_| self.permits())?;
+        let Way::Lookup(name) = grant.way else {
+            return None;
+        };
+        Some(self.lookup_of(grant, name))
+    }
+
+    /// Leave to connect; only for a permitted [`Request::Connect`](crate::Request::Connect).
+    pub fn connect_permit(&self) -> Option<ConnectPermit> {
+        let grant = self.grant.as_ref().filter(|_| self.permits())?;
+        let (target, port, name) = match grant.way {
+            Way::Lookup(_) => return None,
+            Way::ToName(name, port) => (PermitTarget::Name(name.to_name()), port, Some(name)),
+            Way::ToAddress(address, port) => (PermitTarget::Address(address), port, None),
+            Way::ToNameAt(name, address, port) => (
+                PermitTarget::NameAt(name.to_name(), address),
+                port,
+                Some(name),
+            ),
+        };
+        let lookup = name.map(|name| self.lookup_of(grant, name));
+        Some(ConnectPermit::new(
+            target,
+            port,
+            self.rule,
+            lookup,
+            self.is_audit(),
+        ))
+    }
+
+    fn is_audit(&self) -> bool {
+        self.verdict == Verdict::Audit
+    }
+
+    fn lookup_of(&self, grant: &Grant<'r>, name: NameRef<'r>) -> LookupPermit {
+        let ports = if self.is_audit() {
+            PortSet::ANY
+        } else {
+            grant.rules.names.ports_for(name.as_str())
+        };
+        LookupPermit::new(name.to_name(), self.rule, ports, self.is_audit())
+    }
+}

@@ -1,0 +1,174 @@
+//! Errors and warnings about a policy, for the person who wrote it.
+//!
+//! THREATS, "failing open": nothing runs on a policy with an error in it, so each must say where it
+//! is and what would be right.
+
+use std::fmt;
+use std::ops::Range;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+
+/// Longest source line that an error shows, in bytes; longer ones are cut around the place.
+const MAX_SHOWN_LINE_BYTES: usize = 400;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// The policy does not load.
+    Error,
+    /// The policy loads.
+    Warning,
+}
+
+/// One error or warning.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// The file, or the flag or variable (`--allow`), that it is about.
+    pub path: String,
+    /// The line, from 1; 0 where there is none.
+    pub line: usize,
+    /// The column in characters, from 1; 0 where there is none.
+    pub column: usize,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What is wrong, in one sentence without a full stop.
+    pub message: String,
+    /// What would be right.
+    pub hint: Option<String>,
+    /// The line of the source that it is about.
+    pub snippet: Option<SourceLine>,
+}
+
+/// A line of a policy, with the part that an error is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceLine {
+    /// The line without its line break.
+    pub text: String,
+    /// The part, as bytes of `text`.
+    pub marked: Range<usize>,
+}
+
+impl Diagnostic {
+    /// About a place in a text.
+    pub(crate) fn at(
+        severity: Severity,
+        path: &str,
+        text: &str,
+        span: Range<usize>,
+        message: impl Into<String>,
+    ) -> Diagnostic {
+        let start = floor(text, span.start);
+        let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
+        let line_end = text[start..]
+            .find(['\n', '\r'])
+            .map_or(text.len(), |at| start + at);
+        let end = floor(text, span.end).clamp(start, line_end.max(start));
+        let (from, to) = window(text, line_start..line_end, start);
+        let marked = start - from..end.clamp(start, to.max(start)) - from;
+        Diagnostic {
+            path: path.to_owned(),
+            line: text[..start].matches('\n').count() + 1,
+            column: text[line_start..start].chars().count() + 1,
+            severity,
+            message: message.into(),
+            hint: None,
+            snippet: Some(SourceLine {
+                text: text[from..to.max(start)].to_owned(),
+                marked,
+            }),
+        }
+    }
+
+    /// About a whole file, or no file at all.
+    pub(crate) fn whole(path: &str, message: impl Into<String>) -> Diagnostic {
+        Diagnostic {
+            path: path.to_owned(),
+            line: 0,
+            column: 0,
+            severity: Severity::Error,
+            message: message.into(),
+            hint: None,
+            snippet: None,
+        }
+    }
+
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<Option<String>>) -> Diagnostic {
+        self.hint = hint.into().or(self.hint);
+        self
+    }
+
+    /// The diagnostic as a few lines for a terminal, with the source line and a mark below it;
+    /// `colour` writes ANSI styles.
+    pub fn render(&self, colour: bool) -> String {
+        let renderer = if colour {
+            Renderer::styled()
+        } else {
+            Renderer::plain()
+        };
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let title = level.primary_title(self.message.as_str());
+        let mut group = match &self.snippet {
+            Some(line) => title.element(
+                Snippet::source(line.text.as_str())
+                    .path(self.path.as_str())
+                    .line_start(self.line)
+                    .annotation(AnnotationKind::Primary.span(line.marked.clone())),
+            ),
+            None => Group::with_title(title)
+                .element(annotate_snippets::Origin::path(self.path.as_str())),
+        };
+        if let Some(hint) = &self.hint {
+            group = group.element(Level::HELP.message(hint.as_str()));
+        }
+        renderer.render(&[group])
+    }
+}
+
+/// One line: `file:line:column: error: message (hint)`.
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path)?;
+        if self.line > 0 {
+            write!(f, ":{}:{}", self.line, self.column)?;
+        }
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        write!(f, ": {severity}: {}", self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, " ({hint})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Diagnostic {}
+
+/// The nearest character boundary at or before a byte.
+fn floor(text: &str, at: usize) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
+}
+
+/// The line, or if it is very long the part around `at`.
+fn window(text: &str, line: Range<usize>, at: usize) -> (usize, usize) {
+    if line.len() <= MAX_SHOWN_LINE_BYTES {
+        return (line.start, line.end);
+    }
+    let from = floor(
+        text,
+        at.saturating_sub(MAX_SHOWN_LINE_BYTES / 4).max(line.start),
+    );
+    (
+        from,
+        floor(text, (from + MAX_SHOWN_LINE_BYTES).min(line.end)),
+    )
+}

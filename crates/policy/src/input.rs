@@ -1,0 +1,41 @@
+//! What a policy is made from.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use crate::diagnostic::Diagnostic;
+use crate::policy::Policy;
+
+/// One piece of a policy. The order of inputs decides nothing but which of several settings (never
+/// rules) is taken: a later file's, and a flag's before any file's.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A policy file, already read.
+    File {
+        /// Its path: the extension tells the format, and `include` is relative to its folder.
+        path: PathBuf,
+        /// Its text.
+        text: String,
+    },
+    /// `--allow TARGET`.
+    Allow(String),
+    /// `--deny TARGET`.
+    Deny(String),
+    /// The value of `OPENSHELL_DIRECT_TCP_HOSTS`: names separated by commas, on port 443.
+    DirectTcpHosts(String),
+    /// `--resolver ADDR[:PORT]`; replaces the resolvers of all files.
+    Resolver(SocketAddr),
+    /// `--upstream-proxy URL`, for HTTP and everything else; replaces the proxies of all files.
+    UpstreamProxy(String),
+}
+
+/// A policy that loaded.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The policy.
+    pub policy: Policy,
+    /// What its author should know.
+    pub warnings: Vec<Diagnostic>,
+    /// Every file that was read, included ones too, in order of reading.
+    pub files: Vec<PathBuf>,
+}

@@ -1,0 +1,217 @@
+//! Proof that the policy was asked.
+//!
+//! The upstream resolver and the dialler take a permit, not a name. Nothing outside this crate can
+//! make one, so a path that forgot to ask the policy does not compile (THREATS: no lookup leaves
+//! before the name is allowed, on any path).
+
+use std::net::IpAddr;
+
+use portcullis_names::{Name, PortSet};
+
+use crate::rules::RuleId;
+
+/// Leave to resolve one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LookupPermit {
+    name: Name,
+    listed: Name,
+    rule: Option<RuleId>,
+    ports: PortSet,
+    audit: bool,
+}
+
+impl LookupPermit {
+    pub(crate) fn new(name: Name, rule: Option<RuleId>, ports: PortSet, audit: bool) -> Self {
+        LookupPermit {
+            listed: name.clone(),
+            name,
+            rule,
+            ports,
+            audit,
+        }
+    }
+
+    /// The name to resolve.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The name that the policy listed: where [`follow`](Self::follow) or
+    /// [`reverse`](Self::reverse) came from, otherwise the name itself. Leases are kept for it.
+    pub fn listed(&self) -> &Name {
+        &self.listed
+    }
+
+    /// The rule that allowed it; none in audit mode and for the gateway's own names.
+    pub fn rule(&self) -> Option<RuleId> {
+        self.rule
+    }
+
+    /// The ports on which the listed name may be reached.
+    pub fn ports(&self) -> &PortSet {
+        &self.ports
+    }
+
+    /// Whether the lookup passes only because the policy watches.
+    pub fn audit(&self) -> bool {
+        self.audit
+    }
+
+    /// Leave to resolve the name that a CNAME of this permit's name points to.
+    #[must_use]
+    pub fn follow(&self, canonical: Name) -> LookupPermit {
+        LookupPermit {
+            name: canonical,
+            ..self.clone()
+        }
+    }
+
+    /// Leave to ask for the PTR of an address that was given out under this permit.
+    #[must_use]
+    pub fn reverse(&self, address: IpAddr) -> LookupPermit {
+        self.follow(reverse_name(address))
+    }
+}
+
+/// What a [`ConnectPermit`] lets the dialler reach.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PermitTarget {
+    /// Any address of this name.
+    Name(Name),
+    /// This address.
+    Address(IpAddr),
+    /// This address of this name; another leased address of the same name does as well.
+    NameAt(Name, IpAddr),
+}
+
+/// Leave to open one connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectPermit {
+    target: PermitTarget,
+    port: u16,
+    rule: Option<RuleId>,
+    lookup: Option<LookupPermit>,
+    audit: bool,
+    operators: bool,
+}
+
+impl ConnectPermit {
+    pub(crate) fn new(
+        target: PermitTarget,
+        port: u16,
+        rule: Option<RuleId>,
+        lookup: Option<LookupPermit>,
+        audit: bool,
+    ) -> Self {
+        ConnectPermit {
+            target,
+            port,
+            rule,
+            lookup,
+            audit,
+            operators: false,
+        }
+    }
+
+    /// For an endpoint that the operator named in the settings.
+    pub(crate) fn for_operator(target: PermitTarget, port: u16) -> Self {
+        let lookup =
+            match &target {
+                PermitTarget::Name(name) | PermitTarget::NameAt(name, _) => Some(
+                    LookupPermit::new(name.clone(), None, PortSet::single(port), false),
+                ),
+                PermitTarget::Address(_) => None,
+            };
+        ConnectPermit {
+            target,
+            port,
+            rule: None,
+            lookup,
+            audit: false,
+            operators: true,
+        }
+    }
+
+    /// What may be reached.
+    pub fn target(&self) -> &PermitTarget {
+        &self.target
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The rule that allowed it.
+    pub fn rule(&self) -> Option<RuleId> {
+        self.rule
+    }
+
+    /// Leave to resolve the target's name, where it has one.
+    pub fn lookup(&self) -> Option<LookupPermit> {
+        self.lookup.clone()
+    }
+
+    /// Whether the connection passes only because the policy watches. The address guard holds.
+    pub fn audit(&self) -> bool {
+        self.audit
+    }
+
+    /// Whether the operator named this endpoint in the settings (the company's proxy). The address
+    /// guard does not apply to it: the sandbox did not choose it.
+    pub fn is_operators(&self) -> bool {
+        self.operators
+    }
+}
+
+/// `in-addr.arpa` (RFC 1035 section 3.5) and `ip6.arpa` (RFC 3596 section 2.5).
+fn reverse_name(address: IpAddr) -> Name {
+    let text = match address {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
+        }
+        IpAddr::V6(v6) => {
+            let mut text = String::with_capacity(72);
+            for byte in v6.octets().iter().rev() {
+                for nibble in [byte & 0xf, byte >> 4] {
+                    text.extend(char::from_digit(u32::from(nibble), 16));
+                    text.push('.');
+                }
+            }
+            text.push_str("ip6.arpa");
+            text
+        }
+    };
+    Name::from_policy(&text).expect("digits, dots and `arpa` are a canonical name")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn permit() -> LookupPermit {
+        let name = Name::from_policy("api.example.org").unwrap();
+        LookupPermit::new(name, None, PortSet::WEB, false)
+    }
+
+    #[test]
+    fn follow_and_reverse_remember_the_listed_name() {
+        let canonical = permit().follow(Name::from_policy("edge.cdn.example").unwrap());
+        assert_eq!(canonical.name().as_str(), "edge.cdn.example");
+        assert_eq!(canonical.listed().as_str(), "api.example.org");
+        assert_eq!(canonical.ports(), &PortSet::WEB);
+        let ptr = canonical.reverse("192.0.2.7".parse().unwrap());
+        assert_eq!(ptr.name().as_str(), "7.2.0.192.in-addr.arpa");
+        assert_eq!(ptr.listed().as_str(), "api.example.org");
+    }
+
+    #[test]
+    fn rfc_3596_reverse_names() {
+        let ptr = permit().reverse("2001:db8::567:89ab".parse().unwrap());
+        assert_eq!(
+            ptr.name().as_str(),
+            "b.a.9.8.7.6.5.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa"
+        );
+    }
+}

@@ -1,0 +1,158 @@
+//! The policy: compiled rules, settings and mode, and the one function that decides.
+//!
+//! Every path asks [`Policy::decide`]: DNS, HTTP, SOCKS and transparent connections, and `explain`.
+//! A policy enforced by whoever remembered to call something else would be none.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use portcullis_names::{NameRef, PortSet, is_guarded};
+
+use crate::decide;
+use crate::decision::Decision;
+use crate::reason::Reason;
+use crate::request::Request;
+use crate::rules::{AddressRule, RuleId, RuleInfo, RuleSet};
+use crate::settings::Settings;
+
+/// Whether refusals are enforced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Refuse what is not allowed.
+    #[default]
+    Enforce,
+    /// Decide as ever, but let everything pass that the address guard does not keep.
+    Audit,
+}
+
+/// A compiled policy. Cloning is cheap.
+#[derive(Clone)]
+pub struct Policy {
+    pub(crate) rules: Arc<RuleSet>,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) mode: Mode,
+    /// The table that `suggestion` names.
+    pub(crate) domains_table: Arc<str>,
+    pub(crate) names_carry_no_ports: bool,
+}
+
+impl Policy {
+    /// The policy of an operator who gave none: nothing is allowed.
+    pub fn deny_all() -> Policy {
+        Policy {
+            rules: Arc::default(),
+            settings: Arc::default(),
+            mode: Mode::Enforce,
+            domains_table: "network.domains".into(),
+            names_carry_no_ports: false,
+        }
+    }
+
+    /// The same policy in another mode.
+    #[must_use]
+    pub fn with_mode(mut self, mode: Mode) -> Policy {
+        self.mode = mode;
+        self
+    }
+
+    /// The policy's mode.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// Decides one request. Allocates nothing, and does not depend on the order of rules.
+    pub fn decide<'r>(&self, request: &Request<'r>) -> Decision<'r> {
+        decide::decide(self, request)
+    }
+
+    /// The last check before a connection is opened, on the very address dialled.
+    ///
+    /// # Errors
+    /// [`Reason::DeniedByRule`] if a rule denies the address (not in audit mode),
+    /// [`Reason::PrivateAddress`] if the guard keeps it and no address rule lifts that for this port.
+    pub fn guard(&self, address: IpAddr, port: u16) -> Result<(), Reason> {
+        let denied = self.rules.nets.denied(address, port).is_some();
+        if denied && self.mode == Mode::Enforce {
+            return Err(Reason::DeniedByRule);
+        }
+        if is_guarded(address) && self.lifts(address, port).is_none() {
+            return Err(Reason::PrivateAddress);
+        }
+        Ok(())
+    }
+
+    /// The address rule that lifts the guard for this address and port; also for addresses that the
+    /// caller guards by itself, such as the host's own interfaces.
+    pub fn lifts(&self, address: IpAddr, port: u16) -> Option<RuleId> {
+        match self.rules.nets.verdict(address, port) {
+            crate::nets::NetVerdict::Allowed(rule) => Some(rule),
+            _ => None,
+        }
+    }
+
+    /// Whether DNS may give this address out for a name with these ports: not if none of them could
+    /// be reached there.
+    pub fn guard_lookup(&self, address: IpAddr, ports: &PortSet) -> bool {
+        if is_guarded(address) {
+            self.lifts_any(address, ports)
+        } else {
+            self.mode == Mode::Audit || !self.rules.nets.denied_ports(address).contains_all(ports)
+        }
+    }
+
+    /// Whether address rules lift the guard for at least one of these ports.
+    pub fn lifts_any(&self, address: IpAddr, ports: &PortSet) -> bool {
+        self.rules.nets.allowed_ports(address).overlaps(ports)
+    }
+
+    /// The ports on which this name may be reached: those of the most specific allow, less those that
+    /// are denied. Empty for what is not listed; every port in audit mode.
+    pub fn ports_for(&self, name: NameRef<'_>) -> PortSet {
+        match self.mode {
+            Mode::Enforce => self.rules.names.ports_for(name.as_str()),
+            Mode::Audit => PortSet::ANY,
+        }
+    }
+
+    /// The allow rules for addresses, in a fixed order.
+    pub fn address_rules(&self) -> &[AddressRule] {
+        self.rules.nets.allows()
+    }
+
+    /// A rule's text and source. For a rule of another policy the answer is empty or another rule's.
+    pub fn rule(&self, id: RuleId) -> RuleInfo<'_> {
+        let none = RuleInfo {
+            text: "",
+            source: "",
+            denies: false,
+        };
+        self.rules.info(id).unwrap_or(none)
+    }
+
+    /// How many rules there are.
+    pub fn rule_count(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Resolvers, upstream proxies and the like.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        Policy::deny_all()
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Policy")
+            .field("mode", &self.mode)
+            .field("rules", &self.rules.len())
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
