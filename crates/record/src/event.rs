@@ -1,0 +1,393 @@
+//! What callers hand in: a decision ([`Event`]) or the end of a flow ([`Close`]), borrowed.
+//!
+//! Nothing here allocates: an event is a bundle of references that lives for one call.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use portcullis_policy::{Reason, Verdict};
+
+macro_rules! codes {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $code:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+        pub enum $name { $($(#[$doc])* $variant,)+ }
+        impl $name {
+            /// Every value, in the order of the documentation.
+            pub const ALL: &'static [$name] = &[$($name::$variant,)+];
+            /// The code as it stands in a record.
+            #[must_use]
+            pub const fn code(self) -> &'static str {
+                match self { $($name::$variant => $code,)+ }
+            }
+        }
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.code())
+            }
+        }
+    };
+}
+
+codes! {
+    /// The layer at which the decision was made: what a person checks bottom-up when a program
+    /// fails.
+    Layer {
+        /// A name was looked up.
+        Dns = "dns",
+        /// A connection to an address and port, SOCKS5 requests included.
+        Tcp = "tcp",
+        /// A name shown in a TLS handshake.
+        Tls = "tls",
+        /// A request to the HTTP proxy, CONNECT included, or a `Host` seen on the way.
+        Http = "http",
+        /// A datagram that is not DNS.
+        Udp = "udp",
+        /// The gateway about itself: a policy that would not load, records that were lost. Such
+        /// records have no destination.
+        Gateway = "gateway",
+    }
+}
+
+codes! {
+    /// How the request reached the gateway.
+    Protocol {
+        /// DNS over UDP.
+        DnsUdp = "dns-udp",
+        /// DNS over TCP.
+        DnsTcp = "dns-tcp",
+        /// A plain HTTP request in absolute form.
+        Http = "http",
+        /// HTTP CONNECT.
+        Connect = "connect",
+        /// SOCKS5.
+        Socks5 = "socks5",
+        /// A direct connection, caught in the sandbox's own network.
+        Transparent = "transparent",
+        /// Refused by the sandbox's kernel before it reached the gateway.
+        Kernel = "kernel",
+        /// The gateway's own start and proof, policy changes, and the state of the record itself.
+        Startup = "startup",
+        /// A connection from the host to a published port of the sandbox.
+        Publish = "publish",
+    }
+}
+
+codes! {
+    /// Why a flow ended.
+    CloseReason {
+        /// Both sides said that they were done.
+        Finished = "finished",
+        /// The program ended the connection while upstream was still open.
+        ClientClosed = "client-closed",
+        /// Upstream ended the connection while the program's side was still open.
+        UpstreamClosed = "upstream-closed",
+        /// The program reset the connection.
+        ClientReset = "client-reset",
+        /// Upstream reset the connection.
+        UpstreamReset = "upstream-reset",
+        /// Nothing passed in either direction for too long, or a half-closed side lingered.
+        IdleTimeout = "idle-timeout",
+        /// What the flow showed later (a TLS name, a Host) was refused; a denial has the details.
+        Denied = "denied",
+        /// The policy changed and no longer allows the flow.
+        PolicyChanged = "policy-changed",
+        /// A limit cut the flow.
+        Limit = "limit",
+        /// The program's bytes were not what the protocol asks for.
+        ClientProtocol = "client-protocol",
+        /// Upstream's bytes were not what the protocol asks for.
+        UpstreamProtocol = "upstream-protocol",
+        /// The sandbox or the gateway was shut down.
+        Shutdown = "shutdown",
+        /// A fault of the gateway.
+        Internal = "internal",
+    }
+}
+
+codes! {
+    /// A stretch of a request's way through the gateway, for [`Timings`].
+    Stage {
+        /// Reading what the program asked for.
+        Read = "read",
+        /// The policy's decision.
+        Decide = "decide",
+        /// Looking the name up.
+        Resolve = "resolve",
+        /// Connecting to the destination, or to the company's proxy.
+        Connect = "connect",
+        /// The company's proxy answering CONNECT.
+        Proxy = "proxy",
+        /// From the first byte of the request to the decision's outcome.
+        Total = "total",
+    }
+}
+
+/// How long each stage took. Stages that did not happen are absent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Timings([Option<Duration>; Stage::ALL.len()]);
+
+impl Timings {
+    /// Notes one stage, replacing an earlier value.
+    pub fn set(&mut self, stage: Stage, took: Duration) {
+        self.0[stage as usize] = Some(took);
+    }
+
+    /// The same, for building in one expression.
+    #[must_use]
+    pub fn with(mut self, stage: Stage, took: Duration) -> Self {
+        self.set(stage, took);
+        self
+    }
+
+    /// What a stage took, if it happened.
+    #[must_use]
+    pub fn get(&self, stage: Stage) -> Option<Duration> {
+        self.0[stage as usize]
+    }
+
+    /// Stages that `other` has replace ours: the dialler's timings join the proxy's.
+    pub fn merge(&mut self, other: &Timings) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine = theirs.or(*mine);
+        }
+    }
+
+    /// The stages that happened, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (Stage, Duration)> + '_ {
+        Stage::ALL
+            .iter()
+            .filter_map(|&stage| Some((stage, self.get(stage)?)))
+    }
+}
+
+/// The program behind a request, where it can be known.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Process<'a> {
+    /// Its process id, as the host sees it.
+    pub pid: u32,
+    /// Its command name.
+    pub command: &'a str,
+}
+
+/// One decision, borrowed from whoever made it.
+///
+/// Start from [`Event::new`] and set fields directly or with the builder methods. Text may hold
+/// anything: it is escaped and cut when the line is made.
+#[derive(Clone, Copy, Debug)]
+pub struct Event<'a> {
+    /// Where in the stack.
+    pub layer: Layer,
+    /// By which entrance.
+    pub protocol: Protocol,
+    /// What was decided.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// The rule that decided: its text, and `file:line` or the flag that it came from.
+    pub rule: Option<(&'a str, &'a str)>,
+    /// The canonical name that was asked for.
+    pub name: Option<&'a str>,
+    /// What stood where a name should: bytes that are no name. Recorded as `name` when `name` is
+    /// absent, with userinfo and anything from a `?` or `#` on taken out.
+    pub raw_name: Option<&'a [u8]>,
+    /// The name at the end of the CNAME chain, if there was one.
+    pub canonical_name: Option<&'a str>,
+    /// The destination's port.
+    pub port: Option<u16>,
+    /// The DNS record type that was asked for.
+    pub qtype: Option<u16>,
+    /// Addresses answered, leased or dialled.
+    pub addresses: &'a [IpAddr],
+    /// Who answered: a resolver, a company proxy (without credentials), or the address connected.
+    pub upstream: Option<&'a str>,
+    /// The HTTP method.
+    pub method: Option<&'a str>,
+    /// The HTTP path. A query, fragment or userinfo in it is taken out here.
+    pub path: Option<&'a str>,
+    /// The program that asked, where it can be known.
+    pub process: Option<Process<'a>>,
+    /// How many tries upstream it took.
+    pub attempts: Option<u32>,
+    /// Time spent per stage.
+    pub timings: Timings,
+    /// The exact error text or circumstance, for the operator. Callers keep query strings,
+    /// credentials and bodies out of it.
+    pub detail: Option<&'a str>,
+    /// The smallest policy line that would allow this. Kept for the closing paragraph and for
+    /// subscribers; not part of the line.
+    pub suggestion: Option<&'a str>,
+}
+
+impl Default for Event<'_> {
+    /// An internal error: whoever forgets to say what happened has said that.
+    fn default() -> Self {
+        Event::new(
+            Layer::Gateway,
+            Protocol::Startup,
+            Verdict::Error,
+            Reason::Internal,
+        )
+    }
+}
+
+impl<'a> Event<'a> {
+    /// An event with nothing but its four fixed parts.
+    #[must_use]
+    pub const fn new(layer: Layer, protocol: Protocol, verdict: Verdict, reason: Reason) -> Self {
+        Event {
+            layer,
+            protocol,
+            verdict,
+            reason,
+            rule: None,
+            name: None,
+            raw_name: None,
+            canonical_name: None,
+            port: None,
+            qtype: None,
+            addresses: &[],
+            upstream: None,
+            method: None,
+            path: None,
+            process: None,
+            attempts: None,
+            timings: Timings([None; Stage::ALL.len()]),
+            detail: None,
+            suggestion: None,
+        }
+    }
+
+    /// Sets the rule's text and its `file:line`.
+    #[must_use]
+    pub const fn rule(mut self, text: &'a str, source: &'a str) -> Self {
+        self.rule = Some((text, source));
+        self
+    }
+
+    /// Sets the canonical name asked for.
+    #[must_use]
+    pub const fn name(mut self, name: &'a str) -> Self {
+        self.name = Some(name);
+        self
+    }
+
+    /// Sets the bytes that stood where a name should.
+    #[must_use]
+    pub const fn raw_name(mut self, bytes: &'a [u8]) -> Self {
+        self.raw_name = Some(bytes);
+        self
+    }
+
+    /// Sets the name at the end of the CNAME chain.
+    #[must_use]
+    pub const fn canonical_name(mut self, name: &'a str) -> Self {
+        self.canonical_name = Some(name);
+        self
+    }
+
+    /// Sets the destination's port.
+    #[must_use]
+    pub const fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// Sets the DNS record type.
+    #[must_use]
+    pub const fn qtype(mut self, qtype: u16) -> Self {
+        self.qtype = Some(qtype);
+        self
+    }
+
+    /// Sets the addresses.
+    #[must_use]
+    pub const fn addresses(mut self, addresses: &'a [IpAddr]) -> Self {
+        self.addresses = addresses;
+        self
+    }
+
+    /// Sets who answered.
+    #[must_use]
+    pub const fn upstream(mut self, upstream: &'a str) -> Self {
+        self.upstream = Some(upstream);
+        self
+    }
+
+    /// Sets the HTTP method and path.
+    #[must_use]
+    pub const fn http(mut self, method: &'a str, path: Option<&'a str>) -> Self {
+        self.method = Some(method);
+        self.path = path;
+        self
+    }
+
+    /// Sets the program that asked.
+    #[must_use]
+    pub const fn process(mut self, process: Option<Process<'a>>) -> Self {
+        self.process = process;
+        self
+    }
+
+    /// Sets the number of tries upstream.
+    #[must_use]
+    pub const fn attempts(mut self, attempts: u32) -> Self {
+        self.attempts = Some(attempts);
+        self
+    }
+
+    /// Sets the timings.
+    #[must_use]
+    pub const fn timings(mut self, timings: Timings) -> Self {
+        self.timings = timings;
+        self
+    }
+
+    /// Sets the circumstance.
+    #[must_use]
+    pub const fn detail(mut self, detail: &'a str) -> Self {
+        self.detail = Some(detail);
+        self
+    }
+
+    /// Sets the policy line that would allow this.
+    #[must_use]
+    pub const fn suggestion(mut self, suggestion: &'a str) -> Self {
+        self.suggestion = Some(suggestion);
+        self
+    }
+}
+
+/// The end of a flow.
+#[derive(Clone, Copy, Debug)]
+pub struct Close<'a> {
+    /// Bytes from the program to upstream.
+    pub bytes_up: u64,
+    /// Bytes from upstream to the program.
+    pub bytes_down: u64,
+    /// From the decision to the end.
+    pub duration: Duration,
+    /// Why it ended.
+    pub close_reason: CloseReason,
+    /// The exact error text, if there was one.
+    pub detail: Option<&'a str>,
+}
+
+impl Close<'_> {
+    /// A flow that ended for `close_reason`, with nothing to add.
+    #[must_use]
+    pub const fn new(
+        close_reason: CloseReason,
+        bytes_up: u64,
+        bytes_down: u64,
+        duration: Duration,
+    ) -> Self {
+        Close {
+            bytes_up,
+            bytes_down,
+            duration,
+            close_reason,
+            detail: None,
+        }
+    }
+}

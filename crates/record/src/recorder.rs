@@ -1,0 +1,271 @@
+//! The handle that everybody records with.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use portcullis_policy::Verdict;
+
+use crate::counters::{Counters, Snapshot};
+use crate::event::{Close, Event};
+use crate::id::{DecisionId, IdSource};
+use crate::line::{self, Origin};
+use crate::memory::Memory;
+use crate::queue::{Item, Kind};
+use crate::sink::{self, Output, Sink};
+use crate::summary::{DeniedSummary, Groups};
+use crate::tap::{Subscription, Taps};
+use crate::windows::{Fresh, Merge};
+use crate::writer::{Desk, LAST_WORDS_TIMEOUT};
+
+/// Takes decisions and closes, and writes them in its own time. Clones share everything.
+///
+/// Make it in the process that uses it: its writer is a thread, and threads do not survive a fork.
+/// When the last clone is dropped, what waits is written, for a second at most.
+#[derive(Clone)]
+pub struct Recorder(Arc<Inner>);
+
+struct Inner {
+    counters: Counters,
+    denied: Groups,
+    taps: Taps,
+    sheet: Sheet,
+}
+
+/// Whether lines are written at all.
+enum Sheet {
+    Written(Arc<Desk>),
+    /// Only counted.
+    Null(IdSource),
+}
+
+/// How a flush ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Flushed {
+    /// Whether every line up to the call was written before the deadline.
+    pub complete: bool,
+    /// Decisions and closes that were ever lost for want of room.
+    pub lost: u64,
+    /// The sink's error, if its last write failed.
+    pub error: Option<String>,
+}
+
+/// How the record does.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Health {
+    /// The sink's error, until a write succeeds again.
+    pub last_error: Option<String>,
+    /// Lines that wait to be written; open windows are not among them.
+    pub waiting: usize,
+    /// Decisions and closes that were ever lost for want of room. The file says so too, in a record
+    /// with the reason `records-lost`.
+    pub lost: u64,
+}
+
+impl Recorder {
+    /// Appends to the file at `path`, which is made if need be, readable by its owner alone.
+    ///
+    /// # Errors
+    /// Those of opening it.
+    pub fn to_file(path: impl AsRef<Path>, sandbox: &str) -> io::Result<Recorder> {
+        Ok(Recorder::from_file(sink::open(path.as_ref())?, sandbox))
+    }
+
+    /// Writes to a file that is open already, at its end if it was opened for appending.
+    #[must_use]
+    pub fn from_file(file: File, sandbox: &str) -> Recorder {
+        Recorder::with_sink(Sink::File(file), sandbox)
+    }
+
+    /// Writes to anything. The writer's own thread calls it, and may block in it.
+    #[must_use]
+    pub fn to_writer(writer: Box<dyn Write + Send>, sandbox: &str) -> Recorder {
+        Recorder::with_sink(Sink::Writer(writer), sandbox)
+    }
+
+    /// Writes to memory.
+    #[must_use]
+    pub fn to_memory(sandbox: &str) -> (Recorder, Memory) {
+        let memory = Memory::default();
+        (
+            Recorder::to_writer(Box::new(memory.clone()), sandbox),
+            memory,
+        )
+    }
+
+    /// Writes nothing; counters, summary and subscriptions work.
+    #[must_use]
+    pub fn null() -> Recorder {
+        Recorder::with_sheet(Sheet::Null(IdSource::new()))
+    }
+
+    fn with_sink(sink: Sink, sandbox: &str) -> Recorder {
+        let desk = Desk::new(Origin::new(sandbox), Output::new(sink));
+        Recorder::with_sheet(Sheet::Written(Arc::new(desk)))
+    }
+
+    fn with_sheet(sheet: Sheet) -> Recorder {
+        let (counters, denied, taps) = (Counters::new(), Groups::new(), Taps::new());
+        Recorder(Arc::new(Inner {
+            counters,
+            denied,
+            taps,
+            sheet,
+        }))
+    }
+
+    /// Records a decision and returns the id of its record, which equal decisions share.
+    ///
+    /// Never waits for I/O. Joining an equal decision allocates nothing.
+    pub fn decision(&self, event: Event<'_>) -> DecisionId {
+        self.decision_at(&event, Instant::now())
+    }
+
+    fn decision_at(&self, event: &Event<'_>, now: Instant) -> DecisionId {
+        let inner = &*self.0;
+        inner.counters.add(event.verdict, event.reason);
+        let tally = || (event.verdict == Verdict::Deny).then(|| inner.denied.note(event));
+        let id = match &inner.sheet {
+            Sheet::Null(ids) => {
+                tally();
+                ids.next()
+            }
+            Sheet::Written(desk) => {
+                let fresh = || {
+                    let id = desk.ids.next();
+                    let line = line::decision(&desk.origin, id, Timestamp::now(), event);
+                    Fresh {
+                        id,
+                        line,
+                        tally: tally(),
+                    }
+                };
+                enter(desk, event, now, fresh)
+            }
+        };
+        inner.taps.show(id, event);
+        id
+    }
+
+    /// Records the end of a flow. `id` is that of the decision that opened it: one whose verdict is
+    /// `allow` or `audit`, since others may share a record.
+    pub fn close(&self, id: DecisionId, close: Close<'_>) {
+        if let Sheet::Written(desk) = &self.0.sheet {
+            let line = line::close(&desk.origin, id, Timestamp::now(), &close);
+            desk.queue.push(Item {
+                line,
+                kind: Kind::Close,
+                stands_for: 1,
+            });
+            desk.ensure_writer();
+        }
+    }
+
+    /// Decisions so far, by verdict and reason.
+    #[must_use]
+    pub fn counters(&self) -> Snapshot {
+        self.0.counters.snapshot()
+    }
+
+    /// Denials so far, grouped.
+    #[must_use]
+    pub fn denied_summary(&self) -> DeniedSummary {
+        self.0.denied.summary()
+    }
+
+    /// A live view of every decision from now on.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription {
+        self.0.taps.subscribe()
+    }
+
+    /// How the record does.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        match &self.0.sheet {
+            Sheet::Null(_) => Health {
+                last_error: None,
+                waiting: 0,
+                lost: 0,
+            },
+            Sheet::Written(desk) => {
+                let (waiting, lost) = desk.queue.numbers();
+                Health {
+                    last_error: desk.last_error(),
+                    waiting,
+                    lost,
+                }
+            }
+        }
+    }
+
+    /// Closes all windows and writes everything, waiting at most `at_most`. Blocks: in an
+    /// asynchronous program call it where blocking is allowed.
+    pub fn flush(&self, at_most: Duration) -> Flushed {
+        let Sheet::Written(desk) = &self.0.sheet else {
+            return Flushed {
+                complete: true,
+                lost: 0,
+                error: None,
+            };
+        };
+        let complete = desk.flush(at_most);
+        let Health {
+            last_error, lost, ..
+        } = self.health();
+        Flushed {
+            complete,
+            lost,
+            error: last_error,
+        }
+    }
+
+    /// [`Recorder::flush`], for the end: this handle is gone afterwards.
+    pub fn shutdown(self, at_most: Duration) -> Flushed {
+        self.flush(at_most)
+    }
+}
+
+/// Puts a decision into its window, or a line of its own into the queue.
+fn enter(
+    desk: &Arc<Desk>,
+    event: &Event<'_>,
+    now: Instant,
+    fresh: impl FnOnce() -> Fresh,
+) -> DecisionId {
+    let Some(merge) = Merge::of(event) else {
+        let Fresh { id, line, .. } = fresh();
+        let kind = match event.verdict {
+            Verdict::Deny | Verdict::Error => Kind::Urgent,
+            Verdict::Allow | Verdict::Audit => Kind::Usual,
+        };
+        let line = line::finish_decision(line, 1);
+        desk.queue.push(Item {
+            line,
+            kind,
+            stands_for: 1,
+        });
+        desk.ensure_writer();
+        return id;
+    };
+    let entered = desk.windows.enter(merge, event, now, fresh);
+    if let Some(item) = entered.finished {
+        desk.queue.push(item);
+    } else if entered.first_open {
+        // The writer may sleep without an end while no window is open.
+        desk.queue.wake();
+    }
+    desk.ensure_writer();
+    entered.id
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Sheet::Written(desk) = &self.sheet {
+            desk.finish(LAST_WORDS_TIMEOUT);
+        }
+    }
+}

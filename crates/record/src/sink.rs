@@ -1,0 +1,192 @@
+//! Where lines go, and what happens when it does not take them.
+//!
+//! A write that fails in the middle of a line is continued from the very byte where it stopped, so
+//! that a disk that was full leaves no half line behind.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+/// What lines are written to.
+pub(crate) enum Sink {
+    File(File),
+    Writer(Box<dyn Write + Send>),
+}
+
+/// A sink with the bytes that it has not taken yet.
+pub(crate) struct Output {
+    sink: Sink,
+    waiting: Vec<u8>,
+    written: usize,
+}
+
+impl Output {
+    pub(crate) fn new(sink: Sink) -> Output {
+        Output {
+            sink,
+            waiting: Vec::new(),
+            written: 0,
+        }
+    }
+
+    /// Whether everything was written.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Puts a line behind those that wait.
+    pub(crate) fn add(&mut self, line: &[u8]) {
+        self.waiting.extend_from_slice(line);
+    }
+
+    /// Writes what waits.
+    ///
+    /// # Errors
+    /// The sink's. What it did not take still waits, and the next call goes on there.
+    pub(crate) fn write(&mut self) -> io::Result<()> {
+        while self.written < self.waiting.len() {
+            let rest = &self.waiting[self.written..];
+            let result = match &mut self.sink {
+                Sink::File(file) => file.write(rest),
+                Sink::Writer(writer) => writer.write(rest),
+            };
+            match result {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(bytes) => self.written += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.waiting.clear();
+        self.written = 0;
+        if let Sink::Writer(writer) = &mut self.sink {
+            writer.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Gives up what waits. A line of which a part is in a regular file is taken back out, unless
+    /// somebody else wrote to the file behind it.
+    pub(crate) fn abandon(&mut self) {
+        let line_start = self.waiting[..self.written]
+            .iter()
+            .rposition(|&b| b == b'\n');
+        let part = &self.waiting[line_start.map_or(0, |at| at + 1)..self.written];
+        if let Sink::File(file) = &mut self.sink
+            && !part.is_empty()
+        {
+            // Best effort: the file could not be written, it may not be readable either.
+            let _ = take_back(file, part);
+        }
+        self.waiting.clear();
+        self.written = 0;
+    }
+}
+
+fn take_back(file: &mut File, part: &[u8]) -> io::Result<()> {
+    let metadata = file.metadata()?;
+    let length = part.len() as u64;
+    if !metadata.is_file() || metadata.len() < length {
+        return Ok(());
+    }
+    let mut end = vec![0; part.len()];
+    file.seek(SeekFrom::End(-i64::try_from(length).unwrap_or(i64::MAX)))?;
+    file.read_exact(&mut end)?;
+    if end == part {
+        file.set_len(metadata.len() - length)?;
+    }
+    Ok(())
+}
+
+/// Opens a record file for appending, readable by its owner alone: it tells who asked for what.
+///
+/// A last line without an end (the machine stopped in the middle of it) gets one, so that the next
+/// line is whole.
+///
+/// # Errors
+/// Those of opening the file; and a path that is a directory or a device other than a terminal,
+/// pipe or `/dev/null` is the operator's own decision, not an error.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let special = std::fs::metadata(path).is_ok_and(|found| {
+        let kind = found.file_type();
+        kind.is_fifo() || kind.is_char_device()
+    });
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600);
+    if special {
+        // A pipe opened for reading as well would never tell us that its reader is gone.
+        return options.open(path);
+    }
+    let mut file = options.read(true).open(path)?;
+    if file.metadata()?.len() > 0 {
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        if last != *b"\n" {
+            file.write_all(b"\n")?;
+        }
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_half_line_left_by_a_crash_does_not_spoil_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        std::fs::write(&path, "{\"half").unwrap();
+        let mut output = Output::new(Sink::File(open(&path).unwrap()));
+        output.add(b"{}\n");
+        output.write().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"half\n{}\n");
+    }
+
+    #[test]
+    fn a_record_file_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        open(&path).unwrap();
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o077,
+            0
+        );
+    }
+
+    #[test]
+    fn a_part_of_a_line_that_cannot_be_finished_is_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut output = Output::new(Sink::File(open(&path).unwrap()));
+        output.add(b"{1}\n{22}\n");
+        // As after a write that the disk took six bytes of.
+        std::fs::write(&path, "{1}\n{2").unwrap();
+        output.written = 6;
+        output.abandon();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{1}\n");
+        assert!(output.is_clean());
+    }
+
+    #[test]
+    fn what_somebody_else_wrote_behind_is_not_taken_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        let mut output = Output::new(Sink::File(open(&path).unwrap()));
+        output.add(b"{22}\n");
+        std::fs::write(&path, "{2{other}\n").unwrap();
+        output.written = 2;
+        output.abandon();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{2{other}\n");
+    }
+
+    #[test]
+    fn dev_null_is_a_fine_place_for_records() {
+        let mut output = Output::new(Sink::File(open(Path::new("/dev/null")).unwrap()));
+        output.add(b"{}\n");
+        output.write().unwrap();
+    }
+}

@@ -1,0 +1,210 @@
+//! Live views of decisions in memory, for `learn` and `diagnose`. A slow reader misses decisions,
+//! and can ask how many; it never holds up a connection.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use portcullis_policy::{Reason, Verdict};
+
+use crate::event::{Event, Layer, Protocol};
+use crate::id::DecisionId;
+use crate::summary::{name_of, short};
+
+/// Decisions that wait for one subscriber.
+const MAX_WAITING: usize = 8192;
+/// Subscribers at once.
+const MAX_SUBSCRIBERS: usize = 16;
+/// Addresses copied of each decision.
+const MAX_SEEN_ADDRESSES: usize = 32;
+
+/// One decision, owned. Unlike the written record, every decision is seen on its own: equal ones
+/// carry the same id.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// The record that it is part of.
+    pub id: DecisionId,
+    /// Where in the stack.
+    pub layer: Layer,
+    /// By which entrance.
+    pub protocol: Protocol,
+    /// What was decided.
+    pub verdict: Verdict,
+    /// Why.
+    pub reason: Reason,
+    /// The name, or the address where no name was known, printable.
+    pub name: String,
+    /// The end of the CNAME chain.
+    pub canonical_name: Option<String>,
+    /// The destination's port.
+    pub port: Option<u16>,
+    /// The DNS record type.
+    pub qtype: Option<u16>,
+    /// Addresses answered, leased or dialled.
+    pub addresses: Vec<IpAddr>,
+    /// The rule's text and source.
+    pub rule: Option<(String, String)>,
+    /// The circumstance.
+    pub detail: Option<String>,
+    /// The policy line that would allow it.
+    pub suggestion: Option<String>,
+}
+
+impl Seen {
+    fn new(id: DecisionId, event: &Event<'_>) -> Seen {
+        Seen {
+            id,
+            layer: event.layer,
+            protocol: event.protocol,
+            verdict: event.verdict,
+            reason: event.reason,
+            name: name_of(event),
+            canonical_name: event.canonical_name.map(short),
+            port: event.port,
+            qtype: event.qtype,
+            addresses: event
+                .addresses
+                .iter()
+                .take(MAX_SEEN_ADDRESSES)
+                .copied()
+                .collect(),
+            rule: event
+                .rule
+                .map(|(text, source)| (short(text), short(source))),
+            detail: event.detail.map(short),
+            suggestion: event.suggestion.map(short),
+        }
+    }
+}
+
+/// The reading end of a live view. Dropping it ends the view.
+pub struct Subscription {
+    receiver: Receiver<Seen>,
+    missed: Arc<AtomicU64>,
+}
+
+impl Subscription {
+    /// The next decision, waiting at most `timeout`. `None` when none came, or when the recorder is
+    /// gone.
+    #[must_use]
+    pub fn next(&self, timeout: Duration) -> Option<Seen> {
+        match self.receiver.recv_timeout(timeout) {
+            Ok(seen) => Some(seen),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+        }
+    }
+
+    /// All decisions that wait now.
+    #[must_use]
+    pub fn drain(&self) -> Vec<Seen> {
+        let mut all = Vec::new();
+        while all.len() < MAX_WAITING {
+            match self.receiver.try_recv() {
+                Ok(seen) => all.push(seen),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
+            }
+        }
+        all
+    }
+
+    /// Decisions that came while [`MAX_WAITING`] others were waiting, and were not kept.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
+    }
+}
+
+struct Tap {
+    sender: SyncSender<Seen>,
+    missed: Arc<AtomicU64>,
+}
+
+/// All live views of one recorder.
+pub(crate) struct Taps {
+    /// Read on every decision, so that the usual case of no subscriber takes no lock.
+    active: AtomicUsize,
+    taps: Mutex<Vec<Tap>>,
+}
+
+impl Taps {
+    pub(crate) fn new() -> Taps {
+        Taps {
+            active: AtomicUsize::new(0),
+            taps: Mutex::new(Vec::new()),
+        }
+    }
+
+    pub(crate) fn subscribe(&self) -> Subscription {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(MAX_WAITING);
+        let missed = Arc::new(AtomicU64::new(0));
+        let mut taps = self.taps.lock().unwrap_or_else(PoisonError::into_inner);
+        if taps.len() == MAX_SUBSCRIBERS {
+            // The oldest view ends: its reader sees a disconnected channel, not silence.
+            taps.remove(0);
+        }
+        taps.push(Tap {
+            sender,
+            missed: missed.clone(),
+        });
+        self.active.store(taps.len(), Ordering::Release);
+        Subscription { receiver, missed }
+    }
+
+    pub(crate) fn show(&self, id: DecisionId, event: &Event<'_>) {
+        if self.active.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let seen = Seen::new(id, event);
+        let mut taps = self.taps.lock().unwrap_or_else(PoisonError::into_inner);
+        taps.retain(|tap| match tap.sender.try_send(seen.clone()) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => {
+                tap.missed.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            Err(TrySendError::Disconnected(_)) => false,
+        });
+        self.active.store(taps.len(), Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::IdSource;
+
+    #[test]
+    fn a_subscriber_sees_each_decision_and_a_slow_one_knows_what_it_missed() {
+        let (taps, ids) = (Taps::new(), IdSource::new());
+        let subscription = taps.subscribe();
+        let event = Event::default()
+            .name("a.example")
+            .port(443)
+            .suggestion("line");
+        for _ in 0..MAX_WAITING + 3 {
+            taps.show(ids.next(), &event);
+        }
+        let seen = subscription.next(Duration::ZERO).unwrap();
+        assert_eq!((seen.name.as_str(), seen.port), ("a.example", Some(443)));
+        assert_eq!(subscription.drain().len(), MAX_WAITING - 1);
+        assert_eq!(subscription.missed(), 3);
+    }
+
+    #[test]
+    fn a_dropped_subscription_is_forgotten() {
+        let (taps, ids) = (Taps::new(), IdSource::new());
+        drop(taps.subscribe());
+        taps.show(ids.next(), &Event::default());
+        assert_eq!(taps.active.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn subscribers_are_bounded() {
+        let taps = Taps::new();
+        let all: Vec<_> = (0..MAX_SUBSCRIBERS + 2).map(|_| taps.subscribe()).collect();
+        assert_eq!(taps.active.load(Ordering::Relaxed), MAX_SUBSCRIBERS);
+        assert_eq!(all.len(), MAX_SUBSCRIBERS + 2);
+    }
+}

@@ -1,0 +1,160 @@
+//! The one thread that writes: takes finished lines, closes windows, retries a full disk.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+
+use crate::id::IdSource;
+use crate::line::{self, Origin};
+use crate::queue::{MAX_BATCHES, Queue};
+use crate::sink::Output;
+use crate::windows::Windows;
+
+/// How often open windows are looked at; a record is written at most this late.
+const TICK: Duration = Duration::from_millis(200);
+/// Between two attempts to write to a sink that failed.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// The same, while the recorder ends.
+const LAST_RETRY_PAUSE: Duration = Duration::from_millis(25);
+/// How long a recorder that nobody holds any more tries to write its last lines.
+pub(crate) const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the recorder's handles and its writer share.
+pub(crate) struct Desk {
+    pub(crate) queue: Queue,
+    pub(crate) windows: Windows,
+    pub(crate) origin: Origin,
+    pub(crate) ids: IdSource,
+    output: Mutex<Output>,
+    last_error: Mutex<Option<String>>,
+    writing: AtomicBool,
+}
+
+impl Desk {
+    pub(crate) fn new(origin: Origin, output: Output) -> Desk {
+        Desk {
+            queue: Queue::default(),
+            windows: Windows::new(),
+            origin,
+            ids: IdSource::new(),
+            output: Mutex::new(output),
+            last_error: Mutex::new(None),
+            writing: AtomicBool::new(false),
+        }
+    }
+
+    /// Starts the writer, once. It starts with the first decision and not with the recorder: a run
+    /// that decides nothing pays for no thread.
+    ///
+    /// A host without a free thread keeps lines in the queue; the next decision tries again.
+    pub(crate) fn ensure_writer(self: &Arc<Self>) {
+        if self.writing.load(Ordering::Acquire) || self.writing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let desk = self.clone();
+        let thread = std::thread::Builder::new().name("records".to_owned());
+        if let Err(error) = thread.spawn(move || desk.write_until_stopped()) {
+            self.note_error(Some(&error));
+            self.writing.store(false, Ordering::Release);
+        }
+    }
+
+    /// Writes everything, waiting at most `at_most`; whether it was done.
+    pub(crate) fn flush(self: &Arc<Self>, at_most: Duration) -> bool {
+        if !self.windows.any_open() && self.queue.is_empty() && !self.has_writer() {
+            return true;
+        }
+        self.ensure_writer();
+        self.has_writer() && self.queue.flush(Instant::now() + at_most)
+    }
+
+    /// Writes everything and ends the writer; what is not written after `at_most` is given up.
+    pub(crate) fn finish(self: &Arc<Self>, at_most: Duration) {
+        if self.windows.any_open() || !self.queue.is_empty() {
+            self.ensure_writer();
+        }
+        if self.has_writer() {
+            self.queue.stop(Instant::now() + at_most);
+        }
+    }
+
+    fn has_writer(&self) -> bool {
+        self.writing.load(Ordering::Acquire)
+    }
+
+    /// The last error of the sink, until a write succeeds.
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn note_error(&self, error: Option<&io::Error>) {
+        let mut last = self
+            .last_error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if error.is_some() || last.is_some() {
+            *last = error.map(ToString::to_string);
+        }
+    }
+
+    fn write_until_stopped(&self) {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let orders = if output.is_clean() {
+                self.queue.wait(TICK, || self.windows.any_open())
+            } else {
+                self.queue.pause(RETRY_PAUSE)
+            };
+            let everything = orders.flush.is_some() || orders.stop.is_some();
+            let result = self.write_all(&mut output, everything);
+            self.note_error(result.as_ref().err());
+            match (result, orders.stop) {
+                (Ok(()), stop) => {
+                    if let Some(number) = orders.flush {
+                        self.queue.flushed(number);
+                    }
+                    if stop.is_some() {
+                        break;
+                    }
+                }
+                (Err(_), Some(by)) if Instant::now() >= by => {
+                    output.abandon();
+                    break;
+                }
+                // `pause` does not hold a writer that was told to stop.
+                (Err(_), Some(_)) => std::thread::sleep(LAST_RETRY_PAUSE),
+                (Err(_), None) => {}
+            }
+        }
+        self.queue.ended();
+    }
+
+    /// Writes all that waits now: first what the sink did not take last time, then the windows
+    /// that are due, then the queue.
+    fn write_all(&self, output: &mut Output, all_windows: bool) -> io::Result<()> {
+        let mut items = Vec::new();
+        output.write()?;
+        self.windows.close(Instant::now(), all_windows, &mut items);
+        for batch in 1..=MAX_BATCHES {
+            let lost = self.queue.take(&mut items, batch == MAX_BATCHES);
+            for item in items.drain(..) {
+                output.add(&item.line);
+            }
+            if let Some(lost) = lost {
+                let line = line::lost(&self.origin, self.ids.next(), Timestamp::now(), &lost);
+                output.add(&line);
+            }
+            output.write()?;
+            if self.queue.is_empty() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
