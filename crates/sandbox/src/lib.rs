@@ -1,1 +1,35 @@
-//! Linux sandbox: namespaces, sockets inside, mounts, seccomp.
+//! Linux sandbox: namespaces, sockets inside, TAP, packet rules, mounts, seccomp.
+//!
+//! One idea carries everything: a sandbox is a network namespace with no way out, and the
+//! gateway's sockets inside it are its only doors. The sandbox's first process makes the
+//! listeners inside and hands the descriptors to the gateway, which serves them from the host's
+//! namespace. No route, no veth, no NAT, no root.
+//!
+//! This crate knows nothing of names or policy, and is the only one with `unsafe` code.
+
+pub mod doctor;
+
+mod channel;
+mod error;
+mod gateway_side;
+mod host;
+mod kernel_set;
+mod outcome;
+mod parent;
+mod refused;
+mod spec;
+mod sys;
+
+pub use error::{SandboxError, Step};
+pub use gateway_side::{Control, Family, GatewaySide, Sockets};
+pub use host::host_addresses;
+pub use kernel_set::KernelSet;
+pub use outcome::{
+    EXIT_FAILED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Outcome,
+};
+pub use parent::run;
+pub use refused::{Refused, RefusedBatch, RefusedLog, RefusedProtocol};
+pub use spec::{Addresses, OpenRule, OpenRules, Spec};
+
+/// The most static rules ([`OpenRules::rules`]) one sandbox may have.
+pub const MAX_OPEN_RULES: usize = 1024;

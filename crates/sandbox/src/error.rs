@@ -1,0 +1,244 @@
+//! Why a sandbox could not be made: which step, which errno, and the exact fix where one is known.
+//!
+//! Fails closed: any step that does not succeed ends the run before the command starts.
+
+use std::io;
+
+/// The steps of making a sandbox, as they travel from the sandbox's first process to its parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+#[non_exhaustive]
+pub enum Step {
+    /// Preparing in the parent: pipes, sockets, signals, descriptors.
+    Prepare = 1,
+    /// Starting the gateway's process.
+    Fork,
+    /// Making the user and PID namespaces.
+    UserNamespace,
+    /// Writing the id maps.
+    IdMap,
+    /// Making the network, mount, IPC and UTS namespaces.
+    Namespaces,
+    /// Loopback, addresses, routes.
+    Network,
+    /// The TAP device.
+    Tap,
+    /// Listeners inside.
+    Listeners,
+    /// Packet rules.
+    Rules,
+    /// Handing the sockets to the gateway.
+    HandOver,
+    /// A mount.
+    Mount,
+    /// A new `/proc`.
+    Proc,
+    /// Hiding the Unix sockets of the host.
+    MaskSockets,
+    /// `/etc/resolv.conf` or `/etc/nsswitch.conf`.
+    ResolverFiles,
+    /// Standard descriptors that would reach around the sandbox.
+    Descriptors,
+    /// Going to the working directory.
+    WorkingDirectory,
+    /// The gateway's start.
+    Gateway,
+    /// The probe that must be refused.
+    ProbeRefused,
+    /// The probe that must be answered.
+    ProbeAnswered,
+    /// Dropping privileges and the system call filter.
+    Confine,
+    /// The command's own user namespace.
+    InnerNamespace,
+}
+
+impl Step {
+    const ALL: [Self; 21] = [
+        Self::Prepare,
+        Self::Fork,
+        Self::UserNamespace,
+        Self::IdMap,
+        Self::Namespaces,
+        Self::Network,
+        Self::Tap,
+        Self::Listeners,
+        Self::Rules,
+        Self::HandOver,
+        Self::Mount,
+        Self::Proc,
+        Self::MaskSockets,
+        Self::ResolverFiles,
+        Self::Descriptors,
+        Self::WorkingDirectory,
+        Self::Gateway,
+        Self::ProbeRefused,
+        Self::ProbeAnswered,
+        Self::Confine,
+        Self::InnerNamespace,
+    ];
+
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|step| *step as u8 == code)
+    }
+
+    /// What failed, to be followed by the reason.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Prepare => "cannot prepare the sandbox",
+            Self::Fork => "cannot start the gateway's process",
+            Self::UserNamespace => "cannot make a user namespace",
+            Self::IdMap => "cannot map user and group ids",
+            Self::Namespaces => "cannot make the network and mount namespaces",
+            Self::Network => "cannot configure the sandbox's loopback",
+            Self::Tap => "cannot make the TAP device",
+            Self::Listeners => "cannot listen inside the sandbox",
+            Self::Rules => "cannot install the packet rules",
+            Self::HandOver => "cannot hand the sockets to the gateway",
+            Self::Mount => "cannot arrange the sandbox's mounts",
+            Self::Proc => "cannot mount a /proc for the sandbox",
+            Self::MaskSockets => "cannot hide the host's Unix sockets",
+            Self::ResolverFiles => "cannot give the sandbox its resolver files",
+            Self::Descriptors => "a standard descriptor would reach around the sandbox",
+            Self::WorkingDirectory => "cannot enter the working directory",
+            Self::Gateway => "the gateway could not start",
+            Self::ProbeRefused => {
+                "self-proof failed: a connection that must be refused was not refused"
+            }
+            Self::ProbeAnswered => "self-proof failed: the sandbox's resolver did not answer",
+            Self::Confine => "cannot confine the command",
+            Self::InnerNamespace => "cannot make the command's own user namespace",
+        }
+    }
+
+    /// The exact fix for this errno, where one is known.
+    pub fn fix(self, errno: i32) -> Option<&'static str> {
+        match (self, errno) {
+            (Self::UserNamespace | Self::InnerNamespace, libc::ENOSPC) => {
+                Some("raise the limit: sudo sysctl -w user.max_user_namespaces=15000")
+            }
+            (
+                Self::UserNamespace | Self::InnerNamespace | Self::IdMap,
+                libc::EPERM | libc::EACCES,
+            ) => Some(
+                "allow unprivileged user namespaces: sudo sysctl -w kernel.unprivileged_userns_clone=1 \
+                 kernel.apparmor_restrict_unprivileged_userns=0 (those that exist; in a container add \
+                 --security-opt seccomp=unconfined)",
+            ),
+            (Self::Namespaces, libc::EPERM) => Some(
+                "allow capabilities in user namespaces: \
+                 sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+            ),
+            (Self::Namespaces, libc::ENOSPC) => Some(
+                "raise the limits: sudo sysctl -w user.max_net_namespaces=15000 user.max_mnt_namespaces=15000",
+            ),
+            (Self::Proc, libc::EPERM) => Some(
+                "/proc has mounts over it here: in Docker add --security-opt systempaths=unconfined; \
+                 inside another `portcullis run`, run the outer one as a user other than root",
+            ),
+            (Self::Tap, libc::ENOENT) => Some("load the driver: sudo modprobe tun"),
+            (Self::Tap, libc::EACCES | libc::EPERM) => {
+                Some("let users open the device: sudo chmod 666 /dev/net/tun")
+            }
+            (Self::Rules, libc::EOPNOTSUPP | libc::ENOENT | libc::EPROTONOSUPPORT) => Some(
+                "load the kernel's packet filter: sudo modprobe -a nf_tables nft_tproxy nft_socket \
+                 nft_log nfnetlink_log nft_reject_inet",
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// Why a sandbox could not be made. The command has not started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SandboxError {
+    /// A system call of one step failed.
+    #[error("{}{}: {source}", step.sentence(), context(detail))]
+    Setup {
+        /// Which step.
+        step: Step,
+        /// What exactly, may be empty.
+        detail: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// A step failed for a reason of our own.
+    #[error("{}: {detail}", step.sentence())]
+    Refused {
+        /// Which step.
+        step: Step,
+        /// Why.
+        detail: String,
+    },
+    /// The caller's request cannot be met.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+fn context(detail: &str) -> String {
+    if detail.is_empty() {
+        String::new()
+    } else {
+        format!(" ({detail})")
+    }
+}
+
+impl SandboxError {
+    /// A command or a change that makes it work, where one is known.
+    pub fn fix(&self) -> Option<&'static str> {
+        match self {
+            Self::Setup { step, source, .. } => step.fix(source.raw_os_error().unwrap_or(0)),
+            Self::Refused { .. } | Self::Invalid(_) => None,
+        }
+    }
+
+    /// Which step failed, if one did.
+    pub fn step(&self) -> Option<Step> {
+        match self {
+            Self::Setup { step, .. } | Self::Refused { step, .. } => Some(*step),
+            Self::Invalid(_) => None,
+        }
+    }
+
+    pub(crate) fn setup(step: Step, detail: impl Into<String>, source: io::Error) -> Self {
+        Self::Setup {
+            step,
+            detail: detail.into(),
+            source,
+        }
+    }
+
+    pub(crate) fn refused(step: Step, detail: impl Into<String>) -> Self {
+        Self::Refused {
+            step,
+            detail: detail.into(),
+        }
+    }
+}
+
+/// Names the step at which an `io::Result` failed.
+pub(crate) trait At<T> {
+    fn at(self, step: Step, detail: &str) -> Result<T, SandboxError>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, step: Step, detail: &str) -> Result<T, SandboxError> {
+        self.map_err(|source| SandboxError::setup(step, detail, source))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn step_codes_are_distinct_and_read_back() {
+        for step in Step::ALL {
+            assert_eq!(Step::from_code(step as u8), Some(step));
+            assert!(!step.sentence().is_empty());
+        }
+        assert_eq!(Step::from_code(0), None);
+        assert_eq!(Step::from_code(200), None);
+    }
+}

@@ -1,0 +1,189 @@
+//! The gateway's side of a sandbox: the sockets it serves and the channel that says when to stop.
+//!
+//! A socket belongs to the namespace it was made in, whoever holds it: the gateway stays outside
+//! and these descriptors are its only doors to the inside. When the sandbox ends, or is killed,
+//! the channel reports the end of file, so that no gateway outlives its sandbox.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::channel::{Channel, FromInit, ToInit};
+use crate::error::{At, SandboxError, Step};
+use crate::kernel_set::KernelSet;
+use crate::refused::RefusedLog;
+
+/// How long [`Control::new_tcp_socket`] waits for the sandbox's first process.
+const NEW_SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long [`GatewaySide::receive`] waits for the sandbox to be built.
+const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the gateway's process is given.
+#[derive(Debug)]
+pub struct GatewaySide {
+    /// Tells the sandbox how the gateway's start went and when the sandbox is gone.
+    pub control: Control,
+}
+
+impl GatewaySide {
+    pub(crate) fn new(requests: Channel, lifeline: OwnedFd) -> Self {
+        Self {
+            control: Control {
+                requests: Mutex::new(requests),
+                lifeline,
+            },
+        }
+    }
+
+    /// Waits for the sockets made inside. Call it once, after everything that can be done before.
+    ///
+    /// # Errors
+    /// The sandbox could not be built (its own error reaches the caller of `run`), or this has
+    /// been called before.
+    pub fn receive(&mut self) -> Result<Sockets, SandboxError> {
+        let channel = self
+            .control
+            .requests
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (message, fds) = channel
+            .receive_with_fds(RECEIVE_TIMEOUT)
+            .at(Step::HandOver, "waiting for the sandbox's sockets")?;
+        if message.first() != Some(&(FromInit::Sockets as u8)) {
+            return Err(SandboxError::refused(
+                Step::HandOver,
+                "the sandbox ended before it stood",
+            ));
+        }
+        Sockets::from_fds(fds)
+            .ok_or_else(|| SandboxError::refused(Step::HandOver, "sockets are missing"))
+    }
+}
+
+/// The channel between the gateway and the sandbox's first process. May be shared by threads.
+#[derive(Debug)]
+pub struct Control {
+    requests: Mutex<Channel>,
+    lifeline: OwnedFd,
+}
+
+/// The address family of a socket made inside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Control {
+    /// Becomes readable (end of file) when the sandbox is over: nothing is ever sent on it.
+    pub fn lifeline(&self) -> BorrowedFd<'_> {
+        self.lifeline.as_fd()
+    }
+
+    /// Blocks until the sandbox is over.
+    pub fn wait_gone(&self) {
+        let _ = crate::sys::poll_readable(self.lifeline.as_fd(), None);
+    }
+
+    /// The gateway serves its sockets: the self-proof and the command may follow.
+    ///
+    /// # Errors
+    /// The sandbox is gone.
+    pub fn ready(&self) -> io::Result<()> {
+        self.lock().send(&[ToInit::Ready as u8], &[])
+    }
+
+    /// The gateway cannot start: `run` fails with this text.
+    ///
+    /// # Errors
+    /// The sandbox is gone.
+    pub fn failed(&self, text: &str) -> io::Result<()> {
+        let mut message = vec![ToInit::Failed as u8];
+        message.extend_from_slice(crate::channel::cut(text).as_bytes());
+        self.lock().send(&message, &[])
+    }
+
+    /// A new, unconnected, non-blocking TCP socket that lives inside the sandbox.
+    ///
+    /// # Errors
+    /// The sandbox is gone, has no free descriptor, or did not answer in 2 s.
+    pub fn new_tcp_socket(&self, family: Family) -> io::Result<OwnedFd> {
+        let which = match family {
+            Family::V4 => 4,
+            Family::V6 => 6,
+        };
+        let mut channel = self.lock();
+        channel.send(&[ToInit::NewTcpSocket as u8, which], &[])?;
+        let (message, mut fds) = channel.receive_with_fds(NEW_SOCKET_TIMEOUT)?;
+        match (message.first(), fds.pop()) {
+            (Some(code), Some(fd)) if *code == FromInit::TcpSocket as u8 => Ok(fd),
+            _ => Err(io::Error::other("the sandbox could not make a socket")),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Channel> {
+        self.requests.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The sockets made inside the sandbox. All are non-blocking and close on exec.
+#[derive(Debug)]
+pub struct Sockets {
+    /// UDP `0.0.0.0:53`: any resolver's address lands here; `IP_PKTINFO` is set, and a reply may
+    /// leave from any address.
+    pub dns_udp4: OwnedFd,
+    /// UDP `[::]:53`, IPv6 only; `IPV6_RECVPKTINFO` is set.
+    pub dns_udp6: OwnedFd,
+    /// TCP listener `0.0.0.0:53`.
+    pub dns_tcp4: OwnedFd,
+    /// TCP listener `[::]:53`.
+    pub dns_tcp6: OwnedFd,
+    /// TCP listener of the HTTP proxy.
+    pub http: OwnedFd,
+    /// TCP listener of the SOCKS5 proxy.
+    pub socks: OwnedFd,
+    /// Every other IPv4 destination: an accepted socket's local address is the original one.
+    pub catch_all4: OwnedFd,
+    /// Every other IPv6 destination.
+    pub catch_all6: OwnedFd,
+    /// The kernel's set of open destinations.
+    pub kernel: KernelSet,
+    /// What the kernel refused.
+    pub refused: RefusedLog,
+}
+
+impl Sockets {
+    /// How many descriptors travel.
+    pub(crate) const COUNT: usize = 10;
+
+    fn from_fds(fds: Vec<OwnedFd>) -> Option<Self> {
+        let fds: [OwnedFd; Self::COUNT] = fds.try_into().ok()?;
+        let [
+            dns_udp4,
+            dns_udp6,
+            dns_tcp4,
+            dns_tcp6,
+            http,
+            socks,
+            catch_all4,
+            catch_all6,
+            set,
+            log,
+        ] = fds;
+        Some(Self {
+            dns_udp4,
+            dns_udp6,
+            dns_tcp4,
+            dns_tcp6,
+            http,
+            socks,
+            catch_all4,
+            catch_all6,
+            kernel: KernelSet::new(set),
+            refused: RefusedLog::new(log),
+        })
+    }
+}

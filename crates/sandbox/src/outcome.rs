@@ -1,0 +1,104 @@
+//! How a sandboxed command ended, and the exit code that says so.
+
+use std::io;
+
+/// How the command ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// It exited by itself with this code.
+    Exited(i32),
+    /// This signal ended it.
+    Signaled(i32),
+    /// It was ended after `Spec::timeout`, with all its descendants.
+    TimedOut,
+    /// The gateway ended first, so everything inside was ended with it.
+    GatewayDied {
+        /// The signal that ended the gateway, if one did.
+        signal: Option<i32>,
+        /// Its exit code otherwise.
+        code: Option<i32>,
+    },
+    /// The sandbox's first process was ended from outside, and the tree with it.
+    SandboxDied {
+        /// The signal that ended it, if one did.
+        signal: Option<i32>,
+    },
+    /// The command was not found; the errno of the last attempt.
+    NotFound(i32),
+    /// The command was found but cannot be executed; the errno of the attempt.
+    NotExecutable(i32),
+}
+
+/// `run` ended the command because its time was over.
+pub const EXIT_TIMED_OUT: i32 = 124;
+/// Portcullis itself failed.
+pub const EXIT_FAILED: i32 = 125;
+/// The command cannot be executed.
+pub const EXIT_NOT_EXECUTABLE: i32 = 126;
+/// The command was not found.
+pub const EXIT_NOT_FOUND: i32 = 127;
+/// Added to the number of the signal that ended the command.
+pub const EXIT_SIGNAL_BASE: i32 = 128;
+
+impl Outcome {
+    /// The exit code of `run`.
+    pub fn exit_code(self) -> i32 {
+        match self {
+            Self::Exited(code) => code,
+            Self::Signaled(signal) => EXIT_SIGNAL_BASE + signal,
+            Self::TimedOut => EXIT_TIMED_OUT,
+            Self::GatewayDied { .. } => EXIT_FAILED,
+            Self::SandboxDied { signal } => EXIT_SIGNAL_BASE + signal.unwrap_or(libc::SIGKILL),
+            Self::NotFound(_) => EXIT_NOT_FOUND,
+            Self::NotExecutable(_) => EXIT_NOT_EXECUTABLE,
+        }
+    }
+
+    /// What the caller tells its user on stderr; `None` when the command speaks for itself.
+    pub fn message(self, command: &str) -> Option<String> {
+        match self {
+            Self::NotFound(errno) | Self::NotExecutable(errno) => Some(format!(
+                "{command}: {}",
+                io::Error::from_raw_os_error(errno)
+            )),
+            Self::GatewayDied {
+                signal: Some(signal),
+                ..
+            } => Some(format!(
+                "the gateway was ended by signal {signal}; the sandbox was ended with it"
+            )),
+            Self::GatewayDied { code, .. } => Some(format!(
+                "the gateway ended (code {}); the sandbox was ended with it",
+                code.unwrap_or(-1)
+            )),
+            Self::SandboxDied { .. } => {
+                Some("the sandbox's first process was killed from outside".to_owned())
+            }
+            Self::Exited(_) | Self::Signaled(_) | Self::TimedOut => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes_follow_the_contract() {
+        assert_eq!(Outcome::Exited(7).exit_code(), 7);
+        assert_eq!(Outcome::Signaled(15).exit_code(), 143);
+        assert_eq!(Outcome::TimedOut.exit_code(), 124);
+        assert_eq!(Outcome::NotExecutable(libc::EACCES).exit_code(), 126);
+        assert_eq!(Outcome::NotFound(libc::ENOENT).exit_code(), 127);
+        assert_ne!(
+            Outcome::GatewayDied {
+                signal: Some(9),
+                code: None
+            }
+            .exit_code(),
+            0
+        );
+        assert_ne!(Outcome::SandboxDied { signal: None }.exit_code(), 0);
+    }
+}

@@ -1,0 +1,120 @@
+//! What a caller asks of a sandbox: the command, its files, its addresses, what the kernel opens.
+//!
+//! The types know nothing of names or policy: addresses, prefixes and port ranges only.
+
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How one sandbox is to be made and what runs in it.
+#[derive(Debug, Clone)]
+pub struct Spec {
+    /// The command and its arguments; the first one is looked up in the `PATH` of [`Spec::env`].
+    pub argv: Vec<OsString>,
+    /// The whole environment of the command: nothing else is inherited.
+    pub env: Vec<(OsString, OsString)>,
+    /// Where the command starts; `None` keeps the caller's directory.
+    pub cwd: Option<PathBuf>,
+    /// Files or folders that the command must not change (policy, record file).
+    pub read_only: Vec<PathBuf>,
+    /// Files that the command must not see at all (control socket).
+    pub hidden: Vec<PathBuf>,
+    /// A TAP device of this name is made in the sandbox, owned by the caller's user.
+    pub tap: Option<String>,
+    /// The whole process tree is ended after this time.
+    pub timeout: Option<Duration>,
+    /// What the kernel lets through from the start, besides what [`crate::KernelSet`] adds.
+    pub open: OpenRules,
+    /// A TCP destination that must be refused before the command starts: half of the self-proof.
+    pub probe_refused: SocketAddr,
+    /// The addresses inside.
+    pub addresses: Addresses,
+}
+
+/// Static rules of the kernel inside the sandbox.
+///
+/// They only shape what a program sees at `connect()`; the gateway decides again on each accept.
+#[derive(Debug, Clone, Default)]
+pub struct OpenRules {
+    /// Networks that are open from the start; at most [`crate::MAX_OPEN_RULES`].
+    pub rules: Vec<OpenRule>,
+    /// Let every TCP destination through to the gateway but [`OpenRules::guarded`].
+    pub audit: bool,
+    /// Networks (address, prefix length) refused even under `audit`.
+    pub guarded: Vec<(IpAddr, u8)>,
+}
+
+/// One network that is open on some ports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OpenRule {
+    /// The network's address.
+    pub address: IpAddr,
+    /// Its prefix length in bits.
+    pub prefix: u8,
+    /// Port ranges, both ends included; `(0, 65535)` is any port.
+    pub ports: Vec<(u16, u16)>,
+}
+
+/// The addresses that exist inside the sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// The sandbox's own IPv4 address, source of its connections.
+    pub own4: Ipv4Addr,
+    /// The gateway: proxies listen here, and it stands for the host's loopback.
+    pub gateway4: Ipv4Addr,
+    /// The resolver named in the sandbox's `resolv.conf`.
+    pub resolver4: Ipv4Addr,
+    /// The sandbox's own IPv6 address, source of its connections.
+    pub own6: Ipv6Addr,
+    /// The gateway's IPv6 address: the catch-all listener is bound here.
+    pub gateway6: Ipv6Addr,
+    /// TCP port of the HTTP proxy at [`Addresses::gateway4`].
+    pub http_port: u16,
+    /// TCP port of the SOCKS5 proxy at [`Addresses::gateway4`].
+    pub socks_port: u16,
+    /// TCP port both catch-all listeners are bound to; a destination port never depends on it.
+    pub catch_all_port: u16,
+}
+
+/// The unique local prefix of the sandbox's IPv6 addresses (RFC 4193).
+const ULA: [u16; 4] = [0xfd50, 0x6f72, 0x7463, 0];
+
+impl Addresses {
+    /// The usual addresses: those that QEMU's user networking has made familiar.
+    pub const fn new() -> Self {
+        Self {
+            own4: Ipv4Addr::new(10, 0, 2, 15),
+            gateway4: Ipv4Addr::new(10, 0, 2, 2),
+            resolver4: Ipv4Addr::new(10, 0, 2, 3),
+            own6: Ipv6Addr::new(ULA[0], ULA[1], ULA[2], ULA[3], 0, 0, 0, 0x15),
+            gateway6: Ipv6Addr::new(ULA[0], ULA[1], ULA[2], ULA[3], 0, 0, 0, 2),
+            http_port: 3128,
+            socks_port: 1080,
+            catch_all_port: 15_001,
+        }
+    }
+
+    /// The same with a TAP: the guest takes `10.0.2.15`, the sandbox itself `10.0.2.14`.
+    pub const fn with_tap() -> Self {
+        let mut addresses = Self::new();
+        addresses.own4 = Ipv4Addr::new(10, 0, 2, 14);
+        addresses
+    }
+
+    /// The HTTP proxy's listener.
+    pub const fn http(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.gateway4), self.http_port)
+    }
+
+    /// The SOCKS5 proxy's listener.
+    pub const fn socks(&self) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.gateway4), self.socks_port)
+    }
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self::new()
+    }
+}
