@@ -1,2 +1,22 @@
-//! HTTP, SOCKS5 and transparent entrances, and the relay.
+//! The entrances for TCP: an HTTP proxy, a SOCKS5 proxy and the transparent catch-all; and the
+//! relay behind all three.
+//!
+//! A connection's way is one line: accept → identify destination → `policy.decide` → dial → relay →
+//! record. Nothing here decides anything itself: what may pass is the policy's word, and the only
+//! way to an outbound socket is the dialler, which wants the policy's permit.
+//!
+//! Answers "decision and destination differ" and "HTTP framing" among the threats: the destination
+//! that is decided on is the one that is dialled, what a program shows later (SNI, Host) is decided
+//! on again before a byte of it leaves, and every request of a connection is framed by our own
+//! strict reading, never by the client's.
+//!
+//! Invariant: no byte from the program reaches upstream before the destination it belongs to was
+//! decided on.
+//! Invariant: every denial leaves one record, every opened flow one decision and one close.
 #![forbid(unsafe_code)]
+
+mod context;
+mod listen;
+
+pub use context::ProxyContext;
+pub use listen::{serve_http, serve_socks5, serve_transparent};
