@@ -1,0 +1,338 @@
+//! Reading one query (RFC 1035 section 4, RFC 6891).
+
+use std::ops::Range;
+
+use portcullis_names::{NameBuf, NameError};
+
+use crate::cursor::Cursor;
+
+const HEADER_BYTES: usize = 12;
+/// Longest name on the wire, in bytes, with its length bytes and root (RFC 1035 section 2.3.4).
+const MAX_WIRE_NAME_BYTES: usize = 255;
+/// Most labels that fit: 127 of one byte each.
+const MAX_LABELS: usize = 127;
+const CLASS_IN: u16 = 1;
+const TYPE_OPT: u16 = 41;
+/// The smallest UDP size that is believed (RFC 6891 section 6.2.3).
+const MIN_UDP_BYTES: u16 = 512;
+
+/// A query that may be decided on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Query {
+    /// What the answer's header echoes.
+    pub header: Header,
+    /// The name, canonical.
+    pub name: NameBuf,
+    /// The type asked for.
+    pub qtype: u16,
+    /// The class; always IN (1), others are refused.
+    pub qclass: u16,
+    /// Where the question stands in the message: to be echoed byte by byte, since clients check
+    /// that their mixture of cases comes back.
+    pub question: Range<usize>,
+    /// EDNS, if the query has it.
+    pub edns: Option<Edns>,
+}
+
+/// Fields of a query's header that its answer echoes or obeys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Header {
+    /// The client's transaction id; only for the answer, never for a query upstream.
+    pub id: u16,
+    /// The opcode; 0 in a [`Query`].
+    pub opcode: u8,
+    /// Recursion desired.
+    pub rd: bool,
+    /// Checking disabled.
+    pub cd: bool,
+    /// Authentic data understood (RFC 6840 section 5.7).
+    pub ad: bool,
+}
+
+/// What the client says by EDNS(0).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Edns {
+    /// Largest UDP answer it takes, in bytes, at least 512.
+    pub udp_bytes: u16,
+    /// DNSSEC OK.
+    pub dnssec_ok: bool,
+}
+
+/// Why a message is not decided on, and how to answer it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{fault}")]
+pub struct QueryError {
+    /// What is wrong with it.
+    pub fault: QueryFault,
+    /// What to answer the client.
+    pub answer: Answer,
+    /// What the answer's header echoes, as far as it was read.
+    pub header: Header,
+    /// Where the question stands, if it could be read; else the answer has none.
+    pub question: Option<Range<usize>>,
+    /// EDNS, if it could be read: an answer carries an OPT record exactly if the query did.
+    pub edns: Option<Edns>,
+}
+
+/// What is wrong with a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum QueryFault {
+    /// Under twelve bytes.
+    #[error("the message is shorter than a DNS header")]
+    Short,
+    /// An answer, not a query; answering it could start a loop.
+    #[error("the message is an answer, not a query")]
+    NotAQuery,
+    /// UPDATE, NOTIFY, STATUS and the like.
+    #[error("the opcode is not QUERY")]
+    Opcode,
+    /// None or several, or answer or authority records in a query.
+    #[error("the query does not have exactly one question and nothing else")]
+    Counts,
+    /// The question does not parse, or its name is compressed.
+    #[error("the question is malformed")]
+    Question,
+    /// The name is not one that can be listed.
+    #[error("the question's name is refused: {0}")]
+    Name(NameError),
+    /// CHAOS, HESIOD, ANY.
+    #[error("the class is not IN")]
+    Class,
+    /// Something other than one good OPT record behind the question.
+    #[error("the additional section is malformed")]
+    Additional,
+    /// A version of EDNS that nobody has defined.
+    #[error("the EDNS version is not 0")]
+    EdnsVersion,
+}
+
+/// How to answer a message that is not decided on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Not at all.
+    Drop,
+    /// RCODE 1.
+    FormErr,
+    /// RCODE 3.
+    NxDomain,
+    /// RCODE 4.
+    NotImp,
+    /// RCODE 5.
+    Refused,
+    /// Extended RCODE 16 (RFC 6891 section 6.1.3).
+    BadVers,
+}
+
+impl Answer {
+    /// The RCODE; its upper eight bits belong in the OPT record. `None` for no answer at all.
+    pub fn rcode(self) -> Option<u16> {
+        match self {
+            Answer::Drop => None,
+            Answer::FormErr => Some(1),
+            Answer::NxDomain => Some(3),
+            Answer::NotImp => Some(4),
+            Answer::Refused => Some(5),
+            Answer::BadVers => Some(16),
+        }
+    }
+}
+
+/// Reads one message from a client.
+///
+/// # Errors
+/// [`QueryError`] for whatever is not a plain query for one name; it carries all that is needed to
+/// answer it.
+pub fn guard_query(message: &[u8]) -> Result<Query, QueryError> {
+    let mut at = Cursor::new(message);
+    let mut refused = QueryError {
+        fault: QueryFault::Short,
+        answer: Answer::Drop,
+        header: Header::default(),
+        question: None,
+        edns: None,
+    };
+    let Some(counts) = read_header(&mut at, &mut refused.header) else {
+        return Err(refused);
+    };
+    let fail = |fault, answer| {
+        let header = refused.header;
+        Err(QueryError {
+            fault,
+            answer,
+            header,
+            question: None,
+            edns: None,
+        })
+    };
+    if counts.answer {
+        return fail(QueryFault::NotAQuery, Answer::Drop);
+    }
+    if refused.header.opcode != 0 {
+        return fail(QueryFault::Opcode, Answer::NotImp);
+    }
+    if counts.questions != 1 || counts.truncated || counts.answers != 0 || counts.authorities != 0 {
+        return fail(QueryFault::Counts, Answer::FormErr);
+    }
+    let Some(question) = read_question(&mut at) else {
+        return fail(QueryFault::Question, Answer::FormErr);
+    };
+    let range = HEADER_BYTES..message.len() - at.remaining();
+    refused.question = Some(range.clone());
+    let edns = match read_additional(&mut at, counts.additionals) {
+        Ok(edns) => edns,
+        Err((fault, answer, edns)) => {
+            return Err(QueryError {
+                fault,
+                answer,
+                edns,
+                ..refused
+            });
+        }
+    };
+    refused.edns = edns;
+    if question.qclass != CLASS_IN {
+        return Err(QueryError {
+            fault: QueryFault::Class,
+            answer: Answer::Refused,
+            ..refused
+        });
+    }
+    let name = match NameBuf::from_wire(question.labels()) {
+        Ok(name) => name,
+        Err(why) => {
+            // The root is a name that exists; we do not speak for it. Others could never be
+            // listed, so for the client they do not exist.
+            let answer = match why {
+                NameError::Root => Answer::Refused,
+                _ => Answer::NxDomain,
+            };
+            return Err(QueryError {
+                fault: QueryFault::Name(why),
+                answer,
+                ..refused
+            });
+        }
+    };
+    Ok(Query {
+        header: refused.header,
+        name,
+        qtype: question.qtype,
+        qclass: question.qclass,
+        question: range,
+        edns,
+    })
+}
+
+/// The header's flags and counts that decide whether to read on.
+struct Counts {
+    answer: bool,
+    truncated: bool,
+    questions: u16,
+    answers: u16,
+    authorities: u16,
+    additionals: u16,
+}
+
+fn read_header(at: &mut Cursor<'_>, header: &mut Header) -> Option<Counts> {
+    let mut fields = Cursor::new(at.take(HEADER_BYTES)?);
+    header.id = fields.u16()?;
+    let flags = fields.u16()?;
+    header.opcode = ((flags >> 11) & 0x0f) as u8;
+    header.rd = flags & 0x0100 != 0;
+    header.ad = flags & 0x0020 != 0;
+    header.cd = flags & 0x0010 != 0;
+    Some(Counts {
+        answer: flags & 0x8000 != 0,
+        truncated: flags & 0x0200 != 0,
+        questions: fields.u16()?,
+        answers: fields.u16()?,
+        authorities: fields.u16()?,
+        additionals: fields.u16()?,
+    })
+}
+
+struct Question<'a> {
+    /// The labels with their length bytes, without the root.
+    wire: &'a [u8],
+    qtype: u16,
+    qclass: u16,
+}
+
+impl<'a> Question<'a> {
+    fn labels(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let mut at = Cursor::new(self.wire);
+        std::iter::from_fn(move || at.vec8())
+    }
+}
+
+/// Reads the question. A compression pointer would have nothing to point at but itself or the
+/// header: it is malformed.
+fn read_question<'a>(at: &mut Cursor<'a>) -> Option<Question<'a>> {
+    let start = *at;
+    let mut bytes = 0;
+    for _ in 0..=MAX_LABELS {
+        let len = usize::from(at.u8()?);
+        if len == 0 {
+            let wire = { start }.take(bytes)?;
+            return Some(Question {
+                wire,
+                qtype: at.u16()?,
+                qclass: at.u16()?,
+            });
+        }
+        if len > 63 {
+            return None; // a pointer, or a label type that nobody uses
+        }
+        at.take(len)?;
+        bytes += 1 + len;
+        if bytes + 1 > MAX_WIRE_NAME_BYTES {
+            return None;
+        }
+    }
+    None
+}
+
+type AdditionalFault = (QueryFault, Answer, Option<Edns>);
+
+/// Reads what stands behind the question: nothing, or one OPT record.
+fn read_additional(at: &mut Cursor<'_>, count: u16) -> Result<Option<Edns>, AdditionalFault> {
+    let bad = || (QueryFault::Additional, Answer::FormErr, None);
+    let edns = match count {
+        0 => None,
+        1 => Some(read_opt(at).ok_or_else(bad)?),
+        _ => return Err(bad()),
+    };
+    if !at.is_empty() {
+        return Err(bad());
+    }
+    match edns {
+        Some((edns, 0)) => Ok(Some(edns)),
+        Some((edns, _)) => Err((QueryFault::EdnsVersion, Answer::BadVers, Some(edns))),
+        None => Ok(None),
+    }
+}
+
+/// An OPT record and its version (RFC 6891 section 6.1.2); its options are walked over, not used.
+fn read_opt(at: &mut Cursor<'_>) -> Option<(Edns, u8)> {
+    if at.u8()? != 0 || at.u16()? != TYPE_OPT {
+        return None;
+    }
+    let udp_bytes = at.u16()?.max(MIN_UDP_BYTES);
+    let _extended_rcode = at.u8()?;
+    let version = at.u8()?;
+    let flags = at.u16()?;
+    let mut options = Cursor::new(at.vec16()?);
+    while !options.is_empty() {
+        options.u16()?;
+        options.vec16()?;
+    }
+    Some((
+        Edns {
+            udp_bytes,
+            dnssec_ok: flags & 0x8000 != 0,
+        },
+        version,
+    ))
+}

@@ -1,0 +1,301 @@
+//! One request head as typed values.
+
+use std::ops::Range;
+
+use portcullis_names::Host;
+
+use super::target::{self, RequestForm};
+use super::{HeadScanner, MAX_HEADERS, MAX_METHOD_BYTES, Scan, is_token_byte};
+
+/// The outcome of reading a head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(clippy::large_enum_variant)] // one value on the stack of one request
+pub enum HeadParse {
+    /// The empty line has not arrived.
+    NeedMore,
+    /// A whole head.
+    Head(RequestHead),
+    /// A head that two readers could take differently; a few words for the record.
+    Malformed(&'static str),
+}
+
+/// What a request says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RequestHead {
+    /// The method, a token of at most [`MAX_METHOD_BYTES`].
+    pub method: Box<str>,
+    /// The request target.
+    pub form: RequestForm,
+    /// The Host field; always there in HTTP/1.1 requests with an [`RequestForm::Origin`] target.
+    pub host: Option<(Host, Option<u16>)>,
+    /// 0 or 1.
+    pub minor_version: u8,
+    /// Whether the client means to send another request.
+    pub keep_alive: bool,
+    /// How long the body is.
+    pub body: BodyLength,
+    /// Whether the client wants to change to another protocol.
+    pub upgrade: Upgrade,
+    /// Whether it waits for `100 Continue` before it sends the body.
+    pub expect_continue: bool,
+    /// Length of the head, in bytes, with the empty line.
+    pub head_len: usize,
+    fields: Vec<(Range<usize>, Range<usize>)>,
+}
+
+/// How long a request's body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyLength {
+    /// There is none.
+    None,
+    /// This many bytes.
+    Length(u64),
+    /// As long as its chunks say.
+    Chunked,
+}
+
+/// The protocol a client wants to change to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upgrade {
+    /// None.
+    None,
+    /// WebSocket (RFC 6455).
+    WebSocket,
+    /// HTTP/2 without TLS, in which later requests could name other hosts.
+    H2c,
+    /// Some other.
+    Other,
+}
+
+impl RequestHead {
+    /// The header fields, in the buffer that the head was read from.
+    pub fn headers<'b>(&self, head: &'b [u8]) -> impl Iterator<Item = (&'b str, &'b [u8])> {
+        self.fields.iter().filter_map(move |(name, value)| {
+            let name = std::str::from_utf8(head.get(name.clone())?).ok()?;
+            Some((name, head.get(value.clone())?))
+        })
+    }
+
+    /// Whether the Host field, if there is one, names the same host and port as the target.
+    ///
+    /// True for requests whose target names no host: there the Host field is the only word.
+    pub fn host_agrees(&self) -> bool {
+        let Some((field, field_port)) = &self.host else {
+            return true;
+        };
+        match &self.form {
+            RequestForm::Origin { .. } | RequestForm::Asterisk => true,
+            RequestForm::Connect { host, port } => {
+                // Clients leave out the port, or write it, as they please.
+                field == host && field_port.is_none_or(|p| p == *port)
+            }
+            RequestForm::Absolute {
+                scheme, host, port, ..
+            } => field == host && field_port.unwrap_or(scheme.default_port()) == *port,
+        }
+    }
+}
+
+/// Reads the head at the front of a client's stream (RFC 9112 sections 2 to 6).
+pub fn read_head(stream: &[u8]) -> HeadParse {
+    read_scanned_head(stream, &mut HeadScanner::new())
+}
+
+/// As [`read_head`], with a scanner that keeps its place between calls.
+pub fn read_scanned_head(stream: &[u8], scanner: &mut HeadScanner) -> HeadParse {
+    match scanner.scan(stream) {
+        Scan::NeedMore => HeadParse::NeedMore,
+        Scan::Malformed(why) => HeadParse::Malformed(why),
+        Scan::End(len) => match parse(stream.get(..len).unwrap_or_default()) {
+            Ok(head) => HeadParse::Head(head),
+            Err(why) => HeadParse::Malformed(why),
+        },
+    }
+}
+
+fn parse(head: &[u8]) -> Result<RequestHead, &'static str> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut fields);
+    match request.parse(head) {
+        Ok(httparse::Status::Complete(len)) if len == head.len() => {}
+        Ok(_) => return Err("the request head does not end where its lines do"),
+        Err(e) => return Err(describe(e)),
+    }
+    let method = request.method.unwrap_or_default();
+    if method.is_empty() || method.len() > MAX_METHOD_BYTES {
+        return Err("a method of no bytes or too many");
+    }
+    if !method.bytes().all(is_token_byte) {
+        return Err("a method that is not a token");
+    }
+    let minor_version = request.version.ok_or("no HTTP version")?;
+    let form = target::read(method, request.path.unwrap_or_default())?;
+    let mut seen = Fields::default();
+    for field in request.headers.iter() {
+        seen.add(field.name, field.value)?;
+    }
+    seen.check(&form, minor_version)?;
+    Ok(RequestHead {
+        method: method.into(),
+        form,
+        minor_version,
+        keep_alive: !seen.close && (minor_version == 1 || seen.keep_alive),
+        body: match (seen.chunked, seen.length) {
+            (true, _) => BodyLength::Chunked,
+            (false, Some(length)) => BodyLength::Length(length),
+            (false, None) => BodyLength::None,
+        },
+        upgrade: if seen.wants_upgrade {
+            seen.upgrade
+        } else {
+            Upgrade::None
+        },
+        expect_continue: seen.expect_continue,
+        host: seen.host,
+        head_len: head.len(),
+        fields: request
+            .headers
+            .iter()
+            .map(|f| (place(head, f.name.as_bytes()), place(head, f.value)))
+            .collect(),
+    })
+}
+
+/// Where a part stands in its whole.
+fn place(whole: &[u8], part: &[u8]) -> Range<usize> {
+    if part.is_empty() {
+        return 0..0; // an empty value may point anywhere
+    }
+    let start = (part.as_ptr() as usize).wrapping_sub(whole.as_ptr() as usize);
+    start..start.wrapping_add(part.len())
+}
+
+fn describe(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::HeaderName => "a bad header name",
+        httparse::Error::HeaderValue => "a bad header value",
+        httparse::Error::TooManyHeaders => "more than 100 header fields",
+        httparse::Error::Version => "not HTTP/1.0 or HTTP/1.1",
+        httparse::Error::NewLine => "a bad line end",
+        _ => "a bad request line",
+    }
+}
+
+/// The fields that decide about host and framing; all others are passed over.
+struct Fields {
+    host: Option<(Host, Option<u16>)>,
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    wants_upgrade: bool,
+    upgrade: Upgrade,
+    expect_continue: bool,
+}
+
+impl Default for Fields {
+    fn default() -> Fields {
+        Fields {
+            host: None,
+            length: None,
+            chunked: false,
+            close: false,
+            keep_alive: false,
+            wants_upgrade: false,
+            upgrade: Upgrade::None,
+            expect_continue: false,
+        }
+    }
+}
+
+impl Fields {
+    fn add(&mut self, name: &str, value: &[u8]) -> Result<(), &'static str> {
+        let is = |other: &str| name.eq_ignore_ascii_case(other);
+        if is("host") {
+            if self.host.is_some() {
+                return Err("two Host fields");
+            }
+            let text = std::str::from_utf8(value).map_err(|_| "a Host field that is not ASCII")?;
+            self.host = Some(target::authority(text)?);
+        } else if is("content-length") {
+            if self.length.is_some() {
+                return Err("two Content-Length fields");
+            }
+            self.length = Some(content_length(value).ok_or("a bad Content-Length")?);
+        } else if is("transfer-encoding") {
+            if self.chunked {
+                return Err("two Transfer-Encoding fields");
+            }
+            if !value.eq_ignore_ascii_case(b"chunked") {
+                return Err("a Transfer-Encoding other than chunked");
+            }
+            self.chunked = true;
+        } else if is("connection") {
+            return self.connection(value);
+        } else if is("upgrade") {
+            self.upgrade = match self.upgrade {
+                // h2c wins over whatever else is offered: it is the one to be careful with.
+                Upgrade::H2c => Upgrade::H2c,
+                _ if tokens(value).any(|t| t.eq_ignore_ascii_case(b"h2c")) => Upgrade::H2c,
+                Upgrade::None if value.eq_ignore_ascii_case(b"websocket") => Upgrade::WebSocket,
+                _ => Upgrade::Other,
+            };
+        } else if is("expect") {
+            self.expect_continue |= value.eq_ignore_ascii_case(b"100-continue");
+        }
+        Ok(())
+    }
+
+    /// Connection names fields that each hop drops; a client that names one of the fields that
+    /// decide would have the next hop drop it.
+    fn connection(&mut self, value: &[u8]) -> Result<(), &'static str> {
+        for token in tokens(value) {
+            let is = |other: &[u8]| token.eq_ignore_ascii_case(other);
+            if is(b"host") || is(b"content-length") || is(b"transfer-encoding") {
+                return Err("a Connection field that names a field of the message itself");
+            }
+            self.close |= is(b"close");
+            self.keep_alive |= is(b"keep-alive");
+            self.wants_upgrade |= is(b"upgrade");
+        }
+        Ok(())
+    }
+
+    /// What only the fields together tell.
+    fn check(&self, form: &RequestForm, minor_version: u8) -> Result<(), &'static str> {
+        if self.chunked && self.length.is_some() {
+            return Err("Content-Length beside Transfer-Encoding");
+        }
+        if self.chunked && minor_version == 0 {
+            return Err("Transfer-Encoding in HTTP/1.0");
+        }
+        match form {
+            RequestForm::Connect { .. } if self.chunked || self.length.is_some_and(|n| n > 0) => {
+                Err("CONNECT with a body")
+            }
+            RequestForm::Origin { .. } | RequestForm::Asterisk
+                if minor_version == 1 && self.host.is_none() =>
+            {
+                Err("no Host field")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Digits and nothing else (RFC 9112 section 6.2); lists, signs and overflow are refused.
+fn content_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// The tokens of a comma-separated list.
+fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value
+        .split(|b| *b == b',')
+        .map(<[u8]>::trim_ascii)
+        .filter(|t| !t.is_empty())
+}
