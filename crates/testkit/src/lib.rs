@@ -92,6 +92,7 @@
 //! Each answer has `X-World-Address`, `X-World-Sni` and `X-World-Service`.
 #![forbid(unsafe_code)]
 
+pub mod demo;
 pub mod exec;
 mod inside;
 mod log;

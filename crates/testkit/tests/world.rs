@@ -286,6 +286,47 @@ fn the_other_servers_do_their_trick() {
     );
 }
 
+/// A WebSocket client in plain Python: handshake, one masked frame, one ping, close.
+const WEBSOCKET: &str = r#"
+import os, socket, ssl, struct
+host = 'wss-primary.slack.com'
+s = ssl.create_default_context().wrap_socket(socket.create_connection((host, 443), 10), server_hostname=host)
+f = s.makefile('rwb')
+f.write(b'GET /ws/hello HTTP/1.1\r\nHost: ' + host.encode() + b'\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n'
+        b'Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n')
+f.flush()
+while (line := f.readline()) != b'\r\n':
+    print(line.decode().strip())
+def read():
+    first, length = f.read(2)
+    length &= 127
+    if length == 126: length, = struct.unpack('!H', f.read(2))
+    return first & 15, f.read(length)
+def send(opcode, payload):
+    mask = os.urandom(4)
+    head = bytes([128 | opcode]) + (bytes([128 | len(payload)]) if len(payload) < 126 else b'\xfe' + struct.pack('!H', len(payload)))
+    f.write(head + mask + bytes(b ^ mask[i % 4] for i, b in enumerate(payload)))
+    f.flush()
+print(read())
+send(1, b'x' * 1000)
+print(read() == (1, b'x' * 1000))
+send(9, b'p')
+print(read())
+send(8, b'')
+print(read())
+"#;
+
+#[test]
+fn a_websocket_speaks_first_echoes_and_closes() {
+    let world = standard();
+    let done = world.run("/usr/bin/python3", &["-c", WEBSOCKET], LIMIT);
+    let out = done.out();
+    assert!(out.contains("101 Switching Protocols"), "{done}");
+    assert!(out.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{done}");
+    let tail = "(1, b'{\"type\":\"hello\"}')\nTrue\n(10, b'p')\n(8, b'')\n";
+    assert!(out.ends_with(tail), "{done}");
+}
+
 #[test]
 fn git_clones_over_the_dumb_protocol() {
     let world = standard();
