@@ -13,16 +13,30 @@
 //! Invariant: an address leaves in an answer only after the lease and the kernel's gate hold it.
 #![forbid(unsafe_code)]
 
+mod aliases;
+mod answer;
+mod cache;
+mod chain;
 mod clock;
 mod config;
+mod exchange;
+mod flight;
 mod leases;
+mod local;
+mod pktinfo;
+mod reply;
 mod resolvconf;
+mod resolve;
+mod reverse;
 mod service;
+mod tcp;
+mod turn;
+mod udp;
 mod upstream;
 
 pub use clock::Clock;
-pub use config::{DnsConfig, OwnNames, PolicyHandle};
-pub use leases::{AddressGate, GrantError, Leases, NoGate};
+pub use config::{CACHE_BYTES, DnsConfig, OwnNames, PolicyHandle};
+pub use leases::{AddressGate, GrantError, LEASE_GRACE, Leases, NoGate};
 pub use resolvconf::upstreams_from_resolv_conf;
 pub use service::{DnsService, ResolveError, Resolved};
-pub use upstream::Upstream;
+pub use upstream::{Answered, Upstream, UpstreamError};

@@ -1,20 +1,78 @@
 //! The service: what a sandbox's port 53 is served by, and what the dialler resolves with.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use portcullis_names::Name;
-use portcullis_policy::{LookupPermit, Reason};
-use portcullis_record::Protocol;
+use portcullis_policy::{ConnectPermit, LookupPermit, Policy, Reason};
+use portcullis_record::{Protocol, Recorder};
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 
-use crate::{DnsConfig, Leases};
+use crate::aliases::Aliases;
+use crate::cache::Cache;
+use crate::config::PolicyHandle;
+use crate::flight::Flights;
+use crate::{Clock, DnsConfig, Leases, OwnNames, Upstream, tcp, udp};
 
 /// One sandbox's resolver.
 pub struct DnsService {
-    config: DnsConfig,
+    inner: Arc<Inner>,
+}
+
+/// What the parts of the service share.
+pub(crate) struct Inner {
+    policy: PolicyHandle,
+    seen: ArcSwap<Seen>,
+    seen_next: Mutex<()>,
+    pub(crate) upstream: Upstream,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) recorder: Recorder,
+    pub(crate) own: OwnNames,
+    pub(crate) ipv6_route: Arc<dyn Fn() -> bool + Send + Sync>,
+    pub(crate) clock: Clock,
+    pub(crate) cache: Cache,
+    pub(crate) flights: Flights,
+    pub(crate) aliases: Aliases,
+}
+
+/// The policy that was last seen in force, and how many came before it. Holding it keeps its
+/// address from being used again, so that comparing pointers tells policies apart.
+struct Seen {
+    policy: Arc<Policy>,
+    epoch: u64,
+}
+
+impl Inner {
+    /// The policy in force and its epoch. Answers of another epoch are not given out.
+    pub(crate) fn policy(&self) -> (Arc<Policy>, u64) {
+        let policy = self.policy.load_full();
+        let seen = self.seen.load();
+        if Arc::ptr_eq(&seen.policy, &policy) {
+            let epoch = seen.epoch;
+            return (policy, epoch);
+        }
+        drop(seen);
+        let _one_at_a_time = self
+            .seen_next
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Read again: another thread may have been here, and an older policy must not come back.
+        let policy = self.policy.load_full();
+        let seen = self.seen.load();
+        if Arc::ptr_eq(&seen.policy, &policy) {
+            let epoch = seen.epoch;
+            return (policy, epoch);
+        }
+        let epoch = seen.epoch + 1;
+        self.seen.store(Arc::new(Seen {
+            policy: policy.clone(),
+            epoch,
+        }));
+        (policy, epoch)
+    }
 }
 
 /// What a name resolved to, for the dialler.
@@ -52,28 +110,49 @@ pub struct ResolveError {
 impl DnsService {
     /// Makes a service; nothing is sent or bound.
     pub fn new(config: DnsConfig) -> DnsService {
-        DnsService { config }
+        let seen = Seen {
+            policy: config.policy.load_full(),
+            epoch: 0,
+        };
+        DnsService {
+            inner: Arc::new(Inner {
+                policy: config.policy,
+                seen: ArcSwap::from_pointee(seen),
+                seen_next: Mutex::default(),
+                upstream: Upstream::new(config.upstreams),
+                leases: config.leases,
+                recorder: config.recorder,
+                own: config.own,
+                ipv6_route: config.ipv6_route,
+                clock: config.clock,
+                cache: Cache::new(config.cache_bytes),
+                flights: Flights::default(),
+                aliases: Aliases::default(),
+            }),
+        }
     }
 
     /// The sandbox's leases.
     pub fn leases(&self) -> &Arc<Leases> {
-        &self.config.leases
+        &self.inner.leases
     }
 
     /// Replaces the upstream resolvers (a reloaded policy may name others).
-    pub fn set_upstreams(&self, _servers: Vec<SocketAddr>) {}
+    pub fn set_upstreams(&self, servers: Vec<SocketAddr>) {
+        self.inner.upstream.replace(servers);
+    }
 
-    /// Serves DNS over UDP until `token` is cancelled.
+    /// Serves DNS over UDP until `token` is cancelled. On a socket bound to a wildcard address,
+    /// each reply leaves from the address that was asked.
     ///
     /// # Errors
     /// Only an error that makes the socket useless.
     pub async fn serve_udp(
         self: Arc<Self>,
-        _socket: UdpSocket,
+        socket: UdpSocket,
         token: CancellationToken,
     ) -> std::io::Result<()> {
-        token.cancelled().await;
-        Ok(())
+        udp::serve(self.inner.clone(), socket, token).await
     }
 
     /// Serves DNS over TCP (RFC 7766) until `token` is cancelled.
@@ -82,28 +161,39 @@ impl DnsService {
     /// Only an error that makes the listener useless.
     pub async fn serve_tcp(
         self: Arc<Self>,
-        _listener: TcpListener,
+        listener: TcpListener,
         token: CancellationToken,
     ) -> std::io::Result<()> {
-        token.cancelled().await;
-        Ok(())
+        tcp::serve(self.inner.clone(), listener, token).await
     }
 
-    /// Answers one query: `out` is cleared and holds the reply, or nothing where none is due.
-    pub async fn answer(&self, _query: &[u8], _via: Protocol, out: &mut Vec<u8>) {
-        out.clear();
+    /// Answers one query: `out` is cleared and holds the reply, or nothing where none is due
+    /// (responses, datagrams too short to have a header).
+    pub async fn answer(&self, query: &[u8], via: Protocol, out: &mut Vec<u8>) {
+        self.inner.answer(query, via, out).await;
     }
 
-    /// Resolves a permitted name to its addresses of both families, for the dialler.
+    /// Resolves a permitted name to its addresses of both families, for the dialler: from the same
+    /// cache and the same lookups under way as the sandbox's own questions. Nothing is leased,
+    /// since nothing is given out.
     ///
     /// # Errors
     /// [`ResolveError`] with the reason that the record and the program are told.
     pub async fn resolve(&self, permit: &LookupPermit) -> Result<Resolved, ResolveError> {
-        Err(ResolveError {
-            name: permit.name().clone(),
-            reason: Reason::DnsFailed,
-            detail: "no resolver".to_owned(),
-            refused: Vec::new(),
-        })
+        self.inner.resolve(permit, false).await
+    }
+
+    /// [`DnsService::resolve`] for a connection's name. Where the operator named the endpoint (the
+    /// company's proxy), guarded addresses are kept: the sandbox did not choose it. `None` where
+    /// the permit has no name.
+    ///
+    /// # Errors
+    /// [`ResolveError`], as for [`DnsService::resolve`].
+    pub async fn resolve_for(
+        &self,
+        permit: &ConnectPermit,
+    ) -> Option<Result<Resolved, ResolveError>> {
+        let lookup = permit.lookup()?;
+        Some(self.inner.resolve(&lookup, permit.is_operators()).await)
     }
 }

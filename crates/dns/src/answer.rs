@@ -1,0 +1,401 @@
+//! The core: from a query's bytes to a reply's bytes.
+//!
+//! Decided before anything leaves: guard, decision, cache, flight, lease, reply, in this order. What
+//! can be answered at once (refusals, own names, cached answers) is answered without waiting and
+//! without a task; the rest comes back as [`Pending`].
+
+use std::sync::Arc;
+
+use portcullis_policy::{HOST_NAME, Policy, Reason, Request, Verdict};
+use portcullis_record::{Event, Layer, Protocol};
+use portcullis_wire::dns::{Query, QueryError, guard_query, ptr_address};
+
+use crate::cache::{Entry, Key, KeyRef, Outcome};
+use crate::flight::{Ask, Permits};
+use crate::leases::{Grant, GrantError, LEASE_GRACE};
+use crate::local;
+use crate::reply::{self, Asked, Ede, rcode, rtype};
+use crate::reverse::Reverse;
+use crate::service::Inner;
+use crate::turn::{Judged, Refusal, Turn, write_refusal};
+
+/// How often a lookup is decided again because the policy changed while it was under way.
+const MAX_POLICY_CHANGES: usize = 3;
+
+/// How far a query has come.
+pub(crate) enum Step {
+    /// The reply is in the buffer; an empty buffer means that none is due.
+    Done,
+    /// Somebody has to be asked.
+    Wait(Box<Pending>),
+}
+
+/// A permitted question whose answer is not at hand.
+pub(crate) struct Pending {
+    query: Query,
+    judged: Judged,
+    ask: Ask,
+    /// Set where the question is for an address that was given out.
+    reverse: Option<Reverse>,
+}
+
+impl Inner {
+    /// Answers one query, waiting for an upstream where there is need.
+    pub(crate) async fn answer(self: &Arc<Self>, message: &[u8], via: Protocol, out: &mut Vec<u8>) {
+        if let Step::Wait(pending) = self.begin(message, via, out) {
+            self.conclude(message, pending, via, out).await;
+        }
+    }
+
+    /// Answers what can be answered at once.
+    pub(crate) fn begin(&self, message: &[u8], via: Protocol, out: &mut Vec<u8>) -> Step {
+        out.clear();
+        let query = match guard_query(message) {
+            Ok(query) => query,
+            Err(error) => {
+                self.malformed(message, &error, via, out);
+                return Step::Done;
+            }
+        };
+        let turn = Turn::new(message, &query, via);
+        if local::answer(&turn, out) {
+            return Step::Done;
+        }
+        let (policy, epoch) = self.policy();
+        let pending = match (query.qtype, ptr_address(query.name.as_ref())) {
+            (rtype::PTR, Some(address)) => self.begin_reverse(&turn, &policy, address, out),
+            _ => self.begin_forward(&turn, &policy, epoch, out),
+        };
+        let Some((judged, permits, reverse)) = pending else {
+            return Step::Done;
+        };
+        let key = Key::new(&query.name, query.qtype);
+        let ask = Ask {
+            key,
+            permits,
+            policy,
+            epoch,
+        };
+        let cached = self.cache.get(KeyRef {
+            name: ask.key.name.as_ref(),
+            qtype: query.qtype,
+        });
+        if let Some(entry) = cached.filter(|entry| entry.is_valid(self.clock.now(), epoch)) {
+            let pending = Pending {
+                query,
+                judged,
+                ask,
+                reverse,
+            };
+            self.complete(message, &pending, &entry, via, out);
+            return Step::Done;
+        }
+        Step::Wait(Box::new(Pending {
+            query,
+            judged,
+            ask,
+            reverse,
+        }))
+    }
+
+    /// Asks for what [`Inner::begin`] could not answer, and answers it.
+    pub(crate) async fn conclude(
+        self: &Arc<Self>,
+        message: &[u8],
+        mut pending: Box<Pending>,
+        via: Protocol,
+        out: &mut Vec<u8>,
+    ) {
+        let started = std::time::Instant::now();
+        for _ in 0..MAX_POLICY_CHANGES {
+            let entry = self.fetch(pending.ask.clone()).await;
+            // A policy that came in meanwhile decides anew: it may have taken the name back.
+            if self.policy().1 == pending.ask.epoch {
+                self.complete_since(started, message, &pending, &entry, via, out);
+                return;
+            }
+            match self.begin(message, via, out) {
+                Step::Done => return,
+                Step::Wait(again) => pending = again,
+            }
+        }
+        let turn = Turn::new(message, &pending.query, via);
+        let judged = Judged::of(Reason::Internal, None);
+        self.refuse(
+            &turn,
+            &pending.ask.policy,
+            judged,
+            Refusal::Code(rcode::SERV_FAIL),
+            out,
+        );
+    }
+
+    /// Decides a question that is not for an address. `None`: it is answered.
+    fn begin_forward(
+        &self,
+        turn: &Turn<'_>,
+        policy: &Policy,
+        epoch: u64,
+        out: &mut Vec<u8>,
+    ) -> Option<(Judged, Permits, Option<Reverse>)> {
+        let (name, qtype) = (turn.query.name.as_ref(), turn.query.qtype);
+        // ANY asks about the name, and whatever is listed has an answer to it.
+        let asked_type = if qtype == rtype::ANY { rtype::A } else { qtype };
+        let decision = policy.decide(&Request::Lookup {
+            name,
+            qtype: asked_type,
+        });
+        let mut judged = Judged::from(&decision);
+        let mut known: Option<Permits> = None;
+        if decision.reason == Reason::NotListed && matches!(qtype, rtype::A | rtype::AAAA) {
+            known = self.canonical(turn, policy);
+        }
+        if let Some(permits) = &known {
+            // Also where the policy only watches: a canonical name need not be listed.
+            judged = canonical_judged(permits);
+        } else if !decision.permits() {
+            let refusal = match decision.reason {
+                Reason::TransferRefused => Refusal::Code(rcode::REFUSED),
+                Reason::TypeNotServed => Refusal::NoData,
+                // A canonical name exists for the sandbox, with addresses only: an NXDOMAIN for
+                // its other types would take the addresses away too (RFC 8020).
+                Reason::NotListed if self.canonical(turn, policy).is_some() => {
+                    judged = Judged::of(Reason::TypeNotServed, None);
+                    Refusal::NoData
+                }
+                _ => Refusal::Absent,
+            };
+            self.refuse(turn, policy, judged, refusal, out);
+            return None;
+        }
+        if qtype == rtype::ANY {
+            self.note_own(turn, policy, judged, &[]);
+            local::answer_any(turn, out);
+            return None;
+        }
+        if name.as_str() == HOST_NAME {
+            let permits = decision.lookup_permit().into_iter().collect();
+            self.answer_host(turn, policy, judged, permits, out);
+            return None;
+        }
+        if qtype == rtype::AAAA && !(self.ipv6_route)() {
+            self.note_own(turn, policy, judged, &[]);
+            reply::negative(out, &turn.asked, rcode::NO_ERROR, None);
+            return None;
+        }
+        if known.is_none() && self.answer_cached(turn, policy, judged, epoch, out) {
+            return None;
+        }
+        let permits = known.unwrap_or_else(|| decision.lookup_permit().into_iter().collect());
+        Some((judged, permits, None))
+    }
+
+    /// The path that costs least: a listed name whose cached answer needs no new lease.
+    fn answer_cached(
+        &self,
+        turn: &Turn<'_>,
+        policy: &Policy,
+        judged: Judged,
+        epoch: u64,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        let key = KeyRef {
+            name: turn.query.name.as_ref(),
+            qtype: turn.query.qtype,
+        };
+        let Some(entry) = self.cache.get(key) else {
+            return false;
+        };
+        let now = self.clock.now();
+        if entry.outcome != Outcome::Found
+            || !entry.is_valid(now, epoch)
+            || !entry.is_leased(self.leases.evictions())
+        {
+            return false;
+        }
+        self.note(turn, policy, judged, &entry, None);
+        let age = now.saturating_duration_since(entry.born);
+        reply::prepared(out, &turn.asked, &entry.body, age, None);
+        true
+    }
+
+    /// Permits for a canonical name, under the listed names whose chains led to it and that the
+    /// policy in force still lists.
+    fn canonical(&self, turn: &Turn<'_>, policy: &Policy) -> Option<Permits> {
+        let name = turn.query.name.as_ref();
+        let owners = self.aliases.owners(name, self.clock.now());
+        let permits: Permits = owners
+            .iter()
+            .filter_map(|listed| {
+                let request = Request::Lookup {
+                    name: listed.as_ref(),
+                    qtype: rtype::A,
+                };
+                Some(
+                    policy
+                        .decide(&request)
+                        .lookup_permit()?
+                        .follow(name.to_name()),
+                )
+            })
+            .collect();
+        (!permits.is_empty()).then_some(permits)
+    }
+
+    fn complete(
+        &self,
+        message: &[u8],
+        pending: &Pending,
+        entry: &Entry,
+        via: Protocol,
+        out: &mut Vec<u8>,
+    ) {
+        self.complete_turn(
+            &Turn::new(message, &pending.query, via),
+            pending,
+            entry,
+            out,
+        );
+    }
+
+    fn complete_since(
+        &self,
+        started: std::time::Instant,
+        message: &[u8],
+        pending: &Pending,
+        entry: &Entry,
+        via: Protocol,
+        out: &mut Vec<u8>,
+    ) {
+        let turn = Turn {
+            started,
+            ..Turn::new(message, &pending.query, via)
+        };
+        self.complete_turn(&turn, pending, entry, out);
+    }
+
+    /// Leases, records and answers what a lookup brought.
+    fn complete_turn(&self, turn: &Turn<'_>, pending: &Pending, entry: &Entry, out: &mut Vec<u8>) {
+        let Pending {
+            judged,
+            ask,
+            reverse,
+            ..
+        } = pending;
+        let policy = &*ask.policy;
+        if let Some(reverse) = reverse {
+            return self.complete_reverse(turn, policy, *judged, (reverse, entry), out);
+        }
+        let failed = |reason| Judged::of(reason, judged.rule);
+        match entry.outcome {
+            Outcome::Failed(reason) => {
+                let id = self.note(turn, policy, failed(reason), entry, None);
+                write_refusal(turn, reason, id, Refusal::Code(rcode::SERV_FAIL), out);
+            }
+            Outcome::Private => {
+                let reason = Reason::PrivateAddress;
+                let id = self.note(turn, policy, failed(reason), entry, None);
+                write_refusal(turn, reason, id, Refusal::Absent, out);
+            }
+            Outcome::Found | Outcome::NameNotFound => {
+                if let Err(error) = self.lease(&ask.permits, entry) {
+                    let reason = local::grant_reason(&error);
+                    let detail = error.to_string();
+                    let id = self.note(turn, policy, failed(reason), entry, Some(&detail));
+                    write_refusal(turn, reason, id, Refusal::Code(rcode::SERV_FAIL), out);
+                    return;
+                }
+                let judged = match entry.outcome {
+                    Outcome::NameNotFound => failed(Reason::NameNotFound),
+                    _ => *judged,
+                };
+                self.note(turn, policy, judged, entry, None);
+                let age = self.clock.now().saturating_duration_since(entry.born);
+                reply::prepared(out, &turn.asked, &entry.body, age, None);
+            }
+        }
+    }
+
+    /// Grants an answer's addresses to the listed names it is for, and learns its chain.
+    fn lease(&self, permits: &Permits, entry: &Entry) -> Result<(), GrantError> {
+        let state = self.leases.evictions();
+        let now = self.clock.now();
+        let ttl = entry.left(now);
+        let mut followed = false;
+        for permit in permits {
+            followed |= permit.name() != permit.listed();
+            let own_name = (permit.name() != permit.listed()).then(|| permit.name());
+            let canonical = entry.canonical().or(own_name);
+            for address in &entry.addresses {
+                let (name, ports) = (permit.listed(), permit.ports());
+                self.leases.grant_chain(
+                    *address,
+                    Grant {
+                        name,
+                        canonical,
+                        ports,
+                        ttl,
+                    },
+                )?;
+            }
+            for target in &entry.targets {
+                self.aliases
+                    .learn(target, permit.listed(), now, now + ttl + LEASE_GRACE);
+            }
+        }
+        // A canonical name's owners change from one question to the next: grant each time.
+        if !followed {
+            entry.set_leased(state);
+        }
+        Ok(())
+    }
+
+    /// Answers and records what is no plain query.
+    fn malformed(&self, message: &[u8], error: &QueryError, via: Protocol, out: &mut Vec<u8>) {
+        let detail = error.to_string();
+        let question = error.question.clone().and_then(|range| message.get(range));
+        let mut event =
+            Event::new(Layer::Dns, via, Verdict::Deny, Reason::Malformed).detail(&detail);
+        // The name's labels, length bytes and all: the record escapes what is no text.
+        event.raw_name = question.and_then(|bytes| bytes.get(..bytes.len().saturating_sub(4)));
+        let id = self.recorder.decision(event);
+        let Some(code) = error.answer.rcode() else {
+            return;
+        };
+        let asked = Asked {
+            id: error.header.id,
+            recursion_desired: error.header.rd,
+            question: question.unwrap_or(&[]),
+            edns: error.edns.map(|edns| (edns.udp_bytes, edns.dnssec_ok)),
+            stream: via == Protocol::DnsTcp,
+        };
+        if code == u16::from(rcode::NX_DOMAIN) {
+            let ede = Ede {
+                code: 15,
+                text: format_args!("{}; id={id}", Reason::Malformed),
+            };
+            reply::negative(out, &asked, rcode::NX_DOMAIN, Some(&ede));
+        } else {
+            reply::bare(out, &asked, code, None);
+            // The opcode comes back as it was asked (RFC 1035 4.1.1).
+            out[2] |= error.header.opcode << 3;
+        }
+    }
+}
+
+/// How a canonical name's lookup is recorded: as its listed name's would be.
+fn canonical_judged(permits: &Permits) -> Judged {
+    let first = permits.first();
+    let audit = first.is_some_and(|permit| permit.audit());
+    let verdict = if audit {
+        Verdict::Audit
+    } else {
+        Verdict::Allow
+    };
+    let rule = first.and_then(|permit| permit.rule());
+    Judged {
+        verdict,
+        reason: Reason::CanonicalName,
+        rule,
+    }
+}

@@ -1,0 +1,367 @@
+//! Reads an upstream's answer: the CNAME chain from the name that was asked for, and the records at
+//! its end. Everything else in the message is dropped.
+//!
+//! Answers "upstream servers are not trusted": records that do not hang on the asked name (out of
+//! bailiwick), the additional section, loops, chains without end, ECH parameters and address hints
+//! go no further than this file.
+
+use std::time::Duration;
+
+use hickory_proto::op::{Message, Query, ResponseCode};
+use hickory_proto::rr::rdata::svcb::{SVCB, SvcParamKey, SvcParamValue};
+use hickory_proto::rr::{self, DNSClass, RData, Record, RecordType};
+use portcullis_names::{Name, NameBuf, NameRef};
+use smallvec::SmallVec;
+
+use crate::reply::{self, Body, rcode, rtype};
+
+/// CNAMEs followed from one name, over all messages.
+pub(crate) const MAX_CHAIN: usize = 16;
+
+/// Records of one type taken from one answer.
+const MAX_RECORDS: usize = 256;
+
+/// No answer is cached for less: keeps a TTL of 0 from turning each packet into a question.
+pub(crate) const TTL_FLOOR: u32 = 5;
+
+/// No answer is cached for more: a wrong answer ends.
+pub(crate) const TTL_CEILING: u32 = 3_600;
+
+/// No negative answer is cached for more (RFC 2308 5 lets us choose; an hour is its own advice, but
+/// a name that was just created should not stay away that long).
+pub(crate) const NEGATIVE_TTL_CEILING: u32 = 300;
+
+/// Why an answer cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ChainError {
+    #[error("its CNAME chain loops")]
+    Loop,
+    #[error("its CNAME chain is longer than 16")]
+    TooLong,
+    #[error("its CNAME chain leads to something that is no host name")]
+    BadName,
+    #[error("it has more than 256 records")]
+    TooManyRecords,
+    #[error("it cannot be written again")]
+    Unwritable,
+}
+
+/// What hangs on the asked name.
+#[derive(Clone, Debug)]
+pub(crate) struct Chain {
+    /// The name asked for.
+    asked: Name,
+    qtype: u16,
+    /// Each CNAME's target, in order.
+    targets: SmallVec<[Name; 2]>,
+    cnames: Vec<Record>,
+    /// The records of the asked type at the end.
+    records: Vec<Record>,
+    soa: Option<Record>,
+    nx_domain: bool,
+}
+
+impl Chain {
+    /// A chain that has not been asked for yet.
+    pub(crate) fn new(asked: Name, qtype: u16) -> Chain {
+        Chain {
+            asked,
+            qtype,
+            targets: SmallVec::new(),
+            cnames: Vec::new(),
+            records: Vec::new(),
+            soa: None,
+            nx_domain: false,
+        }
+    }
+
+    /// The name at the end: to be asked for next, if the chain is not [complete](Chain::follow).
+    pub(crate) fn end(&self) -> &Name {
+        self.targets.last().unwrap_or(&self.asked)
+    }
+
+    /// The names after the asked one.
+    pub(crate) fn targets(&self) -> &[Name] {
+        &self.targets
+    }
+
+    /// Whether the name at the end does not exist.
+    pub(crate) fn nx_domain(&self) -> bool {
+        self.nx_domain
+    }
+
+    /// The addresses at the end.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = std::net::IpAddr> + '_ {
+        self.records.iter().filter_map(|record| match &record.data {
+            RData::A(a) => Some(a.0.into()),
+            RData::AAAA(aaaa) => Some(aaaa.0.into()),
+            _ => None,
+        })
+    }
+
+    /// The first PTR target at the end that is a host name.
+    pub(crate) fn pointer(&self) -> Option<Name> {
+        self.records.iter().find_map(|record| match &record.data {
+            RData::PTR(target) => canonical(&target.0).ok(),
+            _ => None,
+        })
+    }
+
+    /// Whether there is any record at the end.
+    pub(crate) fn is_positive(&self) -> bool {
+        !self.records.is_empty() || (self.qtype == rtype::CNAME && !self.cnames.is_empty())
+    }
+
+    /// Takes from an answer to a question for [`Chain::end`] what hangs on that name. `true` when
+    /// nothing is left to ask, `false` when the answer stopped at a CNAME without saying what is
+    /// behind it.
+    ///
+    /// # Errors
+    /// [`ChainError`]: the answer is not used at all.
+    pub(crate) fn follow(&mut self, message: Message) -> Result<bool, ChainError> {
+        let Message {
+            metadata,
+            answers,
+            authorities,
+            ..
+        } = message;
+        let mut answers: Vec<Option<Record>> = answers
+            .into_iter()
+            .filter(|r| r.dns_class == DNSClass::IN)
+            .map(Some)
+            .collect();
+        let followed_before = self.targets.len();
+        loop {
+            self.take_records(&mut answers)?;
+            if !self.records.is_empty() || self.qtype == rtype::CNAME {
+                break;
+            }
+            let Some(cname) = self.take_cname(&mut answers, RecordType::CNAME) else {
+                break;
+            };
+            self.push(cname)?;
+        }
+        if self.qtype == rtype::CNAME {
+            // Asked for the alias itself: it is the record, and nothing is followed.
+            if let Some(cname) = self.take_cname(&mut answers, RecordType::CNAME) {
+                self.cnames.push(cname);
+            }
+        }
+        self.nx_domain =
+            metadata.response_code == ResponseCode::NXDomain && self.records.is_empty();
+        let end = self.end().clone();
+        self.soa = authorities.into_iter().find(|r| {
+            r.dns_class == DNSClass::IN
+                && matches!(r.data, RData::SOA(_))
+                && covers(&r.name, end.as_ref())
+        });
+        let stopped = self.targets.len() > followed_before;
+        Ok(self.is_positive() || self.nx_domain || self.soa.is_some() || !stopped)
+    }
+
+    fn take_records(&mut self, answers: &mut [Option<Record>]) -> Result<(), ChainError> {
+        let kind = RecordType::from(self.qtype);
+        if self.qtype == rtype::CNAME {
+            return Ok(());
+        }
+        let end = self.end().clone();
+        for slot in answers {
+            let fits = slot
+                .as_ref()
+                .is_some_and(|r| r.record_type() == kind && is_name(&r.name, end.as_ref()));
+            if let Some(record) = if fits { slot.take() } else { None }
+                && let Some(record) = without_hints(record)
+            {
+                if self.records.len() == MAX_RECORDS {
+                    return Err(ChainError::TooManyRecords);
+                }
+                self.records.push(record);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_cname(&self, answers: &mut [Option<Record>], kind: RecordType) -> Option<Record> {
+        let end = self.end();
+        answers
+            .iter_mut()
+            .find(|slot| {
+                slot.as_ref()
+                    .is_some_and(|r| r.record_type() == kind && is_name(&r.name, end.as_ref()))
+            })
+            .and_then(Option::take)
+    }
+
+    fn push(&mut self, cname: Record) -> Result<(), ChainError> {
+        let RData::CNAME(target) = &cname.data else {
+            return Err(ChainError::BadName);
+        };
+        let target = canonical(&target.0)?;
+        if target == self.asked || self.targets.contains(&target) {
+            return Err(ChainError::Loop);
+        }
+        if self.targets.len() == MAX_CHAIN {
+            return Err(ChainError::TooLong);
+        }
+        self.targets.push(target);
+        self.cnames.push(cname);
+        Ok(())
+    }
+
+    /// Keeps only the addresses that `keep` lets through.
+    pub(crate) fn retain_addresses(&mut self, keep: impl Fn(std::net::IpAddr) -> bool) {
+        self.records.retain(|record| match &record.data {
+            RData::A(a) => keep(a.0.into()),
+            RData::AAAA(aaaa) => keep(aaaa.0.into()),
+            _ => true,
+        });
+    }
+
+    /// How long the answer may be kept and given out.
+    pub(crate) fn ttl(&self) -> Duration {
+        let records = self
+            .cnames
+            .iter()
+            .chain(&self.records)
+            .map(|record| record.ttl);
+        let seconds = if self.is_positive() {
+            records.min().unwrap_or(0).clamp(TTL_FLOOR, TTL_CEILING)
+        } else {
+            let negative = match &self.soa {
+                Some(Record {
+                    ttl,
+                    data: RData::SOA(soa),
+                    ..
+                }) => (*ttl).min(soa.minimum),
+                _ => reply::OWN_NEGATIVE_TTL,
+            };
+            records
+                .chain([negative])
+                .min()
+                .unwrap_or(0)
+                .clamp(TTL_FLOOR, NEGATIVE_TTL_CEILING)
+        };
+        Duration::from_secs(u64::from(seconds))
+    }
+
+    /// Writes the answer for the question that was asked.
+    ///
+    /// # Errors
+    /// [`ChainError::Unwritable`]; a record that was read can be written, so this is a fault.
+    pub(crate) fn body(self) -> Result<Body, ChainError> {
+        let ttl = self.ttl().as_secs() as u32;
+        let positive = self.is_positive();
+        let code = if self.nx_domain {
+            rcode::NX_DOMAIN
+        } else {
+            rcode::NO_ERROR
+        };
+        let mut message = Message::query();
+        let asked = to_rr(&self.asked)?;
+        message.add_query(Query::query(asked.clone(), RecordType::from(self.qtype)));
+        // Owners are written in their canonical form: what the servers spelt is not passed on.
+        let mut owner = asked;
+        let mut targets = self.targets.iter();
+        for mut cname in self.cnames {
+            cname.name = owner.clone();
+            cname.ttl = ttl;
+            if let Some(target) = targets.next() {
+                owner = to_rr(target)?;
+                cname.data = RData::CNAME(rr::rdata::CNAME(owner.clone()));
+            }
+            message.answers.push(cname);
+        }
+        for mut record in self.records {
+            record.name = owner.clone();
+            record.ttl = ttl;
+            message.answers.push(record);
+        }
+        if !positive {
+            let mut soa = match self.soa {
+                Some(soa) => soa,
+                None => Record::from_rdata(owner, ttl, own_soa()?),
+            };
+            soa.ttl = ttl;
+            message.authorities.push(soa);
+        }
+        let counts = (
+            message.answers.len() as u16,
+            message.authorities.len() as u16,
+        );
+        let bytes = message.to_vec().map_err(|_| ChainError::Unwritable)?;
+        reply::body_of(&bytes, code, counts.0, counts.1).ok_or(ChainError::Unwritable)
+    }
+}
+
+fn own_soa() -> Result<RData, ChainError> {
+    let name = |text| rr::Name::from_ascii(text).map_err(|_| ChainError::Unwritable);
+    let (server, person) = (
+        name("gateway.portcullis.internal.")?,
+        name("hostmaster.portcullis.internal.")?,
+    );
+    let ttl = reply::OWN_NEGATIVE_TTL;
+    Ok(RData::SOA(rr::rdata::SOA::new(
+        server, person, 1, 3600, 600, 86_400, ttl,
+    )))
+}
+
+fn canonical(name: &rr::Name) -> Result<Name, ChainError> {
+    NameBuf::from_wire(name.iter())
+        .map(Name::from)
+        .map_err(|_| ChainError::BadName)
+}
+
+fn is_name(theirs: &rr::Name, ours: NameRef<'_>) -> bool {
+    let mut labels = ours.labels();
+    let same = theirs.iter().all(|label| {
+        labels
+            .next()
+            .is_some_and(|l| label.eq_ignore_ascii_case(l.as_bytes()))
+    });
+    same && labels.next().is_none()
+}
+
+/// Whether `zone` is `name` or above it.
+fn covers(zone: &rr::Name, name: NameRef<'_>) -> bool {
+    let mut labels = name.labels().rev();
+    zone.iter().rev().all(|label| {
+        labels
+            .next()
+            .is_some_and(|l| label.eq_ignore_ascii_case(l.as_bytes()))
+    })
+}
+
+fn to_rr(name: &Name) -> Result<rr::Name, ChainError> {
+    let labels = name.as_ref().labels().map(str::as_bytes);
+    rr::Name::from_labels(labels).map_err(|_| ChainError::Unwritable)
+}
+
+/// An HTTPS or SVCB record without ECH and address hints (RFC 9460); other records as they are.
+///
+/// ECH would hide the name in the handshake, and hints name addresses that were never leased.
+/// Parameters that this code does not know are taken out too; a record that declares one of them
+/// mandatory is dropped whole, since a client would have to do without it.
+fn without_hints(mut record: Record) -> Option<Record> {
+    match &mut record.data {
+        RData::SVCB(svcb) => strip(svcb).then_some(record),
+        RData::HTTPS(https) => strip(&mut https.0).then_some(record),
+        _ => Some(record),
+    }
+}
+
+fn strip(svcb: &mut SVCB) -> bool {
+    let passes = |key: &SvcParamKey| {
+        matches!(
+            key,
+            SvcParamKey::Mandatory
+                | SvcParamKey::Alpn
+                | SvcParamKey::NoDefaultAlpn
+                | SvcParamKey::Port
+        )
+    };
+    svcb.svc_params.retain(|(key, _)| passes(key));
+    svcb.svc_params.iter().all(|(_, value)| match value {
+        SvcParamValue::Mandatory(keys) => keys.0.iter().all(passes),
+        _ => true,
+    })
+}

@@ -1,0 +1,172 @@
+//! One query's turn: what was asked, what was decided, and the two things every ending does:
+//! record it, and write the reply that carries the record's id.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use portcullis_policy::{Decision, Policy, Reason, Request, RuleId, Verdict};
+use portcullis_record::{DecisionId, Event, Layer, Protocol, Stage, Timings};
+use portcullis_wire::dns::Query;
+
+use crate::cache::Entry;
+use crate::reply::{self, Asked, Ede, rcode};
+use crate::service::Inner;
+
+/// What the policy said, or the service where the policy has no say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Judged {
+    pub verdict: Verdict,
+    pub reason: Reason,
+    pub rule: Option<RuleId>,
+}
+
+impl Judged {
+    /// A refusal, or an error, by its own verdict.
+    pub(crate) fn of(reason: Reason, rule: Option<RuleId>) -> Judged {
+        Judged {
+            verdict: reason.verdict(),
+            reason,
+            rule,
+        }
+    }
+}
+
+impl From<&Decision<'_>> for Judged {
+    fn from(decision: &Decision<'_>) -> Judged {
+        Judged {
+            verdict: decision.verdict,
+            reason: decision.reason,
+            rule: decision.rule,
+        }
+    }
+}
+
+/// One query on its way through the service.
+#[derive(Clone, Copy)]
+pub(crate) struct Turn<'a> {
+    pub query: &'a Query,
+    pub asked: Asked<'a>,
+    pub via: Protocol,
+    pub started: Instant,
+}
+
+impl<'a> Turn<'a> {
+    pub(crate) fn new(message: &'a [u8], query: &'a Query, via: Protocol) -> Turn<'a> {
+        let asked = Asked {
+            id: query.header.id,
+            recursion_desired: query.header.rd,
+            question: message.get(query.question.clone()).unwrap_or(&[]),
+            edns: query.edns.map(|edns| (edns.udp_bytes, edns.dnssec_ok)),
+            stream: via == Protocol::DnsTcp,
+        };
+        Turn {
+            query,
+            asked,
+            via,
+            started: Instant::now(),
+        }
+    }
+
+    /// The question to the policy.
+    pub(crate) fn request(&self) -> Request<'a> {
+        Request::Lookup {
+            name: self.query.name.as_ref(),
+            qtype: self.query.qtype,
+        }
+    }
+
+    fn event(&self, policy: &'a Policy, judged: Judged) -> Event<'a> {
+        let mut event = Event::new(Layer::Dns, self.via, judged.verdict, judged.reason);
+        event.name = Some(self.query.name.as_str());
+        event.qtype = Some(self.query.qtype);
+        if let Some(rule) = judged.rule {
+            let info = policy.rule(rule);
+            event.rule = Some((info.text, info.source));
+        }
+        event
+    }
+}
+
+/// The shape of a refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// NXDOMAIN with SOA: the name is not there for the sandbox.
+    Absent,
+    /// NODATA with SOA: the name is there, this type is not.
+    NoData,
+    /// A bare response code.
+    Code(u8),
+}
+
+impl Inner {
+    /// Records a refusal and writes it.
+    pub(crate) fn refuse(
+        &self,
+        turn: &Turn<'_>,
+        policy: &Policy,
+        judged: Judged,
+        refusal: Refusal,
+        out: &mut Vec<u8>,
+    ) {
+        let mut event = turn.event(policy, judged);
+        let suggestion = match refusal {
+            Refusal::Absent => policy.suggestion(&turn.request()),
+            _ => None,
+        };
+        event.suggestion = suggestion.as_deref();
+        let id = self.recorder.decision(event);
+        write_refusal(turn, judged.reason, id, refusal, out);
+    }
+
+    /// Records what came of a lookup that was let through, and returns the record's id.
+    pub(crate) fn note(
+        &self,
+        turn: &Turn<'_>,
+        policy: &Policy,
+        judged: Judged,
+        entry: &Entry,
+        detail: Option<&str>,
+    ) -> DecisionId {
+        let mut event = turn.event(policy, judged);
+        event.canonical_name = entry.canonical().map(|name| name.as_str());
+        event.addresses = if entry.addresses.is_empty() {
+            &entry.refused
+        } else {
+            &entry.addresses
+        };
+        event.upstream = entry.server_text.as_deref();
+        event.attempts = Some(entry.attempts).filter(|attempts| *attempts > 0);
+        event.detail = detail.or(entry.detail.as_deref());
+        event.timings = Timings::default().with(Stage::Total, turn.started.elapsed());
+        self.recorder.decision(event)
+    }
+
+    /// Records an answer that nobody had to be asked for.
+    pub(crate) fn note_own(
+        &self,
+        turn: &Turn<'_>,
+        policy: &Policy,
+        judged: Judged,
+        addresses: &[IpAddr],
+    ) {
+        let event = turn.event(policy, judged);
+        self.recorder.decision(Event { addresses, ..event });
+    }
+}
+
+/// Writes a refusal with the reason and the record's id in its extended error.
+pub(crate) fn write_refusal(
+    turn: &Turn<'_>,
+    reason: Reason,
+    id: DecisionId,
+    refusal: Refusal,
+    out: &mut Vec<u8>,
+) {
+    let text = format_args!("{reason}; id={id}");
+    let ede = reason.ede().map(|code| Ede { code, text });
+    match refusal {
+        Refusal::Absent => reply::negative(out, &turn.asked, rcode::NX_DOMAIN, ede.as_ref()),
+        Refusal::NoData => reply::negative(out, &turn.asked, rcode::NO_ERROR, ede.as_ref()),
+        Refusal::Code(code) => reply::bare(out, &turn.asked, code.into(), ede.as_ref()),
+    }
+}
