@@ -1,1 +1,152 @@
-//! Tests of `target`.
+//! Tests of TARGET.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn target(text: &str) -> Target {
+    Target::from_policy(text).unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+fn named(text: &str) -> (String, String, bool) {
+    match target(text) {
+        Target::Name {
+            pattern,
+            ports,
+            explicit_ports,
+        } => (pattern.to_string(), ports.to_string(), explicit_ports),
+        net @ Target::Net { .. } => panic!("{net:?}"),
+    }
+}
+
+fn net(text: &str) -> (String, String) {
+    match target(text) {
+        Target::Net { net, ports } => (net.to_string(), ports.to_string()),
+        name @ Target::Name { .. } => panic!("{name:?}"),
+    }
+}
+
+#[test]
+fn a_bare_name_means_the_web() {
+    assert_eq!(
+        named("Api.GitHub.com"),
+        ("api.github.com".into(), "80,443".into(), false)
+    );
+    assert_eq!(
+        named("*.example.org"),
+        ("*.example.org".into(), "80,443".into(), false)
+    );
+    assert_eq!(
+        named("db.corp.example:5432"),
+        ("db.corp.example".into(), "5432".into(), true)
+    );
+    assert_eq!(named("x.example:*"), ("x.example".into(), "*".into(), true));
+    assert_eq!(named("**.x.example:22").0, "**.x.example");
+    assert_eq!(named("host.portcullis.internal:8080").1, "8080");
+}
+
+#[test]
+fn ranges_and_addresses() {
+    assert_eq!(net("10.20.0.0/16"), ("10.20.0.0/16".into(), "*".into()));
+    assert_eq!(
+        net("10.20.0.0/16:5432"),
+        ("10.20.0.0/16".into(), "5432".into())
+    );
+    assert_eq!(net("10.20.0.1"), ("10.20.0.1/32".into(), "*".into()));
+    assert_eq!(
+        net("10.20.0.1:5432"),
+        ("10.20.0.1/32".into(), "5432".into())
+    );
+    assert_eq!(net("10.20.0.0/16:*"), ("10.20.0.0/16".into(), "*".into()));
+    assert_eq!(net("fd00::/8"), ("fd00::/8".into(), "*".into()));
+    assert_eq!(net("fd00::/8:443"), ("fd00::/8".into(), "443".into()));
+    assert_eq!(net("[fd00::/8]:443"), ("fd00::/8".into(), "443".into()));
+    assert_eq!(net("[fd00::/8]"), ("fd00::/8".into(), "*".into()));
+    assert_eq!(net("fd00::1"), ("fd00::1/128".into(), "*".into()));
+    assert_eq!(net("[fd00::1]:443"), ("fd00::1/128".into(), "443".into()));
+    // Without brackets the last group is part of the address, not a port.
+    assert_eq!(net("fd00::1:443").0, "fd00::1:443/128");
+    assert_eq!(net("0.0.0.0/0").0, "0.0.0.0/0");
+}
+
+#[test]
+fn mistakes_are_refused_with_a_hint() {
+    let hint = |text: &str| {
+        Target::from_policy(text)
+            .unwrap_err()
+            .hint()
+            .unwrap_or_default()
+    };
+    assert!(hint("10.20.0.5/16").contains("10.20.0.0/16"));
+    assert!(hint("https://api.github.com/repos").contains("`api.github.com`"));
+    assert!(hint("https://api.github.com:8443/").contains("`api.github.com:8443`"));
+    assert_eq!(hint("http://allowed.com@evil.com/"), "");
+    assert_eq!(
+        Target::from_policy("dns.example:53/udp"),
+        Err(TargetError::Udp)
+    );
+    assert_eq!(
+        Target::from_policy("dns.example:53/UDP"),
+        Err(TargetError::Udp)
+    );
+    for text in [
+        "",
+        ":443",
+        "a.example:",
+        "a.example:0",
+        "a.example:99999",
+        "a.example:https",
+        "a.example:080",
+        "a.example:80:80",
+        "10.0.0.0/33",
+        "10.0.0.0/-1",
+        "10.0.0.0/08",
+        "10.0.0.0/+8",
+        "10.0.0.0/",
+        "10.0.0/8",
+        "10/8",
+        "127.1",
+        "0x7f.1",
+        "2130706433",
+        "[fd00::/8",
+        "[fd00::/8]443",
+        "[a.example]:443",
+        "[10.0.0.0/8]:443",
+        "fe80::1%eth0",
+        "a.example/path",
+        "a.example:443/tcp",
+        "user@a.example",
+        "*:443",
+        "*.com:443",
+        "a b.example",
+        "10.0.0.0/8:x",
+    ] {
+        assert!(Target::from_policy(text).is_err(), "{text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_or_refused(text in "\\PC{0,40}") {
+        let _ = Target::from_policy(&text);
+    }
+
+    #[test]
+    fn what_is_printed_is_read_again(text in "[a-c0-9:./*\\[\\]-]{1,24}") {
+        if let Ok(target) = Target::from_policy(&text) {
+            prop_assert_eq!(Target::from_policy(&target.to_string()).unwrap(), target);
+        }
+    }
+
+    #[test]
+    fn every_range_is_read_again(v4 in any::<u32>(), v6 in any::<u128>(), len in 0u8..=32, port in 1u16..) {
+        let v4 = IpNet::new(Ipv4Addr::from(v4).into(), len).unwrap().trunc();
+        let v6 = IpNet::new(Ipv6Addr::from(v6).into(), len * 4).unwrap().trunc();
+        for net in [v4, v6] {
+            for ports in [PortSet::ANY, PortSet::single(port)] {
+                let target = Target::Net { net, ports };
+                prop_assert_eq!(Target::from_policy(&target.to_string()).unwrap(), target);
+            }
+        }
+    }
+}
