@@ -39,3 +39,8 @@ pub use memory::Memory;
 pub use recorder::{Flushed, Health, Recorder};
 pub use summary::{Denied, DeniedSummary};
 pub use tap::{Seen, Subscription};
+
+#[cfg(test)]
+mod recorder_tests;
+#[cfg(test)]
+mod schema_tests;

@@ -124,7 +124,7 @@ impl Recorder {
         self.decision_at(&event, Instant::now())
     }
 
-    fn decision_at(&self, event: &Event<'_>, now: Instant) -> DecisionId {
+    pub(crate) fn decision_at(&self, event: &Event<'_>, now: Instant) -> DecisionId {
         let inner = &*self.0;
         inner.counters.add(event.verdict, event.reason);
         let tally = || (event.verdict == Verdict::Deny).then(|| inner.denied.note(event));
