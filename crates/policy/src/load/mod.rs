@@ -1,23 +1,289 @@
-//! From texts to a policy.
-use crate::{Diagnostic, Input, Loaded, Policy};
+//! From texts to a policy: files with what they include, variables and flags.
+//!
+//! THREATS, "failing open": a policy with any error in it does not load, and what loads is complete.
+//! All errors of all files are reported at once.
+
+mod codex;
+mod conflict;
+mod document;
+mod draft;
+mod json;
+mod own;
+mod section;
+mod source;
+mod toml;
+mod yaml;
+
 use std::io;
-use std::path::Path;
-/// Most
-pub const MAX_DIAGNOSTICS: usize = 100;
-/// Most
-pub const MAX_FILE_BYTES: usize = 256 << 20;
-/// Most
-pub const MAX_FILES: usize = 64;
-/// Most
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use portcullis_names::{PortSet, Target};
+
+use self::document::{Node, Value};
+use self::draft::{Draft, Expect, PlacedRule, Terms};
+use self::source::{Place, SourceId, SourceKind};
+use crate::diagnostic::Diagnostic;
+use crate::input::{Input, Loaded};
+use crate::policy::{Mode, Policy};
+use crate::rules::RuleSet;
+
+pub use self::source::MAX_DIAGNOSTICS;
+
+/// Largest policy file, in bytes.
+pub const MAX_FILE_BYTES: usize = 256 * 1024 * 1024;
+/// Most files of one policy, included ones too.
+pub const MAX_FILES: usize = 256;
+/// Deepest chain of files that include each other.
 pub const MAX_INCLUDE_DEPTH: usize = 8;
+
+const ALLOW: &str = "--allow";
+const DENY: &str = "--deny";
+const UPSTREAM_PROXY: &str = "--upstream-proxy";
+const DIRECT_TCP_HOSTS: &str = "OPENSHELL_DIRECT_TCP_HOSTS";
+
 impl Policy {
-    /// x
+    /// Loads a policy. `read` is called for every file that is included, with its path as the
+    /// including file names it, relative to that file's folder.
+    ///
     /// # Errors
-    /// x
+    /// Everything that is wrong with it, up to [`MAX_DIAGNOSTICS`].
     pub fn load(
-        _inputs: &[Input],
-        _read: &mut dyn FnMut(&Path) -> io::Result<String>,
+        inputs: &[Input],
+        read: &mut dyn FnMut(&Path) -> io::Result<String>,
     ) -> Result<Loaded, Vec<Diagnostic>> {
-        Err(vec![])
+        let mut loader = Loader {
+            draft: Draft::default(),
+            read,
+            stack: Vec::new(),
+            done: Vec::new(),
+        };
+        for input in inputs {
+            if let Input::File { path, text } = input {
+                loader.file(&normal(path), path.display().to_string(), text.clone());
+            }
+        }
+        let mut draft = loader.draft;
+        flags(&mut draft, inputs);
+        conflict::report(&mut draft);
+        let settings = draft.settle();
+        let rules: Vec<_> = draft
+            .rules
+            .iter()
+            .map(|placed| placed.rule.clone())
+            .collect();
+        if !draft.sources.errors.is_empty() {
+            return Err(draft.sources.into_errors());
+        }
+        let rules = RuleSet::compile(&rules)
+            .map_err(|message| vec![Diagnostic::whole("policy", message)])?;
+        conflict::report_dead(&mut draft, &rules);
+        let own_table = "network.domains".to_owned();
+        let policy = Policy {
+            rules: Arc::new(rules),
+            settings: Arc::new(settings),
+            mode: Mode::Enforce,
+            names_carry_no_ports: draft.codex_domains.is_some(),
+            domains_table: draft.codex_domains.take().unwrap_or(own_table).into(),
+        };
+        Ok(Loaded {
+            policy,
+            files: draft.sources.files(),
+            warnings: draft.sources.warnings,
+        })
+    }
+}
+
+/// Reads files and what they include.
+struct Loader<'r> {
+    draft: Draft,
+    read: &'r mut dyn FnMut(&Path) -> io::Result<String>,
+    /// The files that are being read, each included by the one before.
+    stack: Vec<PathBuf>,
+    /// The files that have been read.
+    done: Vec<PathBuf>,
+}
+
+impl Loader<'_> {
+    fn file(&mut self, path: &Path, shown: String, text: String) {
+        if self.done.iter().any(|done| done == path) {
+            return; // included twice: its rules are there
+        }
+        let too_large = text.len() > MAX_FILE_BYTES;
+        let text = if too_large { String::new() } else { text };
+        let kind = SourceKind::File(path.to_owned());
+        let source = self.draft.sources.add(shown, text, kind);
+        let start = Place { source, span: 0..0 };
+        if too_large {
+            let message = format!("the file is larger than {MAX_FILE_BYTES} bytes");
+            return self.draft.sources.error(&start, message);
+        }
+        let root = match document::parse(path, &self.draft.sources.get(source).text) {
+            Ok(root) => root,
+            Err(errors) => {
+                for error in errors {
+                    self.draft.sources.error(
+                        &Place {
+                            source,
+                            span: error.span,
+                        },
+                        error.message,
+                    );
+                }
+                return;
+            }
+        };
+        self.stack.push(path.to_owned());
+        if codex::is_codex(&root) {
+            codex::read(&mut self.draft, source, &root);
+        } else {
+            // what is included comes first, so that this file's settings replace it
+            self.includes(source, path, &root);
+            own::read(&mut self.draft, source, &root);
+        }
+        self.stack.pop();
+        self.done.push(path.to_owned());
+    }
+
+    fn includes(&mut self, source: SourceId, path: &Path, root: &Node) {
+        let Some(node) = root.get("include") else {
+            return;
+        };
+        let Value::List(items) = &node.value else {
+            let place = Place {
+                source,
+                span: node.span.clone(),
+            };
+            let message = format!("`include` must be a list of files, and is {}", node.kind());
+            return self.draft.sources.error(&place, message);
+        };
+        for item in items {
+            let place = Place {
+                source,
+                span: item.span.clone(),
+            };
+            match &item.value {
+                Value::Text(file) if !file.is_empty() => self.include(&place, path, file),
+                _ => {
+                    let message = format!("a file's path is text in quotes, not {}", item.kind());
+                    self.draft.sources.error(&place, message);
+                }
+            }
+        }
+    }
+
+    fn include(&mut self, place: &Place, from: &Path, file: &str) {
+        let named = from.parent().unwrap_or(Path::new("")).join(file);
+        let path = normal(&named);
+        if self.stack.contains(&path) {
+            let message = format!("`{file}` includes itself, by this file or by one between");
+            return self
+                .draft
+                .sources
+                .error_with(place, message, "remove it".to_owned());
+        }
+        if self.done.contains(&path) {
+            return;
+        }
+        if self.stack.len() >= MAX_INCLUDE_DEPTH {
+            let message = format!("files include each other more than {MAX_INCLUDE_DEPTH} deep");
+            return self.draft.sources.error(place, message);
+        }
+        if self.done.len() + self.stack.len() >= MAX_FILES {
+            let message = format!("the policy has more than {MAX_FILES} files");
+            return self.draft.sources.error(place, message);
+        }
+        match (self.read)(&path) {
+            Ok(text) => self.file(&path, path.display().to_string(), text),
+            Err(error) => {
+                self.draft
+                    .sources
+                    .error(place, format!("cannot read `{}`: {error}", path.display()));
+            }
+        }
+    }
+}
+
+/// The path without `.` and `..`, so that a file has one name. No I/O: symbolic links stay.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir if normal.file_name().is_some() => {
+                normal.pop();
+            }
+            component => normal.push(component),
+        }
+    }
+    normal
+}
+
+/// Flags and variables, which add to the files and replace their settings.
+fn flags(draft: &mut Draft, inputs: &[Input]) {
+    let mut resolvers = Vec::new();
+    for input in inputs {
+        match input {
+            Input::File { .. } => {}
+            Input::Allow(target) => {
+                let place = draft.flag(ALLOW, target);
+                draft.rule(place, target, Expect::Both, Terms::default());
+            }
+            Input::Deny(target) => {
+                let place = draft.flag(DENY, target);
+                draft.rule(
+                    place,
+                    target,
+                    Expect::Both,
+                    Terms {
+                        denies: true,
+                        ..Terms::default()
+                    },
+                );
+            }
+            Input::DirectTcpHosts(hosts) => direct_tcp_hosts(draft, hosts),
+            Input::Resolver(resolver) => resolvers.push(*resolver),
+            Input::UpstreamProxy(url) => {
+                let place = draft.flag(UPSTREAM_PROXY, url);
+                let proxy = draft.proxy(place, url);
+                draft.settings.http.clone_from(&proxy);
+                draft.settings.https = proxy;
+            }
+        }
+    }
+    if !resolvers.is_empty() {
+        draft.settings.resolvers = Some(resolvers);
+    }
+}
+
+/// Names separated by commas, on port 443.
+fn direct_tcp_hosts(draft: &mut Draft, hosts: &str) {
+    let whole = draft.flag(DIRECT_TCP_HOSTS, hosts);
+    let mut at = 0;
+    for part in hosts.split(',') {
+        let host = part.trim();
+        let start = at + (part.len() - part.trim_start().len());
+        at += part.len() + 1;
+        if host.is_empty() {
+            continue;
+        }
+        let place = Place {
+            source: whole.source,
+            span: start..start + host.len(),
+        };
+        let before = draft.rules.len();
+        draft.rule(place, host, Expect::Both, Terms::default());
+        for PlacedRule { rule, .. } in &mut draft.rules[before..] {
+            rule.source = DIRECT_TCP_HOSTS.to_owned();
+            if let Target::Name {
+                ports,
+                explicit_ports: explicit @ false,
+                ..
+            } = &mut rule.target
+            {
+                *ports = PortSet::HTTPS;
+                *explicit = true;
+            }
+        }
     }
 }

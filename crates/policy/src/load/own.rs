@@ -1,0 +1,261 @@
+//! Portcullis's own policy format, in TOML, YAML or JSON, and the YAML of a host gateway (case 1),
+//! whose few keys are ours too.
+
+use super::document::{Node, Value};
+use super::draft::{Draft, Expect, Terms};
+use super::section::{RULE, Section, nearest};
+use super::source::{Place, SourceId};
+use crate::settings::parse_resolver;
+
+/// The version of the format that this build reads.
+const VERSION: i64 = 1;
+
+pub(super) fn read(draft: &mut Draft, source: SourceId, root: &Node) {
+    let mut top = Section::open(&mut draft.sources, source, "", root);
+    let version = top.take("version");
+    let include = top.take("include"); // read before, by the loader
+    match version {
+        Some((_, node)) if node.value == Value::Integer(VERSION) => {}
+        Some((_, node)) => {
+            let place = top.place(node);
+            let message = format!("this build reads `version = {VERSION}` only");
+            draft.sources.error(&place, message);
+        }
+        None if include.is_none() && is_gateway_file(root) => {}
+        None => {
+            let start = Place { source, span: 0..0 };
+            let hint = format!("begin the file with `version = {VERSION}`");
+            draft
+                .sources
+                .error_with(&start, "the policy has no `version`", hint);
+        }
+    }
+    if let Some((_, node)) = top.take("network") {
+        network(draft, source, node);
+    }
+    top.finish(&mut draft.sources);
+}
+
+/// Whether this is the file of case 1, which knows no `version`: a `network` with nothing but its
+/// keys, and at least one of them.
+fn is_gateway_file(root: &Node) -> bool {
+    let only = |node: &Node, keys: &[&str]| match &node.value {
+        Value::Table(entries) => {
+            !entries.is_empty()
+                && entries
+                    .iter()
+                    .all(|(key, _)| keys.contains(&key.text.as_str()))
+        }
+        _ => false,
+    };
+    let Some(network) = root.get("network") else {
+        return false;
+    };
+    let dns = network.get("dns");
+    only(root, &["network"])
+        && only(network, &["proxy", "dns", "allowlist_additions"])
+        && dns.is_none_or(|dns| only(dns, &["custom_resolvers", "allowlist_additions"]))
+}
+
+fn network(draft: &mut Draft, source: SourceId, node: &Node) {
+    let mut network = Section::open(&mut draft.sources, source, "network", node);
+    switches(draft, &mut network);
+    if let Some((_, node)) = network.take("domains") {
+        rules(draft, source, ("network.domains", node), Expect::Names);
+    }
+    if let Some((_, node)) = network.take("addresses") {
+        rules(
+            draft,
+            source,
+            ("network.addresses", node),
+            Expect::Addresses,
+        );
+    }
+    additions(draft, &mut network);
+    if let Some((_, node)) = network.take("dns") {
+        dns(draft, source, node);
+    }
+    if let Some((_, node)) = network.take("proxy") {
+        proxy(draft, source, node);
+    }
+    network.finish(&mut draft.sources);
+}
+
+/// The switches that a Codex profile has as well.
+pub(super) fn switches(draft: &mut Draft, network: &mut Section<'_>) {
+    if let Some((mode, place)) = network.text(&mut draft.sources, "mode") {
+        choice(draft, &place, mode, &["full"], &["limited"]);
+    }
+    if let Some((false, place)) = network.truth(&mut draft.sources, "allow_local_binding") {
+        later(draft, &place, "`allow_local_binding = false`");
+    }
+    if let Some((false, place)) = network.truth(&mut draft.sources, "allow_upstream_proxy") {
+        draft.settings.forbids_upstream.get_or_insert(place);
+    }
+}
+
+/// One of some words; `not_yet` are words of the contract that a later release enforces.
+fn choice(draft: &mut Draft, place: &Place, word: &str, words: &[&str], not_yet: &[&str]) {
+    if words.contains(&word) {
+        return;
+    }
+    if not_yet.contains(&word) {
+        return later(draft, place, &format!("`{word}`"));
+    }
+    let hint = match nearest(word, words) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("write `{}`", words.join("` or `")),
+    };
+    draft
+        .sources
+        .error_with(place, format!("`{word}` is not known here"), hint);
+}
+
+fn later(draft: &mut Draft, place: &Place, what: &str) {
+    let message = format!("{what} comes with a later release; this one would not enforce it");
+    draft.sources.error_with(
+        place,
+        message,
+        "remove it, or wait for that release".to_owned(),
+    );
+}
+
+/// Every key of a table is a target, every value a verdict.
+fn rules(draft: &mut Draft, source: SourceId, (name, node): (&str, &Node), expect: Expect) {
+    let section = Section::open(&mut draft.sources, source, name, node);
+    for (key, node) in section.rest() {
+        let place = Place {
+            source,
+            span: key.span.clone(),
+        };
+        if let Some(terms) = terms(draft, source, node, expect) {
+            draft.rule(place, &key.text, expect, terms);
+        }
+    }
+}
+
+/// A verdict: a word, or a table with one.
+fn terms(draft: &mut Draft, source: SourceId, node: &Node, expect: Expect) -> Option<Terms> {
+    let place = Place {
+        source,
+        span: node.span.clone(),
+    };
+    match &node.value {
+        Value::Text(word) => Some(Terms {
+            denies: verdict(draft, &place, word)?,
+            allow_no_sni: false,
+        }),
+        Value::Table(_) => {
+            let mut rule = Section::open(&mut draft.sources, source, RULE, node);
+            let word = rule.text(&mut draft.sources, "verdict");
+            let no_sni = match expect {
+                Expect::Names => rule.truth(&mut draft.sources, "allow_no_sni"),
+                _ => None,
+            };
+            let missing = word.is_none() && node.get("verdict").is_none();
+            rule.finish(&mut draft.sources);
+            if missing {
+                let hint = "write `verdict = \"allow\"` or `verdict = \"deny\"`".to_owned();
+                draft
+                    .sources
+                    .error_with(&place, "the rule has no `verdict`", hint);
+            }
+            let (word, at) = word?;
+            let denies = verdict(draft, &at, word)?;
+            let allow_no_sni = no_sni.as_ref().is_some_and(|(truth, _)| *truth);
+            if let (true, Some((true, at))) = (denies, no_sni) {
+                draft
+                    .sources
+                    .error(&at, "`allow_no_sni` has no meaning in a rule that denies");
+            }
+            Some(Terms {
+                denies,
+                allow_no_sni,
+            })
+        }
+        _ => {
+            let message = format!(
+                "a verdict is \"allow\", \"deny\" or a table, not {}",
+                node.kind()
+            );
+            draft.sources.error(&place, message);
+            None
+        }
+    }
+}
+
+/// Whether a verdict denies; reports words that are none.
+pub(super) fn verdict(draft: &mut Draft, place: &Place, word: &str) -> Option<bool> {
+    match word {
+        "allow" => Some(false),
+        "deny" => Some(true),
+        _ => {
+            let hint = match nearest(word, &["allow", "deny"]) {
+                Some(near) => format!("did you mean \"{near}\"?"),
+                None => "write \"allow\" or \"deny\"".to_owned(),
+            };
+            draft
+                .sources
+                .error_with(place, format!("`{word}` is not a verdict"), hint);
+            None
+        }
+    }
+}
+
+/// `allowlist_additions` of case 1: names on ports 80 and 443.
+fn additions(draft: &mut Draft, section: &mut Section<'_>) {
+    let names = section.texts(&mut draft.sources, "allowlist_additions");
+    for (name, place) in names.into_iter().flatten() {
+        draft.rule(place, name, Expect::WebNames, Terms::default());
+    }
+}
+
+fn dns(draft: &mut Draft, source: SourceId, node: &Node) {
+    let mut dns = Section::open(&mut draft.sources, source, "network.dns", node);
+    let mut resolvers: Option<Vec<_>> = None;
+    for key in ["resolvers", "custom_resolvers"] {
+        let Some(texts) = dns.texts(&mut draft.sources, key) else {
+            continue;
+        };
+        if let (true, Some(list)) = (texts.is_empty(), node.get(key)) {
+            let message = format!("`{key}` is empty");
+            let hint = "leave it out to use the host's own resolvers".to_owned();
+            draft.sources.error_with(&dns.place(list), message, hint);
+        }
+        for (text, place) in texts {
+            match parse_resolver(text) {
+                Ok(resolver) => resolvers.get_or_insert_default().push(resolver),
+                Err(why) => {
+                    draft
+                        .sources
+                        .error_with(&place, format!("`{text}` is not a resolver"), why);
+                }
+            }
+        }
+    }
+    if resolvers.is_some() {
+        draft.settings.resolvers = resolvers;
+    }
+    if let Some((word, place)) = dns.text(&mut draft.sources, "resolve") {
+        choice(draft, &place, word, &["on-demand"], &["startup"]);
+    }
+    if let Some((word, place)) = dns.text(&mut draft.sources, "answers") {
+        choice(draft, &place, word, &["real"], &["synthetic"]);
+    }
+    additions(draft, &mut dns);
+    dns.finish(&mut draft.sources);
+}
+
+fn proxy(draft: &mut Draft, source: SourceId, node: &Node) {
+    let mut proxy = Section::open(&mut draft.sources, source, "network.proxy", node);
+    if let Some((url, place)) = proxy.text(&mut draft.sources, "http") {
+        draft.settings.http = draft.proxy(place, url);
+    }
+    if let Some((url, place)) = proxy.text(&mut draft.sources, "https") {
+        draft.settings.https = draft.proxy(place, url);
+    }
+    if let Some((text, place)) = proxy.text(&mut draft.sources, "no_proxy") {
+        draft.settings.no_proxy = Some((text.to_owned(), place));
+    }
+    proxy.finish(&mut draft.sources);
+}

@@ -1,0 +1,203 @@
+//! A table of a policy, read key by key; what nobody asked for is an error.
+//!
+//! A key that is ignored is a rule that its author believes in and nobody enforces. So every key is
+//! either read, or refused with the key it was probably meant to be.
+
+use super::document::{Key, Node, Value};
+use super::source::{Place, SourceId, Sources};
+
+/// Keys of the contract that this build does not enforce yet, by section.
+const LATER: &[(&str, &[&str])] = &[
+    ("", &["allow_net"]),
+    (
+        "network",
+        &[
+            "limits",
+            "inspect",
+            "ca_file",
+            "allow_net",
+            "methods",
+            "paths",
+        ],
+    ),
+    ("network.dns", &["zones", "types"]),
+    (
+        RULE,
+        &[
+            "inspect",
+            "methods",
+            "paths",
+            "rate",
+            "connections",
+            "to",
+            "ca_file",
+            "types",
+            "mode",
+        ],
+    ),
+];
+
+/// The section name of a rule written as a table.
+pub(super) const RULE: &str = "a rule";
+
+/// The nearest of some words, if it is near enough to be meant.
+pub(super) fn nearest<'w>(word: &str, words: &[&'w str]) -> Option<&'w str> {
+    let near = |known: &&str| {
+        (
+            strsim::osa_distance(&word.to_ascii_lowercase(), known),
+            known.len(),
+        )
+    };
+    let best = words.iter().copied().min_by_key(near)?;
+    (near(&best).0 <= (best.len() / 3).max(1)).then_some(best)
+}
+
+/// A table that is being read.
+pub(super) struct Section<'n> {
+    pub source: SourceId,
+    /// Its dotted name; empty for the whole file.
+    name: &'n str,
+    entries: Vec<(&'n Key, &'n Node)>,
+    known: Vec<&'static str>,
+}
+
+impl<'n> Section<'n> {
+    /// Opens a table, or reports that the value is none. An empty value is an empty table: YAML
+    /// writes it so.
+    pub fn open(sources: &mut Sources, source: SourceId, name: &'n str, node: &'n Node) -> Self {
+        let entries = match &node.value {
+            Value::Table(entries) => entries.iter().map(|(key, node)| (key, node)).collect(),
+            Value::Nothing => Vec::new(),
+            _ => {
+                let what = describe(name);
+                let message = format!("{what} must be a table, and is {}", node.kind());
+                sources.error(
+                    &Place {
+                        source,
+                        span: node.span.clone(),
+                    },
+                    message,
+                );
+                Vec::new()
+            }
+        };
+        Section {
+            source,
+            name,
+            entries,
+            known: Vec::new(),
+        }
+    }
+
+    pub fn place(&self, node: &Node) -> Place {
+        Place {
+            source: self.source,
+            span: node.span.clone(),
+        }
+    }
+
+    pub fn key_place(&self, key: &Key) -> Place {
+        Place {
+            source: self.source,
+            span: key.span.clone(),
+        }
+    }
+
+    /// Takes a key out of the section.
+    pub fn take(&mut self, key: &'static str) -> Option<(&'n Key, &'n Node)> {
+        self.known.push(key);
+        let at = self.entries.iter().position(|(own, _)| own.text == key)?;
+        Some(self.entries.swap_remove(at))
+    }
+
+    pub fn text(&mut self, sources: &mut Sources, key: &'static str) -> Option<(&'n str, Place)> {
+        let (_, node) = self.take(key)?;
+        let place = self.place(node);
+        match &node.value {
+            Value::Text(text) => Some((text, place)),
+            _ => self.wrong(sources, key, node, "text in quotes"),
+        }
+    }
+
+    pub fn truth(&mut self, sources: &mut Sources, key: &'static str) -> Option<(bool, Place)> {
+        let (_, node) = self.take(key)?;
+        match &node.value {
+            Value::Bool(truth) => Some((*truth, self.place(node))),
+            _ => self.wrong(sources, key, node, "true or false"),
+        }
+    }
+
+    /// A list of texts.
+    pub fn texts(
+        &mut self,
+        sources: &mut Sources,
+        key: &'static str,
+    ) -> Option<Vec<(&'n str, Place)>> {
+        let (_, node) = self.take(key)?;
+        let items = match &node.value {
+            Value::List(items) => items.as_slice(),
+            Value::Nothing => &[],
+            _ => return self.wrong(sources, key, node, "a list of texts"),
+        };
+        let mut texts = Vec::with_capacity(items.len());
+        for item in items {
+            match &item.value {
+                Value::Text(text) => texts.push((text.as_str(), self.place(item))),
+                _ => return self.wrong(sources, key, item, "a list of texts"),
+            }
+        }
+        Some(texts)
+    }
+
+    fn wrong<T>(&self, sources: &mut Sources, key: &str, node: &Node, expected: &str) -> Option<T> {
+        let message = format!("`{key}` must be {expected}, and is {}", node.kind());
+        sources.error(&self.place(node), message);
+        None
+    }
+
+    /// What is left: every key and its value.
+    pub fn rest(self) -> Vec<(&'n Key, &'n Node)> {
+        self.entries
+    }
+
+    /// Reports every key that nobody took.
+    pub fn finish(mut self, sources: &mut Sources) {
+        self.entries.sort_by_key(|(key, _)| key.span.start);
+        for (key, _) in &self.entries {
+            let (place, text) = (self.key_place(key), key.text.as_str());
+            let later = LATER.iter().filter(|(name, _)| *name == self.name);
+            if later
+                .flat_map(|(_, keys)| *keys)
+                .any(|later| *later == text)
+            {
+                let message = format!(
+                    "`{text}` in {} comes with a later release; this one would not enforce it",
+                    describe(self.name)
+                );
+                sources.error_with(
+                    &place,
+                    message,
+                    "remove it, or wait for that release".to_owned(),
+                );
+                continue;
+            }
+            let hint = match nearest(text, &self.known) {
+                Some(known) => format!("did you mean `{known}`?"),
+                None => format!("known keys: {}", self.known.join(", ")),
+            };
+            sources.error_with(
+                &place,
+                format!("unknown key `{text}` in {}", describe(self.name)),
+                hint,
+            );
+        }
+    }
+}
+
+fn describe(name: &str) -> String {
+    match name {
+        "" => "the policy".to_owned(),
+        RULE => RULE.to_owned(),
+        name => format!("[{name}]"),
+    }
+}

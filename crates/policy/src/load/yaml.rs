@@ -1,0 +1,177 @@
+//! YAML policies, with the place of every key and value.
+//!
+//! An alias counts as written where it stands. Merge keys, repeated keys and several documents in
+//! one file are errors: a policy has one reading.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::{Location, Spanned};
+
+use super::document::{Key, MAX_DEPTH, Node, SyntaxError, Value, offset_of};
+
+pub(super) fn parse(text: &str) -> Result<Node, Vec<SyntaxError>> {
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        strict_booleans: true,
+    };
+    let raw: Spanned<Raw> = serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| vec![syntax_error(text, &error)])?;
+    node(text, raw, 0).map_err(|error| vec![error])
+}
+
+fn syntax_error(text: &str, error: &serde_saphyr::Error) -> SyntaxError {
+    let at = error.location().map_or(0, |location| start(text, location));
+    let message = error.without_snippet().to_string();
+    // the message repeats the place, which the diagnostic shows itself
+    let message = match message.rfind(" at line ") {
+        Some(at) => message[..at].to_owned(),
+        None => message,
+    };
+    let message = message.lines().next().unwrap_or_default().trim().to_owned();
+    SyntaxError {
+        span: at..at,
+        message,
+    }
+}
+
+fn start(text: &str, location: Location) -> usize {
+    let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    match location.span().byte_offset() {
+        Some(at) => number(at).min(text.len()),
+        None => offset_of(text, number(location.line()), number(location.column())),
+    }
+}
+
+/// A value as serde hands it over.
+enum Raw {
+    Nothing,
+    Bool(bool),
+    Integer(i64),
+    Other(&'static str),
+    Text(String),
+    List(Vec<Spanned<Raw>>),
+    Table(Vec<(Spanned<String>, Spanned<Raw>)>),
+}
+
+fn node(text: &str, raw: Spanned<Raw>, depth: usize) -> Result<Node, SyntaxError> {
+    let at = start(text, raw.referenced);
+    if depth > MAX_DEPTH {
+        return Err(SyntaxError {
+            span: at..at,
+            message: "this is nested too deeply".into(),
+        });
+    }
+    let length = raw
+        .referenced
+        .span()
+        .byte_len()
+        .and_then(|n| usize::try_from(n).ok());
+    let mut span = at..at + length.unwrap_or(0);
+    let value = match raw.value {
+        Raw::Nothing => Value::Nothing,
+        Raw::Bool(truth) => Value::Bool(truth),
+        Raw::Integer(number) => Value::Integer(number),
+        Raw::Other(what) => Value::Other(what),
+        Raw::Text(value) => Value::Text(value),
+        Raw::List(items) => {
+            let items = items.into_iter().map(|item| node(text, item, depth + 1));
+            Value::List(items.collect::<Result<_, _>>()?)
+        }
+        Raw::Table(entries) => {
+            let mut table = Vec::with_capacity(entries.len());
+            for (key, value) in entries {
+                let at = start(text, key.referenced);
+                let length = key
+                    .referenced
+                    .span()
+                    .byte_len()
+                    .and_then(|n| usize::try_from(n).ok());
+                let span = at..at + length.unwrap_or(key.value.len());
+                table.push((
+                    Key {
+                        span,
+                        text: key.value,
+                    },
+                    node(text, value, depth + 1)?,
+                ));
+            }
+            Value::Table(table)
+        }
+    };
+    if length.is_none() {
+        span.end = text[at..].find(['\n', '\r']).map_or(text.len(), |n| at + n);
+    }
+    Ok(Node { span, value })
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value of a policy")
+    }
+
+    fn visit_unit<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Nothing)
+    }
+
+    fn visit_none<E>(self) -> Result<Raw, E> {
+        Ok(Raw::Nothing)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Raw, D::Error> {
+        Raw::deserialize(deserializer)
+    }
+
+    fn visit_bool<E>(self, truth: bool) -> Result<Raw, E> {
+        Ok(Raw::Bool(truth))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Raw, E> {
+        Ok(Raw::Integer(number))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Raw, E> {
+        Ok(i64::try_from(number).map_or(Raw::Other("a number that is too large"), Raw::Integer))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Raw, E> {
+        Ok(Raw::Other("a fraction"))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Raw, E> {
+        Ok(Raw::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Raw, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            items.push(item);
+        }
+        Ok(Raw::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+        let mut entries: Vec<(Spanned<String>, Spanned<Raw>)> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        while let Some((key, value)) = map.next_entry::<Spanned<String>, _>()? {
+            if !seen.insert(key.value.clone()) {
+                return Err(A::Error::custom(format_args!(
+                    "duplicate key `{}`",
+                    key.value
+                )));
+            }
+            entries.push((key, value));
+        }
+        Ok(Raw::Table(entries))
+    }
+}
