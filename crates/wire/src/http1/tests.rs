@@ -1,1 +1,611 @@
-//! Tests.
+//! Tests of HTTP heads and bodies: THREATS.md, "HTTP framing", and the odd authorities of "Names".
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::prefixes::{Said, check_every_prefix};
+
+#[track_caller]
+fn head(text: &str) -> RequestHead {
+    match read_head(text.as_bytes()) {
+        HeadParse::Head(head) => head,
+        other => panic!("{text:?}: {other:?}"),
+    }
+}
+
+#[track_caller]
+fn malformed(text: impl AsRef<[u8]>) -> &'static str {
+    match read_head(text.as_ref()) {
+        HeadParse::Malformed(why) => why,
+        other => panic!("{:?}: {other:?}", String::from_utf8_lossy(text.as_ref())),
+    }
+}
+
+/// A GET with these further header lines.
+fn get(lines: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: a.example\r\n{lines}\r\n")
+}
+
+fn every_prefix(stream: &[u8]) -> Option<usize> {
+    let first = check_every_prefix(stream, |prefix| match read_head(prefix) {
+        HeadParse::NeedMore => Said::NeedMore,
+        verdict => Said::Verdict(verdict),
+    });
+    // A scanner that keeps its place says the same as one that starts afresh.
+    let mut scanner = HeadScanner::new();
+    let kept = (0..=stream.len()).find(|len| {
+        let kept = read_scanned_head(&stream[..*len], &mut scanner);
+        if kept != HeadParse::NeedMore {
+            assert_eq!(kept, read_head(&stream[..*len]));
+        }
+        kept != HeadParse::NeedMore
+    });
+    assert_eq!(first, kept);
+    check_every_prefix(stream, |prefix| match sniff(prefix) {
+        Sniff::NeedMore => Said::NeedMore,
+        verdict => Said::Verdict(verdict),
+    });
+    first
+}
+
+#[test]
+fn the_three_forms() {
+    let connect = head("CONNECT A.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n");
+    let RequestForm::Connect { host, port } = &connect.form else {
+        panic!("{connect:?}")
+    };
+    assert_eq!((host.to_string().as_str(), *port), ("a.example", 443));
+    assert!(connect.host_agrees());
+
+    let absolute =
+        head("GET http://A.example:8080/x?secret=1 HTTP/1.1\r\nHost: a.example:8080\r\n\r\n");
+    let RequestForm::Absolute {
+        scheme,
+        host,
+        port,
+        path,
+    } = &absolute.form
+    else {
+        panic!()
+    };
+    assert_eq!(
+        (*scheme, host.to_string().as_str(), *port),
+        (Scheme::Http, "a.example", 8080)
+    );
+    assert_eq!((path.path(), path.with_query()), ("/x", "/x?secret=1"));
+    assert!(absolute.host_agrees());
+
+    let origin = head("GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    assert!(matches!(&origin.form, RequestForm::Origin { path } if path.path() == "/x"));
+    assert_eq!(origin.host.as_ref().unwrap().0.to_string(), "a.example");
+    assert!(matches!(
+        head("OPTIONS * HTTP/1.1\r\nHost: a.example\r\n\r\n").form,
+        RequestForm::Asterisk
+    ));
+}
+
+#[test]
+fn absolute_form_defaults() {
+    for (target, port, path) in [
+        ("http://a.example", 80, "/"),
+        ("HTTPS://a.example/", 443, "/"),
+        ("http://a.example?q", 80, "/?q"),
+        ("http://192.0.2.7/", 80, "/"),
+        ("http://[2001:db8::1]:81/", 81, "/"),
+    ] {
+        let head = head(&format!("GET {target} HTTP/1.1\r\n\r\n"));
+        let RequestForm::Absolute {
+            port: p, path: q, ..
+        } = head.form
+        else {
+            panic!()
+        };
+        assert_eq!((p, q.with_query()), (port, path), "{target}");
+    }
+}
+
+#[test]
+fn queries_are_never_printed() {
+    let head = head("GET /x?secret=1 HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    assert!(!format!("{head:?}").contains("secret"));
+    let RequestForm::Origin { path } = head.form else {
+        panic!()
+    };
+    assert_eq!(path.to_string(), "/x");
+}
+
+#[test]
+fn userinfo_backslash_and_percent_in_an_authority_are_refused() {
+    for (target, word) in [
+        ("http://allowed.com@evil.com/", "user name"),
+        ("http://allowed.com:80@evil.com/", "user name"),
+        ("http://evil.com\\@allowed.com/", "user name"),
+        ("http://evil.com\\.allowed.com/", "backslash"),
+        ("http://%65vil.com/", "percent"),
+        ("http://[::1%25eth0]/", "percent"),
+        ("http://evil.com#@allowed.com/", "fragment"),
+        ("http://[evil.com]/", "host"),
+        ("http://127.1/", "host"),
+        ("http://0x7f.1/", "host"),
+        ("http://2130706433/", "host"),
+        ("http:///", "host"),
+        ("http://:80/", "host"),
+        ("http://a.example:/", "host"),
+        ("http://a.example:0/", "host"),
+        ("http://a.example:99999/", "host"),
+        ("ftp://a.example/", "scheme"),
+        ("http:/a.example/", "form"),
+        ("a.example/", "form"),
+        ("*", "OPTIONS"),
+    ] {
+        let why = malformed(format!(
+            "GET {target} HTTP/1.1\r\nHost: allowed.com\r\n\r\n"
+        ));
+        assert!(why.contains(word), "{target}: {why}");
+    }
+    // Behind the authority these are the server's business.
+    head("GET http://a.example/\\@b?x=%00@c HTTP/1.1\r\n\r\n");
+}
+
+#[test]
+fn connect_takes_an_authority_with_port_and_nothing_else() {
+    for target in [
+        "a.example",
+        "a.example:",
+        "http://a.example:443",
+        "a.example:443/",
+        "u@a.example:443",
+        "/",
+        "*",
+    ] {
+        malformed(format!(
+            "CONNECT {target} HTTP/1.1\r\nHost: a.example\r\n\r\n"
+        ));
+    }
+    malformed("connect a.example:443 HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    malformed("CONNECT a.example:443 HTTP/1.1\r\nContent-Length: 1\r\n\r\n");
+    malformed("CONNECT a.example:443 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n");
+    assert_eq!(head("CONNECT a.example:443 HTTP/1.0\r\n\r\n").host, None);
+}
+
+#[test]
+fn duplicate_host_is_refused() {
+    assert_eq!(malformed(get("Host: a.example\r\n")), "two Host fields");
+    assert_eq!(malformed(get("hOST: evil.example\r\n")), "two Host fields");
+}
+
+#[test]
+fn missing_or_odd_host_is_refused() {
+    assert_eq!(malformed("GET / HTTP/1.1\r\n\r\n"), "no Host field");
+    assert_eq!(head("GET / HTTP/1.0\r\n\r\n").host, None);
+    for host in [
+        "",
+        "a.example, evil.example",
+        "u@a.example",
+        "a.example/x",
+        "a b",
+        "127.1",
+        "a.example:x",
+        "a\\b",
+        "%61",
+    ] {
+        malformed(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    }
+    malformed(b"GET / HTTP/1.1\r\nHost: \xff\r\n\r\n");
+}
+
+#[test]
+fn host_unlike_the_target_is_noticed() {
+    let agrees = |target: &str, host: &str| {
+        head(&format!("{target} HTTP/1.1\r\nHost: {host}\r\n\r\n")).host_agrees()
+    };
+    assert!(agrees("GET http://a.example/", "A.EXAMPLE"));
+    assert!(agrees("GET http://a.example/", "a.example:80"));
+    assert!(agrees("GET http://a.example:80/", "a.example"));
+    assert!(!agrees("GET http://a.example/", "evil.example"));
+    assert!(!agrees("GET http://a.example/", "a.example:81"));
+    assert!(!agrees("GET http://a.example:81/", "a.example"));
+    assert!(agrees("CONNECT a.example:443", "a.example"));
+    assert!(agrees("CONNECT a.example:443", "a.example:443"));
+    assert!(!agrees("CONNECT a.example:443", "evil.example:443"));
+    assert!(!agrees("CONNECT a.example:443", "a.example:22"));
+}
+
+#[test]
+fn bare_line_feeds_and_returns_are_refused() {
+    assert!(malformed("GET / HTTP/1.1\nHost: a.example\r\n\r\n").contains("line feed"));
+    assert!(malformed("GET / HTTP/1.1\r\nHost: a.example\n\n").contains("line feed"));
+    assert!(malformed(get("X: a\nHost: evil.example\r\n")).contains("line feed"));
+    assert!(malformed(get("X: a\rb\r\n")).contains("carriage return"));
+    assert!(malformed("\r\nGET / HTTP/1.1\r\nHost: a.example\r\n\r\n").contains("empty line"));
+    assert!(malformed("\nGET / HTTP/1.1\r\n\r\n").contains("line feed"));
+}
+
+#[test]
+fn obs_fold_and_spaces_before_colons_are_refused() {
+    assert!(malformed(get("X: a\r\n b\r\n")).contains("white space"));
+    assert!(malformed(get("X: a\r\n\tb\r\n")).contains("white space"));
+    assert!(malformed("GET / HTTP/1.1\r\n Host: a.example\r\n\r\n").contains("white space"));
+    malformed(get("X : a\r\n"));
+    malformed("GET / HTTP/1.1\r\nHost : a.example\r\n\r\n");
+    malformed(get("no colon\r\n"));
+    malformed(get(": empty\r\n"));
+}
+
+#[test]
+fn request_lines_have_one_form() {
+    for line in [
+        "GET  / HTTP/1.1",
+        "GET /  HTTP/1.1",
+        "GET\t/ HTTP/1.1",
+        "GET / HTTP/1.1 ",
+        " GET / HTTP/1.1",
+        "GET /",
+        "GET / HTTP/2.0",
+        "GET / HTTP/1.2",
+        "GET / http/1.1",
+        "GET / HTTP/1.10",
+        "G@T / HTTP/1.1",
+        "GET /a b HTTP/1.1",
+        "GET /\u{fc} HTTP/1.1",
+        "/ HTTP/1.1",
+        "GET HTTP/1.1",
+    ] {
+        malformed(format!("{line}\r\nHost: a.example\r\n\r\n"));
+    }
+    malformed(format!(
+        "{} / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        "A".repeat(33)
+    ));
+    for byte in (0..32u8).chain([127]).filter(|b| !b"\t\r\n".contains(b)) {
+        malformed(
+            [
+                b"GET / HTTP/1.1\r\nHost: a.example\r\nX: ".as_slice(),
+                &[byte],
+                b"\r\n\r\n",
+            ]
+            .concat(),
+        );
+    }
+}
+
+#[test]
+fn content_length_with_transfer_encoding_is_refused() {
+    assert_eq!(
+        malformed(get("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n")),
+        "Content-Length beside Transfer-Encoding"
+    );
+    assert_eq!(
+        malformed(get("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n")),
+        "Content-Length beside Transfer-Encoding"
+    );
+}
+
+#[test]
+fn odd_content_lengths_are_refused() {
+    for value in [
+        "",
+        "+5",
+        "-1",
+        "5, 5",
+        "5,6",
+        "0x5",
+        "5 5",
+        "99999999999999999999",
+        "5a",
+        "\u{665}",
+    ] {
+        assert_eq!(
+            malformed(get(&format!("Content-Length: {value}\r\n"))),
+            "a bad Content-Length"
+        );
+    }
+    malformed(get("Content-Length: 5\r\nContent-Length: 6\r\n"));
+    malformed(get("Content-Length: 5\r\ncontent-length: 5\r\n"));
+    assert_eq!(
+        head(&get("Content-Length: 5\r\n")).body,
+        BodyLength::Length(5)
+    );
+    assert_eq!(head(&get("")).body, BodyLength::None);
+}
+
+#[test]
+fn odd_transfer_encodings_are_refused() {
+    for value in [
+        "gzip, chunked",
+        "identity",
+        "chunked, chunked",
+        "xchunked",
+        "",
+        "chunked;a=b",
+        "\"chunked\"",
+    ] {
+        malformed(get(&format!("Transfer-Encoding: {value}\r\n")));
+    }
+    malformed(get(
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+    ));
+    malformed("POST / HTTP/1.0\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n");
+    assert_eq!(
+        head(&get("Transfer-Encoding: Chunked\r\n")).body,
+        BodyLength::Chunked
+    );
+}
+
+#[test]
+fn connection_cannot_take_away_what_decides() {
+    for field in ["Host", "content-length", "close, transfer-encoding"] {
+        malformed(get(&format!("Connection: {field}\r\n")));
+    }
+}
+
+#[test]
+fn keep_alive_and_upgrade() {
+    assert!(head(&get("")).keep_alive);
+    assert!(!head(&get("Connection: Close\r\n")).keep_alive);
+    assert!(!head("GET / HTTP/1.0\r\nHost: a\r\n\r\n").keep_alive);
+    assert!(head("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").keep_alive);
+    assert_eq!(
+        head(&get("Connection: Upgrade\r\nUpgrade: websocket\r\n")).upgrade,
+        Upgrade::WebSocket
+    );
+    assert_eq!(
+        head(&get("Connection: Upgrade\r\nUpgrade: websocket, h2c\r\n")).upgrade,
+        Upgrade::H2c
+    );
+    assert_eq!(
+        head(&get("Connection: Upgrade\r\nUpgrade: irc\r\n")).upgrade,
+        Upgrade::Other
+    );
+    assert_eq!(head(&get("Upgrade: websocket\r\n")).upgrade, Upgrade::None);
+    assert!(head(&get("Expect: 100-Continue\r\n")).expect_continue);
+}
+
+#[test]
+fn headers_stand_in_the_buffer() {
+    let text = get("X-A:  1 \r\nX-B:\r\n");
+    let head = head(&text);
+    let all: Vec<_> = head.headers(text.as_bytes()).collect();
+    assert_eq!(
+        all,
+        [
+            ("Host", b"a.example".as_slice()),
+            ("X-A", b"1"),
+            ("X-B", b"")
+        ]
+    );
+    assert_eq!(head.head_len, text.len());
+}
+
+#[test]
+fn oversized_heads_are_refused() {
+    let long = get(&format!("X: {}\r\n", "a".repeat(MAX_HEAD_BYTES)));
+    assert!(malformed(&long).contains("64 KiB"));
+    assert_eq!(
+        read_head(&long.as_bytes()[..MAX_HEAD_BYTES - 1]),
+        HeadParse::NeedMore
+    );
+    let fits = get(&format!(
+        "X: {}\r\n",
+        "a".repeat(MAX_HEAD_BYTES - get("X: \r\n").len())
+    ));
+    assert_eq!(head(&fits).head_len, MAX_HEAD_BYTES);
+    assert_eq!(
+        head(&get(&"X: a\r\n".repeat(MAX_HEADERS - 1)))
+            .headers(b"")
+            .count(),
+        0
+    );
+    assert!(malformed(get(&"X: a\r\n".repeat(MAX_HEADERS))).contains("100"));
+}
+
+#[test]
+fn every_prefix_of_a_head_asks_for_more() {
+    for text in [
+        get("Accept: */*\r\n"),
+        "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n".into(),
+        "POST http://a.example/ HTTP/1.1\r\nContent-Length: 4\r\n\r\n".into(),
+    ] {
+        assert_eq!(every_prefix(text.as_bytes()), Some(text.len()));
+        // A pipelined request behind it is not part of it.
+        let two = text.clone() + &get("Host: evil.example\r\n");
+        assert_eq!(head(&two), head(&text));
+    }
+    every_prefix(get("X: a\nb: c\r\n").as_bytes());
+    every_prefix(get("Host: a\r\n").as_bytes());
+}
+
+#[test]
+fn sniffing() {
+    for http in [
+        "GET / HTTP/1.1\r\n",
+        "POST /",
+        "CONNECT a.example:443",
+        "PROPFIND /x",
+        "GET http://a.example/",
+        "OPTIONS * HTTP/1.1\r\n",
+        "get / HTTP/1.1\r\n",
+        "\r\n\r\nGET /",
+        "\nGET /",
+        "GET\t/",
+        "GET  /",
+        "GET a.example/ HTTP/1.0\n",
+        "Get x http/1.1\n",
+        "X-ODD /x",
+        "GET HTTP://a.example",
+    ] {
+        assert_eq!(sniff(http.as_bytes()), Sniff::Http, "{http:?}");
+        every_prefix(http.as_bytes());
+    }
+    for other in [
+        "SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",
+        "EHLO mail.example\r\n",
+        "USER anonymous\r\n",
+        "PING\r\n",
+        "NICK someone\r\n",
+        "*2\r\n$4\r\nPING\r\n",
+        "\0\0\0\x08\x04\u{d2}",
+        "OPTIONS rtsp://a RTSP/1.0\r\n",
+        "set key 0 0 5\r\n",
+        "HELLO \0",
+        "\x05\x01\0",
+        "{\"id\":1}",
+        "  GET /",
+        "<stream:stream",
+        "a001 LOGIN x y\r\n",
+    ] {
+        assert_eq!(sniff(other.as_bytes()), Sniff::Other, "{other:?}");
+        every_prefix(other.as_bytes());
+    }
+    assert_eq!(sniff(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Sniff::Http2);
+    for more in [
+        "",
+        "G",
+        "GET",
+        "GET ",
+        "PRI",
+        "PRI * HTTP/2.0\r",
+        "get /x",
+        "GET * ",
+    ] {
+        assert_eq!(sniff(more.as_bytes()), Sniff::NeedMore, "{more:?}");
+    }
+    let endless = format!("get {}", "a".repeat(MAX_SNIFF_BYTES));
+    assert_eq!(sniff(endless.as_bytes()), Sniff::Http);
+    assert_eq!(
+        sniff("\r\n".repeat(MAX_SNIFF_BYTES).as_bytes()),
+        Sniff::Http
+    );
+}
+
+/// Scans a body in pieces of one size; where it ended.
+fn body_end(length: BodyLength, stream: &[u8], size: usize) -> Result<Option<usize>, &'static str> {
+    let mut scanner = BodyScanner::new(length);
+    let mut before = 0;
+    for piece in stream.chunks(size) {
+        match scanner.scan(piece) {
+            BodyStep::More => before += piece.len(),
+            BodyStep::End(at) => return Ok(Some(before + at)),
+            BodyStep::Malformed(why) => return Err(why),
+        }
+    }
+    Ok(None)
+}
+
+#[test]
+fn bodies_end_where_they_say() {
+    let next = "GET /evil HTTP/1.1\r\n";
+    let chunked = "4\r\nabcd\r\nA;x=\"y\"\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n";
+    for size in 1..90 {
+        let end = |length, body: &str| body_end(length, format!("{body}{next}").as_bytes(), size);
+        assert_eq!(end(BodyLength::None, ""), Ok(Some(0)));
+        assert_eq!(end(BodyLength::Length(0), ""), Ok(Some(0)));
+        assert_eq!(end(BodyLength::Length(5), "hello"), Ok(Some(5)));
+        assert_eq!(end(BodyLength::Chunked, chunked), Ok(Some(chunked.len())));
+        assert_eq!(end(BodyLength::Chunked, "0\r\n\r\n"), Ok(Some(5)));
+    }
+    assert_eq!(body_end(BodyLength::Length(500), b"hello", 2), Ok(None));
+    assert_eq!(
+        body_end(
+            BodyLength::Chunked,
+            &chunked.as_bytes()[..chunked.len() - 1],
+            3
+        ),
+        Ok(None)
+    );
+}
+
+#[test]
+fn ambiguous_chunks_are_refused() {
+    for body in [
+        "\r\n",
+        "x\r\n",
+        "-1\r\n",
+        "0x4\r\n",
+        "4\nabcd\r\n",
+        "4\r\nabcde\r\n",
+        "4\r\nabcd\n",
+        "4\r\nabcdX\r\n",
+        "4\rabcd",
+        "4;a\nb\r\n",
+        "4;a\0\r\n",
+        "0\r\n\n",
+        "0\r\nX: y\n\r\n",
+        "0\r\nX\0\r\n",
+        ";\r\n",
+        "1111111111111111\r\n",
+        " 4\r\n",
+        "4\r\r\n",
+    ] {
+        for size in [1, 2, 100] {
+            assert!(
+                body_end(BodyLength::Chunked, body.as_bytes(), size).is_err(),
+                "{body:?}"
+            );
+        }
+    }
+    let long = format!("4;{}\r\n", "a".repeat(2000));
+    assert!(body_end(BodyLength::Chunked, long.as_bytes(), 100).is_err());
+    let trailers = format!("0\r\n{}", "X: y\r\n".repeat(2000));
+    assert!(body_end(BodyLength::Chunked, trailers.as_bytes(), 100).is_err());
+    // and it stays refused
+    let mut scanner = BodyScanner::new(BodyLength::Chunked);
+    let first = scanner.scan(b"zz");
+    assert!(matches!(first, BodyStep::Malformed(_)));
+    assert_eq!(scanner.scan(b"0\r\n\r\n"), first);
+}
+
+fn any_head() -> impl Strategy<Value = Vec<u8>> {
+    let bytes = proptest::collection::vec(any::<u8>(), 0..150);
+    let texty = "[A-Za-z]{0,7} [/a-z:@.*\\\\%#?\\[\\]0-9]{0,20} HTTP/1\\.[0-2]\r?\n((Host|X|Content-Length|Transfer-Encoding|Connection|Upgrade): ?[ -~]{0,12}\r?\n[ \t]?){0,4}\r?\n?[a-z]{0,4}"
+        .prop_map(String::into_bytes);
+    prop_oneof![bytes, texty]
+}
+
+proptest! {
+    #[test]
+    fn any_stream_is_judged_once_and_for_all(stream in any_head()) {
+        every_prefix(&stream);
+    }
+
+    /// What this reader takes, hyper and any other strict reader of RFC 9112 must be able to take.
+    #[test]
+    fn accepted_heads_have_no_second_reading(stream in any_head()) {
+        if let HeadParse::Head(head) = read_head(&stream) {
+            let text = &stream[..head.head_len];
+            prop_assert!(text.ends_with(b"\r\n\r\n"));
+            let feeds = text.iter().filter(|b| **b == b'\n').count();
+            prop_assert_eq!(feeds, text.windows(2).filter(|w| w == b"\r\n").count());
+            let hosts = head.headers(&stream).filter(|(n, _)| n.eq_ignore_ascii_case("host")).count();
+            prop_assert!(hosts <= 1);
+            prop_assert_eq!(hosts == 1, head.host.is_some());
+            prop_assert_ne!(sniff(&stream), Sniff::Other);
+        }
+    }
+
+    #[test]
+    fn how_a_body_is_cut_does_not_matter(
+        body in prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..60),
+            "([0-9a-f]{0,2};?[a-z]{0,3}\r?\n[a-z]{0,6}\r?\n){0,4}(0\r\n\r\n)?".prop_map(String::into_bytes),
+        ],
+        size in 1usize..20,
+    ) {
+        let whole = body_end(BodyLength::Chunked, &body, usize::MAX);
+        prop_assert_eq!(body_end(BodyLength::Chunked, &body, size), whole);
+    }
+
+    #[test]
+    fn chunks_of_any_size_are_followed(parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..300), 0..5), size in 1usize..400) {
+        let mut body = Vec::new();
+        for part in &parts {
+            body.extend(format!("{:x}\r\n", part.len()).bytes());
+            body.extend(part);
+            body.extend(b"\r\n");
+        }
+        body.extend(b"0\r\n\r\n");
+        let end = body.len();
+        body.extend(b"GET / HTTP/1.1\r\n");
+        prop_assert_eq!(body_end(BodyLength::Chunked, &body, size), Ok(Some(end)));
+    }
+}

@@ -46,7 +46,8 @@ pub fn looks_like_tls(stream: &[u8]) -> Sniff {
             (None, _) | (Some(&CLIENT_HELLO), None) => Sniff::NeedMore,
             _ => Sniff::No,
         },
-        [0x80..=0xff, ..] => sslv2_hello(stream),
+        // up to 20 KiB, more than OpenSSL's buffer; telnet's first byte, 0xff, is not among them
+        [0x80..=0xcf, ..] => sslv2_hello(stream),
         _ => Sniff::No,
     }
 }
