@@ -1,2 +1,42 @@
-//! Project chores.
-fn main() {}
+//! Project chores. `cargo xtask test` installs what the tests need and runs them all;
+//! `cargo xtask tidy` checks formatting, lints and the house rules.
+#![forbid(unsafe_code)]
+
+mod machine;
+mod packages;
+mod shell;
+mod tests;
+mod tidy;
+mod tools;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+cargo xtask test [--fast] [FILTER…]   install what the tests need, build, run every test
+                                      (--fast leaves out those with a virtual machine or Java)
+cargo xtask needs                     list what the tests need, and what is missing
+cargo xtask tidy                      formatting, lints, house rules";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    let result = match words.as_slice() {
+        ["test", rest @ ..] => tests::test(rest),
+        ["needs"] => {
+            packages::list();
+            Ok(())
+        }
+        ["tidy"] => tidy::run_all(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("xtask: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -141,9 +141,12 @@ const STEPS: &[Step] = &[
     },
 ];
 
-/// Runs the demo. `portcullis` is the program that is both the product (`run …`) and, through
-/// [`crate::dispatch`], the world's helper.
+/// Runs the demo. `portcullis` is the program that is both the product (`run …`) and, because it
+/// calls this function when its first argument is `demo`, the world's helper.
 pub fn run(portcullis: &Path) -> ExitCode {
+    if let Some(code) = crate::dispatch() {
+        return code;
+    }
     let paint = Paint(std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
     match show(portcullis, &paint) {
         Ok(true) => ExitCode::SUCCESS,
@@ -168,7 +171,7 @@ fn show(portcullis: &Path, paint: &Paint) -> Result<bool> {
     println!(
         "that logs every query, HTTPS servers, an SSH-like server. No root, no real internet."
     );
-    let world = World::start(WorldSpec::standard().helper(portcullis))?;
+    let world = World::start(WorldSpec::standard().demo_helper(portcullis))?;
     let policy = world.file("policy.toml", POLICY);
     let log = world.home().join("decisions.jsonl");
 

@@ -193,10 +193,17 @@ impl WorldSpec {
         self
     }
 
-    /// Names the program that plays the world and its first arguments.
+    /// Names the program that plays the world (one whose `main` begins with [`crate::dispatch`]).
     #[must_use]
     pub fn helper(mut self, program: impl Into<std::path::PathBuf>) -> Self {
         self.helper = Some(vec![program.into()]);
+        self
+    }
+
+    /// The same for a program that calls [`crate::demo::run`] when its first argument is `demo`.
+    #[must_use]
+    pub fn demo_helper(mut self, program: impl Into<std::path::PathBuf>) -> Self {
+        self.helper = Some(vec![program.into(), "demo".into()]);
         self
     }
 }

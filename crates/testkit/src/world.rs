@@ -373,9 +373,15 @@ fn find_helper() -> Result<Vec<PathBuf>> {
     )
 }
 
-/// Plays a helper process or the demo where the command line asks for it; `None` otherwise. A
-/// program that hosts the world calls this first thing in `main`, before it starts any thread.
+/// Plays a helper process of a world where the command line asks for it; `None` otherwise. A
+/// program that hosts worlds calls this first thing in `main`, before it starts any thread
+/// ([`crate::demo::run`] does it by itself, as `PROGRAM demo __world …`).
 pub fn dispatch() -> Option<std::process::ExitCode> {
     let args: Vec<_> = std::env::args_os().skip(1).collect();
-    (args.first()? == HELPER_WORD).then(|| inside::main(&args[1..]))
+    let rest = match args.as_slice() {
+        [word, rest @ ..] if word == HELPER_WORD => rest,
+        [demo, word, rest @ ..] if demo == "demo" && word == HELPER_WORD => rest,
+        _ => return None,
+    };
+    Some(inside::main(rest))
 }

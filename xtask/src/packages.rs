@@ -1,0 +1,147 @@
+//! The one list of what the tests need from the system, and how it gets there.
+
+use crate::shell::{Result, elevated, elevation, has_program, run, succeeds};
+use std::process::Command;
+
+/// A Debian package.
+pub struct Package {
+    /// Its name in Debian and Ubuntu.
+    pub name: &'static str,
+    /// The program by which it is recognised; without one, dpkg is asked.
+    program: Option<&'static str>,
+    /// What the tests do with it.
+    purpose: &'static str,
+    /// Whether only the slow tests need it.
+    slow: bool,
+}
+
+const fn needs(name: &'static str, program: &'static str, purpose: &'static str) -> Package {
+    Package {
+        name,
+        program: Some(program),
+        purpose,
+        slow: false,
+    }
+}
+
+const fn slow(name: &'static str, program: &'static str, purpose: &'static str) -> Package {
+    Package {
+        name,
+        program: Some(program),
+        purpose,
+        slow: true,
+    }
+}
+
+/// Everything.
+pub const PACKAGES: &[Package] = &[
+    needs("iproute2", "ip", "the test world's veth and addresses"),
+    needs(
+        "util-linux",
+        "setpriv",
+        "running the tests' programs as somebody else; terminals",
+    ),
+    needs("libc-bin", "getent", "name resolution as libc does it"),
+    needs(
+        "curl",
+        "curl",
+        "HTTP, HTTPS, SOCKS5, with and without the proxy variables",
+    ),
+    needs("bind9-dnsutils", "dig", "DNS answers in detail; nslookup"),
+    needs("netcat-openbsd", "nc", "raw TCP and UDP"),
+    needs("openssl", "openssl", "TLS handshakes, SNI, alerts"),
+    needs(
+        "socat",
+        "socat",
+        "Unix sockets, pseudo-terminals, half-close",
+    ),
+    needs(
+        "openssh-client",
+        "ssh",
+        "a protocol whose server speaks first",
+    ),
+    needs("python3", "python3", "getaddrinfo, getfqdn, urllib"),
+    needs(
+        "nodejs",
+        "node",
+        "dns.lookup, dns.resolve4, net, tls, fetch, ws",
+    ),
+    needs("npm", "npm", "fetches the npm package ws"),
+    needs("git", "git", "git clone over HTTPS"),
+    needs(
+        "nftables",
+        "nft",
+        "flushing the rules inside, as an attacker would",
+    ),
+    needs("procps", "ps", "process trees"),
+    needs(
+        "bubblewrap",
+        "bwrap",
+        "the start-up time that run is measured against",
+    ),
+    slow("default-jdk-headless", "javac", "InetAddress, HttpClient"),
+    slow(
+        "qemu-system-x86",
+        "qemu-system-x86_64",
+        "a guest behind a TAP",
+    ),
+    slow("busybox-static", "busybox", "the guest's programs"),
+];
+
+fn missing(fast: bool) -> Vec<&'static Package> {
+    PACKAGES
+        .iter()
+        .filter(|package| !(fast && package.slow))
+        .filter(|package| match package.program {
+            Some(program) => !has_program(program),
+            None => !succeeds(Command::new("dpkg").args(["-s", package.name])),
+        })
+        .collect()
+}
+
+/// Prints the list.
+pub fn list() {
+    let missing: Vec<&str> = missing(false).iter().map(|package| package.name).collect();
+    for package in PACKAGES {
+        let state = if missing.contains(&package.name) {
+            "MISSING"
+        } else {
+            "there"
+        };
+        println!("{state:8} {:22} {}", package.name, package.purpose);
+    }
+}
+
+/// Installs what is missing, or says how.
+pub fn install(fast: bool) -> Result<()> {
+    let names: Vec<&str> = missing(fast).iter().map(|package| package.name).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let by_hand = format!(
+        "the tests need packages that are missing; install them with\n\n    sudo apt-get update && \
+         sudo apt-get install --no-install-recommends -y {}\n",
+        names.join(" ")
+    );
+    let Some(root) = elevation().filter(|_| has_program("apt-get")) else {
+        return Err(by_hand);
+    };
+    let apt = |words: &[&str]| {
+        let mut command = elevated(&root, "env");
+        command
+            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+            .args(words);
+        run(&mut command)
+    };
+    let mut install = vec!["install", "--no-install-recommends", "-y"];
+    install.extend(&names);
+    apt(&["update"])
+        .and_then(|()| apt(&install))
+        .map_err(|error| format!("{error}\n{by_hand}"))?;
+    let still: Vec<&str> = missing(fast).iter().map(|package| package.name).collect();
+    if still.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("still missing: {}", still.join(", ")))
+    }
+}

@@ -1,0 +1,96 @@
+//! `cargo xtask test`: everything from a bare checkout to the closing line of the test runner.
+
+use crate::shell::{Result, root, run, succeeds};
+use crate::{machine, packages, tools};
+use std::process::Command;
+use std::time::Instant;
+
+/// What is in the names of the tests that `--fast` leaves out.
+const SLOW_WORDS: [&str; 2] = ["qemu", "java"];
+
+/// Runs all tests, or those that the filters name.
+fn run_all(fast: bool, filters: &[&str]) -> Result<()> {
+    let begin = Instant::now();
+    packages::install(fast)?;
+    machine::prepare(fast)?;
+    tools::node_packages()?;
+    if !fast {
+        tools::guest_kernel()?;
+    }
+    run(&mut cargo(&["build", "--workspace", "--bins"]))?;
+    // The programs in documentation comments; the other runner does not know them.
+    if filters.is_empty() {
+        run(&mut cargo(&["test", "--workspace", "--doc", "--quiet"]))?;
+    }
+    let result = if succeeds(Command::new("cargo").args(["nextest", "--version"])) {
+        nextest(fast, filters)
+    } else {
+        plain(fast, filters)
+    };
+    let seconds = begin.elapsed().as_secs();
+    let left_out = if fast { ", without the slow ones" } else { "" };
+    match &result {
+        Ok(()) => eprintln!("xtask: all tests passed{left_out}, {seconds} s with all set-up"),
+        Err(_) => eprintln!("xtask: tests failed after {seconds} s"),
+    }
+    result
+}
+
+/// Reads the command line.
+pub fn test(words: &[&str]) -> Result<()> {
+    let fast = words.contains(&"--fast");
+    let filters: Vec<&str> = words
+        .iter()
+        .copied()
+        .filter(|word| *word != "--fast")
+        .collect();
+    run_all(fast, &filters)
+}
+
+fn nextest(fast: bool, filters: &[&str]) -> Result<()> {
+    let settings = format!("portcullis:{}", root().join("xtask/nextest.toml").display());
+    let mut command = cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]);
+    command.args(["--tool-config-file", &settings]);
+    if fast {
+        let all: Vec<String> = SLOW_WORDS
+            .iter()
+            .map(|word| format!("not test({word})"))
+            .collect();
+        command.args(["--filterset", &all.join(" and ")]);
+    }
+    command.args(filters);
+    run(&mut command)
+}
+
+fn plain(fast: bool, filters: &[&str]) -> Result<()> {
+    let mut command = cargo(&[
+        "test",
+        "--workspace",
+        "--lib",
+        "--bins",
+        "--tests",
+        "--no-fail-fast",
+    ]);
+    command.args(filters.first()).arg("--");
+    if fast {
+        for word in SLOW_WORDS {
+            command.args(["--skip", word]);
+        }
+    }
+    run(&mut command)
+}
+
+/// cargo in the repository, with the variables by which the tests find what was prepared.
+fn cargo(words: &[&str]) -> Command {
+    let programs = root().join("target/debug");
+    let tools = crate::shell::tools_folder();
+    let mut command = Command::new("cargo");
+    command
+        .args(words)
+        .current_dir(root())
+        .env("PORTCULLIS_BIN", programs.join("portcullis"))
+        .env("PORTCULLIS_WORLD_BIN", programs.join("portcullis-world"))
+        .env("PORTCULLIS_TEST_TOOLS", tools)
+        .env_remove("CARGO_TARGET_DIR");
+    command
+}

@@ -1,0 +1,32 @@
+//! `cargo xtask tidy`: formatting, lints, house rules. Runs all three and tells of each.
+
+use crate::shell::{Result, root, run};
+use std::process::Command;
+
+const CHECKS: [&[&str]; 3] = [
+    &["fmt", "--all", "--check"],
+    &[
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--quiet",
+        "--",
+        "-D",
+        "warnings",
+    ],
+    &["test", "--quiet", "--package", "xtask", "--test", "house"],
+];
+
+/// Runs every check, the later ones also when an earlier one fails.
+pub fn run_all() -> Result<()> {
+    let failures: Vec<String> = CHECKS
+        .iter()
+        .filter_map(|words| run(Command::new("cargo").args(*words).current_dir(root())).err())
+        .collect();
+    if failures.is_empty() {
+        eprintln!("xtask: tidy");
+        Ok(())
+    } else {
+        Err(format!("not tidy:\n  {}", failures.join("\n  ")))
+    }
+}

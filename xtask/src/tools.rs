@@ -1,0 +1,98 @@
+//! Tools that are not installed but kept in `target/test-tools`: the npm package `ws` and a
+//! kernel for the guest.
+
+use crate::shell::{Result, output, run, tools_folder};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The WebSocket client of case 4; one exact version, so that a run can be repeated.
+const WS: &str = "ws@8.18.3";
+/// Packages that depend on the newest kernel for virtual machines: Debian's, Ubuntu's.
+const KERNELS: [&str; 2] = ["linux-image-cloud-amd64", "linux-image-virtual"];
+
+/// `target/test-tools/node_modules/ws`.
+pub fn node_packages() -> Result<()> {
+    let folder = tools_folder();
+    if folder.join("node_modules/ws/package.json").is_file() {
+        return Ok(());
+    }
+    std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    run(Command::new("npm")
+        .args([
+            "install",
+            "--no-audit",
+            "--no-fund",
+            "--no-save",
+            "--ignore-scripts",
+        ])
+        .arg("--prefix")
+        .arg(&folder)
+        .arg(WS)
+        .current_dir(&folder))
+}
+
+/// The guest's kernel, unpacked into `target/test-tools/linux` (nothing is installed): the tests
+/// read `boot/vmlinuz-*` and `lib/modules` below it.
+pub fn guest_kernel() -> Result<()> {
+    let folder = tools_folder().join("linux");
+    if has_kernel(&folder) {
+        return Ok(());
+    }
+    let scratch = tools_folder().join("download");
+    std::fs::create_dir_all(&scratch).map_err(|error| error.to_string())?;
+    let image = KERNELS
+        .iter()
+        .find_map(|name| newest_image(name))
+        .ok_or("no kernel package for the guest: is `apt-get update` needed?")?;
+    let mut names = vec![image.clone()];
+    // Ubuntu keeps the modules in a package of their own.
+    let modules = image.replace("linux-image-", "linux-modules-");
+    if output(Command::new("apt-cache").args(["show", "--no-all-versions", &modules]))
+        .is_ok_and(|text| text.contains("Package:"))
+    {
+        names.push(modules);
+    }
+    for name in names {
+        run(Command::new("apt-get")
+            .args(["download", &name])
+            .current_dir(&scratch))?;
+    }
+    for entry in std::fs::read_dir(&scratch)
+        .map_err(|error| error.to_string())?
+        .flatten()
+    {
+        if entry.path().extension().is_some_and(|e| e == "deb") {
+            run(Command::new("dpkg")
+                .arg("-x")
+                .arg(entry.path())
+                .arg(&folder))?;
+        }
+    }
+    // Nothing is left that a later run could mistake for something else.
+    let _ = std::fs::remove_dir_all(&scratch);
+    if has_kernel(&folder) {
+        Ok(())
+    } else {
+        Err("the kernel package has no kernel".to_owned())
+    }
+}
+
+fn has_kernel(folder: &Path) -> bool {
+    let kernels = |path: PathBuf| {
+        std::fs::read_dir(path)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|entry| entry.file_name().to_string_lossy().starts_with("vmlinuz-"))
+    };
+    kernels(folder.join("boot"))
+        && (folder.join("lib/modules").is_dir() || folder.join("usr/lib/modules").is_dir())
+}
+
+fn newest_image(name: &str) -> Option<String> {
+    let text = output(Command::new("apt-cache").args(["depends", name])).ok()?;
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .find(|package| package.starts_with("linux-image-"))
+        .map(str::to_owned)
+}
