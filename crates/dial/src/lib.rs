@@ -1,2 +1,34 @@
-//! The one way out: address guard, happy eyeballs, upstream proxies.
+//! The one way out: whoever wants a connection to the world asks here, with a permit.
+//!
+//! Answers the threats "addresses" and "decision and destination differ" at the last possible
+//! moment: each address is checked by the policy's guard, against the host's own interfaces and
+//! against the gateway's own listeners, right before it is connected to, whatever was checked
+//! earlier and however the address was found. A name that turns to a private address between two
+//! lookups, an answer that mixes public and private addresses, an IPv6 form of an internal IPv4
+//! address: they all meet the same check.
+//!
+//! Invariant: `socket::connect` is the only function that calls connect(2), and `guard::Guard`
+//! is asked about the very address it is given, with nothing in between.
+//!
+//! Invariant: nothing is dialled without a [`ConnectPermit`](portcullis_policy::ConnectPermit).
 #![forbid(unsafe_code)]
+
+mod dialer;
+mod error;
+mod eyeballs;
+mod guard;
+mod host;
+mod socket;
+mod tunnel;
+
+pub use dialer::{DIAL_TIMEOUT, DialConfig, Dialed, Dialer};
+pub use error::DialError;
+pub use host::HostAddresses;
+pub use socket::ATTEMPT_TIMEOUT;
+
+#[cfg(test)]
+mod dialer_tests;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tunnel_tests;

@@ -1,0 +1,185 @@
+//! Why a connection could not be opened, in the words of the policy's reasons.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use portcullis_policy::Reason;
+use portcullis_record::Timings;
+
+/// Longest detail, in bytes.
+const MAX_DETAIL_BYTES: usize = 1024;
+
+/// A connection that could not be opened.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{reason}: {detail}")]
+pub struct DialError {
+    /// A refusal (`private-address`, `denied-by-rule`, `gateway-loop`) or a failure
+    /// (`connection-refused`, `dns-timeout`, …).
+    pub reason: Reason,
+    /// What happened, address by address, for the operator's record. Never for the sandbox: it
+    /// names addresses inside the company.
+    pub detail: String,
+    /// The addresses that were tried or refused.
+    pub addresses: Vec<IpAddr>,
+    /// How long the stages took that were reached.
+    pub timings: Timings,
+}
+
+impl DialError {
+    pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> DialError {
+        let mut detail = detail.into();
+        if detail.len() > MAX_DETAIL_BYTES {
+            let end = (0..=MAX_DETAIL_BYTES)
+                .rev()
+                .find(|&at| detail.is_char_boundary(at));
+            detail.truncate(end.unwrap_or(0));
+        }
+        DialError {
+            reason,
+            detail,
+            addresses: Vec::new(),
+            timings: Timings::default(),
+        }
+    }
+}
+
+/// Why one address did not work.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// It may not be dialled.
+    Refused(Reason),
+    /// It did not connect.
+    Network(io::Error),
+    /// It did not answer in time.
+    Silent,
+}
+
+impl Failure {
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Failure::Refused(reason) => *reason,
+            Failure::Network(error) => reason_of(error),
+            Failure::Silent => Reason::ConnectionTimeout,
+        }
+    }
+
+    /// How much this failure says about the destination: where several addresses failed in
+    /// different ways, the most telling one names the reason.
+    fn weight(&self) -> u8 {
+        match self.reason() {
+            Reason::ConnectionRefused => 6,
+            Reason::ConnectionReset => 5,
+            Reason::ConnectionTimeout => 4,
+            Reason::Unreachable => 3,
+            Reason::Internal => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// The reason for an error of connect(2).
+pub(crate) fn reason_of(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Reason::ConnectionRefused,
+        io::ErrorKind::TimedOut => Reason::ConnectionTimeout,
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+            Reason::ConnectionReset
+        }
+        // The last two: the host's own firewall, and a family that the host does not have.
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::NetworkDown
+        | io::ErrorKind::PermissionDenied
+        | io::ErrorKind::AddrNotAvailable => Reason::Unreachable,
+        // No free descriptors, no memory: ours, not the destination's.
+        _ => Reason::Internal,
+    }
+}
+
+/// One error for all addresses that failed.
+pub(crate) fn all_failed(failures: &[(SocketAddr, Failure)]) -> DialError {
+    let mut reason = (0, Reason::NoAddress);
+    let mut detail = String::new();
+    for (address, failure) in failures {
+        if failure.weight() > reason.0 {
+            reason = (failure.weight(), failure.reason());
+        }
+        let between = if detail.is_empty() { "" } else { "; " };
+        // Writing into a String cannot fail.
+        let _ = match failure {
+            Failure::Refused(reason) => {
+                write!(detail, "{between}{address}: not dialled ({reason})")
+            }
+            Failure::Network(error) => write!(detail, "{between}{address}: {error}"),
+            Failure::Silent => write!(detail, "{between}{address}: no answer in time"),
+        };
+    }
+    if failures.is_empty() {
+        detail.push_str("no address to dial");
+    }
+    let mut error = DialError::new(reason.1, detail);
+    error.addresses = failures.iter().map(|(address, _)| address.ip()).collect();
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(kind: io::ErrorKind) -> Failure {
+        Failure::Network(kind.into())
+    }
+
+    #[test]
+    fn errors_of_connect_have_their_reasons() {
+        // errno values of Linux.
+        for (errno, reason) in [
+            (111, Reason::ConnectionRefused),
+            (110, Reason::ConnectionTimeout),
+            (113, Reason::Unreachable),
+            (101, Reason::Unreachable),
+            (100, Reason::Unreachable),
+            (1, Reason::Unreachable),
+            (13, Reason::Unreachable),
+            (99, Reason::Unreachable),
+            (104, Reason::ConnectionReset),
+            (103, Reason::ConnectionReset),
+            (24, Reason::Internal),
+        ] {
+            assert_eq!(
+                reason_of(&io::Error::from_raw_os_error(errno)),
+                reason,
+                "errno {errno}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_most_telling_failure_names_the_reason() {
+        let at = |last: u8| SocketAddr::from(([192, 0, 2, last], 443));
+        let failures = [
+            (at(1), Failure::Refused(Reason::PrivateAddress)),
+            (at(2), network(io::ErrorKind::NetworkUnreachable)),
+            (at(3), network(io::ErrorKind::ConnectionRefused)),
+            (at(4), Failure::Silent),
+        ];
+        let error = all_failed(&failures);
+        assert_eq!(error.reason, Reason::ConnectionRefused);
+        assert_eq!(error.addresses.len(), 4);
+        assert!(
+            error
+                .detail
+                .contains("192.0.2.1:443: not dialled (private-address)"),
+            "{error}"
+        );
+        assert_eq!(all_failed(&failures[..1]).reason, Reason::PrivateAddress);
+        assert_eq!(all_failed(&[]).reason, Reason::NoAddress);
+    }
+
+    #[test]
+    fn details_are_bounded() {
+        let error = DialError::new(Reason::Internal, "é".repeat(5_000));
+        assert!(error.detail.len() <= MAX_DETAIL_BYTES && error.detail.len() > 1_000);
+    }
+}

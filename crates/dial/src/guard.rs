@@ -1,0 +1,183 @@
+//! The last check, on the very address that is about to be dialled.
+
+use std::net::SocketAddr;
+
+use portcullis_dns::PolicyHandle;
+use portcullis_policy::{Policy, Reason};
+
+use crate::host::{Host, HostAddresses, reaches};
+
+/// Who chose an address: how far it is trusted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ChosenBy {
+    /// The sandbox, or a name server on the internet.
+    Sandbox,
+    /// The rule for the host's own name: loopback is what it is for, so that the guard does not
+    /// apply. A rule that denies the address does.
+    HostName,
+    /// The operator, in the settings: neither guard nor rules apply, they are about the sandbox's
+    /// destinations.
+    Operator,
+}
+
+/// Everything that may stand against an address.
+pub(crate) struct Guard {
+    policy: PolicyHandle,
+    host: Host,
+    listeners: Vec<SocketAddr>,
+}
+
+impl Guard {
+    pub(crate) fn new(
+        policy: PolicyHandle,
+        host: HostAddresses,
+        listeners: Vec<SocketAddr>,
+    ) -> Guard {
+        Guard {
+            policy,
+            host: Host::new(host),
+            listeners,
+        }
+    }
+
+    /// The policy in force now.
+    pub(crate) fn policy(&self) -> std::sync::Arc<Policy> {
+        self.policy.load_full()
+    }
+
+    /// Whether `to` may be dialled now: asked for each address, right before it is dialled.
+    ///
+    /// # Errors
+    /// The reason to refuse it: `gateway-loop`, `denied-by-rule`, `private-address`; `internal`
+    /// when the host's addresses cannot be read.
+    pub(crate) fn check(&self, to: SocketAddr, chosen_by: ChosenBy) -> Result<(), Reason> {
+        let own = self
+            .host
+            .owns(to.ip().to_canonical())
+            .map_err(|_| Reason::Internal)?;
+        if self
+            .listeners
+            .iter()
+            .any(|&listener| reaches(to, listener, own))
+        {
+            return Err(Reason::GatewayLoop);
+        }
+        if to.port() == 0 {
+            return Err(Reason::Malformed);
+        }
+        let policy = self.policy.load();
+        match (chosen_by, policy.guard(to.ip(), to.port())) {
+            (ChosenBy::Operator, _)
+            | (ChosenBy::HostName, Ok(()) | Err(Reason::PrivateAddress)) => Ok(()),
+            (_, Err(reason)) => Err(reason),
+            (ChosenBy::Sandbox, Ok(())) if own && policy.lifts(to.ip(), to.port()).is_none() => {
+                Err(Reason::PrivateAddress)
+            }
+            (ChosenBy::Sandbox, Ok(())) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::policy;
+
+    fn guard(rules: &str) -> Guard {
+        let own = HostAddresses::Fixed(vec!["192.0.2.7".parse().unwrap()]);
+        Guard::new(policy(rules), own, vec!["192.0.2.8:3128".parse().unwrap()])
+    }
+
+    fn check(guard: &Guard, to: &str, chosen_by: ChosenBy) -> Option<Reason> {
+        guard.check(to.parse().unwrap(), chosen_by).err()
+    }
+
+    #[test]
+    fn internal_addresses_and_ipv6_forms_that_carry_ipv4_are_refused() {
+        let guard = guard("[network.domains]\n\"a.example\" = \"allow\"");
+        for to in [
+            "127.0.0.1:443",
+            "10.0.0.1:443",
+            "172.16.0.1:443",
+            "192.168.0.1:443",
+            "169.254.169.254:80",
+            "168.63.129.16:80",
+            "100.64.0.1:443",
+            "0.0.0.0:443",
+            "192.0.0.1:443",
+            "198.18.0.1:443",
+            "224.0.0.1:443",
+            "240.0.0.1:443",
+            "255.255.255.255:443",
+            "[::1]:443",
+            "[::]:443",
+            "[fe80::1]:443",
+            "[fc00::1]:443",
+            "[ff02::1]:443",
+            "[::ffff:127.0.0.1]:443",
+            "[::ffff:192.0.2.1]:443",
+            "[::127.0.0.1]:443",
+            "[64:ff9b::7f00:1]:443",
+            "[64:ff9b:1::7f00:1]:443",
+            "[2002:7f00:1::]:443",
+            "[2001:0:7f00:1::]:443",
+        ] {
+            assert_eq!(
+                check(&guard, to, ChosenBy::Sandbox),
+                Some(Reason::PrivateAddress),
+                "{to}"
+            );
+        }
+        assert_eq!(check(&guard, "192.0.2.1:443", ChosenBy::Sandbox), None);
+        assert_eq!(check(&guard, "[2001:db8::1]:443", ChosenBy::Sandbox), None);
+    }
+
+    #[test]
+    fn the_hosts_own_interface_addresses_are_refused_unless_a_rule_lifts_them() {
+        let closed = guard("");
+        assert_eq!(
+            check(&closed, "192.0.2.7:443", ChosenBy::Sandbox),
+            Some(Reason::PrivateAddress)
+        );
+        let open = guard("[network.addresses]\n\"192.0.2.7:443\" = \"allow\"");
+        assert_eq!(check(&open, "192.0.2.7:443", ChosenBy::Sandbox), None);
+        assert_eq!(
+            check(&open, "192.0.2.7:22", ChosenBy::Sandbox),
+            Some(Reason::PrivateAddress)
+        );
+    }
+
+    #[test]
+    fn connecting_back_to_the_gateways_own_listeners_is_refused_for_everyone() {
+        let guard = guard("[network.addresses]\n\"192.0.2.0/24\" = \"allow\"");
+        for chosen_by in [ChosenBy::Sandbox, ChosenBy::HostName, ChosenBy::Operator] {
+            assert_eq!(
+                check(&guard, "192.0.2.8:3128", chosen_by),
+                Some(Reason::GatewayLoop)
+            );
+            assert_eq!(
+                check(&guard, "[::ffff:192.0.2.8]:3128", chosen_by),
+                Some(Reason::GatewayLoop)
+            );
+        }
+    }
+
+    #[test]
+    fn a_rule_that_denies_an_address_stands_for_the_hosts_name_too() {
+        let guard = guard("[network.addresses]\n\"127.0.0.0/8:22\" = \"deny\"");
+        assert_eq!(check(&guard, "127.0.0.1:80", ChosenBy::HostName), None);
+        assert_eq!(
+            check(&guard, "127.0.0.1:22", ChosenBy::HostName),
+            Some(Reason::DeniedByRule)
+        );
+        assert_eq!(check(&guard, "127.0.0.1:22", ChosenBy::Operator), None);
+    }
+
+    #[test]
+    fn port_zero_is_no_destination() {
+        assert_eq!(
+            check(&guard(""), "192.0.2.1:0", ChosenBy::Sandbox),
+            Some(Reason::Malformed)
+        );
+    }
+}
