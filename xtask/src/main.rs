@@ -14,6 +14,7 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 cargo xtask test [--fast] [FILTER…]   install what the tests need, build, run every test
                                       (--fast leaves out those with a virtual machine or Java)
+cargo xtask prepare [--fast]          install what the tests need and no more
 cargo xtask needs                     list what the tests need, and what is missing
 cargo xtask tidy                      formatting, lints, house rules";
 
@@ -22,6 +23,8 @@ fn main() -> ExitCode {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         ["test", rest @ ..] => tests::test(rest),
+        ["prepare"] => tests::prepare(false),
+        ["prepare", "--fast"] => tests::prepare(true),
         ["needs"] => {
             packages::list();
             Ok(())

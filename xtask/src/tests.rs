@@ -8,15 +8,18 @@ use std::time::Instant;
 /// What is in the names of the tests that `--fast` leaves out.
 const SLOW_WORDS: [&str; 2] = ["qemu", "java"];
 
-/// Runs all tests, or those that the filters name.
-fn run_all(fast: bool, filters: &[&str]) -> Result<()> {
-    let begin = Instant::now();
+/// Everything that the tests need besides cargo.
+pub fn prepare(fast: bool) -> Result<()> {
     packages::install(fast)?;
     machine::prepare(fast)?;
     tools::node_packages()?;
-    if !fast {
-        tools::guest_kernel()?;
-    }
+    if fast { Ok(()) } else { tools::guest_kernel() }
+}
+
+/// Runs all tests, or those that the filters name.
+fn run_all(fast: bool, filters: &[&str]) -> Result<()> {
+    let begin = Instant::now();
+    prepare(fast)?;
     run(&mut cargo(&["build", "--workspace", "--bins"]))?;
     // The programs in documentation comments; the other runner does not know them.
     if filters.is_empty() {

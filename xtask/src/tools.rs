@@ -1,7 +1,7 @@
 //! Tools that are not installed but kept in `target/test-tools`: the npm package `ws` and a
 //! kernel for the guest.
 
-use crate::shell::{Result, output, run, tools_folder};
+use crate::shell::{Result, output, run, succeeds, tools_folder};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -47,9 +47,7 @@ pub fn guest_kernel() -> Result<()> {
     let mut names = vec![image.clone()];
     // Ubuntu keeps the modules in a package of their own.
     let modules = image.replace("linux-image-", "linux-modules-");
-    if output(Command::new("apt-cache").args(["show", "--no-all-versions", &modules]))
-        .is_ok_and(|text| text.contains("Package:"))
-    {
+    if succeeds(Command::new("apt-cache").args(["show", "--no-all-versions", &modules])) {
         names.push(modules);
     }
     for name in names {

@@ -86,6 +86,8 @@ const RULES: &[Rule] = &[
         ],
         within: &[],
         except: &[
+            // The name of the operator's own upstream proxy, which no sandbox can choose.
+            "crates/dial/src/dialer.rs",
             // Inside the sandbox, where it is the resolver under test.
             "crates/cli/src/probe.rs",
             "crates/cli/src/diagnose",
@@ -126,7 +128,7 @@ const RULES: &[Rule] = &[
 #[test]
 fn each_call_is_made_only_where_it_belongs() {
     let mut broken = Vec::new();
-    for (name, file) in shipped().filter(|(_, file)| !file.is_test()) {
+    for (name, file) in shipped().filter(|(_, file)| !file.is_test) {
         let code = file.code();
         for rule in RULES {
             if (!rule.within.is_empty() && !rule.within.contains(&name))

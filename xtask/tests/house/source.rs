@@ -21,6 +21,8 @@ pub struct File {
     pub path: String,
     /// As it stands.
     pub text: String,
+    /// Whether the whole file is tests: by its place, or because it is a `#[cfg(test)] mod`.
+    pub is_test: bool,
 }
 
 impl File {
@@ -55,11 +57,6 @@ impl File {
         }
         out
     }
-
-    /// Whether the whole file is tests.
-    pub fn is_test(&self) -> bool {
-        self.path.contains("/tests/") || self.path.ends_with("tests.rs")
-    }
 }
 
 fn count(code: &str, wanted: char) -> i32 {
@@ -89,7 +86,32 @@ fn without_comment(line: &str) -> String {
 pub fn files(below: &str) -> Vec<File> {
     let mut found = Vec::new();
     walk(&root().join(below), "rs", &mut found);
+    let modules: Vec<String> = found.iter().flat_map(test_modules).collect();
+    for file in &mut found {
+        file.is_test |= modules.contains(&file.path);
+    }
     found
+}
+
+/// The files that a file declares as `#[cfg(test)] mod NAME;`.
+fn test_modules(file: &File) -> Vec<String> {
+    let path = Path::new(&file.path);
+    let (folder, stem) = (path.parent(), path.file_stem());
+    let (Some(folder), Some(stem)) = (folder, stem.and_then(|s| s.to_str())) else {
+        return Vec::new();
+    };
+    let below = match stem {
+        "lib" | "main" | "mod" => folder.to_owned(),
+        stem => folder.join(stem),
+    };
+    let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
+    lines
+        .windows(2)
+        .filter(|pair| pair[0] == "#[cfg(test)]")
+        .filter_map(|pair| pair[1].split("mod ").nth(1)?.strip_suffix(';'))
+        .flat_map(|name| [format!("{name}.rs"), format!("{name}/mod.rs")])
+        .map(|name| below.join(name).to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Every file with this ending below a folder of the repository.
@@ -119,8 +141,10 @@ fn walk(folder: &Path, ending: &str, found: &mut Vec<File>) {
             }
         } else if path.extension().is_some_and(|e| e == ending) {
             let relative = path.strip_prefix(root()).unwrap_or(&path);
+            let relative = relative.to_string_lossy().into_owned();
             found.push(File {
-                path: relative.to_string_lossy().into_owned(),
+                is_test: relative.contains("/tests/") || relative.starts_with("tests/"),
+                path: relative,
                 text: std::fs::read_to_string(&path).unwrap_or_default(),
             });
         }
@@ -148,6 +172,7 @@ fn tests_and_comments_are_not_code() {
     let file = File {
         path: String::new(),
         text: text.to_owned(),
+        is_test: false,
     };
     let code: Vec<String> = file
         .code()
