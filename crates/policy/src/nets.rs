@@ -93,6 +93,22 @@ impl NetTable {
         allowed.difference(&self.denied_ports(address))
     }
 
+    /// The ports that the most specific allow supplies, unless the range is the address itself.
+    pub fn listed_ports(&self, address: IpAddr) -> PortSet {
+        let own = IpNet::from(address);
+        let has_own = self
+            .by_net
+            .get(&own)
+            .is_some_and(|rows| rows.iter().any(|row| !row.denies));
+        let rows = self
+            .allowing(address)
+            .filter(|_| !has_own)
+            .into_iter()
+            .flatten();
+        let allows = rows.filter(|row| !row.denies);
+        allows.fold(PortSet::EMPTY, |all, row| all.union(&row.ports))
+    }
+
     /// A deny rule, or a narrower allow rule, that lies within the range without being the range.
     pub fn narrower(&self, net: IpNet) -> Option<RuleId> {
         let inside = self

@@ -1,8 +1,169 @@
-//! placeholder
-use crate::{Policy, Request};
+//! The smallest addition to a policy that would allow a request.
+//!
+//! A person who is refused widens the allowlist until it works (case 2). The line that is just wide
+//! enough must be the easiest one to find, and it must not take anything away that works already.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use portcullis_names::{NameRef, PortSet, Target, is_guarded};
+
+use crate::HOST_NAME;
+use crate::policy::{Mode, Policy};
+use crate::reason::Reason;
+use crate::request::{Destination, Request};
+
+const DOMAINS: &str = "network.domains";
+const ADDRESSES: &str = "network.addresses";
+
 impl Policy {
-    /// x
-    pub fn suggestion(&self, _request: &Request<'_>) -> Option<String> {
-        None
+    /// The TOML that would allow this request, with its table; `None` if it is allowed, or if no
+    /// addition can allow it because a rule denies it or it contradicts itself.
+    pub fn suggestion(&self, request: &Request<'_>) -> Option<String> {
+        let reason = self.clone().with_mode(Mode::Enforce).decide(request).reason;
+        match *request {
+            Request::Lookup { name, .. } => {
+                (reason == Reason::NotListed).then(|| self.name_lines(name, None))
+            }
+            Request::Connect { how, port } => self.suggest_connect(how, port, reason),
+        }
     }
+
+    fn suggest_connect(&self, how: Destination<'_>, port: u16, reason: Reason) -> Option<String> {
+        let (name, address) = subjects(&how);
+        match reason {
+            Reason::NotListed | Reason::SniNotListed => Some(self.name_lines(name?, Some(port))),
+            Reason::PortNotAllowed => match (name, address) {
+                (_, Some(address)) if self.needs_address_rule(address, &how) => {
+                    Some(self.address_lines(address, port))
+                }
+                // of several names of one address, the one that is listed on another port
+                (Some(name), _) => {
+                    let names = &self.rules.names;
+                    let listed = |n: &NameRef<'_>| !names.listed_ports(n.as_str()).is_empty();
+                    let name = leased(&how).find(listed).unwrap_or(name);
+                    Some(self.name_lines(name, Some(port)))
+                }
+                (None, _) => Some(self.address_lines(address?, port)),
+            },
+            Reason::AddressNotLeased | Reason::PrivateAddress => {
+                Some(self.address_lines(address?, port))
+            }
+            Reason::SniMissing => {
+                let open = |n: &NameRef<'_>| self.rules.names.ports_for(n.as_str()).contains(port);
+                let name = leased(&how).find(open)?;
+                let keys = self.keeping(name, Some(port)).into_iter();
+                Some(table(
+                    DOMAINS,
+                    keys.map(|key| {
+                        let terms = terms_without_sni(&key, port);
+                        (key, terms)
+                    }),
+                ))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether no name can open this destination: a guarded address, unless it stands for the host.
+    fn needs_address_rule(&self, address: IpAddr, how: &Destination<'_>) -> bool {
+        is_guarded(address) && !leased(how).any(|name| name.as_str() == HOST_NAME)
+    }
+
+    fn name_lines(&self, name: NameRef<'_>, port: Option<u16>) -> String {
+        if self.names_carry_no_ports {
+            return table(&self.domains_table, [(name.to_string(), "\"allow\"")]);
+        }
+        table(
+            DOMAINS,
+            self.keeping(name, port)
+                .into_iter()
+                .map(|key| (key, "\"allow\"")),
+        )
+    }
+
+    /// The keys that list a name on a port, or for a lookup on 80 and 443. Where a wider pattern lists
+    /// the name already, a rule for the name alone would be the more specific one and replace its
+    /// ports, so they are repeated.
+    fn keeping(&self, name: NameRef<'_>, port: Option<u16>) -> Vec<String> {
+        let names = &self.rules.names;
+        let listed = names.listed_ports(name.as_str());
+        let wanted = match port {
+            None => PortSet::WEB,
+            Some(port) if PortSet::WEB.contains(port) && listed.is_empty() => PortSet::WEB,
+            Some(port) => PortSet::single(port),
+        };
+        let keep = if names.lists_exactly(name.as_str()) {
+            PortSet::EMPTY
+        } else {
+            listed
+        };
+        let all = keep.union(&wanted);
+        let mut keys = Vec::new();
+        let mut rest = all.clone();
+        if all.is_any() {
+            return vec![format!("{name}:*")];
+        }
+        if all.contains_all(&PortSet::WEB) {
+            keys.push(name.to_string());
+            rest = all.difference(&PortSet::WEB);
+        }
+        keys.extend(rest.iter().flatten().map(|port| format!("{name}:{port}")));
+        keys
+    }
+
+    fn address_lines(&self, address: IpAddr, port: u16) -> String {
+        let keep = self.rules.nets.listed_ports(address);
+        let all = keep.union(&PortSet::single(port));
+        let key = |port: u16| match address {
+            IpAddr::V4(v4) => format!("{v4}:{port}"),
+            IpAddr::V6(v6) => format!("[{v6}]:{port}"),
+        };
+        table(
+            ADDRESSES,
+            all.iter().flatten().map(|port| (key(port), "\"allow\"")),
+        )
+    }
+}
+
+/// What to write for a key: that no SNI is needed, if the key is about this port.
+fn terms_without_sni(key: &str, port: u16) -> &'static str {
+    match Target::from_policy(key) {
+        Ok(target) if target.ports().contains(port) => {
+            "{ verdict = \"allow\", allow_no_sni = true }"
+        }
+        _ => "\"allow\"",
+    }
+}
+
+/// The name and the address that a rule could be about.
+fn subjects<'a>(how: &Destination<'a>) -> (Option<NameRef<'a>>, Option<IpAddr>) {
+    match *how {
+        Destination::Asked(name) | Destination::AskedAndShown { asked: name, .. } => {
+            (Some(name), None)
+        }
+        Destination::Address(address) => (None, Some(address)),
+        Destination::Shown { address, shown, .. } => (Some(shown), Some(address)),
+        Destination::Leased { address, names } | Destination::Hidden { address, names } => {
+            (names.first().map(|name| name.as_ref()), Some(address))
+        }
+    }
+}
+
+/// The names that own the destination's address by lease; for a shown name, that name alone.
+fn leased<'a>(how: &Destination<'a>) -> impl Iterator<Item = NameRef<'a>> + use<'a> {
+    let names = match *how {
+        Destination::Leased { names, .. } | Destination::Hidden { names, .. } => names,
+        _ => &[],
+    };
+    names.iter().map(|name| name.as_ref())
+}
+
+fn table<'v>(name: &str, lines: impl IntoIterator<Item = (String, &'v str)>) -> String {
+    let mut text = format!("[{name}]");
+    for (key, value) in lines {
+        // writing to a string does not fail
+        let _ = write!(text, "\n\"{key}\" = {value}");
+    }
+    text
 }

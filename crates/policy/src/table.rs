@@ -189,8 +189,17 @@ impl NameTable {
         self.level_ports(level)
     }
 
-    /// Whether a rule for exactly this base name, or for names below it, takes something away from
-    /// names below it.
+    /// Whether an allow rule lists this very name, without a wildcard.
+    pub fn lists_exactly(&self, name: &str) -> bool {
+        let rows = self
+            .find(name)
+            .into_iter()
+            .flat_map(|head| self.chain(head));
+        rows.into_iter()
+            .any(|row| !row.denies() && row.kind() == KIND_EXACT)
+    }
+
+    /// A deny rule for this name or for names below it.
     pub fn denies_within(&self, base: &str) -> Option<RuleId> {
         let within = |row: &&Row| {
             let own = self.base(**row);

@@ -39,7 +39,13 @@ pub(super) fn report(draft: &mut Draft) {
             } else {
                 "allows"
             };
-            let hint = format!("line {line} {says} it; keep one of the two");
+            let bare = deny.rule.ports().is_any() && !deny.rule.text.ends_with(":*");
+            let why = if bare {
+                " (a deny without a port covers every port)"
+            } else {
+                ""
+            };
+            let hint = format!("line {line} {says} it; keep one of the two{why}");
             draft.sources.error_with(second, message, hint);
         } else if let Some(deny) = overlapping.clone().next() {
             let message = format!(

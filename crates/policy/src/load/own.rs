@@ -128,10 +128,32 @@ fn rules(draft: &mut Draft, source: SourceId, (name, node): (&str, &Node), expec
             source,
             span: key.span.clone(),
         };
-        if let Some(terms) = terms(draft, source, node, expect) {
+        if let Some(name) = unquoted(&key.text, node) {
+            let message = format!("`{name}` stands here without quotes");
+            draft
+                .sources
+                .error_with(&place, message, format!("write \"{name}\""));
+        } else if let Some(terms) = terms(draft, source, node, expect) {
             draft.rule(place, &key.text, expect, terms);
         }
     }
+}
+
+/// The name that was meant, if TOML made tables of it because it has dots and no quotes:
+/// `api.example.org = "allow"`.
+fn unquoted(key: &str, node: &Node) -> Option<String> {
+    let mut name = key.to_owned();
+    let mut inner = node;
+    while let Value::Table(entries) = &inner.value {
+        let [(label, value)] = entries.as_slice() else {
+            return None;
+        };
+        name = format!("{name}.{}", label.text);
+        inner = value;
+    }
+    let is_verdict = matches!(&inner.value, Value::Text(word) if word == "allow" || word == "deny");
+    let is_table = matches!(node.value, Value::Table(_));
+    (is_table && is_verdict && node.get("verdict").is_none()).then_some(name)
 }
 
 /// A verdict: a word, or a table with one.

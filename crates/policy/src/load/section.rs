@@ -42,14 +42,12 @@ pub(super) const RULE: &str = "a rule";
 
 /// The nearest of some words, if it is near enough to be meant.
 pub(super) fn nearest<'w>(word: &str, words: &[&'w str]) -> Option<&'w str> {
-    let near = |known: &&str| {
-        (
-            strsim::osa_distance(&word.to_ascii_lowercase(), known),
-            known.len(),
-        )
-    };
-    let best = words.iter().copied().min_by_key(near)?;
-    (near(&best).0 <= (best.len() / 3).max(1)).then_some(best)
+    let word = word.to_ascii_lowercase();
+    let distance = |known: &str| strsim::osa_distance(&word, known);
+    // of two that are equally near, the one that was begun
+    let order = |known: &&str| (distance(known), !known.starts_with(&word), known.len());
+    let best = words.iter().copied().min_by_key(order)?;
+    (distance(best) <= (best.len() / 3).max(1)).then_some(best)
 }
 
 /// A table that is being read.

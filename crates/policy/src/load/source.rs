@@ -133,8 +133,11 @@ impl Sources {
         )
     }
 
-    /// The errors in the order of their places, with a last one for those that were only counted.
+    /// The errors, file by file and line by line, with a last one for those that were only counted.
     pub fn into_errors(mut self) -> Vec<Diagnostic> {
+        let order = |path: &str| self.all.iter().position(|source| source.path == path);
+        self.errors
+            .sort_by_cached_key(|error| (order(&error.path), error.line, error.column));
         if self.dropped > 0 {
             let more = format!("{} more errors are not shown", self.dropped);
             self.errors.push(Diagnostic::whole("policy", more));
