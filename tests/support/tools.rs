@@ -77,7 +77,9 @@ pub fn node_modules(world: &World) {
         "this test needs the npm package ws in {}: `cargo xtask test` puts it there",
         from.display()
     );
-    copy(&from, &world.home().join("node_modules"));
+    if let Err(error) = copy(&from, &world.home().join("node_modules")) {
+        panic!("cannot copy {}: {error}", from.display());
+    }
 }
 
 /// The guest's kernel and the folder of its modules, unpacked by `cargo xtask test`.
@@ -115,18 +117,16 @@ fn tools() -> PathBuf {
     }
 }
 
-#[track_caller]
-fn copy(from: &Path, to: &Path) {
-    let fail = |error: std::io::Error| panic!("cannot copy {}: {error}", from.display());
-    std::fs::create_dir_all(to).unwrap_or_else(fail);
-    for entry in std::fs::read_dir(from).unwrap_or_else(fail).flatten() {
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
-            copy(&entry.path(), &target);
+            copy(&entry.path(), &target)?;
         } else {
-            std::fs::copy(entry.path(), &target)
-                .map(drop)
-                .unwrap_or_else(fail);
+            std::fs::copy(entry.path(), &target)?;
         }
     }
+    Ok(())
 }
