@@ -87,7 +87,12 @@ impl Inner {
                 ask,
                 reverse,
             };
-            self.complete(message, &pending, &entry, via, out);
+            self.complete(
+                &Turn::new(message, &pending.query, via),
+                &pending,
+                &entry,
+                out,
+            );
             return Step::Done;
         }
         Step::Wait(Box::new(Pending {
@@ -111,7 +116,11 @@ impl Inner {
             let entry = self.fetch(pending.ask.clone()).await;
             // A policy that came in meanwhile decides anew: it may have taken the name back.
             if self.policy().1 == pending.ask.epoch {
-                self.complete_since(started, message, &pending, &entry, via, out);
+                let turn = Turn {
+                    started,
+                    ..Turn::new(message, &pending.query, via)
+                };
+                self.complete(&turn, &pending, &entry, out);
                 return;
             }
             match self.begin(message, via, out) {
@@ -242,40 +251,8 @@ impl Inner {
         (!permits.is_empty()).then_some(permits)
     }
 
-    fn complete(
-        &self,
-        message: &[u8],
-        pending: &Pending,
-        entry: &Entry,
-        via: Protocol,
-        out: &mut Vec<u8>,
-    ) {
-        self.complete_turn(
-            &Turn::new(message, &pending.query, via),
-            pending,
-            entry,
-            out,
-        );
-    }
-
-    fn complete_since(
-        &self,
-        started: std::time::Instant,
-        message: &[u8],
-        pending: &Pending,
-        entry: &Entry,
-        via: Protocol,
-        out: &mut Vec<u8>,
-    ) {
-        let turn = Turn {
-            started,
-            ..Turn::new(message, &pending.query, via)
-        };
-        self.complete_turn(&turn, pending, entry, out);
-    }
-
     /// Leases, records and answers what a lookup brought.
-    fn complete_turn(&self, turn: &Turn<'_>, pending: &Pending, entry: &Entry, out: &mut Vec<u8>) {
+    fn complete(&self, turn: &Turn<'_>, pending: &Pending, entry: &Entry, out: &mut Vec<u8>) {
         let Pending {
             judged,
             ask,

@@ -19,8 +19,9 @@ use crate::reply::rtype;
 use crate::service::Inner;
 use crate::upstream::{LOOKUP_BUDGET, UpstreamError};
 
-/// Lookups under way for one sandbox.
-const MAX_FLIGHTS: usize = 512;
+/// Lookups under way for one sandbox. Each may hold four sockets while its upstreams are silent, so
+/// that a sandbox asking for names without end cannot take all descriptors of the gateway.
+const MAX_FLIGHTS: usize = 192;
 
 /// Questions asked for one lookup, where an upstream answers with a CNAME and no more.
 const MAX_QUESTIONS: usize = 6;

@@ -343,7 +343,8 @@ async fn edns_version_1_is_badvers() {
     let at = message.len() - 5;
     message[at] = 1;
     let reply = Message::from_vec(&world.raw(&message).await).unwrap();
-    assert_eq!(reply.metadata.response_code, ResponseCode::BADVERS);
+    // 16 is BADVERS here and BADSIG under TSIG.
+    assert_eq!(u16::from(reply.metadata.response_code), 16);
 }
 
 #[tokio::test]

@@ -349,3 +349,40 @@ async fn other_resolvers_take_over_when_they_are_set() {
     world.ask("other.example", A_TYPE).await;
     assert_eq!((first.heard().len(), second.heard().len()), (1, 1));
 }
+
+#[tokio::test]
+async fn a_flood_of_new_names_is_rate_limited_and_the_cached_ones_stay() {
+    let server = Server::scripted(|heard, _| {
+        if heard.question().contains(".wild.") {
+            return Vec::new();
+        }
+        vec![Act::Send(good(&heard.message()))]
+    })
+    .await;
+    let world = World::new(&["*.wild.example", "listed.example"], &[&server]);
+    world.ask("listed.example", A_TYPE).await;
+    let flood: Vec<_> = (0..192)
+        .map(|n| {
+            let service = world.service.clone();
+            tokio::spawn(async move {
+                let mut out = Vec::new();
+                let ask = query(&format!("n{n}.wild.example"), A_TYPE, None);
+                service
+                    .answer(&ask, portcullis_record::Protocol::DnsUdp, &mut out)
+                    .await;
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let raw = world
+        .raw(&query("extra.wild.example", A_TYPE, Some(1232)))
+        .await;
+    let (code, text) = ede(&raw).unwrap();
+    assert_eq!((raw[3] & 0x0F, code), (2, 0));
+    assert!(text.starts_with("rate-limited; id="), "{text}");
+    assert_eq!(
+        addresses(&world.ask("listed.example", A_TYPE).await).len(),
+        1
+    );
+    flood.into_iter().for_each(|one| one.abort());
+}

@@ -57,9 +57,9 @@ impl Server {
         script: impl Fn(&Heard, usize) -> Vec<Act> + Send + Sync + 'static,
     ) -> Server {
         let script: Script = Arc::new(script);
-        let udp = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let (udp, tcp) = both_on_one_port().await;
+        let udp = Arc::new(udp);
         let address = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(address).await.unwrap();
         let heard: Arc<Mutex<Vec<Heard>>> = Arc::default();
         let note = |heard: &Mutex<Vec<Heard>>, one: &Heard| {
             let mut all = heard.lock().unwrap();
@@ -131,6 +131,17 @@ impl Server {
     pub fn questions(&self) -> Vec<String> {
         self.heard().iter().map(Heard::question).collect()
     }
+}
+
+/// UDP and TCP on one free port; a port that is free for one may be taken for the other.
+async fn both_on_one_port() -> (UdpSocket, TcpListener) {
+    for _ in 0..100 {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+            return (udp, tcp);
+        }
+    }
+    panic!("no port is free for both UDP and TCP");
 }
 
 /// Records of a small internet.
