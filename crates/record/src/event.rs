@@ -123,14 +123,34 @@ codes! {
     }
 }
 
-/// How long each stage took. Stages that did not happen are absent.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Timings([Option<Duration>; Stage::ALL.len()]);
+/// How long each stage took. Stages that did not happen are absent. Small, since errors and the
+/// tasks of flows carry it: microseconds, and what took longer than 71 minutes counts as that.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Timings([u32; Stage::ALL.len()]);
+
+/// A stage that did not happen.
+const ABSENT: u32 = u32::MAX;
+
+impl Default for Timings {
+    fn default() -> Timings {
+        Timings::NONE
+    }
+}
+
+impl std::fmt::Debug for Timings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
 
 impl Timings {
+    /// No stage at all.
+    pub const NONE: Timings = Timings([ABSENT; Stage::ALL.len()]);
+
     /// Notes one stage, replacing an earlier value.
     pub fn set(&mut self, stage: Stage, took: Duration) {
-        self.0[stage as usize] = Some(took);
+        let micros = u32::try_from(took.as_micros()).unwrap_or(ABSENT);
+        self.0[stage as usize] = micros.min(ABSENT - 1);
     }
 
     /// The same, for building in one expression.
@@ -143,13 +163,16 @@ impl Timings {
     /// What a stage took, if it happened.
     #[must_use]
     pub fn get(&self, stage: Stage) -> Option<Duration> {
-        self.0[stage as usize]
+        let micros = self.0[stage as usize];
+        (micros != ABSENT).then(|| Duration::from_micros(micros.into()))
     }
 
     /// Stages that `other` has replace ours: the dialler's timings join the proxy's.
     pub fn merge(&mut self, other: &Timings) {
         for (mine, theirs) in self.0.iter_mut().zip(other.0) {
-            *mine = theirs.or(*mine);
+            if theirs != ABSENT {
+                *mine = theirs;
+            }
         }
     }
 
@@ -252,7 +275,7 @@ impl<'a> Event<'a> {
             path: None,
             process: None,
             attempts: None,
-            timings: Timings([None; Stage::ALL.len()]),
+            timings: Timings::NONE,
             detail: None,
             suggestion: None,
         }
@@ -389,5 +412,26 @@ impl Close<'_> {
             close_reason,
             detail: None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timings_keep_what_was_set_and_no_more() {
+        let mut timings = Timings::default();
+        assert_eq!(timings.iter().count(), 0);
+        timings.set(Stage::Connect, Duration::from_micros(7));
+        timings.set(Stage::Total, Duration::MAX);
+        assert_eq!(timings.get(Stage::Connect), Some(Duration::from_micros(7)));
+        assert!(timings.get(Stage::Total).unwrap() > Duration::from_secs(4000));
+        assert_eq!(timings.get(Stage::Resolve), None);
+        let mut other = Timings::default().with(Stage::Connect, Duration::ZERO);
+        other.merge(&Timings::default().with(Stage::Read, Duration::from_micros(1)));
+        timings.merge(&other);
+        assert_eq!(timings.get(Stage::Connect), Some(Duration::ZERO));
+        assert_eq!(timings.iter().count(), 3);
     }
 }
