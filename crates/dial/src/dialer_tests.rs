@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portcullis_policy::Reason;
+use portcullis_policy::{PermitTarget, Reason};
 use portcullis_record::Stage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use crate::testing::{LOOPBACK, World, load};
+use crate::testing::{LOOPBACK, OWN_ADDRESS, OWN_ADDRESS_V6, World, load};
 use crate::{Dialed, Dialer, HostAddresses};
 
 /// A server that says which address it was reached at.
@@ -62,20 +62,32 @@ async fn a_listed_name_is_resolved_and_dialled_with_its_timings() {
 
 #[tokio::test]
 async fn rebinding_between_two_dials_meets_the_guard_again() {
-    let at = server("127.0.0.1:0").await;
-    // No address rule: loopback is guarded.
+    let open = server("127.0.0.1:0").await;
+    let guarded = TcpListener::bind(("127.0.0.2", open.port())).await.unwrap();
+    // One loopback address stands for the internet, all others are guarded. The TTL is 0.
     let rules = format!(
-        "[network.domains]\n\"rebind.example:{}\" = \"allow\"\n",
-        at.port()
+        "[network.domains]\n\"rebind.example:{}\" = \"allow\"\n\
+         [network.addresses]\n\"127.0.0.1\" = \"allow\"\n",
+        open.port()
     );
     let world = World::new(&rules).await;
     world.names.set("rebind.example", &["127.0.0.1"]);
-    let error = world
-        .dialer
-        .connect(&world.by_name("rebind.example", at.port()))
-        .await
-        .unwrap_err();
+    let permit = world.by_name("rebind.example", open.port());
+    assert_eq!(world.dialer.connect(&permit).await.unwrap().address, open);
+    world.names.set("rebind.example", &["127.0.0.2"]);
+    // Whatever the resolver still remembers, the new address is never dialled.
+    let until = Instant::now() + Duration::from_secs(10);
+    let error = loop {
+        match world.dialer.connect(&permit).await {
+            Ok(dialed) => assert_eq!(dialed.address, open),
+            Err(error) => break error,
+        }
+        assert!(Instant::now() < until, "the new answer never arrived");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
     assert_eq!(error.reason, Reason::PrivateAddress, "{error}");
+    let knocked = tokio::time::timeout(Duration::from_millis(300), guarded.accept()).await;
+    assert!(knocked.is_err(), "the guarded address was dialled");
 }
 
 #[tokio::test]
@@ -179,18 +191,35 @@ async fn a_leased_address_that_fails_is_replaced_by_another_of_its_name_of_eithe
     let at = server("127.0.0.2:0").await;
     let world = World::new(&allow("leased.example", at.port())).await;
     world.names.set("leased.example", &["127.0.0.2"]);
-    let permit = world.by_lease("leased.example", "127.0.0.1", at.port());
-    let dialed = world.dialer.connect(&permit).await.unwrap();
-    assert_eq!(dialed.address, at);
+    for address in [OWN_ADDRESS, OWN_ADDRESS_V6] {
+        let permit = world.by_lease("leased.example", address, at.port());
+        let at_a_name = matches!(permit.target(), PermitTarget::NameAt(..));
+        assert!(at_a_name, "{:?}", permit.target());
+        let dialed = world.dialer.connect(&permit).await.unwrap();
+        assert_eq!(dialed.address, at);
+    }
 }
 
 #[tokio::test]
-async fn a_leased_address_that_answers_costs_no_lookup() {
+async fn a_leased_address_without_siblings_that_work_fails_for_its_own_reason() {
+    let port = free_port("127.0.0.1").await;
+    let world = World::new(&allow("leased.example", port)).await;
+    let permit = world.by_lease("leased.example", OWN_ADDRESS, port);
+    let error = world.dialer.connect(&permit).await.unwrap_err();
+    assert_eq!(error.reason, Reason::PrivateAddress, "{error}");
+    assert!(world.names.asked() > 0, "siblings were looked for");
+}
+
+#[tokio::test]
+async fn the_hosts_own_name_at_its_address_inside_is_dialled_on_the_hosts_loopback() {
     let at = server("127.0.0.1:0").await;
-    let world = World::new(&allow("leased.example", at.port())).await;
-    let permit = world.by_lease("leased.example", "127.0.0.1", at.port());
+    let rules = format!(
+        "[network.domains]\n\"host.portcullis.internal:{}\" = \"allow\"\n",
+        at.port()
+    );
+    let world = World::new(&rules).await;
+    let permit = world.by_lease("host.portcullis.internal", "10.0.2.2", at.port());
     assert_eq!(world.dialer.connect(&permit).await.unwrap().address, at);
-    assert_eq!(world.names.asked(), 0);
 }
 
 #[tokio::test]
@@ -213,7 +242,14 @@ async fn failures_have_their_reasons() {
         .await
         .unwrap_err();
     assert_eq!(error.reason, Reason::NameNotFound, "{error}");
-    world.names.set("missing.example", &[]);
+    let world = World::new(&allow("empty.example", port)).await;
+    world.names.set("empty.example", &[]);
+    let error = world
+        .dialer
+        .connect(&world.by_name("empty.example", port))
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason, Reason::NoAddress, "{error}");
 }
 
 #[tokio::test]

@@ -26,8 +26,60 @@ pub(crate) async fn connect(
     // Interactive protocols must not wait for a full segment. Nothing is lost if it fails.
     let _ = socket.set_nodelay(true);
     guard.check(to, chosen_by).map_err(Failure::Refused)?;
-    match timeout(ATTEMPT_TIMEOUT, socket.connect(to)).await {
-        Ok(result) => result.map_err(Failure::Network),
-        Err(_) => Err(Failure::Silent),
+    let stream = match timeout(ATTEMPT_TIMEOUT, socket.connect(to)).await {
+        Ok(result) => result.map_err(Failure::Network)?,
+        Err(_) => return Err(Failure::Silent),
+    };
+    // A local port without a listener, drawn as our own: TCP connects a socket to itself then.
+    if stream.local_addr().is_ok_and(|own| own == to) {
+        return Err(Failure::Network(
+            std::io::ErrorKind::ConnectionRefused.into(),
+        ));
+    }
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    /// Every file of the crate that is shipped.
+    const SOURCES: [&str; 8] = [
+        include_str!("dialer.rs"),
+        include_str!("error.rs"),
+        include_str!("eyeballs.rs"),
+        include_str!("guard.rs"),
+        include_str!("host.rs"),
+        include_str!("lib.rs"),
+        include_str!("socket.rs"),
+        include_str!("tunnel.rs"),
+    ];
+
+    #[test]
+    fn exactly_one_place_calls_connect() {
+        let shipped = SOURCES.map(|source| source.split("#[cfg(test)]\nmod tests").next().unwrap());
+        let count = |needle: &str| -> usize {
+            shipped
+                .iter()
+                .map(|source| source.matches(needle).count())
+                .sum()
+        };
+        assert_eq!(count("socket.connect("), 1);
+        for other in [
+            "TcpStream::connect",
+            "UdpSocket",
+            "nix::sys::socket",
+            "std::net::TcpStream",
+        ] {
+            assert_eq!(count(other), 0, "{other}");
+        }
+        let modules = shipped[5]
+            .lines()
+            .filter(|line| line.starts_with("mod "))
+            .count();
+        // Three of them are tests.
+        assert_eq!(
+            modules - 3,
+            SOURCES.len() - 1,
+            "a module is missing from this test"
+        );
     }
 }

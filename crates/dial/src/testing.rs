@@ -18,6 +18,12 @@ use crate::{DialConfig, Dialer, HostAddresses};
 /// Lifts the guard for loopback, where the tests' servers are.
 pub(crate) const LOOPBACK: &str = "[network.addresses]\n\"127.0.0.0/8\" = \"allow\"\n";
 
+/// A public-looking address that is the host's own in a [`World`]: the guard refuses it, and no
+/// packet of a test leaves the machine.
+pub(crate) const OWN_ADDRESS: &str = "192.0.2.77";
+/// The same, of the other family.
+pub(crate) const OWN_ADDRESS_V6: &str = "2001:db8::77";
+
 pub(crate) fn load(text: &str) -> Policy {
     let path = PathBuf::from("policy.toml");
     let input = Input::File {
@@ -144,8 +150,10 @@ impl World {
             Recorder::null(),
         );
         let resolver = Arc::new(DnsService::new(config));
-        // Loopback is what the tests lift by rule; the machine's own addresses are beside the point.
-        let host = HostAddresses::Fixed(vec![]);
+        let host = HostAddresses::Fixed(vec![
+            OWN_ADDRESS.parse().unwrap(),
+            OWN_ADDRESS_V6.parse().unwrap(),
+        ]);
         let config = DialConfig {
             listeners,
             host,
