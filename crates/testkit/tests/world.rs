@@ -3,6 +3,9 @@
 
 use portcullis_testkit::exec::{self, Finished};
 use portcullis_testkit::{Fault, ServiceKind, World, WorldSpec, hex, pattern};
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -398,6 +401,56 @@ fn nothing_that_ran_in_the_world_outlives_it() {
         exec::wait(&mut child, Instant::now() + Duration::from_secs(5)).unwrap();
     assert!(!timed_out && !status.success(), "{status:?}");
     assert!(!home.exists());
+}
+
+/// Kills a process that holds a world, with SIGKILL: no destructor runs, the world must go anyway.
+#[test]
+fn the_world_dies_with_the_process_that_made_it() {
+    const CHILD: &str = "PORTCULLIS_TEST_HOLDS_A_WORLD";
+    if std::env::var_os(CHILD).is_some() {
+        let world = standard();
+        println!("\nhost pid {}", world.host_pid());
+        std::thread::sleep(Duration::from_secs(600));
+    }
+    let me = std::env::current_exe().unwrap();
+    let mut child = Command::new(me)
+        .args([
+            "--exact",
+            "the_world_dies_with_the_process_that_made_it",
+            "--nocapture",
+        ])
+        .env(CHILD, "1")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let pid = lines
+        .filter_map(|l| Some(l.strip_prefix("host pid ")?.to_owned()))
+        .next()
+        .unwrap();
+    let keeper = PathBuf::from(format!("/proc/{pid}/ns"));
+    assert!(keeper.exists());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while keeper.exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(
+        !keeper.exists(),
+        "process {pid} of the world is still there"
+    );
+}
+
+#[test]
+fn a_world_stands_within_a_moment() {
+    let begun = Instant::now();
+    standard();
+    let taken = begun.elapsed();
+    assert!(taken < Duration::from_secs(10), "{taken:?}");
+    println!("a world came and went in {taken:?}");
 }
 
 #[test]

@@ -82,9 +82,9 @@ fn files(spec: &WorldSpec, folder: &Path) -> Result<()> {
     });
     let source = folder.join("resolv.conf");
     std::fs::write(&source, text)?;
-    // Opened before /run or /tmp could hide it.
+    // The real one may lead to a resolver or a cache of the real host.
     tmpfs(Path::new("/run"), "755")?;
-    let user_run = PathBuf::from(format!("/run/user/{}", namespaces::NOBODY));
+    let user_run = PathBuf::from(format!("/run/user/{}", ordinary_uid()));
     std::fs::create_dir_all(&user_run)?;
     let target = Path::new("/etc/resolv.conf");
     if let Ok(real) = target.canonicalize() {
@@ -106,4 +106,17 @@ fn files(spec: &WorldSpec, folder: &Path) -> Result<()> {
     let _ = std::fs::remove_file(target);
     std::fs::copy(&source, target).context("cannot write /etc/resolv.conf of the world")?;
     Ok(())
+}
+
+/// The uid that [`crate::World::command`] gives a program.
+fn ordinary_uid() -> u32 {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    match map
+        .split_whitespace()
+        .nth(1)
+        .and_then(|outer| outer.parse().ok())
+    {
+        None | Some(0) => namespaces::NOBODY,
+        Some(outer) => outer,
+    }
 }
