@@ -63,7 +63,7 @@ impl Channel {
         header.msg_iov = &raw mut iov;
         header.msg_iovlen = 1;
         if !fds.is_empty() {
-            let bytes = mem::size_of_val(fds);
+            let bytes = size_of_val(fds);
             header.msg_control = control.0.as_mut_ptr().cast();
             // SAFETY: CMSG_SPACE only computes; MAX_FDS descriptors fit in CONTROL_BYTES.
             header.msg_controllen = unsafe { libc::CMSG_SPACE(bytes as u32) } as _;
@@ -133,7 +133,7 @@ impl Channel {
                 if (*next).cmsg_level == libc::SOL_SOCKET && (*next).cmsg_type == libc::SCM_RIGHTS {
                     let bytes = (*next).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
                     let data = libc::CMSG_DATA(next).cast::<RawFd>();
-                    for index in 0..bytes / mem::size_of::<RawFd>() {
+                    for index in 0..bytes / size_of::<RawFd>() {
                         fds.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
                     }
                 }

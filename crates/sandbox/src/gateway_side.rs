@@ -115,7 +115,7 @@ impl Control {
             Family::V4 => 4,
             Family::V6 => 6,
         };
-        let mut channel = self.lock();
+        let channel = self.lock();
         channel.send(&[ToInit::NewTcpSocket as u8, which], &[])?;
         let (message, mut fds) = channel.receive_with_fds(NEW_SOCKET_TIMEOUT)?;
         match (message.first(), fds.pop()) {

@@ -1,12 +1,27 @@
 //! The kernel's set of open destinations, so that everything else is refused at `connect()`.
+//!
+//! Written before a DNS answer is sent. The set only makes refusals quick and their signature
+//! right: a program that reached the catch-all some other way meets the same decision there.
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
-use std::sync::Mutex;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-/// The sets of open destinations in one sandbox's kernel rules.
+use crate::netlink;
+use crate::nft::{Key, Transaction};
+use crate::rules::{ANY4, ANY6, OPEN4, OPEN6, OpenSet, TABLE};
+
+/// An address with more open ports than this is opened as a whole; the gateway still checks each.
+const MAX_SINGLE_PORTS: usize = 64;
+/// The shortest and the longest time an element stays.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1);
+const MAX_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How often an element that expires between two attempts is tried again.
+const MAX_ATTEMPTS: usize = 3;
+
+/// The sets of open destinations in one sandbox's kernel rules. May be shared by threads.
 #[derive(Debug)]
 pub struct KernelSet {
     socket: Mutex<OwnedFd>,
@@ -30,8 +45,37 @@ impl KernelSet {
         ports: &[(u16, u16)],
         timeout: Duration,
     ) -> io::Result<()> {
-        let _ = (&self.socket, address, ports, timeout);
-        Ok(())
+        let timeout = timeout.clamp(MIN_TIMEOUT, MAX_TIMEOUT).as_millis() as u64;
+        let Some((set, keys)) = elements(address, ports) else {
+            return Ok(());
+        };
+        match self.transact(|tx| tx.add_elements(set.name, &keys, timeout, true)) {
+            Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
+            result => return result,
+        }
+        // Something was there: replace one by one, since kernels before 6.12 keep an element's
+        // first timeout otherwise.
+        keys.into_iter()
+            .try_for_each(|key| self.replace(set, &[key], timeout))
+    }
+
+    fn replace(&self, set: OpenSet, keys: &[Vec<u8>], timeout: u64) -> io::Result<()> {
+        let mut last = Ok(());
+        for _ in 0..MAX_ATTEMPTS {
+            last = self.transact(|tx| {
+                tx.delete_elements(set.name, keys);
+                tx.add_elements(set.name, keys, timeout, true);
+            });
+            if errno(&last) != Some(libc::ENOENT) {
+                return last;
+            }
+            // It was not there, or has expired meanwhile.
+            last = self.transact(|tx| tx.add_elements(set.name, keys, timeout, true));
+            if errno(&last) != Some(libc::EEXIST) {
+                return last;
+            }
+        }
+        last
     }
 
     /// Closes `ports` of an address again; what is not open is no error.
@@ -39,7 +83,80 @@ impl KernelSet {
     /// # Errors
     /// The kernel's refusal.
     pub fn remove(&self, address: IpAddr, ports: &[(u16, u16)]) -> io::Result<()> {
-        let _ = (&self.socket, address, ports);
+        let Some((set, keys)) = elements(address, ports) else {
+            return Ok(());
+        };
+        for key in keys {
+            let result = self.transact(|tx| tx.delete_elements(set.name, &[key]));
+            if errno(&result) != Some(libc::ENOENT) {
+                result?;
+            }
+        }
         Ok(())
+    }
+
+    fn transact(&self, build: impl FnOnce(&mut Transaction)) -> io::Result<()> {
+        let mut tx = Transaction::new(TABLE, 512);
+        build(&mut tx);
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        netlink::transact(socket.as_fd(), tx.finish())
+    }
+}
+
+fn errno(result: &io::Result<()>) -> Option<i32> {
+    result.as_ref().err().and_then(io::Error::raw_os_error)
+}
+
+/// Which set, and which of its elements, stand for these ports of an address.
+fn elements(address: IpAddr, ports: &[(u16, u16)]) -> Option<(OpenSet, Vec<Vec<u8>>)> {
+    let count: usize = ports
+        .iter()
+        .map(|(from, to)| usize::from(to.saturating_sub(*from)) + 1)
+        .sum();
+    let octets = match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    };
+    if count == 0 {
+        return None;
+    }
+    if count > MAX_SINGLE_PORTS {
+        return Some((if address.is_ipv4() { ANY4 } else { ANY6 }, vec![octets]));
+    }
+    let set = if address.is_ipv4() { OPEN4 } else { OPEN6 };
+    debug_assert!(matches!(set.key, Key::Address4Port | Key::Address6Port));
+    let mut keys: Vec<Vec<u8>> = ports
+        .iter()
+        .flat_map(|(from, to)| *from..=*to)
+        .map(|port| {
+            let mut key = octets.clone();
+            key.extend_from_slice(&port.to_be_bytes());
+            // The second part of a concatenated key fills a whole register.
+            key.extend_from_slice(&[0, 0]);
+            key
+        })
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    Some((set, keys))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    #[test]
+    fn ports_become_elements_and_any_port_its_own_set() {
+        let v4 = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+        let (set, keys) = elements(v4, &[(80, 80), (443, 443), (80, 80)]).unwrap();
+        assert_eq!((set.name, keys.len(), keys[0].len()), ("open4", 2, 8));
+        assert_eq!(keys[0], [192, 0, 2, 1, 0, 80, 0, 0]);
+        assert_eq!(elements(v4, &[(0, u16::MAX)]).unwrap().0.name, "any4");
+        let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
+        assert_eq!(elements(v6, &[(1, 2)]).unwrap().1[1].len(), 20);
+        assert_eq!(elements(v6, &[(0, u16::MAX)]).unwrap().0.name, "any6");
+        assert!(elements(v6, &[]).is_none());
     }
 }

@@ -10,15 +10,32 @@
 pub mod doctor;
 
 mod channel;
+mod command;
 mod error;
+mod fds;
 mod gateway_side;
 mod host;
+mod ids;
+mod init;
 mod kernel_set;
+mod link;
+mod listeners;
+mod masks;
+mod message;
+mod mounts;
+mod netlink;
+mod nft;
 mod outcome;
 mod parent;
+mod probe;
 mod refused;
+mod rules;
+mod seccomp;
+mod signals;
 mod spec;
 mod sys;
+mod tap;
+mod terminal;
 
 pub use error::{SandboxError, Step};
 pub use gateway_side::{Control, Family, GatewaySide, Sockets};

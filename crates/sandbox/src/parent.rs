@@ -1,15 +1,381 @@
 //! The terminal's parent: starts the gateway and the sandbox, passes signals, returns the outcome.
+//!
+//! Three processes: this one, which stays in the terminal's job; the gateway, in a session of its
+//! own so that no key stops it; the sandbox's first process. This one has a single thread, since
+//! it forks.
 
-use crate::error::SandboxError;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use crate::channel::Channel;
+use crate::command::{self, Command};
+use crate::error::{At, SandboxError, Step};
 use crate::gateway_side::GatewaySide;
+use crate::ids::IdMaps;
+use crate::init::{EXIT_GATEWAY_GONE, Init};
+use crate::message::{Order, Report};
+use crate::mounts::Plan;
 use crate::outcome::Outcome;
+use crate::signals::{self, Change, Saved, SignalFd};
 use crate::spec::Spec;
+use crate::terminal::Terminal;
+use crate::{MAX_OPEN_RULES, fds, masks, sys, tap};
+
+/// How long the gateway may take to write its last records after the sandbox has ended.
+const GATEWAY_END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the command may take to end after SIGTERM when its time is over.
+const GRACE: Duration = Duration::from_secs(2);
+/// How long a killed process may take to be gone.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the gateway's end may follow the sandbox's when it was its cause.
+const CAUSE_TIMEOUT: Duration = Duration::from_millis(200);
+/// What a gateway that panicked exits with.
+const EXIT_PANIC: i32 = 101;
+/// The links of `/proc/self/task`: itself, its parent, and one for each thread.
+const LINKS_OF_ONE_THREAD: u64 = 3;
 
 /// Runs a command in a sandbox whose only network is the given gateway.
+///
+/// `gateway` runs in a process of its own, forked from this one, and its result is that process's
+/// exit code; what it has captured is dropped in this process too. The calling process must have
+/// a single thread. While the command runs, this function passes signals on, follows stops and
+/// continues of the terminal's job control, and returns when the command, everything it started,
+/// and the gateway have ended.
 ///
 /// # Errors
 /// The sandbox could not be made; the command has not started.
 pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outcome, SandboxError> {
-    let _ = (spec, gateway);
-    Err(SandboxError::Invalid("not yet".to_owned()))
+    check(&spec)?;
+    fds::check_standard()?;
+    let kept = fds::inherited().at(Step::Prepare, "descriptors")?;
+    let command = Command::new(&spec.argv, &spec.env)?;
+    let maps = IdMaps::of_caller().at(Step::IdMap, "reading")?;
+    let cwd = working_directory(&spec)?;
+    let plan = plan(&spec, &maps);
+    let unix_sockets = masks::open_list().at(Step::MaskSockets, "list")?;
+    let terminal = Terminal::remember();
+    let (parent, init_parent) = Channel::pair().at(Step::Prepare, "channel")?;
+    let (gateway_channel, init_gateway) = Channel::pair().at(Step::Prepare, "channel")?;
+    let (gateway_life, init_life) = sys::pipe().at(Step::Prepare, "pipe")?;
+    let saved = signals::take_over().at(Step::Prepare, "signals")?;
+    let signals = SignalFd::for_parent().at(Step::Prepare, "signals")?;
+    let timeout = spec.timeout;
+    let init = Init {
+        parent: init_parent,
+        gateway: init_gateway,
+        lifeline: init_life,
+        maps,
+        unix_sockets,
+        plan,
+        cwd,
+        addresses: spec.addresses,
+        open: spec.open,
+        tap: spec.tap,
+        probe_refused: spec.probe_refused,
+        command,
+        kept,
+        signals: saved,
+    };
+    let result = start(init, gateway, (gateway_channel, gateway_life)).and_then(
+        |((init, gateway), maps)| {
+            let mut family = Family {
+                parent,
+                signals,
+                init: Child {
+                    pid: init,
+                    end: None,
+                },
+                gateway: Child {
+                    pid: gateway,
+                    end: None,
+                },
+            };
+            let result = family.map(&maps).and_then(|()| family.follow(timeout));
+            family.end(result)
+        },
+    );
+    terminal.take_back();
+    saved.restore();
+    result
+}
+
+/// Starts the sandbox's first process, then the gateway's.
+fn start(
+    init: Init,
+    gateway: impl FnOnce(GatewaySide) -> i32,
+    (channel, life): (Channel, OwnedFd),
+) -> Result<((libc::pid_t, libc::pid_t), IdMaps), SandboxError> {
+    let first = clone_init()?;
+    if first == 0 {
+        init.main();
+    }
+    let saved = init.signals;
+    // SAFETY: this process has one thread, so the child may do anything.
+    let second = match sys::check(unsafe { libc::fork() }) {
+        Ok(0) => {
+            // The sandbox's ends must not stay open here: their closing is the news of its end.
+            drop(init);
+            become_gateway(&saved);
+            let side = GatewaySide::new(channel, life);
+            let code = catch_unwind(AssertUnwindSafe(|| gateway(side))).unwrap_or(EXIT_PANIC);
+            // SAFETY: ends the gateway's process without running the parent's exit handlers.
+            unsafe { libc::_exit(code) }
+        }
+        Ok(pid) => pid,
+        Err(error) => {
+            kill(first, libc::SIGKILL);
+            // SAFETY: a null status is allowed.
+            unsafe { libc::waitpid(first, std::ptr::null_mut(), 0) };
+            return Err(SandboxError::setup(Step::Fork, "", error));
+        }
+    };
+    Ok(((first, second), init.maps))
+}
+
+/// A child in new user and PID namespaces; returns 0 in it.
+///
+/// The costly namespaces are left to the child, so that they are made while the gateway starts.
+fn clone_init() -> Result<libc::pid_t, SandboxError> {
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::SIGCHLD;
+    // SAFETY: a clone without a new stack is a fork; this process has one thread.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    sys::check_long(pid)
+        .at(Step::UserNamespace, "")
+        .map(|pid| pid as libc::pid_t)
+}
+
+/// A session of its own: no terminal, so no key reaches it. It reads nothing and prints nothing.
+fn become_gateway(saved: &Saved) {
+    // SAFETY: plain system calls; the path is NUL-terminated.
+    unsafe {
+        libc::setsid();
+        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
+        if null >= 0 {
+            libc::dup2(null, 0);
+            libc::dup2(null, 1);
+            libc::close(null);
+        }
+    }
+    saved.restore();
+}
+
+fn check(spec: &Spec) -> Result<(), SandboxError> {
+    if spec.open.rules.len() > MAX_OPEN_RULES {
+        return Err(SandboxError::Invalid(format!(
+            "{} address rules, at most {MAX_OPEN_RULES} are possible",
+            spec.open.rules.len()
+        )));
+    }
+    if let Some(name) = spec.tap.as_deref().filter(|name| !tap::valid_name(name)) {
+        return Err(SandboxError::Invalid(format!(
+            "{name:?} is no name for a device: use up to 15 letters, digits, '-' and '_'"
+        )));
+    }
+    let threads = fs::metadata("/proc/self/task")
+        .at(Step::Prepare, "threads")?
+        .nlink();
+    if threads != LINKS_OF_ONE_THREAD {
+        return Err(SandboxError::Invalid(
+            "a sandbox must be started by a process with one thread".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+fn working_directory(spec: &Spec) -> Result<PathBuf, SandboxError> {
+    let here = || std::env::current_dir().at(Step::WorkingDirectory, "");
+    match &spec.cwd {
+        Some(path) if path.is_absolute() => Ok(path.clone()),
+        Some(path) => Ok(here()?.join(path)),
+        None => here(),
+    }
+}
+
+fn plan(spec: &Spec, maps: &IdMaps) -> Plan {
+    let runtime = spec
+        .env
+        .iter()
+        .rev()
+        .find(|(name, _)| name == "XDG_RUNTIME_DIR");
+    let runtime = runtime.map(|(_, value)| PathBuf::from(value));
+    // A value that names more than a folder for runtime files would hide too much; its sockets
+    // are covered one by one.
+    let harmless = |path: &PathBuf| {
+        path.is_absolute()
+            && path.components().count() > 2
+            && spec.cwd.as_deref().is_none_or(|cwd| !cwd.starts_with(path))
+    };
+    Plan {
+        runtime_dir: runtime.filter(harmless),
+        read_only: spec.read_only.iter().map(|path| absolute(path)).collect(),
+        hidden: spec.hidden.iter().map(|path| absolute(path)).collect(),
+        real_root: maps.real_root(),
+    }
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+#[derive(Debug)]
+struct Child {
+    pid: libc::pid_t,
+    end: Option<Change>,
+}
+
+/// The processes that this one looks after.
+struct Family {
+    parent: Channel,
+    signals: SignalFd,
+    init: Child,
+    gateway: Child,
+}
+
+impl Family {
+    fn map(&self, maps: &IdMaps) -> Result<(), SandboxError> {
+        if maps.privileged() {
+            maps.write_for(self.init.pid).at(Step::IdMap, "")?;
+            self.order(Order::Mapped);
+        }
+        Ok(())
+    }
+
+    /// Orders to a process that has ended are no error: its end is news of its own.
+    fn order(&self, order: Order) {
+        let _ = self.parent.send(&order.encode(), &[]);
+    }
+
+    /// Follows the command to its end.
+    fn follow(&mut self, timeout: Option<Duration>) -> Result<Outcome, SandboxError> {
+        let mut deadline = timeout.map(|timeout| Instant::now() + timeout);
+        let mut timed_out = false;
+        loop {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                if timed_out {
+                    return Ok(Outcome::TimedOut);
+                }
+                timed_out = true;
+                self.order(Order::Signal(libc::SIGTERM));
+                // A stopped command would not see it.
+                self.order(Order::Signal(libc::SIGCONT));
+                deadline = Some(Instant::now() + GRACE);
+                continue;
+            }
+            let fds = [self.parent.as_fd(), self.signals.as_fd()];
+            let [report, _] = sys::poll(fds, left).at(Step::Prepare, "poll")?;
+            self.pass_signals();
+            if !report {
+                continue;
+            }
+            let message = self.parent.receive_with_fds(Duration::ZERO);
+            let message = message.map(|(message, _)| message).unwrap_or_default();
+            match Report::decode(&message) {
+                Some(Report::Failed(error)) => return Err(error),
+                Some(Report::NoExec(errno)) if command::not_found(errno) => {
+                    return Ok(Outcome::NotFound(errno));
+                }
+                Some(Report::NoExec(errno)) => return Ok(Outcome::NotExecutable(errno)),
+                Some(Report::Exited(_) | Report::Signaled(_)) if timed_out => {
+                    return Ok(Outcome::TimedOut);
+                }
+                Some(Report::Exited(code)) => return Ok(Outcome::Exited(code)),
+                Some(Report::Signaled(signal)) => return Ok(Outcome::Signaled(signal)),
+                // The shell sees this process stop, as it would see the command.
+                Some(Report::Stopped) => kill(std::process::id() as libc::pid_t, libc::SIGSTOP),
+                None => return Ok(self.who_died()),
+            }
+        }
+    }
+
+    /// Passes on what was sent to this process. The terminal's own signals have reached the
+    /// command already: it is in the same job.
+    fn pass_signals(&mut self) {
+        while let Some(signal) = self.signals.next() {
+            match signal.number {
+                libc::SIGCHLD => self.reap(),
+                _ if signal.from_kernel => {}
+                number => self.order(Order::Signal(number)),
+            }
+        }
+    }
+
+    fn reap(&mut self) {
+        for child in [&mut self.init, &mut self.gateway] {
+            if child.end.is_none()
+                && let Some((_, end)) = signals::reap(child.pid)
+                && end != Change::Stopped
+            {
+                child.end = Some(end);
+            }
+        }
+    }
+
+    /// The sandbox ended without a word: because its gateway had, or because it was killed.
+    fn who_died(&mut self) -> Outcome {
+        self.await_init();
+        let gateway_gone = self.init.end == Some(Change::Exited(EXIT_GATEWAY_GONE));
+        self.await_end(CAUSE_TIMEOUT, |family| {
+            !gateway_gone || family.gateway.end.is_some()
+        });
+        match (gateway_gone, self.gateway.end, self.init.end) {
+            (true, Some(Change::Signaled(signal)), _) => Outcome::GatewayDied {
+                signal: Some(signal),
+                code: None,
+            },
+            (true, Some(Change::Exited(code)), _) => Outcome::GatewayDied {
+                signal: None,
+                code: Some(code),
+            },
+            (true, ..) => Outcome::GatewayDied {
+                signal: None,
+                code: None,
+            },
+            (_, _, Some(Change::Signaled(signal))) => Outcome::SandboxDied {
+                signal: Some(signal),
+            },
+            _ => Outcome::SandboxDied { signal: None },
+        }
+    }
+
+    /// Ends everything that is left, whatever the result.
+    fn end(mut self, result: Result<Outcome, SandboxError>) -> Result<Outcome, SandboxError> {
+        if !matches!(result, Ok(Outcome::Exited(_) | Outcome::Signaled(_))) {
+            kill(self.init.pid, libc::SIGKILL);
+        }
+        self.await_init();
+        self.await_end(GATEWAY_END_TIMEOUT, |family| family.gateway.end.is_some());
+        if self.gateway.end.is_none() {
+            kill(self.gateway.pid, libc::SIGKILL);
+            self.await_end(KILL_TIMEOUT, |family| family.gateway.end.is_some());
+        }
+        result
+    }
+
+    fn await_init(&mut self) {
+        self.await_end(KILL_TIMEOUT, |family| family.init.end.is_some());
+    }
+
+    /// Waits for children to end until `done`. Other signals have no addressee any more.
+    fn await_end(&mut self, wait: Duration, done: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + wait;
+        loop {
+            self.reap();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if done(self) || left.is_zero() {
+                return;
+            }
+            let _ = sys::poll_readable(self.signals.as_fd(), Some(left));
+            while self.signals.next().is_some() {}
+        }
+    }
+}
+
+fn kill(pid: libc::pid_t, signal: i32) {
+    // SAFETY: the process is this one or a child that has not been reaped.
+    unsafe { libc::kill(pid, signal) };
 }

@@ -1,8 +1,33 @@
 //! What the kernel refused, read from NFLOG: a refusal at `connect()` becomes a record too.
+//!
+//! The log's queue is bounded by the kernel; a flood overflows it, and each overflow is counted
+//! here so that the record can say that something was lost.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use crate::netlink::{self, Batch};
+use crate::rules::LOG_GROUP;
+
+/// The kernel's queue for one sandbox, in bytes.
+const QUEUE_BYTES: i32 = 1024 * 1024;
+/// The most packets of messages one [`RefusedLog::read`] takes.
+const MAX_READS: usize = 64;
+/// Room for one packet of messages, in bytes.
+const READ_BYTES: usize = 16 * 1024;
+
+const SUBSYSTEM_LOG: u16 = 4;
+const MESSAGE_PACKET: u16 = SUBSYSTEM_LOG << 8;
+const MESSAGE_CONFIG: u16 = SUBSYSTEM_LOG << 8 | 1;
+const CONFIG_COMMAND: u16 = 1;
+const CONFIG_MODE: u16 = 2;
+const COMMAND_BIND: u8 = 1;
+const COPY_PACKET: u8 = 2;
+const ATTR_PAYLOAD: u16 = 9;
+const ATTR_UID: u16 = 11;
+/// `struct nfgenmsg`, before the attributes.
+const GENERAL_BYTES: usize = 4;
 
 /// The protocol of a refused packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,7 +51,7 @@ pub struct Refused {
     pub source: SocketAddr,
     /// Where it wanted to go; port 0 for protocols without ports.
     pub destination: SocketAddr,
-    /// The sender's user id, as the gateway sees it; none for a guest's packets.
+    /// The sender's user id, as the sandbox's owner sees it; none for a guest's packets.
     pub uid: Option<u32>,
 }
 
@@ -42,6 +67,8 @@ pub struct RefusedBatch {
 }
 
 /// The log of refused packets of one sandbox.
+///
+/// The self-proof's own refused probe is not in it: logging begins after the proof.
 #[derive(Debug)]
 pub struct RefusedLog {
     socket: OwnedFd,
@@ -63,7 +90,21 @@ impl RefusedLog {
     /// # Errors
     /// The socket is broken.
     pub fn read(&self) -> io::Result<RefusedBatch> {
-        Ok(RefusedBatch::default())
+        let mut batch = RefusedBatch::default();
+        let mut buffer = [0_u8; READ_BYTES];
+        for _ in 0..MAX_READS {
+            match netlink::receive(self.socket.as_fd(), &mut buffer, libc::MSG_DONTWAIT) {
+                Ok(length) => parse(&buffer[..length], &mut batch.refused),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return Ok(batch),
+                    Some(libc::ENOBUFS) => batch.overflows += 1,
+                    Some(libc::EINTR) => {}
+                    _ => return Err(error),
+                },
+            }
+        }
+        batch.more = true;
+        Ok(batch)
     }
 }
 
@@ -72,8 +113,150 @@ impl AsFd for RefusedLog {
         self.socket.as_fd()
     }
 }
+
 impl AsRawFd for RefusedLog {
     fn as_raw_fd(&self) -> RawFd {
-        AsRawFd::as_raw_fd(&self.socket)
+        self.socket.as_raw_fd()
+    }
+}
+
+/// Makes the log's socket; it hears nothing before [`begin`].
+pub(crate) fn make_socket() -> io::Result<OwnedFd> {
+    let socket = netlink::open(libc::NETLINK_NETFILTER)?;
+    // Needs CAP_NET_ADMIN over the namespace; without it the system's limit applies.
+    if crate::sys::set_option(
+        socket.as_fd(),
+        libc::SOL_SOCKET,
+        libc::SO_RCVBUFFORCE,
+        QUEUE_BYTES,
+    )
+    .is_err()
+    {
+        crate::sys::set_option(
+            socket.as_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVBUF,
+            QUEUE_BYTES,
+        )?;
+    }
+    Ok(socket)
+}
+
+/// Begins logging to the socket.
+pub(crate) fn begin(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let [high, low] = LOG_GROUP.to_be_bytes();
+    let mut batch = Batch::with_capacity(64);
+    batch.message(MESSAGE_CONFIG, 0, &[0, 0, high, low]);
+    batch.attr(CONFIG_COMMAND, &[COMMAND_BIND]);
+    // The rule says how much is copied; 0 means no further limit.
+    batch.attr(CONFIG_MODE, &[0, 0, 0, 0, COPY_PACKET, 0]);
+    batch.acknowledge();
+    netlink::transact(socket, batch)
+}
+
+fn parse(mut bytes: &[u8], found: &mut Vec<Refused>) {
+    while let Some((header, body, rest)) = netlink::next_message(bytes) {
+        if header.kind == MESSAGE_PACKET
+            && let Some(attributes) = body.get(GENERAL_BYTES..)
+            && let Some(refused) = packet(attributes)
+        {
+            found.push(refused);
+        }
+        bytes = rest;
+    }
+}
+
+fn packet(mut attributes: &[u8]) -> Option<Refused> {
+    let mut payload = None;
+    let mut uid = None;
+    while let Some((kind, value, rest)) = netlink::next_attr(attributes) {
+        match kind {
+            ATTR_PAYLOAD => payload = Some(value),
+            ATTR_UID => uid = value.try_into().ok().map(u32::from_be_bytes),
+            _ => {}
+        }
+        attributes = rest;
+    }
+    let mut refused = ip_packet(payload?)?;
+    refused.uid = uid;
+    Some(refused)
+}
+
+/// Reads addresses, protocol and ports of an IP packet's first bytes.
+fn ip_packet(bytes: &[u8]) -> Option<Refused> {
+    let (source, destination, number, transport): (IpAddr, IpAddr, u8, &[u8]) =
+        match bytes.first()? >> 4 {
+            4 => {
+                let header = usize::from(bytes[0] & 0x0f) * 4;
+                let source: [u8; 4] = bytes.get(12..16)?.try_into().ok()?;
+                let destination: [u8; 4] = bytes.get(16..20)?.try_into().ok()?;
+                (
+                    Ipv4Addr::from(source).into(),
+                    Ipv4Addr::from(destination).into(),
+                    *bytes.get(9)?,
+                    bytes.get(header..).unwrap_or_default(),
+                )
+            }
+            6 => {
+                let source: [u8; 16] = bytes.get(8..24)?.try_into().ok()?;
+                let destination: [u8; 16] = bytes.get(24..40)?.try_into().ok()?;
+                (
+                    Ipv6Addr::from(source).into(),
+                    Ipv6Addr::from(destination).into(),
+                    *bytes.get(6)?,
+                    bytes.get(40..).unwrap_or_default(),
+                )
+            }
+            _ => return None,
+        };
+    let port = |at: usize| match transport.get(at..at + 2) {
+        Some(&[high, low]) => u16::from_be_bytes([high, low]),
+        _ => 0,
+    };
+    let (protocol, ports) = match number {
+        6 => (RefusedProtocol::Tcp, (port(0), port(2))),
+        17 => (RefusedProtocol::Udp, (port(0), port(2))),
+        1 | 58 => (RefusedProtocol::Icmp, (0, 0)),
+        other => (RefusedProtocol::Other(other), (0, 0)),
+    };
+    Some(Refused {
+        protocol,
+        source: SocketAddr::new(source, ports.0),
+        destination: SocketAddr::new(destination, ports.1),
+        uid: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYN4: [u8; 24] = [
+        0x45, 0, 0, 60, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 2, 15, 192, 0, 2, 1, 0x9c, 0x40, 0x01,
+        0xbb,
+    ];
+
+    #[test]
+    fn a_syn_is_read_with_addresses_and_ports() {
+        let refused = ip_packet(&SYN4).unwrap();
+        assert_eq!(refused.protocol, RefusedProtocol::Tcp);
+        assert_eq!(refused.source, "10.0.2.15:40000".parse().unwrap());
+        assert_eq!(refused.destination, "192.0.2.1:443".parse().unwrap());
+    }
+
+    #[test]
+    fn every_prefix_of_a_packet_is_harmless() {
+        for end in 0..SYN4.len() {
+            let refused = ip_packet(&SYN4[..end]);
+            assert_eq!(refused.is_some(), end >= 20, "{end}");
+        }
+        let mut v6 = [0_u8; 48];
+        v6[0] = 0x60;
+        v6[6] = 58;
+        for end in 0..v6.len() {
+            assert_eq!(ip_packet(&v6[..end]).is_some(), end >= 40, "{end}");
+        }
+        assert_eq!(ip_packet(&v6).unwrap().protocol, RefusedProtocol::Icmp);
+        assert!(ip_packet(&[0x55; 40]).is_none(), "neither IPv4 nor IPv6");
     }
 }

@@ -1,7 +1,6 @@
 //! Thin safe wrappers over the system calls that several files need.
 
 use std::io;
-use std::mem;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -72,7 +71,7 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) 
             level,
             name,
             (&raw const value).cast(),
-            mem::size_of::<i32>() as libc::socklen_t,
+            size_of::<i32>() as libc::socklen_t,
         )
     })
     .map(drop)
@@ -81,7 +80,7 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) 
 /// Reads an integer socket option.
 pub(crate) fn get_option(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i32> {
     let mut value = 0_i32;
-    let mut length = mem::size_of::<i32>() as libc::socklen_t;
+    let mut length = size_of::<i32>() as libc::socklen_t;
     // SAFETY: value has room for `length` bytes.
     check(unsafe {
         libc::getsockopt(

@@ -1,0 +1,281 @@
+//! The command's process, from its fork to `execve`: the inner user namespace, the filter, the
+//! descriptors, the signals.
+//!
+//! The outer user namespace owns the network and the mounts; the command lives in an inner one
+//! and so has no capability over either, whoever its user is.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::io;
+use std::os::fd::RawFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::ptr;
+use std::time::Duration;
+
+use crate::channel::Channel;
+use crate::error::{At, SandboxError, Step};
+use crate::fds;
+use crate::ids::IdMaps;
+use crate::signals::Saved;
+use crate::{seccomp, sys};
+
+/// Where commands are looked for when the environment does not say.
+const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
+/// The longest path that is tried, in bytes.
+const MAX_PATH_BYTES: usize = libc::PATH_MAX as usize;
+/// How long the two processes wait for each other's short steps.
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+
+const READY_FOR_MAPS: u8 = 1;
+const MAPPED: u8 = 2;
+const GO: u8 = 3;
+const FAILED: u8 = 4;
+
+/// The command in the form that the kernel takes.
+#[derive(Debug)]
+pub(crate) struct Command {
+    argv: Vec<CString>,
+    env: Vec<CString>,
+    path: Vec<u8>,
+}
+
+impl Command {
+    pub(crate) fn new(
+        argv: &[OsString],
+        env: &[(OsString, OsString)],
+    ) -> Result<Self, SandboxError> {
+        let invalid = |_| SandboxError::Invalid("the command line has a NUL byte".to_owned());
+        if argv.first().is_none_or(|name| name.is_empty()) {
+            return Err(SandboxError::Invalid("no command given".to_owned()));
+        }
+        let argv = argv
+            .iter()
+            .map(|word| CString::new(word.as_bytes()))
+            .collect::<Result<_, _>>()
+            .map_err(invalid)?;
+        let path = env.iter().rev().find(|(name, _)| name == "PATH");
+        let path = path
+            .map_or(DEFAULT_PATH, |(_, value)| value.as_bytes())
+            .to_vec();
+        let env = env
+            .iter()
+            .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
+            .collect::<Result<_, _>>()
+            .map_err(invalid)?;
+        Ok(Self { argv, env, path })
+    }
+
+    /// Replaces this process; returns the errno of the attempt that counts.
+    fn execute(&self) -> i32 {
+        let mut argv: Vec<_> = self.argv.iter().map(|word| word.as_ptr()).collect();
+        argv.push(ptr::null());
+        let mut env: Vec<_> = self.env.iter().map(|word| word.as_ptr()).collect();
+        env.push(ptr::null());
+        let mut result = libc::ENOENT;
+        for path in candidates(self.argv[0].as_bytes(), &self.path) {
+            // SAFETY: all strings are NUL-terminated, both arrays end with a null pointer.
+            unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
+            match io::Error::last_os_error()
+                .raw_os_error()
+                .unwrap_or(libc::EIO)
+            {
+                // A script without an interpreter line is the shell's, as with execvp.
+                libc::ENOEXEC => {
+                    let shell = c"/bin/sh";
+                    let mut words = vec![shell.as_ptr(), path.as_ptr()];
+                    words.extend_from_slice(&argv[1..]);
+                    // SAFETY: as above.
+                    unsafe { libc::execve(shell.as_ptr(), words.as_ptr(), env.as_ptr()) };
+                    return libc::ENOEXEC;
+                }
+                errno @ (libc::ENOENT | libc::ENOTDIR) => {
+                    if result == libc::ENOENT {
+                        result = errno;
+                    }
+                }
+                // Go on looking, but remember that something was there.
+                libc::EACCES => result = libc::EACCES,
+                errno => return errno,
+            }
+        }
+        result
+    }
+}
+
+/// Whether an errno of `execve` means that there is no such command.
+pub(crate) fn not_found(errno: i32) -> bool {
+    matches!(errno, libc::ENOENT | libc::ENOTDIR)
+}
+
+/// The paths that a name stands for.
+fn candidates(name: &[u8], path: &[u8]) -> Vec<CString> {
+    if name.contains(&b'/') {
+        return CString::new(name).into_iter().collect();
+    }
+    path.split(|byte| *byte == b':')
+        .filter_map(|folder| {
+            let folder = if folder.is_empty() { b"." } else { folder };
+            let full = OsString::from_vec([folder, b"/", name].concat());
+            let short = full.len() < MAX_PATH_BYTES;
+            short
+                .then(|| CString::new(OsStr::as_bytes(&full)).ok())
+                .flatten()
+        })
+        .collect()
+}
+
+/// A command's process that waits for its start.
+pub(crate) struct Waiting {
+    pub(crate) pid: libc::pid_t,
+    channel: Channel,
+}
+
+/// What the command's process needs besides the command.
+pub(crate) struct Confinement<'a> {
+    pub(crate) maps: &'a IdMaps,
+    pub(crate) kept: &'a [RawFd],
+    pub(crate) signals: &'a Saved,
+}
+
+/// Forks the command's process. It enters its own user namespace and waits.
+pub(crate) fn fork(command: &Command, with: &Confinement<'_>) -> Result<Waiting, SandboxError> {
+    let (ours, theirs) = Channel::pair().at(Step::InnerNamespace, "channel")?;
+    // SAFETY: this process has one thread, so the child may do anything.
+    match sys::check(unsafe { libc::fork() }).at(Step::InnerNamespace, "fork")? {
+        0 => {
+            drop(ours);
+            let failed = match become_inner(&theirs, with) {
+                Ok(()) => command.execute(),
+                Err(error) => report_failure(&theirs, &error),
+            };
+            let mut message = vec![FAILED, 0];
+            message.extend_from_slice(&failed.to_ne_bytes());
+            let _ = theirs.send(&message, &[]);
+            // SAFETY: ends this process without running the parent's exit handlers.
+            unsafe { libc::_exit(127) }
+        }
+        pid => Ok(Waiting { pid, channel: ours }),
+    }
+}
+
+/// Tells which step failed; never returns.
+fn report_failure(channel: &Channel, error: &SandboxError) -> i32 {
+    let _ = channel.send(&crate::message::Report::encode_failure(error), &[]);
+    // SAFETY: ends this process without running the parent's exit handlers.
+    unsafe { libc::_exit(127) }
+}
+
+fn become_inner(channel: &Channel, with: &Confinement<'_>) -> Result<(), SandboxError> {
+    // SAFETY: plain system calls; this process has one thread.
+    unsafe {
+        // Inherited as "not dumpable" from the first process, which would hide this process's
+        // own id maps from it.
+        sys::check(libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0)).at(Step::InnerNamespace, "")?;
+        sys::check(libc::unshare(libc::CLONE_NEWUSER)).at(Step::InnerNamespace, "")?;
+    }
+    if with.maps.privileged() {
+        channel
+            .send(&[READY_FOR_MAPS], &[])
+            .at(Step::InnerNamespace, "")?;
+        expect(channel, MAPPED)?;
+    } else {
+        with.maps.write_own().at(Step::InnerNamespace, "id maps")?;
+    }
+    let program = seccomp::program();
+    expect(channel, GO)?;
+    // From here on nothing of the sandbox is left but the channel, which closes at exec.
+    fds::hand_on(with.kept).at(Step::Confine, "descriptors")?;
+    with.signals.restore_for_command();
+    seccomp::install(&program).at(Step::Confine, "system call filter")
+}
+
+fn expect(channel: &Channel, what: u8) -> Result<(), SandboxError> {
+    let (message, _) = channel
+        .receive_with_fds(STEP_TIMEOUT)
+        .at(Step::InnerNamespace, "wait")?;
+    if message.first() == Some(&what) {
+        Ok(())
+    } else {
+        Err(SandboxError::refused(
+            Step::InnerNamespace,
+            "the first process ended",
+        ))
+    }
+}
+
+/// What became of the start.
+pub(crate) enum Started {
+    Running,
+    NoExec(i32),
+}
+
+impl Waiting {
+    /// Writes the id maps if that is this side's part.
+    pub(crate) fn map(&self, maps: &IdMaps) -> Result<(), SandboxError> {
+        if !maps.privileged() {
+            return Ok(());
+        }
+        let (message, _) = self
+            .channel
+            .receive_with_fds(STEP_TIMEOUT)
+            .at(Step::InnerNamespace, "wait")?;
+        if message.first() != Some(&READY_FOR_MAPS) {
+            return Err(failure(&message));
+        }
+        maps.write_for(self.pid)
+            .at(Step::InnerNamespace, "id maps")?;
+        self.channel
+            .send(&[MAPPED], &[])
+            .at(Step::InnerNamespace, "")
+    }
+
+    /// Lets the command begin; returns once `execve` has succeeded or failed.
+    pub(crate) fn start(self) -> Result<Started, SandboxError> {
+        // A process that has failed already is not there to hear it, but what it said is.
+        let _ = self.channel.send(&[GO], &[]);
+        let (message, _) = self
+            .channel
+            .receive_with_fds(STEP_TIMEOUT)
+            .at(Step::Confine, "wait")?;
+        match message.first() {
+            None => Ok(Started::Running),
+            Some(&FAILED) => {
+                let errno = message.get(2..6).and_then(|bytes| bytes.try_into().ok());
+                Ok(Started::NoExec(errno.map_or(libc::EIO, i32::from_ne_bytes)))
+            }
+            Some(_) => Err(failure(&message)),
+        }
+    }
+}
+
+fn failure(message: &[u8]) -> SandboxError {
+    crate::message::Report::decode_failure(message)
+        .unwrap_or_else(|| SandboxError::refused(Step::InnerNamespace, "its process ended"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_looked_up_in_the_commands_own_path() {
+        let of = |name: &str, path: &str| {
+            candidates(name.as_bytes(), path.as_bytes())
+                .into_iter()
+                .map(|path| path.into_string().unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of("ls", "/bin:/usr/bin"), ["/bin/ls", "/usr/bin/ls"]);
+        assert_eq!(of("ls", "/bin::x"), ["/bin/ls", "./ls", "x/ls"]);
+        assert_eq!(of("./ls", "/bin"), ["./ls"]);
+        assert!(of("ls", &"a".repeat(MAX_PATH_BYTES)).is_empty());
+    }
+
+    #[test]
+    fn nul_bytes_and_empty_commands_are_refused() {
+        assert!(Command::new(&[], &[]).is_err());
+        assert!(Command::new(&["".into()], &[]).is_err());
+        assert!(Command::new(&["a\0b".into()], &[]).is_err());
+        assert!(Command::new(&["a".into()], &[("x".into(), "\0".into())]).is_err());
+        assert!(Command::new(&["a".into()], &[("x".into(), "y".into())]).is_ok());
+    }
+}

@@ -1,0 +1,237 @@
+//! Which descriptors the command inherits: none that would reach around the sandbox.
+//!
+//! A socket belongs to the namespace it was made in, and a folder to the mounts it was opened in:
+//! an inherited one would be a way out. Pipes and plain files stay (make's jobserver, process
+//! substitution); the three standard ones are looked at and refused where they are dangerous.
+
+use std::fs;
+use std::io;
+use std::mem;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use crate::error::{SandboxError, Step};
+use crate::sys;
+
+/// The first descriptor that is not a standard one.
+const FIRST_EXTRA: RawFd = 3;
+/// The most extra descriptors that are handed on.
+const MAX_KEPT: usize = 1024;
+/// The memory devices that are harmless: null, zero, full, random, urandom, by minor number.
+const HARMLESS_MEMORY: [u32; 5] = [3, 5, 7, 8, 9];
+const MEMORY_MAJOR: u32 = 1;
+/// Kernel file systems whose plain files are handles on namespaces, processes or settings.
+const KERNEL_FILE_SYSTEMS: [i64; 9] = [
+    0x9fa0,      // proc
+    0x6e73_6673, // nsfs
+    0x5049_4446, // pidfs
+    0x6265_6572, // sysfs
+    0x0027_e0eb, // cgroup
+    0x6367_7270, // cgroup2
+    0xcafe_4a11, // bpf
+    0x6462_6720, // debugfs
+    0x7472_6163, // tracefs
+];
+
+/// What kind of thing a descriptor is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Pipe,
+    File,
+    Terminal,
+    HarmlessDevice,
+    ConnectedUnixSocket,
+    Dangerous(&'static str),
+}
+
+/// Refuses standard descriptors that would reach around the sandbox.
+pub(crate) fn check_standard() -> Result<(), SandboxError> {
+    for (fd, name) in [(0, "stdin"), (1, "stdout"), (2, "stderr")] {
+        match kind(fd) {
+            Ok(Kind::Dangerous(what)) => {
+                return Err(SandboxError::refused(
+                    Step::Descriptors,
+                    format!("{name} is {what}; pass it through a pipe, for instance with `| cat`"),
+                ));
+            }
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+            Err(error) => return Err(SandboxError::setup(Step::Descriptors, name, error)),
+        }
+    }
+    Ok(())
+}
+
+/// The inherited descriptors that the command keeps besides the standard ones.
+///
+/// Called before anything else is opened. What this program opened itself is close-on-exec and
+/// so is not counted as inherited.
+pub(crate) fn inherited() -> io::Result<Vec<RawFd>> {
+    let mut kept = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let Some(fd) = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<RawFd>().ok())
+        else {
+            continue;
+        };
+        // SAFETY: F_GETFD on any number is harmless.
+        let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
+        if fd < FIRST_EXTRA || flags < 0 || flags & libc::FD_CLOEXEC != 0 {
+            continue;
+        }
+        if matches!(kind(fd), Ok(Kind::Pipe | Kind::File)) && kept.len() < MAX_KEPT {
+            kept.push(fd);
+        }
+    }
+    Ok(kept)
+}
+
+/// Closes, on exec, every descriptor but the standard ones and `kept`.
+pub(crate) fn hand_on(kept: &[RawFd]) -> io::Result<()> {
+    // SAFETY: plain system calls; nothing is closed yet, only marked.
+    unsafe {
+        sys::check_long(libc::syscall(
+            libc::SYS_close_range,
+            FIRST_EXTRA,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        ))?;
+        for fd in kept {
+            sys::check(libc::fcntl(*fd, libc::F_SETFD, 0))?;
+        }
+    }
+    Ok(())
+}
+
+/// Closes every descriptor but `needed` (standard ones too, unless they are in it).
+///
+/// # Safety
+/// Nothing that owns another descriptor may be used or dropped afterwards.
+pub(crate) unsafe fn close_all_but(needed: &mut [RawFd]) -> io::Result<()> {
+    needed.sort_unstable();
+    let mut from = 0;
+    for fd in needed.iter().copied().chain([RawFd::MAX]) {
+        if fd > from {
+            // SAFETY: the caller says that nobody uses what is closed.
+            unsafe {
+                sys::check_long(libc::syscall(libc::SYS_close_range, from, fd - 1, 0))?;
+            }
+        }
+        from = fd.saturating_add(1);
+    }
+    Ok(())
+}
+
+fn kind(fd: RawFd) -> io::Result<Kind> {
+    // SAFETY: an all-zero stat is valid, fstat fills it or fails.
+    let mut stat: libc::stat = unsafe { mem::zeroed() };
+    // SAFETY: as above.
+    sys::check(unsafe { libc::fstat(fd, &raw mut stat) })?;
+    Ok(match stat.st_mode & libc::S_IFMT {
+        libc::S_IFIFO => Kind::Pipe,
+        libc::S_IFREG => plain_file(fd)?,
+        libc::S_IFSOCK => socket(fd),
+        libc::S_IFDIR => Kind::Dangerous("a folder"),
+        libc::S_IFCHR => {
+            // SAFETY: isatty only asks.
+            if unsafe { libc::isatty(fd) } == 1 {
+                Kind::Terminal
+            } else if libc::major(stat.st_rdev) == MEMORY_MAJOR
+                && HARMLESS_MEMORY.contains(&libc::minor(stat.st_rdev))
+            {
+                Kind::HarmlessDevice
+            } else {
+                Kind::Dangerous("a device")
+            }
+        }
+        libc::S_IFBLK => Kind::Dangerous("a block device"),
+        _ => Kind::Dangerous("a kernel object"),
+    })
+}
+
+fn plain_file(fd: RawFd) -> io::Result<Kind> {
+    // SAFETY: an all-zero statfs is valid, fstatfs fills it or fails.
+    let mut stat: libc::statfs = unsafe { mem::zeroed() };
+    // SAFETY: as above.
+    sys::check(unsafe { libc::fstatfs(fd, &raw mut stat) })?;
+    #[allow(
+        clippy::unnecessary_cast,
+        reason = "the field's type differs between machines"
+    )]
+    let kind = stat.f_type as i64;
+    Ok(if KERNEL_FILE_SYSTEMS.contains(&kind) {
+        Kind::Dangerous("a kernel file")
+    } else {
+        Kind::File
+    })
+}
+
+/// Only a connected Unix stream is no way out: it cannot be connected elsewhere.
+fn socket(fd: RawFd) -> Kind {
+    // SAFETY: fd is open for the time of this call (it was just examined).
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    let option = |name| sys::get_option(borrowed, libc::SOL_SOCKET, name).unwrap_or(-1);
+    let unix = option(libc::SO_DOMAIN) == libc::AF_UNIX;
+    let stream = matches!(
+        option(libc::SO_TYPE),
+        libc::SOCK_STREAM | libc::SOCK_SEQPACKET
+    );
+    // SAFETY: the kernel writes at most `length` bytes into the storage.
+    let connected = unsafe {
+        let mut storage: libc::sockaddr_storage = mem::zeroed();
+        let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        libc::getpeername(fd, (&raw mut storage).cast(), &raw mut length) == 0
+    };
+    match (unix, stream, connected) {
+        (true, true, true) => Kind::ConnectedUnixSocket,
+        (true, ..) => Kind::Dangerous("an unconnected or datagram socket"),
+        _ => Kind::Dangerous("a network socket"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::net::{TcpListener, UdpSocket};
+    use std::os::fd::AsRawFd;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+
+    use super::*;
+
+    #[test]
+    fn sockets_folders_and_kernel_handles_are_dangerous() {
+        let folder = File::open("/").unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (datagram, _other) = UnixDatagram::pair().unwrap();
+        let place = tempfile::tempdir().unwrap();
+        let listener = UnixListener::bind(place.path().join("s")).unwrap();
+        let namespace = File::open("/proc/self/ns/net").unwrap();
+        let status = File::open("/proc/self/status").unwrap();
+        let fds = [
+            folder.as_raw_fd(),
+            tcp.as_raw_fd(),
+            udp.as_raw_fd(),
+            datagram.as_raw_fd(),
+            listener.as_raw_fd(),
+            namespace.as_raw_fd(),
+            status.as_raw_fd(),
+        ];
+        for fd in fds {
+            assert!(matches!(kind(fd).unwrap(), Kind::Dangerous(_)), "{fd}");
+        }
+    }
+
+    #[test]
+    fn pipes_files_null_and_connected_streams_stay() {
+        let (read, _write) = sys::pipe().unwrap();
+        assert_eq!(kind(read.as_raw_fd()).unwrap(), Kind::Pipe);
+        let file = tempfile::tempfile().unwrap();
+        assert_eq!(kind(file.as_raw_fd()).unwrap(), Kind::File);
+        let null = File::open("/dev/null").unwrap();
+        assert_eq!(kind(null.as_raw_fd()).unwrap(), Kind::HarmlessDevice);
+        let (stream, _other) = UnixStream::pair().unwrap();
+        assert_eq!(kind(stream.as_raw_fd()).unwrap(), Kind::ConnectedUnixSocket);
+    }
+}

@@ -1,0 +1,274 @@
+//! Netlink messages, many in one packet, and the answers to them.
+//!
+//! Everything the sandbox configures goes through here instead of through spawned tools: a whole
+//! configuration is one system call. The kernel handles a request before `sendmsg` returns, so
+//! the answers are there at once, and an error of any message in a packet fails the packet.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+/// Netlink attributes and messages are padded to this many bytes.
+const ALIGN: usize = 4;
+/// The length of `struct nlmsghdr`, in bytes.
+const HEADER_BYTES: usize = 16;
+/// Room for one packet of answers, in bytes.
+const ANSWER_BYTES: usize = 16 * 1024;
+/// A packet above this size needs a larger send buffer than the system's default, in bytes.
+const USUAL_SEND_BYTES: usize = 100 * 1024;
+/// The largest packet that is sent, in bytes.
+const MAX_SEND_BYTES: usize = 4 * 1024 * 1024;
+/// The most packets of answers that are read for one request.
+const MAX_ANSWERS: usize = 64;
+
+/// Messages being built.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    bytes: Vec<u8>,
+    message: Option<usize>,
+    sequence: u32,
+}
+
+/// Where a nested attribute began.
+#[must_use]
+pub(crate) struct Nest(usize);
+
+impl Batch {
+    pub(crate) fn with_capacity(bytes: usize) -> Self {
+        Self {
+            bytes: Vec::with_capacity(bytes),
+            message: None,
+            sequence: 0,
+        }
+    }
+
+    /// Begins a message; its fixed part follows the netlink header.
+    pub(crate) fn message(&mut self, kind: u16, flags: i32, fixed: &[u8]) {
+        self.finish();
+        self.sequence += 1;
+        self.message = Some(self.bytes.len());
+        let flags = (libc::NLM_F_REQUEST | flags) as u16;
+        self.bytes.extend_from_slice(&0_u32.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(&flags.to_ne_bytes());
+        self.bytes.extend_from_slice(&self.sequence.to_ne_bytes());
+        self.bytes.extend_from_slice(&0_u32.to_ne_bytes());
+        self.bytes.extend_from_slice(fixed);
+        self.pad();
+    }
+
+    /// Asks for an acknowledgement of the message being built.
+    pub(crate) fn acknowledge(&mut self) {
+        if let Some(start) = self.message {
+            let at = start + 6;
+            let flags = u16::from_ne_bytes([self.bytes[at], self.bytes[at + 1]]);
+            let flags = (flags | libc::NLM_F_ACK as u16).to_ne_bytes();
+            self.bytes[at..at + 2].copy_from_slice(&flags);
+        }
+    }
+
+    /// Adds an attribute.
+    pub(crate) fn attr(&mut self, kind: u16, value: &[u8]) {
+        let length = (ALIGN + value.len()) as u16;
+        self.bytes.extend_from_slice(&length.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(value);
+        self.pad();
+    }
+
+    /// Adds a string attribute, with its NUL.
+    pub(crate) fn attr_str(&mut self, kind: u16, value: &str) {
+        let length = (ALIGN + value.len() + 1) as u16;
+        self.bytes.extend_from_slice(&length.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(value.as_bytes());
+        self.bytes.push(0);
+        self.pad();
+    }
+
+    /// Adds a number in network order, as nf_tables wants it.
+    pub(crate) fn attr_be32(&mut self, kind: u16, value: u32) {
+        self.attr(kind, &value.to_be_bytes());
+    }
+
+    /// Begins a nested attribute.
+    pub(crate) fn nest(&mut self, kind: u16) -> Nest {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&0_u16.to_ne_bytes());
+        self.bytes
+            .extend_from_slice(&(kind | libc::NLA_F_NESTED as u16).to_ne_bytes());
+        Nest(start)
+    }
+
+    /// Ends a nested attribute.
+    pub(crate) fn end(&mut self, nest: Nest) {
+        let length = (self.bytes.len() - nest.0) as u16;
+        self.bytes[nest.0..nest.0 + 2].copy_from_slice(&length.to_ne_bytes());
+    }
+
+    fn pad(&mut self) {
+        while !self.bytes.len().is_multiple_of(ALIGN) {
+            self.bytes.push(0);
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Some(start) = self.message.take() {
+            let length = (self.bytes.len() - start) as u32;
+            self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
+        }
+    }
+
+    /// Ends the last message and gives all bytes.
+    pub(crate) fn into_bytes(mut self) -> Vec<u8> {
+        self.finish();
+        self.bytes
+    }
+}
+
+/// Sends a packet of messages, of which exactly one (the last that is not a batch's end) asks for
+/// an acknowledgement, and waits for that.
+pub(crate) fn transact(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
+    let bytes = batch.into_bytes();
+    if bytes.len() > MAX_SEND_BYTES {
+        return Err(io::Error::from_raw_os_error(libc::E2BIG));
+    }
+    if bytes.len() > USUAL_SEND_BYTES {
+        // Needs CAP_NET_ADMIN in the namespace, which whoever configures it has.
+        crate::sys::set_option(
+            fd,
+            libc::SOL_SOCKET,
+            libc::SO_SNDBUFFORCE,
+            (bytes.len() * 2) as i32,
+        )?;
+    }
+    // SAFETY: bytes is a live buffer of that length.
+    crate::sys::check_long(unsafe {
+        libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) as libc::c_long
+    })?;
+    let mut answer = [0_u8; ANSWER_BYTES];
+    for _ in 0..MAX_ANSWERS {
+        let length = receive(fd, &mut answer, libc::MSG_DONTWAIT)?;
+        let mut rest = &answer[..length];
+        while let Some((header, body, after)) = next_message(rest) {
+            if header.kind == libc::NLMSG_ERROR as u16 {
+                let code = body.get(..4).and_then(|code| code.try_into().ok());
+                return match code.map(i32::from_ne_bytes) {
+                    Some(0) => Ok(()),
+                    Some(code) => Err(io::Error::from_raw_os_error(-code)),
+                    None => Err(io::Error::from_raw_os_error(libc::EBADMSG)),
+                };
+            }
+            rest = after;
+        }
+    }
+    Err(io::Error::from_raw_os_error(libc::EBADMSG))
+}
+
+/// Receives one packet.
+pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: i32) -> io::Result<usize> {
+    // SAFETY: buffer is a live buffer of that length.
+    let got = unsafe {
+        libc::recv(
+            fd.as_raw_fd(),
+            buffer.as_mut_ptr().cast(),
+            buffer.len(),
+            flags,
+        )
+    };
+    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+}
+
+/// The parts of a message's header that matter here.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Header {
+    pub(crate) kind: u16,
+}
+
+/// Splits the first message off a packet: its header, its body, the rest.
+pub(crate) fn next_message(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
+    let length = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
+    let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
+    let body = bytes.get(HEADER_BYTES..length)?;
+    let after = bytes
+        .get(length.next_multiple_of(ALIGN)..)
+        .unwrap_or_default();
+    Some((Header { kind }, body, after))
+}
+
+/// Splits the first attribute off a message: its kind without flags, its value, the rest.
+pub(crate) fn next_attr(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
+    let length = u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?) as usize;
+    let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?);
+    let value = bytes.get(ALIGN..length)?;
+    let after = bytes
+        .get(length.next_multiple_of(ALIGN)..)
+        .unwrap_or_default();
+    Some((kind & libc::NLA_TYPE_MASK as u16, value, after))
+}
+
+/// A netlink socket of the namespace the caller is in.
+pub(crate) fn open(protocol: i32) -> io::Result<OwnedFd> {
+    let fd = crate::sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
+    bind(fd.as_fd())?;
+    Ok(fd)
+}
+
+/// Gives a netlink socket its own address.
+fn bind(fd: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: an all-zero sockaddr_nl is valid; the kernel picks the address.
+    let mut address: libc::sockaddr_nl = unsafe { mem::zeroed() };
+    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
+    // SAFETY: the address is live and of the size given.
+    crate::sys::check(unsafe {
+        libc::bind(
+            fd.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_nl>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_and_nests_carry_their_lengths() {
+        let mut batch = Batch::default();
+        batch.message(16, 0, &[1, 2, 3, 4]);
+        let nest = batch.nest(7);
+        batch.attr_str(1, "abc");
+        batch.attr_be32(2, 5);
+        batch.end(nest);
+        batch.message(17, 0, &[]);
+        batch.acknowledge();
+        let bytes = batch.into_bytes();
+        let (header, body, rest) = next_message(&bytes).unwrap();
+        assert_eq!(header.kind, 16);
+        assert_eq!(body[..4], [1, 2, 3, 4]);
+        let (kind, value, after) = next_attr(&body[4..]).unwrap();
+        assert_eq!((kind, after.len()), (7, 0));
+        let (kind, text, value) = next_attr(value).unwrap();
+        assert_eq!((kind, text), (1, b"abc\0".as_slice()));
+        assert_eq!(next_attr(value).unwrap().1, [0, 0, 0, 5]);
+        let (header, _, rest) = next_message(rest).unwrap();
+        assert_eq!((header.kind, rest.len()), (17, 0));
+    }
+
+    #[test]
+    fn truncated_messages_are_no_messages() {
+        let mut batch = Batch::default();
+        batch.message(16, 0, &[1, 2, 3, 4]);
+        batch.attr(3, b"value");
+        let bytes = batch.into_bytes();
+        for end in 0..bytes.len() - 1 {
+            assert!(next_message(&bytes[..end]).is_none());
+        }
+        assert!(
+            next_attr(&[3, 0, 0, 0]).is_none(),
+            "a length below its own header"
+        );
+    }
+}

@@ -1,0 +1,355 @@
+//! The sandbox's packet rules: what is refused at `connect()`, what goes to which listener.
+//!
+//! Two entrances meet one verdict: programs leave through the output hook, a TAP's guest comes in
+//! through the input hook. These rules shape what a program sees; they are not what keeps it in
+//! (the namespace has no way out at all), and the gateway decides again on each accept.
+//!
+//! Only the first packet of a connection is judged, so that a flow outlives its lease.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::netlink::Batch;
+use crate::nft::{
+    Compare, DESTINATION_PORT, DESTINATION4, DESTINATION6, Hook, ICMP_TYPE, Key, NFPROTO_IPV4,
+    NFPROTO_IPV6, SOURCE_PORT, SOURCE4, TCP_FLAGS, Transaction, Verdict,
+};
+use crate::spec::{Addresses, OpenRule, OpenRules};
+
+/// The table's name, as `nft list ruleset` shows it inside.
+pub(crate) const TABLE: &str = "portcullis";
+/// The group to which refused packets are logged.
+pub(crate) const LOG_GROUP: u16 = 1;
+/// How much of a refused packet is logged, in bytes: both headers.
+const LOG_BYTES: u32 = 96;
+/// The most elements in one set of open destinations.
+const MAX_OPEN_ELEMENTS: u32 = 65_536;
+/// Before the usual filters.
+const PRIORITY_MANGLE: i32 = -150;
+const PRIORITY_FILTER: i32 = 0;
+/// A guess at the transaction's size, in bytes, so that building it does not reallocate.
+const TRANSACTION_BYTES: usize = 12 * 1024;
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMP: u8 = 1;
+const ICMP6: u8 = 58;
+const DNS_PORT: [u8; 2] = 53_u16.to_be_bytes();
+const SYN: u8 = 0x02;
+const SYN_ACK_MASK: u8 = 0x12;
+const ICMP_UNREACHABLE: u8 = 3;
+const ICMP_ECHO_REQUEST: u8 = 8;
+const ICMP6_UNREACHABLE: u8 = 1;
+
+/// One set of open destinations.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpenSet {
+    pub(crate) name: &'static str,
+    pub(crate) key: Key,
+    id: u32,
+}
+
+pub(crate) const OPEN4: OpenSet = OpenSet {
+    name: "open4",
+    key: Key::Address4Port,
+    id: 1,
+};
+pub(crate) const OPEN6: OpenSet = OpenSet {
+    name: "open6",
+    key: Key::Address6Port,
+    id: 2,
+};
+pub(crate) const ANY4: OpenSet = OpenSet {
+    name: "any4",
+    key: Key::Address4,
+    id: 3,
+};
+pub(crate) const ANY6: OpenSet = OpenSet {
+    name: "any6",
+    key: Key::Address6,
+    id: 4,
+};
+
+/// The whole rule set, as one transaction.
+pub(crate) fn ruleset(addresses: &Addresses, open: &OpenRules, tap: Option<&str>) -> Batch {
+    let mut tx = Transaction::new(TABLE, TRANSACTION_BYTES + open.rules.len() * 512);
+    tx.table();
+    for set in [OPEN4, OPEN6, ANY4, ANY6] {
+        tx.timeout_set(set.name, set.key, set.id, MAX_OPEN_ELEMENTS);
+    }
+    // Chains come before the rules that jump to them.
+    tx.chain("refuse");
+    refuse_chain(&mut tx);
+    tx.chain("open");
+    open_chain(&mut tx, addresses, open);
+    tx.base_chain("output", Hook::Output, PRIORITY_FILTER, Verdict::Drop);
+    output_chain(&mut tx, addresses, tap);
+    tx.base_chain(
+        "prerouting",
+        Hook::Prerouting,
+        PRIORITY_MANGLE,
+        Verdict::Accept,
+    );
+    prerouting_chain(&mut tx, addresses);
+    if let Some(tap) = tap {
+        tx.chain("guest");
+        guest_chain(&mut tx, addresses);
+        tx.base_chain("input", Hook::Input, PRIORITY_FILTER, Verdict::Accept);
+        tx.rule("input", |rule| {
+            rule.came_by(tap).verdict(Verdict::Goto("guest"))
+        });
+        tx.base_chain("forward", Hook::Forward, PRIORITY_FILTER, Verdict::Drop);
+    }
+    tx.finish()
+}
+
+/// Logs, then refuses so that the sender sees it at once.
+fn refuse_chain(tx: &mut Transaction) {
+    tx.rule("refuse", |rule| {
+        rule.log(LOG_GROUP, LOG_BYTES);
+    });
+    tx.rule("refuse", |rule| rule.transport(TCP).reset());
+    tx.rule("refuse", |rule| rule.prohibit());
+}
+
+/// Judges a first packet to a foreign address. Never returns.
+fn open_chain(tx: &mut Transaction, addresses: &Addresses, open: &OpenRules) {
+    tx.rule("open", |rule| {
+        rule.transport_is(Compare::NotEqual, TCP)
+            .verdict(Verdict::Goto("refuse"));
+    });
+    for set in [OPEN4, OPEN6, ANY4, ANY6] {
+        tx.rule("open", |rule| {
+            let protocol = match set.key {
+                Key::Address4 | Key::Address4Port => NFPROTO_IPV4,
+                Key::Address6 | Key::Address6Port => NFPROTO_IPV6,
+            };
+            rule.network(protocol)
+                .destination_in(set.name, set.id, set.key)
+                .accept();
+        });
+    }
+    for port in [addresses.http_port, addresses.socks_port] {
+        tx.rule("open", |rule| {
+            rule.network(NFPROTO_IPV4)
+                .field(DESTINATION4, Compare::Equal, &addresses.gateway4.octets())
+                .field(DESTINATION_PORT, Compare::Equal, &port.to_be_bytes())
+                .accept();
+        });
+    }
+    for rule in &open.rules {
+        open_network(tx, rule);
+    }
+    if open.audit {
+        for (address, prefix) in &open.guarded {
+            tx.rule("open", |rule| {
+                destination_within(rule, *address, *prefix);
+                rule.verdict(Verdict::Goto("refuse"));
+            });
+        }
+        tx.rule("open", |rule| rule.accept());
+    }
+    tx.rule("open", |rule| rule.verdict(Verdict::Goto("refuse")));
+}
+
+fn open_network(tx: &mut Transaction, open: &OpenRule) {
+    for (from, to) in &open.ports {
+        tx.rule("open", |rule| {
+            destination_within(rule, open.address, open.prefix);
+            match (*from, *to) {
+                (0, u16::MAX) => {}
+                (from, to) if from == to => {
+                    rule.field(DESTINATION_PORT, Compare::Equal, &from.to_be_bytes());
+                }
+                (from, to) => {
+                    rule.between(DESTINATION_PORT, &from.to_be_bytes(), &to.to_be_bytes());
+                }
+            }
+            rule.accept();
+        });
+    }
+}
+
+fn destination_within(rule: &mut crate::nft::Rule<'_>, address: IpAddr, prefix: u8) {
+    match address {
+        IpAddr::V4(address) => {
+            let (mask, network) = network4(address, prefix);
+            rule.network(NFPROTO_IPV4)
+                .masked(DESTINATION4, &mask, Compare::Equal, &network);
+        }
+        IpAddr::V6(address) => {
+            let (mask, network) = network6(address, prefix);
+            rule.network(NFPROTO_IPV6)
+                .masked(DESTINATION6, &mask, Compare::Equal, &network);
+        }
+    }
+}
+
+/// The mask and the masked address, in network order.
+fn network4(address: Ipv4Addr, prefix: u8) -> ([u8; 4], [u8; 4]) {
+    let mask = u32::MAX
+        .checked_shl(32 - u32::from(prefix.min(32)))
+        .unwrap_or(0);
+    (mask.to_be_bytes(), (address.to_bits() & mask).to_be_bytes())
+}
+
+fn network6(address: Ipv6Addr, prefix: u8) -> ([u8; 16], [u8; 16]) {
+    let mask = u128::MAX
+        .checked_shl(128 - u32::from(prefix.min(128)))
+        .unwrap_or(0);
+    (mask.to_be_bytes(), (address.to_bits() & mask).to_be_bytes())
+}
+
+/// What programs inside send.
+fn output_chain(tx: &mut Transaction, addresses: &Addresses, tap: Option<&str>) {
+    if let Some(tap) = tap {
+        tx.rule("output", |rule| rule.leaves_by(tap).accept());
+    }
+    tx.rule("output", |rule| {
+        rule.transport(TCP)
+            .masked(TCP_FLAGS, &[SYN_ACK_MASK], Compare::NotEqual, &[SYN])
+            .accept();
+    });
+    own_addresses(tx, "output", addresses);
+    dns(tx, "output");
+    // The resolver's replies leave from whatever address was asked.
+    tx.rule("output", |rule| {
+        rule.transport(UDP)
+            .field(SOURCE_PORT, Compare::Equal, &DNS_PORT)
+            .accept();
+    });
+    // The kernel's own word on a refused datagram; programs have no raw sockets.
+    for (protocol, unreachable) in [(ICMP, ICMP_UNREACHABLE), (ICMP6, ICMP6_UNREACHABLE)] {
+        tx.rule("output", |rule| {
+            rule.transport(protocol)
+                .field(ICMP_TYPE, Compare::Equal, &[unreachable])
+                .accept();
+        });
+    }
+    tx.rule("output", |rule| rule.verdict(Verdict::Goto("open")));
+}
+
+/// The sandbox's own loopback passes.
+fn own_addresses(tx: &mut Transaction, chain: &str, addresses: &Addresses) {
+    tx.rule(chain, |rule| {
+        rule.network(NFPROTO_IPV4)
+            .masked(
+                DESTINATION4,
+                &[255, 0, 0, 0],
+                Compare::Equal,
+                &[127, 0, 0, 0],
+            )
+            .accept();
+    });
+    tx.rule(chain, |rule| {
+        rule.network(NFPROTO_IPV4)
+            .field(DESTINATION4, Compare::Equal, &addresses.own4.octets())
+            .accept();
+    });
+    for own in [Ipv6Addr::LOCALHOST, addresses.own6] {
+        tx.rule(chain, |rule| {
+            rule.network(NFPROTO_IPV6)
+                .field(DESTINATION6, Compare::Equal, &own.octets())
+                .accept();
+        });
+    }
+}
+
+/// Port 53 of any address is the gateway's resolver.
+fn dns(tx: &mut Transaction, chain: &str) {
+    for protocol in [TCP, UDP] {
+        tx.rule(chain, |rule| {
+            rule.transport(protocol)
+                .field(DESTINATION_PORT, Compare::Equal, &DNS_PORT)
+                .accept();
+        });
+    }
+}
+
+/// Sends TCP to foreign addresses to the catch-all listeners.
+fn prerouting_chain(tx: &mut Transaction, addresses: &Addresses) {
+    tx.rule("prerouting", |rule| {
+        rule.transport_is(Compare::NotEqual, TCP).accept()
+    });
+    own_addresses(tx, "prerouting", addresses);
+    tx.rule("prerouting", |rule| {
+        rule.field(DESTINATION_PORT, Compare::Equal, &DNS_PORT)
+            .accept();
+    });
+    for port in [addresses.http_port, addresses.socks_port] {
+        tx.rule("prerouting", |rule| {
+            rule.network(NFPROTO_IPV4)
+                .field(DESTINATION4, Compare::Equal, &addresses.gateway4.octets())
+                .field(DESTINATION_PORT, Compare::Equal, &port.to_be_bytes())
+                .accept();
+        });
+    }
+    tx.rule("prerouting", |rule| {
+        rule.network(NFPROTO_IPV4)
+            .transport(TCP)
+            .hand_to4(addresses.gateway4.octets(), addresses.catch_all_port)
+            .accept();
+    });
+    tx.rule("prerouting", |rule| {
+        rule.network(NFPROTO_IPV6)
+            .transport(TCP)
+            .hand_to6(addresses.gateway6.octets(), addresses.catch_all_port)
+            .accept();
+    });
+}
+
+/// What a TAP's guest sends: the same verdicts as for a program inside.
+fn guest_chain(tx: &mut Transaction, addresses: &Addresses) {
+    // The device carries no IPv6 in this version; a guest's neighbour discovery is no news.
+    tx.rule("guest", |rule| {
+        rule.network(NFPROTO_IPV6).verdict(Verdict::Drop)
+    });
+    // A guest speaks for its own network only.
+    let (mask, network) = network4(addresses.gateway4, crate::tap::PREFIX);
+    tx.rule("guest", |rule| {
+        rule.masked(SOURCE4, &mask, Compare::NotEqual, &network)
+            .verdict(Verdict::Goto("refuse"));
+    });
+    tx.rule("guest", |rule| {
+        rule.transport(TCP)
+            .masked(TCP_FLAGS, &[SYN_ACK_MASK], Compare::NotEqual, &[SYN])
+            .accept();
+    });
+    dns(tx, "guest");
+    for address in [addresses.gateway4, addresses.resolver4] {
+        tx.rule("guest", |rule| {
+            rule.transport(ICMP)
+                .field(ICMP_TYPE, Compare::Equal, &[ICMP_ECHO_REQUEST])
+                .field(DESTINATION4, Compare::Equal, &address.octets())
+                .accept();
+        });
+    }
+    tx.rule("guest", |rule| {
+        rule.transport(ICMP)
+            .field(ICMP_TYPE, Compare::Equal, &[ICMP_UNREACHABLE])
+            .accept();
+    });
+    tx.rule("guest", |rule| rule.verdict(Verdict::Goto("open")));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_cover_every_prefix() {
+        assert_eq!(network4(Ipv4Addr::new(10, 1, 2, 3), 0), ([0; 4], [0; 4]));
+        assert_eq!(
+            network4(Ipv4Addr::new(10, 1, 2, 3), 8),
+            ([255, 0, 0, 0], [10, 0, 0, 0])
+        );
+        assert_eq!(
+            network4(Ipv4Addr::new(10, 1, 2, 3), 32),
+            ([255; 4], [10, 1, 2, 3])
+        );
+        assert_eq!(network6(Ipv6Addr::LOCALHOST, 0), ([0; 16], [0; 16]));
+        assert_eq!(
+            network6(Ipv6Addr::LOCALHOST, 128),
+            ([255; 16], Ipv6Addr::LOCALHOST.octets())
+        );
+    }
+}
