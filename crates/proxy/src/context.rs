@@ -3,9 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use portcullis_dial::Dialer;
+use portcullis_dial::{DialError, Dialer};
 use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_record::Recorder;
+use tokio::net::TcpStream;
+
+use crate::limits::{MAX_CONNECTIONS, MAX_REFUSALS, Slots};
+use crate::note::Peer;
+use crate::socket;
+use crate::target::Ruling;
 
 /// What the entrances of one sandbox share.
 pub struct ProxyContext {
@@ -15,6 +21,10 @@ pub struct ProxyContext {
     pub(crate) recorder: Recorder,
     pub(crate) listeners: Vec<SocketAddr>,
     pub(crate) host_listeners: Vec<SocketAddr>,
+    /// Connections of the sandbox, over all entrances.
+    pub(crate) slots: Arc<Slots>,
+    /// Connections that are being told that there are too many.
+    pub(crate) refusals: Arc<Slots>,
 }
 
 impl ProxyContext {
@@ -32,6 +42,8 @@ impl ProxyContext {
             recorder,
             listeners: Vec::new(),
             host_listeners: Vec::new(),
+            slots: Slots::new(MAX_CONNECTIONS),
+            refusals: Slots::new(MAX_REFUSALS),
         }
     }
 
@@ -50,5 +62,37 @@ impl ProxyContext {
     pub fn with_host_listeners(mut self, listeners: Vec<SocketAddr>) -> ProxyContext {
         self.host_listeners = listeners;
         self
+    }
+
+    /// Sets how many connections the sandbox may have at once, over all entrances
+    /// ([`MAX_CONNECTIONS`] by default).
+    #[must_use]
+    pub fn with_max_connections(mut self, max: usize) -> ProxyContext {
+        self.slots = Slots::new(max);
+        self
+    }
+
+    /// Opens the connection that a ruling permits.
+    pub(crate) async fn dial(&self, ruling: &Ruling) -> Result<(TcpStream, Peer), DialError> {
+        let dialed = self.dialer.connect(ruling.permit()?).await?;
+        Ok(Peer::of(dialed))
+    }
+
+    /// Opens the connection for a plain HTTP request; the last value says that the request is to be
+    /// written in absolute form, since the connection ends at the company's proxy.
+    pub(crate) async fn dial_http(
+        &self,
+        ruling: &Ruling,
+    ) -> Result<(TcpStream, Peer, bool), DialError> {
+        let dialed = self.dialer.connect_http(ruling.permit()?).await?;
+        let absolute = dialed.absolute_form;
+        let (stream, peer) = Peer::of(dialed);
+        Ok((stream, peer, absolute))
+    }
+
+    /// Whether a socket that was dialled to `address` arrives at one of our own listeners.
+    pub(crate) fn is_host_listener(&self, address: SocketAddr) -> bool {
+        let to = (address.ip(), address.port());
+        self.host_listeners.iter().any(|listener| socket::reaches(to, *listener))
     }
 }

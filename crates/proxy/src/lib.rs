@@ -16,7 +16,20 @@
 #![forbid(unsafe_code)]
 
 mod context;
+mod first;
+mod http;
+mod limits;
 mod listen;
+mod note;
+mod refuse;
+mod relay;
+mod socket;
+mod socks;
+mod stop;
+mod target;
+mod transparent;
+mod tunnel;
 
 pub use context::ProxyContext;
+pub use limits::MAX_CONNECTIONS;
 pub use listen::{serve_http, serve_socks5, serve_transparent};

@@ -1,12 +1,31 @@
-//! Accept loops.
+//! The accept loops: one task for each connection, as many as the sandbox may have.
 
+use std::future::Future;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 
-use tokio::net::TcpListener;
+use portcullis_policy::Reason;
+use portcullis_record::Protocol;
+use portcullis_wire::socks5::{self, Reply};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::ProxyContext;
+use crate::limits::{ACCEPT_PAUSE, DRAIN_TIMEOUT, Slot};
+use crate::refuse::{Format, Refusal};
+use crate::stop::Stop;
+use crate::{http, socket, socks, transparent};
+
+/// The kinds of listeners.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Door {
+    Http,
+    Socks5,
+    Transparent,
+}
 
 /// Serves the HTTP proxy (CONNECT and absolute form) until `token` is cancelled.
 ///
@@ -17,9 +36,7 @@ pub async fn serve_http(
     listener: TcpListener,
     token: CancellationToken,
 ) -> io::Result<()> {
-    let _ = (ctx, listener);
-    token.cancelled().await;
-    Ok(())
+    serve(ctx, listener, token, Door::Http).await
 }
 
 /// Serves SOCKS5 until `token` is cancelled.
@@ -31,9 +48,7 @@ pub async fn serve_socks5(
     listener: TcpListener,
     token: CancellationToken,
 ) -> io::Result<()> {
-    let _ = (ctx, listener);
-    token.cancelled().await;
-    Ok(())
+    serve(ctx, listener, token, Door::Socks5).await
 }
 
 /// Serves the transparent catch-all until `token` is cancelled. The local address of an accepted
@@ -46,7 +61,145 @@ pub async fn serve_transparent(
     listener: TcpListener,
     token: CancellationToken,
 ) -> io::Result<()> {
-    let _ = (ctx, listener);
-    token.cancelled().await;
-    Ok(())
+    serve(ctx, listener, token, Door::Transparent).await
+}
+
+async fn serve(
+    ctx: Arc<ProxyContext>,
+    listener: TcpListener,
+    token: CancellationToken,
+    door: Door,
+) -> io::Result<()> {
+    let stop = Arc::new(Stop::default());
+    let tracker = TaskTracker::new();
+    let mut cancelled = pin!(token.cancelled());
+    let outcome = loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut cancelled => break Ok(()),
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => admit(&ctx, &tracker, &stop, door, stream),
+            Err(error) => match fault(&error) {
+                Fault::OneConnection => {}
+                Fault::Exhausted => {
+                    ctx.note_too_many(door.protocol(), &error.to_string());
+                    tokio::select! {
+                        () = &mut cancelled => break Ok(()),
+                        () = sleep(ACCEPT_PAUSE) => {}
+                    }
+                }
+                Fault::Listener => break Err(error),
+            },
+        }
+    };
+    stop.trip();
+    tracker.close();
+    // What does not end in time is dropped with the runtime; its close is recorded all the same.
+    let _ = timeout(DRAIN_TIMEOUT, tracker.wait()).await;
+    outcome
+}
+
+fn admit(
+    ctx: &Arc<ProxyContext>,
+    tracker: &TaskTracker,
+    stop: &Arc<Stop>,
+    door: Door,
+    stream: TcpStream,
+) {
+    if let Some(slot) = ctx.slots.take() {
+        socket::prepare(&stream);
+        tracker.spawn(connection(door, ctx.clone(), stream, slot, stop.clone()));
+        return;
+    }
+    match ctx.refusals.take() {
+        Some(slot) if door != Door::Transparent => {
+            tracker.spawn(refuse(door, ctx.clone(), stream, slot));
+        }
+        _ => {
+            ctx.note_too_many(door.protocol(), "the limit of the sandbox");
+            socket::reset(stream);
+        }
+    }
+}
+
+/// One connection. Setting up is boxed, so that what stays while a tunnel is idle is the relay and
+/// little else.
+pub(crate) fn connection(
+    door: Door,
+    ctx: Arc<ProxyContext>,
+    stream: TcpStream,
+    slot: Slot,
+    stop: Arc<Stop>,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let tunnel = match door {
+            Door::Http => Box::pin(http::open(&ctx, stream, &stop)).await,
+            Door::Socks5 => Box::pin(socks::open(&ctx, stream, &stop)).await,
+            Door::Transparent => Box::pin(transparent::open(&ctx, stream, &stop)).await,
+        };
+        drop(ctx);
+        if let Some(tunnel) = tunnel {
+            tunnel.run(&stop).await;
+        }
+        drop(slot);
+    }
+}
+
+/// Tells a client that there are too many connections.
+async fn refuse(door: Door, ctx: Arc<ProxyContext>, stream: TcpStream, slot: Slot) {
+    let id = ctx.note_too_many(door.protocol(), "the limit of the sandbox");
+    let words = match door {
+        Door::Socks5 => {
+            let mut words = socks5::METHOD_NONE.to_vec();
+            words.extend(socks5::reply(Reply::NotAllowed));
+            words
+        }
+        _ => Refusal::new(Reason::TooManyConnections, id).response(Format::Text, true),
+    };
+    socket::last_words(stream, &words).await;
+    drop(slot);
+}
+
+impl Door {
+    fn protocol(self) -> Protocol {
+        match self {
+            Door::Http => Protocol::Http,
+            Door::Socks5 => Protocol::Socks5,
+            Door::Transparent => Protocol::Transparent,
+        }
+    }
+}
+
+/// What a failed accept means.
+enum Fault {
+    /// That connection is gone; others are not.
+    OneConnection,
+    /// No descriptors or memory now, or something unknown: try again after a pause.
+    Exhausted,
+    /// The listener is of no more use.
+    Listener,
+}
+
+fn fault(error: &io::Error) -> Fault {
+    use io::ErrorKind as Kind;
+    /// The descriptor is not open: no kind of its own.
+    const EBADF: i32 = 9;
+    if error.raw_os_error() == Some(EBADF) {
+        return Fault::Listener;
+    }
+    match error.kind() {
+        Kind::InvalidInput | Kind::NotConnected | Kind::Unsupported => Fault::Listener,
+        // accept(2): errors already pending on the new socket, and a firewall's EPERM
+        Kind::ConnectionAborted
+        | Kind::ConnectionReset
+        | Kind::ConnectionRefused
+        | Kind::HostUnreachable
+        | Kind::NetworkUnreachable
+        | Kind::NetworkDown
+        | Kind::TimedOut
+        | Kind::PermissionDenied => Fault::OneConnection,
+        _ => Fault::Exhausted,
+    }
 }

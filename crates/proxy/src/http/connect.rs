@@ -1,0 +1,47 @@
+//! CONNECT: a tunnel to a name or an address.
+
+use portcullis_record::{CloseReason, Layer, Protocol};
+use portcullis_wire::http1::RequestHead;
+
+use super::{Next, Session, say};
+use crate::note::At;
+use crate::refuse::{Refusal, authority};
+use crate::target::Target;
+use crate::tunnel::Opened;
+
+/// Said only when the upstream connection stands.
+pub(super) const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
+
+impl Session<'_> {
+    /// Decides on a CONNECT and dials. Bytes behind the head stay in the client's inbox, and are
+    /// looked at like any first bytes in the tunnel.
+    pub(super) async fn connect(
+        &mut self,
+        target: Target,
+        head: &RequestHead,
+        raw: &[u8],
+    ) -> Next {
+        let protocol = Protocol::Connect;
+        let at = At::new(Layer::Http, protocol).http(&head.method, None);
+        let ruling = target.decide(self.ctx);
+        if ruling.permit.is_none() {
+            return self.denied(at, &target, &ruling, (head, raw));
+        }
+        // An upstream that was kept for plain requests has no business here any more.
+        self.upstream = None;
+        match self.ctx.dial(&ruling).await {
+            Ok((upstream, peer)) => {
+                let flow = Some(self.ctx.note_open(at, &target, &ruling, &peer));
+                let opened = Opened { protocol, target, ruling, peer, flow };
+                Next::Connected(Box::new((opened, upstream)))
+            }
+            Err(error) => {
+                let id = self.ctx.note_failed(at, &target, &ruling, &error);
+                let mut refusal = Refusal::new(error.reason, id);
+                let authority = authority(&target);
+                refusal.target = Some(&authority);
+                Next::Words(say(&refusal, Some((head, raw))), CloseReason::UpstreamClosed)
+            }
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! One request and its response, both ways at once.
+//!
+//! Bodies pass through as they are framed, followed byte by byte so that their end is known; what
+//! stands behind a request's body is the next request and is not touched here. An upstream that
+//! answers before it has read everything is heard at once.
+
+use std::future::pending;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use portcullis_policy::Reason;
+use portcullis_record::CloseReason;
+use portcullis_wire::http1::{BodyLength, BodyScanner, BodyStep};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+
+use super::response::{self, Asked, Parsed, ResponseBody, ResponseHead};
+use crate::limits::{BODY_BUFFER_BYTES, MAX_INTERIM};
+
+/// A socket and what was read from it beyond what is dealt with. The buffer is there only while it
+/// holds something.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) stream: TcpStream,
+    pub(super) inbox: Vec<u8>,
+}
+
+/// One request, ready to be sent.
+pub(super) struct Exchange<'a> {
+    /// The head for upstream.
+    pub(super) head: &'a [u8],
+    pub(super) body: BodyLength,
+    pub(super) asked: Asked,
+    /// Whether a change to WebSocket was asked for.
+    pub(super) websocket: bool,
+    /// Whether the client means to go on.
+    pub(super) keep_alive: bool,
+    /// The next hop is the company's proxy: a 407 is its refusal of us, not the client's business.
+    pub(super) by_proxy: bool,
+}
+
+/// How it went.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The response was passed on whole.
+    Done { client_goes_on: bool, upstream_goes_on: bool },
+    /// Both sides speak WebSocket from now on.
+    Switched,
+    /// Upstream closed before it said anything.
+    Silent,
+    /// Upstream failed, and the client has not been told anything yet.
+    Failed(Reason, CloseReason, &'static str),
+    /// The client's body was malformed, and it has not been told anything yet.
+    BadBody(&'static str),
+    /// It broke off in the middle: reset both sides.
+    Broken(CloseReason),
+}
+
+/// Bytes of one exchange.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) up: u64,
+    pub(super) down: u64,
+}
+
+impl Exchange<'_> {
+    /// Sends the request and passes the response on.
+    pub(super) async fn run(
+        &self,
+        client: &mut Conn,
+        upstream: &mut Conn,
+        counts: &mut Counts,
+    ) -> Outcome {
+        let (client_in, client_out) = client.stream.split();
+        let (upstream_in, upstream_out) = upstream.stream.split();
+        let sent = AtomicBool::new(false);
+        let started = AtomicBool::new(false);
+        let mut up = pin!(self.send(
+            client_in,
+            &mut client.inbox,
+            upstream_out,
+            &sent,
+            &mut counts.up
+        ));
+        let mut down = pin!(self.receive(
+            upstream_in,
+            &mut upstream.inbox,
+            client_out,
+            &started,
+            &mut counts.down
+        ));
+        let mut up_ended = false;
+        let fault = loop {
+            tokio::select! {
+                biased;
+                received = &mut down => match received {
+                    Ok(received) => return received.outcome(self, sent.load(Ordering::Acquire)),
+                    Err(fault) => break fault,
+                },
+                fault = &mut up, if !up_ended => match fault {
+                    // It may have answered all the same: hear what it says.
+                    SendFault::Upstream => up_ended = true,
+                    SendFault::Client => return Outcome::Broken(CloseReason::ClientReset),
+                    SendFault::ClientEnded => return Outcome::Broken(CloseReason::ClientClosed),
+                    SendFault::Malformed(why) if started.load(Ordering::Acquire) => {
+                        let _ = why; // too late to say
+                        return Outcome::Broken(CloseReason::ClientProtocol);
+                    }
+                    SendFault::Malformed(why) => return Outcome::BadBody(why),
+                },
+            }
+        };
+        fault.outcome(started.load(Ordering::Acquire))
+    }
+
+    /// Sends head and body, then watches for a client that is gone. Ends only with a fault.
+    async fn send(
+        &self,
+        mut client: ReadHalf<'_>,
+        inbox: &mut Vec<u8>,
+        mut upstream: WriteHalf<'_>,
+        sent: &AtomicBool,
+        count: &mut u64,
+    ) -> SendFault {
+        if upstream.write_all(self.head).await.is_err() {
+            return SendFault::Upstream;
+        }
+        *count += self.head.len() as u64;
+        let mut scanner = BodyScanner::new(self.body);
+        loop {
+            let (ours, end) = match scanner.scan(inbox) {
+                BodyStep::More => (inbox.len(), false),
+                BodyStep::End(ours) => (ours, true),
+                BodyStep::Malformed(why) => return SendFault::Malformed(why),
+            };
+            if upstream.write_all(&inbox[..ours]).await.is_err() {
+                return SendFault::Upstream;
+            }
+            *count += ours as u64;
+            inbox.drain(..ours);
+            if end {
+                break;
+            }
+            match fill(&mut client, inbox).await {
+                Ok(0) => return SendFault::ClientEnded,
+                Ok(_) => {}
+                Err(_) => return SendFault::Client,
+            }
+        }
+        if inbox.is_empty() {
+            *inbox = Vec::new();
+        }
+        sent.store(true, Ordering::Release);
+        // A client that has said all it wants to may close its side and still read.
+        match client.ready(Interest::ERROR).await {
+            Ok(ready) if !ready.is_error() => pending().await,
+            _ => SendFault::Client,
+        }
+    }
+
+    async fn receive(
+        &self,
+        mut upstream: ReadHalf<'_>,
+        inbox: &mut Vec<u8>,
+        mut client: WriteHalf<'_>,
+        started: &AtomicBool,
+        count: &mut u64,
+    ) -> Result<Received, ReceiveFault> {
+        let mut interim = 0;
+        let head = loop {
+            let head = self.head(&mut upstream, inbox, interim > 0).await?;
+            if head.status >= 200 || head.status == 101 {
+                break head;
+            }
+            interim += 1;
+            if interim > MAX_INTERIM {
+                return Err(ReceiveFault::Protocol("too many interim responses"));
+            }
+            inbox.drain(..head.len);
+            if !self.asked.old {
+                let mut words = head.rewritten;
+                words.extend_from_slice(b"\r\n");
+                write(&mut client, &words, count).await?;
+            }
+        };
+        if head.status == 407 && self.by_proxy {
+            return Err(ReceiveFault::Proxy);
+        }
+        inbox.drain(..head.len);
+        let mut words = head.rewritten;
+        if head.status == 101 {
+            if !self.websocket {
+                return Err(ReceiveFault::Protocol("a change of protocol that was not asked for"));
+            }
+            words.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+            started.store(true, Ordering::Release);
+            write(&mut client, &words, count).await?;
+            return Ok(Received::Switched);
+        }
+        let delimited = head.body != ResponseBody::UntilClose;
+        if !(delimited && self.keep_alive) {
+            words.extend_from_slice(b"Connection: close\r\n");
+        }
+        words.extend_from_slice(b"\r\n");
+        started.store(true, Ordering::Release);
+        let mut scanner = match head.body {
+            ResponseBody::Framed(length) => Some(BodyScanner::new(length)),
+            ResponseBody::UntilClose => None,
+        };
+        loop {
+            let (theirs, end) = match scanner.as_mut().map(|scanner| scanner.scan(inbox)) {
+                None | Some(BodyStep::More) => (inbox.len(), false),
+                Some(BodyStep::End(theirs)) => (theirs, true),
+                Some(BodyStep::Malformed(why)) => return Err(ReceiveFault::Protocol(why)),
+            };
+            if words.is_empty() {
+                write(&mut client, &inbox[..theirs], count).await?;
+            } else {
+                // Head and first bytes of the body in one segment.
+                words.extend_from_slice(&inbox[..theirs]);
+                write(&mut client, &std::mem::take(&mut words), count).await?;
+            }
+            inbox.drain(..theirs);
+            if end {
+                return Ok(Received::Whole { delimited: true, keep_alive: head.keep_alive });
+            }
+            match fill(&mut upstream, inbox).await {
+                Ok(0) if delimited => return Err(ReceiveFault::Ended),
+                Ok(0) => return Ok(Received::Whole { delimited: false, keep_alive: false }),
+                Ok(_) => {}
+                Err(_) => return Err(ReceiveFault::Ended),
+            }
+        }
+    }
+
+    /// Reads one response head; it stays in the inbox.
+    async fn head(
+        &self,
+        upstream: &mut ReadHalf<'_>,
+        inbox: &mut Vec<u8>,
+        spoke: bool,
+    ) -> Result<ResponseHead, ReceiveFault> {
+        let mut seen = 0;
+        loop {
+            // Only a line's end can be the head's end.
+            if inbox[seen..].contains(&b'\n') {
+                match response::read(inbox, self.asked) {
+                    Parsed::Head(head) => return Ok(head),
+                    Parsed::Malformed(why) => return Err(ReceiveFault::Protocol(why)),
+                    Parsed::NeedMore => {}
+                }
+            } else if inbox.len() > crate::limits::MAX_RESPONSE_HEAD_BYTES {
+                return Err(ReceiveFault::Protocol("the response head is longer than 64 KiB"));
+            }
+            seen = inbox.len();
+            match fill(upstream, inbox).await {
+                Ok(0) | Err(_) if inbox.is_empty() && !spoke => return Err(ReceiveFault::Silent),
+                Ok(0) | Err(_) => return Err(ReceiveFault::Ended),
+                Ok(_) => {}
+            }
+        }
+    }
+}
+
+/// Adds what the socket has to the inbox; an inbox that waits empty has no buffer.
+async fn fill(from: &mut ReadHalf<'_>, inbox: &mut Vec<u8>) -> io::Result<usize> {
+    loop {
+        inbox.reserve(BODY_BUFFER_BYTES);
+        match from.try_read_buf(inbox) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read,
+        }
+        if inbox.is_empty() {
+            *inbox = Vec::new();
+        }
+        from.readable().await?;
+    }
+}
+
+async fn write(
+    client: &mut WriteHalf<'_>,
+    bytes: &[u8],
+    count: &mut u64,
+) -> Result<(), ReceiveFault> {
+    client.write_all(bytes).await.map_err(|_| ReceiveFault::Client)?;
+    *count += bytes.len() as u64;
+    Ok(())
+}
+
+enum SendFault {
+    /// Upstream takes no more.
+    Upstream,
+    /// The client reset the connection.
+    Client,
+    /// The client ended in the middle of its body.
+    ClientEnded,
+    Malformed(&'static str),
+}
+
+enum Received {
+    Whole { delimited: bool, keep_alive: bool },
+    Switched,
+}
+
+impl Received {
+    fn outcome(self, exchange: &Exchange<'_>, sent: bool) -> Outcome {
+        match self {
+            Received::Switched => Outcome::Switched,
+            Received::Whole { delimited, keep_alive } => Outcome::Done {
+                client_goes_on: delimited && sent && exchange.keep_alive,
+                upstream_goes_on: delimited && sent && keep_alive,
+            },
+        }
+    }
+}
+
+enum ReceiveFault {
+    /// Upstream ended without a word.
+    Silent,
+    /// Upstream ended in the middle.
+    Ended,
+    Protocol(&'static str),
+    /// The company's proxy wants credentials that we do not have.
+    Proxy,
+    Client,
+}
+
+impl ReceiveFault {
+    fn outcome(self, started: bool) -> Outcome {
+        match self {
+            ReceiveFault::Client => Outcome::Broken(CloseReason::ClientReset),
+            ReceiveFault::Ended | ReceiveFault::Silent if started => {
+                Outcome::Broken(CloseReason::UpstreamReset)
+            }
+            ReceiveFault::Protocol(_) | ReceiveFault::Proxy if started => {
+                Outcome::Broken(CloseReason::UpstreamProtocol)
+            }
+            ReceiveFault::Silent => Outcome::Silent,
+            ReceiveFault::Ended => Outcome::Failed(
+                Reason::ConnectionReset,
+                CloseReason::UpstreamReset,
+                "the response ended in its head",
+            ),
+            ReceiveFault::Protocol(why) => {
+                Outcome::Failed(Reason::UpstreamProtocol, CloseReason::UpstreamProtocol, why)
+            }
+            ReceiveFault::Proxy => Outcome::Failed(
+                Reason::UpstreamProxyFailed,
+                CloseReason::UpstreamClosed,
+                "the upstream proxy wants credentials (407)",
+            ),
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Plain HTTP requests: decided one by one, sent on in our own words.
+//!
+//! Answers "second request on a kept-alive connection" and "Host unlike the request target": the
+//! upstream connection that a request is written to was dialled by the permit of this very
+//! request, or of one that ends at the same place.
+
+use std::sync::Arc;
+
+use portcullis_dial::DialError;
+use portcullis_names::{Host, Name, NameBuf};
+use portcullis_policy::{PermitTarget, Reason, ShownBy};
+use portcullis_record::{CloseReason, Layer};
+use portcullis_wire::http1::{BodyLength, RequestForm, RequestHead, Upgrade};
+use tokio::net::TcpStream;
+
+use super::exchange::{Conn, Counts, Exchange, Outcome};
+use super::request::{self, Plan};
+use super::response::Asked;
+use super::{Door, Next, Session, path, say};
+use crate::note::{At, Flow, Peer};
+use crate::refuse::{Refusal, authority};
+use crate::target::{Asked as AskedFor, Ruling, Target};
+use crate::{ProxyContext, socket, tunnel};
+
+/// The port that a Host field without one means.
+const HTTP_PORT: u16 = 80;
+
+/// The upstream connection of a client's connection. It is never used for another client.
+pub(super) struct Upstream {
+    pub(super) conn: Conn,
+    peer: Peer,
+    /// The name that it was dialled by.
+    name: Option<Name>,
+    /// What it was dialled for, where that was a request.
+    dialled_for: Option<(PermitTarget, u16)>,
+    /// It ends at the company's proxy.
+    absolute: bool,
+    /// A request was answered on it: it may have been closed meanwhile.
+    used: bool,
+}
+
+impl Upstream {
+    /// A connection that was dialled before the first request was seen.
+    pub(super) fn standing(stream: TcpStream, peer: Peer, name: Option<Name>) -> Upstream {
+        let conn = Conn { stream, inbox: Vec::new() };
+        Upstream { conn, peer, name, dialled_for: None, absolute: false, used: true }
+    }
+
+    /// Whether it is open, and upstream has not said anything unasked.
+    fn is_quiet(&self) -> bool {
+        let mut byte = [0];
+        let would_block = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
+        self.conn.inbox.is_empty()
+            && self.conn.stream.try_read(&mut byte).is_err_and(|error| would_block(&error))
+    }
+}
+
+/// One request on its way.
+struct Sending<'r> {
+    head: &'r RequestHead,
+    raw: &'r [u8],
+    target: &'r Target,
+    ruling: &'r Ruling,
+    at: At<'r>,
+}
+
+impl Session<'_> {
+    /// Decides on a request and forwards it.
+    pub(super) async fn forward(
+        &mut self,
+        target: Arc<Target>,
+        head: &RequestHead,
+        raw: &[u8],
+    ) -> Next {
+        let (ruling, host) = match &self.door {
+            // An address in absolute form is its own Host.
+            Door::Proxy => (target.decide_bare(self.ctx), None),
+            Door::Behind { .. } => {
+                let host = shown_host(head);
+                (decide_behind(self.ctx, &target, host), host)
+            }
+        };
+        let shown = host.and_then(|(host, _)| host.name()).map(NameBuf::as_str);
+        let at = At::new(Layer::Http, self.protocol());
+        let at = at.http(&head.method, path(head)).shown(shown);
+        if ruling.permit.is_none() {
+            return self.denied(at, &target, &ruling, (head, raw));
+        }
+        let authority = host_field(&target, host.map(|(host, _)| host));
+        let sending = Sending { head, raw, target: &target, ruling: &ruling, at };
+        self.send(&sending, &authority).await
+    }
+
+    /// Sends a permitted request, on the connection that stands or on a new one.
+    async fn send(&mut self, sending: &Sending<'_>, authority: &str) -> Next {
+        let mut open = None;
+        loop {
+            if !self.reuses(sending) {
+                self.upstream = None;
+                match self.ctx.dial_http(sending.ruling).await {
+                    Ok(dialled) => self.upstream = Some(Upstream::dialled(dialled, sending)),
+                    Err(error) => return self.undialled(sending, &error, open),
+                }
+            }
+            let Some(upstream) = &mut self.upstream else { return Next::Reset };
+            let mut flow = open.take().unwrap_or_else(|| {
+                self.ctx.note_open(sending.at, sending.target, sending.ruling, &upstream.peer)
+            });
+            upstream.peer.forget_timings();
+            let explicit = matches!(self.door, Door::Proxy);
+            let mut counts = Counts::default();
+            let outcome =
+                upstream.exchange(&mut self.client, sending, authority, explicit, &mut counts).await;
+            for flow in [Some(&mut flow), self.around.as_mut()].into_iter().flatten() {
+                flow.up += counts.up;
+                flow.down += counts.down;
+            }
+            if outcome != Outcome::Silent || !upstream.used || !repeatable(sending.head) {
+                return self.after(outcome, sending, flow);
+            }
+            // A kept connection was closed just before the request came: once more, on a new one,
+            // which is not `used`.
+            self.upstream = None;
+            open = Some(flow);
+        }
+    }
+
+    /// What follows from an exchange.
+    fn after(&mut self, outcome: Outcome, sending: &Sending<'_>, mut flow: Flow) -> Next {
+        let (reason, end, why) = match outcome {
+            Outcome::Done { client_goes_on, upstream_goes_on } => {
+                match &mut self.upstream {
+                    Some(upstream) if upstream_goes_on => upstream.used = true,
+                    _ => self.upstream = None,
+                }
+                flow.finish(CloseReason::Finished);
+                return if client_goes_on { Next::Again } else { Next::Close };
+            }
+            Outcome::Switched => return Next::Switched(flow),
+            Outcome::Broken(end) => {
+                flow.finish(end);
+                return Next::Reset;
+            }
+            Outcome::Silent => {
+                let why = "upstream closed the connection without an answer";
+                (Reason::ConnectionReset, CloseReason::UpstreamClosed, why)
+            }
+            Outcome::Failed(reason, end, why) => (reason, end, why),
+            Outcome::BadBody(why) => {
+                self.upstream = None;
+                flow.detail = Some(why);
+                flow.finish(CloseReason::ClientProtocol);
+                return self.malformed(Some((sending.head, sending.raw)), why, None);
+            }
+        };
+        self.upstream = None;
+        let refusal = Refusal::new(reason, flow.id);
+        let words = say_to(refusal, sending);
+        flow.detail = Some(why);
+        flow.finish(end);
+        Next::Words(words, end)
+    }
+
+    /// The upstream connection could not be opened.
+    fn undialled(&self, sending: &Sending<'_>, error: &DialError, flow: Option<Flow>) -> Next {
+        let id = self.ctx.note_failed(sending.at, sending.target, sending.ruling, error);
+        if let Some(flow) = flow {
+            flow.finish(CloseReason::UpstreamClosed);
+        }
+        Next::Words(say_to(Refusal::new(error.reason, id), sending), CloseReason::UpstreamClosed)
+    }
+
+    /// Whether the request may go on the connection that stands.
+    fn reuses(&self, sending: &Sending<'_>) -> bool {
+        let Some(upstream) = &self.upstream else { return false };
+        let same = match &self.door {
+            Door::Proxy => {
+                let permit = sending.ruling.permit.as_ref();
+                upstream.dialled_for == permit.map(|p| (p.target().clone(), p.port()))
+            }
+            Door::Behind { target, .. } => {
+                let same_name = upstream.name == sending.ruling.name;
+                !tunnel::elsewhere(target, &upstream.peer, same_name)
+            }
+        };
+        same && upstream.is_quiet()
+    }
+}
+
+impl Upstream {
+    fn dialled(dialled: (TcpStream, Peer, bool), sending: &Sending<'_>) -> Upstream {
+        let (stream, peer, absolute) = dialled;
+        socket::prepare(&stream);
+        let permit = sending.ruling.permit.as_ref();
+        Upstream {
+            conn: Conn { stream, inbox: Vec::new() },
+            peer,
+            name: sending.ruling.name.clone(),
+            dialled_for: permit.map(|p| (p.target().clone(), p.port())),
+            absolute,
+            used: false,
+        }
+    }
+
+    async fn exchange(
+        &mut self,
+        client: &mut Conn,
+        sending: &Sending<'_>,
+        authority: &str,
+        explicit: bool,
+        counts: &mut Counts,
+    ) -> Outcome {
+        let head = sending.head;
+        let websocket = wants_websocket(head);
+        let (absolute, path) = (self.absolute, request_path(head));
+        let plan = Plan { authority, path, absolute, websocket, explicit };
+        let exchange = Exchange {
+            head: &request::head(head, sending.raw, &plan),
+            body: head.body,
+            asked: Asked { head: &*head.method == "HEAD", old: head.minor_version == 0 },
+            websocket,
+            keep_alive: head.keep_alive && head.minor_version == 1,
+            by_proxy: absolute,
+        };
+        exchange.run(client, &mut self.conn, counts).await
+    }
+}
+
+fn say_to(refusal: Refusal<'_>, sending: &Sending<'_>) -> Vec<u8> {
+    let authority = authority(sending.target);
+    let refusal = Refusal { target: Some(&authority), ..refusal };
+    say(&refusal, Some((sending.head, sending.raw)))
+}
+
+/// Decides on one request of a connection to an address.
+fn decide_behind(
+    ctx: &ProxyContext,
+    target: &Target,
+    host: Option<(&Host, Option<u16>)>,
+) -> Ruling {
+    match host {
+        // HTTP/1.0 without Host: what is behind the address is all there is to go by.
+        None => target.decide(ctx),
+        Some((_, Some(port))) if port != target.port => target.refuse(ctx, Reason::HostMismatch),
+        Some((Host::Name(name), _)) => target.decide_shown(ctx, name.as_ref(), ShownBy::Host),
+        Some((host, _)) if target.is(host) => target.decide_bare(ctx),
+        Some(_) => target.refuse(ctx, Reason::HostMismatch),
+    }
+}
+
+/// The host that a request on a direct connection names; a target in absolute form wins, and the
+/// two have been found to agree.
+fn shown_host(head: &RequestHead) -> Option<(&Host, Option<u16>)> {
+    match &head.form {
+        RequestForm::Absolute { host, port, .. } => Some((host, Some(*port))),
+        _ => head.host.as_ref().map(|(host, port)| (host, *port)),
+    }
+}
+
+/// The Host field for upstream: what was decided on, in one spelling.
+fn host_field(target: &Target, shown: Option<&Host>) -> String {
+    let host = match (shown, &target.host) {
+        (Some(host), _) => host.to_string(),
+        (None, AskedFor::Name(name)) => name.to_string(),
+        (None, AskedFor::Address { address, .. }) => Host::Address(*address).to_string(),
+    };
+    match target.port {
+        HTTP_PORT => host,
+        port => format!("{host}:{port}"),
+    }
+}
+
+fn request_path(head: &RequestHead) -> &str {
+    match &head.form {
+        RequestForm::Absolute { path, .. } | RequestForm::Origin { path } => path.with_query(),
+        RequestForm::Asterisk | RequestForm::Connect { .. } => "*",
+    }
+}
+
+/// WebSocket is the one change of protocol that is passed on: behind h2c, requests for other hosts
+/// would go unseen.
+fn wants_websocket(head: &RequestHead) -> bool {
+    head.upgrade == Upgrade::WebSocket
+        && &*head.method == "GET"
+        && head.minor_version == 1
+        && matches!(head.body, BodyLength::None | BodyLength::Length(0))
+}
+
+/// Whether the request may be sent twice without harm (RFC 9110 section 9.2.2), and can be.
+fn repeatable(head: &RequestHead) -> bool {
+    matches!(&*head.method, "GET" | "HEAD" | "OPTIONS")
+        && matches!(head.body, BodyLength::None | BodyLength::Length(0))
+}

@@ -1,0 +1,328 @@
+//! HTTP: the proxy port, and plain HTTP on direct connections.
+//!
+//! One loop reads request heads, strictly, one after the other; every single request is decided on
+//! by its own target, whatever the connection did before (THREATS: second request on a kept-alive
+//! connection, pipelining past a denial). A refusal ends the connection.
+
+mod connect;
+mod exchange;
+mod forward;
+mod request;
+mod response;
+
+use std::io;
+use std::sync::Arc;
+
+use portcullis_names::Name;
+use portcullis_policy::Reason;
+use portcullis_record::{CloseReason, Layer, Protocol};
+use portcullis_wire::http1::{HeadParse, HeadScanner, RequestForm, RequestHead, Scheme};
+use portcullis_wire::http1::read_scanned_head;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use self::exchange::Conn;
+use self::forward::Upstream;
+use crate::ProxyContext;
+use crate::limits::{HEAD_BUFFER_BYTES, HEADER_TIMEOUT, KEEP_ALIVE_TIMEOUT};
+use crate::note::{At, Flow, Peer};
+use crate::refuse::{Format, Refusal};
+use crate::relay::Relay;
+use crate::socket;
+use crate::stop::Stop;
+use crate::target::{Ruling, Target};
+use crate::tunnel::{self, Opened, Tunnel};
+
+/// What a client that takes the proxy for a web server is told.
+const NOT_A_SERVER: &str = "This is the sandbox's HTTP proxy, not a web server. Set http_proxy and \
+                            https_proxy to it, or connect directly without it.";
+/// What a client is told that wants the proxy to speak TLS for it.
+const USE_CONNECT: &str = "The gateway does not speak TLS for programs: use CONNECT for https.";
+
+/// Where requests come from, and what they can be for.
+enum Door {
+    /// The proxy port: CONNECT and absolute form, to anywhere.
+    Proxy,
+    /// A connection to one address: every request's Host is decided on together with it.
+    Behind { target: Arc<Target>, protocol: Protocol },
+}
+
+/// A connection that turned out to speak plain HTTP.
+pub(crate) struct Behind {
+    pub(crate) target: Target,
+    pub(crate) protocol: Protocol,
+    /// The connection that stands, and the name that it was dialled by.
+    pub(crate) upstream: (TcpStream, Peer, Option<Name>),
+    /// The flow, where it is recorded already.
+    pub(crate) flow: Option<Flow>,
+}
+
+/// One client connection.
+struct Session<'a> {
+    ctx: &'a ProxyContext,
+    door: Door,
+    client: Conn,
+    upstream: Option<Upstream>,
+    /// The flow around the requests: that of a SOCKS connection, for instance.
+    around: Option<Flow>,
+}
+
+/// What comes after a request.
+enum Next {
+    /// Another one.
+    Again,
+    /// These words, and the end.
+    Words(Vec<u8>, CloseReason),
+    /// The end.
+    Close,
+    /// A reset of both sides.
+    Reset,
+    /// WebSocket.
+    Switched(Flow),
+    /// A tunnel; the 200 is still to be said.
+    Connected(Box<(Opened, TcpStream)>),
+}
+
+/// Serves one connection to the proxy port.
+pub(crate) async fn open(ctx: &ProxyContext, client: TcpStream, stop: &Stop) -> Option<Tunnel> {
+    let client = Conn { stream: client, inbox: Vec::new() };
+    let session = Session { ctx, door: Door::Proxy, client, upstream: None, around: None };
+    session.serve(stop).await
+}
+
+/// Serves a connection to an address that turned out to speak plain HTTP.
+pub(crate) async fn behind(
+    ctx: &ProxyContext,
+    stop: &Stop,
+    client: TcpStream,
+    pending: Vec<u8>,
+    behind: Behind,
+) -> Option<Tunnel> {
+    let Behind { target, protocol, upstream: (stream, peer, name), flow } = behind;
+    let upstream = match peer.via {
+        // A company's proxy for plain HTTP is spoken to in absolute form, not through a tunnel.
+        Some(_) => None,
+        None => Some(Upstream::standing(stream, peer, name)),
+    };
+    let client = Conn { stream: client, inbox: pending };
+    let door = Door::Behind { target: Arc::new(target), protocol };
+    Session { ctx, door, client, upstream, around: flow }.serve(stop).await
+}
+
+impl Session<'_> {
+    async fn serve(mut self, stop: &Stop) -> Option<Tunnel> {
+        let next = tokio::select! {
+            biased;
+            () = stop.wait() => {
+                self.end_around(CloseReason::Shutdown);
+                Next::Reset
+            }
+            next = self.requests() => next,
+        };
+        match next {
+            Next::Again | Next::Close => {
+                self.end_around(CloseReason::Finished);
+                socket::last_words(self.client.stream, b"").await;
+                None
+            }
+            Next::Words(words, end) => {
+                self.end_around(end);
+                socket::last_words(self.client.stream, &words).await;
+                None
+            }
+            Next::Reset => {
+                socket::reset(self.client.stream);
+                if let Some(upstream) = self.upstream {
+                    socket::reset(upstream.conn.stream);
+                }
+                None
+            }
+            Next::Switched(flow) => {
+                let upstream = self.upstream?.conn;
+                let mut relay = Relay::new(self.client.stream, upstream.stream);
+                relay.push_up(self.client.inbox);
+                relay.push_down(upstream.inbox);
+                Some(Tunnel::new(relay, flow))
+            }
+            Next::Connected(connected) => {
+                let (opened, upstream) = *connected;
+                if !socket::answer(&mut self.client.stream, connect::ESTABLISHED).await {
+                    opened.gone();
+                    return None;
+                }
+                let relay = tunnel::relay(self.client.stream, upstream);
+                opened.follow(self.ctx, stop, relay, self.client.inbox).await
+            }
+        }
+    }
+
+    /// Request after request. Each is boxed: what waits between two is small.
+    async fn requests(&mut self) -> Next {
+        let mut first = self.client.inbox.is_empty();
+        loop {
+            let (head, raw) = match self.client.head(first).await {
+                Ok(Some(read)) => read,
+                Ok(None) => return Next::Close,
+                Err(why) => return self.malformed(None, why, None),
+            };
+            first = false;
+            match Box::pin(self.request(head, raw)).await {
+                Next::Again => {}
+                next => return next,
+            }
+        }
+    }
+
+    async fn request(&mut self, head: RequestHead, raw: Vec<u8>) -> Next {
+        if !head.host_agrees() {
+            return self.malformed(Some((&head, &raw)), "Host differs from the target", None);
+        }
+        match (&self.door, &head.form) {
+            (Door::Proxy, RequestForm::Connect { host, port }) => {
+                let target = Target::new(self.ctx, host.clone(), *port);
+                self.connect(target, &head, &raw).await
+            }
+            (Door::Proxy, RequestForm::Absolute { scheme: Scheme::Http, host, port, .. }) => {
+                let target = Target::new(self.ctx, host.clone(), *port);
+                self.forward(Arc::new(target), &head, &raw).await
+            }
+            (Door::Proxy, RequestForm::Absolute { scheme: Scheme::Https, .. }) => {
+                let why = "https in absolute form";
+                self.malformed(Some((&head, &raw)), why, Some(USE_CONNECT))
+            }
+            (Door::Proxy, RequestForm::Origin { .. } | RequestForm::Asterisk) => {
+                let why = "a request to the proxy as if it were a server";
+                self.malformed(Some((&head, &raw)), why, Some(NOT_A_SERVER))
+            }
+            (Door::Behind { .. }, RequestForm::Connect { .. }) => {
+                let why = "CONNECT on a direct connection: its target cannot be decided on";
+                self.not_allowed(&head, &raw, why)
+            }
+            (Door::Behind { target, .. }, _) => {
+                let target = target.clone();
+                self.forward(target, &head, &raw).await
+            }
+        }
+    }
+
+    /// Records and answers bytes that are not a request one could serve.
+    fn malformed(
+        &mut self,
+        request: Option<(&RequestHead, &[u8])>,
+        why: &'static str,
+        help: Option<&str>,
+    ) -> Next {
+        let at = At::new(Layer::Http, self.protocol()).detail(Some(why));
+        let target = match &self.door {
+            Door::Proxy => None,
+            Door::Behind { target, .. } => Some(&**target),
+        };
+        let id = match request {
+            Some((head, _)) => self.ctx.note_malformed(at.http(&head.method, path(head)), target),
+            None => self.ctx.note_malformed(at, target),
+        };
+        let mut refusal = Refusal::new(Reason::Malformed, id);
+        refusal.help = help.or(Some(why));
+        Next::Words(say(&refusal, request), CloseReason::ClientProtocol)
+    }
+
+    fn not_allowed(&mut self, head: &RequestHead, raw: &[u8], why: &'static str) -> Next {
+        let Door::Behind { target, protocol } = &self.door else { return Next::Reset };
+        let ruling = target.refuse(self.ctx, Reason::ProtocolNotAllowed);
+        let at = At::new(Layer::Http, *protocol).http(&head.method, path(head)).detail(Some(why));
+        let id = self.ctx.note_denied(at, target, &ruling);
+        Next::Words(say(&Refusal::new(ruling.reason, id), Some((head, raw))), CloseReason::Denied)
+    }
+
+    /// Records and answers a refusal by policy.
+    fn denied(
+        &self,
+        at: At<'_>,
+        target: &Target,
+        ruling: &Ruling,
+        request: (&RequestHead, &[u8]),
+    ) -> Next {
+        let id = self.ctx.note_denied(at, target, ruling);
+        let mut refusal = Refusal::new(ruling.reason, id);
+        let authority = crate::refuse::authority(target);
+        refusal.target = Some(&authority);
+        refusal.suggestion = ruling.suggestion.as_deref();
+        Next::Words(say(&refusal, Some(request)), CloseReason::Denied)
+    }
+
+    fn protocol(&self) -> Protocol {
+        match self.door {
+            Door::Proxy => Protocol::Http,
+            Door::Behind { protocol, .. } => protocol,
+        }
+    }
+
+    fn end_around(&mut self, end: CloseReason) {
+        if let Some(flow) = self.around.take() {
+            flow.finish(end);
+        }
+    }
+}
+
+/// The refusal as bytes, in the form that the request asks for.
+fn say(refusal: &Refusal<'_>, request: Option<(&RequestHead, &[u8])>) -> Vec<u8> {
+    let Some((head, raw)) = request else { return refusal.response(Format::Text, true) };
+    let accept = head.headers(raw).find(|(name, _)| name.eq_ignore_ascii_case("accept"));
+    refusal.response(Format::wanted(accept.map(|(_, value)| value)), &*head.method != "HEAD")
+}
+
+/// The path for the record, without query.
+fn path(head: &RequestHead) -> Option<&str> {
+    match &head.form {
+        RequestForm::Absolute { path, .. } | RequestForm::Origin { path } => Some(path.path()),
+        RequestForm::Asterisk => Some("*"),
+        RequestForm::Connect { .. } => None,
+    }
+}
+
+impl Conn {
+    /// The next head and its bytes; `None` when the client is done, or silent for too long.
+    ///
+    /// # Errors
+    /// What is wrong with the head, a few words.
+    async fn head(&mut self, first: bool) -> Result<Option<(RequestHead, Vec<u8>)>, &'static str> {
+        let patience = if first { HEADER_TIMEOUT } else { KEEP_ALIVE_TIMEOUT };
+        if self.inbox.is_empty() {
+            self.inbox = Vec::new(); // an idle connection holds no buffer
+            match timeout(patience, self.stream.readable()).await {
+                Ok(Ok(())) => {}
+                _ => return Ok(None),
+            }
+        }
+        match timeout(HEADER_TIMEOUT, self.rest_of_head()).await {
+            Ok(read) => read,
+            Err(_) if self.inbox.is_empty() => Ok(None),
+            Err(_) => Err("the request head took longer than 10 s"),
+        }
+    }
+
+    async fn rest_of_head(&mut self) -> Result<Option<(RequestHead, Vec<u8>)>, &'static str> {
+        let mut scanner = HeadScanner::new();
+        loop {
+            match read_scanned_head(&self.inbox, &mut scanner) {
+                HeadParse::Head(head) => {
+                    let rest = self.inbox.split_off(head.head_len);
+                    return Ok(Some((head, std::mem::replace(&mut self.inbox, rest))));
+                }
+                HeadParse::Malformed(why) => return Err(why),
+                HeadParse::NeedMore => {}
+            }
+            self.inbox.reserve(HEAD_BUFFER_BYTES);
+            match self.stream.try_read_buf(&mut self.inbox) {
+                Ok(0) if self.inbox.is_empty() => return Ok(None),
+                Ok(0) => return Err("the connection ended inside a request head"),
+                Ok(_) => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Ok(None),
+            }
+            if self.stream.readable().await.is_err() {
+                return Ok(None);
+            }
+        }
+    }
+}

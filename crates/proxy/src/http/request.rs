@@ -1,0 +1,183 @@
+//! The request head that goes upstream: written anew from what was decided on, never passed on as
+//! it came.
+//!
+//! Answers "Host unlike the request target", "CL with TE" and "client-sent `Proxy-*`,
+//! `X-Forwarded-*`, `Via` do not steer anything": request line, Host and framing are our own words,
+//! and fields that belong to one hop or speak for a proxy stay behind.
+
+use std::fmt::Write as _;
+
+use portcullis_wire::http1::{BodyLength, RequestHead};
+
+use crate::refuse::GATEWAY;
+
+/// What the head is written from, beside the client's own.
+#[derive(Debug)]
+pub(crate) struct Plan<'a> {
+    /// `host` or `host:port`, as decided on.
+    pub(crate) authority: &'a str,
+    /// The path with its query.
+    pub(crate) path: &'a str,
+    /// The next hop is the company's proxy: the target is written in absolute form.
+    pub(crate) absolute: bool,
+    /// The change to WebSocket is asked for.
+    pub(crate) websocket: bool,
+    /// We are a proxy to the client, and say so upstream (RFC 9110 section 7.6.3).
+    pub(crate) explicit: bool,
+}
+
+/// Writes the head.
+pub(crate) fn head(request: &RequestHead, raw: &[u8], plan: &Plan<'_>) -> Vec<u8> {
+    let mut start = String::with_capacity(raw.len() + 128);
+    let _ = write!(start, "{} ", request.method);
+    if plan.absolute {
+        let _ = write!(start, "http://{}", plan.authority);
+    }
+    let minor = request.minor_version.min(1);
+    let _ = write!(start, "{} HTTP/1.{minor}\r\nHost: {}\r\n", plan.path, plan.authority);
+    let mut head = start.into_bytes();
+    let named = named_by_connection(request, raw);
+    for (name, value) in request.headers(raw) {
+        let hop = named.iter().any(|token| name.as_bytes().eq_ignore_ascii_case(token));
+        if !hop && !stays_behind(name) {
+            field(&mut head, name, value);
+        }
+    }
+    match request.body {
+        BodyLength::None => {}
+        BodyLength::Length(length) => {
+            field(&mut head, "Content-Length", length.to_string().as_bytes());
+        }
+        BodyLength::Chunked => field(&mut head, "Transfer-Encoding", b"chunked"),
+    }
+    if plan.explicit {
+        field(&mut head, "Via", format!("1.{minor} {GATEWAY}").as_bytes());
+    }
+    if plan.websocket {
+        head.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    } else if minor == 0 {
+        // An answer to HTTP/1.0 ends with the connection, on both sides.
+        head.extend_from_slice(b"Connection: close\r\n");
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// One field line.
+pub(super) fn field(head: &mut Vec<u8>, name: &str, value: &[u8]) {
+    head.extend_from_slice(name.as_bytes());
+    head.extend_from_slice(b": ");
+    head.extend_from_slice(value);
+    head.extend_from_slice(b"\r\n");
+}
+
+/// Fields that `Connection` takes out (RFC 9110 section 7.6.1).
+fn named_by_connection<'b>(request: &RequestHead, raw: &'b [u8]) -> Vec<&'b [u8]> {
+    request
+        .headers(raw)
+        .filter(|(name, _)| name.eq_ignore_ascii_case("connection"))
+        .flat_map(|(_, value)| value.split(|b| *b == b','))
+        .map(<[u8]>::trim_ascii)
+        .filter(|token| !token.is_empty())
+        .collect()
+}
+
+/// Fields of one hop, fields that are written anew, and fields by which a client would speak as a
+/// proxy.
+fn stays_behind(name: &str) -> bool {
+    const EXACT: [&str; 10] = [
+        "host",
+        "connection",
+        "content-length",
+        "transfer-encoding",
+        "keep-alive",
+        "te",
+        "upgrade",
+        "via",
+        "forwarded",
+        "http2-settings",
+    ];
+    EXACT.iter().any(|known| name.eq_ignore_ascii_case(known))
+        || starts_with(name, "proxy-")
+        || starts_with(name, "x-forwarded-")
+}
+
+/// Whether the name starts so, in any case.
+pub(super) fn starts_with(name: &str, prefix: &str) -> bool {
+    name.as_bytes()
+        .get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_wire::http1::{HeadParse, read_head};
+
+    use super::*;
+
+    fn rewrite(raw: &str, change: impl FnOnce(&mut Plan<'_>)) -> String {
+        let HeadParse::Head(request) = read_head(raw.as_bytes()) else {
+            panic!("not a head: {raw}")
+        };
+        let mut plan = Plan {
+            authority: "a.example",
+            path: "/p?q=1",
+            absolute: false,
+            websocket: false,
+            explicit: true,
+        };
+        change(&mut plan);
+        String::from_utf8(head(&request, raw.as_bytes(), &plan)).unwrap()
+    }
+
+    #[test]
+    fn the_target_is_what_was_decided_on() {
+        let raw = "GET http://a.example/p?q=1 HTTP/1.1\r\nhost: A.EXAMPLE.\r\nAccept: */*\r\n\r\n";
+        assert_eq!(
+            rewrite(raw, |_| {}),
+            "GET /p?q=1 HTTP/1.1\r\nHost: a.example\r\nAccept: */*\r\nVia: 1.1 portcullis\r\n\r\n"
+        );
+        let absolute = rewrite(raw, |plan| plan.absolute = true);
+        assert!(absolute.starts_with("GET http://a.example/p?q=1 HTTP/1.1\r\nHost: a.example\r\n"));
+        assert!(!rewrite(raw, |plan| plan.explicit = false).contains("Via"));
+    }
+
+    #[test]
+    fn client_sent_proxy_fields_do_not_get_through() {
+        let raw = "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\
+                   Proxy-Authorization: Basic eA==\r\nPROXY-Foo: x\r\nX-Forwarded-For: 1.2.3.4\r\n\
+                   x-forwarded-host: evil.example\r\nForwarded: for=1.2.3.4\r\nVia: 1.1 evil\r\n\
+                   Connection: keep-alive, X-Secret\r\nX-Secret: y\r\nKeep-Alive: 5\r\nTE: trailers\r\n\
+                   X-Kept: z\r\n\r\n";
+        let sent = rewrite(raw, |_| {}).to_ascii_lowercase();
+        for gone in ["proxy-", "x-forwarded", "\r\nforwarded", "evil", "x-secret", "keep-alive", "te:"] {
+            assert!(!sent.contains(gone), "{gone} in {sent}");
+        }
+        assert!(sent.contains("x-kept: z\r\n"));
+        assert!(!sent.contains("connection:"));
+    }
+
+    #[test]
+    fn framing_is_written_once_and_anew() {
+        let raw = "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 007\r\n\r\n";
+        let sent = rewrite(raw, |_| {});
+        assert_eq!(sent.matches("Content-Length: 7\r\n").count(), 1, "{sent}");
+        let raw = "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\
+                   transfer-encoding: Chunked\r\n\r\n";
+        let sent = rewrite(raw, |_| {});
+        assert_eq!(sent.to_ascii_lowercase().matches("transfer-encoding: chunked\r\n").count(), 1);
+    }
+
+    #[test]
+    fn an_upgrade_to_websocket_is_asked_for_in_our_words_and_h2c_is_not() {
+        let raw = "GET /p HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+                   Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n\r\n";
+        let sent = rewrite(raw, |_| {}).to_ascii_lowercase();
+        assert!(!sent.contains("upgrade") && !sent.contains("http2"), "{sent}");
+        let raw = "GET /p HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\n\
+                   Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
+        let sent = rewrite(raw, |plan| plan.websocket = true);
+        assert!(sent.ends_with("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"), "{sent}");
+        assert!(sent.contains("Sec-WebSocket-Key: x"));
+    }
+}

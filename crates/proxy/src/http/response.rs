@@ -1,0 +1,249 @@
+//! Response heads: read strictly enough that their end is certain, and written anew.
+//!
+//! Upstream is not trusted: a response whose length two readers could see differently would put
+//! the next answer on the connection in the wrong place, so it is a failure of upstream.
+
+use std::fmt::Write as _;
+
+use portcullis_wire::http1::BodyLength;
+
+use super::request::{field, starts_with};
+use crate::limits::{MAX_RESPONSE_FIELDS, MAX_RESPONSE_HEAD_BYTES};
+
+/// A response head.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct ResponseHead {
+    pub(crate) status: u16,
+    /// How the body ends, if there is one.
+    pub(crate) body: ResponseBody,
+    /// Whether upstream means to keep the connection.
+    pub(crate) keep_alive: bool,
+    /// Length of the head in the buffer.
+    pub(crate) len: usize,
+    /// The head as it goes to the client, without `Connection` and the empty line.
+    pub(crate) rewritten: Vec<u8>,
+}
+
+/// How a response's body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ResponseBody {
+    /// As these say; `BodyLength::None` is no body at all.
+    Framed(BodyLength),
+    /// With the connection.
+    UntilClose,
+}
+
+/// The outcome of reading a head.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Parsed {
+    NeedMore,
+    Head(ResponseHead),
+    Malformed(&'static str),
+}
+
+/// What the request says about its response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// It was HEAD.
+    pub(crate) head: bool,
+    /// It came in HTTP/1.0, whose clients know no chunks.
+    pub(crate) old: bool,
+}
+
+/// Reads the head at the front of upstream's stream (RFC 9112 sections 4 to 6).
+pub(crate) fn read(stream: &[u8], asked: Asked) -> Parsed {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_RESPONSE_FIELDS];
+    let mut response = httparse::Response::new(&mut fields);
+    let seen = stream.get(..MAX_RESPONSE_HEAD_BYTES).unwrap_or(stream);
+    let len = match response.parse(seen) {
+        Ok(httparse::Status::Complete(len)) => len,
+        Ok(httparse::Status::Partial) if seen.len() >= MAX_RESPONSE_HEAD_BYTES => {
+            return Parsed::Malformed("the response head is longer than 64 KiB");
+        }
+        Ok(httparse::Status::Partial) => return Parsed::NeedMore,
+        Err(_) => return Parsed::Malformed("the response head is not HTTP/1"),
+    };
+    match head(&response, len, asked) {
+        Ok(head) => Parsed::Head(head),
+        Err(why) => Parsed::Malformed(why),
+    }
+}
+
+fn head(
+    response: &httparse::Response<'_, '_>,
+    len: usize,
+    asked: Asked,
+) -> Result<ResponseHead, &'static str> {
+    let status = response.code.ok_or("no status")?;
+    if !(100..=999).contains(&status) {
+        return Err("a status of no meaning");
+    }
+    let minor = response.version.unwrap_or(0);
+    let mut framing = Framing::default();
+    for field in response.headers.iter() {
+        framing.add(field.name, field.value)?;
+    }
+    if framing.chunked && (framing.length.is_some() || minor == 0) {
+        return Err("a response framed in two ways");
+    }
+    let interim = status < 200;
+    let bodiless = interim || asked.head || matches!(status, 204 | 304);
+    if framing.chunked && asked.old && !bodiless {
+        return Err("chunks in answer to HTTP/1.0");
+    }
+    let body = match framing.length {
+        _ if bodiless => ResponseBody::Framed(BodyLength::None),
+        _ if framing.chunked => ResponseBody::Framed(BodyLength::Chunked),
+        Some(length) => ResponseBody::Framed(BodyLength::Length(length)),
+        None => ResponseBody::UntilClose,
+    };
+    let mut start = String::with_capacity(len + 64);
+    let reason = response.reason.unwrap_or_default();
+    let _ = write!(start, "HTTP/1.1 {status} {reason}\r\n");
+    let mut rewritten = start.into_bytes();
+    for one in response.headers.iter() {
+        let named = framing.named.iter().any(|t| t.eq_ignore_ascii_case(one.name.as_bytes()));
+        if !named && !stays_behind(one.name) {
+            field(&mut rewritten, one.name, one.value);
+        }
+    }
+    match framing.length {
+        // A HEAD or 304 tells the length of a body that does not follow.
+        Some(length) if !interim && status != 204 => {
+            field(&mut rewritten, "Content-Length", length.to_string().as_bytes());
+        }
+        _ if body == ResponseBody::Framed(BodyLength::Chunked) => {
+            field(&mut rewritten, "Transfer-Encoding", b"chunked");
+        }
+        _ => {}
+    }
+    let keep_alive = if minor == 0 { framing.keep_alive } else { !framing.close };
+    Ok(ResponseHead { status, body, keep_alive, len, rewritten })
+}
+
+/// The fields that decide where a response ends.
+#[derive(Default)]
+struct Framing<'b> {
+    length: Option<u64>,
+    chunked: bool,
+    close: bool,
+    keep_alive: bool,
+    /// Fields that `Connection` takes out.
+    named: Vec<&'b [u8]>,
+}
+
+impl<'b> Framing<'b> {
+    fn add(&mut self, name: &str, value: &'b [u8]) -> Result<(), &'static str> {
+        if name.eq_ignore_ascii_case("content-length") {
+            let length = digits(value).ok_or("a bad Content-Length")?;
+            if self.length.is_some_and(|other| other != length) {
+                return Err("two lengths");
+            }
+            self.length = Some(length);
+        } else if name.eq_ignore_ascii_case("transfer-encoding") {
+            if self.chunked || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
+                return Err("a Transfer-Encoding other than chunked");
+            }
+            self.chunked = true;
+        } else if name.eq_ignore_ascii_case("connection") {
+            for token in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+                self.close |= token.eq_ignore_ascii_case(b"close");
+                self.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                self.named.push(token);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn digits(value: &[u8]) -> Option<u64> {
+    let value = value.trim_ascii();
+    if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// Fields of one hop, those that are written anew, and those by which upstream would speak as the
+/// gateway: `x-proxy-error` and `Proxy-Status` mean that we said it.
+fn stays_behind(name: &str) -> bool {
+    const EXACT: [&str; 7] = [
+        "connection",
+        "content-length",
+        "transfer-encoding",
+        "keep-alive",
+        "te",
+        "upgrade",
+        "x-proxy-error",
+    ];
+    EXACT.iter().any(|known| name.eq_ignore_ascii_case(known)) || starts_with(name, "proxy-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GET: Asked = Asked { head: false, old: false };
+
+    fn parsed(text: &str, asked: Asked) -> ResponseHead {
+        match read(text.as_bytes(), asked) {
+            Parsed::Head(head) => head,
+            other => panic!("{other:?}: {text}"),
+        }
+    }
+
+    #[test]
+    fn every_prefix_asks_for_more() {
+        let text = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: y\r\n\r\n";
+        for end in 0..text.len() {
+            assert_eq!(read(&text.as_bytes()[..end], GET), Parsed::NeedMore, "{end}");
+        }
+        assert_eq!(parsed(text, GET).len, text.len());
+    }
+
+    #[test]
+    fn rfc_9112_section_6_3_the_body_of_a_response() {
+        use ResponseBody::{Framed, UntilClose};
+        let sized = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+        assert_eq!(parsed(sized, GET).body, Framed(BodyLength::Length(5)));
+        let head = parsed(sized, Asked { head: true, ..GET });
+        assert_eq!(head.body, Framed(BodyLength::None));
+        assert!(String::from_utf8(head.rewritten).unwrap().contains("Content-Length: 5"));
+        let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert_eq!(parsed(chunked, GET).body, Framed(BodyLength::Chunked));
+        assert_eq!(parsed("HTTP/1.1 200 OK\r\n\r\n", GET).body, UntilClose);
+        for status in [100, 103, 204, 304] {
+            let text = format!("HTTP/1.1 {status} X\r\n\r\n");
+            assert_eq!(parsed(&text, GET).body, Framed(BodyLength::None), "{status}");
+        }
+    }
+
+    #[test]
+    fn response_splitting_by_two_framings_is_upstreams_failure() {
+        for fields in [
+            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+            "Content-Length: 5\r\nContent-Length: 6\r\n",
+            "Content-Length: +5\r\n",
+            "Content-Length: 5, 5\r\n",
+            "Transfer-Encoding: gzip, chunked\r\n",
+            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        ] {
+            let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+            assert!(matches!(read(text.as_bytes(), GET), Parsed::Malformed(_)), "{fields}");
+        }
+        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        assert!(matches!(read(chunked, Asked { old: true, ..GET }), Parsed::Malformed(_)));
+        assert!(matches!(read(b"SSH-2.0-OpenSSH_9\r\n\r\n", GET), Parsed::Malformed(_)));
+    }
+
+    #[test]
+    fn upstream_does_not_speak_as_the_gateway() {
+        let text = "HTTP/1.1 403 Forbidden\r\nX-Proxy-Error: blocked-by-allowlist\r\n\
+                    Proxy-Status: portcullis\r\nConnection: close, X-Hop\r\nX-Hop: 1\r\n\
+                    Server: x\r\nContent-Length: 0\r\n\r\n";
+        let head = parsed(text, GET);
+        let sent = String::from_utf8(head.rewritten).unwrap();
+        assert_eq!(sent, "HTTP/1.1 403 Forbidden\r\nServer: x\r\nContent-Length: 0\r\n");
+        assert!(!head.keep_alive);
+    }
+}

@@ -1,0 +1,106 @@
+//! Every limit of the entrances, and the counter that holds one sandbox to its connections.
+//!
+//! Answers "exhaustion" among the threats: half-open, slow and idle connections cost a bounded
+//! number of descriptors, bytes and seconds, and what is refused for it is recorded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Connections of one sandbox at once, over all entrances, unless the context says otherwise.
+pub const MAX_CONNECTIONS: usize = 4096;
+/// Connections over the limit that are told so at once; any further one is reset.
+pub(crate) const MAX_REFUSALS: usize = 64;
+
+/// From a connection's start, or a request's first byte, to the end of its head or handshake.
+pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// From the first byte in a tunnel to the point where it is known what the bytes are.
+pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two requests on a kept-alive connection.
+pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
+/// To write a refusal, an alert or a SOCKS reply.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// To let a client read a refusal before its connection goes.
+pub(crate) const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+/// What a client may send after a refusal before it is cut off.
+pub(crate) const MAX_LINGER_BYTES: usize = 256 * 1024;
+/// For flows to end after the token was cancelled.
+pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// After a failed accept (no free descriptors).
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a direct connection's record waits for the name that its first bytes may show.
+pub(crate) const RECORD_DELAY: Duration = Duration::from_millis(500);
+/// How often a half-closed tunnel is looked at for a peer that is gone.
+pub(crate) const HALF_CLOSED_CHECK: Duration = Duration::from_secs(30);
+
+/// TCP keepalive on both sides of every flow: there is no idle timeout, so dead peers are found
+/// by the kernel.
+pub(crate) const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+/// Between two probes.
+pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Probes without an answer until the peer counts as gone.
+pub(crate) const KEEPALIVE_RETRIES: u32 = 4;
+
+/// What a relay reads at first, and while its reader is slow.
+pub(crate) const MIN_READ_BYTES: usize = 16 * 1024;
+/// What a relay reads of a fast flow; also the most that one direction ever holds.
+pub(crate) const MAX_READ_BYTES: usize = 128 * 1024;
+/// Reads in one turn of a relay before other flows get theirs.
+pub(crate) const MAX_ROUNDS: usize = 16;
+
+/// Bytes of a body on their way through the forwarder, each direction.
+pub(crate) const BODY_BUFFER_BYTES: usize = 32 * 1024;
+/// First buffer for a head; it grows up to the head's limit.
+pub(crate) const HEAD_BUFFER_BYTES: usize = 2048;
+/// Longest response head.
+pub(crate) const MAX_RESPONSE_HEAD_BYTES: usize = 64 * 1024;
+/// Most fields in a response head.
+pub(crate) const MAX_RESPONSE_FIELDS: usize = 200;
+/// Interim (1xx) answers to one request.
+pub(crate) const MAX_INTERIM: usize = 32;
+
+/// A number of places, taken without a lock.
+#[derive(Debug)]
+pub(crate) struct Slots {
+    taken: AtomicUsize,
+    max: usize,
+}
+
+/// A place; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Slot(Arc<Slots>);
+
+impl Slots {
+    pub(crate) fn new(max: usize) -> Arc<Slots> {
+        Arc::new(Slots { taken: AtomicUsize::new(0), max })
+    }
+
+    /// Takes a place if there is one.
+    pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
+        let more = |taken| (taken < self.max).then_some(taken + 1);
+        self.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).ok()?;
+        Some(Slot(self.clone()))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.taken.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_bounded_and_come_back() {
+        let slots = Slots::new(2);
+        let first = slots.take();
+        let second = slots.take();
+        assert!(first.is_some() && second.is_some());
+        assert!(slots.take().is_none());
+        drop(first);
+        assert!(slots.take().is_some());
+    }
+}

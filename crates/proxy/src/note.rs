@@ -1,0 +1,206 @@
+//! Decision records of the entrances: one for each denial, one and a close for each flow.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Instant;
+
+use portcullis_dial::{DialError, Dialed};
+use portcullis_names::Name;
+use portcullis_policy::{Reason, Verdict};
+use portcullis_record::{
+    Close, CloseReason, DecisionId, Event, Layer, Protocol, Recorder, Timings,
+};
+use tokio::net::TcpStream;
+
+use crate::ProxyContext;
+use crate::target::{Ruling, Target};
+
+/// Where a decision was made, and what else a record of it says.
+#[derive(Clone, Copy)]
+pub(crate) struct At<'a> {
+    pub(crate) layer: Layer,
+    pub(crate) protocol: Protocol,
+    pub(crate) method: Option<&'a str>,
+    pub(crate) path: Option<&'a str>,
+    /// The name that was shown (SNI, Host), where it is the subject.
+    pub(crate) shown: Option<&'a str>,
+    pub(crate) detail: Option<&'a str>,
+}
+
+impl<'a> At<'a> {
+    pub(crate) fn new(layer: Layer, protocol: Protocol) -> At<'a> {
+        At { layer, protocol, method: None, path: None, shown: None, detail: None }
+    }
+
+    pub(crate) fn http(mut self, method: &'a str, path: Option<&'a str>) -> At<'a> {
+        self.method = Some(method);
+        self.path = path;
+        self
+    }
+
+    pub(crate) fn shown(mut self, name: Option<&'a str>) -> At<'a> {
+        self.shown = name;
+        self
+    }
+
+    pub(crate) fn detail(mut self, detail: Option<&'a str>) -> At<'a> {
+        self.detail = detail;
+        self
+    }
+
+    fn event(&self, verdict: Verdict, reason: Reason) -> Event<'a> {
+        let mut event = Event::new(self.layer, self.protocol, verdict, reason);
+        event.method = self.method;
+        event.path = self.path;
+        event.detail = self.detail;
+        event
+    }
+}
+
+/// An opened flow. Its close is recorded when it is dropped, so that no way out of a flow, not
+/// even a panic, leaves an open end in the record.
+pub(crate) struct Flow {
+    recorder: Recorder,
+    pub(crate) id: DecisionId,
+    started: Instant,
+    pub(crate) up: u64,
+    pub(crate) down: u64,
+    /// Why it ended. What ends a flow without saying so is the end of the gateway.
+    pub(crate) end: CloseReason,
+    pub(crate) detail: Option<&'static str>,
+}
+
+impl Flow {
+    /// Ends the flow.
+    pub(crate) fn finish(mut self, end: CloseReason) {
+        self.end = end;
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        let duration = self.started.elapsed();
+        let mut close = Close::new(self.end, self.up, self.down, duration);
+        close.detail = self.detail;
+        self.recorder.close(self.id, close);
+    }
+}
+
+impl ProxyContext {
+    /// Records a refusal.
+    pub(crate) fn note_denied(&self, at: At<'_>, target: &Target, ruling: &Ruling) -> DecisionId {
+        let address = target.ip();
+        let mut event = at.event(ruling.verdict, ruling.reason);
+        fill(&mut event, &at, target, ruling);
+        event.addresses = address.as_slice();
+        event.suggestion = ruling.suggestion.as_deref();
+        self.recorder.decision(event)
+    }
+
+    /// Records a flow that stands.
+    pub(crate) fn note_open(
+        &self,
+        at: At<'_>,
+        target: &Target,
+        ruling: &Ruling,
+        upstream: &Peer,
+    ) -> Flow {
+        let mut event = at.event(ruling.verdict, ruling.reason);
+        fill(&mut event, &at, target, ruling);
+        let address = upstream.address.to_string();
+        event.addresses = &upstream.addresses;
+        event.upstream = Some(upstream.via.as_deref().unwrap_or(&address));
+        event.canonical_name = upstream.canonical.as_ref().map(|name| name.as_str());
+        event.timings = upstream.timings;
+        let id = self.recorder.decision(event);
+        self.flow(id)
+    }
+
+    /// Records that something which was allowed failed, or that the guard refused its address.
+    pub(crate) fn note_failed(
+        &self,
+        at: At<'_>,
+        target: &Target,
+        ruling: &Ruling,
+        error: &DialError,
+    ) -> DecisionId {
+        let at = at.detail(Some(&error.detail));
+        let mut event = at.event(error.reason.verdict(), error.reason);
+        fill(&mut event, &at, target, ruling);
+        event.addresses = &error.addresses;
+        event.timings = error.timings;
+        self.recorder.decision(event)
+    }
+
+    /// Records bytes that are not what the protocol says.
+    pub(crate) fn note_malformed(&self, at: At<'_>, target: Option<&Target>) -> DecisionId {
+        let mut event = at.event(Verdict::Deny, Reason::Malformed);
+        let address = target.and_then(Target::ip);
+        if let Some(target) = target {
+            event.name = target.name().map(|name| name.as_str());
+            event.port = Some(target.port);
+            event.addresses = address.as_slice();
+        }
+        self.recorder.decision(event)
+    }
+
+    /// Records that a connection was one too many.
+    pub(crate) fn note_too_many(&self, protocol: Protocol, detail: &str) -> DecisionId {
+        let at = At::new(Layer::Tcp, protocol).detail(Some(detail));
+        self.recorder.decision(at.event(Verdict::Deny, Reason::TooManyConnections))
+    }
+
+    fn flow(&self, id: DecisionId) -> Flow {
+        Flow {
+            recorder: self.recorder.clone(),
+            id,
+            started: Instant::now(),
+            up: 0,
+            down: 0,
+            end: CloseReason::Shutdown,
+            detail: None,
+        }
+    }
+}
+
+fn fill<'a>(event: &mut Event<'a>, at: &At<'a>, target: &'a Target, ruling: &'a Ruling) {
+    let by_lease = ruling.name.as_ref().map(|name| name.as_str());
+    let asked = target.name().map(|name| name.as_str());
+    event.name = at.shown.or(asked).or(by_lease);
+    event.port = Some(target.port);
+    if let Some(rule) = ruling.rule {
+        let rule = ruling.policy.rule(rule);
+        event.rule = Some((rule.text, rule.source));
+    }
+}
+
+/// What a record says about the other end of a flow, and what the flow's further decisions need.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    /// The address that was connected: the destination's, or the company proxy's.
+    pub(crate) address: SocketAddr,
+    /// The company's proxy, where the flow goes through one.
+    pub(crate) via: Option<String>,
+    /// Addresses of the destination, as far as they are known.
+    addresses: Vec<IpAddr>,
+    canonical: Option<Name>,
+    timings: Timings,
+}
+
+impl Peer {
+    /// Takes a dialled connection apart.
+    pub(crate) fn of(dialed: Dialed) -> (TcpStream, Peer) {
+        let peer = Peer {
+            address: dialed.address,
+            via: dialed.via,
+            addresses: dialed.addresses,
+            canonical: dialed.canonical,
+            timings: dialed.timings,
+        };
+        (dialed.stream, peer)
+    }
+
+    /// No stage is timed twice: what follows on this connection was not dialled again.
+    pub(crate) fn forget_timings(&mut self) {
+        self.timings = Timings::default();
+    }
+}

@@ -1,0 +1,295 @@
+//! The relay: bytes from one socket to the other, both ways, exactly.
+//!
+//! Half-close, reset and error arrive on the other side as what they were. There is no idle
+//! timeout. An idle relay holds no buffer: bytes pass through a scratch buffer of the worker
+//! thread, and only what the receiving side does not take at once is kept, at most
+//! [`MAX_READ_BYTES`] in each direction; reading stops until it is gone.
+//!
+//! It owns two TCP sockets and nothing else, so that the kernel can do the copying (`splice`)
+//! without its callers seeing a difference.
+
+use std::cell::RefCell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use portcullis_record::CloseReason;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::limits::{HALF_CLOSED_CHECK, MAX_READ_BYTES, MAX_ROUNDS, MIN_READ_BYTES};
+use crate::socket;
+use crate::stop::Stop;
+
+thread_local! {
+    /// What is read passes through here; borrowed for one turn of one relay, never across an await.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_READ_BYTES].into_boxed_slice());
+}
+
+/// Two sockets and what is on its way between them.
+pub(crate) struct Relay {
+    client: TcpStream,
+    upstream: TcpStream,
+    up: Direction,
+    down: Direction,
+    /// The side that broke while bytes from it were still to be passed on.
+    broken: Option<Side>,
+    /// Runs while one direction has ended and the other has not.
+    check: Option<Pin<Box<Sleep>>>,
+}
+
+/// One direction.
+#[derive(Default)]
+struct Direction {
+    /// Bytes that were read and not yet taken by the receiver, from `at` on.
+    held: Vec<u8>,
+    at: usize,
+    /// What to read next time; grows while the receiver takes everything.
+    read_bytes: usize,
+    /// The sender is done.
+    ended: bool,
+    /// The receiver knows, or cannot be told.
+    done: bool,
+    bytes: u64,
+}
+
+/// One end of a relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The program in the sandbox.
+    Client,
+    /// The destination.
+    Upstream,
+}
+
+/// What went wrong in one direction, in terms of that direction.
+enum Fault {
+    Sender,
+    Receiver,
+}
+
+impl Relay {
+    pub(crate) fn new(client: TcpStream, upstream: TcpStream) -> Relay {
+        let (up, down) = (Direction::default(), Direction::default());
+        Relay { client, upstream, up, down, broken: None, check: None }
+    }
+
+    /// Bytes for upstream that were read before the relay began; they go first.
+    pub(crate) fn push_up(&mut self, bytes: Vec<u8>) {
+        self.up.push(bytes);
+    }
+
+    /// Bytes for the client that were read before the relay began; they go first.
+    pub(crate) fn push_down(&mut self, bytes: Vec<u8>) {
+        self.down.push(bytes);
+    }
+
+    /// Bytes passed so far: up, down.
+    pub(crate) fn bytes(&self) -> (u64, u64) {
+        (self.up.bytes, self.down.bytes)
+    }
+
+    /// Ends the relay and gives the sockets back, as they are.
+    pub(crate) fn into_sockets(self) -> (TcpStream, TcpStream) {
+        (self.client, self.upstream)
+    }
+
+    /// Whether upstream has ended, or has bytes under way to the client.
+    pub(crate) fn upstream_spoke(&self) -> bool {
+        self.down.bytes > 0 || !self.down.held.is_empty() || self.down.ended
+    }
+
+    /// Resets both sides.
+    pub(crate) fn reset(self) {
+        socket::reset(self.client);
+        socket::reset(self.upstream);
+    }
+
+    /// Passes on what upstream says and adds what the client says to `pending` instead of passing
+    /// it on; ready when the client said something (the number of bytes, 0 at its end) or when the
+    /// flow is over.
+    pub(crate) fn poll_client(
+        &mut self,
+        cx: &mut Context<'_>,
+        pending: &mut Vec<u8>,
+    ) -> Poll<Result<usize, CloseReason>> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            if !self.down.done {
+                let (from, to) = (&mut self.upstream, &mut self.client);
+                match self.down.poll(cx, from, to, scratch) {
+                    Poll::Ready(Err(Fault::Sender)) => {
+                        return Poll::Ready(Err(CloseReason::UpstreamReset));
+                    }
+                    Poll::Ready(Err(Fault::Receiver)) => {
+                        return Poll::Ready(Err(CloseReason::ClientReset));
+                    }
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                }
+            }
+            let mut buffer = ReadBuf::new(&mut scratch[..MIN_READ_BYTES]);
+            Poll::Ready(match ready!(Pin::new(&mut self.client).poll_read(cx, &mut buffer)) {
+                Ok(()) => {
+                    pending.extend_from_slice(buffer.filled());
+                    Ok(buffer.filled().len())
+                }
+                Err(_) => Err(CloseReason::ClientReset),
+            })
+        })
+    }
+
+    /// Relays until both directions have ended, one side breaks, or `stop` says so. Anything but
+    /// an orderly end resets both sides.
+    pub(crate) async fn run(&mut self, stop: &Stop) -> CloseReason {
+        let mut stopped = pin!(stop.wait());
+        let mut registered = false;
+        let end = poll_fn(|cx| {
+            if !registered || stop.is_tripped() {
+                registered = true;
+                if stopped.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(CloseReason::Shutdown);
+                }
+            }
+            self.poll(cx)
+        })
+        .await;
+        if end != CloseReason::Finished {
+            let _ = self.client.set_zero_linger();
+            let _ = self.upstream.set_zero_linger();
+        }
+        end
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        SCRATCH.with_borrow_mut(|scratch| {
+            if !self.up.done {
+                let (from, to) = (&mut self.client, &mut self.upstream);
+                match self.up.poll(cx, from, to, scratch) {
+                    Poll::Ready(Err(Fault::Sender)) => return Poll::Ready(Side::Client.reset()),
+                    Poll::Ready(Err(Fault::Receiver)) => self.broken = Some(Side::Upstream),
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                }
+            }
+            if !self.down.done {
+                let (from, to) = (&mut self.upstream, &mut self.client);
+                match self.down.poll(cx, from, to, scratch) {
+                    Poll::Ready(Err(Fault::Sender)) => return Poll::Ready(Side::Upstream.reset()),
+                    Poll::Ready(Err(Fault::Receiver)) => self.broken = Some(Side::Client),
+                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                }
+            }
+            if self.up.done && self.down.done {
+                return Poll::Ready(self.broken.map_or(CloseReason::Finished, Side::reset));
+            }
+            if self.up.done || self.down.done {
+                return self.poll_half_closed(cx);
+            }
+            Poll::Pending
+        })
+    }
+
+    /// A half-closed relay reads one side only, so that a reset from the other would go unseen:
+    /// looks for it now and then.
+    fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let check = self.check.get_or_insert_with(|| Box::pin(sleep(HALF_CLOSED_CHECK)));
+        while check.as_mut().poll(cx).is_ready() {
+            for (stream, side) in [(&self.client, Side::Client), (&self.upstream, Side::Upstream)] {
+                if matches!(stream.take_error(), Ok(Some(_)) | Err(_)) {
+                    return Poll::Ready(side.reset());
+                }
+            }
+            check.as_mut().reset(Instant::now() + HALF_CLOSED_CHECK);
+        }
+        Poll::Pending
+    }
+}
+
+impl Side {
+    fn reset(self) -> CloseReason {
+        match self {
+            Side::Client => CloseReason::ClientReset,
+            Side::Upstream => CloseReason::UpstreamReset,
+        }
+    }
+}
+
+impl Direction {
+    fn push(&mut self, bytes: Vec<u8>) {
+        if self.held.is_empty() {
+            self.held = bytes;
+        } else {
+            self.held.extend_from_slice(&bytes);
+        }
+    }
+
+    /// Moves what can be moved. Ready when this direction is done. A receiver that broke makes it
+    /// done too: the other direction may still have bytes of that side to deliver.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &mut TcpStream,
+        to: &mut TcpStream,
+        scratch: &mut [u8],
+    ) -> Poll<Result<(), Fault>> {
+        for _ in 0..MAX_ROUNDS {
+            if ready!(self.poll_held(cx, to)).is_err() {
+                self.done = true;
+                self.held = Vec::new();
+                return Poll::Ready(Err(Fault::Receiver));
+            }
+            if self.ended {
+                self.done = true;
+                let told = ready!(Pin::new(&mut *to).poll_shutdown(cx));
+                return Poll::Ready(told.map_err(|_| Fault::Receiver));
+            }
+            self.read_bytes = self.read_bytes.clamp(MIN_READ_BYTES, MAX_READ_BYTES);
+            let mut buffer = ReadBuf::new(&mut scratch[..self.read_bytes]);
+            if ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).is_err() {
+                return Poll::Ready(Err(Fault::Sender));
+            }
+            let read = buffer.filled();
+            if read.is_empty() {
+                self.ended = true;
+                continue;
+            }
+            let full = read.len() == self.read_bytes;
+            let written = match Pin::new(&mut *to).poll_write(cx, read) {
+                Poll::Ready(Ok(written)) => written,
+                Poll::Pending => 0,
+                Poll::Ready(Err(_)) => {
+                    self.done = true;
+                    return Poll::Ready(Err(Fault::Receiver));
+                }
+            };
+            self.bytes += written as u64;
+            if written < read.len() {
+                self.held = read[written..].to_vec();
+                self.at = 0;
+                self.read_bytes = MIN_READ_BYTES;
+            } else if full {
+                self.read_bytes *= 2;
+            }
+        }
+        // Others are waiting; go on in the next turn.
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Writes what is held, and gives the buffer back when it is empty.
+    fn poll_held(&mut self, cx: &mut Context<'_>, to: &mut TcpStream) -> Poll<io::Result<()>> {
+        while self.at < self.held.len() {
+            let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.held[self.at..]))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.at += written;
+            self.bytes += written as u64;
+        }
+        if self.at > 0 {
+            self.held = Vec::new();
+            self.at = 0;
+        }
+        Poll::Ready(Ok(()))
+    }
+}

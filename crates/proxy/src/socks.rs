@@ -1,0 +1,151 @@
+//! The SOCKS5 entrance (RFC 1928): names and addresses, CONNECT only.
+//!
+//! The reply says success only after the upstream connection stands, and never names an address.
+
+use portcullis_policy::Reason;
+use portcullis_record::{Layer, Protocol};
+use portcullis_wire::socks5::{self, Command, Fault, Step};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::ProxyContext;
+use crate::limits::HEADER_TIMEOUT;
+use crate::note::At;
+use crate::socket;
+use crate::stop::Stop;
+use crate::target::Target;
+use crate::tunnel::{self, Opened, Tunnel};
+
+/// The decisions of this entrance are about connections, not about what is said on them.
+fn at<'a>() -> At<'a> {
+    At::new(Layer::Tcp, Protocol::Socks5)
+}
+
+/// Takes one connection to the point where it only has to be relayed.
+pub(crate) async fn open(
+    ctx: &ProxyContext,
+    mut client: TcpStream,
+    stop: &Stop,
+) -> Option<Tunnel> {
+    let mut inbox = Vec::new();
+    let talk = timeout(HEADER_TIMEOUT, handshake(&mut client, &mut inbox));
+    let talked = tokio::select! {
+        biased;
+        () = stop.wait() => return None,
+        talked = talk => talked.unwrap_or(Talk::Gone),
+    };
+    let request = match talked {
+        Talk::Request(request) => request,
+        Talk::Malformed(fault) => {
+            ctx.note_malformed(at().detail(Some(fault.why)), None);
+            if let Some(reply) = fault.reply {
+                socket::last_words(client, &socks5::reply(reply)).await;
+            }
+            return None;
+        }
+        Talk::NoMethod => {
+            ctx.note_malformed(at().detail(Some("no SOCKS method without authentication")), None);
+            socket::last_words(client, &socks5::METHOD_REFUSED).await;
+            return None;
+        }
+        Talk::Gone => return None,
+    };
+    let target = Target::new(ctx, request.destination, request.port);
+    let ruling = match request.command {
+        Command::Connect => target.decide(ctx),
+        Command::Bind | Command::UdpAssociate | Command::Other(_) => {
+            target.refuse(ctx, Reason::ProtocolNotAllowed)
+        }
+    };
+    if ruling.permit.is_none() {
+        let what = match request.command {
+            Command::Connect => None,
+            Command::Bind => Some("BIND"),
+            Command::UdpAssociate => Some("UDP ASSOCIATE"),
+            Command::Other(_) => Some("an unknown SOCKS command"),
+        };
+        ctx.note_denied(at().detail(what), &target, &ruling);
+        refuse(client, ruling.reason).await;
+        return None;
+    }
+    let dialled = tokio::select! {
+        biased;
+        () = stop.wait() => return None,
+        dialled = ctx.dial(&ruling) => dialled,
+    };
+    let (upstream, peer) = match dialled {
+        Ok(dialled) => dialled,
+        Err(error) => {
+            ctx.note_failed(at(), &target, &ruling, &error);
+            refuse(client, error.reason).await;
+            return None;
+        }
+    };
+    let flow = ctx.note_open(at(), &target, &ruling, &peer);
+    if !socket::answer(&mut client, &socks5::reply(socks5::Reply::Succeeded)).await {
+        flow.finish(portcullis_record::CloseReason::ClientReset);
+        return None;
+    }
+    let relay = tunnel::relay(client, upstream);
+    let opened = Opened { protocol: Protocol::Socks5, target, ruling, peer, flow: Some(flow) };
+    opened.follow(ctx, stop, relay, inbox).await
+}
+
+async fn refuse(client: TcpStream, reason: Reason) {
+    socket::last_words(client, &socks5::reply_code(reason.socks_reply())).await;
+}
+
+/// How the handshake went.
+enum Talk {
+    Request(socks5::Request),
+    Malformed(Fault),
+    NoMethod,
+    /// The client went away, or took too long.
+    Gone,
+}
+
+/// Reads greeting and request; what the client sent behind them stays in `inbox`.
+async fn handshake(client: &mut TcpStream, inbox: &mut Vec<u8>) -> Talk {
+    let greeting = match message(client, inbox, socks5::read_greeting).await {
+        Ok(greeting) => greeting,
+        Err(talk) => return talk,
+    };
+    if !greeting.no_auth {
+        return Talk::NoMethod;
+    }
+    if !socket::answer(client, &socks5::METHOD_NONE).await {
+        return Talk::Gone;
+    }
+    match message(client, inbox, socks5::read_request).await {
+        Ok(request) => Talk::Request(request),
+        Err(talk) => talk,
+    }
+}
+
+/// Reads one message. The readers refuse what is longer than a message can be.
+async fn message<T>(
+    client: &TcpStream,
+    inbox: &mut Vec<u8>,
+    read: fn(&[u8]) -> Step<T>,
+) -> Result<T, Talk> {
+    loop {
+        match read(inbox) {
+            Step::Done { value, used } => {
+                inbox.drain(..used);
+                return Ok(value);
+            }
+            Step::Malformed(fault) => return Err(Talk::Malformed(fault)),
+            Step::NeedMore => {}
+        }
+        inbox.reserve(socks5::MAX_MESSAGE_BYTES);
+        if client.readable().await.is_err() {
+            return Err(Talk::Gone);
+        }
+        match client.try_read_buf(inbox) {
+            Ok(0) => return Err(Talk::Gone),
+            Ok(_) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(_) => return Err(Talk::Gone),
+        }
+    }
+}

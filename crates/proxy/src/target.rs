@@ -1,0 +1,201 @@
+//! Where a connection is to go, how that is known, and what the policy says to it.
+//!
+//! Answers "decision and destination differ": a [`Target`] is made once, from what the program
+//! asked for; every decision on the connection, also the later ones on a name it shows, starts
+//! from the same target, and the permit to dial comes out of the decision itself.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use portcullis_dial::DialError;
+use portcullis_names::{Host, Name, NameBuf, NameRef};
+use portcullis_policy::{
+    ConnectPermit, Destination, HOST_NAME, Policy, Reason, Request, RuleId, ShownBy, Verdict,
+};
+use portcullis_record::Timings;
+
+use crate::ProxyContext;
+use crate::socket;
+
+/// A connection's destination, as the program asked for it.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) host: Asked,
+    pub(crate) port: u16,
+}
+
+/// What was asked for.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // lives in one boxed set-up; boxing again would gain nothing
+pub(crate) enum Asked {
+    /// A name.
+    Name(NameBuf),
+    /// An address, with the listed names that own it by lease; perhaps none.
+    Address {
+        /// The address.
+        address: IpAddr,
+        /// Its owners when the connection was made.
+        names: Vec<Name>,
+    },
+}
+
+/// The policy's answer, with the policy it came from: rules are looked up in the policy that
+/// decided, not in one that replaced it.
+#[derive(Debug)]
+pub(crate) struct Ruling {
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) verdict: Verdict,
+    pub(crate) reason: Reason,
+    pub(crate) rule: Option<RuleId>,
+    /// The name the request passes by, where it passes by one.
+    pub(crate) name: Option<Name>,
+    /// Leave to dial; `None` exactly if the request is refused.
+    pub(crate) permit: Option<ConnectPermit>,
+    /// The policy line that would allow what was refused.
+    pub(crate) suggestion: Option<String>,
+}
+
+impl Ruling {
+    /// Leave to dial.
+    ///
+    /// # Errors
+    /// The refusal itself: whoever dials without having looked at the ruling dials nothing.
+    pub(crate) fn permit(&self) -> Result<&ConnectPermit, DialError> {
+        self.permit.as_ref().ok_or_else(|| DialError {
+            reason: self.reason,
+            detail: "not permitted".to_owned(),
+            addresses: Vec::new(),
+            timings: Timings::default(),
+        })
+    }
+}
+
+impl Target {
+    /// What a program asked for by name or address.
+    pub(crate) fn new(ctx: &ProxyContext, host: Host, port: u16) -> Target {
+        match host {
+            Host::Name(name) => Target { host: Asked::Name(name), port },
+            Host::Address(address) => Target::address(ctx, SocketAddr::new(address, port)),
+        }
+    }
+
+    /// What a program connected to, or asked for, by address.
+    pub(crate) fn address(ctx: &ProxyContext, to: SocketAddr) -> Target {
+        let to = socket::plain(to);
+        let names = ctx.leases.names_for(to.ip());
+        Target { host: Asked::Address { address: to.ip(), names }, port: to.port() }
+    }
+
+    /// The name asked for.
+    pub(crate) fn name(&self) -> Option<NameRef<'_>> {
+        match &self.host {
+            Asked::Name(name) => Some(name.as_ref()),
+            Asked::Address { .. } => None,
+        }
+    }
+
+    /// The address asked for.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        match &self.host {
+            Asked::Name(_) => None,
+            Asked::Address { address, .. } => Some(*address),
+        }
+    }
+
+    /// Whether the destination is this host; for comparing a Host field with an address.
+    pub(crate) fn is(&self, host: &Host) -> bool {
+        match (host, &self.host) {
+            (Host::Name(a), Asked::Name(b)) => a == b,
+            (Host::Address(a), Asked::Address { address: b, .. }) => a.to_canonical() == *b,
+            _ => false,
+        }
+    }
+
+    /// Decides on the target itself.
+    pub(crate) fn decide(&self, ctx: &ProxyContext) -> Ruling {
+        let how = match &self.host {
+            Asked::Name(name) => Destination::Asked(name.as_ref()),
+            Asked::Address { address, names } if names.is_empty() => Destination::Address(*address),
+            Asked::Address { address, names } => Destination::Leased { address: *address, names },
+        };
+        self.ask(ctx, how)
+    }
+
+    /// Decides on the target together with a name that was shown on the connection.
+    pub(crate) fn decide_shown(
+        &self,
+        ctx: &ProxyContext,
+        shown: NameRef<'_>,
+        by: ShownBy,
+    ) -> Ruling {
+        match &self.host {
+            Asked::Name(name) => {
+                self.ask(ctx, Destination::AskedAndShown { asked: name.as_ref(), shown, by })
+            }
+            Asked::Address { address, names } => {
+                self.ask(ctx, Destination::Shown { address: *address, names, shown, by })
+            }
+        }
+    }
+
+    /// Decides on the target where the connection is TLS without a name. A name that was asked for
+    /// is known without it.
+    pub(crate) fn decide_hidden(&self, ctx: &ProxyContext) -> Ruling {
+        match &self.host {
+            Asked::Name(_) => self.decide(ctx),
+            Asked::Address { address, names } => {
+                self.ask(ctx, Destination::Hidden { address: *address, names })
+            }
+        }
+    }
+
+    /// Decides on a request that names the address itself as its host.
+    pub(crate) fn decide_bare(&self, ctx: &ProxyContext) -> Ruling {
+        match &self.host {
+            Asked::Name(_) => self.decide(ctx),
+            Asked::Address { address, .. } => self.ask(ctx, Destination::Address(*address)),
+        }
+    }
+
+    /// A refusal that is the entrance's own, not a rule's.
+    pub(crate) fn refuse(&self, ctx: &ProxyContext, reason: Reason) -> Ruling {
+        Ruling {
+            policy: ctx.policy.load_full(),
+            verdict: reason.verdict(),
+            reason,
+            rule: None,
+            name: None,
+            permit: None,
+            suggestion: None,
+        }
+    }
+
+    fn ask(&self, ctx: &ProxyContext, how: Destination<'_>) -> Ruling {
+        if self.comes_back(ctx) {
+            return self.refuse(ctx, Reason::GatewayLoop);
+        }
+        let policy = ctx.policy.load_full();
+        let request = Request::Connect { how, port: self.port };
+        let decision = policy.decide(&request);
+        let permit = decision.connect_permit();
+        let suggestion = if permit.is_none() { policy.suggestion(&request) } else { None };
+        let (verdict, reason, rule) = (decision.verdict, decision.reason, decision.rule);
+        let name = decision.name().map(NameRef::to_name);
+        drop(decision);
+        Ruling { policy, verdict, reason, rule, name, permit, suggestion }
+    }
+
+    /// Whether a connection there would arrive at one of the gateway's own listeners.
+    fn comes_back(&self, ctx: &ProxyContext) -> bool {
+        match &self.host {
+            Asked::Name(name) if name.as_str() == HOST_NAME => {
+                let loopback = IpAddr::from([127, 0, 0, 1]);
+                ctx.is_host_listener(SocketAddr::new(loopback, self.port))
+            }
+            Asked::Name(_) => false,
+            Asked::Address { address, .. } => {
+                ctx.listeners.iter().any(|l| socket::reaches((*address, self.port), *l))
+            }
+        }
+    }
+}

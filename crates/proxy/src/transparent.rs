@@ -1,0 +1,51 @@
+//! The catch-all: programs that know no proxy. The local address of the accepted socket is the
+//! destination.
+//!
+//! The kernel has refused most of what is not leased before it gets here; lease and port are
+//! checked again all the same, since whoever can flush the kernel's rules reaches this listener
+//! directly. A refusal is a reset, at once.
+
+use portcullis_record::{Layer, Protocol};
+use tokio::net::TcpStream;
+
+use crate::ProxyContext;
+use crate::note::At;
+use crate::socket;
+use crate::stop::Stop;
+use crate::target::Target;
+use crate::tunnel::{self, Opened, Tunnel};
+
+/// Takes one connection to the point where it only has to be relayed.
+pub(crate) async fn open(ctx: &ProxyContext, client: TcpStream, stop: &Stop) -> Option<Tunnel> {
+    let at = At::new(Layer::Tcp, Protocol::Transparent);
+    let Ok(destination) = client.local_addr() else {
+        socket::reset(client);
+        return None;
+    };
+    let target = Target::address(ctx, destination);
+    let ruling = target.decide(ctx);
+    if ruling.permit.is_none() {
+        ctx.note_denied(at, &target, &ruling);
+        socket::reset(client);
+        return None;
+    }
+    let dialled = tokio::select! {
+        biased;
+        () = stop.wait() => {
+            socket::reset(client);
+            return None;
+        }
+        dialled = ctx.dial(&ruling) => dialled,
+    };
+    let (upstream, peer) = match dialled {
+        Ok(dialled) => dialled,
+        Err(error) => {
+            ctx.note_failed(at, &target, &ruling, &error);
+            socket::reset(client);
+            return None;
+        }
+    };
+    let relay = tunnel::relay(client, upstream);
+    let opened = Opened { protocol: Protocol::Transparent, target, ruling, peer, flow: None };
+    opened.follow(ctx, stop, relay, Vec::new()).await
+}

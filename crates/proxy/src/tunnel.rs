@@ -1,0 +1,250 @@
+//! From a dialled connection to a relay: what the client's first bytes show is decided on before
+//! any of them goes upstream.
+//!
+//! Answers "CONNECT to A with SNI B", "connect to the attacker's address with the SNI of a listed
+//! name", "two names on one CDN address" and "no SNI, two SNIs".
+
+use portcullis_policy::{Reason, ShownBy, Verdict};
+use portcullis_record::{CloseReason, Layer, Protocol};
+use portcullis_wire::tls::{self, Alert};
+use tokio::net::TcpStream;
+use tokio::time::sleep;
+
+use crate::ProxyContext;
+use crate::first::{First, Look, Peek};
+use crate::http::{self, Behind};
+use crate::limits::RECORD_DELAY;
+use crate::note::{At, Flow, Peer};
+use crate::relay::Relay;
+use crate::socket;
+use crate::stop::Stop;
+use crate::target::{Asked, Ruling, Target};
+
+/// A connection that has nothing left to decide: all that stays of it while it lives.
+pub(crate) struct Tunnel {
+    relay: Relay,
+    flow: Flow,
+}
+
+impl Tunnel {
+    pub(crate) fn new(relay: Relay, flow: Flow) -> Tunnel {
+        Tunnel { relay, flow }
+    }
+
+    /// Relays to the end.
+    pub(crate) async fn run(mut self, stop: &Stop) {
+        let end = self.relay.run(stop).await;
+        let (up, down) = self.relay.bytes();
+        self.flow.up += up;
+        self.flow.down += down;
+        // The sockets go first: who reads the record may rely on the flow's end.
+        drop(self.relay);
+        self.flow.finish(end);
+    }
+}
+
+/// A connection that stands, before the client's first bytes are known.
+pub(crate) struct Opened {
+    pub(crate) protocol: Protocol,
+    pub(crate) target: Target,
+    /// The decision that it was dialled by.
+    pub(crate) ruling: Ruling,
+    pub(crate) peer: Peer,
+    /// The flow, where it is recorded already; a direct connection's record waits for the name.
+    pub(crate) flow: Option<Flow>,
+}
+
+impl Opened {
+    /// The client went away before it could be told that the connection stands.
+    pub(crate) fn gone(self) {
+        close(self.flow, 0, 0, CloseReason::ClientReset);
+    }
+
+    /// Waits for the client's first bytes and decides on what they show. `None` when the
+    /// connection came to its end on the way.
+    pub(crate) async fn follow(
+        mut self,
+        ctx: &ProxyContext,
+        stop: &Stop,
+        mut relay: Relay,
+        pending: Vec<u8>,
+    ) -> Option<Tunnel> {
+        let look = match self.target.host {
+            Asked::Name(_) => Look::Tls,
+            Asked::Address { .. } => Look::TlsAndHttp,
+        };
+        let mut peek = Peek::new(look, pending);
+        let first = loop {
+            tokio::select! {
+                biased;
+                () = stop.wait() => break First::Over(CloseReason::Shutdown),
+                first = peek.first(&mut relay) => break first,
+                () = sleep(RECORD_DELAY), if self.flow.is_none() => self.note_open(ctx, None),
+            }
+        };
+        match first {
+            First::Tls(hello) => self.tls(ctx, relay, peek, &hello).await,
+            First::BadTls(why) => {
+                let at = At::new(Layer::Tls, self.protocol).detail(Some(why));
+                ctx.note_malformed(at, Some(&self.target));
+                self.refuse_tls(relay, Alert::AccessDenied, CloseReason::ClientProtocol).await;
+                None
+            }
+            First::Http if relay.upstream_spoke() => {
+                // The answers on such a connection could not be told from what came before.
+                self.over(ctx, relay, CloseReason::UpstreamProtocol);
+                None
+            }
+            First::Http => {
+                let (client, upstream) = relay.into_sockets();
+                let behind = Behind {
+                    target: self.target,
+                    protocol: self.protocol,
+                    upstream: (upstream, self.peer, self.ruling.name),
+                    flow: self.flow,
+                };
+                // Boxed: only a direct connection that speaks HTTP comes here.
+                Box::pin(http::behind(ctx, stop, client, peek.into_pending(), behind)).await
+            }
+            First::Http2 => {
+                let ruling = self.target.refuse(ctx, Reason::ProtocolNotAllowed);
+                let why = "HTTP/2 without TLS: its requests' hosts cannot be seen";
+                let at = At::new(Layer::Http, self.protocol).detail(Some(why));
+                ctx.note_denied(at, &self.target, &ruling);
+                self.cut(relay, CloseReason::Denied);
+                None
+            }
+            First::Other => self.pass(ctx, relay, peek),
+            First::Slow => {
+                let why = "the first bytes did not tell in time what they are";
+                let at = At::new(Layer::Tcp, self.protocol).detail(Some(why));
+                ctx.note_malformed(at, Some(&self.target));
+                self.cut(relay, CloseReason::ClientProtocol);
+                None
+            }
+            First::Over(end) => {
+                self.over(ctx, relay, end);
+                None
+            }
+        }
+    }
+
+    async fn tls(
+        mut self,
+        ctx: &ProxyContext,
+        relay: Relay,
+        peek: Peek,
+        hello: &tls::ClientHello,
+    ) -> Option<Tunnel> {
+        let ruling = match &hello.sni {
+            Some(sni) => self.target.decide_shown(ctx, sni.as_ref(), ShownBy::Sni),
+            None => self.target.decide_hidden(ctx),
+        };
+        let ech = hello.ech.then_some("an encrypted ClientHello beside the server name");
+        let sni = hello.sni.as_ref().map(|name| name.as_str());
+        let at = At::new(Layer::Tls, self.protocol).shown(sni).detail(ech);
+        if ruling.permit.is_none() {
+            ctx.note_denied(at, &self.target, &ruling);
+            let alert = match ruling.reason {
+                Reason::SniMissing => Alert::AccessDenied,
+                _ => Alert::UnrecognizedName,
+            };
+            self.refuse_tls(relay, alert, CloseReason::Denied).await;
+            return None;
+        }
+        let mut relay = relay;
+        if self.must_redial(&ruling) {
+            if relay.upstream_spoke() {
+                self.over(ctx, relay, CloseReason::UpstreamProtocol);
+                return None;
+            }
+            let (client, _) = relay.into_sockets();
+            match ctx.dial(&ruling).await {
+                Ok((upstream, peer)) => {
+                    relay = Relay::new(client, upstream);
+                    self.peer = peer;
+                }
+                Err(error) => {
+                    ctx.note_failed(at, &self.target, &ruling, &error);
+                    socket::reset(client);
+                    return None;
+                }
+            }
+        }
+        match &mut self.flow {
+            // The record says by which name the flow was opened; another one is worth a line.
+            Some(flow) => {
+                flow.detail = flow.detail.or(ech);
+                let news = ruling.verdict == Verdict::Audit && ruling.reason != self.ruling.reason;
+                if news || ruling.name != self.ruling.name {
+                    ctx.note_denied(at, &self.target, &ruling);
+                }
+            }
+            None => {
+                self.flow = Some(ctx.note_open(at, &self.target, &ruling, &self.peer));
+            }
+        }
+        self.pass(ctx, relay, peek)
+    }
+
+    /// Whether the connection was dialled for another name than the one shown, and may therefore
+    /// end elsewhere than at an address of that name: a proxy resolves by itself, and the dialler
+    /// may have taken another address of the first name.
+    fn must_redial(&self, ruling: &Ruling) -> bool {
+        elsewhere(&self.target, &self.peer, self.ruling.name == ruling.name)
+    }
+
+    fn pass(mut self, ctx: &ProxyContext, mut relay: Relay, peek: Peek) -> Option<Tunnel> {
+        self.note_open(ctx, None);
+        relay.push_up(peek.into_pending());
+        Some(Tunnel { relay, flow: self.flow? })
+    }
+
+    fn note_open(&mut self, ctx: &ProxyContext, detail: Option<&'static str>) {
+        if self.flow.is_none() {
+            let at = At::new(Layer::Tcp, self.protocol).detail(detail);
+            self.flow = Some(ctx.note_open(at, &self.target, &self.ruling, &self.peer));
+        }
+    }
+
+    async fn refuse_tls(self, relay: Relay, alert: Alert, end: CloseReason) {
+        let (up, down) = relay.bytes();
+        let (client, upstream) = relay.into_sockets();
+        drop(upstream);
+        socket::last_words(client, &tls::fatal_alert(alert)).await;
+        close(self.flow, up, down, end);
+    }
+
+    /// Ends a flow that stands, for a reason that is not a refusal.
+    fn over(mut self, ctx: &ProxyContext, relay: Relay, end: CloseReason) {
+        self.note_open(ctx, None);
+        self.cut(relay, end);
+    }
+
+    fn cut(self, relay: Relay, end: CloseReason) {
+        let (up, down) = relay.bytes();
+        relay.reset();
+        close(self.flow, up, down, end);
+    }
+}
+
+fn close(flow: Option<Flow>, up: u64, down: u64, end: CloseReason) {
+    if let Some(mut flow) = flow {
+        flow.up += up;
+        flow.down += down;
+        flow.finish(end);
+    }
+}
+
+/// Whether a connection that stands to `peer` may have ended at another place than `target` means
+/// under another name than the one it was dialled by.
+pub(crate) fn elsewhere(target: &Target, peer: &Peer, same_name: bool) -> bool {
+    let there = peer.via.is_none() && Some(peer.address.ip().to_canonical()) == target.ip();
+    !same_name && !there && target.ip().is_some()
+}
+
+/// Sockets of a connection that stands.
+pub(crate) fn relay(client: TcpStream, upstream: TcpStream) -> Relay {
+    socket::prepare(&upstream);
+    Relay::new(client, upstream)
+}
