@@ -174,9 +174,11 @@ impl Draft {
     /// The settings, after every source has been read.
     pub fn settle(&mut self) -> Settings {
         let draft = std::mem::take(&mut self.settings);
-        let mut settings = Settings::default();
-        settings.resolvers = draft.resolvers.unwrap_or_default();
-        settings.allow_upstream_proxy = draft.forbids_upstream.is_none();
+        let mut settings = Settings {
+            resolvers: draft.resolvers.unwrap_or_default(),
+            allow_upstream_proxy: draft.forbids_upstream.is_none(),
+            ..Settings::default()
+        };
         if let Some(forbidden) = &draft.forbids_upstream {
             for (_, place) in draft.http.iter().chain(&draft.https) {
                 let message = "an upstream proxy is named here, and another place forbids chaining";

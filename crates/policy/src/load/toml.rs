@@ -19,9 +19,15 @@ pub(super) fn parse(text: &str) -> Result<Node, Vec<SyntaxError>> {
 }
 
 fn syntax_error(error: &toml::de::Error) -> SyntaxError {
+    let message = match error.message() {
+        message if message.starts_with("invalid unquoted key") => {
+            "a name with a `*` is written in quotes: \"*.example.org\""
+        }
+        message => message,
+    };
     SyntaxError {
         span: error.span().unwrap_or(0..0),
-        message: error.message().to_owned(),
+        message: message.to_owned(),
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) fn parse(text: &str) -> Result<Node, Vec<SyntaxError>> {
     let options = serde_saphyr::options! {
         with_snippet: false,
         strict_booleans: true,
+        merge_keys: serde_saphyr::MergeKeyPolicy::Error,
     };
     let raw: Spanned<Raw> = serde_saphyr::from_str_with_options(text, options)
         .map_err(|error| vec![syntax_error(text, &error)])?;
@@ -22,13 +23,24 @@ pub(super) fn parse(text: &str) -> Result<Node, Vec<SyntaxError>> {
 
 fn syntax_error(text: &str, error: &serde_saphyr::Error) -> SyntaxError {
     let at = error.location().map_or(0, |location| start(text, location));
-    let message = error.without_snippet().to_string();
+    let whole = error.without_snippet().to_string();
+    let message = whole.lines().next().unwrap_or_default();
     // the message repeats the place, which the diagnostic shows itself
-    let message = match message.rfind(" at line ") {
-        Some(at) => message[..at].to_owned(),
+    let message = message
+        .rfind(" at line ")
+        .map_or(message, |end| &message[..end]);
+    let message = match message.split_once(", set ") {
+        // advice for programmers
+        Some((message, _)) => message,
+        None if message.starts_with("multiple YAML documents") => {
+            "the file has more than one YAML document"
+        }
+        None if message == "alias references unknown anchor" => {
+            "a name that begins with `*` is written in quotes: \"*.example.org\""
+        }
         None => message,
     };
-    let message = message.lines().next().unwrap_or_default().trim().to_owned();
+    let message = message.trim().to_owned();
     SyntaxError {
         span: at..at,
         message,

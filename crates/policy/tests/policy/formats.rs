@@ -265,3 +265,86 @@ fn nothing_listed_is_valid_and_nothing_written_is_not() {
     }
     assert!(!errors("p.json", "").is_empty());
 }
+
+#[test]
+fn deep_nesting_is_an_error_not_a_stack_overflow() {
+    let deep = 50_000;
+    for (path, open, middle, close) in [
+        ("p.json", "[", "", "]"),
+        ("p.yaml", "[", "", "]"),
+        ("p.json", "{\"a\":", "1", "}"),
+    ] {
+        let text = format!("{}{middle}{}", open.repeat(deep), close.repeat(deep));
+        assert!(!errors(path, &text).is_empty(), "{path}");
+        let nested = format!("{}{middle}{}", open.repeat(60), close.repeat(60));
+        let said = lines(&errors(
+            path,
+            &format!("{{\"version\": 1, \"network\": {nested}}}"),
+        ));
+        assert!(said.contains("nested too deeply"), "{path}: {said}");
+    }
+    let text = format!(
+        "version = 1\nnetwork = {}{}",
+        "[".repeat(deep),
+        "]".repeat(deep)
+    );
+    assert!(!errors("p.toml", &text).is_empty());
+}
+
+#[test]
+fn yaml_has_one_reading() {
+    for (text, message) in [
+        (
+            "version: 1\n---\nversion: 1\n",
+            "more than one YAML document",
+        ),
+        (
+            "version: 1\nnetwork:\n  domains: &d {a.example: allow}\n  addresses:\n    <<: *d\n",
+            "merge key",
+        ),
+        (
+            "version: 1\nnetwork:\n  allow_upstream_proxy: yes\n",
+            "must be true or false",
+        ),
+        (
+            "version: 1\nnetwork:\n  domains: {a.example: {verdict: no}}\n",
+            "`no` is not a verdict",
+        ),
+        (
+            "version: 1\nnetwork: {domains: {? [a] : allow}}\n",
+            "p.yaml:2",
+        ),
+    ] {
+        let said = lines(&errors("p.yaml", text));
+        assert!(said.contains(message), "{text}: {said}");
+    }
+    let aliased = "version: 1\nnetwork:\n  domains: {a.example: &v allow, b.example: *v}\n";
+    assert_eq!(
+        asked(&loaded("p.yaml", aliased).policy, "b.example", 443),
+        Reason::Allowed
+    );
+}
+
+#[test]
+fn line_ends_and_byte_order_marks_of_other_systems() {
+    let text = "\u{feff}version = 1\r\n[network.domains]\r\n\"a.example\" = \"allow\"\r\n";
+    assert_eq!(
+        asked(&loaded("p.toml", text).policy, "a.example", 443),
+        Reason::Allowed
+    );
+    let text = "version = 1\r\n[network.domains]\r\n\"a.example\" = \"alow\"\r\n";
+    let error = &errors("p.toml", text)[0];
+    assert_eq!((error.line, error.column), (3, 15));
+    assert!(!error.render(false).contains('\r'));
+}
+
+#[test]
+fn the_examples_of_the_reference_load() {
+    let reference = include_str!("../../POLICY.md");
+    let examples: Vec<_> = reference.split("```toml\n").skip(1).collect();
+    assert_eq!(examples.len(), 2);
+    for example in examples {
+        let text = example.split("```").next().unwrap();
+        assert_eq!(lines(&loaded("example.toml", text).warnings), "", "{text}");
+    }
+}

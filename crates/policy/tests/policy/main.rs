@@ -7,6 +7,7 @@ mod files;
 mod formats;
 mod messages;
 mod order;
+mod size;
 mod suggestions;
 
 use std::io;

@@ -329,6 +329,21 @@ fn syntax_errors_have_places() {
 }
 
 #[test]
+fn a_wildcard_without_quotes() {
+    let said = domain("*.example.org = \"allow\"");
+    assert!(
+        said.starts_with("p.toml:3:1: error: a name with a `*` is written in quotes"),
+        "{said}"
+    );
+    let text = "version: 1\nnetwork:\n  domains:\n    *.example.org: allow\n";
+    let said = error("p.yaml", text).to_string();
+    assert!(
+        said.starts_with("p.yaml:4:5: error: a name that begins with `*` is written"),
+        "{said}"
+    );
+}
+
+#[test]
 fn many_errors_are_counted_not_listed() {
     let rules: String = (0..300)
         .map(|n| format!("\"a{n}.example\" = \"no\"\n"))
