@@ -67,7 +67,15 @@ impl World {
         }
         if as_nobody {
             let nobody = Some(namespaces::NOBODY);
-            for name in ["", "home", "git", "dns.jsonl", "server.jsonl", "ca.key"] {
+            for name in [
+                "",
+                "home",
+                "git",
+                "bin",
+                "dns.jsonl",
+                "server.jsonl",
+                "ca.key",
+            ] {
                 std::os::unix::fs::chown(path.join(name), nobody, nobody)
                     .context("cannot give the world's folder to user 65534")?;
             }

@@ -409,7 +409,8 @@ fn the_world_dies_with_the_process_that_made_it() {
     const CHILD: &str = "PORTCULLIS_TEST_HOLDS_A_WORLD";
     if std::env::var_os(CHILD).is_some() {
         let world = standard();
-        println!("\nhost pid {}", world.host_pid());
+        println!("\nfolder {}", world.home().parent().unwrap().display());
+        println!("host pid {}", world.host_pid());
         std::thread::sleep(Duration::from_secs(600));
     }
     let me = std::env::current_exe().unwrap();
@@ -426,16 +427,19 @@ fn the_world_dies_with_the_process_that_made_it() {
     let lines = BufReader::new(child.stdout.take().unwrap())
         .lines()
         .map_while(Result::ok);
-    let pid = lines
-        .filter_map(|l| Some(l.strip_prefix("host pid ")?.to_owned()))
+    let mut said = lines.filter(|l| l.starts_with("folder ") || l.starts_with("host pid "));
+    let folder = PathBuf::from(said.next().unwrap().trim_start_matches("folder "));
+    let pid = said
         .next()
-        .unwrap();
+        .unwrap()
+        .trim_start_matches("host pid ")
+        .to_owned();
     let keeper = PathBuf::from(format!("/proc/{pid}/ns"));
     assert!(keeper.exists());
     child.kill().unwrap();
     child.wait().unwrap();
     let deadline = Instant::now() + LIMIT;
-    while keeper.exists() && Instant::now() < deadline {
+    while (keeper.exists() || folder.exists()) && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
     assert!(
