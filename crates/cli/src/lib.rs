@@ -1,2 +1,50 @@
-//! The portcullis command line.
+//! The command line: each command a file, none with logic that another program would want.
+//!
+//! Messages follow one form (what happened, why, one hint); stdout carries data and stderr talk.
 #![forbid(unsafe_code)]
+
+mod args;
+mod check;
+mod child_env;
+mod diagnose;
+mod doctor;
+mod explain;
+mod launch;
+mod learn;
+mod policy;
+mod probe;
+mod run;
+mod serve;
+mod talk;
+
+use clap::Parser;
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// Exit code of every command but `run` for bad flags and bad policies.
+pub(crate) const EXIT_USAGE: u8 = 2;
+/// Exit code of `run` when Portcullis itself failed before CMD started.
+pub(crate) const EXIT_BEFORE_START: u8 = 125;
+
+/// Runs the command that `argv` names (`argv[0]` is the program itself) and gives its exit code.
+pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let argv: Vec<OsString> = argv.into_iter().collect();
+    // Bad flags of `run` exit 125, so that a script can tell them from CMD's own codes.
+    let runs = argv
+        .get(1)
+        .is_some_and(|word| word == "run" || word == "learn");
+    match args::Cli::try_parse_from(argv) {
+        Ok(cli) => args::dispatch(cli),
+        Err(error) => {
+            // A closed stdout or stderr is the reader's choice, not our failure.
+            let _ = error.print();
+            if !error.use_stderr() {
+                ExitCode::SUCCESS
+            } else if runs {
+                ExitCode::from(EXIT_BEFORE_START)
+            } else {
+                ExitCode::from(EXIT_USAGE)
+            }
+        }
+    }
+}

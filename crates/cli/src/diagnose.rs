@@ -1,0 +1,186 @@
+//! `portcullis diagnose TARGET`: which layer says no, who said it, and the one line to add.
+//!
+//! Outside a sandbox it starts one under the given policy and walks the layers from inside, so what
+//! it sees is what a program sees; inside a sandbox it walks from where it is.
+
+use crate::args::DiagnoseArgs;
+use crate::launch::{Launch, launch, resolvers};
+use crate::probe::{Finding, Layer, split_target, walk};
+use crate::{EXIT_BEFORE_START, EXIT_USAGE};
+use anyhow::Context;
+use portcullis_gateway::Report;
+use portcullis_names::Target;
+use portcullis_policy::{Policy, Verdict};
+use std::ffi::OsString;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::process::ExitCode;
+
+/// Largest set of findings that is read back, bytes.
+const MAX_FINDINGS_BYTES: u64 = 60_000;
+
+/// Exits 0 when reachable, 11 DNS, 12 TCP, 13 TLS, 14 HTTP, 2 usage, 125 when no sandbox starts.
+pub fn main(args: DiagnoseArgs) -> ExitCode {
+    let Some((name, port)) = split_target(&args.target) else {
+        crate::talk::error(
+            format_args!("{}: not a target", args.target),
+            Some("TARGET is NAME or NAME:PORT, such as api.example.com:443"),
+        );
+        return ExitCode::from(EXIT_USAGE);
+    };
+    let inside = std::env::var_os("PORTCULLIS").is_some_and(|value| value == "1");
+    if inside && args.policy.policy.is_empty() && args.policy.allow.is_empty() {
+        let findings = walk(&name, port);
+        return conclude(&name, port, &findings, None, None);
+    }
+    let Ok(loaded) = crate::policy::load(&args.policy) else {
+        return ExitCode::from(EXIT_USAGE);
+    };
+    let read_only = crate::policy::files(&args.policy, &loaded);
+    match walk_in_sandbox(&name, port, &loaded.policy, read_only) {
+        Ok((findings, report)) => conclude(
+            &name,
+            port,
+            &findings,
+            report.as_ref(),
+            Some(&loaded.policy),
+        ),
+        Err(error) => {
+            crate::run::failed(&error);
+            ExitCode::from(EXIT_BEFORE_START)
+        }
+    }
+}
+
+fn walk_in_sandbox(
+    name: &str,
+    port: u16,
+    policy: &Policy,
+    read_only: Vec<std::path::PathBuf>,
+) -> anyhow::Result<(Vec<Finding>, Option<Report>)> {
+    let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+    // The sandbox keeps inherited pipes; this one carries the findings out.
+    rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty())
+        .context("cannot pass a pipe on")?;
+    let program = std::env::current_exe().context("cannot tell where this program is")?;
+    let target = if name.contains(':') {
+        format!("[{name}]:{port}")
+    } else {
+        format!("{name}:{port}")
+    };
+    let command: Vec<OsString> = vec![
+        program.into(),
+        "__probe".into(),
+        target.into(),
+        "--report-fd".into(),
+        writer.as_raw_fd().to_string().into(),
+    ];
+    let (outcome, report) = launch(Launch {
+        policy: policy.clone(),
+        read_only,
+        resolvers: resolvers(policy)?,
+        log: None,
+        publish: Vec::new(),
+        tap: None,
+        timeout: None,
+        collect: true,
+        command,
+    })?;
+    drop(writer);
+    let mut text = String::new();
+    reader
+        .take(MAX_FINDINGS_BYTES)
+        .read_to_string(&mut text)
+        .context("cannot read the findings")?;
+    let findings: Vec<Finding> = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    if findings.is_empty() {
+        anyhow::bail!("the probe inside the sandbox ended ({outcome:?}) without a finding");
+    }
+    Ok((findings, report))
+}
+
+/// Prints what each layer showed, then the culprit and the change, and gives the exit code.
+fn conclude(
+    name: &str,
+    port: u16,
+    findings: &[Finding],
+    report: Option<&Report>,
+    policy: Option<&Policy>,
+) -> ExitCode {
+    for finding in findings {
+        let (number, layer) = label(finding.layer);
+        let mark = if finding.ok { "ok  " } else { "FAIL" };
+        println!(
+            "{number} {layer:<4} {mark} {} ({:.1} ms)",
+            finding.saw, finding.milliseconds
+        );
+    }
+    let Some(failed) = findings.iter().find(|finding| !finding.ok) else {
+        println!("reachable: {name}:{port}");
+        return ExitCode::SUCCESS;
+    };
+    let (_, layer) = label(failed.layer);
+    let denial = report.and_then(|report| report.denied.last());
+    let refused = failed.refused_by_policy || denial.is_some();
+    if refused {
+        println!("refused at {layer} by the policy of this sandbox, not by the service");
+    } else {
+        println!("failed at {layer} beyond the gateway: policy allowed it, the way there did not");
+    }
+    if let Some(denial) = denial {
+        println!("reason: {} ({})", denial.reason, denial.sentence);
+    } else if let Some(error) = report.and_then(|report| report.errors.last()) {
+        println!("reason: {} ({})", error.reason, error.sentence);
+        if let Some(detail) = &error.detail {
+            println!("detail: {detail}");
+        }
+    }
+    if refused {
+        let text = if name.contains(':') {
+            format!("[{name}]:{port}")
+        } else {
+            format!("{name}:{port}")
+        };
+        let explained = policy
+            .zip(Target::from_policy(&text).ok())
+            .map(|(policy, target)| policy.explain(&target));
+        if let Some(rule) = explained
+            .as_ref()
+            .and_then(|explained| explained.rule.as_ref())
+        {
+            println!("rule: {rule}");
+        }
+        let suggestion = denial
+            .and_then(|denial| denial.suggestion.clone())
+            .or_else(|| {
+                explained
+                    .filter(|explained| explained.verdict != Verdict::Allow)
+                    .and_then(|explained| explained.suggestion)
+            });
+        match suggestion {
+            Some(line) => println!("to allow it: {line}"),
+            None if policy.is_none() => {
+                println!("to allow it: ask the sandbox's operator for --allow {name}:{port}");
+            }
+            None => {}
+        }
+    }
+    ExitCode::from(match failed.layer {
+        Layer::Dns => 11,
+        Layer::Tcp => 12,
+        Layer::Tls => 13,
+        Layer::Http => 14,
+    })
+}
+
+fn label(layer: Layer) -> (u8, &'static str) {
+    match layer {
+        Layer::Dns => (1, "DNS"),
+        Layer::Tcp => (2, "TCP"),
+        Layer::Tls => (3, "TLS"),
+        Layer::Http => (4, "HTTP"),
+    }
+}

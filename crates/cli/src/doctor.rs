@@ -1,0 +1,21 @@
+//! `portcullis doctor`: what this host can do, and how to fix what it cannot.
+
+use std::process::ExitCode;
+
+/// Prints each check; exits 0 when `run` works here, 1 otherwise.
+pub fn main() -> ExitCode {
+    let mut all = true;
+    for check in portcullis_sandbox::doctor::checks() {
+        let mark = if check.ok { "ok  " } else { "FAIL" };
+        all &= check.ok;
+        println!("{mark}  {}: {}", check.name, check.found);
+        if let (false, Some(fix)) = (check.ok, &check.fix) {
+            println!("      fix: {fix}");
+        }
+    }
+    if all {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,136 @@
+//! What `run`, `learn` and `diagnose` share: one sandbox with its gateway, and what the gateway
+//! reports when it ends.
+
+use crate::policy;
+use anyhow::{Context, bail};
+use portcullis_gateway::{Publish, Report, RunConfig};
+use portcullis_policy::Policy;
+use portcullis_sandbox::{Addresses, OpenRules, Outcome, Spec};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Largest report that is read back from the gateway, bytes.
+const MAX_REPORT_BYTES: u64 = 16 * 1024 * 1024;
+
+/// One command to run behind one policy.
+pub struct Launch {
+    /// The policy in force.
+    pub policy: Policy,
+    /// Files the sandbox must not change.
+    pub read_only: Vec<PathBuf>,
+    /// Upstream resolvers.
+    pub resolvers: Vec<SocketAddr>,
+    /// Where decision records go.
+    pub log: Option<PathBuf>,
+    /// HOST_PORT:PORT pairs.
+    pub publish: Vec<(u16, u16)>,
+    /// Name of the TAP device.
+    pub tap: Option<String>,
+    /// When to end the tree.
+    pub timeout: Option<Duration>,
+    /// Whether the report lists what was used and what failed too.
+    pub collect: bool,
+    /// The command.
+    pub command: Vec<OsString>,
+}
+
+/// Runs it; the report is there once the gateway ended in order.
+pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
+    let log = match &launch.log {
+        Some(path) => Some(open_log(path)?),
+        None => None,
+    };
+    let mut read_only = launch.read_only;
+    read_only.extend(launch.log.clone());
+    let mut publish = Vec::new();
+    for (host, inside) in launch.publish {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, host))
+            .with_context(|| format!("cannot publish on 127.0.0.1:{host}"))?;
+        publish.push(Publish {
+            listener,
+            port: inside,
+        });
+    }
+    let addresses = if launch.tap.is_some() {
+        Addresses::with_tap()
+    } else {
+        Addresses::new()
+    };
+    let mut spec = Spec {
+        argv: launch.command,
+        env: Vec::new(),
+        cwd: None,
+        read_only: Vec::new(),
+        hidden: Vec::new(),
+        tap: launch.tap,
+        timeout: launch.timeout,
+        open: OpenRules::default(),
+        probe_refused: SocketAddr::from(([240, 0, 0, 1], 9)),
+        addresses,
+    };
+    spec.env =
+        crate::child_env::for_child(std::env::vars_os(), addresses.http(), addresses.socks());
+    spec.read_only = read_only;
+    spec.timeout = launch.timeout;
+    portcullis_gateway::prepare(&launch.policy, &mut spec);
+    let config = RunConfig {
+        sandbox: format!("run-{}", std::process::id()),
+        policy: launch.policy,
+        resolvers: launch.resolvers,
+        log,
+        publish,
+        addresses,
+        probe_refused: spec.probe_refused,
+        collect: launch.collect,
+    };
+    // The gateway is another process: it leaves its report in a file that only lives in memory.
+    let report = rustix::fs::memfd_create("portcullis-report", rustix::fs::MemfdFlags::CLOEXEC)
+        .context("cannot make the report's file")?;
+    let report = File::from(report);
+    let mut writer = report
+        .try_clone()
+        .context("cannot make the report's file")?;
+    let outcome = portcullis_sandbox::run(spec, move |side| {
+        let report = portcullis_gateway::run_in_sandbox(side, config);
+        match serde_json::to_vec(&report).map(|bytes| writer.write_all(&bytes)) {
+            Ok(Ok(())) => 0,
+            _ => 1,
+        }
+    })?;
+    Ok((outcome, read_report(report)))
+}
+
+fn read_report(mut file: File) -> Option<Report> {
+    file.seek(SeekFrom::Start(0)).ok()?;
+    let mut bytes = Vec::new();
+    file.take(MAX_REPORT_BYTES).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+pub fn open_log(path: &PathBuf) -> anyhow::Result<File> {
+    File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("cannot write decision records to {}", path.display()))
+}
+
+/// The resolvers to ask: the flags' or policy's own, else the host's.
+pub fn resolvers(policy: &Policy) -> anyhow::Result<Vec<SocketAddr>> {
+    let configured = &policy.settings().resolvers;
+    if !configured.is_empty() {
+        return Ok(configured.clone());
+    }
+    let path = "/etc/resolv.conf";
+    let text = policy::read(path.as_ref())
+        .with_context(|| format!("{path}: no upstream resolver (give one with --resolver ADDR)"))?;
+    let resolvers = portcullis_gateway::upstreams_from_resolv_conf(&text);
+    if resolvers.is_empty() {
+        bail!("{path} names no resolver (give one with --resolver ADDR)");
+    }
+    Ok(resolvers)
+}

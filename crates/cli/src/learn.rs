@@ -1,0 +1,192 @@
+//! `portcullis learn -o FILE -- CMD`: runs CMD with everything but private addresses allowed and
+//! recorded, then writes the policy that it needed.
+
+use crate::args::LearnArgs;
+use crate::launch::{Launch, launch, resolvers};
+use crate::run::{failed, finish};
+use crate::{EXIT_BEFORE_START, talk};
+use anyhow::Context;
+use portcullis_gateway::Report;
+use portcullis_policy::{Input, Mode, Policy};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{Seek, Write as _};
+use std::process::ExitCode;
+
+/// Runs CMD and gives its exit code, or 125 when it never started or the policy cannot be written.
+pub fn main(args: LearnArgs) -> ExitCode {
+    match learn(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            failed(&error);
+            ExitCode::from(EXIT_BEFORE_START)
+        }
+    }
+}
+
+fn learn(args: &LearnArgs) -> anyhow::Result<ExitCode> {
+    // Opened first: a policy that cannot be written should not cost a whole run.
+    let mut output = File::options()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(&args.output)
+        .with_context(|| format!("cannot write the policy to {}", args.output.display()))?;
+    let inputs: Vec<Input> = args.resolver.iter().copied().map(Input::Resolver).collect();
+    let policy = match Policy::load(&inputs, &mut |path| crate::policy::read(path)) {
+        Ok(loaded) => loaded.policy.with_mode(Mode::Audit),
+        Err(diagnostics) => {
+            crate::policy::show(&diagnostics);
+            anyhow::bail!("the flags make no valid policy");
+        }
+    };
+    let resolvers = resolvers(&policy)?;
+    let (outcome, report) = launch(Launch {
+        policy,
+        read_only: vec![args.output.clone()],
+        resolvers,
+        log: args.log.clone(),
+        publish: Vec::new(),
+        tap: None,
+        timeout: None,
+        collect: true,
+        command: args.command.clone(),
+    })?;
+    let code = finish(outcome, &args.command[0].to_string_lossy());
+    let report = report.context("the gateway left no report, so no policy was written")?;
+    let text = policy_text(&report);
+    output
+        .set_len(0)
+        .and_then(|()| output.rewind())
+        .and_then(|()| output.write_all(text.as_bytes()))
+        .with_context(|| format!("cannot write the policy to {}", args.output.display()))?;
+    if talk::stderr_is_terminal() {
+        eprintln!("portcullis: wrote {}", args.output.display());
+    }
+    Ok(code)
+}
+
+/// The policy as TOML: exact names and ports that were used, each on a line of its own.
+fn policy_text(report: &Report) -> String {
+    let mut names: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
+    let mut addresses: BTreeMap<&str, Vec<u16>> = BTreeMap::new();
+    for used in &report.used {
+        let table = if used.is_address {
+            &mut addresses
+        } else {
+            &mut names
+        };
+        let ports = table.entry(&used.target).or_default();
+        if !ports.contains(&used.port) {
+            ports.push(used.port);
+        }
+    }
+    let mut text = String::from(
+        "# Written by `portcullis learn`: what one run used. Read it before you rely on it.\nversion = 1\n",
+    );
+    text.push_str("\n[network.domains]\n");
+    for (name, ports) in &mut names {
+        write_rules(&mut text, name, ports);
+    }
+    for name in report
+        .looked_up
+        .iter()
+        .filter(|name| !names.contains_key(name.as_str()))
+    {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "# looked up, never connected to: \"{name}\" = \"allow\""
+        );
+    }
+    if !addresses.is_empty() {
+        text.push_str("\n[network.addresses]\n# connected to without a name\n");
+        for (address, ports) in &mut addresses {
+            let bits = if address.contains(':') { 128 } else { 32 };
+            let target = if bits == 128 {
+                format!("[{address}/{bits}]")
+            } else {
+                format!("{address}/{bits}")
+            };
+            ports.sort_unstable();
+            for port in ports {
+                let _ = writeln!(text, "\"{target}:{port}\" = \"allow\"");
+            }
+        }
+    }
+    if !report.denied.is_empty() {
+        text.push_str(
+            "\n# Refused even while learning (private addresses need a rule of their own):\n",
+        );
+        for denied in &report.denied {
+            let _ = writeln!(text, "#   {}: {}", denied.target, denied.reason);
+        }
+    }
+    text
+}
+
+fn write_rules(text: &mut String, name: &str, ports: &mut [u16]) {
+    ports.sort_unstable();
+    let web = ports.iter().all(|port| [80, 443].contains(port));
+    if web && ports.len() == 2 {
+        let _ = writeln!(text, "\"{name}\" = \"allow\"");
+        return;
+    }
+    for port in ports {
+        let _ = writeln!(text, "\"{name}:{port}\" = \"allow\"");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_gateway::Used;
+
+    #[test]
+    fn what_was_used_is_what_is_written_and_it_loads() {
+        let used = |target: &str, port, is_address| Used {
+            target: target.into(),
+            port,
+            is_address,
+        };
+        let report = Report {
+            used: vec![
+                used("b.example", 443, false),
+                used("b.example", 80, false),
+                used("a.example", 22, false),
+                used("203.0.113.9", 7, true),
+                used("2001:db8::9", 7, true),
+            ],
+            looked_up: vec!["a.example".into(), "only.example".into()],
+            ..Report::default()
+        };
+        let text = policy_text(&report);
+        let input = Input::File {
+            path: "learned.toml".into(),
+            text: text.clone(),
+        };
+        let loaded = Policy::load(&[input], &mut |_| Err(std::io::ErrorKind::NotFound.into()));
+        let policy = loaded
+            .map_err(|errors| format!("{errors:?}\n{text}"))
+            .unwrap()
+            .policy;
+        for (target, allowed) in [
+            ("a.example:22", true),
+            ("a.example:443", false),
+            ("b.example:80", true),
+            ("b.example:443", true),
+            ("only.example:443", false),
+            ("203.0.113.9:7", true),
+            ("203.0.113.10:7", false),
+            ("[2001:db8::9]:7", true),
+        ] {
+            let explained = policy.explain(&portcullis_names::Target::from_policy(target).unwrap());
+            assert_eq!(
+                explained.verdict == portcullis_policy::Verdict::Allow,
+                allowed,
+                "{target}\n{text}"
+            );
+        }
+    }
+}

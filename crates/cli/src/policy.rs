@@ -1,0 +1,79 @@
+//! From `--policy`, `--allow`, `--deny`, `--resolver` and the operator's environment to a compiled
+//! policy. Nothing runs on a policy that has an error.
+
+use crate::args::PolicyOptions;
+use portcullis_policy::{Diagnostic, Input, Loaded, Policy};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Largest policy file that is read, bytes.
+const MAX_POLICY_BYTES: u64 = 256 * 1024 * 1024;
+/// The operator's list of hosts for direct TCP on port 443.
+const DIRECT_TCP_HOSTS: &str = "OPENSHELL_DIRECT_TCP_HOSTS";
+
+/// Reads a policy file, bounded.
+pub fn read(path: &Path) -> io::Result<String> {
+    let length = std::fs::metadata(path)?.len();
+    if length > MAX_POLICY_BYTES {
+        return Err(io::Error::other(format!(
+            "larger than {MAX_POLICY_BYTES} bytes"
+        )));
+    }
+    std::fs::read_to_string(path)
+}
+
+/// Loads what the options name. On failure everything that was wrong is already on stderr.
+pub fn load(options: &PolicyOptions) -> Result<Loaded, ()> {
+    let mut inputs = Vec::new();
+    for path in &options.policy {
+        match read(path) {
+            Ok(text) => inputs.push(Input::File {
+                path: path.clone(),
+                text,
+            }),
+            Err(error) => {
+                crate::talk::error(
+                    format_args!("{}: {error}", path.display()),
+                    Some("--policy takes a readable TOML, YAML or JSON file"),
+                );
+                return Err(());
+            }
+        }
+    }
+    if let Ok(hosts) = std::env::var(DIRECT_TCP_HOSTS) {
+        inputs.push(Input::DirectTcpHosts(hosts));
+    }
+    inputs.extend(options.allow.iter().cloned().map(Input::Allow));
+    inputs.extend(options.deny.iter().cloned().map(Input::Deny));
+    inputs.extend(options.resolver.iter().copied().map(Input::Resolver));
+    inputs.extend(
+        options
+            .upstream_proxy
+            .iter()
+            .cloned()
+            .map(Input::UpstreamProxy),
+    );
+    match Policy::load(&inputs, &mut |path| read(path)) {
+        Ok(loaded) => Ok(loaded),
+        Err(diagnostics) => {
+            show(&diagnostics);
+            Err(())
+        }
+    }
+}
+
+/// Shows diagnostics on stderr, in colour only on a terminal.
+pub fn show(diagnostics: &[Diagnostic]) {
+    for diagnostic in diagnostics {
+        eprintln!("{}", diagnostic.render(crate::talk::stderr_is_terminal()));
+    }
+}
+
+/// The files a policy was made of, which the sandbox must not change.
+pub fn files(options: &PolicyOptions, loaded: &Loaded) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = options.policy.clone();
+    files.extend(loaded.files.iter().cloned());
+    files.sort();
+    files.dedup();
+    files
+}

@@ -1,0 +1,124 @@
+//! `portcullis run -- CMD`: a sandbox whose only network is the gateway.
+//!
+//! CMD's stdin, stdout and stderr are its own: this writes to stderr only when it fails before CMD
+//! starts, or, on a terminal, one closing paragraph when something was denied.
+
+use crate::EXIT_BEFORE_START;
+use crate::args::{Answers, ResolveAt, RunArgs};
+use crate::launch::{Launch, launch, resolvers};
+use portcullis_gateway::Report;
+use portcullis_policy::Mode;
+use portcullis_sandbox::Outcome;
+use std::process::ExitCode;
+
+/// Lines of the closing paragraph about what was denied.
+const MAX_CLOSING_LINES: usize = 8;
+
+/// Runs CMD and gives its exit code, or 125 when it never started.
+pub fn main(args: RunArgs) -> ExitCode {
+    let before_start = ExitCode::from(EXIT_BEFORE_START);
+    if args.resolve == ResolveAt::Startup || args.answers == Answers::Synthetic {
+        crate::talk::error(
+            "--resolve startup and --answers synthetic are not enforced by this release",
+            Some("leave the option out: names are resolved on demand, with real addresses"),
+        );
+        return before_start;
+    }
+    let Ok(loaded) = crate::policy::load(&args.policy) else {
+        return before_start;
+    };
+    let read_only = crate::policy::files(&args.policy, &loaded);
+    let mut policy = loaded.policy;
+    if args.audit {
+        policy = policy.with_mode(Mode::Audit);
+    }
+    let result = resolvers(&policy).and_then(|resolvers| {
+        launch(Launch {
+            policy,
+            read_only,
+            resolvers,
+            log: args.log,
+            publish: args.publish,
+            tap: args.tap,
+            timeout: args.timeout,
+            collect: false,
+            command: args.command.clone(),
+        })
+    });
+    match result {
+        Ok((outcome, report)) => {
+            if !args.quiet {
+                closing(report.as_ref());
+            }
+            finish(outcome, &args.command[0].to_string_lossy())
+        }
+        Err(error) => {
+            failed(&error);
+            before_start
+        }
+    }
+}
+
+/// Says why CMD never ran, and what to do.
+pub fn failed(error: &anyhow::Error) {
+    let fix = error
+        .downcast_ref::<portcullis_sandbox::SandboxError>()
+        .and_then(portcullis_sandbox::SandboxError::fix);
+    crate::talk::error(format_args!("{error:#}"), fix);
+}
+
+/// Turns an outcome into the exit code, with a word where CMD itself could not say it.
+pub fn finish(outcome: Outcome, command: &str) -> ExitCode {
+    if let Some(message) = outcome.message(command) {
+        crate::talk::error(message, None);
+    }
+    // Exit codes are a byte; the sandbox gives nothing larger.
+    ExitCode::from(u8::try_from(outcome.exit_code()).unwrap_or(EXIT_BEFORE_START))
+}
+
+/// One paragraph, on a terminal only, when something was denied.
+fn closing(report: Option<&Report>) {
+    let Some(report) = report else { return };
+    if let Some(error) = &report.record_error {
+        // Records that could not be written are an operator's business even without a terminal,
+        // but CMD's stderr may be a file it owns: say it where a person reads, and exit as CMD did.
+        if crate::talk::stderr_is_terminal() {
+            crate::talk::error(
+                format_args!("decision records are incomplete: {error}"),
+                None,
+            );
+        }
+    }
+    if report.denied.is_empty() || !crate::talk::stderr_is_terminal() {
+        return;
+    }
+    eprintln!(
+        "portcullis: {} denied:",
+        count(report.denied_total, "request was", "requests were")
+    );
+    for denied in report.denied.iter().take(MAX_CLOSING_LINES) {
+        let times = if denied.count > 1 {
+            format!(" ({} times)", denied.count)
+        } else {
+            String::new()
+        };
+        eprintln!("  {}: {}{times}", denied.target, denied.reason);
+        if let Some(suggestion) = &denied.suggestion {
+            eprintln!("    to allow it: {suggestion}");
+        }
+    }
+    if report.denied.len() > MAX_CLOSING_LINES {
+        eprintln!(
+            "  and {} more (--log FILE keeps them all)",
+            report.denied.len() - MAX_CLOSING_LINES
+        );
+    }
+}
+
+fn count(number: u64, one: &str, many: &str) -> String {
+    if number == 1 {
+        format!("1 {one}")
+    } else {
+        format!("{number} {many}")
+    }
+}

@@ -1,0 +1,68 @@
+//! `portcullis serve`: the same policy and code as `run`, on plain listeners of this host.
+
+use crate::EXIT_USAGE;
+use crate::args::ServeArgs;
+use crate::launch::{open_log, resolvers};
+use anyhow::Context;
+use portcullis_gateway::{PlainConfig, serve_plain};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::process::ExitCode;
+
+/// Serves until SIGINT or SIGTERM; exits 0 then, 1 when it cannot serve, 2 for bad flags.
+pub fn main(args: ServeArgs) -> ExitCode {
+    if args.dns.is_none() && args.http.is_none() && args.socks5.is_none() {
+        crate::talk::error(
+            "nothing to serve",
+            Some("give at least one of --dns ADDR:PORT, --http ADDR:PORT, --socks5 ADDR:PORT"),
+        );
+        return ExitCode::from(EXIT_USAGE);
+    }
+    let Ok(loaded) = crate::policy::load(&args.policy) else {
+        return ExitCode::from(EXIT_USAGE);
+    };
+    crate::policy::show(&loaded.warnings);
+    match serve(&args, loaded.policy) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            crate::talk::error(format_args!("{error:#}"), None);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: &ServeArgs, policy: portcullis_policy::Policy) -> anyhow::Result<()> {
+    let tcp = |address: SocketAddr| {
+        TcpListener::bind(address).with_context(|| format!("cannot listen on {address} (TCP)"))
+    };
+    let dns = match args.dns {
+        Some(address) => Some((
+            UdpSocket::bind(address)
+                .with_context(|| format!("cannot listen on {address} (UDP)"))?,
+            tcp(address)?,
+        )),
+        None => None,
+    };
+    let http = args.http.map(tcp).transpose()?;
+    let socks5 = args.socks5.map(tcp).transpose()?;
+    let resolvers = resolvers(&policy)?;
+    let log = args.log.as_ref().map(open_log).transpose()?;
+    let mut where_to = Vec::new();
+    if let Some((udp, _)) = &dns {
+        where_to.push(format!("dns {}", udp.local_addr()?));
+    }
+    for (what, listener) in [("http", &http), ("socks5", &socks5)] {
+        if let Some(listener) = listener {
+            where_to.push(format!("{what} {}", listener.local_addr()?));
+        }
+    }
+    eprintln!("portcullis: serving {}", where_to.join(", "));
+    serve_plain(PlainConfig {
+        policy,
+        resolvers,
+        log,
+        dns,
+        http,
+        socks5,
+    })
+    .context("cannot serve")
+}

@@ -1,0 +1,30 @@
+//! The kernel's set of open destinations as the resolver's address gate.
+//!
+//! It makes a refusal show at connect(), in the kernel, within microseconds. It is not what keeps a
+//! program in: the gateway looks at lease and port again on every connection it accepts.
+
+use portcullis_dns::AddressGate;
+use portcullis_names::PortSet;
+use portcullis_sandbox::KernelSet;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Opens leased addresses in one sandbox's kernel.
+pub(crate) struct KernelGate(pub Arc<KernelSet>);
+
+impl AddressGate for KernelGate {
+    fn open(&self, address: IpAddr, ports: &PortSet, ttl: Duration) -> io::Result<()> {
+        self.0.allow(address, &ranges(ports), ttl)
+    }
+}
+
+/// Port ranges as the kernel's rules take them, both ends included.
+pub(crate) fn ranges(ports: &PortSet) -> Vec<(u16, u16)> {
+    ports
+        .ranges()
+        .iter()
+        .map(|range| (range.first, range.last))
+        .collect()
+}

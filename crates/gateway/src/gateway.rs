@@ -1,0 +1,219 @@
+//! The gateway itself: one policy, one resolver, one dialler and the entrances in front of them.
+
+use arc_swap::ArcSwap;
+use portcullis_dial::{DialConfig, Dialer};
+use portcullis_dns::{AddressGate, Clock, DnsConfig, DnsService, Leases, NoGate, PolicyHandle};
+use portcullis_policy::Policy;
+use portcullis_proxy::ProxyContext;
+use portcullis_record::Recorder;
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Collects what a [`Gateway`] is made of; start from [`Gateway::builder`].
+#[must_use]
+pub struct Builder {
+    policy: Policy,
+    resolvers: Vec<SocketAddr>,
+    recorder: Recorder,
+    gate: Box<dyn AddressGate>,
+    listeners: Vec<SocketAddr>,
+    host_listeners: Vec<SocketAddr>,
+}
+
+impl Builder {
+    /// The policy in force; deny all without one.
+    pub fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Upstream resolvers, in order of preference; without any, no name resolves.
+    pub fn resolvers(mut self, resolvers: Vec<SocketAddr>) -> Self {
+        self.resolvers = resolvers;
+        self
+    }
+
+    /// Where decisions are recorded; counted only, without one.
+    pub fn recorder(mut self, recorder: Recorder) -> Self {
+        self.recorder = recorder;
+        self
+    }
+
+    /// What opens a leased address to the sandbox, before the answer that names it is sent.
+    pub fn gate(mut self, gate: Box<dyn AddressGate>) -> Self {
+        self.gate = gate;
+        self
+    }
+
+    /// The gateway's listeners as programs inside reach them: no program is connected to one.
+    pub fn listeners(mut self, listeners: Vec<SocketAddr>) -> Self {
+        self.listeners = listeners;
+        self
+    }
+
+    /// The gateway's listeners in the namespace that it dials from.
+    pub fn host_listeners(mut self, listeners: Vec<SocketAddr>) -> Self {
+        self.host_listeners = listeners;
+        self
+    }
+
+    /// Makes the gateway; nothing is served yet.
+    pub fn build(self) -> Gateway {
+        let policy: PolicyHandle = Arc::new(ArcSwap::from_pointee(self.policy));
+        let clock = Clock::system();
+        let leases = Arc::new(Leases::new(self.gate, clock.clone()));
+        let mut dns = DnsConfig::new(
+            policy.clone(),
+            self.resolvers,
+            leases.clone(),
+            self.recorder.clone(),
+        );
+        dns.clock = clock;
+        dns.ipv6_route = Arc::new(crate::host::has_ipv6_route);
+        let dns = Arc::new(DnsService::new(dns));
+        let mut dial = DialConfig::new(policy.clone(), dns.clone());
+        dial.listeners = self.host_listeners.clone();
+        let dialer = Arc::new(Dialer::new(dial));
+        let proxy = ProxyContext::new(
+            policy.clone(),
+            dialer,
+            leases.clone(),
+            self.recorder.clone(),
+        )
+        .with_listeners(self.listeners)
+        .with_host_listeners(self.host_listeners);
+        Gateway {
+            policy,
+            dns,
+            leases,
+            proxy: Arc::new(proxy),
+            recorder: self.recorder,
+        }
+    }
+}
+
+/// One sandbox's gateway.
+pub struct Gateway {
+    policy: PolicyHandle,
+    dns: Arc<DnsService>,
+    leases: Arc<Leases>,
+    proxy: Arc<ProxyContext>,
+    recorder: Recorder,
+}
+
+/// The sockets that a gateway serves. Any may be missing; all are made non-blocking here.
+#[derive(Debug, Default)]
+pub struct Entrances {
+    /// DNS over UDP.
+    pub dns_udp: Vec<UdpSocket>,
+    /// DNS over TCP.
+    pub dns_tcp: Vec<TcpListener>,
+    /// HTTP proxy.
+    pub http: Vec<TcpListener>,
+    /// SOCKS5 proxy.
+    pub socks5: Vec<TcpListener>,
+    /// Catch-all listeners whose accepted sockets carry the original destination.
+    pub transparent: Vec<TcpListener>,
+}
+
+impl Gateway {
+    /// A builder that denies all, resolves nothing and records nothing.
+    pub fn builder() -> Builder {
+        Builder {
+            policy: Policy::deny_all(),
+            resolvers: Vec::new(),
+            recorder: Recorder::null(),
+            gate: Box::new(NoGate),
+            listeners: Vec::new(),
+            host_listeners: Vec::new(),
+        }
+    }
+
+    /// The policy in force; storing another one swaps it.
+    pub fn policy(&self) -> &PolicyHandle {
+        &self.policy
+    }
+
+    /// Which name gave out which address.
+    pub fn leases(&self) -> &Arc<Leases> {
+        &self.leases
+    }
+
+    /// Where decisions are recorded.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// Starts serving on tasks of `tracker`, until `token` is cancelled. Call it within a Tokio
+    /// runtime with I/O and time. An entrance that fails for good cancels `token`: a gateway with a
+    /// dead door is not left half open.
+    ///
+    /// # Errors
+    /// A socket that the runtime cannot take.
+    pub fn start(
+        &self,
+        entrances: Entrances,
+        tracker: &TaskTracker,
+        token: &CancellationToken,
+    ) -> io::Result<()> {
+        for socket in entrances.dns_udp {
+            socket.set_nonblocking(true)?;
+            let socket = tokio::net::UdpSocket::from_std(socket)?;
+            let serving = self.dns.clone().serve_udp(socket, token.clone());
+            spawn(tracker, token, serving);
+        }
+        for listener in entrances.dns_tcp {
+            let serving = self
+                .dns
+                .clone()
+                .serve_tcp(listener_of(listener)?, token.clone());
+            spawn(tracker, token, serving);
+        }
+        for listener in entrances.http {
+            let serving = portcullis_proxy::serve_http(
+                self.proxy.clone(),
+                listener_of(listener)?,
+                token.clone(),
+            );
+            spawn(tracker, token, serving);
+        }
+        for listener in entrances.socks5 {
+            let serving = portcullis_proxy::serve_socks5(
+                self.proxy.clone(),
+                listener_of(listener)?,
+                token.clone(),
+            );
+            spawn(tracker, token, serving);
+        }
+        for listener in entrances.transparent {
+            let serving = portcullis_proxy::serve_transparent(
+                self.proxy.clone(),
+                listener_of(listener)?,
+                token.clone(),
+            );
+            spawn(tracker, token, serving);
+        }
+        Ok(())
+    }
+}
+
+fn listener_of(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
+    listener.set_nonblocking(true)?;
+    tokio::net::TcpListener::from_std(listener)
+}
+
+fn spawn(
+    tracker: &TaskTracker,
+    token: &CancellationToken,
+    serving: impl Future<Output = io::Result<()>> + Send + 'static,
+) {
+    let token = token.clone();
+    tracker.spawn(async move {
+        if serving.await.is_err() {
+            token.cancel();
+        }
+    });
+}

@@ -1,0 +1,66 @@
+//! What the gateway reads of the host it runs on: its resolvers and its IPv6 route.
+
+use std::io;
+use std::net::SocketAddr;
+
+/// The host's resolver configuration (resolv.conf(5)).
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// The kernel's IPv6 routes: a line each, destination and prefix length first.
+const IPV6_ROUTES: &str = "/proc/net/ipv6_route";
+
+/// The resolvers that the host itself uses.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn host_resolvers() -> io::Result<Vec<SocketAddr>> {
+    Ok(portcullis_dns::upstreams_from_resolv_conf(
+        &std::fs::read_to_string(RESOLV_CONF)?,
+    ))
+}
+
+/// Whether the host has a route to IPv6 addresses beyond its own links.
+pub(crate) fn has_ipv6_route() -> bool {
+    std::fs::read_to_string(IPV6_ROUTES).is_ok_and(|routes| default_route(&routes))
+}
+
+/// Finds a default route on a device other than the loopback (an `lo` default is the kernel's
+/// reject route).
+fn default_route(routes: &str) -> bool {
+    routes.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let (destination, length) = (fields.next(), fields.next());
+        let global = destination.is_some_and(|address| {
+            address.bytes().all(|byte| byte == b'0') || address.starts_with(['2', '3'])
+        });
+        let shorter_than_host = length.is_some_and(|length| length != "80");
+        global && shorter_than_host && fields.next_back() != Some("lo")
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_way_out_counts_as_an_ipv6_route() {
+        let zeros = "0".repeat(32);
+        let line = |destination: &str, length, device| {
+            format!(
+                "{destination} {length} {zeros} 00 {zeros} {zeros} 00000400 00000001 00000000 00000001 {device}\n"
+            )
+        };
+        assert!(default_route(&line(&zeros, "00", "eth0")));
+        assert!(default_route(&line(
+            "20010db8000000000000000000000000",
+            "40",
+            "eth0"
+        )));
+        assert!(!default_route(&line(&zeros, "00", "lo")));
+        assert!(!default_route(&line(
+            "fe800000000000000000000000000000",
+            "40",
+            "eth0"
+        )));
+        assert!(!default_route(""));
+    }
+}

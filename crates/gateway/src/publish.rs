@@ -1,0 +1,98 @@
+//! Published ports: connections from the host's loopback to a server inside the sandbox.
+//!
+//! The socket to the server is made inside by the sandbox's first process, so it can only reach
+//! what the sandbox's own loopback has; nothing of the host becomes reachable from inside.
+
+use portcullis_policy::{Reason, Verdict};
+use portcullis_record::{Close, CloseReason, Event, Layer, Protocol, Recorder};
+use portcullis_sandbox::{Control, Family};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// Connections to one published port at a time.
+const MAX_PUBLISHED_CONNECTIONS: usize = 256;
+/// Pause after accept() failed, for lack of descriptors mostly.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A port of the host that leads to a port of the sandbox.
+#[derive(Debug)]
+pub struct Publish {
+    /// The listener on the host.
+    pub listener: std::net::TcpListener,
+    /// The port on the sandbox's loopback.
+    pub port: u16,
+}
+
+/// Serves one published port until `token` is cancelled.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    port: u16,
+    control: Arc<Control>,
+    recorder: Recorder,
+    token: CancellationToken,
+) {
+    let room = Arc::new(tokio::sync::Semaphore::new(MAX_PUBLISHED_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = token.cancelled() => return,
+        };
+        let Ok((stream, peer)) = accepted else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        // Beyond the limit the connection is closed: the dev server's user sees it at once.
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            continue;
+        };
+        let (control, recorder, token) = (control.clone(), recorder.clone(), token.clone());
+        tokio::spawn(async move {
+            let _permit = permit;
+            tokio::select! {
+                () = one(stream, peer, port, &control, &recorder) => {}
+                () = token.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn one(
+    mut outside: TcpStream,
+    peer: SocketAddr,
+    port: u16,
+    control: &Control,
+    recorder: &Recorder,
+) {
+    let start = Instant::now();
+    let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
+    let from = format!("from {peer}");
+    let event = |verdict, reason| {
+        Event::new(Layer::Tcp, Protocol::Publish, verdict, reason)
+            .port(port)
+            .addresses(&addresses)
+    };
+    let mut inside = match connect_inside(port, control).await {
+        Ok(inside) => inside,
+        Err(error) => {
+            let detail = format!("{from}: {error}");
+            recorder.decision(event(Verdict::Error, Reason::ConnectionRefused).detail(&detail));
+            return;
+        }
+    };
+    let id = recorder.decision(event(Verdict::Allow, Reason::Allowed).detail(&from));
+    let (reason, down, up) = match tokio::io::copy_bidirectional(&mut outside, &mut inside).await {
+        Ok((down, up)) => (CloseReason::Finished, down, up),
+        Err(_) => (CloseReason::ClientReset, 0, 0),
+    };
+    recorder.close(id, Close::new(reason, up, down, start.elapsed()));
+}
+
+async fn connect_inside(port: u16, control: &Control) -> io::Result<TcpStream> {
+    let socket = control.new_tcp_socket(Family::V4)?;
+    let socket = TcpSocket::from_std_stream(std::net::TcpStream::from(socket));
+    socket.connect((Ipv4Addr::LOCALHOST, port).into()).await
+}

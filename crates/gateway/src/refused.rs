@@ -1,0 +1,150 @@
+//! What the kernel refused, as decision records.
+//!
+//! A connect() that fails in the kernel never reaches the gateway, yet every denial at every layer
+//! leaves a record: the sandbox's rules log each refusal, and this reads the log.
+
+use portcullis_dns::{Leases, PolicyHandle};
+use portcullis_policy::{Destination, Reason, Request, Verdict};
+use portcullis_record::{Event, Layer, Protocol, Recorder};
+use portcullis_sandbox::{Refused, RefusedLog, RefusedProtocol};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio_util::sync::CancellationToken;
+
+/// Turns kernel refusals of one sandbox into records.
+pub(crate) struct RefusedReader {
+    pub policy: PolicyHandle,
+    pub leases: Arc<Leases>,
+    pub recorder: Recorder,
+    /// The start-up probe's destination: its one refusal is proof, not a denial.
+    pub probe: Option<SocketAddr>,
+}
+
+impl RefusedReader {
+    /// Reads until `token` is cancelled, then once more for what is left.
+    pub(crate) async fn run(
+        mut self,
+        log: RefusedLog,
+        token: CancellationToken,
+    ) -> std::io::Result<()> {
+        #[expect(
+            deprecated,
+            reason = "RefusedLog owns one descriptor for life, which is what the unsafe constructor asks for"
+        )]
+        let log = AsyncFd::with_interest(log, Interest::READABLE)?;
+        loop {
+            tokio::select! {
+                ready = log.readable() => {
+                    let mut ready = ready?;
+                    if !self.drain(log.get_ref())? {
+                        ready.clear_ready();
+                    }
+                }
+                () = token.cancelled() => {
+                    while self.drain(log.get_ref())? {}
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Reads one batch; true when more may be waiting.
+    fn drain(&mut self, log: &RefusedLog) -> std::io::Result<bool> {
+        let batch = log.read()?;
+        for refused in &batch.refused {
+            self.record(refused);
+        }
+        if batch.overflows > 0 {
+            let detail = format!(
+                "the kernel's log of refused packets overflowed {} times: refusals are missing here",
+                batch.overflows
+            );
+            self.recorder.decision(
+                Event::new(
+                    Layer::Gateway,
+                    Protocol::Kernel,
+                    Verdict::Error,
+                    Reason::Internal,
+                )
+                .detail(&detail),
+            );
+        }
+        Ok(batch.more)
+    }
+
+    fn record(&mut self, refused: &Refused) {
+        let destination = refused.destination;
+        let addresses = [destination.ip()];
+        match refused.protocol {
+            RefusedProtocol::Tcp => {
+                if self.probe == Some(destination) {
+                    self.probe = None;
+                    return;
+                }
+                self.record_tcp(destination);
+            }
+            RefusedProtocol::Udp => {
+                let _id = self.recorder.decision(
+                    not_allowed()
+                        .port(destination.port())
+                        .addresses(&addresses)
+                        .detail("udp"),
+                );
+            }
+            RefusedProtocol::Icmp => {
+                self.recorder
+                    .decision(not_allowed().addresses(&addresses).detail("icmp"));
+            }
+            RefusedProtocol::Other(number) => {
+                let detail = format!("ip protocol {number}");
+                self.recorder
+                    .decision(not_allowed().addresses(&addresses).detail(&detail));
+            }
+        }
+    }
+
+    fn record_tcp(&self, destination: SocketAddr) {
+        let (address, port) = (destination.ip(), destination.port());
+        let names = self.leases.names_for(address);
+        let how = if names.is_empty() {
+            Destination::Address(address)
+        } else {
+            Destination::Leased {
+                address,
+                names: &names,
+            }
+        };
+        let request = Request::Connect { how, port };
+        let policy = self.policy.load();
+        let decision = policy.decide(&request);
+        // Refused although the policy would let it pass: the lease ran out before the program came.
+        let reason = if decision.permits() {
+            Reason::AddressNotLeased
+        } else {
+            decision.reason
+        };
+        let rule = decision.rule.map(|id| policy.rule(id));
+        let suggestion = policy.suggestion(&request);
+        let addresses = [address];
+        let mut event = Event::new(Layer::Tcp, Protocol::Kernel, Verdict::Deny, reason)
+            .port(port)
+            .addresses(&addresses);
+        if let Some(rule) = &rule {
+            event = event.rule(rule.text, rule.source);
+        }
+        event.name = names.first().map(|name| name.as_str());
+        event.suggestion = suggestion.as_deref();
+        self.recorder.decision(event);
+    }
+}
+
+fn not_allowed<'a>() -> Event<'a> {
+    Event::new(
+        Layer::Udp,
+        Protocol::Kernel,
+        Verdict::Deny,
+        Reason::ProtocolNotAllowed,
+    )
+}

@@ -1,0 +1,174 @@
+//! What a run leaves behind for the person who started it: what was denied, what failed, what was
+//! used. Serialised, since the gateway and the command line are two processes.
+
+use portcullis_policy::{Reason, Verdict};
+use portcullis_record::{DeniedSummary, Layer, Recorder, Seen, Subscription};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The end of a run.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Report {
+    /// What was denied, equal ones together, most frequent last to first seen.
+    pub denied: Vec<Denied>,
+    /// How many requests were denied in all.
+    pub denied_total: u64,
+    /// What was allowed but failed beyond the gateway.
+    pub errors: Vec<Failed>,
+    /// Names (or addresses) and ports that flows were opened to.
+    pub used: Vec<Used>,
+    /// Names that were resolved.
+    pub looked_up: Vec<String>,
+    /// Why decision records are incomplete, if they are.
+    pub record_error: Option<String>,
+}
+
+/// One kind of denial.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Denied {
+    /// `name:port`, `address:port` or a name.
+    pub target: String,
+    /// The reason's code.
+    pub reason: String,
+    /// The reason in a sentence.
+    pub sentence: String,
+    /// How often.
+    pub count: u64,
+    /// The smallest change that would allow it.
+    pub suggestion: Option<String>,
+}
+
+/// One allowed request that failed beyond the gateway.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Failed {
+    /// `name:port` or a name.
+    pub target: String,
+    /// The reason's code.
+    pub reason: String,
+    /// The reason in a sentence.
+    pub sentence: String,
+    /// The error's exact text.
+    pub detail: Option<String>,
+}
+
+/// One destination that a flow was opened to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Used {
+    /// The name, or the address where no name was known.
+    pub target: String,
+    /// The port.
+    pub port: u16,
+    /// Whether `target` is an address.
+    pub is_address: bool,
+}
+
+/// Kinds of destinations, names and failures that a report keeps.
+const MAX_COLLECTED: usize = 10_000;
+/// How often what was recorded is taken in.
+const COLLECT_INTERVAL: Duration = Duration::from_millis(100);
+/// Kinds of denials that a report keeps.
+const MAX_DENIED: usize = 200;
+
+/// Gathers what a run used from the recorder, as it happens.
+pub(crate) struct Collector {
+    subscription: Subscription,
+    used: BTreeSet<(String, u16, bool)>,
+    looked_up: BTreeSet<String>,
+    errors: Vec<Failed>,
+}
+
+impl Collector {
+    pub(crate) fn new(recorder: &Recorder) -> Collector {
+        Collector {
+            subscription: recorder.subscribe(),
+            used: BTreeSet::new(),
+            looked_up: BTreeSet::new(),
+            errors: Vec::new(),
+        }
+    }
+
+    /// Collects until `token` is cancelled and nothing is left.
+    pub(crate) async fn run(mut self, token: CancellationToken) -> Report {
+        loop {
+            let over = token.is_cancelled();
+            for seen in self.subscription.drain() {
+                self.take(seen);
+            }
+            if over {
+                break;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(COLLECT_INTERVAL) => {}
+                () = token.cancelled() => tokio::task::yield_now().await,
+            }
+        }
+        Report {
+            used: self
+                .used
+                .into_iter()
+                .map(|(target, port, is_address)| Used {
+                    target,
+                    port,
+                    is_address,
+                })
+                .collect(),
+            looked_up: self.looked_up.into_iter().collect(),
+            errors: self.errors,
+            ..Report::default()
+        }
+    }
+
+    fn take(&mut self, seen: Seen) {
+        let passed = matches!(seen.verdict, Verdict::Allow | Verdict::Audit);
+        match (seen.verdict, seen.layer) {
+            (Verdict::Error, _) if self.errors.len() < MAX_COLLECTED => self.errors.push(Failed {
+                target: target(&seen.name, seen.port),
+                reason: seen.reason.code().to_owned(),
+                sentence: seen.reason.sentence().to_owned(),
+                detail: seen.detail,
+            }),
+            (_, Layer::Dns) if passed && self.looked_up.len() < MAX_COLLECTED => {
+                if matches!(seen.reason, Reason::Allowed | Reason::NotListed) {
+                    self.looked_up.insert(seen.name);
+                }
+            }
+            (_, Layer::Tcp | Layer::Tls | Layer::Http) if passed => {
+                if let Some(port) = seen.port.filter(|_| self.used.len() < MAX_COLLECTED) {
+                    let is_address = seen.name.parse::<IpAddr>().is_ok();
+                    self.used.insert((seen.name, port, is_address));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Report {
+    /// Adds what the recorder counted as denied.
+    pub(crate) fn add_denied(&mut self, summary: &DeniedSummary) {
+        self.denied_total = summary.total();
+        self.denied = summary
+            .groups
+            .iter()
+            .take(MAX_DENIED)
+            .map(|group| Denied {
+                target: target(&group.name, group.port),
+                reason: group.reason.code().to_owned(),
+                sentence: group.reason.sentence().to_owned(),
+                count: group.count,
+                suggestion: group.suggestion.clone(),
+            })
+            .collect();
+    }
+}
+
+fn target(name: &str, port: Option<u16>) -> String {
+    match port {
+        Some(port) if name.contains(':') => format!("[{name}]:{port}"),
+        Some(port) => format!("{name}:{port}"),
+        None => name.to_owned(),
+    }
+}

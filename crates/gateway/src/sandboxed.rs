@@ -1,0 +1,263 @@
+//! The gateway as a sandbox's own process: serves the sockets made inside, until the sandbox is
+//! gone, and leaves a report.
+
+use crate::gate::{KernelGate, ranges};
+use crate::gateway::{Entrances, Gateway};
+use crate::publish::{self, Publish};
+use crate::refused::RefusedReader;
+use crate::report::{Collector, Report};
+use portcullis_policy::{Mode, Policy};
+use portcullis_record::Recorder;
+use portcullis_sandbox::{Addresses, Control, GatewaySide, OpenRule, OpenRules, Sockets, Spec};
+use std::fs::File;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Threads that serve one sandbox.
+const WORKER_THREADS: usize = 2;
+/// How long flows may take to close once the sandbox is gone.
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long records may take to reach their file at the end.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// Destinations that no policy lists by accident: the start-up probe takes the first that the
+/// policy refuses. Port 9 is "discard" (RFC 863).
+const PROBES: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(198, 18, 0, 1),
+    Ipv4Addr::new(169, 254, 254, 254),
+    Ipv4Addr::new(240, 0, 0, 1),
+];
+const PROBE_PORT: u16 = 9;
+
+/// What one sandbox's gateway needs besides the sockets.
+#[derive(Debug)]
+pub struct RunConfig {
+    /// The sandbox's name in records.
+    pub sandbox: String,
+    /// The policy in force.
+    pub policy: Policy,
+    /// Upstream resolvers.
+    pub resolvers: Vec<SocketAddr>,
+    /// Where decision records go.
+    pub log: Option<File>,
+    /// Published ports.
+    pub publish: Vec<Publish>,
+    /// The addresses inside.
+    pub addresses: Addresses,
+    /// The start-up probe's destination, as [`prepare`] chose it.
+    pub probe_refused: SocketAddr,
+    /// Whether the report lists what was used and what failed, not only what was denied.
+    pub collect: bool,
+}
+
+/// Puts into `spec` what the kernel inside needs to know of the policy.
+pub fn prepare(policy: &Policy, spec: &mut Spec) {
+    let audit = policy.mode() == Mode::Audit;
+    spec.open = OpenRules {
+        rules: policy
+            .address_rules()
+            .iter()
+            .map(|rule| OpenRule {
+                address: rule.net.addr(),
+                prefix: rule.net.prefix_len(),
+                ports: ranges(&rule.ports),
+            })
+            .collect(),
+        audit,
+        guarded: if audit {
+            crate::guarded::networks()
+        } else {
+            Vec::new()
+        },
+    };
+    let refused = PROBES
+        .into_iter()
+        .map(|v4| SocketAddr::new(v4.into(), PROBE_PORT));
+    if let Some(probe) = refused
+        .into_iter()
+        .find(|probe| policy.guard(probe.ip(), probe.port()).is_err())
+    {
+        spec.probe_refused = probe;
+    }
+}
+
+/// Lets the gateway hold as many descriptors as the host allows it: each flow needs two, each
+/// lookup up to four. The program inside keeps the caller's own limit.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // A limit that cannot be raised is a limit that holds: refusals say so when it is reached.
+    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
+}
+
+/// Serves one sandbox until it is gone; called in the gateway's own process, before any thread.
+pub fn run_in_sandbox(mut side: GatewaySide, config: RunConfig) -> Report {
+    raise_descriptor_limit();
+    let started = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .enable_all()
+        .build();
+    let runtime = match started {
+        Ok(runtime) => runtime,
+        Err(error) => return refuse(&side.control, &format!("no runtime: {error}")),
+    };
+    // Threads start while the sandbox is being built; only then are its sockets waited for.
+    let sockets = match side.receive() {
+        Ok(sockets) => sockets,
+        Err(error) => return refuse(&side.control, &error.to_string()),
+    };
+    let report = runtime.block_on(serve(sockets, side.control, config));
+    runtime.shutdown_background();
+    report
+}
+
+fn refuse(control: &Control, why: &str) -> Report {
+    // The sandbox may be gone already: then its own error has been told.
+    let _ = control.failed(why);
+    Report::default()
+}
+
+async fn serve(sockets: Sockets, control: Control, config: RunConfig) -> Report {
+    let recorder = match config.log {
+        Some(file) => Recorder::from_file(file, &config.sandbox),
+        None => Recorder::null(),
+    };
+    let collector = config.collect.then(|| Collector::new(&recorder));
+    let control = Arc::new(control);
+    let token = CancellationToken::new();
+    let tracker = TaskTracker::new();
+    let started = start(
+        Parts {
+            sockets,
+            control: &control,
+            recorder: &recorder,
+            tracker: &tracker,
+            token: &token,
+        },
+        Wanted {
+            policy: config.policy,
+            resolvers: config.resolvers,
+            publish: config.publish,
+            addresses: config.addresses,
+            probe: config.probe_refused,
+        },
+    );
+    if let Err(error) = started.and_then(|()| control.ready()) {
+        return refuse(&control, &format!("cannot serve the sandbox: {error}"));
+    }
+    let collecting = collector.map(|collector| tokio::spawn(collector.run(token.clone())));
+    gone(&control, &token).await;
+    token.cancel();
+    tracker.close();
+    // Flows that do not end in time end with the process; their records say so.
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, tracker.wait()).await;
+    let mut report = match collecting {
+        Some(task) => task.await.unwrap_or_default(),
+        None => Report::default(),
+    };
+    report.add_denied(&recorder.denied_summary());
+    let flushed = recorder.flush(FLUSH_TIMEOUT);
+    report.record_error = flushed.error.or_else(|| {
+        (!flushed.complete || flushed.lost > 0).then(|| format!("{} records lost", flushed.lost))
+    });
+    report
+}
+
+struct Parts<'a> {
+    sockets: Sockets,
+    control: &'a Arc<Control>,
+    recorder: &'a Recorder,
+    tracker: &'a TaskTracker,
+    token: &'a CancellationToken,
+}
+
+struct Wanted {
+    policy: Policy,
+    resolvers: Vec<SocketAddr>,
+    publish: Vec<Publish>,
+    addresses: Addresses,
+    probe: SocketAddr,
+}
+
+fn start(parts: Parts<'_>, wanted: Wanted) -> io::Result<()> {
+    let Parts {
+        sockets,
+        control,
+        recorder,
+        tracker,
+        token,
+    } = parts;
+    let addresses = wanted.addresses;
+    let gateway = Gateway::builder()
+        .policy(wanted.policy)
+        .resolvers(wanted.resolvers)
+        .recorder(recorder.clone())
+        .gate(Box::new(KernelGate(Arc::new(sockets.kernel))))
+        .listeners(vec![
+            addresses.http(),
+            addresses.socks(),
+            SocketAddr::new(addresses.gateway4.into(), 53),
+            SocketAddr::new(addresses.resolver4.into(), 53),
+        ])
+        .build();
+    let listener = |fd: OwnedFd| std::net::TcpListener::from(fd);
+    let entrances = Entrances {
+        dns_udp: vec![sockets.dns_udp4.into(), sockets.dns_udp6.into()],
+        dns_tcp: vec![listener(sockets.dns_tcp4), listener(sockets.dns_tcp6)],
+        http: vec![listener(sockets.http)],
+        socks5: vec![listener(sockets.socks)],
+        transparent: vec![listener(sockets.catch_all4), listener(sockets.catch_all6)],
+    };
+    gateway.start(entrances, tracker, token)?;
+    let reader = RefusedReader {
+        policy: gateway.policy().clone(),
+        leases: gateway.leases().clone(),
+        recorder: recorder.clone(),
+        probe: Some(wanted.probe),
+    };
+    let (log, cancelled) = (sockets.refused, token.clone());
+    let failed = token.clone();
+    tracker.spawn(async move {
+        // Without this log refusals would go unrecorded: the sandbox ends instead.
+        if reader.run(log, cancelled).await.is_err() {
+            failed.cancel();
+        }
+    });
+    for Publish { listener, port } in wanted.publish {
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let (control, recorder) = (control.clone(), recorder.clone());
+        tracker.spawn(publish::serve(
+            listener,
+            port,
+            control,
+            recorder,
+            token.clone(),
+        ));
+    }
+    Ok(())
+}
+
+/// Waits until the sandbox is gone or an entrance failed for good.
+async fn gone(control: &Control, token: &CancellationToken) {
+    #[expect(
+        deprecated,
+        reason = "the borrowed descriptor lives as long as the control it is borrowed from"
+    )]
+    let Ok(lifeline) = AsyncFd::with_interest(control.lifeline(), Interest::READABLE) else {
+        return;
+    };
+    tokio::select! {
+        _ = lifeline.readable() => {}
+        () = token.cancelled() => {}
+    }
+}
