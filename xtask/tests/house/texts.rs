@@ -61,7 +61,7 @@ fn every_reason_is_documented() {
         codes.len() >= 20,
         "the reasons were not found in reason.rs: {codes:?}"
     );
-    let documentation: String = files_ending("docs", "md")
+    let documentation: String = files_ending("", "md")
         .into_iter()
         .map(|file| file.text)
         .collect();
@@ -70,7 +70,7 @@ fn every_reason_is_documented() {
         .filter(|code| !documentation.contains(&format!("`{code}`")))
         .collect();
     none(
-        "reason codes that no file below docs/ explains (as `code`):",
+        "reason codes that no .md file explains (as `code`):",
         missing,
     );
 }
