@@ -126,9 +126,9 @@ impl Batch {
     }
 }
 
-/// Sends a packet of messages, of which exactly one (the last that is not a batch's end) asks for
-/// an acknowledgement, and waits for that.
-pub(crate) fn transact(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
+/// Sends a packet of messages. The kernel has carried them out when this returns, or has put its
+/// refusal on the socket.
+pub(crate) fn tell(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
     let bytes = batch.into_bytes();
     if bytes.len() > MAX_SEND_BYTES {
         return Err(io::Error::from_raw_os_error(libc::E2BIG));
@@ -146,23 +146,34 @@ pub(crate) fn transact(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
     crate::sys::check_long(unsafe {
         libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) as libc::c_long
     })?;
-    let mut answer = [0_u8; ANSWER_BYTES];
+    Ok(())
+}
+
+/// Sends a packet of messages, of which exactly one (the last that is not a batch's end) asks for
+/// an acknowledgement, and waits for that.
+pub(crate) fn transact(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
+    tell(fd, batch)?;
+    let mut buffer = [0_u8; ANSWER_BYTES];
     for _ in 0..MAX_ANSWERS {
-        let length = receive(fd, &mut answer, libc::MSG_DONTWAIT)?;
-        let mut rest = &answer[..length];
+        let length = receive(fd, &mut buffer, libc::MSG_DONTWAIT)?;
+        let mut rest = &buffer[..length];
         while let Some((header, body, after)) = next_message(rest) {
             if header.kind == libc::NLMSG_ERROR as u16 {
-                let code = body.get(..4).and_then(|code| code.try_into().ok());
-                return match code.map(i32::from_ne_bytes) {
-                    Some(0) => Ok(()),
-                    Some(code) => Err(io::Error::from_raw_os_error(-code)),
-                    None => Err(io::Error::from_raw_os_error(libc::EBADMSG)),
-                };
+                return answer(body);
             }
             rest = after;
         }
     }
     Err(io::Error::from_raw_os_error(libc::EBADMSG))
+}
+
+/// What an `NLMSG_ERROR` says: zero is an acknowledgement.
+pub(crate) fn answer(body: &[u8]) -> io::Result<()> {
+    match body.get(..4).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes) {
+        Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(-code)),
+        None => Err(io::Error::from_raw_os_error(libc::EBADMSG)),
+    }
 }
 
 /// Receives one packet.

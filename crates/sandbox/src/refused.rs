@@ -94,7 +94,7 @@ impl RefusedLog {
         let mut buffer = [0_u8; READ_BYTES];
         for _ in 0..MAX_READS {
             match netlink::receive(self.socket.as_fd(), &mut buffer, libc::MSG_DONTWAIT) {
-                Ok(length) => parse(&buffer[..length], &mut batch.refused),
+                Ok(length) => parse(&buffer[..length], &mut batch.refused)?,
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EAGAIN) => return Ok(batch),
                     Some(libc::ENOBUFS) => batch.overflows += 1,
@@ -142,7 +142,11 @@ pub(crate) fn make_socket() -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Begins logging to the socket.
+/// Begins logging to the socket; the kernel has it when this returns.
+///
+/// The gateway reads the socket already, so no answer is waited for here: it would be taken by the
+/// gateway. The kernel only answers when it refuses, and [`RefusedLog::read`] then fails, which
+/// ends the sandbox.
 pub(crate) fn begin(socket: BorrowedFd<'_>) -> io::Result<()> {
     let [high, low] = LOG_GROUP.to_be_bytes();
     let mut batch = Batch::with_capacity(64);
@@ -150,12 +154,14 @@ pub(crate) fn begin(socket: BorrowedFd<'_>) -> io::Result<()> {
     batch.attr(CONFIG_COMMAND, &[COMMAND_BIND]);
     // The rule says how much is copied; 0 means no further limit.
     batch.attr(CONFIG_MODE, &[0, 0, 0, 0, COPY_PACKET, 0]);
-    batch.acknowledge();
-    netlink::transact(socket, batch)
+    netlink::tell(socket, batch)
 }
 
-fn parse(mut bytes: &[u8], found: &mut Vec<Refused>) {
+fn parse(mut bytes: &[u8], found: &mut Vec<Refused>) -> io::Result<()> {
     while let Some((header, body, rest)) = netlink::next_message(bytes) {
+        if header.kind == libc::NLMSG_ERROR as u16 {
+            netlink::answer(body)?;
+        }
         if header.kind == MESSAGE_PACKET
             && let Some(attributes) = body.get(GENERAL_BYTES..)
             && let Some(refused) = packet(attributes)
@@ -164,6 +170,7 @@ fn parse(mut bytes: &[u8], found: &mut Vec<Refused>) {
         }
         bytes = rest;
     }
+    Ok(())
 }
 
 fn packet(mut attributes: &[u8]) -> Option<Refused> {
