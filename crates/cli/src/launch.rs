@@ -84,7 +84,6 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         log,
         publish,
         addresses,
-        probe_refused: spec.probe_refused,
         collect: launch.collect,
     };
     // The gateway is another process: it leaves its report in a file that only lives in memory.

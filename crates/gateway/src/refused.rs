@@ -18,14 +18,12 @@ pub(crate) struct RefusedReader {
     pub policy: PolicyHandle,
     pub leases: Arc<Leases>,
     pub recorder: Recorder,
-    /// The start-up probe's destination: its one refusal is proof, not a denial.
-    pub probe: Option<SocketAddr>,
 }
 
 impl RefusedReader {
     /// Reads until `token` is cancelled, then once more for what is left.
     pub(crate) async fn run(
-        mut self,
+        self,
         log: RefusedLog,
         token: CancellationToken,
     ) -> std::io::Result<()> {
@@ -51,7 +49,7 @@ impl RefusedReader {
     }
 
     /// Reads one batch; true when more may be waiting.
-    fn drain(&mut self, log: &RefusedLog) -> std::io::Result<bool> {
+    fn drain(&self, log: &RefusedLog) -> std::io::Result<bool> {
         let batch = log.read()?;
         for refused in &batch.refused {
             self.record(refused);
@@ -74,17 +72,11 @@ impl RefusedReader {
         Ok(batch.more)
     }
 
-    fn record(&mut self, refused: &Refused) {
+    fn record(&self, refused: &Refused) {
         let destination = refused.destination;
         let addresses = [destination.ip()];
         match refused.protocol {
-            RefusedProtocol::Tcp => {
-                if self.probe == Some(destination) {
-                    self.probe = None;
-                    return;
-                }
-                self.record_tcp(destination);
-            }
+            RefusedProtocol::Tcp => self.record_tcp(destination),
             RefusedProtocol::Udp => {
                 let _id = self.recorder.decision(
                     not_allowed()

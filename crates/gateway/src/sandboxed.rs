@@ -50,8 +50,6 @@ pub struct RunConfig {
     pub publish: Vec<Publish>,
     /// The addresses inside.
     pub addresses: Addresses,
-    /// The start-up probe's destination, as [`prepare`] chose it.
-    pub probe_refused: SocketAddr,
     /// Whether the report lists what was used and what failed, not only what was denied.
     pub collect: bool,
 }
@@ -148,7 +146,6 @@ async fn serve(sockets: Sockets, control: Control, config: RunConfig) -> Report 
             resolvers: config.resolvers,
             publish: config.publish,
             addresses: config.addresses,
-            probe: config.probe_refused,
         },
     );
     if let Err(error) = started.and_then(|()| control.ready()) {
@@ -185,7 +182,6 @@ struct Wanted {
     resolvers: Vec<SocketAddr>,
     publish: Vec<Publish>,
     addresses: Addresses,
-    probe: SocketAddr,
 }
 
 fn start(parts: Parts<'_>, wanted: Wanted) -> io::Result<()> {
@@ -222,7 +218,6 @@ fn start(parts: Parts<'_>, wanted: Wanted) -> io::Result<()> {
         policy: gateway.policy().clone(),
         leases: gateway.leases().clone(),
         recorder: recorder.clone(),
-        probe: Some(wanted.probe),
     };
     let (log, cancelled) = (sockets.refused, token.clone());
     let failed = token.clone();
