@@ -75,8 +75,9 @@ const STEPS: &[Step] = &[
         heading: "A name that is not listed, through the proxy",
         command: &["curl", "-sSi", "https://evil.example.net/"],
         expect: ("x-proxy-error: blocked-by-allowlist", false),
-        explanation: "403 with x-proxy-error: policy said no, the service is not down. The body \
-                      names the rule that would allow it.",
+        explanation: "403 with x-proxy-error: policy said no, the service is not down. The id \
+                      leads to the decision's record; the body, which curl keeps to itself \
+                      here, names the rule that would allow it.",
     },
     Step {
         heading: "The same name, directly",

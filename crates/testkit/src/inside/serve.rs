@@ -29,7 +29,8 @@ pub(super) fn main(args: &[OsString]) -> Result<()> {
     private_mounts()?;
 
     let mut hold = Command::new("/proc/self/exe")
-        .args([super::HELPER_WORD, "hold"])
+        // With `demo` in front it is understood by every program that can host a world.
+        .args(["demo", super::HELPER_WORD, "hold"])
         .arg(&folder)
         .env("PATH", PATH)
         .stdin(Stdio::piped())

@@ -1,0 +1,25 @@
+//! One world for all tests of a program that run at the same time, and the Python module `gate`
+//! (`support/gate.py`) in its home: what a hostile program writes by hand.
+//!
+//! Included beside `mod support` by the programs that share a world:
+//! `#[path = "support/shared.rs"] mod shared;`. Every test of such a program asserts on the logs of
+//! the whole world, so that a leak in one test fails its neighbours too.
+
+use portcullis_testkit::World;
+use std::sync::{Arc, Mutex, Weak};
+
+/// The module that tests import as `gate`.
+pub const GATE: &str = include_str!("gate.py");
+
+/// The shared world. It lives as long as a test holds it, and is gone with the last of them.
+pub fn world() -> Arc<World> {
+    static LIVING: Mutex<Weak<World>> = Mutex::new(Weak::new());
+    let mut living = LIVING.lock().unwrap_or_else(|poison| poison.into_inner());
+    if let Some(world) = living.upgrade() {
+        return world;
+    }
+    let world = Arc::new(crate::support::world());
+    world.file("gate.py", GATE);
+    *living = Arc::downgrade(&world);
+    world
+}
