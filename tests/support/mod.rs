@@ -8,13 +8,12 @@
 //! world.assert_never_asked("evil");
 //! ```
 // Each test program uses its own part of this.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 mod records;
 mod tools;
 
 pub use records::{Records, read_records};
-#[allow(unused_imports)]
 pub use tools::{guest_kernel, node_modules, require, require_kernel};
 
 use portcullis_testkit::exec::{self, Finished};
