@@ -1,0 +1,14 @@
+//! The entrances with real sockets: a gateway outside, programs in a namespace of their own, raw
+//! bytes on both sides. Each test runs in a throw-away user and network namespace, so that names,
+//! addresses and ports are those of the real thing.
+
+mod alone;
+mod connect;
+mod forward;
+mod framing;
+mod hello;
+mod relay;
+mod socks;
+mod talk;
+mod transparent;
+mod world;
