@@ -1,51 +1,53 @@
-//! The smallest gateway: it answers the self-proof's DNS probe and nothing else.
+//! The smallest gateway, through which the tests drive the sandbox.
 //!
-//! `bare -- CMD…` runs a command in a sandbox with it; the tests drive the sandbox through it.
+//! `bare [OPTIONS] -- CMD…` runs a command in a sandbox. Its gateway answers every DNS query with
+//! an echo (all that the self-proof needs), tells every client of a catch-all where it wanted to
+//! go, and writes what the kernel refused to a file. It decides nothing.
 
-use std::io;
-use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, AsRawFd};
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use portcullis_sandbox::{Addresses, GatewaySide, OpenRules, Sockets, Spec};
+use portcullis_sandbox::{Addresses, Family, GatewaySide, OpenRule, OpenRules, Sockets, Spec};
+
+/// How the gateway behaves.
+#[derive(Default)]
+struct Behaviour {
+    /// Opens these in the kernel's set before it is ready.
+    open: Vec<SocketAddr>,
+    /// Writes refusals there.
+    refused: Option<File>,
+    /// Connects to this port inside, says hello, and sends what it hears to `refused`.
+    publish: Option<u16>,
+    /// Says that it cannot start.
+    fail: bool,
+    /// Ends at once.
+    die: bool,
+    /// Does not answer DNS.
+    mute: bool,
+    /// Writes its process id there once it is ready.
+    pid_file: Option<OsString>,
+}
 
 fn main() {
-    let mut arguments = std::env::args_os().skip(1);
-    let mut spec = Spec {
-        argv: Vec::new(),
-        env: std::env::vars_os().collect(),
-        cwd: None,
-        read_only: Vec::new(),
-        hidden: Vec::new(),
-        tap: None,
-        timeout: None,
-        open: OpenRules::default(),
-        probe_refused: "192.0.2.1:9".parse().expect("an address"),
-        addresses: Addresses::new(),
-    };
-    while let Some(argument) = arguments.next() {
-        if argument == "--" {
-            break;
+    if std::env::args().nth(1).as_deref() == Some("--doctor") {
+        for check in portcullis_sandbox::doctor::checks() {
+            println!(
+                "{} {}: {} {:?}",
+                check.ok, check.name, check.found, check.fix
+            );
         }
-        let value = arguments.next().unwrap_or_default();
-        match argument.to_str() {
-            Some("--tap") => {
-                spec.tap = Some(value.to_string_lossy().into_owned());
-                spec.addresses = Addresses::with_tap();
-            }
-            Some("--timeout-ms") => {
-                let ms = value.to_string_lossy().parse().expect("milliseconds");
-                spec.timeout = Some(Duration::from_millis(ms));
-            }
-            _ => panic!("unknown option {argument:?}"),
-        }
+        return;
     }
-    spec.argv = arguments.collect();
+    let (spec, behaviour) = arguments();
     let name = spec
         .argv
         .first()
         .map(|name| name.to_string_lossy().into_owned());
-    let code = match portcullis_sandbox::run(spec, gateway) {
+    let code = match portcullis_sandbox::run(spec, |side| gateway(side, behaviour)) {
         Ok(outcome) => {
             if let Some(message) = outcome.message(&name.unwrap_or_default()) {
                 eprintln!("bare: {message}");
@@ -63,59 +65,259 @@ fn main() {
     std::process::exit(code);
 }
 
-fn gateway(mut side: GatewaySide) -> i32 {
+fn arguments() -> (Spec, Behaviour) {
+    let mut arguments = std::env::args_os().skip(1);
+    let mut spec = Spec {
+        argv: Vec::new(),
+        env: std::env::vars_os().collect(),
+        cwd: None,
+        read_only: Vec::new(),
+        hidden: Vec::new(),
+        tap: None,
+        timeout: None,
+        open: OpenRules::default(),
+        probe_refused: SocketAddr::from(([192, 0, 2, 1], 9)),
+        addresses: Addresses::new(),
+    };
+    let mut behaviour = Behaviour::default();
+    while let Some(argument) = arguments.next().filter(|argument| argument != "--") {
+        let option = argument.to_string_lossy().into_owned();
+        let mut value = || arguments.next().expect("a value");
+        let text = |value: OsString| value.to_string_lossy().into_owned();
+        match option.as_str() {
+            "--tap" => {
+                spec.tap = Some(text(value()));
+                spec.addresses = Addresses::with_tap();
+            }
+            "--timeout-ms" => {
+                let ms = text(value()).parse().expect("milliseconds");
+                spec.timeout = Some(Duration::from_millis(ms));
+            }
+            "--read-only" => spec.read_only.push(value().into()),
+            "--hidden" => spec.hidden.push(value().into()),
+            "--cwd" => spec.cwd = Some(value().into()),
+            "--audit" => {
+                spec.open.audit = true;
+                spec.open.guarded.push((IpAddr::from([10, 0, 0, 0]), 8));
+                spec.open.guarded.push((IpAddr::from([192, 0, 2, 0]), 24));
+            }
+            "--rules" => {
+                let count: u32 = text(value()).parse().expect("a number");
+                spec.open.rules = (0..count).map(rule).collect();
+            }
+            "--open" => behaviour
+                .open
+                .push(text(value()).parse().expect("an address")),
+            "--refused" => behaviour.refused = Some(File::create(value()).expect("a file")),
+            "--publish" => behaviour.publish = Some(text(value()).parse().expect("a port")),
+            "--fail" => behaviour.fail = true,
+            "--die" => behaviour.die = true,
+            "--mute" => behaviour.mute = true,
+            "--pid-file" => behaviour.pid_file = Some(value()),
+            other => panic!("unknown option {other}"),
+        }
+    }
+    spec.argv = arguments.collect();
+    (spec, behaviour)
+}
+
+/// Some of many rules: `198.18.x.y:1000-2000`.
+fn rule(index: u32) -> OpenRule {
+    let [_, _, high, low] = index.to_be_bytes();
+    OpenRule {
+        address: IpAddr::from([198, 18, high, low]),
+        prefix: 32,
+        ports: vec![(1000, 2000), (7, 7)],
+    }
+}
+
+fn gateway(mut side: GatewaySide, mut behaviour: Behaviour) -> i32 {
+    if behaviour.die {
+        return 9;
+    }
     let Ok(sockets) = side.receive() else {
         return 1;
     };
-    let dns = match sockets.dns_udp4.try_clone().map(UdpSocket::from) {
-        Ok(dns) => dns,
-        Err(error) => {
-            let _ = side.control.failed(&error.to_string());
-            return 1;
+    if behaviour.fail {
+        let _ = side.control.failed("no upstream");
+        return 1;
+    }
+    for address in &behaviour.open {
+        let port = address.port();
+        // Twice: the second extends the first.
+        for seconds in [1, 60] {
+            let time = Duration::from_secs(seconds);
+            sockets
+                .kernel
+                .allow(address.ip(), &[(port, port)], time)
+                .expect("the kernel takes it");
         }
-    };
-    let _ = side.control.ready();
-    match serve(&side, &dns, &sockets) {
+    }
+    if side.control.ready().is_err() {
+        return 1;
+    }
+    if let Some(path) = &behaviour.pid_file {
+        std::fs::write(path, std::process::id().to_string()).expect("a pid file");
+    }
+    match serve(&side, &sockets, &mut behaviour) {
         Ok(()) => 0,
-        Err(_) => 1,
+        Err(error) => {
+            if let Some(file) = &mut behaviour.refused {
+                let _ = writeln!(file, "gateway: {error}");
+            }
+            1
+        }
     }
 }
 
-/// Echoes DNS queries as empty answers until the sandbox is gone.
-fn serve(side: &GatewaySide, dns: &UdpSocket, _sockets: &Sockets) -> io::Result<()> {
-    let mut buffer = [0_u8; 1500];
+/// Serves until the sandbox is gone.
+fn serve(side: &GatewaySide, sockets: &Sockets, behaviour: &mut Behaviour) -> io::Result<()> {
     loop {
-        let mut set =
-            [side.control.lifeline().as_raw_fd(), dns.as_fd().as_raw_fd()].map(libc_pollfd);
-        // SAFETY: set holds two live entries.
-        if unsafe { libc::poll(set.as_mut_ptr(), 2, -1) } < 0 {
-            return Err(io::Error::last_os_error());
+        let fds = [
+            side.control.lifeline(),
+            sockets.dns_udp4.as_fd(),
+            sockets.dns_udp6.as_fd(),
+            sockets.catch_all4.as_fd(),
+            sockets.catch_all6.as_fd(),
+            sockets.refused.fd(),
+        ];
+        let timeout = if behaviour.publish.is_some() { 20 } else { -1 };
+        let ready = poll(fds, timeout)?;
+        if ready[1] && !behaviour.mute {
+            echo(sockets.dns_udp4.as_fd())?;
         }
-        if set[0].revents != 0 {
+        if ready[2] && !behaviour.mute {
+            echo(sockets.dns_udp6.as_fd())?;
+        }
+        for (index, listener) in [(3, &sockets.catch_all4), (4, &sockets.catch_all6)] {
+            if ready[index] {
+                tell_destination(listener)?;
+            }
+        }
+        if ready[5] || ready[0] {
+            write_refused(sockets, behaviour)?;
+        }
+        if ready[0] {
             return Ok(());
         }
-        answer(dns, &mut buffer)?;
+        if let Some(port) = behaviour.publish
+            && let Ok(heard) = visit(side, port)
+        {
+            behaviour.publish = None;
+            if let Some(file) = &mut behaviour.refused {
+                writeln!(file, "heard {heard}")?;
+            }
+        }
     }
 }
 
-fn libc_pollfd(fd: i32) -> libc::pollfd {
-    libc::pollfd {
-        fd,
+fn write_refused(sockets: &Sockets, behaviour: &mut Behaviour) -> io::Result<()> {
+    let batch = sockets.refused.read()?;
+    if let Some(file) = &mut behaviour.refused {
+        for refused in batch.refused {
+            writeln!(
+                file,
+                "{:?} {} uid {:?}",
+                refused.protocol, refused.destination, refused.uid
+            )?;
+        }
+        if batch.overflows > 0 {
+            writeln!(file, "overflows {}", batch.overflows)?;
+        }
+    }
+    Ok(())
+}
+
+/// Reaches a server inside, as `--publish` does.
+fn visit(side: &GatewaySide, port: u16) -> io::Result<String> {
+    use std::io::Read;
+    let socket = side.control.new_tcp_socket(Family::V4)?;
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as u16,
+        sin_port: port.to_be(),
+        sin_addr: libc::in_addr {
+            s_addr: u32::from_ne_bytes([127, 0, 0, 1]),
+        },
+        sin_zero: [0; 8],
+    };
+    let mut stream = TcpStream::from(socket);
+    stream.set_nonblocking(false)?;
+    // SAFETY: the address is live and of the size given.
+    let result = unsafe {
+        libc::connect(
+            stream.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_in>() as libc::socklen_t,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    stream.write_all(b"hello\n")?;
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard)?;
+    Ok(heard)
+}
+
+fn tell_destination(listener: &OwnedFd) -> io::Result<()> {
+    let listener = TcpListener::from(listener.try_clone()?);
+    while let Ok((mut client, _)) = listener.accept() {
+        let destination = client.local_addr()?;
+        let _ = writeln!(client, "{destination}");
+    }
+    Ok(())
+}
+
+fn poll<const N: usize>(fds: [BorrowedFd<'_>; N], timeout: i32) -> io::Result<[bool; N]> {
+    let mut set = fds.map(|fd| libc::pollfd {
+        fd: fd.as_raw_fd(),
         events: libc::POLLIN,
         revents: 0,
+    });
+    // SAFETY: set holds N live entries.
+    if unsafe { libc::poll(set.as_mut_ptr(), N as libc::nfds_t, timeout) } < 0 {
+        return Err(io::Error::last_os_error());
     }
+    Ok(set.map(|entry| entry.revents != 0))
 }
 
-fn answer(dns: &UdpSocket, buffer: &mut [u8]) -> io::Result<()> {
-    let (length, from): (usize, SocketAddr) = match dns.recv_from(buffer) {
-        Ok(got) => got,
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    if length > 3 {
-        buffer[2] |= 0x80;
-        buffer[3] &= 0xf0;
-        dns.send_to(&buffer[..length], from)?;
+/// Answers one query with itself, from the address that was asked.
+fn echo(socket: BorrowedFd<'_>) -> io::Result<()> {
+    let mut packet = [0_u8; 1500];
+    let mut control = [0_u64; 16];
+    // SAFETY: zeroed structures of this kind are valid; the pointers are to live buffers, and
+    // the control message that arrives (the packet's destination) is sent back unchanged but for
+    // IPv4's interface, which must be left to the route.
+    unsafe {
+        let mut from: libc::sockaddr_storage = std::mem::zeroed();
+        let mut iov = libc::iovec {
+            iov_base: packet.as_mut_ptr().cast(),
+            iov_len: packet.len(),
+        };
+        let mut header: libc::msghdr = std::mem::zeroed();
+        header.msg_name = (&raw mut from).cast();
+        header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+        header.msg_iov = &raw mut iov;
+        header.msg_iovlen = 1;
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(&control) as _;
+        let got = libc::recvmsg(socket.as_raw_fd(), &raw mut header, 0);
+        if got < 4 {
+            return Ok(());
+        }
+        let bytes = (*header.msg_iov).iov_base.cast::<u8>();
+        *bytes.add(2) |= 0x80;
+        *bytes.add(3) &= 0xf0;
+        (*header.msg_iov).iov_len = got as usize;
+        let first = libc::CMSG_FIRSTHDR(&raw const header);
+        if !first.is_null() && (*first).cmsg_level == libc::SOL_IP {
+            let info = libc::CMSG_DATA(first).cast::<libc::in_pktinfo>();
+            (*info).ipi_spec_dst = (*info).ipi_addr;
+            (*info).ipi_ifindex = 0;
+        }
+        if libc::sendmsg(socket.as_raw_fd(), &raw const header, 0) < 0 {
+            return Err(io::Error::last_os_error());
+        }
     }
     Ok(())
 }

@@ -145,12 +145,6 @@ impl Channel {
         }
         Ok((message[..length].to_vec(), fds))
     }
-
-    /// Ends the conversation for both sides, whoever else holds a copy of the descriptor.
-    pub(crate) fn shut_down(&self) {
-        // SAFETY: plain system call on a descriptor we own.
-        unsafe { libc::shutdown(self.0.as_raw_fd(), libc::SHUT_RDWR) };
-    }
 }
 
 impl AsFd for Channel {

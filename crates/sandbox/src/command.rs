@@ -8,6 +8,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::channel::Channel;
 use crate::error::{At, SandboxError, Step};
 use crate::fds;
 use crate::ids::IdMaps;
+use crate::message::Report;
 use crate::signals::Saved;
 use crate::{seccomp, sys};
 
@@ -143,13 +145,14 @@ pub(crate) fn fork(command: &Command, with: &Confinement<'_>) -> Result<Waiting,
     match sys::check(unsafe { libc::fork() }).at(Step::InnerNamespace, "fork")? {
         0 => {
             drop(ours);
-            let failed = match become_inner(&theirs, with) {
-                Ok(()) => command.execute(),
-                Err(error) => report_failure(&theirs, &error),
-            };
-            let mut message = vec![FAILED, 0];
-            message.extend_from_slice(&failed.to_ne_bytes());
-            let _ = theirs.send(&message, &[]);
+            // A panic must end here: what is above on the stack is the first process's own code.
+            let _ = catch_unwind(AssertUnwindSafe(|| {
+                let message = match become_inner(&theirs, with) {
+                    Ok(()) => no_exec(command.execute()),
+                    Err(error) => Report::encode_failure(&error),
+                };
+                let _ = theirs.send(&message, &[]);
+            }));
             // SAFETY: ends this process without running the parent's exit handlers.
             unsafe { libc::_exit(127) }
         }
@@ -157,11 +160,10 @@ pub(crate) fn fork(command: &Command, with: &Confinement<'_>) -> Result<Waiting,
     }
 }
 
-/// Tells which step failed; never returns.
-fn report_failure(channel: &Channel, error: &SandboxError) -> i32 {
-    let _ = channel.send(&crate::message::Report::encode_failure(error), &[]);
-    // SAFETY: ends this process without running the parent's exit handlers.
-    unsafe { libc::_exit(127) }
+fn no_exec(errno: i32) -> Vec<u8> {
+    let mut message = vec![FAILED];
+    message.extend_from_slice(&errno.to_ne_bytes());
+    message
 }
 
 fn become_inner(channel: &Channel, with: &Confinement<'_>) -> Result<(), SandboxError> {
@@ -239,7 +241,7 @@ impl Waiting {
         match message.first() {
             None => Ok(Started::Running),
             Some(&FAILED) => {
-                let errno = message.get(2..6).and_then(|bytes| bytes.try_into().ok());
+                let errno = message.get(1..5).and_then(|bytes| bytes.try_into().ok());
                 Ok(Started::NoExec(errno.map_or(libc::EIO, i32::from_ne_bytes)))
             }
             Some(_) => Err(failure(&message)),
@@ -248,7 +250,7 @@ impl Waiting {
 }
 
 fn failure(message: &[u8]) -> SandboxError {
-    crate::message::Report::decode_failure(message)
+    Report::decode_failure(message)
         .unwrap_or_else(|| SandboxError::refused(Step::InnerNamespace, "its process ended"))
 }
 

@@ -5,7 +5,8 @@
 //! them. It has one thread, holds no policy and parses nothing that the command sends.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -54,12 +55,14 @@ pub(crate) struct Init {
 impl Init {
     /// Runs in the new process, in its new user and PID namespaces; never returns.
     pub(crate) fn main(&self) -> ! {
-        let code = match self.run() {
-            Ok(code) => code,
-            Err(error) => {
+        // A panic must end here: what is above on the stack is the caller's own code.
+        let code = match catch_unwind(AssertUnwindSafe(|| self.run())) {
+            Ok(Ok(code)) => code,
+            Ok(Err(error)) => {
                 let _ = self.parent.send(&Report::Failed(error).encode(), &[]);
                 EXIT_FAILED
             }
+            Err(_) => EXIT_FAILED,
         };
         // SAFETY: ends this process, and with it everything inside.
         unsafe { libc::_exit(code) }
@@ -91,12 +94,12 @@ impl Init {
                 return Ok(0);
             }
         }
-        self.forget(&mut [])?;
+        self.let_go_of_standard_descriptors()?;
         self.serve(pid)
     }
 
     /// Everything that is this process's own copy of the caller's is closed.
-    fn forget(&self, also: &mut [RawFd]) -> Result<(), SandboxError> {
+    fn forget(&self, also: &[RawFd]) -> Result<(), SandboxError> {
         let mut needed = also.to_vec();
         needed.extend([&self.parent, &self.gateway].map(|channel| channel.as_fd().as_raw_fd()));
         needed.push(self.lifeline.as_raw_fd());
@@ -105,10 +108,21 @@ impl Init {
         unsafe { fds::close_all_but(&mut needed) }.at(Step::Prepare, "descriptors")
     }
 
+    /// The command's streams are its own: no copy here keeps a pipe open that it has closed.
+    fn let_go_of_standard_descriptors(&self) -> Result<(), SandboxError> {
+        let null = File::options().read(true).write(true).open("/dev/null");
+        let null = null.at(Step::Prepare, "/dev/null")?.into_raw_fd();
+        for fd in 0..=2 {
+            // SAFETY: nothing here owns the standard descriptors.
+            sys::check(unsafe { libc::dup2(null, fd) }).at(Step::Prepare, "/dev/null")?;
+        }
+        self.forget(&[0, 1, 2])
+    }
+
     fn leave_the_host(&self) -> Result<(), SandboxError> {
         let mut also = vec![0, 1, 2, self.unix_sockets.as_raw_fd()];
         also.extend_from_slice(&self.kept);
-        self.forget(&mut also)?;
+        self.forget(&also)?;
         // SAFETY: plain system calls; this process has one thread.
         unsafe {
             sys::check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))
@@ -207,7 +221,8 @@ impl Init {
                 let _ = self.parent.send(&report.encode(), &[]);
                 if change != Change::Stopped {
                     // The gateway may begin to write its last records while the rest ends here.
-                    self.gateway.shut_down();
+                    // SAFETY: the descriptor is not used again: this process ends with `_exit`.
+                    unsafe { libc::close(self.lifeline.as_raw_fd()) };
                     return Ok(0);
                 }
             }

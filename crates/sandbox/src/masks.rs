@@ -22,8 +22,12 @@ use crate::spec::Addresses;
 const MAX_MASKED_SOCKETS: usize = 4096;
 /// The most that is read of the list of sockets, in bytes.
 const MAX_LIST_BYTES: u64 = 64 * 1024 * 1024;
+/// A usual length of that list, in bytes.
+const USUAL_LIST_BYTES: usize = 32 * 1024;
 /// The most that is read of a resolver file, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+/// A usual length of such a file, in bytes.
+const USUAL_FILE_BYTES: usize = 4 * 1024;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const NSSWITCH_CONF: &str = "/etc/nsswitch.conf";
 const HOSTS_SOURCES: [&str; 2] = ["files", "dns"];
@@ -36,7 +40,7 @@ pub(crate) fn open_list() -> io::Result<File> {
 
 /// Covers every socket of the list that can be reached by its path.
 pub(crate) fn cover_sockets(list: &File) -> Result<(), SandboxError> {
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(USUAL_LIST_BYTES);
     list.take(MAX_LIST_BYTES)
         .read_to_end(&mut text)
         .at(Step::MaskSockets, "list")?;
@@ -143,7 +147,7 @@ fn plain(path: &Path) -> Option<PathBuf> {
 }
 
 fn read_limited(path: &str) -> io::Result<String> {
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(USUAL_FILE_BYTES);
     File::open(path)?
         .take(MAX_FILE_BYTES)
         .read_to_end(&mut text)?;

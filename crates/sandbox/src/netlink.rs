@@ -169,7 +169,11 @@ pub(crate) fn transact(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
 
 /// What an `NLMSG_ERROR` says: zero is an acknowledgement.
 pub(crate) fn answer(body: &[u8]) -> io::Result<()> {
-    match body.get(..4).and_then(|code| code.try_into().ok()).map(i32::from_ne_bytes) {
+    match body
+        .get(..4)
+        .and_then(|code| code.try_into().ok())
+        .map(i32::from_ne_bytes)
+    {
         Some(0) => Ok(()),
         Some(code) => Err(io::Error::from_raw_os_error(-code)),
         None => Err(io::Error::from_raw_os_error(libc::EBADMSG)),

@@ -139,7 +139,7 @@ fn start(
 /// A child in new user and PID namespaces; returns 0 in it.
 ///
 /// The costly namespaces are left to the child, so that they are made while the gateway starts.
-fn clone_init() -> Result<libc::pid_t, SandboxError> {
+pub(crate) fn clone_init() -> Result<libc::pid_t, SandboxError> {
     let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::SIGCHLD;
     // SAFETY: a clone without a new stack is a fork; this process has one thread.
     let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };

@@ -1,0 +1,11 @@
+//! The sandbox, driven through the `bare` example with real programs.
+//!
+//! As root every test runs the sandbox as a user without privileges, some as root too. What a
+//! test needs and does not find (a program, a kernel feature) fails it and is named.
+
+mod attacks;
+mod doors;
+mod files;
+mod life;
+mod support;
+mod tap;
