@@ -1,0 +1,275 @@
+//! A Linux guest made by the test itself: Debian's cloud kernel, busybox and openssl in an initial
+//! RAM disk, and a script that runs each check, says how it ended on the serial console, and
+//! switches the machine off.
+
+use crate::support::{guest_kernel, require};
+use portcullis_testkit::World;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Loaded in this order; the first only loads once its symbols are there, hence twice.
+const MODULES: [&str; 9] = [
+    "virtio",
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_legacy_dev",
+    "virtio_pci_modern_dev",
+    "virtio_pci",
+    "failover",
+    "net_failover",
+    "virtio_net",
+];
+
+/// The guest's memory, MiB.
+const MEMORY_MIB: &str = "256";
+
+/// What the kernel is told: the console, and nothing that costs time under emulation.
+const KERNEL_LINE: &str =
+    "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check tsc=reliable random.trust_cpu=on";
+
+/// Without a line for services, busybox (which is static) would load a library to find one.
+const NSSWITCH: &str = "hosts: files dns\nservices: files\npasswd: files\ngroup: files\n";
+
+/// The address by which the guest meets its gateway is QEMU's usual one.
+const SET_UP: &str = r#"#!/bin/busybox sh
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t devtmpfs dev /dev
+for module in /modules/*.ko; do insmod $module 2>/dev/null; done
+ip link set lo up
+ip addr add 10.0.2.15/24 dev eth0
+ip link set eth0 up
+ip route add default via 10.0.2.2
+echo nameserver 10.0.2.3 > /etc/resolv.conf
+now() { cut -d' ' -f1 /proc/uptime | tr -d .; }
+# check NAME COMMAND: what it says, how it ends, how many milliseconds it takes
+check() {
+    name=$1; shift
+    echo "<<<$name"
+    begin=$(now)
+    sh -c "$*" < /dev/null 2>&1
+    code=$?
+    echo ">>>$name $code $(( ($(now) - begin) * 10 ))"
+}
+"#;
+
+/// The guest's disk and kernel, where the ordinary user of a world can read them.
+pub struct Guest {
+    kernel: PathBuf,
+    disk: PathBuf,
+}
+
+/// How one check in the guest ended.
+#[derive(Debug, Default)]
+pub struct Check {
+    pub code: i32,
+    pub milliseconds: u64,
+    pub said: String,
+}
+
+impl Guest {
+    /// Builds a guest that does `checks` (lines of `check NAME COMMAND`, and any shell between).
+    #[track_caller]
+    pub fn build(world: &World, checks: &str) -> Guest {
+        for program in ["qemu-system-x86_64", "busybox", "openssl", "ldd"] {
+            require(program);
+        }
+        let (kernel, modules) = guest_kernel();
+        let mut archive = Archive::default();
+        for folder in ["bin", "dev", "proc", "tmp", "etc", "modules"] {
+            archive.folder(folder);
+        }
+        for (number, module) in MODULES.iter().enumerate() {
+            let file = find(&modules, &format!("{module}.ko")).unwrap_or_else(|| {
+                panic!("the guest's kernel has no module {module}.ko in {modules:?}")
+            });
+            archive.copy(&format!("modules/{number}.ko"), &file);
+        }
+        archive.copy("bin/busybox", Path::new("/bin/busybox"));
+        archive.copy("bin/openssl", Path::new("/usr/bin/openssl"));
+        for library in libraries("/usr/bin/openssl") {
+            archive.copy(library.trim_start_matches('/'), Path::new(&library));
+        }
+        archive.file("etc/nsswitch.conf", 0o644, NSSWITCH.as_bytes());
+        archive.copy("etc/ca.pem", &world.ca_pem());
+        let script = format!("{SET_UP}{checks}\npoweroff -f\n");
+        archive.file("init", 0o755, script.as_bytes());
+        let copied = world.home().join("vmlinuz");
+        if let Err(error) = std::fs::copy(&kernel, &copied) {
+            panic!("cannot copy {}: {error}", kernel.display());
+        }
+        Guest {
+            kernel: copied,
+            disk: world.file("guest.cpio", archive.end()),
+        }
+    }
+
+    /// The command that boots it, with its one device on the TAP.
+    pub fn command(&self, tap: &str) -> Vec<String> {
+        let netdev = format!("tap,id=n,ifname={tap},script=no,downscript=no");
+        let kernel = self.kernel.display().to_string();
+        let disk = self.disk.display().to_string();
+        [
+            "qemu-system-x86_64",
+            "-M",
+            "pc",
+            "-accel",
+            "tcg,thread=multi",
+            "-m",
+            MEMORY_MIB,
+            "-kernel",
+            &kernel,
+            "-initrd",
+            &disk,
+            "-append",
+            KERNEL_LINE,
+            "-nodefaults",
+            "-no-user-config",
+            "-no-reboot",
+            "-display",
+            "none",
+            "-serial",
+            "stdio",
+            "-netdev",
+            &netdev,
+            // Without its boot ROM, which would look for a server to boot from.
+            "-device",
+            "virtio-net-pci,netdev=n,romfile=",
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+}
+
+/// What the console says, by check.
+pub fn checks(console: &str) -> BTreeMap<String, Check> {
+    let mut all = BTreeMap::new();
+    let mut open: Option<(String, String)> = None;
+    for line in console.lines().map(|line| line.trim_end_matches('\r')) {
+        if let Some(name) = line.strip_prefix("<<<") {
+            open = Some((name.to_owned(), String::new()));
+        } else if let Some(end) = line.strip_prefix(">>>") {
+            let mut words = end.split(' ');
+            let (name, said) = open.take().unwrap_or_default();
+            assert_eq!(words.next(), Some(&*name), "the console is garbled: {line}");
+            let mut number = || words.next().and_then(|word| word.parse::<u64>().ok());
+            let (Some(code), Some(milliseconds)) = (number(), number()) else {
+                panic!("the console is garbled: {line}");
+            };
+            let code = i32::try_from(code).unwrap_or(i32::MAX);
+            all.insert(
+                name,
+                Check {
+                    code,
+                    milliseconds,
+                    said,
+                },
+            );
+        } else if let Some((_, said)) = &mut open {
+            said.push_str(line);
+            said.push('\n');
+        }
+    }
+    all
+}
+
+fn find(folder: &Path, name: &str) -> Option<PathBuf> {
+    let mut folders = Vec::new();
+    for entry in std::fs::read_dir(folder).ok()?.flatten() {
+        if entry.file_name() == name {
+            return Some(entry.path());
+        }
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            folders.push(entry.path());
+        }
+    }
+    folders.iter().find_map(|folder| find(folder, name))
+}
+
+/// The libraries that a program needs, the loader among them.
+fn libraries(program: &str) -> Vec<String> {
+    let output = Command::new("ldd").arg(program).output();
+    let output = output.unwrap_or_else(|error| panic!("cannot run ldd: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split_whitespace()
+        .filter(|word| word.starts_with('/'))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// An archive as the kernel unpacks it ("newc", see the kernel's initramfs buffer format).
+#[derive(Default)]
+struct Archive {
+    bytes: Vec<u8>,
+    entries: u32,
+    folders: Vec<String>,
+}
+
+impl Archive {
+    const FOLDER: u32 = 0o040_000;
+    const FILE: u32 = 0o100_000;
+
+    fn folder(&mut self, name: &str) {
+        if !self.folders.iter().any(|known| known == name) {
+            self.folders.push(name.to_owned());
+            self.entry(name, Self::FOLDER | 0o755, b"");
+        }
+    }
+
+    fn file(&mut self, name: &str, mode: u32, content: &[u8]) {
+        let mut at = 0;
+        while let Some(slash) = name[at..].find('/') {
+            self.folder(&name[..at + slash]);
+            at += slash + 1;
+        }
+        self.entry(name, Self::FILE | mode, content);
+    }
+
+    #[track_caller]
+    fn copy(&mut self, name: &str, from: &Path) {
+        match std::fs::read(from) {
+            Ok(content) => self.file(name, 0o755, &content),
+            Err(error) => panic!("cannot read {}: {error}", from.display()),
+        }
+    }
+
+    fn entry(&mut self, name: &str, mode: u32, content: &[u8]) {
+        self.entries += 1;
+        let length = |bytes: usize| u32::try_from(bytes).expect("a guest's file is small");
+        let fields = [
+            self.entries,
+            mode,
+            0,
+            0,
+            1,
+            0,
+            length(content.len()),
+            0,
+            0,
+            0,
+            0,
+            length(name.len() + 1),
+            0,
+        ];
+        self.bytes.extend_from_slice(b"070701");
+        for field in fields {
+            self.bytes
+                .extend_from_slice(format!("{field:08x}").as_bytes());
+        }
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.push(0);
+        self.pad();
+        self.bytes.extend_from_slice(content);
+        self.pad();
+    }
+
+    fn pad(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.entry("TRAILER!!!", 0, b"");
+        self.bytes
+    }
+}
