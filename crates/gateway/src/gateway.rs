@@ -1,7 +1,7 @@
 //! The gateway itself: one policy, one resolver, one dialler and the entrances in front of them.
 
 use arc_swap::ArcSwap;
-use portcullis_dial::{DialConfig, Dialer};
+use portcullis_dial::{DialConfig, Dialer, Host, HostAddresses};
 use portcullis_dns::{AddressGate, Clock, DnsConfig, DnsService, Leases, NoGate, PolicyHandle};
 use portcullis_policy::Policy;
 use portcullis_proxy::ProxyContext;
@@ -73,6 +73,9 @@ impl Builder {
         );
         dns.clock = clock;
         dns.ipv6_route = Arc::new(crate::host::has_ipv6_route);
+        let host = Host::new(HostAddresses::Interfaces);
+        // Where the interfaces cannot be read nobody knows, and the address is kept.
+        dns.host_owns = Arc::new(move |address| host.owns(address).unwrap_or(true));
         let dns = Arc::new(DnsService::new(dns));
         let mut dial = DialConfig::new(policy.clone(), dns.clone());
         dial.listeners = self.host_listeners.clone();

@@ -6,7 +6,7 @@ use crate::gateway::{Entrances, Gateway};
 use crate::publish::{self, Publish};
 use crate::refused::RefusedReader;
 use crate::report::{Collector, Report};
-use portcullis_policy::{Mode, Policy};
+use portcullis_policy::{AddressRule, Mode, Policy};
 use portcullis_record::Recorder;
 use portcullis_sandbox::{Addresses, Control, GatewaySide, OpenRule, OpenRules, Sockets, Spec};
 use std::fs::File;
@@ -57,16 +57,18 @@ pub struct RunConfig {
 /// Puts into `spec` what the kernel inside needs to know of the policy.
 pub fn prepare(policy: &Policy, spec: &mut Spec) {
     let audit = policy.mode() == Mode::Audit;
+    let networks = |rules: &[AddressRule]| {
+        let network = |rule: &AddressRule| OpenRule {
+            address: rule.net.addr(),
+            prefix: rule.net.prefix_len(),
+            ports: ranges(&rule.ports),
+        };
+        rules.iter().map(network).collect()
+    };
+    let denied = if audit { &[] } else { policy.denied_networks() };
     spec.open = OpenRules {
-        rules: policy
-            .address_rules()
-            .iter()
-            .map(|rule| OpenRule {
-                address: rule.net.addr(),
-                prefix: rule.net.prefix_len(),
-                ports: ranges(&rule.ports),
-            })
-            .collect(),
+        rules: networks(policy.address_rules()),
+        closed: networks(denied),
         audit,
         guarded: if audit {
             crate::guarded::networks()
@@ -114,7 +116,8 @@ pub fn run_in_sandbox(mut side: GatewaySide, config: RunConfig) -> Report {
         Err(error) => return refuse(&side.control, &error.to_string()),
     };
     let report = runtime.block_on(serve(sockets, side.control, config));
-    runtime.shutdown_background();
+    // The process ends next, and its threads with it: waiting for them would only delay CMD's end.
+    std::mem::forget(runtime);
     report
 }
 
