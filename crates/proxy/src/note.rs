@@ -91,6 +91,7 @@ impl ProxyContext {
         let address = target.ip();
         let mut event = at.event(ruling.verdict, ruling.reason);
         fill(&mut event, &at, target, ruling);
+        event.name = event.name.or(target.owner());
         event.addresses = address.as_slice();
         event.suggestion = ruling.suggestion.as_deref();
         self.recorder.decision(event)
@@ -136,7 +137,8 @@ impl ProxyContext {
         let mut event = at.event(Verdict::Deny, Reason::Malformed);
         let address = target.and_then(Target::ip);
         if let Some(target) = target {
-            event.name = target.name().map(|name| name.as_str());
+            let asked = target.name().map(|name| name.as_str());
+            event.name = asked.or(target.owner());
             event.port = Some(target.port);
             event.addresses = address.as_slice();
         }

@@ -94,6 +94,14 @@ impl Target {
         }
     }
 
+    /// A listed name that owns the address asked for; for records of what shows no name.
+    pub(crate) fn owner(&self) -> Option<&str> {
+        match &self.host {
+            Asked::Name(_) => None,
+            Asked::Address { names, .. } => names.first().map(|name| name.as_ref().as_str()),
+        }
+    }
+
     /// The address asked for.
     pub(crate) fn ip(&self) -> Option<IpAddr> {
         match &self.host {

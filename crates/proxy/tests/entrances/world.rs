@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -41,14 +42,16 @@ version = 1
 "198.51.100.0/24:443" = "allow"
 "#;
 
+/// Asks the sandbox's thread for connections.
+type Dials = Sender<(SocketAddr, Sender<io::Result<StdStream>>)>;
+
 /// Everything a test needs.
 pub struct World {
     pub recorder: Recorder,
     pub leases: Arc<Leases>,
-    pub policy: PolicyHandle,
     pub token: CancellationToken,
     memory: Memory,
-    dials: Sender<(SocketAddr, Sender<StdStream>)>,
+    dials: Dials,
 }
 
 /// Ports on which every address inside leads to the catch-all.
@@ -99,7 +102,7 @@ impl World {
         for listener in doors.transparent {
             tokio::spawn(serve_transparent(ctx.clone(), take(listener), token.clone()));
         }
-        World { recorder, leases, policy, token, memory, dials }
+        World { recorder, leases, token, memory, dials }
     }
 
     /// A server outside.
@@ -109,14 +112,27 @@ impl World {
 
     /// Connects from inside the sandbox.
     pub async fn connect(&self, to: &str) -> TcpStream {
+        self.try_connect(to).await.unwrap_or_else(|e| panic!("{to}: {e}"))
+    }
+
+    /// Connects from inside the sandbox and is reset: right away, or before a byte comes.
+    pub async fn connect_and_be_reset(&self, to: &str) {
+        use crate::talk::{End, Talk};
+        match self.try_connect(to).await {
+            Ok(mut stream) => assert_eq!(stream.hear_all().await, (vec![], End::Reset), "{to}"),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{to}"),
+        }
+    }
+
+    async fn try_connect(&self, to: &str) -> io::Result<TcpStream> {
         let (send, receive) = channel();
         self.dials.send((to.parse().unwrap(), send)).unwrap();
         let stream = tokio::task::spawn_blocking(move || receive.recv_timeout(PATIENCE))
             .await
             .unwrap()
-            .unwrap_or_else(|e| panic!("{to}: {e}"));
-        stream.set_nonblocking(true).unwrap();
-        TcpStream::from_std(stream).unwrap()
+            .expect("the sandbox lives")?;
+        stream.set_nonblocking(true)?;
+        TcpStream::from_std(stream)
     }
 
     pub async fn http(&self) -> TcpStream {
@@ -222,8 +238,8 @@ struct Doors {
 }
 
 /// A thread in a network namespace of its own: makes the listeners there, then connects on demand.
-fn sandbox() -> (Sender<(SocketAddr, Sender<StdStream>)>, Doors) {
-    let (dials, orders) = channel::<(SocketAddr, Sender<StdStream>)>();
+fn sandbox() -> (Dials, Doors) {
+    let (dials, orders) = channel::<(SocketAddr, Sender<io::Result<StdStream>>)>();
     let (made, doors) = channel();
     std::thread::spawn(move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace");
@@ -244,8 +260,7 @@ fn sandbox() -> (Sender<(SocketAddr, Sender<StdStream>)>, Doors) {
         };
         made.send(doors).unwrap();
         for (to, reply) in orders {
-            let stream = StdStream::connect_timeout(&to, PATIENCE).expect("the door is open");
-            let _ = reply.send(stream);
+            let _ = reply.send(StdStream::connect_timeout(&to, PATIENCE));
         }
     });
     (dials, doors.recv_timeout(PATIENCE).expect("the sandbox stands"))
@@ -266,12 +281,10 @@ async fn resolver() -> SocketAddr {
     .collect();
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let at = socket.local_addr().unwrap();
-    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
     tokio::spawn(async move {
         let mut buffer = [0u8; 1500];
         while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
             let Some(answer) = answer(&buffer[..len], &names) else { continue };
-            asked.lock().unwrap().push(format!("{from}"));
             let _ = socket.send_to(&answer, from).await;
         }
     });
