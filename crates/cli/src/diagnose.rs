@@ -161,7 +161,10 @@ fn conclude(
                     .and_then(|explained| explained.suggestion)
             });
         match suggestion {
-            Some(line) => println!("to allow it: {line}"),
+            Some(lines) => {
+                println!("to allow it, add to the policy:");
+                println!("{}", crate::talk::indented(&lines, 4));
+            }
             None if policy.is_none() => {
                 println!("to allow it: ask the sandbox's operator for --allow {name}:{port}");
             }

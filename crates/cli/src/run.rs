@@ -104,7 +104,8 @@ fn closing(report: Option<&Report>) {
         };
         eprintln!("  {}: {}{times}", denied.target, denied.reason);
         if let Some(suggestion) = &denied.suggestion {
-            eprintln!("    to allow it: {suggestion}");
+            eprintln!("    to allow it, add to the policy:");
+            eprintln!("{}", crate::talk::indented(suggestion, 6));
         }
     }
     if report.denied.len() > MAX_CLOSING_LINES {

@@ -14,3 +14,13 @@ pub fn error(what: impl Display, hint: Option<&str>) {
 pub fn stderr_is_terminal() -> bool {
     rustix::termios::isatty(std::io::stderr())
 }
+
+/// A policy line, or several, indented under what they would allow.
+pub fn indented(lines: &str, by: usize) -> String {
+    let margin = " ".repeat(by);
+    lines
+        .lines()
+        .map(|line| format!("{margin}{line}"))
+        .collect::<Vec<_>>()
+        .join("\n")
+}

@@ -91,7 +91,7 @@ impl Groups {
             group.tally.clone()
         } else if order < MAX_GROUPS {
             let tally = Tally::default();
-            let suggestion = event.suggestion.map(short);
+            let suggestion = event.suggestion.map(short_lines);
             table.insert(
                 key,
                 Group {
@@ -148,9 +148,18 @@ pub(crate) fn name_of(event: &Event<'_>) -> String {
 
 /// A bounded copy that is safe to print: anything but printable ASCII is written as an escape.
 pub(crate) fn short(text: &str) -> String {
+    bounded(text, |character| matches!(character, ' '..='~'))
+}
+
+/// The same for policy lines, which may be several.
+pub(crate) fn short_lines(text: &str) -> String {
+    bounded(text, |character| matches!(character, ' '..='~' | '\n'))
+}
+
+fn bounded(text: &str, plain: impl Fn(char) -> bool) -> String {
     let mut copy = String::new();
     for character in text.chars() {
-        if matches!(character, ' '..='~') {
+        if plain(character) {
             copy.push(character);
         } else {
             copy.extend(character.escape_unicode());

@@ -11,7 +11,7 @@ use portcullis_policy::{Reason, Verdict};
 
 use crate::event::{Event, Layer, Protocol};
 use crate::id::DecisionId;
-use crate::summary::{name_of, short};
+use crate::summary::{name_of, short, short_lines};
 
 /// Decisions that wait for one subscriber.
 const MAX_WAITING: usize = 8192;
@@ -74,7 +74,7 @@ impl Seen {
                 .rule
                 .map(|(text, source)| (short(text), short(source))),
             detail: event.detail.map(short),
-            suggestion: event.suggestion.map(short),
+            suggestion: event.suggestion.map(short_lines),
         }
     }
 }
