@@ -25,14 +25,15 @@ struct Reading {
     at: Instant,
 }
 
-/// [`HostAddresses`] with the last reading.
-pub(crate) struct Host {
+/// [`HostAddresses`] with the last reading: tells which addresses are the host's own.
+pub struct Host {
     source: HostAddresses,
     last: Mutex<Option<Reading>>,
 }
 
 impl Host {
-    pub(crate) fn new(source: HostAddresses) -> Host {
+    /// A teller that has read nothing yet.
+    pub fn new(source: HostAddresses) -> Host {
         Host {
             source,
             last: Mutex::new(None),
@@ -43,7 +44,7 @@ impl Host {
     ///
     /// # Errors
     /// The interfaces cannot be read: nobody knows, and the caller refuses.
-    pub(crate) fn owns(&self, address: IpAddr) -> std::io::Result<bool> {
+    pub fn owns(&self, address: IpAddr) -> std::io::Result<bool> {
         match &self.source {
             HostAddresses::Fixed(list) => Ok(list.contains(&address)),
             HostAddresses::Interfaces => Ok(self.interfaces()?.contains(&address)),

@@ -30,6 +30,8 @@ pub struct DnsConfig {
     pub own: OwnNames,
     /// Whether the host can reach IPv6 addresses now; where it cannot, AAAA is answered NODATA.
     pub ipv6_route: Arc<dyn Fn() -> bool + Send + Sync>,
+    /// Whether an address is one of the host's own, which are guarded like private ones.
+    pub host_owns: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
     /// The clock that expires answers. Give the same one to [`Leases`].
     pub clock: Clock,
     /// Memory for cached answers, bytes ([`CACHE_BYTES`] by default).
@@ -37,7 +39,8 @@ pub struct DnsConfig {
 }
 
 impl DnsConfig {
-    /// A configuration with defaults: the addresses of a `run` sandbox, IPv6 assumed routed.
+    /// A configuration with defaults: the addresses of a `run` sandbox, IPv6 assumed routed, no
+    /// address known as the host's own.
     pub fn new(
         policy: PolicyHandle,
         upstreams: Vec<SocketAddr>,
@@ -51,6 +54,7 @@ impl DnsConfig {
             recorder,
             own: OwnNames::default(),
             ipv6_route: Arc::new(|| true),
+            host_owns: Arc::new(|_| false),
             clock: Clock::system(),
             cache_bytes: CACHE_BYTES,
         }

@@ -194,9 +194,11 @@ impl Inner {
         let born = self.clock.now();
         let ttl = chain.ttl();
         let passes = |address: IpAddr| {
-            ask.permits
-                .iter()
-                .any(|permit| ask.policy.guard_lookup(address, permit.ports()))
+            let own = (self.host_owns)(address.to_canonical());
+            ask.permits.iter().any(|permit| {
+                let lifted = !own || ask.policy.lifts_any(address, permit.ports());
+                lifted && ask.policy.guard_lookup(address, permit.ports())
+            })
         };
         let (given, refused): (Vec<IpAddr>, Vec<IpAddr>) =
             chain.addresses().partition(|address| passes(*address));

@@ -27,6 +27,7 @@ pub(crate) struct NetTable {
     v4_lengths: Vec<u8>,
     v6_lengths: Vec<u8>,
     allows: Vec<AddressRule>,
+    denials: Vec<AddressRule>,
 }
 
 /// What the rules say about an address and a port.
@@ -123,6 +124,11 @@ impl NetTable {
         &self.allows
     }
 
+    /// The deny rules, in a fixed order.
+    pub fn denials(&self) -> &[AddressRule] {
+        &self.denials
+    }
+
     /// The rows of the longest range with an allow that holds this address.
     fn allowing(&self, address: IpAddr) -> Option<&[Row]> {
         self.matching(address)
@@ -159,12 +165,15 @@ impl NetsBuilder {
         if !lengths.contains(&net.prefix_len()) {
             lengths.push(net.prefix_len());
         }
-        if !denies {
-            table.allows.push(AddressRule {
-                net,
-                ports: ports.clone(),
-                rule,
-            });
+        let listed = AddressRule {
+            net,
+            ports: ports.clone(),
+            rule,
+        };
+        if denies {
+            table.denials.push(listed);
+        } else {
+            table.allows.push(listed);
         }
         table.by_net.entry(net).or_default().push(Row {
             rule,
@@ -177,9 +186,9 @@ impl NetsBuilder {
         let mut table = self.0;
         table.v4_lengths.sort_unstable_by(|a, b| b.cmp(a));
         table.v6_lengths.sort_unstable_by(|a, b| b.cmp(a));
-        table
-            .allows
-            .sort_by(|a, b| (a.net, &a.ports).cmp(&(b.net, &b.ports)));
+        for rules in [&mut table.allows, &mut table.denials] {
+            rules.sort_by(|a, b| (a.net, &a.ports).cmp(&(b.net, &b.ports)));
+        }
         table
     }
 }

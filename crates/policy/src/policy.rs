@@ -115,6 +115,11 @@ impl Policy {
         }
     }
 
+    /// The deny rules for addresses, in a fixed order; they count in no other mode than enforcing.
+    pub fn denied_networks(&self) -> &[AddressRule] {
+        self.rules.nets.denials()
+    }
+
     /// The allow rules for addresses, in a fixed order.
     pub fn address_rules(&self) -> &[AddressRule] {
         self.rules.nets.allows()
