@@ -85,8 +85,9 @@ fn spaces() -> Result<(), SandboxError> {
 fn packet_rules() -> Result<(), SandboxError> {
     spaces()?;
     let socket = netlink::open(libc::NETLINK_NETFILTER).at(Step::Rules, "")?;
-    let batch = rules::ruleset(&Addresses::new(), &OpenRules::default(), None);
-    netlink::transact(socket.as_fd(), batch).at(Step::Rules, "")?;
+    for batch in rules::transactions(&Addresses::new(), &OpenRules::default(), None) {
+        netlink::transact(socket.as_fd(), batch).at(Step::Rules, "")?;
+    }
     let log = refused::make_socket().at(Step::Rules, "log of refusals")?;
     refused::begin(log.as_fd()).at(Step::Rules, "log of refusals")
 }

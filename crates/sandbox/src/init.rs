@@ -140,30 +140,46 @@ impl Init {
     /// Makes the doors and the rules; returns the log's socket, which is not heard yet.
     fn build_network(&self) -> Result<OwnedFd, SandboxError> {
         let sockets = listeners::make(&self.addresses).at(Step::Listeners, "")?;
-        let borrowed: [_; Sockets::COUNT] = std::array::from_fn(|index| sockets[index].as_fd());
-        self.gateway
-            .send(&[FromInit::Sockets as u8], &borrowed)
-            .at(Step::HandOver, "")?;
         let tap = self.tap.as_deref();
+        if tap.is_some() {
+            // The device is given to a user, who must have a name here.
+            self.await_maps()?;
+        }
         let tap_index = tap.map(tap::make).transpose().at(Step::Tap, tap::DEVICE)?;
         link::configure(&self.addresses, tap_index).at(Step::Network, "")?;
         fs::write(PORT_START, "0").at(Step::Network, PORT_START)?;
         let set = &sockets[SET_SOCKET];
-        let batch = rules::ruleset(&self.addresses, &self.open, tap);
-        crate::netlink::transact(set.as_fd(), batch).at(Step::Rules, "")?;
+        for batch in rules::transactions(&self.addresses, &self.open, tap) {
+            crate::netlink::transact(set.as_fd(), batch).at(Step::Rules, "")?;
+        }
+        // Only now: the gateway may open destinations as soon as it has the sockets.
+        let borrowed: [_; Sockets::COUNT] = std::array::from_fn(|index| sockets[index].as_fd());
+        self.gateway
+            .send(&[FromInit::Sockets as u8], &borrowed)
+            .at(Step::HandOver, "")?;
         let [.., log] = sockets;
         Ok(log)
     }
 
+    /// Waits until the parent has written the id maps, where that is its part.
+    fn await_maps(&self) -> Result<(), SandboxError> {
+        if !self.maps.privileged() {
+            return Ok(());
+        }
+        let (message, _) = self
+            .parent
+            .receive_with_fds(MAPS_TIMEOUT)
+            .at(Step::IdMap, "waiting")?;
+        if Order::decode(&message) == Some(Order::Mapped) {
+            Ok(())
+        } else {
+            Err(SandboxError::refused(Step::IdMap, "the parent ended"))
+        }
+    }
+
     fn build_files(&self) -> Result<(), SandboxError> {
-        if self.maps.privileged() {
-            let (message, _) = self
-                .parent
-                .receive_with_fds(MAPS_TIMEOUT)
-                .at(Step::IdMap, "waiting")?;
-            if Order::decode(&message) != Some(Order::Mapped) {
-                return Err(SandboxError::refused(Step::IdMap, "the parent ended"));
-            }
+        if self.tap.is_none() {
+            self.await_maps()?;
         }
         mounts::arrange(&self.plan)?;
         masks::resolver_files(&self.addresses)?;

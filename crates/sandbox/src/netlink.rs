@@ -14,10 +14,8 @@ const ALIGN: usize = 4;
 const HEADER_BYTES: usize = 16;
 /// Room for one packet of answers, in bytes.
 const ANSWER_BYTES: usize = 16 * 1024;
-/// A packet above this size needs a larger send buffer than the system's default, in bytes.
-const USUAL_SEND_BYTES: usize = 100 * 1024;
-/// The largest packet that is sent, in bytes.
-const MAX_SEND_BYTES: usize = 4 * 1024 * 1024;
+/// The largest packet that is sent, in bytes: it fits the default send buffer of a socket.
+const MAX_SEND_BYTES: usize = 128 * 1024;
 /// The most packets of answers that are read for one request.
 const MAX_ANSWERS: usize = 64;
 
@@ -132,15 +130,6 @@ pub(crate) fn tell(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
     let bytes = batch.into_bytes();
     if bytes.len() > MAX_SEND_BYTES {
         return Err(io::Error::from_raw_os_error(libc::E2BIG));
-    }
-    if bytes.len() > USUAL_SEND_BYTES {
-        // Needs CAP_NET_ADMIN in the namespace, which whoever configures it has.
-        crate::sys::set_option(
-            fd,
-            libc::SOL_SOCKET,
-            libc::SO_SNDBUFFORCE,
-            (bytes.len() * 2) as i32,
-        )?;
     }
     // SAFETY: bytes is a live buffer of that length.
     crate::sys::check_long(unsafe {

@@ -46,6 +46,9 @@ pub(crate) enum Hook {
 pub(crate) enum Verdict<'a> {
     Drop,
     Accept,
+    /// Go on there, and come back if it has no last word.
+    Jump(&'a str),
+    /// Go on there.
     Goto(&'a str),
 }
 
@@ -419,7 +422,8 @@ impl Rule<'_> {
         let (code, chain) = match verdict {
             Verdict::Drop => (0, None),
             Verdict::Accept => (1, None),
-            Verdict::Goto(chain) => (-4_i32, Some(chain)),
+            Verdict::Jump(chain) => (-3_i32, Some(chain)),
+            Verdict::Goto(chain) => (-4, Some(chain)),
         };
         self.expression("immediate", |batch| {
             batch.attr_be32(1, REGISTER_VERDICT);

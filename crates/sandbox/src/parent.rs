@@ -164,10 +164,10 @@ fn become_gateway(saved: &Saved) {
 }
 
 fn check(spec: &Spec) -> Result<(), SandboxError> {
-    if spec.open.rules.len() > MAX_OPEN_RULES {
+    let rules = spec.open.rules.len() + spec.open.closed.len();
+    if rules > MAX_OPEN_RULES {
         return Err(SandboxError::Invalid(format!(
-            "{} address rules, at most {MAX_OPEN_RULES} are possible",
-            spec.open.rules.len()
+            "{rules} address rules, at most {MAX_OPEN_RULES} are possible"
         )));
     }
     if let Some(name) = spec.tap.as_deref().filter(|name| !tap::valid_name(name)) {

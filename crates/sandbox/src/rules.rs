@@ -29,6 +29,11 @@ const PRIORITY_FILTER: i32 = 0;
 /// A guess at the transaction's size, in bytes, so that building it does not reallocate.
 const TRANSACTION_BYTES: usize = 12 * 1024;
 
+/// Static rules in one transaction: well below the system's default for a socket's send buffer.
+const RULES_PER_TRANSACTION: usize = 128;
+/// A guess at a rule's size, in bytes.
+const RULE_BYTES: usize = 512;
+
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
@@ -69,9 +74,36 @@ pub(crate) const ANY6: OpenSet = OpenSet {
     id: 4,
 };
 
-/// The whole rule set, as one transaction.
-pub(crate) fn ruleset(addresses: &Addresses, open: &OpenRules, tap: Option<&str>) -> Batch {
-    let mut tx = Transaction::new(TABLE, TRANSACTION_BYTES + open.rules.len() * 512);
+/// The whole rule set: one transaction, and more only for what would not fit in one message to
+/// the kernel. What is not installed yet is refused.
+pub(crate) fn transactions(
+    addresses: &Addresses,
+    open: &OpenRules,
+    tap: Option<&str>,
+) -> Vec<Batch> {
+    let mut all = vec![base(addresses, open, tap)];
+    // What is closed comes first, so that at no time more is open than in the end.
+    networks(&mut all, "closed", &open.closed, Verdict::Goto("refuse"));
+    networks(&mut all, "static", &open.rules, Verdict::Accept);
+    all
+}
+
+fn networks(all: &mut Vec<Batch>, chain: &str, rules: &[OpenRule], verdict: Verdict<'_>) {
+    let ranges = rules
+        .iter()
+        .flat_map(|rule| rule.ports.iter().map(move |ports| (rule, *ports)));
+    let ranges: Vec<_> = ranges.collect();
+    for some in ranges.chunks(RULES_PER_TRANSACTION) {
+        let mut tx = Transaction::new(TABLE, some.len() * RULE_BYTES);
+        for (rule, ports) in some {
+            network(&mut tx, chain, (rule, *ports), verdict);
+        }
+        all.push(tx.finish());
+    }
+}
+
+fn base(addresses: &Addresses, open: &OpenRules, tap: Option<&str>) -> Batch {
+    let mut tx = Transaction::new(TABLE, TRANSACTION_BYTES);
     tx.table();
     for set in [OPEN4, OPEN6, ANY4, ANY6] {
         tx.timeout_set(set.name, set.key, set.id, MAX_OPEN_ELEMENTS);
@@ -79,6 +111,8 @@ pub(crate) fn ruleset(addresses: &Addresses, open: &OpenRules, tap: Option<&str>
     // Chains come before the rules that jump to them.
     tx.chain("refuse");
     refuse_chain(&mut tx);
+    tx.chain("closed");
+    tx.chain("static");
     tx.chain("open");
     open_chain(&mut tx, addresses, open);
     tx.base_chain("output", Hook::Output, PRIORITY_FILTER, Verdict::Drop);
@@ -117,6 +151,27 @@ fn open_chain(tx: &mut Transaction, addresses: &Addresses, open: &OpenRules) {
         rule.transport_is(Compare::NotEqual, TCP)
             .verdict(Verdict::Goto("refuse"));
     });
+    // The gateway's own address comes first: what is leased there is the host's loopback by name,
+    // which a rule about its network does not mean.
+    for port in [addresses.http_port, addresses.socks_port] {
+        tx.rule("open", |rule| {
+            rule.network(NFPROTO_IPV4)
+                .field(DESTINATION4, Compare::Equal, &addresses.gateway4.octets())
+                .field(DESTINATION_PORT, Compare::Equal, &port.to_be_bytes())
+                .accept();
+        });
+    }
+    for set in [OPEN4, ANY4] {
+        tx.rule("open", |rule| {
+            rule.network(NFPROTO_IPV4)
+                .field(DESTINATION4, Compare::Equal, &addresses.gateway4.octets())
+                .destination_in(set.name, set.id, set.key)
+                .accept();
+        });
+    }
+    if !open.closed.is_empty() {
+        tx.rule("open", |rule| rule.verdict(Verdict::Jump("closed")));
+    }
     for set in [OPEN4, OPEN6, ANY4, ANY6] {
         tx.rule("open", |rule| {
             let protocol = match set.key {
@@ -128,16 +183,8 @@ fn open_chain(tx: &mut Transaction, addresses: &Addresses, open: &OpenRules) {
                 .accept();
         });
     }
-    for port in [addresses.http_port, addresses.socks_port] {
-        tx.rule("open", |rule| {
-            rule.network(NFPROTO_IPV4)
-                .field(DESTINATION4, Compare::Equal, &addresses.gateway4.octets())
-                .field(DESTINATION_PORT, Compare::Equal, &port.to_be_bytes())
-                .accept();
-        });
-    }
-    for rule in &open.rules {
-        open_network(tx, rule);
+    if !open.rules.is_empty() {
+        tx.rule("open", |rule| rule.verdict(Verdict::Jump("static")));
     }
     if open.audit {
         for (address, prefix) in &open.guarded {
@@ -151,22 +198,25 @@ fn open_chain(tx: &mut Transaction, addresses: &Addresses, open: &OpenRules) {
     tx.rule("open", |rule| rule.verdict(Verdict::Goto("refuse")));
 }
 
-fn open_network(tx: &mut Transaction, open: &OpenRule) {
-    for (from, to) in &open.ports {
-        tx.rule("open", |rule| {
-            destination_within(rule, open.address, open.prefix);
-            match (*from, *to) {
-                (0, u16::MAX) => {}
-                (from, to) if from == to => {
-                    rule.field(DESTINATION_PORT, Compare::Equal, &from.to_be_bytes());
-                }
-                (from, to) => {
-                    rule.between(DESTINATION_PORT, &from.to_be_bytes(), &to.to_be_bytes());
-                }
+fn network(
+    tx: &mut Transaction,
+    chain: &str,
+    (of, ports): (&OpenRule, (u16, u16)),
+    verdict: Verdict<'_>,
+) {
+    tx.rule(chain, |rule| {
+        destination_within(rule, of.address, of.prefix);
+        match ports {
+            (0, u16::MAX) => {}
+            (from, to) if from == to => {
+                rule.field(DESTINATION_PORT, Compare::Equal, &from.to_be_bytes());
             }
-            rule.accept();
-        });
-    }
+            (from, to) => {
+                rule.between(DESTINATION_PORT, &from.to_be_bytes(), &to.to_be_bytes());
+            }
+        }
+        rule.verdict(verdict);
+    });
 }
 
 fn destination_within(rule: &mut crate::nft::Rule<'_>, address: IpAddr, prefix: u8) {

@@ -37,15 +37,18 @@ pub struct Spec {
 /// They only shape what a program sees at `connect()`; the gateway decides again on each accept.
 #[derive(Debug, Clone, Default)]
 pub struct OpenRules {
-    /// Networks that are open from the start; at most [`crate::MAX_OPEN_RULES`].
+    /// Networks that are open from the start; with [`OpenRules::closed`] at most
+    /// [`crate::MAX_OPEN_RULES`].
     pub rules: Vec<OpenRule>,
+    /// Networks that are refused even where a rule or a lease has them open.
+    pub closed: Vec<OpenRule>,
     /// Let every TCP destination through to the gateway but [`OpenRules::guarded`].
     pub audit: bool,
     /// Networks (address, prefix length) refused even under `audit`.
     pub guarded: Vec<(IpAddr, u8)>,
 }
 
-/// One network that is open on some ports.
+/// One network that is open (or closed) on some ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenRule {
     /// The network's address.

@@ -213,8 +213,9 @@ fn an_ignored_hangup_stays_ignored_and_broken_pipes_end_writers() {
         let line = seen.lines().find(|line| line.starts_with(name)).unwrap();
         u64::from_str_radix(line.split_whitespace().nth(1).unwrap(), 16).unwrap()
     };
+    // The C library keeps 32 and 33 for itself, and a runner may have left them ignored.
     assert_eq!(
-        field("SigIgn"),
+        field("SigIgn") & 0x7fff_ffff,
         1,
         "only HUP is ignored, PIPE is not: {seen}"
     );
