@@ -93,6 +93,8 @@ impl ProxyContext {
     /// Whether a socket that was dialled to `address` arrives at one of our own listeners.
     pub(crate) fn is_host_listener(&self, address: SocketAddr) -> bool {
         let to = (address.ip(), address.port());
-        self.host_listeners.iter().any(|listener| socket::reaches(to, *listener))
+        self.host_listeners
+            .iter()
+            .any(|listener| socket::reaches(to, *listener))
     }
 }

@@ -54,7 +54,12 @@ pub(crate) struct Peek {
 impl Peek {
     /// `pending` holds what the client has sent already.
     pub(crate) fn new(look: Look, pending: Vec<u8>) -> Peek {
-        Peek { pending, look, ended: false, deadline: None }
+        Peek {
+            pending,
+            look,
+            ended: false,
+            deadline: None,
+        }
     }
 
     /// What the client sent so far.
@@ -83,7 +88,9 @@ impl Peek {
         if self.pending.is_empty() {
             return Poll::Pending; // the client may be silent for as long as it likes
         }
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(HELLO_TIMEOUT)));
+        let deadline = self
+            .deadline
+            .get_or_insert_with(|| Box::pin(sleep(HELLO_TIMEOUT)));
         deadline.as_mut().poll(cx).map(|()| First::Slow)
     }
 
@@ -130,18 +137,36 @@ mod tests {
     fn a_hello_that_ends_early_never_passes() {
         let start = [22, 3, 1, 0, 100, 1, 0, 0, 96];
         assert!(first(Look::Tls, &start, false).is_none());
-        assert!(matches!(first(Look::Tls, &start, true), Some(First::BadTls(_))));
+        assert!(matches!(
+            first(Look::Tls, &start, true),
+            Some(First::BadTls(_))
+        ));
     }
 
     #[test]
     fn http_matters_only_where_nothing_but_an_address_is_known() {
         let request = b"GET / HTTP/1.1\r\n";
-        assert!(matches!(first(Look::Tls, request, false), Some(First::Other)));
-        assert!(matches!(first(Look::TlsAndHttp, request, false), Some(First::Http)));
-        assert!(matches!(first(Look::TlsAndHttp, b"SSH-2.0-x\r\n", false), Some(First::Other)));
+        assert!(matches!(
+            first(Look::Tls, request, false),
+            Some(First::Other)
+        ));
+        assert!(matches!(
+            first(Look::TlsAndHttp, request, false),
+            Some(First::Http)
+        ));
+        assert!(matches!(
+            first(Look::TlsAndHttp, b"SSH-2.0-x\r\n", false),
+            Some(First::Other)
+        ));
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        assert!(matches!(first(Look::TlsAndHttp, preface, false), Some(First::Http2)));
+        assert!(matches!(
+            first(Look::TlsAndHttp, preface, false),
+            Some(First::Http2)
+        ));
         assert!(first(Look::TlsAndHttp, b"GE", false).is_none());
-        assert!(matches!(first(Look::TlsAndHttp, b"GE", true), Some(First::Other)));
+        assert!(matches!(
+            first(Look::TlsAndHttp, b"GE", true),
+            Some(First::Other)
+        ));
     }
 }

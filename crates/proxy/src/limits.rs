@@ -59,6 +59,10 @@ pub(crate) const MAX_RESPONSE_FIELDS: usize = 200;
 /// Interim (1xx) answers to one request.
 pub(crate) const MAX_INTERIM: usize = 32;
 
+/// What the task of one connection takes while it is idle, its sockets' kernel memory aside.
+#[cfg(test)]
+pub(crate) const MAX_CONNECTION_FUTURE_BYTES: usize = 1024;
+
 /// A number of places, taken without a lock.
 #[derive(Debug)]
 pub(crate) struct Slots {
@@ -72,13 +76,18 @@ pub(crate) struct Slot(Arc<Slots>);
 
 impl Slots {
     pub(crate) fn new(max: usize) -> Arc<Slots> {
-        Arc::new(Slots { taken: AtomicUsize::new(0), max })
+        Arc::new(Slots {
+            taken: AtomicUsize::new(0),
+            max,
+        })
     }
 
     /// Takes a place if there is one.
     pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
         let more = |taken| (taken < self.max).then_some(taken + 1);
-        self.taken.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).ok()?;
+        self.taken
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, more)
+            .ok()?;
         Some(Slot(self.clone()))
     }
 }

@@ -1,6 +1,5 @@
 //! The accept loops: one task for each connection, as many as the sandbox may have.
 
-use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -126,25 +125,24 @@ fn admit(
 
 /// One connection. Setting up is boxed, so that what stays while a tunnel is idle is the relay and
 /// little else.
-pub(crate) fn connection(
+async fn connection(
     door: Door,
     ctx: Arc<ProxyContext>,
     stream: TcpStream,
     slot: Slot,
     stop: Arc<Stop>,
-) -> impl Future<Output = ()> + Send {
-    async move {
-        let tunnel = match door {
-            Door::Http => Box::pin(http::open(&ctx, stream, &stop)).await,
-            Door::Socks5 => Box::pin(socks::open(&ctx, stream, &stop)).await,
-            Door::Transparent => Box::pin(transparent::open(&ctx, stream, &stop)).await,
-        };
-        drop(ctx);
-        if let Some(tunnel) = tunnel {
-            tunnel.run(&stop).await;
-        }
-        drop(slot);
+) {
+    let tunnel = match door {
+        Door::Http => Box::pin(http::open(&ctx, stream, &stop)).await,
+        Door::Socks5 => Box::pin(socks::open(&ctx, stream, &stop)).await,
+        Door::Transparent => Box::pin(transparent::open(&ctx, stream, &stop)).await,
+    };
+    drop(ctx);
+    if let Some(mut tunnel) = tunnel {
+        tunnel.run(&stop).await;
+        tunnel.finish();
     }
+    drop(slot);
 }
 
 /// Tells a client that there are too many connections.
@@ -201,5 +199,52 @@ fn fault(error: &io::Error) -> Fault {
         | Kind::TimedOut
         | Kind::PermissionDenied => Fault::OneConnection,
         _ => Fault::Exhausted,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arc_swap::ArcSwap;
+    use portcullis_dial::{DialConfig, Dialer};
+    use portcullis_dns::{Clock, DnsConfig, DnsService, Leases, NoGate, PolicyHandle};
+    use portcullis_policy::Policy;
+    use portcullis_record::Recorder;
+
+    use super::*;
+    use crate::limits::MAX_CONNECTION_FUTURE_BYTES;
+
+    fn context() -> Arc<ProxyContext> {
+        let policy: PolicyHandle = Arc::new(ArcSwap::from_pointee(Policy::deny_all()));
+        let leases = Arc::new(Leases::new(Box::new(NoGate), Clock::system()));
+        let recorder = Recorder::null();
+        let dns = DnsConfig::new(policy.clone(), Vec::new(), leases.clone(), recorder.clone());
+        let dns = Arc::new(DnsService::new(dns));
+        let dialer = Arc::new(Dialer::new(DialConfig::new(policy.clone(), dns)));
+        Arc::new(ProxyContext::new(policy, dialer, leases, recorder))
+    }
+
+    #[tokio::test]
+    async fn ten_thousand_idle_connections_have_small_tasks() {
+        let ctx = context();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let (stream, _) = tokio::join!(TcpStream::connect(at), listener.accept());
+        let slot = ctx.slots.take().unwrap();
+        let task = connection(Door::Http, ctx, stream.unwrap(), slot, Arc::default());
+        let size = size_of_val(&task);
+        eprintln!("{size} bytes for each connection");
+        assert!(size <= MAX_CONNECTION_FUTURE_BYTES, "{size} bytes");
+    }
+
+    #[test]
+    fn no_free_descriptors_is_not_the_end_of_the_listener() {
+        let of = |errno| fault(&io::Error::from_raw_os_error(errno));
+        for errno in [24, 23, 105, 12] {
+            assert!(matches!(of(errno), Fault::Exhausted), "{errno}");
+        }
+        for errno in [103, 104, 1, 113] {
+            assert!(matches!(of(errno), Fault::OneConnection), "{errno}");
+        }
+        assert!(matches!(of(9), Fault::Listener) && matches!(of(22), Fault::Listener));
     }
 }

@@ -28,7 +28,14 @@ pub(crate) struct At<'a> {
 
 impl<'a> At<'a> {
     pub(crate) fn new(layer: Layer, protocol: Protocol) -> At<'a> {
-        At { layer, protocol, method: None, path: None, shown: None, detail: None }
+        At {
+            layer,
+            protocol,
+            method: None,
+            path: None,
+            shown: None,
+            detail: None,
+        }
     }
 
     pub(crate) fn http(mut self, method: &'a str, path: Option<&'a str>) -> At<'a> {
@@ -86,8 +93,8 @@ impl Drop for Flow {
 }
 
 impl ProxyContext {
-    /// Records a refusal.
-    pub(crate) fn note_denied(&self, at: At<'_>, target: &Target, ruling: &Ruling) -> DecisionId {
+    /// Records a decision that opens no flow: a refusal, or news about a flow that stands.
+    pub(crate) fn note_decision(&self, at: At<'_>, target: &Target, ruling: &Ruling) -> DecisionId {
         let address = target.ip();
         let mut event = at.event(ruling.verdict, ruling.reason);
         fill(&mut event, &at, target, ruling);
@@ -148,7 +155,8 @@ impl ProxyContext {
     /// Records that a connection was one too many.
     pub(crate) fn note_too_many(&self, protocol: Protocol, detail: &str) -> DecisionId {
         let at = At::new(Layer::Tcp, protocol).detail(Some(detail));
-        self.recorder.decision(at.event(Verdict::Deny, Reason::TooManyConnections))
+        self.recorder
+            .decision(at.event(Verdict::Deny, Reason::TooManyConnections))
     }
 
     fn flow(&self, id: DecisionId) -> Flow {

@@ -29,7 +29,11 @@ impl Format {
     /// JSON for clients that ask for it by name, text for all others.
     pub(crate) fn wanted(accept: Option<&[u8]>) -> Format {
         let asks = |part: &[u8]| {
-            let kind = part.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+            let kind = part
+                .split(|b| *b == b';')
+                .next()
+                .unwrap_or_default()
+                .trim_ascii();
             kind.eq_ignore_ascii_case(b"application/json")
                 || kind.eq_ignore_ascii_case(b"application/problem+json")
         };
@@ -54,7 +58,13 @@ pub(crate) struct Refusal<'a> {
 
 impl<'a> Refusal<'a> {
     pub(crate) fn new(reason: Reason, id: DecisionId) -> Refusal<'a> {
-        Refusal { reason, id, target: None, suggestion: None, help: None }
+        Refusal {
+            reason,
+            id,
+            target: None,
+            suggestion: None,
+            help: None,
+        }
     }
 
     /// The whole response. The connection ends with it: what the client sent behind the refused
@@ -160,7 +170,10 @@ mod tests {
     fn json_only_when_asked_for() {
         assert_eq!(Format::wanted(None), Format::Text);
         assert_eq!(Format::wanted(Some(b"*/*")), Format::Text);
-        assert_eq!(Format::wanted(Some(b"text/html, application/JSON;q=0.9")), Format::Json);
+        assert_eq!(
+            Format::wanted(Some(b"text/html, application/JSON;q=0.9")),
+            Format::Json
+        );
         assert_eq!(Format::wanted(Some(b"application/jsonp")), Format::Text);
     }
 
@@ -172,10 +185,19 @@ mod tests {
             }
             let text = Refusal::new(reason, id()).response(Format::Text, true);
             let text = String::from_utf8(text).unwrap();
-            assert!(text.starts_with(&format!("HTTP/1.1 {} ", reason.http_status())), "{text}");
-            assert!(text.contains(&format!("error={};", reason.proxy_status())), "{text}");
+            assert!(
+                text.starts_with(&format!("HTTP/1.1 {} ", reason.http_status())),
+                "{text}"
+            );
+            assert!(
+                text.contains(&format!("error={};", reason.proxy_status())),
+                "{text}"
+            );
             assert!(!text.contains("200"), "never a 200: {text}");
-            assert!(!text.contains(" Refused\r\n"), "a status without a phrase: {text}");
+            assert!(
+                !text.contains(" Refused\r\n"),
+                "a status without a phrase: {text}"
+            );
         }
     }
 

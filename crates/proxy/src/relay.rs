@@ -73,7 +73,14 @@ enum Fault {
 impl Relay {
     pub(crate) fn new(client: TcpStream, upstream: TcpStream) -> Relay {
         let (up, down) = (Direction::default(), Direction::default());
-        Relay { client, upstream, up, down, broken: None, check: None }
+        Relay {
+            client,
+            upstream,
+            up,
+            down,
+            broken: None,
+            check: None,
+        }
     }
 
     /// Bytes for upstream that were read before the relay began; they go first.
@@ -129,13 +136,15 @@ impl Relay {
                 }
             }
             let mut buffer = ReadBuf::new(&mut scratch[..MIN_READ_BYTES]);
-            Poll::Ready(match ready!(Pin::new(&mut self.client).poll_read(cx, &mut buffer)) {
-                Ok(()) => {
-                    pending.extend_from_slice(buffer.filled());
-                    Ok(buffer.filled().len())
-                }
-                Err(_) => Err(CloseReason::ClientReset),
-            })
+            Poll::Ready(
+                match ready!(Pin::new(&mut self.client).poll_read(cx, &mut buffer)) {
+                    Ok(()) => {
+                        pending.extend_from_slice(buffer.filled());
+                        Ok(buffer.filled().len())
+                    }
+                    Err(_) => Err(CloseReason::ClientReset),
+                },
+            )
         })
     }
 
@@ -192,9 +201,14 @@ impl Relay {
     /// A half-closed relay reads one side only, so that a reset from the other would go unseen:
     /// looks for it now and then.
     fn poll_half_closed(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        let check = self.check.get_or_insert_with(|| Box::pin(sleep(HALF_CLOSED_CHECK)));
+        let check = self
+            .check
+            .get_or_insert_with(|| Box::pin(sleep(HALF_CLOSED_CHECK)));
         while check.as_mut().poll(cx).is_ready() {
-            for (stream, side) in [(&self.client, Side::Client), (&self.upstream, Side::Upstream)] {
+            for (stream, side) in [
+                (&self.client, Side::Client),
+                (&self.upstream, Side::Upstream),
+            ] {
                 if matches!(stream.take_error(), Ok(Some(_)) | Err(_)) {
                     return Poll::Ready(side.reset());
                 }
@@ -216,7 +230,9 @@ impl Side {
 
 impl Direction {
     fn push(&mut self, bytes: Vec<u8>) {
-        if self.held.is_empty() {
+        if bytes.is_empty() {
+            // Not to keep an empty buffer's memory for as long as the relay lives.
+        } else if self.held.is_empty() {
             self.held = bytes;
         } else {
             self.held.extend_from_slice(&bytes);

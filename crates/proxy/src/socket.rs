@@ -31,7 +31,10 @@ pub(crate) fn reset(stream: TcpStream) {
 
 /// Writes a short answer; false if the peer does not take it.
 pub(crate) async fn answer(stream: &mut TcpStream, bytes: &[u8]) -> bool {
-    matches!(timeout(ANSWER_TIMEOUT, stream.write_all(bytes)).await, Ok(Ok(())))
+    matches!(
+        timeout(ANSWER_TIMEOUT, stream.write_all(bytes)).await,
+        Ok(Ok(()))
+    )
 }
 
 /// Writes last words and closes such that the peer gets them: closing with unread bytes in the
@@ -82,7 +85,10 @@ mod tests {
         assert!(reaches((at("127.0.0.1"), 3128), any));
         assert!(reaches((at("::ffff:127.0.0.1"), 3128), any));
         assert!(reaches((at("0.0.0.0"), 3128), any));
-        assert!(!reaches((at("192.0.2.1"), 3128), any), "an outside server on the same port");
+        assert!(
+            !reaches((at("192.0.2.1"), 3128), any),
+            "an outside server on the same port"
+        );
         assert!(!reaches((at("127.0.0.1"), 3129), any));
         assert!(reaches((at("10.0.2.15"), 3128), one));
         assert!(!reaches((at("127.0.0.1"), 3128), one));

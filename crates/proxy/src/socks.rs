@@ -22,11 +22,7 @@ fn at<'a>() -> At<'a> {
 }
 
 /// Takes one connection to the point where it only has to be relayed.
-pub(crate) async fn open(
-    ctx: &ProxyContext,
-    mut client: TcpStream,
-    stop: &Stop,
-) -> Option<Tunnel> {
+pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop) -> Option<Tunnel> {
     let mut inbox = Vec::new();
     let talk = timeout(HEADER_TIMEOUT, handshake(&mut client, &mut inbox));
     let talked = tokio::select! {
@@ -35,7 +31,7 @@ pub(crate) async fn open(
         talked = talk => talked.unwrap_or(Talk::Gone),
     };
     let request = match talked {
-        Talk::Request(request) => request,
+        Talk::Request(request) => *request,
         Talk::Malformed(fault) => {
             ctx.note_malformed(at().detail(Some(fault.why)), None);
             if let Some(reply) = fault.reply {
@@ -44,7 +40,10 @@ pub(crate) async fn open(
             return None;
         }
         Talk::NoMethod => {
-            ctx.note_malformed(at().detail(Some("no SOCKS method without authentication")), None);
+            ctx.note_malformed(
+                at().detail(Some("no SOCKS method without authentication")),
+                None,
+            );
             socket::last_words(client, &socks5::METHOD_REFUSED).await;
             return None;
         }
@@ -64,7 +63,7 @@ pub(crate) async fn open(
             Command::UdpAssociate => Some("UDP ASSOCIATE"),
             Command::Other(_) => Some("an unknown SOCKS command"),
         };
-        ctx.note_denied(at().detail(what), &target, &ruling);
+        ctx.note_decision(at().detail(what), &target, &ruling);
         refuse(client, ruling.reason).await;
         return None;
     }
@@ -87,7 +86,13 @@ pub(crate) async fn open(
         return None;
     }
     let relay = tunnel::relay(client, upstream);
-    let opened = Opened { protocol: Protocol::Socks5, target, ruling, peer, flow: Some(flow) };
+    let opened = Opened {
+        protocol: Protocol::Socks5,
+        target,
+        ruling,
+        peer,
+        flow: Some(flow),
+    };
     opened.follow(ctx, stop, relay, inbox).await
 }
 
@@ -97,7 +102,7 @@ async fn refuse(client: TcpStream, reason: Reason) {
 
 /// How the handshake went.
 enum Talk {
-    Request(socks5::Request),
+    Request(Box<socks5::Request>),
     Malformed(Fault),
     NoMethod,
     /// The client went away, or took too long.
@@ -117,7 +122,7 @@ async fn handshake(client: &mut TcpStream, inbox: &mut Vec<u8>) -> Talk {
         return Talk::Gone;
     }
     match message(client, inbox, socks5::read_request).await {
-        Ok(request) => Talk::Request(request),
+        Ok(request) => Talk::Request(Box::new(request)),
         Err(talk) => talk,
     }
 }

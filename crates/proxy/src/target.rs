@@ -74,7 +74,10 @@ impl Target {
     /// What a program asked for by name or address.
     pub(crate) fn new(ctx: &ProxyContext, host: Host, port: u16) -> Target {
         match host {
-            Host::Name(name) => Target { host: Asked::Name(name), port },
+            Host::Name(name) => Target {
+                host: Asked::Name(name),
+                port,
+            },
             Host::Address(address) => Target::address(ctx, SocketAddr::new(address, port)),
         }
     }
@@ -83,7 +86,13 @@ impl Target {
     pub(crate) fn address(ctx: &ProxyContext, to: SocketAddr) -> Target {
         let to = socket::plain(to);
         let names = ctx.leases.names_for(to.ip());
-        Target { host: Asked::Address { address: to.ip(), names }, port: to.port() }
+        Target {
+            host: Asked::Address {
+                address: to.ip(),
+                names,
+            },
+            port: to.port(),
+        }
     }
 
     /// The name asked for.
@@ -124,7 +133,10 @@ impl Target {
         let how = match &self.host {
             Asked::Name(name) => Destination::Asked(name.as_ref()),
             Asked::Address { address, names } if names.is_empty() => Destination::Address(*address),
-            Asked::Address { address, names } => Destination::Leased { address: *address, names },
+            Asked::Address { address, names } => Destination::Leased {
+                address: *address,
+                names,
+            },
         };
         self.ask(ctx, how)
     }
@@ -137,12 +149,23 @@ impl Target {
         by: ShownBy,
     ) -> Ruling {
         match &self.host {
-            Asked::Name(name) => {
-                self.ask(ctx, Destination::AskedAndShown { asked: name.as_ref(), shown, by })
-            }
-            Asked::Address { address, names } => {
-                self.ask(ctx, Destination::Shown { address: *address, names, shown, by })
-            }
+            Asked::Name(name) => self.ask(
+                ctx,
+                Destination::AskedAndShown {
+                    asked: name.as_ref(),
+                    shown,
+                    by,
+                },
+            ),
+            Asked::Address { address, names } => self.ask(
+                ctx,
+                Destination::Shown {
+                    address: *address,
+                    names,
+                    shown,
+                    by,
+                },
+            ),
         }
     }
 
@@ -151,9 +174,13 @@ impl Target {
     pub(crate) fn decide_hidden(&self, ctx: &ProxyContext) -> Ruling {
         match &self.host {
             Asked::Name(_) => self.decide(ctx),
-            Asked::Address { address, names } => {
-                self.ask(ctx, Destination::Hidden { address: *address, names })
-            }
+            Asked::Address { address, names } => self.ask(
+                ctx,
+                Destination::Hidden {
+                    address: *address,
+                    names,
+                },
+            ),
         }
     }
 
@@ -183,14 +210,29 @@ impl Target {
             return self.refuse(ctx, Reason::GatewayLoop);
         }
         let policy = ctx.policy.load_full();
-        let request = Request::Connect { how, port: self.port };
+        let request = Request::Connect {
+            how,
+            port: self.port,
+        };
         let decision = policy.decide(&request);
         let permit = decision.connect_permit();
-        let suggestion = if permit.is_none() { policy.suggestion(&request) } else { None };
+        let suggestion = if permit.is_none() {
+            policy.suggestion(&request)
+        } else {
+            None
+        };
         let (verdict, reason, rule) = (decision.verdict, decision.reason, decision.rule);
         let name = decision.name().map(NameRef::to_name);
         drop(decision);
-        Ruling { policy, verdict, reason, rule, name, permit, suggestion }
+        Ruling {
+            policy,
+            verdict,
+            reason,
+            rule,
+            name,
+            permit,
+            suggestion,
+        }
     }
 
     /// Whether a connection there would arrive at one of the gateway's own listeners.
@@ -201,9 +243,10 @@ impl Target {
                 ctx.is_host_listener(SocketAddr::new(loopback, self.port))
             }
             Asked::Name(_) => false,
-            Asked::Address { address, .. } => {
-                ctx.listeners.iter().any(|l| socket::reaches((*address, self.port), *l))
-            }
+            Asked::Address { address, .. } => ctx
+                .listeners
+                .iter()
+                .any(|l| socket::reaches((*address, self.port), *l)),
         }
     }
 }

@@ -25,7 +25,7 @@ pub(crate) async fn open(ctx: &ProxyContext, client: TcpStream, stop: &Stop) -> 
     let target = Target::address(ctx, destination);
     let ruling = target.decide(ctx);
     if ruling.permit.is_none() {
-        ctx.note_denied(at, &target, &ruling);
+        ctx.note_decision(at, &target, &ruling);
         socket::reset(client);
         return None;
     }
@@ -46,6 +46,12 @@ pub(crate) async fn open(ctx: &ProxyContext, client: TcpStream, stop: &Stop) -> 
         }
     };
     let relay = tunnel::relay(client, upstream);
-    let opened = Opened { protocol: Protocol::Transparent, target, ruling, peer, flow: None };
+    let opened = Opened {
+        protocol: Protocol::Transparent,
+        target,
+        ruling,
+        peer,
+        flow: None,
+    };
     opened.follow(ctx, stop, relay, Vec::new()).await
 }

@@ -31,15 +31,18 @@ impl Tunnel {
         Tunnel { relay, flow }
     }
 
-    /// Relays to the end.
-    pub(crate) async fn run(mut self, stop: &Stop) {
-        let end = self.relay.run(stop).await;
-        let (up, down) = self.relay.bytes();
-        self.flow.up += up;
-        self.flow.down += down;
-        // The sockets go first: who reads the record may rely on the flow's end.
-        drop(self.relay);
-        self.flow.finish(end);
+    /// Relays to the end. By reference: a future that owns what it relays holds it twice.
+    pub(crate) async fn run(&mut self, stop: &Stop) {
+        self.flow.end = self.relay.run(stop).await;
+    }
+
+    /// Closes the sockets, then records the end: who reads the record may rely on it.
+    pub(crate) fn finish(self) {
+        let Tunnel { relay, mut flow } = self;
+        let (up, down) = relay.bytes();
+        drop(relay);
+        flow.up += up;
+        flow.down += down;
     }
 }
 
@@ -87,7 +90,8 @@ impl Opened {
             First::BadTls(why) => {
                 let at = At::new(Layer::Tls, self.protocol).detail(Some(why));
                 ctx.note_malformed(at, Some(&self.target));
-                self.refuse_tls(relay, Alert::AccessDenied, CloseReason::ClientProtocol).await;
+                self.refuse_tls(relay, Alert::AccessDenied, CloseReason::ClientProtocol)
+                    .await;
                 None
             }
             First::Http if relay.upstream_spoke() => {
@@ -110,7 +114,7 @@ impl Opened {
                 let ruling = self.target.refuse(ctx, Reason::ProtocolNotAllowed);
                 let why = "HTTP/2 without TLS: its requests' hosts cannot be seen";
                 let at = At::new(Layer::Http, self.protocol).detail(Some(why));
-                ctx.note_denied(at, &self.target, &ruling);
+                ctx.note_decision(at, &self.target, &ruling);
                 self.cut(relay, CloseReason::Denied);
                 None
             }
@@ -140,11 +144,13 @@ impl Opened {
             Some(sni) => self.target.decide_shown(ctx, sni.as_ref(), ShownBy::Sni),
             None => self.target.decide_hidden(ctx),
         };
-        let ech = hello.ech.then_some("an encrypted ClientHello beside the server name");
+        let ech = hello
+            .ech
+            .then_some("an encrypted ClientHello beside the server name");
         let sni = hello.sni.as_ref().map(|name| name.as_str());
         let at = At::new(Layer::Tls, self.protocol).shown(sni).detail(ech);
         if ruling.permit.is_none() {
-            ctx.note_denied(at, &self.target, &ruling);
+            ctx.note_decision(at, &self.target, &ruling);
             let alert = match ruling.reason {
                 Reason::SniMissing => Alert::AccessDenied,
                 _ => Alert::UnrecognizedName,
@@ -177,7 +183,7 @@ impl Opened {
                 flow.detail = flow.detail.or(ech);
                 let news = ruling.verdict == Verdict::Audit && ruling.reason != self.ruling.reason;
                 if news || ruling.name != self.ruling.name {
-                    ctx.note_denied(at, &self.target, &ruling);
+                    ctx.note_decision(at, &self.target, &ruling);
                 }
             }
             None => {
@@ -197,7 +203,10 @@ impl Opened {
     fn pass(mut self, ctx: &ProxyContext, mut relay: Relay, peek: Peek) -> Option<Tunnel> {
         self.note_open(ctx, None);
         relay.push_up(peek.into_pending());
-        Some(Tunnel { relay, flow: self.flow? })
+        Some(Tunnel {
+            relay,
+            flow: self.flow?,
+        })
     }
 
     fn note_open(&mut self, ctx: &ProxyContext, detail: Option<&'static str>) {

@@ -15,12 +15,7 @@ pub(super) const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\
 impl Session<'_> {
     /// Decides on a CONNECT and dials. Bytes behind the head stay in the client's inbox, and are
     /// looked at like any first bytes in the tunnel.
-    pub(super) async fn connect(
-        &mut self,
-        target: Target,
-        head: &RequestHead,
-        raw: &[u8],
-    ) -> Next {
+    pub(super) async fn connect(&mut self, target: Target, head: &RequestHead, raw: &[u8]) -> Next {
         let protocol = Protocol::Connect;
         let at = At::new(Layer::Http, protocol).http(&head.method, None);
         let ruling = target.decide(self.ctx);
@@ -32,7 +27,13 @@ impl Session<'_> {
         match self.ctx.dial(&ruling).await {
             Ok((upstream, peer)) => {
                 let flow = Some(self.ctx.note_open(at, &target, &ruling, &peer));
-                let opened = Opened { protocol, target, ruling, peer, flow };
+                let opened = Opened {
+                    protocol,
+                    target,
+                    ruling,
+                    peer,
+                    flow,
+                };
                 Next::Connected(Box::new((opened, upstream)))
             }
             Err(error) => {
@@ -40,7 +41,10 @@ impl Session<'_> {
                 let mut refusal = Refusal::new(error.reason, id);
                 let authority = authority(&target);
                 refusal.target = Some(&authority);
-                Next::Words(say(&refusal, Some((head, raw))), CloseReason::UpstreamClosed)
+                Next::Words(
+                    say(&refusal, Some((head, raw))),
+                    CloseReason::UpstreamClosed,
+                )
             }
         }
     }

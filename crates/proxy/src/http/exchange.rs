@@ -45,7 +45,10 @@ pub(super) struct Exchange<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
     /// The response was passed on whole.
-    Done { client_goes_on: bool, upstream_goes_on: bool },
+    Done {
+        client_goes_on: bool,
+        upstream_goes_on: bool,
+    },
     /// Both sides speak WebSocket from now on.
     Switched,
     /// Upstream closed before it said anything.
@@ -192,7 +195,9 @@ impl Exchange<'_> {
         let mut words = head.rewritten;
         if head.status == 101 {
             if !self.websocket {
-                return Err(ReceiveFault::Protocol("a change of protocol that was not asked for"));
+                return Err(ReceiveFault::Protocol(
+                    "a change of protocol that was not asked for",
+                ));
             }
             words.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
             started.store(true, Ordering::Release);
@@ -224,11 +229,19 @@ impl Exchange<'_> {
             }
             inbox.drain(..theirs);
             if end {
-                return Ok(Received::Whole { delimited: true, keep_alive: head.keep_alive });
+                return Ok(Received::Whole {
+                    delimited: true,
+                    keep_alive: head.keep_alive,
+                });
             }
             match fill(&mut upstream, inbox).await {
                 Ok(0) if delimited => return Err(ReceiveFault::Ended),
-                Ok(0) => return Ok(Received::Whole { delimited: false, keep_alive: false }),
+                Ok(0) => {
+                    return Ok(Received::Whole {
+                        delimited: false,
+                        keep_alive: false,
+                    });
+                }
                 Ok(_) => {}
                 Err(_) => return Err(ReceiveFault::Ended),
             }
@@ -252,7 +265,9 @@ impl Exchange<'_> {
                     Parsed::NeedMore => {}
                 }
             } else if inbox.len() > crate::limits::MAX_RESPONSE_HEAD_BYTES {
-                return Err(ReceiveFault::Protocol("the response head is longer than 64 KiB"));
+                return Err(ReceiveFault::Protocol(
+                    "the response head is longer than 64 KiB",
+                ));
             }
             seen = inbox.len();
             match fill(upstream, inbox).await {
@@ -284,7 +299,10 @@ async fn write(
     bytes: &[u8],
     count: &mut u64,
 ) -> Result<(), ReceiveFault> {
-    client.write_all(bytes).await.map_err(|_| ReceiveFault::Client)?;
+    client
+        .write_all(bytes)
+        .await
+        .map_err(|_| ReceiveFault::Client)?;
     *count += bytes.len() as u64;
     Ok(())
 }
@@ -308,7 +326,10 @@ impl Received {
     fn outcome(self, exchange: &Exchange<'_>, sent: bool) -> Outcome {
         match self {
             Received::Switched => Outcome::Switched,
-            Received::Whole { delimited, keep_alive } => Outcome::Done {
+            Received::Whole {
+                delimited,
+                keep_alive,
+            } => Outcome::Done {
                 client_goes_on: delimited && sent && exchange.keep_alive,
                 upstream_goes_on: delimited && sent && keep_alive,
             },

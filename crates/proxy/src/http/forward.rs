@@ -42,8 +42,18 @@ pub(super) struct Upstream {
 impl Upstream {
     /// A connection that was dialled before the first request was seen.
     pub(super) fn standing(stream: TcpStream, peer: Peer, name: Option<Name>) -> Upstream {
-        let conn = Conn { stream, inbox: Vec::new() };
-        Upstream { conn, peer, name, dialled_for: None, absolute: false, used: true }
+        let conn = Conn {
+            stream,
+            inbox: Vec::new(),
+        };
+        Upstream {
+            conn,
+            peer,
+            name,
+            dialled_for: None,
+            absolute: false,
+            used: true,
+        }
     }
 
     /// Whether it is open, and upstream has not said anything unasked.
@@ -51,7 +61,11 @@ impl Upstream {
         let mut byte = [0];
         let would_block = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
         self.conn.inbox.is_empty()
-            && self.conn.stream.try_read(&mut byte).is_err_and(|error| would_block(&error))
+            && self
+                .conn
+                .stream
+                .try_read(&mut byte)
+                .is_err_and(|error| would_block(&error))
     }
 }
 
@@ -87,7 +101,13 @@ impl Session<'_> {
             return self.denied(at, &target, &ruling, (head, raw));
         }
         let authority = host_field(&target, host.map(|(host, _)| host));
-        let sending = Sending { head, raw, target: &target, ruling: &ruling, at };
+        let sending = Sending {
+            head,
+            raw,
+            target: &target,
+            ruling: &ruling,
+            at,
+        };
         self.send(&sending, &authority).await
     }
 
@@ -102,16 +122,23 @@ impl Session<'_> {
                     Err(error) => return self.undialled(sending, &error, open),
                 }
             }
-            let Some(upstream) = &mut self.upstream else { return Next::Reset };
+            let Some(upstream) = &mut self.upstream else {
+                return Next::Reset;
+            };
             let mut flow = open.take().unwrap_or_else(|| {
-                self.ctx.note_open(sending.at, sending.target, sending.ruling, &upstream.peer)
+                self.ctx
+                    .note_open(sending.at, sending.target, sending.ruling, &upstream.peer)
             });
             upstream.peer.forget_timings();
             let explicit = matches!(self.door, Door::Proxy);
             let mut counts = Counts::default();
-            let outcome =
-                upstream.exchange(&mut self.client, sending, authority, explicit, &mut counts).await;
-            for flow in [Some(&mut flow), self.around.as_mut()].into_iter().flatten() {
+            let outcome = upstream
+                .exchange(&mut self.client, sending, authority, explicit, &mut counts)
+                .await;
+            for flow in [Some(&mut flow), self.around.as_mut()]
+                .into_iter()
+                .flatten()
+            {
                 flow.up += counts.up;
                 flow.down += counts.down;
             }
@@ -128,13 +155,20 @@ impl Session<'_> {
     /// What follows from an exchange.
     fn after(&mut self, outcome: Outcome, sending: &Sending<'_>, mut flow: Flow) -> Next {
         let (reason, end, why) = match outcome {
-            Outcome::Done { client_goes_on, upstream_goes_on } => {
+            Outcome::Done {
+                client_goes_on,
+                upstream_goes_on,
+            } => {
                 match &mut self.upstream {
                     Some(upstream) if upstream_goes_on => upstream.used = true,
                     _ => self.upstream = None,
                 }
                 flow.finish(CloseReason::Finished);
-                return if client_goes_on { Next::Again } else { Next::Close };
+                return if client_goes_on {
+                    Next::Again
+                } else {
+                    Next::Close
+                };
             }
             Outcome::Switched => return Next::Switched(flow),
             Outcome::Broken(end) => {
@@ -163,16 +197,23 @@ impl Session<'_> {
 
     /// The upstream connection could not be opened.
     fn undialled(&self, sending: &Sending<'_>, error: &DialError, flow: Option<Flow>) -> Next {
-        let id = self.ctx.note_failed(sending.at, sending.target, sending.ruling, error);
+        let id = self
+            .ctx
+            .note_failed(sending.at, sending.target, sending.ruling, error);
         if let Some(flow) = flow {
             flow.finish(CloseReason::UpstreamClosed);
         }
-        Next::Words(say_to(Refusal::new(error.reason, id), sending), CloseReason::UpstreamClosed)
+        Next::Words(
+            say_to(Refusal::new(error.reason, id), sending),
+            CloseReason::UpstreamClosed,
+        )
     }
 
     /// Whether the request may go on the connection that stands.
     fn reuses(&self, sending: &Sending<'_>) -> bool {
-        let Some(upstream) = &self.upstream else { return false };
+        let Some(upstream) = &self.upstream else {
+            return false;
+        };
         let same = match &self.door {
             Door::Proxy => {
                 let permit = sending.ruling.permit.as_ref();
@@ -193,7 +234,10 @@ impl Upstream {
         socket::prepare(&stream);
         let permit = sending.ruling.permit.as_ref();
         Upstream {
-            conn: Conn { stream, inbox: Vec::new() },
+            conn: Conn {
+                stream,
+                inbox: Vec::new(),
+            },
             peer,
             name: sending.ruling.name.clone(),
             dialled_for: permit.map(|p| (p.target().clone(), p.port())),
@@ -213,11 +257,20 @@ impl Upstream {
         let head = sending.head;
         let websocket = wants_websocket(head);
         let (absolute, path) = (self.absolute, request_path(head));
-        let plan = Plan { authority, path, absolute, websocket, explicit };
+        let plan = Plan {
+            authority,
+            path,
+            absolute,
+            websocket,
+            explicit,
+        };
         let exchange = Exchange {
             head: &request::head(head, sending.raw, &plan),
             body: head.body,
-            asked: Asked { head: &*head.method == "HEAD", old: head.minor_version == 0 },
+            asked: Asked {
+                head: &*head.method == "HEAD",
+                old: head.minor_version == 0,
+            },
             websocket,
             keep_alive: head.keep_alive && head.minor_version == 1,
             by_proxy: absolute,
@@ -228,7 +281,10 @@ impl Upstream {
 
 fn say_to(refusal: Refusal<'_>, sending: &Sending<'_>) -> Vec<u8> {
     let authority = authority(sending.target);
-    let refusal = Refusal { target: Some(&authority), ..refusal };
+    let refusal = Refusal {
+        target: Some(&authority),
+        ..refusal
+    };
     say(&refusal, Some((sending.head, sending.raw)))
 }
 

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use portcullis_names::Name;
 use portcullis_policy::Reason;
 use portcullis_record::{CloseReason, Layer, Protocol};
-use portcullis_wire::http1::{HeadParse, HeadScanner, RequestForm, RequestHead, Scheme};
 use portcullis_wire::http1::read_scanned_head;
+use portcullis_wire::http1::{HeadParse, HeadScanner, RequestForm, RequestHead, Scheme};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -44,7 +44,10 @@ enum Door {
     /// The proxy port: CONNECT and absolute form, to anywhere.
     Proxy,
     /// A connection to one address: every request's Host is decided on together with it.
-    Behind { target: Arc<Target>, protocol: Protocol },
+    Behind {
+        target: Arc<Target>,
+        protocol: Protocol,
+    },
 }
 
 /// A connection that turned out to speak plain HTTP.
@@ -85,8 +88,17 @@ enum Next {
 
 /// Serves one connection to the proxy port.
 pub(crate) async fn open(ctx: &ProxyContext, client: TcpStream, stop: &Stop) -> Option<Tunnel> {
-    let client = Conn { stream: client, inbox: Vec::new() };
-    let session = Session { ctx, door: Door::Proxy, client, upstream: None, around: None };
+    let client = Conn {
+        stream: client,
+        inbox: Vec::new(),
+    };
+    let session = Session {
+        ctx,
+        door: Door::Proxy,
+        client,
+        upstream: None,
+        around: None,
+    };
     session.serve(stop).await
 }
 
@@ -98,15 +110,34 @@ pub(crate) async fn behind(
     pending: Vec<u8>,
     behind: Behind,
 ) -> Option<Tunnel> {
-    let Behind { target, protocol, upstream: (stream, peer, name), flow } = behind;
+    let Behind {
+        target,
+        protocol,
+        upstream: (stream, peer, name),
+        flow,
+    } = behind;
     let upstream = match peer.via {
         // A company's proxy for plain HTTP is spoken to in absolute form, not through a tunnel.
         Some(_) => None,
         None => Some(Upstream::standing(stream, peer, name)),
     };
-    let client = Conn { stream: client, inbox: pending };
-    let door = Door::Behind { target: Arc::new(target), protocol };
-    Session { ctx, door, client, upstream, around: flow }.serve(stop).await
+    let client = Conn {
+        stream: client,
+        inbox: pending,
+    };
+    let door = Door::Behind {
+        target: Arc::new(target),
+        protocol,
+    };
+    Session {
+        ctx,
+        door,
+        client,
+        upstream,
+        around: flow,
+    }
+    .serve(stop)
+    .await
 }
 
 impl Session<'_> {
@@ -151,7 +182,9 @@ impl Session<'_> {
                     return None;
                 }
                 let relay = tunnel::relay(self.client.stream, upstream);
-                opened.follow(self.ctx, stop, relay, self.client.inbox).await
+                opened
+                    .follow(self.ctx, stop, relay, self.client.inbox)
+                    .await
             }
         }
     }
@@ -182,11 +215,25 @@ impl Session<'_> {
                 let target = Target::new(self.ctx, host.clone(), *port);
                 self.connect(target, &head, &raw).await
             }
-            (Door::Proxy, RequestForm::Absolute { scheme: Scheme::Http, host, port, .. }) => {
+            (
+                Door::Proxy,
+                RequestForm::Absolute {
+                    scheme: Scheme::Http,
+                    host,
+                    port,
+                    ..
+                },
+            ) => {
                 let target = Target::new(self.ctx, host.clone(), *port);
                 self.forward(Arc::new(target), &head, &raw).await
             }
-            (Door::Proxy, RequestForm::Absolute { scheme: Scheme::Https, .. }) => {
+            (
+                Door::Proxy,
+                RequestForm::Absolute {
+                    scheme: Scheme::Https,
+                    ..
+                },
+            ) => {
                 let why = "https in absolute form";
                 self.malformed(Some((&head, &raw)), why, Some(USE_CONNECT))
             }
@@ -218,7 +265,9 @@ impl Session<'_> {
             Door::Behind { target, .. } => Some(&**target),
         };
         let id = match request {
-            Some((head, _)) => self.ctx.note_malformed(at.http(&head.method, path(head)), target),
+            Some((head, _)) => self
+                .ctx
+                .note_malformed(at.http(&head.method, path(head)), target),
             None => self.ctx.note_malformed(at, target),
         };
         let mut refusal = Refusal::new(Reason::Malformed, id);
@@ -227,11 +276,18 @@ impl Session<'_> {
     }
 
     fn not_allowed(&mut self, head: &RequestHead, raw: &[u8], why: &'static str) -> Next {
-        let Door::Behind { target, protocol } = &self.door else { return Next::Reset };
+        let Door::Behind { target, protocol } = &self.door else {
+            return Next::Reset;
+        };
         let ruling = target.refuse(self.ctx, Reason::ProtocolNotAllowed);
-        let at = At::new(Layer::Http, *protocol).http(&head.method, path(head)).detail(Some(why));
-        let id = self.ctx.note_denied(at, target, &ruling);
-        Next::Words(say(&Refusal::new(ruling.reason, id), Some((head, raw))), CloseReason::Denied)
+        let at = At::new(Layer::Http, *protocol)
+            .http(&head.method, path(head))
+            .detail(Some(why));
+        let id = self.ctx.note_decision(at, target, &ruling);
+        Next::Words(
+            say(&Refusal::new(ruling.reason, id), Some((head, raw))),
+            CloseReason::Denied,
+        )
     }
 
     /// Records and answers a refusal by policy.
@@ -242,7 +298,7 @@ impl Session<'_> {
         ruling: &Ruling,
         request: (&RequestHead, &[u8]),
     ) -> Next {
-        let id = self.ctx.note_denied(at, target, ruling);
+        let id = self.ctx.note_decision(at, target, ruling);
         let mut refusal = Refusal::new(ruling.reason, id);
         let authority = crate::refuse::authority(target);
         refusal.target = Some(&authority);
@@ -266,9 +322,16 @@ impl Session<'_> {
 
 /// The refusal as bytes, in the form that the request asks for.
 fn say(refusal: &Refusal<'_>, request: Option<(&RequestHead, &[u8])>) -> Vec<u8> {
-    let Some((head, raw)) = request else { return refusal.response(Format::Text, true) };
-    let accept = head.headers(raw).find(|(name, _)| name.eq_ignore_ascii_case("accept"));
-    refusal.response(Format::wanted(accept.map(|(_, value)| value)), &*head.method != "HEAD")
+    let Some((head, raw)) = request else {
+        return refusal.response(Format::Text, true);
+    };
+    let accept = head
+        .headers(raw)
+        .find(|(name, _)| name.eq_ignore_ascii_case("accept"));
+    refusal.response(
+        Format::wanted(accept.map(|(_, value)| value)),
+        &*head.method != "HEAD",
+    )
 }
 
 /// The path for the record, without query.
@@ -286,7 +349,11 @@ impl Conn {
     /// # Errors
     /// What is wrong with the head, a few words.
     async fn head(&mut self, first: bool) -> Result<Option<(RequestHead, Vec<u8>)>, &'static str> {
-        let patience = if first { HEADER_TIMEOUT } else { KEEP_ALIVE_TIMEOUT };
+        let patience = if first {
+            HEADER_TIMEOUT
+        } else {
+            KEEP_ALIVE_TIMEOUT
+        };
         if self.inbox.is_empty() {
             self.inbox = Vec::new(); // an idle connection holds no buffer
             match timeout(patience, self.stream.readable()).await {

@@ -34,11 +34,17 @@ pub(crate) fn head(request: &RequestHead, raw: &[u8], plan: &Plan<'_>) -> Vec<u8
         let _ = write!(start, "http://{}", plan.authority);
     }
     let minor = request.minor_version.min(1);
-    let _ = write!(start, "{} HTTP/1.{minor}\r\nHost: {}\r\n", plan.path, plan.authority);
+    let _ = write!(
+        start,
+        "{} HTTP/1.{minor}\r\nHost: {}\r\n",
+        plan.path, plan.authority
+    );
     let mut head = start.into_bytes();
     let named = named_by_connection(request, raw);
     for (name, value) in request.headers(raw) {
-        let hop = named.iter().any(|token| name.as_bytes().eq_ignore_ascii_case(token));
+        let hop = named
+            .iter()
+            .any(|token| name.as_bytes().eq_ignore_ascii_case(token));
         if !hop && !stays_behind(name) {
             field(&mut head, name, value);
         }
@@ -112,8 +118,63 @@ pub(super) fn starts_with(name: &str, prefix: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use portcullis_wire::http1::{HeadParse, read_head};
+    use proptest::prelude::*;
 
     use super::*;
+
+    /// A field that a client may send: names of every kind, values of printable bytes.
+    fn any_field() -> impl Strategy<Value = String> {
+        let name = prop_oneof![
+            Just("Connection".to_owned()),
+            Just("Proxy-Authorization".to_owned()),
+            Just("X-Forwarded-For".to_owned()),
+            Just("Via".to_owned()),
+            Just("TE".to_owned()),
+            "[A-Za-z][A-Za-z0-9-]{0,12}",
+        ];
+        let value = prop_oneof![Just("X-A, close".to_owned()), "[!-~]{0,12}( [!-~]{1,8})?"];
+        (name, value).prop_map(|(name, value)| format!("{name}: {value}\r\n"))
+    }
+
+    proptest! {
+        /// Whatever head was accepted, the one that is sent is accepted too, names what was
+        /// decided on, and ends where ours ends.
+        #[test]
+        fn what_is_sent_reads_as_what_was_decided(
+            method in "[A-Z]{1,8}",
+            fields in proptest::collection::vec(any_field(), 0..8),
+            length in proptest::option::of(0u64..1_000_000),
+        ) {
+            prop_assume!(method != "CONNECT");
+            let length = length.map(|n| format!("Content-Length: {n}\r\n")).unwrap_or_default();
+            let raw = format!(
+                "{method} http://a.example/p?q=1 HTTP/1.1\r\nHost: a.example\r\n{}{length}\r\n",
+                fields.concat()
+            );
+            let HeadParse::Head(request) = read_head(raw.as_bytes()) else { return Ok(()) };
+            let plan = Plan {
+                authority: "a.example:8080",
+                path: "/p?q=1",
+                absolute: false,
+                websocket: false,
+                explicit: true,
+            };
+            let sent = head(&request, raw.as_bytes(), &plan);
+            let HeadParse::Head(read) = read_head(&sent) else {
+                panic!("{}", String::from_utf8_lossy(&sent))
+            };
+            prop_assert_eq!(read.head_len, sent.len());
+            prop_assert_eq!(&read.method, &request.method);
+            prop_assert_eq!(read.body, request.body);
+            let (host, port) = read.host.clone().unwrap();
+            prop_assert_eq!((host.to_string(), port), ("a.example".to_owned(), Some(8080)));
+            let ours = |name: &str| {
+                !starts_with(name, "proxy-") && !starts_with(name, "x-forwarded-")
+            };
+            prop_assert!(read.headers(&sent).all(|(name, _)| ours(name)));
+            prop_assert_eq!(read.headers(&sent).filter(|(n, _)| n.eq_ignore_ascii_case("via")).count(), 1);
+        }
+    }
 
     fn rewrite(raw: &str, change: impl FnOnce(&mut Plan<'_>)) -> String {
         let HeadParse::Head(request) = read_head(raw.as_bytes()) else {
@@ -150,7 +211,15 @@ mod tests {
                    Connection: keep-alive, X-Secret\r\nX-Secret: y\r\nKeep-Alive: 5\r\nTE: trailers\r\n\
                    X-Kept: z\r\n\r\n";
         let sent = rewrite(raw, |_| {}).to_ascii_lowercase();
-        for gone in ["proxy-", "x-forwarded", "\r\nforwarded", "evil", "x-secret", "keep-alive", "te:"] {
+        for gone in [
+            "proxy-",
+            "x-forwarded",
+            "\r\nforwarded",
+            "evil",
+            "x-secret",
+            "keep-alive",
+            "te:",
+        ] {
             assert!(!sent.contains(gone), "{gone} in {sent}");
         }
         assert!(sent.contains("x-kept: z\r\n"));
@@ -159,13 +228,19 @@ mod tests {
 
     #[test]
     fn framing_is_written_once_and_anew() {
-        let raw = "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 007\r\n\r\n";
+        let raw =
+            "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 007\r\n\r\n";
         let sent = rewrite(raw, |_| {});
         assert_eq!(sent.matches("Content-Length: 7\r\n").count(), 1, "{sent}");
         let raw = "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\
                    transfer-encoding: Chunked\r\n\r\n";
         let sent = rewrite(raw, |_| {});
-        assert_eq!(sent.to_ascii_lowercase().matches("transfer-encoding: chunked\r\n").count(), 1);
+        assert_eq!(
+            sent.to_ascii_lowercase()
+                .matches("transfer-encoding: chunked\r\n")
+                .count(),
+            1
+        );
     }
 
     #[test]
@@ -173,11 +248,17 @@ mod tests {
         let raw = "GET /p HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade, HTTP2-Settings\r\n\
                    Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n\r\n";
         let sent = rewrite(raw, |_| {}).to_ascii_lowercase();
-        assert!(!sent.contains("upgrade") && !sent.contains("http2"), "{sent}");
+        assert!(
+            !sent.contains("upgrade") && !sent.contains("http2"),
+            "{sent}"
+        );
         let raw = "GET /p HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\n\
                    Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
         let sent = rewrite(raw, |plan| plan.websocket = true);
-        assert!(sent.ends_with("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"), "{sent}");
+        assert!(
+            sent.ends_with("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
+            "{sent}"
+        );
         assert!(sent.contains("Sec-WebSocket-Key: x"));
     }
 }

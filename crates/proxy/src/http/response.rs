@@ -102,7 +102,10 @@ fn head(
     let _ = write!(start, "HTTP/1.1 {status} {reason}\r\n");
     let mut rewritten = start.into_bytes();
     for one in response.headers.iter() {
-        let named = framing.named.iter().any(|t| t.eq_ignore_ascii_case(one.name.as_bytes()));
+        let named = framing
+            .named
+            .iter()
+            .any(|t| t.eq_ignore_ascii_case(one.name.as_bytes()));
         if !named && !stays_behind(one.name) {
             field(&mut rewritten, one.name, one.value);
         }
@@ -110,15 +113,29 @@ fn head(
     match framing.length {
         // A HEAD or 304 tells the length of a body that does not follow.
         Some(length) if !interim && status != 204 => {
-            field(&mut rewritten, "Content-Length", length.to_string().as_bytes());
+            field(
+                &mut rewritten,
+                "Content-Length",
+                length.to_string().as_bytes(),
+            );
         }
         _ if body == ResponseBody::Framed(BodyLength::Chunked) => {
             field(&mut rewritten, "Transfer-Encoding", b"chunked");
         }
         _ => {}
     }
-    let keep_alive = if minor == 0 { framing.keep_alive } else { !framing.close };
-    Ok(ResponseHead { status, body, keep_alive, len, rewritten })
+    let keep_alive = if minor == 0 {
+        framing.keep_alive
+    } else {
+        !framing.close
+    };
+    Ok(ResponseHead {
+        status,
+        body,
+        keep_alive,
+        len,
+        rewritten,
+    })
 }
 
 /// The fields that decide where a response ends.
@@ -183,7 +200,10 @@ fn stays_behind(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    const GET: Asked = Asked { head: false, old: false };
+    const GET: Asked = Asked {
+        head: false,
+        old: false,
+    };
 
     fn parsed(text: &str, asked: Asked) -> ResponseHead {
         match read(text.as_bytes(), asked) {
@@ -196,7 +216,11 @@ mod tests {
     fn every_prefix_asks_for_more() {
         let text = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX: y\r\n\r\n";
         for end in 0..text.len() {
-            assert_eq!(read(&text.as_bytes()[..end], GET), Parsed::NeedMore, "{end}");
+            assert_eq!(
+                read(&text.as_bytes()[..end], GET),
+                Parsed::NeedMore,
+                "{end}"
+            );
         }
         assert_eq!(parsed(text, GET).len, text.len());
     }
@@ -208,13 +232,21 @@ mod tests {
         assert_eq!(parsed(sized, GET).body, Framed(BodyLength::Length(5)));
         let head = parsed(sized, Asked { head: true, ..GET });
         assert_eq!(head.body, Framed(BodyLength::None));
-        assert!(String::from_utf8(head.rewritten).unwrap().contains("Content-Length: 5"));
+        assert!(
+            String::from_utf8(head.rewritten)
+                .unwrap()
+                .contains("Content-Length: 5")
+        );
         let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert_eq!(parsed(chunked, GET).body, Framed(BodyLength::Chunked));
         assert_eq!(parsed("HTTP/1.1 200 OK\r\n\r\n", GET).body, UntilClose);
         for status in [100, 103, 204, 304] {
             let text = format!("HTTP/1.1 {status} X\r\n\r\n");
-            assert_eq!(parsed(&text, GET).body, Framed(BodyLength::None), "{status}");
+            assert_eq!(
+                parsed(&text, GET).body,
+                Framed(BodyLength::None),
+                "{status}"
+            );
         }
     }
 
@@ -229,11 +261,20 @@ mod tests {
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
         ] {
             let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
-            assert!(matches!(read(text.as_bytes(), GET), Parsed::Malformed(_)), "{fields}");
+            assert!(
+                matches!(read(text.as_bytes(), GET), Parsed::Malformed(_)),
+                "{fields}"
+            );
         }
         let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        assert!(matches!(read(chunked, Asked { old: true, ..GET }), Parsed::Malformed(_)));
-        assert!(matches!(read(b"SSH-2.0-OpenSSH_9\r\n\r\n", GET), Parsed::Malformed(_)));
+        assert!(matches!(
+            read(chunked, Asked { old: true, ..GET }),
+            Parsed::Malformed(_)
+        ));
+        assert!(matches!(
+            read(b"SSH-2.0-OpenSSH_9\r\n\r\n", GET),
+            Parsed::Malformed(_)
+        ));
     }
 
     #[test]
@@ -243,7 +284,10 @@ mod tests {
                     Server: x\r\nContent-Length: 0\r\n\r\n";
         let head = parsed(text, GET);
         let sent = String::from_utf8(head.rewritten).unwrap();
-        assert_eq!(sent, "HTTP/1.1 403 Forbidden\r\nServer: x\r\nContent-Length: 0\r\n");
+        assert_eq!(
+            sent,
+            "HTTP/1.1 403 Forbidden\r\nServer: x\r\nContent-Length: 0\r\n"
+        );
         assert!(!head.keep_alive);
     }
 }

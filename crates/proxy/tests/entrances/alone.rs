@@ -10,8 +10,11 @@ const TEST_SECONDS: &str = "60";
 /// Runs `body` in a fresh user and network namespace: this test binary again, with this one test.
 pub fn run(test: &str, body: impl FnOnce()) {
     if std::env::var_os(INSIDE).is_some() {
-        for line in ["link set lo up", "route add local 0.0.0.0/0 dev lo", "-6 route add local ::/0 dev lo"]
-        {
+        for line in [
+            "link set lo up",
+            "route add local 0.0.0.0/0 dev lo",
+            "-6 route add local ::/0 dev lo",
+        ] {
             ip(line);
         }
         return body();
@@ -19,7 +22,14 @@ pub fn run(test: &str, body: impl FnOnce()) {
     let name = test.split_once("::").map_or(test, |(_, name)| name);
     let binary = std::env::current_exe().expect("this binary has a path");
     let output = Command::new("timeout")
-        .args(["--kill-after=1", TEST_SECONDS, "unshare", "--user", "--map-root-user", "--net"])
+        .args([
+            "--kill-after=1",
+            TEST_SECONDS,
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--net",
+        ])
         .arg(binary)
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
@@ -37,7 +47,10 @@ pub fn run(test: &str, body: impl FnOnce()) {
 
 /// Runs `ip` in the network namespace of the calling thread.
 pub fn ip(line: &str) {
-    let status = Command::new("ip").args(line.split(' ')).status().expect("`ip` is there");
+    let status = Command::new("ip")
+        .args(line.split(' '))
+        .status()
+        .expect("`ip` is there");
     assert!(status.success(), "ip {line}: {status}");
 }
 

@@ -6,52 +6,121 @@ use crate::talk::Talk;
 
 /// Requests to a listed host with something wrong in them.
 const BAD: [(&str, &str); 19] = [
-    ("CL with TE", "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"),
-    ("TE with CL", "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n"),
-    ("two CL", "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n"),
-    ("CL with sign", "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: +4\r\n\r\n"),
-    ("TE that is not chunked", "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: xchunked\r\n\r\n"),
-    ("TE with space before the colon", "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding : chunked\r\n\r\n"),
-    ("bare LF", "GET http://a.example/ HTTP/1.1\nHost: a.example\n\n"),
-    ("bare LF in a field", "GET http://a.example/ HTTP/1.1\r\nHost: a.example\nX: y\r\n\r\n"),
-    ("bare CR", "GET http://a.example/ HTTP/1.1\r\nHost: a.example\rX: y\r\n\r\n"),
-    ("obs-fold", "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nX: y\r\n z\r\n\r\n"),
-    ("duplicate Host", "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nHost: evil.example\r\n\r\n"),
-    ("Host unlike the target", "GET http://a.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n"),
-    ("Host with another port", "GET http://a.example/ HTTP/1.1\r\nHost: a.example:8080\r\n\r\n"),
-    ("userinfo", "GET http://allowed@evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n"),
-    ("backslash", "GET http://evil.example\\@a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n"),
-    ("percent-encoded host", "GET http://a%2eexample/ HTTP/1.1\r\nHost: a.example\r\n\r\n"),
-    ("https in absolute form", "GET https://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n"),
-    ("a request as to a server", "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"),
-    ("Connection names Host", "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nConnection: host\r\n\r\n"),
+    (
+        "CL with TE",
+        "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ),
+    (
+        "TE with CL",
+        "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\nContent-Length: 4\r\n\r\n",
+    ),
+    (
+        "two CL",
+        "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n",
+    ),
+    (
+        "CL with sign",
+        "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: +4\r\n\r\n",
+    ),
+    (
+        "TE that is not chunked",
+        "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: xchunked\r\n\r\n",
+    ),
+    (
+        "TE with space before the colon",
+        "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding : chunked\r\n\r\n",
+    ),
+    (
+        "bare LF",
+        "GET http://a.example/ HTTP/1.1\nHost: a.example\n\n",
+    ),
+    (
+        "bare LF in a field",
+        "GET http://a.example/ HTTP/1.1\r\nHost: a.example\nX: y\r\n\r\n",
+    ),
+    (
+        "bare CR",
+        "GET http://a.example/ HTTP/1.1\r\nHost: a.example\rX: y\r\n\r\n",
+    ),
+    (
+        "obs-fold",
+        "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nX: y\r\n z\r\n\r\n",
+    ),
+    (
+        "duplicate Host",
+        "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nHost: evil.example\r\n\r\n",
+    ),
+    (
+        "Host unlike the target",
+        "GET http://a.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+    ),
+    (
+        "Host with another port",
+        "GET http://a.example/ HTTP/1.1\r\nHost: a.example:8080\r\n\r\n",
+    ),
+    (
+        "userinfo",
+        "GET http://allowed@evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+    ),
+    (
+        "backslash",
+        "GET http://evil.example\\@a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n",
+    ),
+    (
+        "percent-encoded host",
+        "GET http://a%2eexample/ HTTP/1.1\r\nHost: a.example\r\n\r\n",
+    ),
+    (
+        "https in absolute form",
+        "GET https://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n",
+    ),
+    (
+        "a request as to a server",
+        "GET / HTTP/1.1\r\nHost: a.example\r\n\r\n",
+    ),
+    (
+        "Connection names Host",
+        "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nConnection: host\r\n\r\n",
+    ),
 ];
 
-scenario!(malformed_requests_are_answered_400_recorded_and_never_dialled, |world| {
-    let server = world.listen("192.0.2.1:80").await;
-    for (what, bytes) in BAD {
-        let mut client = world.http().await;
-        client.say(bytes).await;
-        let (answer, _) = client.hear_all().await;
-        let answer = String::from_utf8(answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 400 Bad Request\r\n"), "{what}: {answer}");
-        assert!(answer.contains("error=http_request_error"), "{what}: {answer}");
+scenario!(
+    malformed_requests_are_answered_400_recorded_and_never_dialled,
+    |world| {
+        let server = world.listen("192.0.2.1:80").await;
+        for (what, bytes) in BAD {
+            let mut client = world.http().await;
+            client.say(bytes).await;
+            let (answer, _) = client.hear_all().await;
+            let answer = String::from_utf8(answer).unwrap();
+            assert!(
+                answer.starts_with("HTTP/1.1 400 Bad Request\r\n"),
+                "{what}: {answer}"
+            );
+            assert!(
+                answer.contains("error=http_request_error"),
+                "{what}: {answer}"
+            );
+        }
+        server.nobody().await;
+        let records = world.records().await;
+        let malformed =
+            |v: &&serde_json::Value| v["verdict"] == "deny" && v["reason"] == "malformed";
+        let counted: u64 = records
+            .decisions()
+            .into_iter()
+            .filter(malformed)
+            .map(|v| v["count"].as_u64().unwrap_or(1))
+            .sum();
+        assert_eq!(counted, BAD.len() as u64, "{:#?}", records.0);
     }
-    server.nobody().await;
-    let records = world.records().await;
-    let malformed = |v: &&serde_json::Value| v["verdict"] == "deny" && v["reason"] == "malformed";
-    let counted: u64 = records
-        .decisions()
-        .into_iter()
-        .filter(malformed)
-        .map(|v| v["count"].as_u64().unwrap_or(1))
-        .sum();
-    assert_eq!(counted, BAD.len() as u64, "{:#?}", records.0);
-});
+);
 
 scenario!(the_proxy_says_that_it_is_no_web_server, |world| {
     let mut client = world.http().await;
-    client.say("GET / HTTP/1.1\r\nHost: 127.0.0.1:3128\r\n\r\n").await;
+    client
+        .say("GET / HTTP/1.1\r\nHost: 127.0.0.1:3128\r\n\r\n")
+        .await;
     let (answer, _) = client.hear_all().await;
     let answer = String::from_utf8(answer).unwrap();
     assert!(answer.contains("not a web server"), "{answer}");
@@ -59,7 +128,14 @@ scenario!(the_proxy_says_that_it_is_no_web_server, |world| {
 
 scenario!(a_malformed_chunk_is_not_passed_on, |world| {
     let server = world.listen("192.0.2.1:80").await;
-    for bad in ["5\nhello\r\n", "5\r\nhelloX", "zz\r\n", "-1\r\n", "5;\0\r\n", "\r\n"] {
+    for bad in [
+        "5\nhello\r\n",
+        "5\r\nhelloX",
+        "zz\r\n",
+        "-1\r\n",
+        "5;\0\r\n",
+        "\r\n",
+    ] {
         let mut client = world.http().await;
         client
             .say("POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -88,8 +164,12 @@ scenario!(a_request_behind_a_body_is_decided_on_by_itself, |world| {
     upstream.hear_head().await;
     upstream.hear_text("0\r\n\r\n").await;
     upstream.silence().await;
-    upstream.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-    client.hear_text("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    upstream
+        .say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    client
+        .hear_text("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await;
     assert!(client.hear_head().await.starts_with("HTTP/1.1 403 "));
     assert_eq!(upstream.hear_all().await.0, b"");
 });
@@ -103,14 +183,20 @@ scenario!(oversized_heads, |world| {
     assert!(client.hear_head().await.starts_with("HTTP/1.1 400 "));
     let mut client = world.http().await;
     let fields = "X: y\r\n".repeat(200);
-    client.say(format!("GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n{fields}\r\n")).await;
+    client
+        .say(format!(
+            "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n{fields}\r\n"
+        ))
+        .await;
     assert!(client.hear_head().await.starts_with("HTTP/1.1 400 "));
 });
 
 scenario!(a_header_a_byte_at_a_time_arrives_whole, |world| {
     let server = world.listen("192.0.2.1:80").await;
     let mut client = world.http().await;
-    client.spell("GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nX: y\r\n\r\n").await;
+    client
+        .spell("GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nX: y\r\n\r\n")
+        .await;
     let mut upstream = server.accept().await;
     assert!(upstream.hear_head().await.contains("X: y\r\n"));
 });
@@ -118,12 +204,22 @@ scenario!(a_header_a_byte_at_a_time_arrives_whole, |world| {
 scenario!(http_1_0_gets_no_chunks_and_no_second_request, |world| {
     let server = world.listen("192.0.2.1:80").await;
     let mut client = world.http().await;
-    client.say("GET http://a.example/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
+    client
+        .say("GET http://a.example/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        .await;
     let mut upstream = server.accept().await;
     let head = upstream.hear_head().await;
-    assert!(head.starts_with("GET / HTTP/1.0\r\nHost: a.example\r\n"), "{head}");
-    upstream.say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert!(
+        head.starts_with("GET / HTTP/1.0\r\nHost: a.example\r\n"),
+        "{head}"
+    );
+    upstream
+        .say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        .await;
     let (answer, _) = client.hear_all().await;
     let answer = String::from_utf8(answer).unwrap();
-    assert_eq!(answer, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok");
+    assert_eq!(
+        answer,
+        "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+    );
 });

@@ -50,7 +50,10 @@ pub fn hello(name: Option<&str>) -> Vec<u8> {
 
 /// The same, split over records of `size` bytes of payload.
 pub fn split_hello(name: &str, size: usize) -> Vec<u8> {
-    message(&server_name(&[name])).chunks(size).flat_map(record).collect()
+    message(&server_name(&[name]))
+        .chunks(size)
+        .flat_map(record)
+        .collect()
 }
 
 /// What a refused handshake ends with.

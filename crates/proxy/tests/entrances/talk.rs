@@ -31,7 +31,10 @@ pub trait Talk {
 
 impl Talk for TcpStream {
     async fn say(&mut self, bytes: impl AsRef<[u8]>) {
-        timeout(PATIENCE, self.write_all(bytes.as_ref())).await.expect("taken in time").unwrap();
+        timeout(PATIENCE, self.write_all(bytes.as_ref()))
+            .await
+            .expect("taken in time")
+            .unwrap();
     }
 
     async fn spell(&mut self, bytes: impl AsRef<[u8]>) {

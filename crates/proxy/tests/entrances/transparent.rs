@@ -5,27 +5,43 @@ use crate::scenario;
 use crate::talk::{End, Talk};
 use crate::world::World;
 
-scenario!(an_address_that_was_not_leased_is_reset_and_never_dialled, |world| {
-    let server = world.listen("192.0.2.1:443").await;
-    world.connect_and_be_reset("192.0.2.1:443").await;
-    server.nobody().await;
-    let records = world.records().await;
-    let denial = records.denied("tcp", "transparent", "address-not-leased");
-    assert_eq!(denial["addresses"][0], "192.0.2.1");
-});
+scenario!(
+    an_address_that_was_not_leased_is_reset_and_never_dialled,
+    |world| {
+        let server = world.listen("192.0.2.1:443").await;
+        world.connect_and_be_reset("192.0.2.1:443").await;
+        server.nobody().await;
+        let records = world.records().await;
+        let denial = records.denied("tcp", "transparent", "address-not-leased");
+        assert_eq!(denial["addresses"][0], "192.0.2.1");
+    }
+);
 
 scenario!(a_leased_address_on_a_port_that_is_not_the_names, |world| {
     world.lease("192.0.2.1", "a.example");
     world.connect_and_be_reset("192.0.2.1:22").await;
-    world.records().await.denied("tcp", "transparent", "port-not-allowed");
+    world
+        .records()
+        .await
+        .denied("tcp", "transparent", "port-not-allowed");
 });
 
 scenario!(private_addresses_are_reset_in_every_form, |world| {
-    for to in ["10.0.0.1:443", "169.254.169.254:80", "[fd00::1]:443", "[2002:7f00:1::]:80"] {
+    for to in [
+        "10.0.0.1:443",
+        "169.254.169.254:80",
+        "[fd00::1]:443",
+        "[2002:7f00:1::]:80",
+    ] {
         world.connect_and_be_reset(to).await;
     }
     let records = world.records().await;
-    assert!(records.decisions().iter().all(|v| v["reason"] == "private-address"));
+    assert!(
+        records
+            .decisions()
+            .iter()
+            .all(|v| v["reason"] == "private-address")
+    );
 });
 
 scenario!(a_listed_sni_that_owns_the_address_passes, |world| {
@@ -40,47 +56,73 @@ scenario!(a_listed_sni_that_owns_the_address_passes, |world| {
     client.hear_text("ok").await;
     drop((client, upstream));
     let records = world.records_after(1).await;
-    let [open] = records.decisions()[..] else { panic!("{:#?}", records.0) };
-    assert_eq!((&open["layer"], &open["protocol"]), (&"tls".into(), &"transparent".into()));
-    assert_eq!((&open["verdict"], &open["name"]), (&"allow".into(), &"a.example".into()));
+    let [open] = records.decisions()[..] else {
+        panic!("{:#?}", records.0)
+    };
+    assert_eq!(
+        (&open["layer"], &open["protocol"]),
+        (&"tls".into(), &"transparent".into())
+    );
+    assert_eq!(
+        (&open["verdict"], &open["name"]),
+        (&"allow".into(), &"a.example".into())
+    );
     assert_eq!(records.the_close()["id"], open["id"]);
 });
 
 scenario!(connect_to_a_leased_address_with_another_sni, |world| {
     let server = world.listen("192.0.2.1:443").await;
     world.lease("192.0.2.1", "a.example");
-    for (sni, reason) in
-        [("b.example", "sni-mismatch"), ("evil.example", "sni-not-listed"), ("evil.deep.example", "denied-by-rule")]
-    {
+    for (sni, reason) in [
+        ("b.example", "sni-mismatch"),
+        ("evil.example", "sni-not-listed"),
+        ("evil.deep.example", "denied-by-rule"),
+    ] {
         let mut client = world.connect("192.0.2.1:443").await;
         let mut upstream = server.accept().await;
         client.say(hello::hello(Some(sni))).await;
-        assert_eq!(client.hear_all().await, (UNRECOGNIZED_NAME.to_vec(), End::Orderly), "{sni}");
+        assert_eq!(
+            client.hear_all().await,
+            (UNRECOGNIZED_NAME.to_vec(), End::Orderly),
+            "{sni}"
+        );
         assert_eq!(upstream.hear_all().await.0, b"", "{sni}");
         let records = world.records().await;
         let last = records.decisions().into_iter().next_back().unwrap().clone();
-        assert_eq!((&last["reason"], &last["layer"]), (&reason.into(), &"tls".into()));
+        assert_eq!(
+            (&last["reason"], &last["layer"]),
+            (&reason.into(), &"tls".into())
+        );
         assert_eq!(last["name"], sni);
     }
 });
 
-scenario!(tls_without_sni_is_refused_unless_the_rule_says_otherwise, |world| {
-    let server = world.listen("192.0.2.1:443").await;
-    world.lease("192.0.2.1", "a.example");
-    let mut client = world.connect("192.0.2.1:443").await;
-    let mut upstream = server.accept().await;
-    client.say(hello::hello(None)).await;
-    assert_eq!(client.hear_all().await, (ACCESS_DENIED.to_vec(), End::Orderly));
-    assert_eq!(upstream.hear_all().await.0, b"");
-    world.records().await.denied("tls", "transparent", "sni-missing");
-    let server = world.listen("192.0.2.4:443").await;
-    world.lease("192.0.2.4", "blind.example");
-    let mut client = world.connect("192.0.2.4:443").await;
-    let mut upstream = server.accept().await;
-    let hello = hello::hello(None);
-    client.say(&hello).await;
-    assert_eq!(upstream.hear(hello.len()).await, hello);
-});
+scenario!(
+    tls_without_sni_is_refused_unless_the_rule_says_otherwise,
+    |world| {
+        let server = world.listen("192.0.2.1:443").await;
+        world.lease("192.0.2.1", "a.example");
+        let mut client = world.connect("192.0.2.1:443").await;
+        let mut upstream = server.accept().await;
+        client.say(hello::hello(None)).await;
+        assert_eq!(
+            client.hear_all().await,
+            (ACCESS_DENIED.to_vec(), End::Orderly)
+        );
+        assert_eq!(upstream.hear_all().await.0, b"");
+        world
+            .records()
+            .await
+            .denied("tls", "transparent", "sni-missing");
+        let server = world.listen("192.0.2.4:443").await;
+        world.lease("192.0.2.4", "blind.example");
+        let mut client = world.connect("192.0.2.4:443").await;
+        let mut upstream = server.accept().await;
+        let hello = hello::hello(None);
+        client.say(&hello).await;
+        assert_eq!(upstream.hear(hello.len()).await, hello);
+    }
+);
 
 scenario!(two_names_on_one_cdn_address, |world| {
     let server = world.listen("192.0.2.1:443").await;
@@ -94,19 +136,30 @@ scenario!(two_names_on_one_cdn_address, |world| {
         assert_eq!(upstream.hear(hello.len()).await, hello);
     }
     let records = world.records_after(2).await;
-    let names: Vec<_> = records.decisions().iter().map(|v| v["name"].clone()).collect();
-    assert_eq!(names, ["a.example", "x.deep.example"], "recorded by the name that was shown");
+    let names: Vec<_> = records
+        .decisions()
+        .iter()
+        .map(|v| v["name"].clone())
+        .collect();
+    assert_eq!(
+        names,
+        ["a.example", "x.deep.example"],
+        "recorded by the name that was shown"
+    );
 });
 
-scenario!(an_address_rule_speaks_for_what_is_behind_the_address, |world| {
-    let server = world.listen("198.51.100.7:443").await;
-    for hello in [hello::hello(None), hello::hello(Some("whoever.example"))] {
-        let mut client = world.connect("198.51.100.7:443").await;
-        let mut upstream = server.accept().await;
-        client.say(&hello).await;
-        assert_eq!(upstream.hear(hello.len()).await, hello);
+scenario!(
+    an_address_rule_speaks_for_what_is_behind_the_address,
+    |world| {
+        let server = world.listen("198.51.100.7:443").await;
+        for hello in [hello::hello(None), hello::hello(Some("whoever.example"))] {
+            let mut client = world.connect("198.51.100.7:443").await;
+            let mut upstream = server.accept().await;
+            client.say(&hello).await;
+            assert_eq!(upstream.hear(hello.len()).await, hello);
+        }
     }
-});
+);
 
 scenario!(the_server_speaks_first_and_is_heard_at_once, |world| {
     let server = world.listen("198.51.100.7:8080").await;
@@ -124,19 +177,32 @@ scenario!(the_server_speaks_first_and_is_heard_at_once, |world| {
     assert_eq!(records.decisions().len(), 1);
 });
 
-scenario!(an_upstream_that_refuses_is_a_reset_and_an_error_record, |world| {
-    world.lease("192.0.2.1", "a.example");
-    world.connect_and_be_reset("192.0.2.1:443").await;
-    let records = world.records().await;
-    let [error] = records.decisions()[..] else { panic!("{:#?}", records.0) };
-    assert_eq!((&error["verdict"], &error["reason"]), (&"error".into(), &"connection-refused".into()));
-    assert!(error["detail"].as_str().unwrap().contains("refused"), "the exact error: {error}");
-});
+scenario!(
+    an_upstream_that_refuses_is_a_reset_and_an_error_record,
+    |world| {
+        world.lease("192.0.2.1", "a.example");
+        world.connect_and_be_reset("192.0.2.1:443").await;
+        let records = world.records().await;
+        let [error] = records.decisions()[..] else {
+            panic!("{:#?}", records.0)
+        };
+        assert_eq!(
+            (&error["verdict"], &error["reason"]),
+            (&"error".into(), &"connection-refused".into())
+        );
+        assert!(
+            error["detail"].as_str().unwrap().contains("refused"),
+            "the exact error: {error}"
+        );
+    }
+);
 
 /// A connection to a.example's address, with a Host.
 async fn request(world: &World, host: &str) -> tokio::net::TcpStream {
     let mut client = world.connect("192.0.2.1:80").await;
-    client.say(format!("GET /p HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+    client
+        .say(format!("GET /p HTTP/1.1\r\nHost: {host}\r\n\r\n"))
+        .await;
     client
 }
 
@@ -154,37 +220,63 @@ scenario!(plain_http_is_decided_on_by_its_host, |world| {
         let mut client = request(&world, host).await;
         let mut upstream = server.accept().await;
         let head = client.hear_head().await;
-        assert!(head.starts_with(&format!("HTTP/1.1 403 Forbidden\r\nx-proxy-error: {error}")), "{host}: {head}");
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 403 Forbidden\r\nx-proxy-error: {error}")),
+            "{host}: {head}"
+        );
         assert_eq!(upstream.hear_all().await.0, b"", "{host}");
     }
     let mut client = request(&world, "A.Example:80").await;
     let mut upstream = server.accept().await;
-    assert_eq!(upstream.hear_head().await, "GET /p HTTP/1.1\r\nHost: a.example\r\n\r\n");
-    upstream.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-    client.hear_text("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
+    assert_eq!(
+        upstream.hear_head().await,
+        "GET /p HTTP/1.1\r\nHost: a.example\r\n\r\n"
+    );
+    upstream
+        .say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    client
+        .hear_text("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await;
 });
 
-scenario!(second_request_on_a_direct_connection_with_another_host, |world| {
-    let server = world.listen("192.0.2.1:80").await;
-    world.lease("192.0.2.1", "a.example");
-    world.lease("192.0.2.1", "x.deep.example");
-    let mut client = request(&world, "a.example").await;
-    let mut upstream = server.accept().await;
-    upstream.hear_head().await;
-    upstream.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-    client.hear_head().await;
-    // Listed and an owner: the same connection.
-    client.say("GET / HTTP/1.1\r\nHost: x.deep.example\r\n\r\n").await;
-    assert!(upstream.hear_head().await.contains("Host: x.deep.example\r\n"));
-    upstream.say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
-    client.hear_head().await;
-    client.say("GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n").await;
-    assert!(client.hear_head().await.starts_with("HTTP/1.1 403 "));
-    assert_eq!(upstream.hear_all().await.0, b"");
-    let records = world.records_after(2).await;
-    let denial = records.denied("http", "transparent", "not-in-allowlist");
-    assert_eq!(denial["name"], "evil.example");
-});
+scenario!(
+    second_request_on_a_direct_connection_with_another_host,
+    |world| {
+        let server = world.listen("192.0.2.1:80").await;
+        world.lease("192.0.2.1", "a.example");
+        world.lease("192.0.2.1", "x.deep.example");
+        let mut client = request(&world, "a.example").await;
+        let mut upstream = server.accept().await;
+        upstream.hear_head().await;
+        upstream
+            .say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .await;
+        client.hear_head().await;
+        // Listed and an owner: the same connection.
+        client
+            .say("GET / HTTP/1.1\r\nHost: x.deep.example\r\n\r\n")
+            .await;
+        assert!(
+            upstream
+                .hear_head()
+                .await
+                .contains("Host: x.deep.example\r\n")
+        );
+        upstream
+            .say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .await;
+        client.hear_head().await;
+        client
+            .say("GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+            .await;
+        assert!(client.hear_head().await.starts_with("HTTP/1.1 403 "));
+        assert_eq!(upstream.hear_all().await.0, b"");
+        let records = world.records_after(2).await;
+        let denial = records.denied("http", "transparent", "not-in-allowlist");
+        assert_eq!(denial["name"], "evil.example");
+    }
+);
 
 scenario!(framing_is_as_strict_on_direct_connections, |world| {
     let server = world.listen("192.0.2.1:80").await;
@@ -214,10 +306,15 @@ scenario!(http2_without_tls_and_connect_do_not_hide_a_host, |world| {
     client.say("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
     assert_eq!(client.hear_all().await, (vec![], End::Reset));
     assert_eq!(upstream.hear_all().await.0, b"");
-    world.records().await.denied("http", "transparent", "protocol-not-allowed");
+    world
+        .records()
+        .await
+        .denied("http", "transparent", "protocol-not-allowed");
     let mut client = world.connect("192.0.2.1:80").await;
     let mut upstream = server.accept().await;
-    client.say("CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example:443\r\n\r\n").await;
+    client
+        .say("CONNECT evil.example:443 HTTP/1.1\r\nHost: evil.example:443\r\n\r\n")
+        .await;
     assert!(client.hear_head().await.starts_with("HTTP/1.1 403 "));
     assert_eq!(upstream.hear_all().await.0, b"");
 });
@@ -232,7 +329,9 @@ scenario!(websocket_on_a_direct_connection, |world| {
         .await;
     upstream.hear_head().await;
     upstream
-        .say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .say(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        )
         .await;
     client.hear_head().await;
     upstream.say("ping").await;
@@ -246,7 +345,10 @@ scenario!(other_protocols_go_by_the_lease, |world| {
     let any = portcullis_names::Name::from_policy("any.example").unwrap();
     let ports = portcullis_names::PortSet::ANY;
     let ttl = std::time::Duration::from_secs(60);
-    world.leases.grant("192.0.2.3".parse().unwrap(), &any, &ports, ttl).unwrap();
+    world
+        .leases
+        .grant("192.0.2.3".parse().unwrap(), &any, &ports, ttl)
+        .unwrap();
     let mut client = world.connect("192.0.2.3:9999").await;
     let mut upstream = server.accept().await;
     client.say([0, 0, 0, 8, 4, 210, 22, 47]).await;
@@ -256,7 +358,9 @@ scenario!(other_protocols_go_by_the_lease, |world| {
     let mut upstream = server.accept().await;
     client.say("ping").await;
     upstream.silence().await;
-    tokio::io::AsyncWriteExt::shutdown(&mut client).await.unwrap();
+    tokio::io::AsyncWriteExt::shutdown(&mut client)
+        .await
+        .unwrap();
     upstream.hear_text("ping").await;
     upstream.say("pong").await;
     drop(upstream);
@@ -268,12 +372,20 @@ scenario!(the_hosts_loopback_by_its_name, |world| {
     let name = portcullis_names::Name::from_policy("host.portcullis.internal").unwrap();
     let ports = portcullis_names::PortSet::single(9000);
     let ttl = std::time::Duration::from_secs(60);
-    world.leases.grant("10.0.2.2".parse().unwrap(), &name, &ports, ttl).unwrap();
+    world
+        .leases
+        .grant("10.0.2.2".parse().unwrap(), &name, &ports, ttl)
+        .unwrap();
     let mut client = world.connect("10.0.2.2:9000").await;
     let mut upstream = server.accept().await;
-    client.say("GET / HTTP/1.1\r\nHost: host.portcullis.internal:9000\r\n\r\n").await;
+    client
+        .say("GET / HTTP/1.1\r\nHost: host.portcullis.internal:9000\r\n\r\n")
+        .await;
     let head = upstream.hear_head().await;
-    assert!(head.contains("Host: host.portcullis.internal:9000\r\n"), "{head}");
+    assert!(
+        head.contains("Host: host.portcullis.internal:9000\r\n"),
+        "{head}"
+    );
     // Its other ports stay shut.
     world.connect_and_be_reset("10.0.2.2:22").await;
 });

@@ -6,8 +6,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::mpsc::{Sender, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -72,22 +72,38 @@ pub fn within(body: impl FnOnce(World) -> Pin<Box<dyn Future<Output = ()>>>) {
 
 impl World {
     pub async fn new(mode: Mode, connections: usize) -> World {
-        let input = Input::File { path: PathBuf::from("test.toml"), text: POLICY.to_owned() };
-        let loaded = Policy::load(&[input], &mut |_| Err(std::io::ErrorKind::NotFound.into()))
+        World::with(mode, connections, "").await
+    }
+
+    /// A world with more in its policy.
+    pub async fn with(mode: Mode, connections: usize, more: &str) -> World {
+        let text = format!("{POLICY}{more}");
+        let input = Input::File {
+            path: PathBuf::from("test.toml"),
+            text,
+        };
+        let loaded = Policy::load(&[input], &mut |_| Err(io::ErrorKind::NotFound.into()))
             .unwrap_or_else(|errors| panic!("{errors:?}"));
         let policy: PolicyHandle = Arc::new(ArcSwap::from_pointee(loaded.policy.with_mode(mode)));
         let (recorder, memory) = Recorder::to_memory("test");
         let clock = Clock::system();
         let leases = Arc::new(Leases::new(Box::new(NoGate), clock.clone()));
         let resolver = resolver().await;
-        let mut dns =
-            DnsConfig::new(policy.clone(), vec![resolver], leases.clone(), recorder.clone());
+        let mut dns = DnsConfig::new(
+            policy.clone(),
+            vec![resolver],
+            leases.clone(),
+            recorder.clone(),
+        );
         dns.clock = clock;
         dns.ipv6_route = Arc::new(|| false);
         let dns = Arc::new(DnsService::new(dns));
         let dialer = Arc::new(Dialer::new(DialConfig::new(policy.clone(), dns)));
         let (dials, doors) = sandbox();
-        let listeners = vec![doors.http.local_addr().unwrap(), doors.socks5.local_addr().unwrap()];
+        let listeners = vec![
+            doors.http.local_addr().unwrap(),
+            doors.socks5.local_addr().unwrap(),
+        ];
         let ctx = ProxyContext::new(policy.clone(), dialer, leases.clone(), recorder.clone())
             .with_listeners(listeners)
             .with_max_connections(connections);
@@ -100,19 +116,35 @@ impl World {
         tokio::spawn(serve_http(ctx.clone(), take(doors.http), token.clone()));
         tokio::spawn(serve_socks5(ctx.clone(), take(doors.socks5), token.clone()));
         for listener in doors.transparent {
-            tokio::spawn(serve_transparent(ctx.clone(), take(listener), token.clone()));
+            tokio::spawn(serve_transparent(
+                ctx.clone(),
+                take(listener),
+                token.clone(),
+            ));
         }
-        World { recorder, leases, token, memory, dials }
+        World {
+            recorder,
+            leases,
+            token,
+            memory,
+            dials,
+        }
     }
 
     /// A server outside.
     pub async fn listen(&self, at: &str) -> Server {
-        Server(TcpListener::bind(at).await.unwrap_or_else(|e| panic!("{at}: {e}")))
+        Server(
+            TcpListener::bind(at)
+                .await
+                .unwrap_or_else(|e| panic!("{at}: {e}")),
+        )
     }
 
     /// Connects from inside the sandbox.
     pub async fn connect(&self, to: &str) -> TcpStream {
-        self.try_connect(to).await.unwrap_or_else(|e| panic!("{to}: {e}"))
+        self.try_connect(to)
+            .await
+            .unwrap_or_else(|e| panic!("{to}: {e}"))
     }
 
     /// Connects from inside the sandbox and is reset: right away, or before a byte comes.
@@ -147,13 +179,17 @@ impl World {
     pub fn lease(&self, address: &str, name: &str) {
         let name = Name::from_policy(name).unwrap();
         let address: IpAddr = address.parse().unwrap();
-        self.leases.grant(address, &name, &PortSet::WEB, Duration::from_secs(60)).unwrap();
+        self.leases
+            .grant(address, &name, &PortSet::WEB, Duration::from_secs(60))
+            .unwrap();
     }
 
     /// All records so far.
     pub async fn records(&self) -> Records {
         let recorder = self.recorder.clone();
-        tokio::task::spawn_blocking(move || recorder.flush(PATIENCE)).await.unwrap();
+        tokio::task::spawn_blocking(move || recorder.flush(PATIENCE))
+            .await
+            .unwrap();
         let parse = |line: &String| serde_json::from_str(line).expect("a record is valid JSON");
         Records(self.memory.lines().iter().map(parse).collect())
     }
@@ -176,7 +212,11 @@ pub struct Server(TcpListener);
 
 impl Server {
     pub async fn accept(&self) -> TcpStream {
-        timeout(PATIENCE, self.0.accept()).await.expect("a connection arrives").unwrap().0
+        timeout(PATIENCE, self.0.accept())
+            .await
+            .expect("a connection arrives")
+            .unwrap()
+            .0
     }
 
     /// Nobody connects, for a while.
@@ -200,14 +240,20 @@ impl Records {
 
     fn of(&self, event: &str) -> Vec<&Value> {
         let dns = |v: &Value| v["layer"] == "dns";
-        self.0.iter().filter(|v| v["event"] == event && !dns(v)).collect()
+        self.0
+            .iter()
+            .filter(|v| v["event"] == event && !dns(v))
+            .collect()
     }
 
     /// Asserts that exactly one decision denies, and returns it.
     #[track_caller]
     pub fn the_denial(&self) -> &Value {
-        let denials: Vec<_> =
-            self.decisions().into_iter().filter(|v| v["verdict"] == "deny").collect();
+        let denials: Vec<_> = self
+            .decisions()
+            .into_iter()
+            .filter(|v| v["verdict"] == "deny")
+            .collect();
         assert_eq!(denials.len(), 1, "{:#?}", self.0);
         denials[0]
     }
@@ -256,14 +302,20 @@ fn sandbox() -> (Dials, Doors) {
             http: bind("127.0.0.1:3128".to_owned()),
             socks5: bind("127.0.0.1:1080".to_owned()),
             // Both families in one: IPv4 destinations show as mapped addresses.
-            transparent: CAUGHT.iter().map(|port| bind(format!("[::]:{port}"))).collect(),
+            transparent: CAUGHT
+                .iter()
+                .map(|port| bind(format!("[::]:{port}")))
+                .collect(),
         };
         made.send(doors).unwrap();
         for (to, reply) in orders {
             let _ = reply.send(StdStream::connect_timeout(&to, PATIENCE));
         }
     });
-    (dials, doors.recv_timeout(PATIENCE).expect("the sandbox stands"))
+    (
+        dials,
+        doors.recv_timeout(PATIENCE).expect("the sandbox stands"),
+    )
 }
 
 /// A resolver that knows the names of this world.
@@ -284,7 +336,9 @@ async fn resolver() -> SocketAddr {
     tokio::spawn(async move {
         let mut buffer = [0u8; 1500];
         while let Ok((len, from)) = socket.recv_from(&mut buffer).await {
-            let Some(answer) = answer(&buffer[..len], &names) else { continue };
+            let Some(answer) = answer(&buffer[..len], &names) else {
+                continue;
+            };
             let _ = socket.send_to(&answer, from).await;
         }
     });
@@ -305,7 +359,18 @@ fn answer(query: &[u8], names: &HashMap<&str, Ipv4Addr>) -> Option<Vec<u8>> {
     let record = address.filter(|_| is_a);
     let rcode = if address.is_some() { 0 } else { 3 };
     let mut reply = query.get(..2)?.to_vec();
-    reply.extend([0x81, 0x80 | rcode, 0, 1, 0, u8::from(record.is_some()), 0, 0, 0, 0]);
+    reply.extend([
+        0x81,
+        0x80 | rcode,
+        0,
+        1,
+        0,
+        u8::from(record.is_some()),
+        0,
+        0,
+        0,
+        0,
+    ]);
     reply.extend(question);
     if let Some(address) = record {
         reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);

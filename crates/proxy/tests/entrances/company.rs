@@ -1,0 +1,134 @@
+//! The company's forward proxy behind the gateway.
+
+use portcullis_policy::Mode;
+
+use crate::scenario;
+use crate::talk::Talk;
+use crate::world::World;
+
+const PROXIES: &str = r#"
+[network.proxy]
+http = "http://192.0.2.50:3128"
+https = "http://192.0.2.50:3128"
+no_proxy = "b.example"
+"#;
+
+scenario!(a_plain_request_is_forwarded_in_absolute_form, |_usual| {
+    let world = World::with(Mode::Enforce, 64, PROXIES).await;
+    let company = world.listen("192.0.2.50:3128").await;
+    let mut client = world.http().await;
+    client
+        .say("GET http://a.example/p?q=1 HTTP/1.1\r\nHost: a.example\r\n\r\n")
+        .await;
+    let mut proxy = company.accept().await;
+    let head = proxy.hear_head().await;
+    assert!(
+        head.starts_with("GET http://a.example/p?q=1 HTTP/1.1\r\nHost: a.example\r\n"),
+        "{head}"
+    );
+    proxy
+        .say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    client
+        .hear_text("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    // Another host is another decision, and another connection.
+    client
+        .say("GET http://evil.example/ HTTP/1.1\r\nHost: evil.example\r\n\r\n")
+        .await;
+    assert!(client.hear_head().await.starts_with("HTTP/1.1 403 "));
+    assert_eq!(proxy.hear_all().await.0, b"");
+    let records = world.records_after(1).await;
+    assert_eq!(records.decisions()[0]["upstream"], "http://192.0.2.50:3128");
+});
+
+scenario!(a_proxy_that_wants_credentials_is_a_502, |_usual| {
+    let world = World::with(Mode::Enforce, 64, PROXIES).await;
+    let company = world.listen("192.0.2.50:3128").await;
+    let mut client = world.http().await;
+    client
+        .say("GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n")
+        .await;
+    let mut proxy = company.accept().await;
+    proxy.hear_head().await;
+    proxy
+        .say("HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n")
+        .await;
+    let head = client.hear_head().await;
+    assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
+    assert!(
+        !head.to_ascii_lowercase().contains("proxy-authenticate"),
+        "{head}"
+    );
+});
+
+scenario!(
+    connect_goes_through_by_connect_and_no_proxy_goes_direct,
+    |_usual| {
+        let world = World::with(Mode::Enforce, 64, PROXIES).await;
+        let company = world.listen("192.0.2.50:3128").await;
+        let direct = world.listen("192.0.2.2:443").await;
+        let mut client = world.http().await;
+        client
+            .say("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n")
+            .await;
+        let mut proxy = company.accept().await;
+        assert!(
+            proxy
+                .hear_head()
+                .await
+                .starts_with("CONNECT a.example:443 HTTP/1.1\r\n")
+        );
+        client.silence().await;
+        proxy.say("HTTP/1.1 200 OK\r\n\r\n").await;
+        client
+            .hear_text("HTTP/1.1 200 Connection established\r\n\r\n")
+            .await;
+        proxy.say("hello").await;
+        client.hear_text("hello").await;
+        let mut client = world.http().await;
+        client
+            .say("CONNECT b.example:443 HTTP/1.1\r\nHost: b.example:443\r\n\r\n")
+            .await;
+        direct.accept().await;
+        client
+            .hear_text("HTTP/1.1 200 Connection established\r\n\r\n")
+            .await;
+    }
+);
+
+scenario!(
+    two_names_on_one_address_are_two_names_to_the_proxy,
+    |_usual| {
+        // The tunnel was opened for the first owner of the address; the SNI names another one.
+        let world = World::with(Mode::Enforce, 64, PROXIES).await;
+        let company = world.listen("192.0.2.50:3128").await;
+        world.lease("192.0.2.1", "a.example");
+        world.lease("192.0.2.1", "x.deep.example");
+        let mut client = world.connect("192.0.2.1:443").await;
+        let mut first = company.accept().await;
+        assert!(
+            first
+                .hear_head()
+                .await
+                .starts_with("CONNECT a.example:443 ")
+        );
+        first.say("HTTP/1.1 200 OK\r\n\r\n").await;
+        let hello = crate::hello::hello(Some("x.deep.example"));
+        client.say(&hello).await;
+        let mut second = company.accept().await;
+        assert!(
+            second
+                .hear_head()
+                .await
+                .starts_with("CONNECT x.deep.example:443 ")
+        );
+        second.say("HTTP/1.1 200 OK\r\n\r\n").await;
+        assert_eq!(second.hear(hello.len()).await, hello);
+        assert_eq!(
+            first.hear_all().await.0,
+            b"",
+            "not a byte of it in the other tunnel"
+        );
+    }
+);
