@@ -8,7 +8,7 @@ use crate::args::{Answers, ResolveAt, RunArgs};
 use crate::launch::{Launch, launch, resolvers};
 use portcullis_gateway::Report;
 use portcullis_policy::Mode;
-use portcullis_sandbox::Outcome;
+use portcullis_sandbox::{Outcome, SandboxError};
 use std::process::ExitCode;
 
 /// Lines of the closing paragraph about what was denied.
@@ -61,10 +61,11 @@ pub fn main(args: RunArgs) -> ExitCode {
 
 /// Says why CMD never ran, and what to do.
 pub fn failed(error: &anyhow::Error) {
-    let fix = error
-        .downcast_ref::<portcullis_sandbox::SandboxError>()
-        .and_then(portcullis_sandbox::SandboxError::fix);
-    crate::talk::error(format_args!("{error:#}"), fix);
+    match error.downcast_ref::<SandboxError>() {
+        // Its own text ends with the cause: the chain would say it twice.
+        Some(error) => crate::talk::error(error, error.fix()),
+        None => crate::talk::error(format_args!("{error:#}"), None),
+    }
 }
 
 /// Turns an outcome into the exit code, with a word where CMD itself could not say it.
