@@ -5,15 +5,32 @@
 //! checked again all the same, since whoever can flush the kernel's rules reaches this listener
 //! directly. A refusal is a reset, at once.
 
+use portcullis_dial::DialError;
 use portcullis_record::{Layer, Protocol};
 use tokio::net::TcpStream;
 
 use crate::ProxyContext;
-use crate::note::At;
+use crate::note::{At, Peer};
 use crate::socket;
 use crate::stop::Stop;
-use crate::target::Target;
+use crate::target::{Ruling, Target};
 use crate::tunnel::{self, Opened, Tunnel};
+
+/// The port on which plain HTTP is expected: a company's proxy may refuse to tunnel to it.
+const HTTP_PORT: u16 = 80;
+
+/// Dials at once, before it is known what the program will say.
+async fn dial(
+    ctx: &ProxyContext,
+    ruling: &Ruling,
+    port: u16,
+) -> Result<(TcpStream, Peer, bool), DialError> {
+    if port == HTTP_PORT {
+        return ctx.dial_http(ruling).await;
+    }
+    let (stream, peer) = ctx.dial(ruling).await?;
+    Ok((stream, peer, false))
+}
 
 /// Takes one connection to the point where it only has to be relayed.
 pub(crate) async fn open(ctx: &ProxyContext, client: TcpStream, stop: &Stop) -> Option<Tunnel> {
@@ -35,9 +52,9 @@ pub(crate) async fn open(ctx: &ProxyContext, client: TcpStream, stop: &Stop) -> 
             socket::reset(client);
             return None;
         }
-        dialled = ctx.dial(&ruling) => dialled,
+        dialled = dial(ctx, &ruling, target.port) => dialled,
     };
-    let (upstream, peer) = match dialled {
+    let (upstream, peer, absolute) = match dialled {
         Ok(dialled) => dialled,
         Err(error) => {
             ctx.note_failed(at, &target, &ruling, &error);
@@ -51,6 +68,7 @@ pub(crate) async fn open(ctx: &ProxyContext, client: TcpStream, stop: &Stop) -> 
         target,
         ruling,
         peer,
+        absolute,
         flow: None,
     };
     opened.follow(ctx, stop, relay, Vec::new()).await

@@ -53,6 +53,8 @@ pub(crate) struct Opened {
     /// The decision that it was dialled by.
     pub(crate) ruling: Ruling,
     pub(crate) peer: Peer,
+    /// It ends at the company's proxy, which expects a plain HTTP request in absolute form.
+    pub(crate) absolute: bool,
     /// The flow, where it is recorded already; a direct connection's record waits for the name.
     pub(crate) flow: Option<Flow>,
 }
@@ -105,6 +107,7 @@ impl Opened {
                     target: self.target,
                     protocol: self.protocol,
                     upstream: (upstream, self.peer, self.ruling.name),
+                    absolute: self.absolute,
                     flow: self.flow,
                 };
                 // Boxed: only a direct connection that speaks HTTP comes here.
@@ -117,6 +120,21 @@ impl Opened {
                 ctx.note_decision(at, &self.target, &ruling);
                 self.cut(relay, CloseReason::Denied);
                 None
+            }
+            First::Other if self.absolute => {
+                let at = At::new(Layer::Tcp, self.protocol);
+                match ctx.dial(&self.ruling).await {
+                    Ok((upstream, peer)) => {
+                        self.peer = peer;
+                        let relay = Relay::new(relay.into_sockets().0, upstream);
+                        self.pass(ctx, relay, peek)
+                    }
+                    Err(error) => {
+                        ctx.note_failed(at, &self.target, &self.ruling, &error);
+                        self.cut(relay, CloseReason::UpstreamClosed);
+                        None
+                    }
+                }
             }
             First::Other => self.pass(ctx, relay, peek),
             First::Slow => {
@@ -193,11 +211,11 @@ impl Opened {
         self.pass(ctx, relay, peek)
     }
 
-    /// Whether the connection was dialled for another name than the one shown, and may therefore
+    /// Whether the connection is no way for TLS, or was dialled for another name than the one shown, and may therefore
     /// end elsewhere than at an address of that name: a proxy resolves by itself, and the dialler
     /// may have taken another address of the first name.
     fn must_redial(&self, ruling: &Ruling) -> bool {
-        elsewhere(&self.target, &self.peer, self.ruling.name == ruling.name)
+        self.absolute || elsewhere(&self.target, &self.peer, self.ruling.name == ruling.name)
     }
 
     fn pass(mut self, ctx: &ProxyContext, mut relay: Relay, peek: Peek) -> Option<Tunnel> {

@@ -32,6 +32,7 @@ impl Session<'_> {
                     target,
                     ruling,
                     peer,
+                    absolute: false,
                     flow,
                 };
                 Next::Connected(Box::new((opened, upstream)))

@@ -41,7 +41,12 @@ pub(super) struct Upstream {
 
 impl Upstream {
     /// A connection that was dialled before the first request was seen.
-    pub(super) fn standing(stream: TcpStream, peer: Peer, name: Option<Name>) -> Upstream {
+    pub(super) fn standing(
+        stream: TcpStream,
+        peer: Peer,
+        name: Option<Name>,
+        absolute: bool,
+    ) -> Upstream {
         let conn = Conn {
             stream,
             inbox: Vec::new(),
@@ -51,7 +56,7 @@ impl Upstream {
             peer,
             name,
             dialled_for: None,
-            absolute: false,
+            absolute,
             used: true,
         }
     }

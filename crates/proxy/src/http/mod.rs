@@ -56,6 +56,8 @@ pub(crate) struct Behind {
     pub(crate) protocol: Protocol,
     /// The connection that stands, and the name that it was dialled by.
     pub(crate) upstream: (TcpStream, Peer, Option<Name>),
+    /// It ends at the company's proxy, which expects requests in absolute form.
+    pub(crate) absolute: bool,
     /// The flow, where it is recorded already.
     pub(crate) flow: Option<Flow>,
 }
@@ -114,12 +116,13 @@ pub(crate) async fn behind(
         target,
         protocol,
         upstream: (stream, peer, name),
+        absolute,
         flow,
     } = behind;
     let upstream = match peer.via {
         // A company's proxy for plain HTTP is spoken to in absolute form, not through a tunnel.
-        Some(_) => None,
-        None => Some(Upstream::standing(stream, peer, name)),
+        Some(_) if !absolute => None,
+        _ => Some(Upstream::standing(stream, peer, name, absolute)),
     };
     let client = Conn {
         stream: client,

@@ -132,3 +132,45 @@ scenario!(
         );
     }
 );
+
+scenario!(
+    direct_connections_on_port_80_chain_in_absolute_form_and_others_by_connect,
+    |_usual| {
+        let world = World::with(Mode::Enforce, 64, PROXIES).await;
+        let company = world.listen("192.0.2.50:3128").await;
+        world.lease("192.0.2.1", "a.example");
+        let mut client = world.connect("192.0.2.1:80").await;
+        client
+            .say("GET /p HTTP/1.1\r\nHost: a.example\r\n\r\n")
+            .await;
+        let mut proxy = company.accept().await;
+        let head = proxy.hear_head().await;
+        assert!(
+            head.starts_with("GET http://a.example/p HTTP/1.1\r\nHost: a.example\r\n"),
+            "{head}"
+        );
+        proxy
+            .say("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .await;
+        client
+            .hear_text("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            .await;
+        // Not HTTP after all: nothing of it is said to the proxy as if it were.
+        let hello = crate::hello::hello(Some("a.example"));
+        for bytes in [&[0, 1, 2, 3][..], &hello] {
+            let mut client = world.connect("192.0.2.1:80").await;
+            let mut plain = company.accept().await;
+            client.say(bytes).await;
+            let mut tunnel = company.accept().await;
+            assert!(
+                tunnel
+                    .hear_head()
+                    .await
+                    .starts_with("CONNECT a.example:80 ")
+            );
+            tunnel.say("HTTP/1.1 200 OK\r\n\r\n").await;
+            assert_eq!(tunnel.hear(bytes.len()).await, bytes);
+            assert_eq!(plain.hear_all().await.0, b"");
+        }
+    }
+);
