@@ -7,7 +7,8 @@ use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 
 /// Destinations that programs should reach without a proxy: the sandbox's own loopback.
-const NO_PROXY: &str = "localhost,127.0.0.1,::1";
+/// Python compares an IPv6 host with its brackets, curl and Go without.
+const NO_PROXY: &str = "localhost,127.0.0.1,::1,[::1]";
 
 /// The caller's environment with every proxy setting replaced by the sandbox's own.
 pub fn for_child(
