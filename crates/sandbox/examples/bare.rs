@@ -105,6 +105,14 @@ fn arguments() -> (Spec, Behaviour) {
                 let count: u32 = text(value()).parse().expect("a number");
                 spec.open.rules = (0..count).map(rule).collect();
             }
+            "--closed" => {
+                let address: SocketAddr = text(value()).parse().expect("an address");
+                spec.open.closed.push(OpenRule {
+                    address: address.ip(),
+                    prefix: 32,
+                    ports: vec![(address.port(), address.port())],
+                });
+            }
             "--open" => behaviour
                 .open
                 .push(text(value()).parse().expect("an address")),

@@ -111,6 +111,7 @@ impl Channel {
         header.msg_iovlen = 1;
         header.msg_control = control.0.as_mut_ptr().cast();
         header.msg_controllen = CONTROL_BYTES as _;
+        let mut resets = 0;
         let length = loop {
             // SAFETY: header describes live buffers of this frame.
             let got = unsafe {
@@ -120,8 +121,11 @@ impl Channel {
                 break length;
             }
             let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
+            match error.kind() {
+                io::ErrorKind::Interrupted => {}
+                // The peer ended without having read all: said once, before its last words.
+                io::ErrorKind::ConnectionReset if resets == 0 => resets += 1,
+                _ => return Err(error),
             }
         };
         let mut fds = Vec::new();
@@ -185,6 +189,24 @@ mod tests {
         assert!(
             message.is_empty(),
             "a closed peer reads as an empty message"
+        );
+    }
+
+    #[test]
+    fn last_words_arrive_though_the_peer_had_not_read_all() {
+        let (a, b) = Channel::pair().unwrap();
+        a.send(b"unread", &[]).unwrap();
+        b.send(b"last words", &[]).unwrap();
+        drop(b);
+        assert_eq!(
+            a.receive_with_fds(Duration::from_secs(1)).unwrap().0,
+            b"last words"
+        );
+        assert!(
+            a.receive_with_fds(Duration::from_secs(1))
+                .unwrap()
+                .0
+                .is_empty()
         );
     }
 

@@ -238,7 +238,19 @@ struct Family {
 impl Family {
     fn map(&self, maps: &IdMaps) -> Result<(), SandboxError> {
         if maps.privileged() {
-            maps.write_for(self.init.pid).at(Step::IdMap, "")?;
+            maps.write_for(self.init.pid)
+                .at(Step::IdMap, "")
+                .map_err(|error| {
+                    // A process that has ended cannot be mapped; why it has ended is the news.
+                    match self
+                        .parent
+                        .receive_with_fds(Duration::ZERO)
+                        .map(|got| Report::decode(&got.0))
+                    {
+                        Ok(Some(Report::Failed(cause))) => cause,
+                        _ => error,
+                    }
+                })?;
             self.order(Order::Mapped);
         }
         Ok(())

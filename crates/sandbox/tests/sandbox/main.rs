@@ -6,6 +6,7 @@
 mod attacks;
 mod doors;
 mod files;
+mod hosts;
 mod life;
 mod support;
 mod tap;
