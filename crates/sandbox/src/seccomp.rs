@@ -40,6 +40,7 @@ struct Calls {
     beyond: Option<u32>,
 }
 
+#[cfg(target_arch = "x86_64")]
 const X86_64: Calls = Calls {
     architecture: 0xc000_003e,
     socket: 41,
@@ -49,6 +50,7 @@ const X86_64: Calls = Calls {
     socketcall: None,
     beyond: Some(0x4000_0000),
 };
+#[cfg(target_arch = "x86_64")]
 const I386: Calls = Calls {
     architecture: 0x4000_0003,
     socket: 359,
@@ -58,6 +60,7 @@ const I386: Calls = Calls {
     socketcall: Some(102),
     beyond: None,
 };
+#[cfg(target_arch = "aarch64")]
 const AARCH64: Calls = Calls {
     architecture: 0xc000_00b7,
     socket: 198,
@@ -67,6 +70,7 @@ const AARCH64: Calls = Calls {
     socketcall: None,
     beyond: None,
 };
+#[cfg(target_arch = "aarch64")]
 const ARM: Calls = Calls {
     architecture: 0x4000_0028,
     socket: 281,
@@ -97,8 +101,6 @@ const TABLES: [&Calls; 2] = [&AARCH64, &ARM];
 
 /// The filter's program.
 pub(crate) fn program() -> Vec<libc::sock_filter> {
-    // The other machine's tables are data all the same: tests look at them.
-    let _ = [&X86_64, &I386, &AARCH64, &ARM];
     let mut out = Vec::with_capacity(80);
     for calls in TABLES {
         let body = table(calls);
