@@ -30,9 +30,7 @@ pub(crate) const EXIT_BEFORE_START: u8 = 125;
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     let argv: Vec<OsString> = argv.into_iter().collect();
     // Bad flags of `run` exit 125, so that a script can tell them from CMD's own codes.
-    let runs = argv
-        .get(1)
-        .is_some_and(|word| word == "run" || word == "learn");
+    let runs = argv.get(1).is_some_and(|word| word == "run");
     match args::Cli::try_parse_from(argv) {
         Ok(cli) => args::dispatch(cli),
         Err(error) => {

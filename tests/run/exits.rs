@@ -1,0 +1,200 @@
+//! Exit codes of `run`: CMD's own, and those that say that CMD did not run or was ended.
+//! Failing open: a policy that cannot be read runs nothing.
+
+use crate::processes::{marker, until, with_argument};
+use crate::support::{Ran, command, sandbox, world};
+use portcullis_testkit::World;
+use portcullis_testkit::exec::Finished;
+use std::time::Duration;
+
+#[test]
+fn exit_codes_are_the_programs_own() {
+    let world = world();
+    for (script, code) in [
+        ("exit 0", 0),
+        ("exit 7", 7),
+        ("exit 255", 255),
+        ("kill -TERM $$", 143),
+        ("kill -KILL $$", 137),
+        ("kill -SEGV $$", 139),
+    ] {
+        let ran = sandbox(&world).sh(script);
+        ran.assert_code(code);
+        assert!(
+            ran.out().is_empty() && ran.err().is_empty(),
+            "{script}: {ran}"
+        );
+    }
+}
+
+#[test]
+fn a_program_that_cannot_run_gives_126_and_one_that_is_not_there_127() {
+    let world = world();
+    let plain = world.file("plain", "no program").display().to_string();
+    let folder = world.home().display().to_string();
+    for (program, code) in [
+        ("no-such-program-anywhere", 127),
+        ("/no/such/folder/program", 127),
+        (&*plain, 126),
+        (&*folder, 126),
+    ] {
+        let ran = sandbox(&world).run(&[program]);
+        ran.assert_code(code);
+        assert!(ran.err().contains(program), "{ran}");
+        assert!(ran.out().is_empty(), "{ran}");
+    }
+}
+
+#[test]
+fn the_childs_path_finds_the_program() {
+    let world = world();
+    let tool = world.file("only-here", "#!/bin/sh\necho found\n");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&tool, mode).unwrap();
+    let path = format!("/no/such/folder:{}:/usr/bin:/bin", world.home().display());
+    sandbox(&world)
+        .env("PATH", &path)
+        .run(&["only-here"])
+        .assert_ok()
+        .assert_out("found");
+}
+
+#[test]
+fn timeout_gives_124_and_ends_what_ignores_it() {
+    let world = world();
+    let (polite, deaf) = (marker(), marker());
+    let ran = sandbox(&world)
+        .args(&["--timeout", "1s"])
+        .run(&["sleep", &polite]);
+    ran.assert_code(124);
+    assert!(ran.finished.elapsed >= Duration::from_secs(1), "{ran}");
+    assert!(ran.finished.elapsed < Duration::from_secs(10), "{ran}");
+
+    // A program that ignores SIGTERM, with a child that left its session and process group.
+    let script = format!("trap '' TERM; setsid sleep {deaf} & sleep {deaf}; sleep {deaf}");
+    let ran = sandbox(&world).args(&["--timeout", "500ms"]).sh(&script);
+    ran.assert_code(124);
+    until("the whole tree has ended", || {
+        with_argument(&deaf).is_empty()
+    });
+    assert!(with_argument(&polite).is_empty());
+}
+
+/// Runs `portcullis run ARGS`, where nothing may run.
+fn before_start(world: &World, args: &[&str]) -> Finished {
+    let trace = world.home().join("it-ran");
+    let script = format!("echo ran; : > {}", trace.display());
+    let line = [&["run"], args, &["--", "sh", "-c", &script]].concat();
+    let finished = command(world, &line);
+    assert_eq!(finished.code(), Some(125), "{args:?}: {finished}");
+    assert!(finished.stdout.is_empty(), "{args:?}: {finished}");
+    assert!(!finished.stderr.is_empty(), "{args:?} says nothing");
+    assert!(!trace.exists(), "{args:?}: the program ran: {finished}");
+    finished
+}
+
+#[test]
+fn what_fails_before_the_start_gives_125_and_runs_nothing() {
+    let world = world();
+    let log = world
+        .home()
+        .join("no/such/folder/log.jsonl")
+        .display()
+        .to_string();
+    let cases: &[&[&str]] = &[
+        &["--no-such-flag"],
+        &["--allow", "*"],
+        &["--allow", "*.com"],
+        &["--allow", "api.example.com:70000"],
+        &["--allow", "not a name"],
+        &["--deny", "exa mple.com"],
+        &["--timeout", "soon"],
+        &["--timeout", "0"],
+        &["--resolver", "resolver.example.com"],
+        &["--publish", "8080"],
+        &["--resolve", "startup"],
+        &["--answers", "synthetic"],
+        &["--policy", "/no/such/policy.toml"],
+        &["--log", &log],
+        &["--tap", "a-name-that-is-far-too-long-for-a-device"],
+    ];
+    for args in cases {
+        let finished = before_start(&world, args);
+        // What was given is in the message: nobody has to guess which argument was meant.
+        let said = finished.err();
+        let given = args[args.len() - 1].trim_start_matches('-');
+        assert!(said.contains(given), "{args:?} is not named: {said}");
+    }
+    let finished = command(&world, &["run"]);
+    assert_eq!(finished.code(), Some(125), "no command: {finished}");
+}
+
+#[test]
+fn a_bad_policy_is_shown_with_its_place_and_runs_nothing() {
+    let world = world();
+    for (name, text, place) in [
+        (
+            "unknown.toml",
+            "version = 1\n[network]\nmoed = \"full\"\n",
+            ":3:1",
+        ),
+        (
+            "typo.toml",
+            "version = 1\n[network.domains]\n\"api..example.com\" = \"allow\"\n",
+            ":3:",
+        ),
+        (
+            "broad.toml",
+            "version = 1\n[network.domains]\n\"*.com\" = \"allow\"\n",
+            ":3:",
+        ),
+        (
+            "half.toml",
+            "version = 1\n[network.domains]\n\"api.example.com\" = \"al",
+            ":3:",
+        ),
+        (
+            "contradiction.toml",
+            "version = 1\n[network.domains]\n\"a.example.com\" = \"allow\"\n\"A.example.com.\" = \"deny\"\n",
+            ":4:",
+        ),
+        (
+            "later.toml",
+            "version = 1\n[network]\nmode = \"limited\"\n",
+            ":3:",
+        ),
+        (
+            "bad.yaml",
+            "network:\n  domains:\n    api.example.com: perhaps\n",
+            ":3:",
+        ),
+        (
+            "bad.json",
+            "{\"network\": {\"domains\": {\"api.example.com\": 7}}}",
+            ":1:",
+        ),
+        ("version.toml", "version = 9\n", ":1:"),
+        ("empty.toml", "", ":1:1"),
+    ] {
+        let path = world.file(name, text).display().to_string();
+        let said = before_start(&world, &["--policy", &path]).err();
+        let place = format!("{name}{place}");
+        assert!(said.contains(&place), "no {place}: {said}");
+        assert!(!said.contains('\x1b'), "colour without a terminal: {said}");
+    }
+}
+
+#[test]
+fn an_empty_policy_denies_all() {
+    let world = world();
+    let denies = |ran: Ran| {
+        ran.assert_out("gone 6");
+        ran.assert_one_denial("dns", "not-in-allowlist", "api.example.com");
+    };
+    let script = "curl -sS --noproxy '*' https://api.example.com/; echo gone $?";
+    for text in ["version = 1\n", "version = 1\n[network.domains]\n"] {
+        denies(sandbox(&world).policy("toml", text).sh(script));
+    }
+    denies(sandbox(&world).sh(script));
+    world.assert_never_asked("api.example.com");
+}

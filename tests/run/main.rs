@@ -1,0 +1,18 @@
+//! `portcullis run` as the one who calls it sees it, and as the program inside does: exit codes,
+//! standard streams, signals, terminals, process trees, descriptors, files, Unix sockets, root.
+#![forbid(unsafe_code)]
+
+mod descriptors;
+mod exits;
+mod files;
+mod inside;
+mod nested;
+#[path = "../support/processes.rs"]
+mod processes;
+mod root;
+mod sockets;
+mod streams;
+#[path = "../support/mod.rs"]
+mod support;
+mod terminal;
+mod tree;
