@@ -123,6 +123,9 @@ fn base(addresses: &Addresses, open: &OpenRules, tap: Option<&str>) -> Batch {
         PRIORITY_MANGLE,
         Verdict::Accept,
     );
+    if let Some(tap) = tap {
+        foreign_sources(&mut tx, addresses, tap);
+    }
     prerouting_chain(&mut tx, addresses);
     if let Some(tap) = tap {
         tx.chain("guest");
@@ -347,17 +350,23 @@ fn prerouting_chain(tx: &mut Transaction, addresses: &Addresses) {
     });
 }
 
+/// A guest speaks for its own network only. The kernel would drop the rest too, but unrecorded.
+fn foreign_sources(tx: &mut Transaction, addresses: &Addresses, tap: &str) {
+    let (mask, network) = network4(addresses.gateway4, crate::tap::PREFIX);
+    tx.rule("prerouting", |rule| {
+        rule.came_by(tap)
+            .network(NFPROTO_IPV4)
+            .masked(SOURCE4, &mask, Compare::NotEqual, &network)
+            .log(LOG_GROUP, LOG_BYTES)
+            .verdict(Verdict::Drop);
+    });
+}
+
 /// What a TAP's guest sends: the same verdicts as for a program inside.
 fn guest_chain(tx: &mut Transaction, addresses: &Addresses) {
     // The device carries no IPv6 in this version; a guest's neighbour discovery is no news.
     tx.rule("guest", |rule| {
         rule.network(NFPROTO_IPV6).verdict(Verdict::Drop)
-    });
-    // A guest speaks for its own network only.
-    let (mask, network) = network4(addresses.gateway4, crate::tap::PREFIX);
-    tx.rule("guest", |rule| {
-        rule.masked(SOURCE4, &mask, Compare::NotEqual, &network)
-            .verdict(Verdict::Goto("refuse"));
     });
     tx.rule("guest", |rule| {
         rule.transport(TCP)
