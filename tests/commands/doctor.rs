@@ -22,7 +22,7 @@ fn where_missing(world: &World, takes_away: &str, args: &str) -> Finished {
     require("unshare");
     let script = format!("{takes_away} && exec {} {args}", portcullis().display());
     let mut unshare = world.command("unshare");
-    finish(unshare.args(["-Urmpf", "sh", "-c", &script]), TIMEOUT)
+    finish(unshare.args(["-Urm", "sh", "-c", &script]), TIMEOUT)
 }
 
 /// Each fault is found, the fix is named, and `run` fails closed with the same fix.

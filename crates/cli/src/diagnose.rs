@@ -9,8 +9,8 @@ use crate::probe::{Finding, Layer, split_target, walk};
 use crate::{EXIT_BEFORE_START, EXIT_USAGE};
 use anyhow::Context;
 use portcullis_gateway::Report;
-use portcullis_names::Target;
-use portcullis_policy::{Policy, Verdict};
+use portcullis_names::{Pattern, Target};
+use portcullis_policy::{Policy, Reason, Verdict};
 use std::ffi::OsString;
 use std::io::Read;
 use std::os::fd::AsRawFd;
@@ -21,7 +21,13 @@ const MAX_FINDINGS_BYTES: u64 = 60_000;
 
 /// Exits 0 when reachable, 11 DNS, 12 TCP, 13 TLS, 14 HTTP, 2 usage, 125 when no sandbox starts.
 pub fn main(args: DiagnoseArgs) -> ExitCode {
-    let Some((name, port)) = split_target(&args.target) else {
+    let usable = |(name, port): &(String, u16)| match Target::from_policy(&target_text(name, *port))
+    {
+        Ok(Target::Name { pattern, .. }) => matches!(pattern, Pattern::Exact(_)),
+        Ok(Target::Net { .. }) => true,
+        Err(_) => false,
+    };
+    let Some((name, port)) = split_target(&args.target).filter(usable) else {
         crate::talk::error(
             format_args!("{}: not a target", args.target),
             Some("TARGET is NAME or NAME:PORT, such as api.example.com:443"),
@@ -63,11 +69,7 @@ fn walk_in_sandbox(
     rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty())
         .context("cannot pass a pipe on")?;
     let program = std::env::current_exe().context("cannot tell where this program is")?;
-    let target = if name.contains(':') {
-        format!("[{name}]:{port}")
-    } else {
-        format!("{name}:{port}")
-    };
+    let target = target_text(name, port);
     let command: Vec<OsString> = vec![
         program.into(),
         "__probe".into(),
@@ -102,6 +104,35 @@ fn walk_in_sandbox(
     Ok((findings, report))
 }
 
+/// NAME:PORT, with brackets where the name is an IPv6 address.
+fn target_text(name: &str, port: u16) -> String {
+    if name.contains(':') {
+        format!("[{name}]:{port}")
+    } else {
+        format!("{name}:{port}")
+    }
+}
+
+/// The layer that failed. Where the gateway could not reach the upstream, that shows inside as
+/// silence or an end of whatever was spoken first; the gateway itself knows that it was TCP.
+fn layer_of(failed: &Finding, report: Option<&Report>) -> Layer {
+    let on_the_way = [
+        Reason::ConnectionRefused,
+        Reason::ConnectionTimeout,
+        Reason::Unreachable,
+    ];
+    let error = report.and_then(|report| report.errors.last());
+    let unreached = error.is_some_and(|error| {
+        on_the_way
+            .iter()
+            .any(|reason| reason.code() == error.reason)
+    });
+    match failed.layer {
+        Layer::Tls | Layer::Http if unreached && !failed.refused_by_policy => Layer::Tcp,
+        layer => layer,
+    }
+}
+
 /// Prints what each layer showed, then the culprit and the change, and gives the exit code.
 fn conclude(
     name: &str,
@@ -122,7 +153,8 @@ fn conclude(
         println!("reachable: {name}:{port}");
         return ExitCode::SUCCESS;
     };
-    let (_, layer) = label(failed.layer);
+    let failed_layer = layer_of(failed, report);
+    let (_, layer) = label(failed_layer);
     let denial = report.and_then(|report| report.denied.last());
     let refused = failed.refused_by_policy || denial.is_some();
     if refused {
@@ -139,27 +171,22 @@ fn conclude(
         }
     }
     if refused {
-        let text = if name.contains(':') {
-            format!("[{name}]:{port}")
-        } else {
-            format!("{name}:{port}")
-        };
         let explained = policy
-            .zip(Target::from_policy(&text).ok())
+            .zip(Target::from_policy(&target_text(name, port)).ok())
             .map(|(policy, target)| policy.explain(&target));
-        if let Some(rule) = explained
-            .as_ref()
-            .and_then(|explained| explained.rule.as_ref())
+        if let Some(explained) = &explained
+            && let Some(rule) = &explained.rule
         {
-            println!("rule: {rule}");
+            match &explained.source {
+                Some(source) => println!("rule: {rule} ({source})"),
+                None => println!("rule: {rule}"),
+            }
         }
-        let suggestion = denial
-            .and_then(|denial| denial.suggestion.clone())
-            .or_else(|| {
-                explained
-                    .filter(|explained| explained.verdict != Verdict::Allow)
-                    .and_then(|explained| explained.suggestion)
-            });
+        // The explanation knows the port that was asked about; a lookup's denial does not.
+        let suggestion = explained
+            .filter(|explained| explained.verdict != Verdict::Allow)
+            .and_then(|explained| explained.suggestion)
+            .or_else(|| denial.and_then(|denial| denial.suggestion.clone()));
         match suggestion {
             Some(lines) => {
                 println!("to allow it, add to the policy:");
@@ -171,7 +198,7 @@ fn conclude(
             None => {}
         }
     }
-    ExitCode::from(match failed.layer {
+    ExitCode::from(match failed_layer {
         Layer::Dns => 11,
         Layer::Tcp => 12,
         Layer::Tls => 13,

@@ -294,13 +294,13 @@ fn tcp(addresses: &[IpAddr], port: u16) -> (Finding, Option<TcpStream>) {
 fn watch_for_reset(mut stream: TcpStream) -> Option<Finding> {
     stream.set_read_timeout(Some(RESET_WATCH)).ok()?;
     match stream.read(&mut [0; 1]) {
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(finding(
-            Layer::Tcp,
-            false,
-            "the connection opened, then was reset",
-        )),
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(opened_then_reset()),
         _ => None,
     }
+}
+
+fn opened_then_reset() -> Finding {
+    finding(Layer::Tcp, false, "the connection opened, then was reset")
 }
 
 type Tls = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
@@ -336,6 +336,13 @@ fn tls(name: &str, stream: TcpStream) -> (Finding, Option<Tls>) {
     };
     while stream.conn.is_handshaking() {
         if let Err(error) = stream.conn.complete_io(&mut stream.sock) {
+            // The gateway's refusal is an alert. A reset before any answer is an upstream that
+            // could not be reached: the kernel accepts before the gateway can dial.
+            if error.kind() == ErrorKind::ConnectionReset
+                && stream.conn.protocol_version().is_none()
+            {
+                return (opened_then_reset(), None);
+            }
             return (tls_failure(&error), None);
         }
     }
@@ -422,9 +429,15 @@ fn http(name: &str, stream: &mut (impl Read + Write)) -> Finding {
         seen.refused_by_policy = true;
         return seen;
     }
-    if header("proxy-status").is_some_and(|value| value.starts_with("portcullis")) {
+    if let Some(cause) = header("proxy-status").filter(|value| value.starts_with("portcullis")) {
+        // Said in HTTP, but about the way there (RFC 9209, 2.3).
+        let on_the_way = ["error=connection_", "error=destination_"];
+        let layer = match on_the_way.iter().any(|error| cause.contains(error)) {
+            true => Layer::Tcp,
+            false => Layer::Http,
+        };
         return finding(
-            Layer::Http,
+            layer,
             false,
             format!("{status} (the gateway could not reach it)"),
         );
