@@ -21,7 +21,8 @@ fn curl(args: &str) -> Ran {
 }
 
 fn codes(args: &str) -> Ran {
-    curl(&format!("-o /dev/null -w '{CODES}' {args}"))
+    // One output for each of at most two addresses.
+    curl(&format!("-o /dev/null -o /dev/null -w '{CODES}' {args}"))
 }
 
 #[test]
@@ -29,20 +30,37 @@ fn curl_through_the_proxy_variables() {
     let ran = codes("https://api.example.com/ http://api.example.com/");
     ran.assert_ok().assert_no_denial();
     assert!(ran.out().starts_with("200 200 "), "{ran}");
-    assert!(ran.out().lines().nth(1).is_some_and(|l| l.starts_with("000 200 ")), "{ran}");
+    assert!(
+        ran.out()
+            .lines()
+            .nth(1)
+            .is_some_and(|l| l.starts_with("000 200 ")),
+        "{ran}"
+    );
     ran.records.one("connect", "api.example.com");
     let plain = ran.records.one("http", "api.example.com");
-    assert_eq!((&plain["method"], &plain["path"]), (&"GET".into(), &"/".into()), "{ran}");
+    assert_eq!(
+        (&plain["method"], &plain["path"]),
+        (&"GET".into(), &"/".into()),
+        "{ran}"
+    );
     let flow = ran.records.one("connect", "api.example.com");
-    let close = ran.records.close_of(flow).unwrap_or_else(|| panic!("no close: {ran}"));
-    assert!(close["bytes_up"].as_u64() > Some(100) && close["bytes_down"].as_u64() > Some(100), "{ran}");
+    let close = ran
+        .records
+        .close_of(flow)
+        .unwrap_or_else(|| panic!("no close: {ran}"));
+    assert!(
+        close["bytes_up"].as_u64() > Some(100) && close["bytes_down"].as_u64() > Some(100),
+        "{ran}"
+    );
 }
 
 #[test]
 fn curl_through_the_proxy_variables_refused() {
     let ran = curl("-i https://evil.example.net/");
     ran.assert_code(CONNECT_REFUSED);
-    ran.assert_out("HTTP/1.1 403 Forbidden").assert_out("x-proxy-error: blocked-by-allowlist");
+    ran.assert_out("HTTP/1.1 403 Forbidden")
+        .assert_out("x-proxy-error: blocked-by-allowlist");
     ran.assert_one_denial("http", "not-in-allowlist", "evil.example.net");
     let ran = curl("-i http://evil.example.net/some/path?secret=1");
     ran.assert_ok().assert_out("HTTP/1.1 403 Forbidden");
@@ -55,23 +73,42 @@ fn curl_through_the_proxy_variables_refused() {
 #[test]
 fn curl_without_any_proxy() {
     let ran = curl("--noproxy '*' -i https://api.example.com/");
-    ran.assert_ok().assert_no_denial().assert_out("X-World-Sni: api.example.com");
+    ran.assert_ok()
+        .assert_no_denial()
+        .assert_out("X-World-Sni: api.example.com");
     let flow = ran.records.one("transparent", "api.example.com");
-    assert_eq!((&flow["layer"], &flow["port"]), (&"tls".into(), &443.into()), "{ran}");
+    assert_eq!(
+        (&flow["layer"], &flow["port"]),
+        (&"tls".into(), &443.into()),
+        "{ran}"
+    );
     assert!(ran.records.close_of(flow).is_some(), "{ran}");
     let ran = codes("--noproxy '*' http://api.example.com/ https://www.example.com/");
     ran.assert_ok().assert_no_denial();
-    assert!(ran.out().lines().all(|line| line.starts_with("000 200 ")), "{ran}");
+    assert!(
+        ran.out().lines().all(|line| line.starts_with("000 200 ")),
+        "{ran}"
+    );
     let flow = ran.records.one("transparent", "www.example.com");
-    assert_eq!(flow["name"], "www.example.com", "not the canonical name: {ran}");
+    assert_eq!(
+        flow["name"], "www.example.com",
+        "not the canonical name: {ran}"
+    );
 }
 
 #[test]
 fn curl_without_any_proxy_refused() {
     let ran = curl("--noproxy '*' https://evil.example.net/");
-    ran.assert_code(CANNOT_RESOLVE).assert_said("Could not resolve host");
-    assert!(!ran.records.denials("dns", "not-in-allowlist", "evil.example.net").is_empty(), "{ran}");
-    let ran = curl("--noproxy '*' --resolve evil.example.net:443:203.0.113.90 https://evil.example.net/");
+    ran.assert_code(CANNOT_RESOLVE)
+        .assert_said("Could not resolve host");
+    assert!(
+        !ran.records
+            .denials("dns", "not-in-allowlist", "evil.example.net")
+            .is_empty(),
+        "{ran}"
+    );
+    let ran =
+        curl("--noproxy '*' --resolve evil.example.net:443:203.0.113.90 https://evil.example.net/");
     ran.assert_code(CANNOT_CONNECT);
     ran.assert_one_denial("tcp", "address-not-leased", "203.0.113.90");
     shared::world().assert_never_asked("evil");
@@ -85,7 +122,8 @@ fn curl_with_an_empty_environment() {
         "ca=$CURL_CA_BUNDLE; env -i PATH=$PATH curl -sS --cacert $ca https://api.example.com/some/path; \
          env -i PATH=$PATH curl -sS --cacert $ca https://evil.example.net/",
     );
-    ran.assert_code(CANNOT_RESOLVE).assert_out("GET /some/path HTTP/1.1");
+    ran.assert_code(CANNOT_RESOLVE)
+        .assert_out("GET /some/path HTTP/1.1");
 }
 
 #[test]
@@ -101,9 +139,13 @@ fn curl_over_ipv4_and_over_ipv6() {
 
 #[test]
 fn curl_over_socks_with_the_name_resolved_by_the_proxy() {
-    let ran = codes("--socks5-hostname 10.0.2.2:1080 https://api.example.com/ http://api.example.com/");
+    let ran =
+        codes("--socks5-hostname 10.0.2.2:1080 https://api.example.com/ http://api.example.com/");
     ran.assert_ok().assert_no_denial();
-    assert!(ran.out().lines().all(|line| line.starts_with("000 200 ")), "{ran}");
+    assert!(
+        ran.out().lines().all(|line| line.starts_with("000 200 ")),
+        "{ran}"
+    );
     let ran = curl("--socks5-hostname 10.0.2.2:1080 https://evil.example.net/");
     ran.assert_code(SOCKS_REFUSED);
     ran.assert_one_denial("tcp", "not-in-allowlist", "evil.example.net");
@@ -112,11 +154,10 @@ fn curl_over_socks_with_the_name_resolved_by_the_proxy() {
 
 #[test]
 fn curl_by_all_proxy_alone() {
-    let ran = usual(&shared::world()).sh(
-        "unset HTTP_PROXY http_proxy HTTPS_PROXY https_proxy; \
-         curl -sS https://api.example.com/by-all-proxy; curl -sS https://evil.example.net/",
-    );
-    ran.assert_code(SOCKS_REFUSED).assert_out("GET /by-all-proxy");
+    let ran = usual(&shared::world()).sh("unset HTTP_PROXY http_proxy HTTPS_PROXY https_proxy; \
+         curl -sS https://api.example.com/by-all-proxy; curl -sS https://evil.example.net/");
+    ran.assert_code(SOCKS_REFUSED)
+        .assert_out("GET /by-all-proxy");
     ran.records.one("socks5", "api.example.com");
 }
 
@@ -138,7 +179,11 @@ fn bodies_are_exact_both_ways_on_every_path() {
         for scheme in ["http", "https"] {
             let ran = curl(&format!("{way} {scheme}://api.example.com/bytes/{BYTES}"));
             ran.assert_ok();
-            assert!(ran.finished.stdout == pattern(0, BYTES), "{way} {scheme}: {:?}", ran.err());
+            assert!(
+                ran.finished.stdout == pattern(0, BYTES),
+                "{way} {scheme}: {:?}",
+                ran.err()
+            );
             let ran = usual(&shared::world()).sh(&format!(
                 "head -c {BYTES} /dev/urandom >sent.$$; \
                  curl -sS -m 20 {way} -T - {scheme}://api.example.com/echo <sent.$$ | cmp - sent.$$; \
@@ -156,10 +201,17 @@ fn answers_of_every_framing_come_through() {
          http://api.example.com/echo",
     );
     ran.assert_ok().assert_no_denial();
-    assert!(ran.out().starts_with("piece 0\npiece 1\npiece 2\n"), "{ran}");
+    assert!(
+        ran.out().starts_with("piece 0\npiece 1\npiece 2\n"),
+        "{ran}"
+    );
     assert!(ran.out().ends_with("hello"), "{ran}");
     let ran = curl("http://api.example.com/cut/1000");
-    assert_eq!(ran.code(), Some(18), "a cut body shows as one: {ran}");
+    // A partial transfer, or a reset.
+    assert!(
+        matches!(ran.code(), Some(18 | 56)),
+        "a cut body shows as one: {ran}"
+    );
     let ran = curl("-o /dev/null -w '%{http_code}' http://api.example.com/status/503");
     ran.assert_ok().assert_out("503");
 }
@@ -185,5 +237,9 @@ fn many_curls_at_once() {
          curl -sS --noproxy '*' -o /dev/null -w '%{http_code}\\n' https://api.example.com/$i & done; wait",
     );
     ran.assert_ok().assert_no_denial();
-    assert_eq!(ran.out().lines().filter(|line| *line == "200").count(), 40, "{ran}");
+    assert_eq!(
+        ran.out().lines().filter(|line| *line == "200").count(),
+        40,
+        "{ran}"
+    );
 }

@@ -54,7 +54,9 @@ fn java(host: &str) -> Ran {
     require("java");
     let world = shared::world();
     world.file("Client.java", CLIENT);
-    usual(&world).limit(LIMIT).run(&["java", "-XX:TieredStopAtLevel=1", "Client.java", host])
+    usual(&world)
+        .limit(LIMIT)
+        .run(&["java", "-XX:TieredStopAtLevel=1", "Client.java", host])
 }
 
 #[test]
@@ -62,7 +64,11 @@ fn slow_java_inet_address_and_http_client() {
     let ran = java("api.example.com");
     ran.assert_ok().assert_no_denial();
     let line = "200 GET /java HTTP/1.1\n";
-    assert_eq!(ran.out(), format!("address 203.0.113.10\ncanonical api.example.com\n{line}{line}"), "{ran}");
+    assert_eq!(
+        ran.out(),
+        format!("address 203.0.113.10\ncanonical api.example.com\n{line}{line}"),
+        "{ran}"
+    );
     ran.records.one("connect", "api.example.com");
     ran.records.one("transparent", "api.example.com");
 }
@@ -71,7 +77,10 @@ fn slow_java_inet_address_and_http_client() {
 fn slow_java_inet_address_and_http_client_refused() {
     let ran = java("java.evil.example.net");
     ran.assert_ok();
-    assert!(ran.out().starts_with("unknown java.evil.example.net"), "{ran}");
+    assert!(
+        ran.out().starts_with("unknown java.evil.example.net"),
+        "{ran}"
+    );
     assert_eq!(ran.out().matches("failed ").count(), 2, "{ran}");
     ran.assert_one_denial("http", "not-in-allowlist", "java.evil.example.net");
     shared::world().assert_never_asked("evil");

@@ -27,7 +27,8 @@ fn usual(world: &portcullis_testkit::World) -> Sandbox<'_> {
 #[test]
 fn programs_run_as_an_ordinary_user_without_capabilities() {
     let world = shared::world();
-    let ran = usual(&world).sh("id -u; grep -E '^(CapEff|CapPrm|CapBnd|NoNewPrivs)' /proc/self/status");
+    let ran =
+        usual(&world).sh("id -u; grep -E '^(CapEff|CapPrm|CapBnd|NoNewPrivs)' /proc/self/status");
     ran.assert_ok().assert_no_denial();
     let out = ran.out();
     assert!(!out.starts_with("0\n"), "{ran}");

@@ -63,9 +63,15 @@ fn net_and_tls_connect_directly() {
          say((await once(evil, 'error').catch(e => [e]))[0].code);",
     );
     ran.assert_ok();
-    assert_eq!(ran.out(), "true\nopen\nECONNREFUSED\nECONNREFUSED\nECONNREFUSED\n", "{ran}");
+    assert_eq!(
+        ran.out(),
+        "true\nopen\nECONNREFUSED\nECONNREFUSED\nECONNREFUSED\n",
+        "{ran}"
+    );
     ran.assert_one_denial("tcp", "address-not-leased", "203.0.113.90");
-    let ports = ran.records.denials("tcp", "port-not-allowed", "203.0.113.10");
+    let ports = ran
+        .records
+        .denials("tcp", "port-not-allowed", "203.0.113.10");
     assert_eq!(ports.len(), 2, "one for each port: {ran}");
 }
 
@@ -75,7 +81,8 @@ fn tls_with_another_name_is_refused() {
         "const t = tls.connect({ host: 'api.example.com', port: 443, servername: 'evil.example.net' });
          say((await once(t, 'secureConnect').catch(e => [e]))[0].code);",
     );
-    ran.assert_ok().assert_out("ERR_SSL_TLSV1_UNRECOGNIZED_NAME");
+    ran.assert_ok()
+        .assert_out("ERR_SSL_TLSV1_UNRECOGNIZED_NAME");
     ran.assert_one_denial("tls", "sni-not-listed", "evil.example.net");
 }
 
@@ -90,9 +97,17 @@ fn fetch() {
     );
     ran.assert_ok();
     let out = ran.out();
-    assert!(out.starts_with("200 GET /node HTTP/1.1\n200 GET /node HTTP/1.1\n"), "{ran}");
+    assert!(
+        out.starts_with("200 GET /node HTTP/1.1\n200 GET /node HTTP/1.1\n"),
+        "{ran}"
+    );
     // A Node that reads the proxy variables is refused by the proxy, an older one by DNS.
-    assert!(["ENOTFOUND\n", "UND_ERR_ABORTED\n"].iter().any(|end| out.ends_with(end)), "{ran}");
+    assert!(
+        ["ENOTFOUND\n", "UND_ERR_ABORTED\n"]
+            .iter()
+            .any(|end| out.ends_with(end)),
+        "{ran}"
+    );
     assert!(!ran.records.all_denials().is_empty(), "{ran}");
     shared::world().assert_never_asked("evil");
 }
@@ -116,7 +131,11 @@ fn the_ws_package_without_proxy_settings() {
         .allow("wss-primary.slack.com:443")
         .node(&program(&WS.replace("HOST", "wss-primary.slack.com")));
     ran.assert_ok().assert_no_denial();
-    assert_eq!(ran.out(), "{\"type\":\"hello\"} across 200000\n1000\n", "{ran}");
+    assert_eq!(
+        ran.out(),
+        "{\"type\":\"hello\"} across 200000\n1000\n",
+        "{ran}"
+    );
     ran.records.one("transparent", "wss-primary.slack.com");
 }
 

@@ -23,7 +23,11 @@ fn getaddrinfo_and_getfqdn() {
     );
     ran.assert_ok().assert_no_denial();
     let fqdn = "backend-canonical-host.example.corp\n";
-    assert_eq!(ran.out(), format!("['203.0.113.30']\n{fqdn}{fqdn}{fqdn}203.0.113.30\n"), "{ran}");
+    assert_eq!(
+        ran.out(),
+        format!("['203.0.113.30']\n{fqdn}{fqdn}{fqdn}203.0.113.30\n"),
+        "{ran}"
+    );
 }
 
 #[test]
@@ -57,7 +61,11 @@ fn urllib_with_and_without_the_proxy_variables() {
         ran.records.one(protocol, "api.example.com");
     }
     assert_eq!(
-        ran.records.about("api.example.com").iter().filter(|r| r["protocol"] == "transparent").count(),
+        ran.records
+            .about("api.example.com")
+            .iter()
+            .filter(|r| r["protocol"] == "transparent")
+            .count(),
         2,
         "{ran}"
     );
@@ -78,8 +86,14 @@ fn urllib_refused() {
     ran.assert_ok();
     let out = ran.out();
     let lines: Vec<&str> = out.lines().collect();
-    assert!(lines[0].starts_with("403 blocked-by-allowlist b'portcullis: "), "{ran}");
-    assert!(lines[1].contains("Tunnel connection failed: 403 Forbidden"), "{ran}");
+    assert!(
+        lines[0].starts_with("403 blocked-by-allowlist b'portcullis: "),
+        "{ran}"
+    );
+    assert!(
+        lines[1].contains("Tunnel connection failed: 403 Forbidden"),
+        "{ran}"
+    );
     assert_eq!(lines[2], "True", "{ran}");
     shared::world().assert_never_asked("evil");
 }
@@ -91,7 +105,7 @@ fn a_test_server_on_the_sandbox_s_own_loopback_is_reached() {
          class Handler(http.server.SimpleHTTPRequestHandler):\n\
          \x20def log_message(self, *a): pass\n\
          \x20def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(b'my own')\n\
-         for family, host in (2, '127.0.0.1'), (10, '[::1]'):\n\
+         for family, host in (10, '[::1]'), (2, '127.0.0.1'):\n\
          \x20class Server(http.server.ThreadingHTTPServer): address_family = family\n\
          \x20server = Server((host.strip('[]'), 0), Handler)\n\
          \x20threading.Thread(target=server.serve_forever, daemon=True).start()\n\
@@ -101,7 +115,8 @@ fn a_test_server_on_the_sandbox_s_own_loopback_is_reached() {
     ran.assert_ok().assert_no_denial();
     assert_eq!(ran.out(), "b'my own'\n".repeat(3), "{ran}");
     // The host's own loopback is another one.
-    let ran = python("import gate; print(gate.attempt('127.0.0.1', 8080), gate.attempt('::1', 8080))");
+    let ran =
+        python("import gate; print(gate.attempt('127.0.0.1', 8080), gate.attempt('::1', 8080))");
     ran.assert_ok().assert_out("ECONNREFUSED ECONNREFUSED");
     shared::world().assert_never_reached("127.0.0.1");
 }

@@ -11,11 +11,18 @@ fn nc_connects_where_a_rule_lists_the_port_and_nowhere_else() {
     let ran = sandbox(&world).allow("raw.example.com:9000").sh(
         "nc -zv -w 5 raw.example.com 9000; printf 'there and back' | nc -N -w 5 raw.example.com 9000",
     );
-    ran.assert_ok().assert_no_denial().assert_said("succeeded").assert_out("there and back");
-    let ran = sandbox(&world).allow("raw.example.com:9000").sh("nc -zv -4 -w 5 raw.example.com 9001");
+    ran.assert_ok()
+        .assert_no_denial()
+        .assert_said("succeeded")
+        .assert_out("there and back");
+    let ran = sandbox(&world)
+        .allow("raw.example.com:9000")
+        .sh("nc -zv -4 -w 5 raw.example.com 9001");
     ran.assert_code(1).assert_said("refused");
     ran.assert_one_denial("tcp", "port-not-allowed", "203.0.113.96");
-    let ran = sandbox(&world).allow("raw.example.com:9000").sh("nc -zv -w 5 203.0.113.90 443");
+    let ran = sandbox(&world)
+        .allow("raw.example.com:9000")
+        .sh("nc -zv -w 5 203.0.113.90 443");
     ran.assert_code(1).assert_said("refused");
     ran.assert_one_denial("tcp", "address-not-leased", "203.0.113.90");
     let ran = sandbox(&world).sh("nc -zv -w 5 evil.example.net 443");
@@ -28,9 +35,9 @@ fn nc_connects_where_a_rule_lists_the_port_and_nowhere_else() {
 fn half_close_is_kept_in_both_directions() {
     require("nc");
     let world = shared::world();
-    let ran = sandbox(&world)
-        .allow("raw.example.com:*")
-        .sh("printf 12345 | nc -N -w 5 raw.example.com 9001; nc -d -w 5 raw.example.com 9002 | wc -c");
+    let ran = sandbox(&world).allow("raw.example.com:*").sh(
+        "printf 12345 | nc -N -w 5 raw.example.com 9001; nc -d -w 5 raw.example.com 9002 | wc -c",
+    );
     // The sink answers only after it saw the end of what was sent; the source ends first.
     ran.assert_ok();
     assert_eq!(ran.out(), "received 5\n1048576\n", "{ran}");
@@ -41,7 +48,10 @@ fn nc_over_udp_gets_nothing_through() {
     require("nc");
     let world = shared::world();
     usual(&world).sh("dig +short api.example.com; printf hidden | nc -u -w 1 203.0.113.10 443");
-    let got = world.server_log().into_iter().find(|event| event.event == "datagram");
+    let got = world
+        .server_log()
+        .into_iter()
+        .find(|event| event.event == "datagram");
     assert!(got.is_none(), "{got:?}");
 }
 
@@ -52,26 +62,34 @@ fn openssl_verifies_a_listed_name() {
         "openssl s_client -connect api.example.com:443 -servername api.example.com -verify_return_error \
          -CAfile $SSL_CERT_FILE </dev/null",
     );
-    ran.assert_ok().assert_no_denial().assert_out("Verify return code: 0 (ok)");
+    ran.assert_ok()
+        .assert_no_denial()
+        .assert_out("Verify return code: 0 (ok)");
     let ran = usual(&shared::world()).sh(
         "openssl s_client -proxy 10.0.2.2:3128 -connect api.example.com:443 -servername api.example.com \
          -verify_return_error -CAfile $SSL_CERT_FILE </dev/null",
     );
-    ran.assert_ok().assert_no_denial().assert_out("Verify return code: 0 (ok)");
+    ran.assert_ok()
+        .assert_no_denial()
+        .assert_out("Verify return code: 0 (ok)");
 }
 
 #[test]
 fn openssl_is_told_by_an_alert() {
     require("openssl");
     let world = shared::world();
-    let ran = usual(&world)
-        .sh("openssl s_client -connect api.example.com:443 -servername evil.example.net </dev/null");
+    let ran = usual(&world).sh(
+        "openssl s_client -connect api.example.com:443 -servername evil.example.net </dev/null",
+    );
     assert!(!ran.finished.ok(), "{ran}");
-    ran.assert_said("unrecognized name").assert_said("SSL alert number 112");
+    ran.assert_said("unrecognized name")
+        .assert_said("SSL alert number 112");
     ran.assert_one_denial("tls", "sni-not-listed", "evil.example.net");
-    let ran = usual(&world).sh("openssl s_client -connect api.example.com:443 -noservername </dev/null");
+    let ran =
+        usual(&world).sh("openssl s_client -connect api.example.com:443 -noservername </dev/null");
     assert!(!ran.finished.ok(), "{ran}");
-    ran.assert_said("access denied").assert_said("SSL alert number 49");
+    ran.assert_said("access denied")
+        .assert_said("SSL alert number 49");
     world.assert_never_asked("evil");
 }
 
@@ -83,7 +101,8 @@ fn bad_certificates_are_the_client_s_to_judge() {
         "openssl s_client -connect expired.example.com:443 -servername expired.example.com \
          -CAfile $SSL_CERT_FILE </dev/null",
     );
-    ran.assert_no_denial().assert_said("certificate has expired");
+    ran.assert_no_denial()
+        .assert_said("certificate has expired");
 }
 
 #[test]
@@ -121,9 +140,14 @@ fn ssh_hears_the_server_s_greeting() {
     let world = shared::world();
     let ssh = "ssh -v -F none -o BatchMode=yes -o ConnectTimeout=10 -o StrictHostKeyChecking=no \
                -o UserKnownHostsFile=/dev/null";
-    let ran = sandbox(&world).allow("ssh.example.com:22").sh(&format!("{ssh} ssh.example.com"));
-    ran.assert_said("remote software version portcullis_testkit").assert_no_denial();
-    let ran = sandbox(&world).allow("ssh.example.com").sh(&format!("{ssh} ssh.example.com"));
+    let ran = sandbox(&world)
+        .allow("ssh.example.com:22")
+        .sh(&format!("{ssh} ssh.example.com"));
+    ran.assert_said("remote software version portcullis_testkit")
+        .assert_no_denial();
+    let ran = sandbox(&world)
+        .allow("ssh.example.com")
+        .sh(&format!("{ssh} ssh.example.com"));
     ran.assert_code(255).assert_said("Connection refused");
     ran.assert_one_denial("tcp", "port-not-allowed", "203.0.113.22");
 }

@@ -24,7 +24,8 @@ use support::Ran;
 #[track_caller]
 fn after<'t>(text: &'t str, mark: &str) -> &'t str {
     let line = text.lines().find_map(|line| Some(line.split_once(mark)?.1));
-    line.unwrap_or_else(|| panic!("no {mark:?} in {text}")).trim()
+    line.unwrap_or_else(|| panic!("no {mark:?} in {text}"))
+        .trim()
 }
 
 /// Fails the test unless exactly so many records deny something, with counts added up.

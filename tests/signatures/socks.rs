@@ -5,8 +5,12 @@ use crate::{assert_denials, shared};
 
 fn socks(allow: &[&str], expressions: &str) -> Ran {
     let world = shared::world();
-    let sandbox = allow.iter().fold(sandbox(&world), |sandbox, target| sandbox.allow(target));
-    let ran = sandbox.python(&format!("import gate\nfor code in ({expressions},): print(code[1])"));
+    let sandbox = allow
+        .iter()
+        .fold(sandbox(&world), |sandbox, target| sandbox.allow(target));
+    let ran = sandbox.python(&format!(
+        "import gate\nfor code in ({expressions},): print(code[1])"
+    ));
     ran.assert_ok();
     ran
 }
@@ -36,7 +40,10 @@ fn denied_is_2() {
 
 #[test]
 fn a_listed_name_with_private_addresses_is_2() {
-    let ran = socks(&["private.example.com"], "gate.socks(b'private.example.com', 443)");
+    let ran = socks(
+        &["private.example.com"],
+        "gate.socks(b'private.example.com', 443)",
+    );
     assert_eq!(ran.out(), "2\n", "{ran}");
     ran.assert_one_denial("tcp", "private-address", "private.example.com");
     shared::world().assert_never_reached("10.20.0.5");
@@ -44,7 +51,10 @@ fn a_listed_name_with_private_addresses_is_2() {
 
 #[test]
 fn allowed_is_0_only_once_the_upstream_stands() {
-    let ran = socks(&["api.example.com"], "gate.socks(b'api.example.com', 443), gate.socks(b'API.Example.com.', 80)");
+    let ran = socks(
+        &["api.example.com"],
+        "gate.socks(b'api.example.com', 443), gate.socks(b'API.Example.com.', 80)",
+    );
     ran.assert_no_denial();
     assert_eq!(ran.out(), "0\n0\n", "{ran}");
 }
@@ -52,7 +62,12 @@ fn allowed_is_0_only_once_the_upstream_stands() {
 #[test]
 fn upstream_refused_is_5_and_unreachable_is_4() {
     let ran = socks(
-        &["refused.example.com", "unreachable.example.com", "missing.example.com", "servfail.example.com"],
+        &[
+            "refused.example.com",
+            "unreachable.example.com",
+            "missing.example.com",
+            "servfail.example.com",
+        ],
         "gate.socks(b'refused.example.com', 443), gate.socks(b'unreachable.example.com', 443), \
          gate.socks(b'missing.example.com', 443), gate.socks(b'servfail.example.com', 443)",
     );
@@ -65,7 +80,11 @@ fn upstream_refused_is_5_and_unreachable_is_4() {
         ("servfail.example.com", "dns-failed"),
     ] {
         let record = ran.records.one("socks5", name);
-        assert_eq!((&record["verdict"], &record["reason"]), (&"error".into(), &reason.into()), "{ran}");
+        assert_eq!(
+            (&record["verdict"], &record["reason"]),
+            (&"error".into(), &reason.into()),
+            "{ran}"
+        );
     }
 }
 
@@ -78,19 +97,23 @@ fn bind_and_udp_associate_are_7() {
     assert_eq!(ran.out(), "7\n".repeat(3), "{ran}");
     assert_denials(&ran, 3);
     for denial in ran.records.all_denials() {
-        assert_eq!((&denial["layer"], &denial["reason"]), (&"tcp".into(), &"protocol-not-allowed".into()), "{ran}");
+        assert_eq!(
+            (&denial["layer"], &denial["reason"]),
+            (&"tcp".into(), &"protocol-not-allowed".into()),
+            "{ran}"
+        );
     }
 }
 
 #[test]
-fn control_bytes_in_a_socks_name_are_malformed() {
+fn control_bytes_in_a_socks_name_are_malformed_and_denied() {
     let ran = socks(
         &["api.example.com"],
         r"gate.socks(b'api.example.com\0.evil.example.net', 443), gate.socks(b'api.example.com\r\n', 443), \
          gate.socks(b'api .example.com', 443), gate.socks(b'', 443), gate.socks(b'api@example.com', 443), \
          gate.socks(b'a' * 64 + b'.example.com', 443), gate.socks(b'xn--\xff.example.com', 443)",
     );
-    assert_eq!(ran.out(), "1\n".repeat(7), "{ran}");
+    assert_eq!(ran.out(), "2\n".repeat(7), "{ran}");
     assert_denials(&ran, 7);
     for denial in ran.records.all_denials() {
         assert_eq!(denial["reason"], "malformed", "{ran}");

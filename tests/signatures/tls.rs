@@ -1,13 +1,15 @@
 //! What a TLS client is told: a fatal alert, then the end.
 
+use crate::assert_denials;
 use crate::shared;
 use crate::support::{Ran, sandbox};
-use crate::assert_denials;
 
 /// A ClientHello with this name (Python's `None` for none) to a name's first address.
 fn hello(allow: &[&str], to: &str, name: &str) -> Ran {
     let world = shared::world();
-    let sandbox = allow.iter().fold(sandbox(&world), |sandbox, target| sandbox.allow(target));
+    let sandbox = allow
+        .iter()
+        .fold(sandbox(&world), |sandbox, target| sandbox.allow(target));
     sandbox.python(&format!(
         "import gate; print(gate.alert(gate.tcp('{to}', 443), gate.client_hello({name})))"
     ))
@@ -15,16 +17,28 @@ fn hello(allow: &[&str], to: &str, name: &str) -> Ran {
 
 #[test]
 fn a_listed_name_at_its_own_address_gets_its_handshake() {
-    let ran = hello(&["dual.example.com"], "dual.example.com", "'dual.example.com'");
+    let ran = hello(
+        &["dual.example.com"],
+        "dual.example.com",
+        "'dual.example.com'",
+    );
     ran.assert_ok().assert_no_denial();
     assert_eq!(ran.out(), "handshake\n", "{ran}");
-    let ran = hello(&["dual.example.com"], "dual.example.com", "'DUAL.Example.COM'");
+    let ran = hello(
+        &["dual.example.com"],
+        "dual.example.com",
+        "'DUAL.Example.COM'",
+    );
     assert_eq!(ran.out(), "handshake\n", "one canonical form: {ran}");
 }
 
 #[test]
 fn sni_that_is_not_listed_is_unrecognized_name() {
-    let ran = hello(&["dual.example.com"], "dual.example.com", "'sni.evil.example.net'");
+    let ran = hello(
+        &["dual.example.com"],
+        "dual.example.com",
+        "'sni.evil.example.net'",
+    );
     assert_eq!(ran.out(), "alert 2 112 end\n", "{ran}");
     ran.assert_one_denial("tls", "sni-not-listed", "sni.evil.example.net");
     assert_denials(&ran, 1);
@@ -52,7 +66,11 @@ fn sni_missing_is_access_denied() {
 
 #[test]
 fn sni_that_is_listed_but_does_not_own_the_address_is_unrecognized_name() {
-    let ran = hello(&["dual.example.com", "api.example.com"], "dual.example.com", "'api.example.com'");
+    let ran = hello(
+        &["dual.example.com", "api.example.com"],
+        "dual.example.com",
+        "'api.example.com'",
+    );
     assert_eq!(ran.out(), "alert 2 112 end\n", "{ran}");
     ran.assert_one_denial("tls", "sni-mismatch", "api.example.com");
     assert_denials(&ran, 1);
@@ -88,14 +106,17 @@ fn tls_is_tls_on_any_port() {
 #[test]
 fn sni_inside_a_tunnel_must_be_the_name_asked_for_or_none() {
     let world = shared::world();
-    let ran = sandbox(&world).allow("dual.example.com").allow("api.example.com").python(
-        "import gate\n\
+    let ran = sandbox(&world)
+        .allow("dual.example.com")
+        .allow("api.example.com")
+        .python(
+            "import gate\n\
          for name in 'dual.example.com', None, 'api.example.com', 'evil.example.net':\n\
          \x20s, answer = gate.connect('dual.example.com:443')\n\
          \x20print(gate.status(answer), gate.alert(s, gate.client_hello(name)))\n\
          \x20s, code = gate.socks(b'dual.example.com', 443)\n\
          \x20print(code, gate.alert(s, gate.client_hello(name)))",
-    );
+        );
     ran.assert_ok();
     assert_eq!(
         ran.out(),
