@@ -7,9 +7,26 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// The network door of a sandbox.
+/// Exit codes of `run`, as `--help` tells them.
+const RUN_EXITS: &str = "\
+Exit codes: CMD's own; 128+N when signal N ended it; 124 on --timeout; 125 when Portcullis failed
+before CMD started; 126 when CMD cannot be executed; 127 when it is not found.";
+/// The same of `learn`.
+const LEARN_EXITS: &str = "\
+Exit codes: CMD's own, as with `run`; 125 also when the policy cannot be written; 2 for bad flags.";
+/// The same of `diagnose`.
+const DIAGNOSE_EXITS: &str = "\
+Exit codes: 0 reachable; 11 DNS, 12 TCP, 13 TLS or 14 HTTP refused or failed; 2 for bad flags and
+policies; 125 when no sandbox starts.";
+/// The same of `explain`.
+const EXPLAIN_EXITS: &str = "Exit codes: 0 allow; 1 deny; 2 for bad flags and policies.";
+/// A first command for whoever asked for help.
+const FIRST_STEP: &str = "\
+Example: portcullis run --allow api.example.com -- curl https://api.example.com/";
+
+/// The network door of a sandbox: a command gets exactly the network that a policy lists
 #[derive(Parser)]
-#[command(name = "portcullis", version, about, propagate_version = true)]
+#[command(name = "portcullis", version, propagate_version = true, after_help = FIRST_STEP)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -18,14 +35,21 @@ pub struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run CMD in a sandbox whose only network is what the policy lists
+    #[command(override_usage = "portcullis run [OPTIONS] -- <CMD>...", after_help = RUN_EXITS)]
     Run(RunArgs),
     /// Serve a policy on plain listeners of this host (DNS, HTTP proxy, SOCKS5)
     Serve(ServeArgs),
     /// Find which layer refuses TARGET (DNS, TCP, TLS, HTTP), who refused, and what would allow it
+    #[command(after_help = DIAGNOSE_EXITS)]
     Diagnose(DiagnoseArgs),
     /// Say what the policy decides for TARGET, with the rule and its file and line
+    #[command(after_help = EXPLAIN_EXITS)]
     Explain(ExplainArgs),
     /// Run CMD with everything allowed and recorded, then write the policy that it needed
+    #[command(
+        override_usage = "portcullis learn [OPTIONS] --output <FILE> -- <CMD>...",
+        after_help = LEARN_EXITS
+    )]
     Learn(LearnArgs),
     /// Work with policy files
     Policy(PolicyArgs),
@@ -51,7 +75,7 @@ pub struct PolicyOptions {
     /// Upstream resolver, ADDR or ADDR:PORT; repeat for several (default: the host's own)
     #[arg(long = "resolver", value_name = "ADDR[:PORT]", value_parser = parse_resolver)]
     pub resolver: Vec<SocketAddr>,
-    /// The company's forward proxy, http://[USER:PASSWORD@]HOST:PORT
+    /// The company's forward proxy, http://HOST:PORT
     #[arg(long = "upstream-proxy", value_name = "URL")]
     pub upstream_proxy: Option<String>,
 }
@@ -61,7 +85,7 @@ pub struct PolicyOptions {
 pub enum ResolveAt {
     /// When a program asks
     OnDemand,
-    /// All of them before CMD starts
+    /// All of them before CMD starts (not in this release)
     Startup,
 }
 
@@ -70,7 +94,7 @@ pub enum ResolveAt {
 pub enum Answers {
     /// The names' own
     Real,
-    /// One of ours for each name
+    /// One of ours for each name (not in this release)
     Synthetic,
 }
 
