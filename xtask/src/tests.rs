@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Instant;
 
 /// What is in the names of the tests that `--fast` leaves out.
-const SLOW_WORDS: [&str; 2] = ["qemu", "java"];
+const SLOW_WORDS: [&str; 3] = ["qemu", "java", "slow_"];
 
 /// Everything that the tests need besides cargo.
 pub fn prepare(fast: bool) -> Result<()> {
