@@ -56,7 +56,7 @@ fn java(host: &str) -> Ran {
     world.file("Client.java", CLIENT);
     usual(&world)
         .limit(LIMIT)
-        .run(&["java", "-XX:TieredStopAtLevel=1", "Client.java", host])
+        .run(&["java", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "Client.java", host])
 }
 
 #[test]
