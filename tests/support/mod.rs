@@ -138,6 +138,7 @@ impl Sandbox<'_> {
     }
 
     /// As uid 0 of the world's user namespace.
+    #[allow(clippy::wrong_self_convention)] // a step of the builder, named after what it does
     pub fn as_root(mut self) -> Self {
         self.as_root = true;
         self

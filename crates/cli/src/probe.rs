@@ -110,10 +110,10 @@ pub fn walk(name: &str, port: u16) -> Vec<Finding> {
     } else if HTTP_PORTS.contains(&port) {
         let mut stream = stream;
         findings.push(timed(|| (http(name, &mut stream), ())).0);
-    } else if let Some(reset) = watch_for_reset(stream) {
-        if let Some(finding) = findings.last_mut() {
-            *finding = reset;
-        }
+    } else if let Some(reset) = watch_for_reset(stream)
+        && let Some(finding) = findings.last_mut()
+    {
+        *finding = reset;
     }
     findings
 }
