@@ -178,6 +178,9 @@ pub struct LearnArgs {
     /// Upstream resolver, ADDR or ADDR:PORT; repeat for several (default: the host's own)
     #[arg(long = "resolver", value_name = "ADDR[:PORT]", value_parser = parse_resolver)]
     pub resolver: Vec<SocketAddr>,
+    /// The company's forward proxy, http://HOST:PORT
+    #[arg(long = "upstream-proxy", value_name = "URL")]
+    pub upstream_proxy: Option<String>,
     /// Append decision records to FILE, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,

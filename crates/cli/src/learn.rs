@@ -1,22 +1,31 @@
 //! `portcullis learn -o FILE -- CMD`: runs CMD with everything but private addresses allowed and
 //! recorded, then writes the policy that it needed.
 
-use crate::args::LearnArgs;
+use crate::args::{LearnArgs, PolicyOptions};
 use crate::launch::{Launch, launch, resolvers};
 use crate::run::{failed, finish};
-use crate::{EXIT_BEFORE_START, talk};
+use crate::{EXIT_BEFORE_START, EXIT_USAGE, talk};
 use anyhow::Context;
 use portcullis_gateway::Report;
-use portcullis_policy::{Input, Mode, Policy};
+use portcullis_policy::{Mode, Policy};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Seek, Write as _};
 use std::process::ExitCode;
 
-/// Runs CMD and gives its exit code, or 125 when it never started or the policy cannot be written.
+/// Runs CMD and gives its exit code; 125 when it never started or the policy cannot be written, 2
+/// for bad flags.
 pub fn main(args: LearnArgs) -> ExitCode {
-    match learn(&args) {
+    let options = PolicyOptions {
+        resolver: args.resolver.clone(),
+        upstream_proxy: args.upstream_proxy.clone(),
+        ..PolicyOptions::default()
+    };
+    let Ok(loaded) = crate::policy::load(&options) else {
+        return ExitCode::from(EXIT_USAGE);
+    };
+    match learn(&args, loaded.policy.with_mode(Mode::Audit)) {
         Ok(code) => code,
         Err(error) => {
             failed(&error);
@@ -25,7 +34,7 @@ pub fn main(args: LearnArgs) -> ExitCode {
     }
 }
 
-fn learn(args: &LearnArgs) -> anyhow::Result<ExitCode> {
+fn learn(args: &LearnArgs, policy: Policy) -> anyhow::Result<ExitCode> {
     // Opened first: a policy that cannot be written should not cost a whole run.
     let mut output = File::options()
         .create(true)
@@ -33,14 +42,6 @@ fn learn(args: &LearnArgs) -> anyhow::Result<ExitCode> {
         .truncate(false)
         .open(&args.output)
         .with_context(|| format!("cannot write the policy to {}", args.output.display()))?;
-    let inputs: Vec<Input> = args.resolver.iter().copied().map(Input::Resolver).collect();
-    let policy = match Policy::load(&inputs, &mut |path| crate::policy::read(path)) {
-        Ok(loaded) => loaded.policy.with_mode(Mode::Audit),
-        Err(diagnostics) => {
-            crate::policy::show(&diagnostics);
-            anyhow::bail!("the flags make no valid policy");
-        }
-    };
     let resolvers = resolvers(&policy)?;
     let (outcome, report) = launch(Launch {
         policy,
@@ -142,6 +143,7 @@ fn write_rules(text: &mut String, name: &str, ports: &mut [u16]) {
 mod tests {
     use super::*;
     use portcullis_gateway::Used;
+    use portcullis_policy::Input;
 
     #[test]
     fn what_was_used_is_what_is_written_and_it_loads() {
