@@ -2,24 +2,21 @@
 //! policy. Nothing runs on a policy that has an error.
 
 use crate::args::PolicyOptions;
-use portcullis_policy::{Diagnostic, Input, Loaded, Policy};
-use std::io;
+use portcullis_policy::{Diagnostic, Input, Loaded, MAX_FILE_BYTES, Policy};
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-/// Largest policy file that is read, bytes.
-const MAX_POLICY_BYTES: u64 = 256 * 1024 * 1024;
 /// The operator's list of hosts for direct TCP on port 443.
 const DIRECT_TCP_HOSTS: &str = "OPENSHELL_DIRECT_TCP_HOSTS";
 
-/// Reads a policy file, bounded.
+/// Reads a policy file, bounded by what is read: a pipe (`--policy <(…)`) does not tell its length.
 pub fn read(path: &Path) -> io::Result<String> {
-    let length = std::fs::metadata(path)?.len();
-    if length > MAX_POLICY_BYTES {
-        return Err(io::Error::other(format!(
-            "larger than {MAX_POLICY_BYTES} bytes"
-        )));
-    }
-    std::fs::read_to_string(path)
+    let mut text = String::new();
+    // One byte more, so that the policy's reader sees that the file is too large and says so.
+    let most = MAX_FILE_BYTES as u64 + 1;
+    File::open(path)?.take(most).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Loads what the options name. On failure everything that was wrong is already on stderr.
