@@ -1,7 +1,6 @@
 //! What `run`, `learn` and `diagnose` share: one sandbox with its gateway, and what the gateway
 //! reports when it ends.
 
-use crate::policy;
 use anyhow::{Context, bail};
 use portcullis_gateway::{Publish, Report, RunConfig};
 use portcullis_policy::Policy;
@@ -10,7 +9,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Largest report that is read back from the gateway, bytes.
@@ -110,11 +109,9 @@ fn read_report(mut file: File) -> Option<Report> {
     serde_json::from_slice(&bytes).ok()
 }
 
-pub fn open_log(path: &PathBuf) -> anyhow::Result<File> {
-    File::options()
-        .create(true)
-        .append(true)
-        .open(path)
+/// Opens the record file before anything starts, so that a bad path costs no run.
+pub fn open_log(path: &Path) -> anyhow::Result<File> {
+    portcullis_gateway::open_records(path)
         .with_context(|| format!("cannot write decision records to {}", path.display()))
 }
 
@@ -124,12 +121,11 @@ pub fn resolvers(policy: &Policy) -> anyhow::Result<Vec<SocketAddr>> {
     if !configured.is_empty() {
         return Ok(configured.clone());
     }
-    let path = "/etc/resolv.conf";
-    let text = policy::read(path.as_ref())
-        .with_context(|| format!("{path}: no upstream resolver (give one with --resolver ADDR)"))?;
-    let resolvers = portcullis_gateway::upstreams_from_resolv_conf(&text);
+    let give = "give an upstream resolver with --resolver ADDR";
+    let resolvers = portcullis_gateway::host_resolvers()
+        .with_context(|| format!("cannot read the host's resolv.conf; {give}"))?;
     if resolvers.is_empty() {
-        bail!("{path} names no resolver (give one with --resolver ADDR)");
+        bail!("the host's resolv.conf names no resolver; {give}");
     }
     Ok(resolvers)
 }

@@ -45,7 +45,7 @@ fn serve(args: &ServeArgs, policy: portcullis_policy::Policy) -> anyhow::Result<
     let http = args.http.map(tcp).transpose()?;
     let socks5 = args.socks5.map(tcp).transpose()?;
     let resolvers = resolvers(&policy)?;
-    let log = args.log.as_ref().map(open_log).transpose()?;
+    let log = args.log.as_deref().map(open_log).transpose()?;
     let mut where_to = Vec::new();
     if let Some((udp, _)) = &dns {
         where_to.push(format!("dns {}", udp.local_addr()?));

@@ -1,10 +1,13 @@
 //! What the gateway reads of the host it runs on: its resolvers and its IPv6 route.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 
 /// The host's resolver configuration (resolv.conf(5)).
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// What is read of it, bytes; a real one has a few hundred.
+const MAX_RESOLV_CONF_BYTES: u64 = 1024 * 1024;
 /// The kernel's IPv6 routes: a line each, destination and prefix length first.
 const IPV6_ROUTES: &str = "/proc/net/ipv6_route";
 
@@ -13,9 +16,11 @@ const IPV6_ROUTES: &str = "/proc/net/ipv6_route";
 /// # Errors
 /// The file cannot be read.
 pub fn host_resolvers() -> io::Result<Vec<SocketAddr>> {
-    Ok(portcullis_dns::upstreams_from_resolv_conf(
-        &std::fs::read_to_string(RESOLV_CONF)?,
-    ))
+    let mut text = String::new();
+    File::open(RESOLV_CONF)?
+        .take(MAX_RESOLV_CONF_BYTES)
+        .read_to_string(&mut text)?;
+    Ok(portcullis_dns::upstreams_from_resolv_conf(&text))
 }
 
 /// Whether the host has a route to IPv6 addresses beyond its own links.

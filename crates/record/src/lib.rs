@@ -37,6 +37,7 @@ pub use id::DecisionId;
 pub use line::{MAX_LINE_BYTES, SCHEMA};
 pub use memory::Memory;
 pub use recorder::{Flushed, Health, Recorder};
+pub use sink::open as open_file;
 pub use summary::{Denied, DeniedSummary};
 pub use tap::{Seen, Subscription};
 

@@ -105,9 +105,8 @@ fn take_back(file: &mut File, part: &[u8]) -> io::Result<()> {
 /// line is whole.
 ///
 /// # Errors
-/// Those of opening the file; and a path that is a directory or a device other than a terminal,
-/// pipe or `/dev/null` is the operator's own decision, not an error.
-pub(crate) fn open(path: &Path) -> io::Result<File> {
+/// Those of opening the file. A pipe, a terminal or `/dev/null` is as good as a file.
+pub fn open(path: &Path) -> io::Result<File> {
     let special = std::fs::metadata(path).is_ok_and(|found| {
         let kind = found.file_type();
         kind.is_fifo() || kind.is_char_device()
