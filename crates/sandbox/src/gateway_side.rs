@@ -12,6 +12,7 @@ use std::time::Duration;
 use crate::channel::{Channel, FromInit, ToInit};
 use crate::error::{At, SandboxError, Step};
 use crate::kernel_set::KernelSet;
+use crate::process::Processes;
 use crate::refused::RefusedLog;
 
 /// How long [`Control::new_tcp_socket`] waits for the sandbox's first process.
@@ -27,11 +28,12 @@ pub struct GatewaySide {
 }
 
 impl GatewaySide {
-    pub(crate) fn new(requests: Channel, lifeline: OwnedFd) -> Self {
+    pub(crate) fn new(requests: Channel, lifeline: OwnedFd, init: u32) -> Self {
         Self {
             control: Control {
                 requests: Mutex::new(requests),
                 lifeline,
+                processes: Processes::below(init),
             },
         }
     }
@@ -66,6 +68,7 @@ impl GatewaySide {
 pub struct Control {
     requests: Mutex<Channel>,
     lifeline: OwnedFd,
+    processes: Processes,
 }
 
 /// The address family of a socket made inside.
@@ -81,6 +84,11 @@ impl Control {
     /// Becomes readable (end of file) when the sandbox is over: nothing is ever sent on it.
     pub fn lifeline(&self) -> BorrowedFd<'_> {
         self.lifeline.as_fd()
+    }
+
+    /// The processes inside.
+    pub fn processes(&self) -> Processes {
+        self.processes
     }
 
     /// Blocks until the sandbox is over.

@@ -28,6 +28,7 @@ mod nft;
 mod outcome;
 mod parent;
 mod probe;
+mod process;
 mod refused;
 mod rules;
 mod seccomp;
@@ -45,6 +46,7 @@ pub use outcome::{
     EXIT_FAILED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Outcome,
 };
 pub use parent::run;
+pub use process::{Process, Processes, Transport};
 pub use refused::{Refused, RefusedBatch, RefusedLog, RefusedProtocol};
 pub use spec::{Addresses, OpenRule, OpenRules, Spec};
 

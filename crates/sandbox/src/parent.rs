@@ -120,7 +120,7 @@ fn start(
             // The sandbox's ends must not stay open here: their closing is the news of its end.
             drop(init);
             become_gateway(&saved);
-            let side = GatewaySide::new(channel, life);
+            let side = GatewaySide::new(channel, life, first.unsigned_abs());
             let code = catch_unwind(AssertUnwindSafe(|| gateway(side))).unwrap_or(EXIT_PANIC);
             // SAFETY: ends the gateway's process without running the parent's exit handlers.
             unsafe { libc::_exit(code) }
