@@ -26,6 +26,8 @@ const RESET_WATCH: Duration = Duration::from_millis(1_500);
 const MAX_ANSWER_BYTES: usize = 4_096;
 /// Largest HTTP response head that is read, bytes.
 const MAX_HEAD_BYTES: usize = 16_384;
+/// The resolver of a system that names none.
+const LOCAL_RESOLVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 53);
 /// Ports that speak TLS from the first byte.
 const TLS_PORTS: [u16; 7] = [443, 465, 636, 853, 993, 995, 8443];
 /// Ports that speak plain HTTP.
@@ -136,12 +138,9 @@ fn finding(layer: Layer, ok: bool, saw: impl Into<String>) -> Finding {
 }
 
 fn dns(name: &str) -> (Finding, Vec<IpAddr>) {
-    let server = match std::fs::read_to_string("/etc/resolv.conf") {
-        Ok(text) => text
-            .lines()
-            .filter_map(|line| line.strip_prefix("nameserver"))
-            .find_map(|rest| rest.trim().parse::<IpAddr>().ok())
-            .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    let server = match portcullis_gateway::host_resolvers() {
+        // Where none is named the C library asks the loopback (resolv.conf(5)).
+        Ok(servers) => *servers.first().unwrap_or(&LOCAL_RESOLVER),
         Err(error) => {
             return (
                 finding(Layer::Dns, false, format!("/etc/resolv.conf: {error}")),
@@ -221,7 +220,7 @@ fn extended_error(answer: &Message) -> (Option<u16>, String) {
     }
 }
 
-fn ask(server: IpAddr, name: &str, kind: RecordType) -> Result<Message, String> {
+fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Result<Message, String> {
     let fail = |error: &dyn std::fmt::Display| error.to_string();
     let mut name = Name::from_ascii(name).map_err(|error| fail(&error))?;
     name.set_fqdn(true);
@@ -234,11 +233,11 @@ fn ask(server: IpAddr, name: &str, kind: RecordType) -> Result<Message, String> 
     query.edns = Some(edns);
     let bytes = query.to_vec().map_err(|error| fail(&error))?;
     let local: SocketAddr = match server {
-        IpAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
-        IpAddr::V6(_) => ([0u16; 8], 0).into(),
+        SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+        SocketAddr::V6(_) => ([0u16; 8], 0).into(),
     };
     let socket = UdpSocket::bind(local).map_err(|error| fail(&error))?;
-    socket.connect((server, 53)).map_err(|error| fail(&error))?;
+    socket.connect(server).map_err(|error| fail(&error))?;
     socket
         .set_read_timeout(Some(DNS_TIMEOUT))
         .map_err(|error| fail(&error))?;
