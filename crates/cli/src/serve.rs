@@ -7,6 +7,7 @@ use anyhow::Context;
 use portcullis_gateway::{PlainConfig, serve_plain};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Serves until SIGINT or SIGTERM; exits 0 then, 1 when it cannot serve, 2 for bad flags.
 pub fn main(args: ServeArgs) -> ExitCode {
@@ -56,13 +57,24 @@ fn serve(args: &ServeArgs, policy: portcullis_policy::Policy) -> anyhow::Result<
         }
     }
     eprintln!("portcullis: serving {}", where_to.join(", "));
-    serve_plain(PlainConfig {
+    let config = PlainConfig {
         policy,
         resolvers,
         log,
         dns,
         http,
         socks5,
-    })
-    .context("cannot serve")
+    };
+    serve_plain(config, asked_to_end()).context("cannot serve")
+}
+
+/// SIGINT or SIGTERM.
+async fn asked_to_end() -> std::io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
 }

@@ -7,8 +7,8 @@ use portcullis_record::Recorder;
 use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::pin::pin;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -34,20 +34,27 @@ pub struct PlainConfig {
     pub socks5: Option<TcpListener>,
 }
 
-/// Serves until SIGINT or SIGTERM. Makes its own runtime: for the command line, not for embedders.
+/// Serves until `end` is ready (the command line's signals, for instance), on a runtime of its own:
+/// embedders have one, and use [`Gateway::start`].
 ///
 /// # Errors
-/// No runtime, a socket it cannot take, or records that did not reach their file.
-pub fn serve_plain(config: PlainConfig) -> io::Result<()> {
+/// No runtime, a socket it cannot take, `end`'s own error, or records that did not reach their file.
+pub fn serve_plain(
+    config: PlainConfig,
+    end: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let result = runtime.block_on(serve(config));
+    let result = runtime.block_on(serve(config, end));
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: PlainConfig) -> io::Result<()> {
+async fn serve(
+    config: PlainConfig,
+    end: impl Future<Output = io::Result<()>>,
+) -> io::Result<()> {
     let recorder = match config.log {
         Some(file) => Recorder::from_file(file, "serve"),
         None => Recorder::null(),
@@ -76,24 +83,19 @@ async fn serve(config: PlainConfig) -> io::Result<()> {
         socks5: config.socks5.into_iter().collect(),
         transparent: Vec::new(),
     };
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
     let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
     gateway.start(entrances, &tracker, &token)?;
-    let failed = tokio::select! {
-        _ = interrupt.recv() => false,
-        _ = terminate.recv() => false,
-        () = token.cancelled() => true,
+    let mut end = pin!(end);
+    let ended = tokio::select! {
+        ended = &mut end => ended,
+        () = token.cancelled() => Err(io::Error::other("a listener failed")),
     };
     token.cancel();
     tracker.close();
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, tracker.wait()).await;
     let flushed = recorder.flush(FLUSH_TIMEOUT);
-    match (failed, flushed.error) {
-        (true, _) => Err(io::Error::other("a listener failed")),
-        (false, Some(error)) => Err(io::Error::other(format!("decision records: {error}"))),
-        (false, None) => Ok(()),
+    match flushed.error {
+        Some(error) if ended.is_ok() => Err(io::Error::other(format!("decision records: {error}"))),
+        _ => ended,
     }
 }

@@ -96,7 +96,9 @@ const RULES: &[Rule] = &[
     Rule {
         why: "the embedding program's signal handlers are not ours (case 5)",
         calls: &["signal::unix", "ctrl_c(", "process::exit", "process::abort"],
-        within: &["names", "wire", "policy", "record", "dns", "dial", "proxy"],
+        within: &[
+            "names", "wire", "policy", "record", "dns", "dial", "proxy", "gateway",
+        ],
         except: &[],
     },
     Rule {
