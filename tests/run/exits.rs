@@ -2,7 +2,7 @@
 //! Failing open: a policy that cannot be read runs nothing.
 
 use crate::processes::{marker, until, with_argument};
-use crate::support::{Ran, command, sandbox, world};
+use crate::support::{Ran, TIMEOUT, command, finish, portcullis, require, sandbox, world};
 use portcullis_testkit::World;
 use portcullis_testkit::exec::Finished;
 use std::time::Duration;
@@ -182,6 +182,30 @@ fn a_bad_policy_is_shown_with_its_place_and_runs_nothing() {
         assert!(said.contains(&place), "no {place}: {said}");
         assert!(!said.contains('\x1b'), "colour without a terminal: {said}");
     }
+}
+
+/// A shell's `--policy <(…)` is a policy like any other. Records need a file: CMD inherits pipes,
+/// and could write records of its own there.
+#[test]
+fn a_pipe_is_a_policy_but_no_record_file() {
+    let world = world();
+    let script = format!(
+        "p={}; rules() {{ printf 'version = 1\n[network.domains]\n\"api.example.com\" = \"allow\"\n'; }}; \
+         ask='getent ahostsv4 api.example.com'; \
+         $p run --policy <(rules) -- $ask | head -1; rules | $p run --policy /dev/stdin -- $ask | head -1; \
+         $p run --log >(cat) -- echo ran; echo code $?; $p run --log /dev/stdout -- echo ran | cat",
+        portcullis().display()
+    );
+    require("bash");
+    let done = finish(world.command("bash").args(["-c", &script]), TIMEOUT);
+    assert_eq!(done.out().matches("203.0.113.10").count(), 2, "{done}");
+    assert!(done.out().ends_with("code 125\n"), "{done}");
+    assert!(!done.out().contains("ran"), "{done}");
+    assert_eq!(
+        done.err().matches("decision records need a file").count(),
+        2,
+        "{done}"
+    );
 }
 
 #[test]

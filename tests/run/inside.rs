@@ -1,7 +1,7 @@
 //! What works inside as it does outside: servers on the sandbox's own loopback, and `--publish`.
 
 use crate::processes::{Background, kill, until};
-use crate::support::{sandbox, world};
+use crate::support::{require_kernel, sandbox, world};
 use portcullis_testkit::exec;
 use std::time::Duration;
 
@@ -117,4 +117,41 @@ fn a_published_port_that_is_taken_fails_before_the_start() {
         .sh("echo ran");
     ran.assert_code(125);
     assert!(ran.out().is_empty() && ran.err().contains("8080"), "{ran}");
+}
+
+/// `--tap` alone, without the machine that it is for: the device is there, with the addresses that
+/// a guest expects; the program inside may use it, and make no other.
+#[test]
+fn a_tap_is_there_for_the_program_and_no_other() {
+    require_kernel("/dev/net/tun", "TAP devices for ordinary users");
+    let world = world();
+    let program = "
+import fcntl, os, struct
+def attach(name):
+    device = os.open('/dev/net/tun', os.O_RDWR)
+    try:
+        fcntl.ioctl(device, 0x400454ca, struct.pack('16sH22x', name, 0x5002))  # TUNSETIFF: TAP, no header, VNET
+        return 'attached'
+    except OSError as error:
+        return error.strerror
+print('tap0', attach(b'tap0'), flush=True)
+print('tap1', attach(b'tap1'), flush=True)
+os.execvp('ip', ['ip', '-4', '-o', 'address', 'show', 'dev', 'tap0'])
+";
+    for as_root in [false, true] {
+        let run = sandbox(&world).args(&["--tap", "tap0"]);
+        let run = if as_root { run.as_root() } else { run };
+        let ran = run
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .python(program);
+        ran.assert_ok()
+            .assert_out("tap0 attached")
+            .assert_out("tap1 Operation not permitted");
+        ran.assert_out("10.0.2.2/24");
+    }
+    let ran = sandbox(&world).sh("ls /sys/class/net; cat /proc/net/dev");
+    assert!(
+        !ran.out().contains("tap"),
+        "a device that nobody asked for: {ran}"
+    );
 }

@@ -9,6 +9,7 @@ mod inside;
 mod nested;
 #[path = "../support/processes.rs"]
 mod processes;
+mod published;
 mod root;
 mod sockets;
 mod streams;

@@ -17,6 +17,20 @@ done
 echo tried
 ";
 
+/// The same files by other mounts, as root of yet another namespace.
+const REMOUNTS: &str = "
+for try in 'mount -t proc none /mnt' 'mount -t sysfs none /mnt' 'mount --rbind /proc /mnt' \\
+           'mount --rbind /sys /mnt' 'mount -o remount,rw,bind /sys' 'mount -o remount,rw,bind /proc/sys' \\
+           'umount -l /proc/sys' 'umount -l /sys' 'umount -l /proc'; do
+    unshare -Urmnpf sh -c \"$try 2>/dev/null
+        for file in /proc/sys/kernel/core_pattern /proc/sysrq-trigger /sys/kernel/mm/ksm/run /sys/power/state \\
+                    /mnt/sys/kernel/core_pattern /mnt/sysrq-trigger /mnt/kernel/mm/ksm/run /mnt/power/state; do
+            if test -w \\$file; then echo \\\"WRITABLE after $try: \\$file\\\"; fi
+        done\"
+done
+echo tried
+";
+
 fn programs() {
     for program in ["nft", "ip", "nsenter", "unshare", "setpriv", "python3"] {
         require(program);
@@ -136,6 +150,9 @@ fn the_machines_own_root_has_no_power_inside() {
         rules.out().contains("tried") && !rules.out().contains("POSSIBLE"),
         "{rules}"
     );
+    let mounts = run(&["sh", "-c", REMOUNTS]);
+    assert!(mounts.out().contains("tried"), "{mounts}");
+    assert!(!mounts.out().contains("WRITABLE"), "{mounts}");
     let ids = run(&[
         "sh",
         "-c",

@@ -44,7 +44,15 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         None => None,
     };
     let mut read_only = launch.read_only;
-    read_only.extend(launch.log.clone());
+    if let Some(path) = &launch.log {
+        if crate::policy::is_nameless(path) {
+            bail!(
+                "{}: decision records need a file; a pipe is CMD's as well, which could write to it",
+                path.display()
+            );
+        }
+        read_only.push(path.clone());
+    }
     let mut publish = Vec::new();
     for (host, inside) in launch.publish {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, host))

@@ -70,7 +70,15 @@ pub fn show(diagnostics: &[Diagnostic]) {
 pub fn files(options: &PolicyOptions, loaded: &Loaded) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = options.policy.clone();
     files.extend(loaded.files.iter().cloned());
+    // A shell's `--policy <(…)` has been read, and has no name by which CMD could change it.
+    files.retain(|path| !is_nameless(path));
     files.sort();
     files.dedup();
     files
+}
+
+/// Whether this leads to something without a place among the files: a pipe or a socket that is
+/// open under `/dev/fd`, as `/dev/stdin` often is.
+pub fn is_nameless(path: &Path) -> bool {
+    path.exists() && path.canonicalize().is_err()
 }
