@@ -51,10 +51,7 @@ pub fn serve_plain(
     result
 }
 
-async fn serve(
-    config: PlainConfig,
-    end: impl Future<Output = io::Result<()>>,
-) -> io::Result<()> {
+async fn serve(config: PlainConfig, end: impl Future<Output = io::Result<()>>) -> io::Result<()> {
     let recorder = match config.log {
         Some(file) => Recorder::from_file(file, "serve"),
         None => Recorder::null(),

@@ -4,7 +4,8 @@
 //! what the sandbox's own loopback has; nothing of the host becomes reachable from inside.
 
 use portcullis_policy::{Reason, Verdict};
-use portcullis_record::{Close, CloseReason, Event, Layer, Protocol, Recorder};
+use portcullis_proxy::relay_between;
+use portcullis_record::{Close, Event, Layer, Protocol, Recorder};
 use portcullis_sandbox::{Control, Family};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 /// Connections to one published port at a time.
 const MAX_PUBLISHED_CONNECTIONS: usize = 256;
@@ -27,7 +29,8 @@ pub struct Publish {
     pub port: u16,
 }
 
-/// Serves one published port until `token` is cancelled.
+/// Serves one published port until `token` is cancelled and the close of each connection is on
+/// record.
 pub(crate) async fn serve(
     listener: TcpListener,
     port: u16,
@@ -36,10 +39,11 @@ pub(crate) async fn serve(
     token: CancellationToken,
 ) {
     let room = Arc::new(tokio::sync::Semaphore::new(MAX_PUBLISHED_CONNECTIONS));
+    let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = token.cancelled() => return,
+            () = token.cancelled() => break,
         };
         let Ok((stream, peer)) = accepted else {
             tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -50,22 +54,21 @@ pub(crate) async fn serve(
             continue;
         };
         let (control, recorder, token) = (control.clone(), recorder.clone(), token.clone());
-        tokio::spawn(async move {
-            let _permit = permit;
-            tokio::select! {
-                () = one(stream, peer, port, &control, &recorder) => {}
-                () = token.cancelled() => {}
-            }
+        connections.spawn(async move {
+            one((stream, peer), port, &control, &recorder, &token).await;
+            drop(permit);
         });
     }
+    connections.close();
+    connections.wait().await;
 }
 
 async fn one(
-    mut outside: TcpStream,
-    peer: SocketAddr,
+    (outside, peer): (TcpStream, SocketAddr),
     port: u16,
     control: &Control,
     recorder: &Recorder,
+    token: &CancellationToken,
 ) {
     let start = Instant::now();
     let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
@@ -75,7 +78,11 @@ async fn one(
             .port(port)
             .addresses(&addresses)
     };
-    let mut inside = match connect_inside(port, control).await {
+    let connecting = token.run_until_cancelled(connect_inside(port, control));
+    let Some(connected) = connecting.await else {
+        return;
+    };
+    let inside = match connected {
         Ok(inside) => inside,
         Err(error) => {
             let detail = format!("{from}: {error}");
@@ -84,11 +91,11 @@ async fn one(
         }
     };
     let id = recorder.decision(event(Verdict::Allow, Reason::Allowed).detail(&from));
-    let (reason, down, up) = match tokio::io::copy_bidirectional(&mut outside, &mut inside).await {
-        Ok((down, up)) => (CloseReason::Finished, down, up),
-        Err(_) => (CloseReason::ClientReset, 0, 0),
-    };
-    recorder.close(id, Close::new(reason, up, down, start.elapsed()));
+    let relayed = relay_between(inside, outside, token).await;
+    recorder.close(
+        id,
+        Close::new(relayed.end, relayed.up, relayed.down, start.elapsed()),
+    );
 }
 
 async fn connect_inside(port: u16, control: &Control) -> io::Result<TcpStream> {

@@ -33,3 +33,4 @@ mod tunnel;
 pub use context::ProxyContext;
 pub use limits::MAX_CONNECTIONS;
 pub use listen::{serve_http, serve_socks5, serve_transparent};
+pub use relay::{Relayed, relay_between};

@@ -18,6 +18,7 @@ use portcullis_record::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::CancellationToken;
 
 use crate::limits::{HALF_CLOSED_CHECK, MAX_READ_BYTES, MAX_ROUNDS, MIN_READ_BYTES};
 use crate::socket;
@@ -26,6 +27,39 @@ use crate::stop::Stop;
 thread_local! {
     /// What is read passes through here; borrowed for one turn of one relay, never across an await.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_READ_BYTES].into_boxed_slice());
+}
+
+/// What a relayed connection carried, and why it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relayed {
+    /// Why it ended.
+    pub end: CloseReason,
+    /// Bytes from the program.
+    pub up: u64,
+    /// Bytes to the program.
+    pub down: u64,
+}
+
+/// Relays a connection of a program that was decided on elsewhere (a published port), until both
+/// sides are done, one breaks, or `token` is cancelled.
+pub async fn relay_between(
+    program: TcpStream,
+    other: TcpStream,
+    token: &CancellationToken,
+) -> Relayed {
+    socket::prepare(&program);
+    socket::prepare(&other);
+    let mut relay = Relay::new(program, other);
+    let stop = Stop::default();
+    let end = tokio::select! {
+        end = relay.run(&stop) => end,
+        () = token.cancelled() => CloseReason::Shutdown,
+    };
+    let (up, down) = relay.bytes();
+    if end == CloseReason::Shutdown {
+        relay.reset();
+    }
+    Relayed { end, up, down }
 }
 
 /// Two sockets and what is on its way between them.
