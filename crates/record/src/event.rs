@@ -2,7 +2,7 @@
 //!
 //! Nothing here allocates: an event is a bundle of references that lives for one call.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use portcullis_policy::{Reason, Verdict};
@@ -193,6 +193,36 @@ pub struct Process<'a> {
     pub command: &'a str,
 }
 
+/// The transport of a request's socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// The sandbox's end of the socket that a request came by: what the program behind it is found
+/// with ([`crate::Recorder::with_process_finder`]). Not part of the line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Client {
+    /// Its transport.
+    pub transport: Transport,
+    /// Its address.
+    pub address: SocketAddr,
+}
+
+impl Protocol {
+    /// The transport of requests that reach the gateway so.
+    #[must_use]
+    pub const fn transport(self) -> Transport {
+        match self {
+            Protocol::DnsUdp => Transport::Udp,
+            _ => Transport::Tcp,
+        }
+    }
+}
+
 /// One decision, borrowed from whoever made it.
 ///
 /// Start from [`Event::new`] and set fields directly or with the builder methods. Text may hold
@@ -228,8 +258,10 @@ pub struct Event<'a> {
     pub method: Option<&'a str>,
     /// The HTTP path. A query, fragment or userinfo in it is taken out here.
     pub path: Option<&'a str>,
-    /// The program that asked, where it can be known.
+    /// The program that asked, where the caller knows it.
     pub process: Option<Process<'a>>,
+    /// The socket that the request came by, where the recorder may find the program itself.
+    pub client: Option<Client>,
     /// How many tries upstream it took.
     pub attempts: Option<u32>,
     /// Time spent per stage.
@@ -274,6 +306,7 @@ impl<'a> Event<'a> {
             method: None,
             path: None,
             process: None,
+            client: None,
             attempts: None,
             timings: Timings::NONE,
             detail: None,
@@ -349,6 +382,13 @@ impl<'a> Event<'a> {
     #[must_use]
     pub const fn process(mut self, process: Option<Process<'a>>) -> Self {
         self.process = process;
+        self
+    }
+
+    /// Sets the socket that the request came by.
+    #[must_use]
+    pub const fn client(mut self, client: Option<Client>) -> Self {
+        self.client = client;
         self
     }
 

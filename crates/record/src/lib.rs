@@ -18,6 +18,7 @@
 mod counters;
 mod event;
 mod fields;
+mod finder;
 mod id;
 mod line;
 mod memory;
@@ -31,8 +32,11 @@ mod windows;
 mod writer;
 
 pub use counters::Snapshot;
-pub use event::{Close, CloseReason, Event, Layer, Process, Protocol, Stage, Timings};
+pub use event::{
+    Client, Close, CloseReason, Event, Layer, Process, Protocol, Stage, Timings, Transport,
+};
 pub use fields::{CLOSE_FIELDS, DECISION_FIELDS};
+pub use finder::ProcessFinder;
 pub use id::DecisionId;
 pub use line::{MAX_LINE_BYTES, SCHEMA};
 pub use memory::Memory;
@@ -41,6 +45,8 @@ pub use sink::open as open_file;
 pub use summary::{Denied, DeniedSummary};
 pub use tap::{Seen, Subscription};
 
+#[cfg(test)]
+mod finder_tests;
 #[cfg(test)]
 mod recorder_tests;
 #[cfg(test)]

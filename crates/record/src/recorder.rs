@@ -3,14 +3,15 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use portcullis_policy::Verdict;
 
 use crate::counters::{Counters, Snapshot};
-use crate::event::{Close, Event};
+use crate::event::{Close, Event, Process};
+use crate::finder::{Finder, ProcessFinder};
 use crate::id::{DecisionId, IdSource};
 use crate::line::{self, Origin};
 use crate::memory::Memory;
@@ -32,6 +33,7 @@ struct Inner {
     counters: Counters,
     denied: Groups,
     taps: Taps,
+    finder: OnceLock<Finder>,
     sheet: Sheet,
 }
 
@@ -113,8 +115,19 @@ impl Recorder {
             counters,
             denied,
             taps,
+            finder: OnceLock::new(),
             sheet,
         }))
+    }
+
+    /// Lets this recorder and its clones find the program behind a denial whose event says which
+    /// socket it came by ([`Event::client`]). Only fresh records ask, never those that join an
+    /// equal one, and only within a budget of look-ups and of time for each second; `finder` is
+    /// called on the thread that records. The first finder stays.
+    #[must_use]
+    pub fn with_process_finder(self, finder: ProcessFinder) -> Recorder {
+        let _ = self.0.finder.set(Finder::new(finder));
+        self
     }
 
     /// Records a decision and returns the id of its record, which equal decisions share.
@@ -134,16 +147,33 @@ impl Recorder {
                 ids.next()
             }
             Sheet::Written(desk) => {
-                let fresh = || {
-                    let id = desk.ids.next();
-                    let line = line::decision(&desk.origin, id, Timestamp::now(), event);
-                    Fresh {
-                        id,
-                        line,
-                        tally: tally(),
-                    }
+                let write = |event: &Event<'_>| {
+                    let fresh = || {
+                        let id = desk.ids.next();
+                        let line = line::decision(&desk.origin, id, Timestamp::now(), event);
+                        Fresh {
+                            id,
+                            line,
+                            tally: tally(),
+                        }
+                    };
+                    enter(desk, event, now, fresh)
                 };
-                enter(desk, event, now, fresh)
+                match inner.finder.get().zip(Finder::client(event)) {
+                    None => write(event),
+                    Some((finder, client)) => {
+                        let merge = Merge::of(event);
+                        let joined = merge.and_then(|merge| desk.windows.join(merge, event, now));
+                        joined.unwrap_or_else(|| {
+                            // Looked up before the window is held, which others wait for.
+                            let found = finder.find(client, now);
+                            let process = found
+                                .as_ref()
+                                .map(|(pid, command)| Process { pid: *pid, command });
+                            write(&event.process(process))
+                        })
+                    }
+                }
             }
         };
         inner.taps.show(id, event);

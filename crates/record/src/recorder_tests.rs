@@ -15,7 +15,7 @@ use crate::*;
 
 const SOON: Duration = Duration::from_secs(20);
 
-fn denial(name: &str) -> Event<'_> {
+pub(crate) fn denial(name: &str) -> Event<'_> {
     Event::new(
         Layer::Http,
         Protocol::Connect,
@@ -25,7 +25,7 @@ fn denial(name: &str) -> Event<'_> {
     .name(name)
 }
 
-fn lookup(name: &str) -> Event<'_> {
+pub(crate) fn lookup(name: &str) -> Event<'_> {
     Event::new(
         Layer::Dns,
         Protocol::DnsUdp,
@@ -36,7 +36,7 @@ fn lookup(name: &str) -> Event<'_> {
     .qtype(1)
 }
 
-fn flow(name: &str) -> Event<'_> {
+pub(crate) fn flow(name: &str) -> Event<'_> {
     Event::new(
         Layer::Http,
         Protocol::Connect,
@@ -47,7 +47,7 @@ fn flow(name: &str) -> Event<'_> {
     .port(443)
 }
 
-fn records(recorder: &Recorder, memory: &Memory) -> Vec<Value> {
+pub(crate) fn records(recorder: &Recorder, memory: &Memory) -> Vec<Value> {
     let flushed = recorder.flush(SOON);
     assert!(flushed.complete, "{flushed:?}");
     memory
@@ -57,7 +57,7 @@ fn records(recorder: &Recorder, memory: &Memory) -> Vec<Value> {
         .collect()
 }
 
-fn with<'a>(records: &'a [Value], key: &str, value: &str) -> Vec<&'a Value> {
+pub(crate) fn with<'a>(records: &'a [Value], key: &str, value: &str) -> Vec<&'a Value> {
     records
         .iter()
         .filter(|record| record[key] == value)

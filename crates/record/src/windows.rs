@@ -83,6 +83,18 @@ struct Window {
 }
 
 impl Window {
+    /// Takes in an equal decision, unless the window's time is up.
+    fn join(&mut self, merge: Merge, now: Instant) -> Option<DecisionId> {
+        if now.saturating_duration_since(self.opened) >= merge.window() {
+            return None;
+        }
+        self.count += 1;
+        if let Some(tally) = &self.tally {
+            tally.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(self.id)
+    }
+
     fn close(self, merge: Merge) -> Item {
         let line = finish_decision(self.line, self.count);
         Item {
@@ -131,6 +143,15 @@ impl Windows {
         }
     }
 
+    /// Joins the decision to an equal one, if there is one.
+    pub(crate) fn join(&self, merge: Merge, event: &Event<'_>, now: Instant) -> Option<DecisionId> {
+        let fingerprint = self.fingerprint(event);
+        let mut shard = self.shard(fingerprint.0 as usize % SHARDS);
+        shard[merge as usize]
+            .get_mut(&fingerprint)?
+            .join(merge, now)
+    }
+
     /// Joins the decision to an equal one, or opens a window with what `fresh` makes.
     pub(crate) fn enter(
         &self,
@@ -148,13 +169,9 @@ impl Windows {
         match windows.entry(fingerprint) {
             Entry::Occupied(mut entry) => {
                 let window = entry.get_mut();
-                if now.saturating_duration_since(window.opened) < merge.window() {
-                    window.count += 1;
-                    if let Some(tally) = &window.tally {
-                        tally.fetch_add(1, Ordering::Relaxed);
-                    }
+                if let Some(id) = window.join(merge, now) {
                     return Entered {
-                        id: window.id,
+                        id,
                         finished: None,
                         first_open: false,
                     };
