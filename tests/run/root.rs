@@ -69,8 +69,8 @@ fn a_namespace_of_the_programs_own_has_no_way_out() {
         let run = if as_root { run.as_root() } else { run };
         let ran = run.sh(
             "unshare -Urn sh -c 'ip link set lo up; ip route add default dev lo; \
-             curl -sS -m 3 --noproxy \"*\" --resolve api.example.com:443:203.0.113.10 \
-             https://api.example.com/; echo curl $?; nc -zw 2 10.0.2.2 3128; echo nc $?'",
+             curl -sS -m 1 --noproxy \"*\" --resolve api.example.com:443:203.0.113.10 \
+             https://api.example.com/; echo curl $?; nc -zw 1 10.0.2.2 3128; echo nc $?'",
         );
         assert!(
             ran.out().contains("curl ") && !ran.out().contains("curl 0"),

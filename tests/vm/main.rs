@@ -4,10 +4,13 @@
 #![forbid(unsafe_code)]
 
 mod guest;
+#[path = "../support/processes.rs"]
+mod processes;
 #[path = "../support/mod.rs"]
 mod support;
 
 use guest::{Check, Guest, checks};
+use processes::{Background, family, kill, until, with_argument};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use support::{Ran, require, require_kernel, sandbox, world};
@@ -182,4 +185,27 @@ fn qemu_guest_meets_the_same_doors() {
     }
     world.assert_never_reached("203.0.113.90");
     world.assert_never_reached("169.254.169.254");
+}
+
+/// The machine is part of the sandbox's process tree: without its gateway it does not go on.
+#[test]
+fn qemu_guest_ends_with_its_gateway() {
+    require_kernel("/dev/net/tun", "TAP devices for ordinary users");
+    let world = world();
+    let guest = Guest::build(&world, "echo is up; sleep 1000");
+    let command = guest.command("tap0");
+    let disk = command
+        .iter()
+        .find(|word| word.ends_with(".cpio"))
+        .expect("a disk");
+    let run = sandbox(&world).args(&["--tap", "tap0"]);
+    let run = Background::start(&mut run.command(&command));
+    run.wait_line("is up");
+    kill("KILL", family(run.pid()).gateway);
+    let (status, said) = run.end();
+    assert!(
+        !status.success() && said.contains("gateway"),
+        "{status}: {said}"
+    );
+    until("the machine has ended", || with_argument(disk).is_empty());
 }
