@@ -54,9 +54,13 @@ fn java(host: &str) -> Ran {
     require("java");
     let world = shared::world();
     world.file("Client.java", CLIENT);
-    usual(&world)
-        .limit(LIMIT)
-        .run(&["java", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "Client.java", host])
+    usual(&world).limit(LIMIT).run(&[
+        "java",
+        "-XX:TieredStopAtLevel=1",
+        "-XX:-UsePerfData",
+        "Client.java",
+        host,
+    ])
 }
 
 #[test]
