@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use portcullis_policy::{HOST_NAME, Policy, Reason, Request, Verdict};
-use portcullis_record::{Event, Layer, Protocol};
+use portcullis_record::Protocol;
 use portcullis_wire::dns::{Query, QueryError, guard_query, ptr_address};
 
 use crate::cache::{Entry, Key, KeyRef, Outcome};
@@ -17,7 +17,7 @@ use crate::local;
 use crate::reply::{self, Asked, Ede, rcode, rtype};
 use crate::reverse::Reverse;
 use crate::service::Inner;
-use crate::turn::{Judged, Refusal, Turn, write_refusal};
+use crate::turn::{Judged, Refusal, Turn, Via, write_refusal};
 
 /// How often a lookup is decided again because the policy changed while it was under way.
 const MAX_POLICY_CHANGES: usize = 3;
@@ -41,14 +41,14 @@ pub(crate) struct Pending {
 
 impl Inner {
     /// Answers one query, waiting for an upstream where there is need.
-    pub(crate) async fn answer(self: &Arc<Self>, message: &[u8], via: Protocol, out: &mut Vec<u8>) {
+    pub(crate) async fn answer(self: &Arc<Self>, message: &[u8], via: Via, out: &mut Vec<u8>) {
         if let Step::Wait(pending) = self.begin(message, via, out) {
             self.conclude(message, pending, via, out).await;
         }
     }
 
     /// Answers what can be answered at once.
-    pub(crate) fn begin(&self, message: &[u8], via: Protocol, out: &mut Vec<u8>) -> Step {
+    pub(crate) fn begin(&self, message: &[u8], via: Via, out: &mut Vec<u8>) -> Step {
         out.clear();
         let query = match guard_query(message) {
             Ok(query) => query,
@@ -108,7 +108,7 @@ impl Inner {
         self: &Arc<Self>,
         message: &[u8],
         mut pending: Box<Pending>,
-        via: Protocol,
+        via: Via,
         out: &mut Vec<u8>,
     ) {
         let started = std::time::Instant::now();
@@ -328,11 +328,10 @@ impl Inner {
     }
 
     /// Answers and records what is no plain query.
-    fn malformed(&self, message: &[u8], error: &QueryError, via: Protocol, out: &mut Vec<u8>) {
+    fn malformed(&self, message: &[u8], error: &QueryError, via: Via, out: &mut Vec<u8>) {
         let detail = error.to_string();
         let question = error.question.clone().and_then(|range| message.get(range));
-        let mut event =
-            Event::new(Layer::Dns, via, Verdict::Deny, Reason::Malformed).detail(&detail);
+        let mut event = via.event(Verdict::Deny, Reason::Malformed).detail(&detail);
         // The name's labels, length bytes and all: the record escapes what is no text.
         event.raw_name = question.and_then(|bytes| bytes.get(..bytes.len().saturating_sub(4)));
         let id = self.recorder.decision(event);
@@ -344,7 +343,7 @@ impl Inner {
             recursion_desired: error.header.rd,
             question: question.unwrap_or(&[]),
             edns: error.edns.map(|edns| (edns.udp_bytes, edns.dnssec_ok)),
-            stream: via == Protocol::DnsTcp,
+            stream: via.protocol == Protocol::DnsTcp,
         };
         if code == u16::from(rcode::NX_DOMAIN) {
             let ede = Ede {

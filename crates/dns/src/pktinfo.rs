@@ -6,6 +6,7 @@
 //! with the reply.
 
 use std::io;
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use nix::libc::{in_pktinfo, in6_pktinfo};
@@ -77,6 +78,13 @@ pub(crate) fn receive(
         asked,
         cut,
     })
+}
+
+/// An IP socket's address.
+pub(crate) fn address(from: &SockaddrStorage) -> Option<SocketAddr> {
+    let v4 = || Some(SocketAddrV4::from(*from.as_sockaddr_in()?).into());
+    let v6 = || Some(SocketAddrV6::from(*from.as_sockaddr_in6()?).into());
+    v4().or_else(v6)
 }
 
 /// Sends one datagram back from the address that was asked, without waiting.

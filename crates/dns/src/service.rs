@@ -172,7 +172,7 @@ impl DnsService {
     /// Answers one query: `out` is cleared and holds the reply, or nothing where none is due
     /// (responses, datagrams too short to have a header).
     pub async fn answer(&self, query: &[u8], via: Protocol, out: &mut Vec<u8>) {
-        self.inner.answer(query, via, out).await;
+        self.inner.answer(query, via.into(), out).await;
     }
 
     /// Resolves a permitted name to its addresses of both families, for the dialler: from the same

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_policy::Reason;
-use portcullis_record::{Event, Layer, Protocol};
+use portcullis_record::Protocol;
 use portcullis_wire::dns::MAX_FRAME_BYTES;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::answer::Step;
 use crate::reply::HEADER_BYTES;
 use crate::service::Inner;
+use crate::turn::Via;
 
 /// Connections of one listener at a time.
 const MAX_TCP_CLIENTS: usize = 128;
@@ -51,16 +52,21 @@ pub(crate) async fn serve(
             () = token.cancelled() => return Ok(()),
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, from) = match accepted {
+            Ok((stream, from)) => (stream, from),
             Err(_) => {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
+        let via = Via {
+            protocol: Protocol::DnsTcp,
+            from: Some(from),
+        };
         let Ok(slot) = clients.clone().try_acquire_owned() else {
             deny(
                 &inner,
+                via,
                 Reason::TooManyConnections,
                 "too many DNS connections are open",
             );
@@ -68,19 +74,19 @@ pub(crate) async fn serve(
         };
         let (inner, token) = (inner.clone(), token.clone());
         tokio::spawn(async move {
-            token.run_until_cancelled(client(inner, stream)).await;
+            token.run_until_cancelled(client(inner, stream, via)).await;
             drop(slot);
         });
     }
 }
 
-fn deny(inner: &Inner, reason: Reason, detail: &str) {
-    let event = Event::new(Layer::Dns, Protocol::DnsTcp, reason.verdict(), reason);
+fn deny(inner: &Inner, via: Via, reason: Reason, detail: &str) {
+    let event = via.event(reason.verdict(), reason);
     inner.recorder.decision(event.detail(detail));
 }
 
 /// One connection, from its first query to its last reply.
-async fn client(inner: Arc<Inner>, stream: TcpStream) {
+async fn client(inner: Arc<Inner>, stream: TcpStream, via: Via) {
     // Replies are written whole; waiting to join them would only delay them.
     let _ = stream.set_nodelay(true);
     let (reader, writer) = stream.into_split();
@@ -89,7 +95,7 @@ async fn client(inner: Arc<Inner>, stream: TcpStream) {
     tokio::pin!(write);
     tokio::select! {
         () = &mut write => return,
-        () = read_queries(inner, reader, replies) => {}
+        () = read_queries(inner, reader, replies, via) => {}
     }
     // The client sends no more; what it asked for is still answered.
     write.await;
@@ -99,6 +105,7 @@ async fn read_queries(
     inner: Arc<Inner>,
     mut reader: OwnedReadHalf,
     replies: mpsc::Sender<Vec<u8>>,
+    via: Via,
 ) {
     let slots = Arc::new(Semaphore::new(MAX_PIPELINED));
     let mut query = Vec::new();
@@ -108,6 +115,7 @@ async fn read_queries(
             Ok(Ok(false)) => {
                 return deny(
                     &inner,
+                    via,
                     Reason::Malformed,
                     "a DNS frame of a length no query has",
                 );
@@ -118,7 +126,7 @@ async fn read_queries(
             return;
         };
         let mut out = Vec::new();
-        match inner.begin(&query, Protocol::DnsTcp, &mut out) {
+        match inner.begin(&query, via, &mut out) {
             Step::Done if out.is_empty() => {}
             Step::Done => {
                 if replies.send(out).await.is_err() {
@@ -128,9 +136,7 @@ async fn read_queries(
             Step::Wait(pending) => {
                 let (inner, replies, query) = (inner.clone(), replies.clone(), query.clone());
                 tokio::spawn(async move {
-                    inner
-                        .conclude(&query, pending, Protocol::DnsTcp, &mut out)
-                        .await;
+                    inner.conclude(&query, pending, via, &mut out).await;
                     let _ = replies.send(out).await;
                     drop(slot);
                 });

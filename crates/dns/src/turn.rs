@@ -1,11 +1,11 @@
 //! One query's turn: what was asked, what was decided, and the two things every ending does:
 //! record it, and write the reply that carries the record's id.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use portcullis_policy::{Decision, Policy, Reason, Request, RuleId, Verdict};
-use portcullis_record::{DecisionId, Event, Layer, Protocol, Stage, Timings};
+use portcullis_record::{Client, DecisionId, Event, Layer, Protocol, Stage, Timings};
 use portcullis_wire::dns::Query;
 
 use crate::cache::Entry;
@@ -41,23 +41,49 @@ impl From<&Decision<'_>> for Judged {
     }
 }
 
+/// The way that a query came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Via {
+    pub protocol: Protocol,
+    /// Who asks, where a socket tells: for the record.
+    pub from: Option<SocketAddr>,
+}
+
+impl Via {
+    /// The beginning of a record.
+    pub(crate) fn event<'e>(self, verdict: Verdict, reason: Reason) -> Event<'e> {
+        let transport = self.protocol.transport();
+        let client = self.from.map(|address| Client { transport, address });
+        Event::new(Layer::Dns, self.protocol, verdict, reason).client(client)
+    }
+}
+
+impl From<Protocol> for Via {
+    fn from(protocol: Protocol) -> Via {
+        Via {
+            protocol,
+            from: None,
+        }
+    }
+}
+
 /// One query on its way through the service.
 #[derive(Clone, Copy)]
 pub(crate) struct Turn<'a> {
     pub query: &'a Query,
     pub asked: Asked<'a>,
-    pub via: Protocol,
+    pub via: Via,
     pub started: Instant,
 }
 
 impl<'a> Turn<'a> {
-    pub(crate) fn new(message: &'a [u8], query: &'a Query, via: Protocol) -> Turn<'a> {
+    pub(crate) fn new(message: &'a [u8], query: &'a Query, via: Via) -> Turn<'a> {
         let asked = Asked {
             id: query.header.id,
             recursion_desired: query.header.rd,
             question: message.get(query.question.clone()).unwrap_or(&[]),
             edns: query.edns.map(|edns| (edns.udp_bytes, edns.dnssec_ok)),
-            stream: via == Protocol::DnsTcp,
+            stream: via.protocol == Protocol::DnsTcp,
         };
         Turn {
             query,
@@ -76,7 +102,7 @@ impl<'a> Turn<'a> {
     }
 
     fn event(&self, policy: &'a Policy, judged: Judged) -> Event<'a> {
-        let mut event = Event::new(Layer::Dns, self.via, judged.verdict, judged.reason);
+        let mut event = self.via.event(judged.verdict, judged.reason);
         event.name = Some(self.query.name.as_str());
         event.qtype = Some(self.query.qtype);
         if let Some(rule) = judged.rule {

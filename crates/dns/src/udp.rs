@@ -20,7 +20,7 @@ use crate::answer::Step;
 use crate::pktinfo::{self, Control, Datagram};
 use crate::reply::rcode;
 use crate::service::Inner;
-use crate::turn::{Judged, Refusal, Turn};
+use crate::turn::{Judged, Refusal, Turn, Via};
 
 /// Longest query read, bytes. A query is one name and a few options.
 const MAX_QUERY_BYTES: usize = 4096;
@@ -79,12 +79,16 @@ pub(crate) async fn serve(
             errors = 0;
             // A datagram that did not fit is no query of ours; what was read of it says so.
             let query = &buffer[..datagram.length.min(MAX_QUERY_BYTES)];
-            let Step::Wait(pending) = inner.begin(query, Protocol::DnsUdp, &mut out) else {
+            let via = Via {
+                protocol: Protocol::DnsUdp,
+                from: pktinfo::address(&datagram.from),
+            };
+            let Step::Wait(pending) = inner.begin(query, via, &mut out) else {
                 send(&socket, &datagram, &out).await;
                 continue;
             };
             let Ok(slot) = waiting.clone().try_acquire_owned() else {
-                too_many(&inner, query, &mut out);
+                too_many(&inner, query, via, &mut out);
                 send(&socket, &datagram, &out).await;
                 continue;
             };
@@ -92,7 +96,7 @@ pub(crate) async fn serve(
             let token = token.clone();
             tokio::spawn(async move {
                 let mut out = Vec::new();
-                let answered = inner.conclude(&query, pending, Protocol::DnsUdp, &mut out);
+                let answered = inner.conclude(&query, pending, via, &mut out);
                 if token.run_until_cancelled(answered).await.is_some() {
                     send(&socket, &datagram, &out).await;
                 }
@@ -124,12 +128,12 @@ async fn send(socket: &UdpSocket, to: &Datagram, payload: &[u8]) {
 }
 
 /// Refuses a query because too many wait: SERVFAIL, so that nobody caches it as an absent name.
-fn too_many(inner: &Inner, query: &[u8], out: &mut Vec<u8>) {
+fn too_many(inner: &Inner, query: &[u8], via: Via, out: &mut Vec<u8>) {
     out.clear();
     let Ok(parsed) = guard_query(query) else {
         return;
     };
-    let turn = Turn::new(query, &parsed, Protocol::DnsUdp);
+    let turn = Turn::new(query, &parsed, via);
     let (policy, _) = inner.policy();
     let judged = Judged::of(Reason::RateLimited, None);
     inner.refuse(&turn, &policy, judged, Refusal::Code(rcode::SERV_FAIL), out);

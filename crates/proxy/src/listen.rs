@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ProxyContext;
 use crate::limits::{ACCEPT_PAUSE, DRAIN_TIMEOUT, Slot};
+use crate::note::Via;
 use crate::refuse::{Format, Refusal};
 use crate::stop::Stop;
 use crate::{http, socket, socks, transparent};
@@ -83,7 +84,7 @@ async fn serve(
             Err(error) => match fault(&error) {
                 Fault::OneConnection => {}
                 Fault::Exhausted => {
-                    ctx.note_too_many(door.protocol(), &error.to_string());
+                    ctx.note_too_many(Via::nobody(door.protocol()), &error.to_string());
                     tokio::select! {
                         () = &mut cancelled => break Ok(()),
                         () = sleep(ACCEPT_PAUSE) => {}
@@ -117,7 +118,8 @@ fn admit(
             tracker.spawn(refuse(door, ctx.clone(), stream, slot));
         }
         _ => {
-            ctx.note_too_many(door.protocol(), "the limit of the sandbox");
+            let via = Via::new(door.protocol(), &stream);
+            ctx.note_too_many(via, "the limit of the sandbox");
             socket::reset(stream);
         }
     }
@@ -147,7 +149,8 @@ async fn connection(
 
 /// Tells a client that there are too many connections.
 async fn refuse(door: Door, ctx: Arc<ProxyContext>, stream: TcpStream, slot: Slot) {
-    let id = ctx.note_too_many(door.protocol(), "the limit of the sandbox");
+    let via = Via::new(door.protocol(), &stream);
+    let id = ctx.note_too_many(via, "the limit of the sandbox");
     let words = match door {
         Door::Socks5 => {
             let mut words = socks5::METHOD_NONE.to_vec();

@@ -7,18 +7,45 @@ use portcullis_dial::{DialError, Dialed};
 use portcullis_names::Name;
 use portcullis_policy::{Reason, Verdict};
 use portcullis_record::{
-    Close, CloseReason, DecisionId, Event, Layer, Protocol, Recorder, Timings,
+    Client, Close, CloseReason, DecisionId, Event, Layer, Protocol, Recorder, Timings,
 };
 use tokio::net::TcpStream;
 
 use crate::ProxyContext;
+use crate::socket;
 use crate::target::{Ruling, Target};
+
+/// The way that a connection came in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Via {
+    pub(crate) protocol: Protocol,
+    /// The program's end, where the socket still tells.
+    from: Option<SocketAddr>,
+}
+
+impl Via {
+    pub(crate) fn new(protocol: Protocol, client: &TcpStream) -> Via {
+        let from = client.peer_addr().ok().map(socket::plain);
+        Via { protocol, from }
+    }
+
+    /// A connection that could not be taken.
+    pub(crate) fn nobody(protocol: Protocol) -> Via {
+        let from = None;
+        Via { protocol, from }
+    }
+
+    /// The same connection, where what is said on it is another protocol.
+    pub(crate) fn speaking(self, protocol: Protocol) -> Via {
+        Via { protocol, ..self }
+    }
+}
 
 /// Where a decision was made, and what else a record of it says.
 #[derive(Clone, Copy)]
 pub(crate) struct At<'a> {
     pub(crate) layer: Layer,
-    pub(crate) protocol: Protocol,
+    pub(crate) via: Via,
     pub(crate) method: Option<&'a str>,
     pub(crate) path: Option<&'a str>,
     /// The name that was shown (SNI, Host), where it is the subject.
@@ -27,10 +54,10 @@ pub(crate) struct At<'a> {
 }
 
 impl<'a> At<'a> {
-    pub(crate) fn new(layer: Layer, protocol: Protocol) -> At<'a> {
+    pub(crate) fn new(layer: Layer, via: Via) -> At<'a> {
         At {
             layer,
-            protocol,
+            via,
             method: None,
             path: None,
             shown: None,
@@ -55,7 +82,10 @@ impl<'a> At<'a> {
     }
 
     fn event(&self, verdict: Verdict, reason: Reason) -> Event<'a> {
-        let mut event = Event::new(self.layer, self.protocol, verdict, reason);
+        let protocol = self.via.protocol;
+        let transport = protocol.transport();
+        let mut event = Event::new(self.layer, protocol, verdict, reason);
+        event.client = self.via.from.map(|address| Client { transport, address });
         event.method = self.method;
         event.path = self.path;
         event.detail = self.detail;
@@ -153,8 +183,8 @@ impl ProxyContext {
     }
 
     /// Records that a connection was one too many.
-    pub(crate) fn note_too_many(&self, protocol: Protocol, detail: &str) -> DecisionId {
-        let at = At::new(Layer::Tcp, protocol).detail(Some(detail));
+    pub(crate) fn note_too_many(&self, via: Via, detail: &str) -> DecisionId {
+        let at = At::new(Layer::Tcp, via).detail(Some(detail));
         self.recorder
             .decision(at.event(Verdict::Deny, Reason::TooManyConnections))
     }

@@ -10,19 +10,17 @@ use tokio::time::timeout;
 
 use crate::ProxyContext;
 use crate::limits::HEADER_TIMEOUT;
-use crate::note::At;
+use crate::note::{At, Via};
 use crate::socket;
 use crate::stop::Stop;
 use crate::target::Target;
 use crate::tunnel::{self, Opened, Tunnel};
 
-/// The decisions of this entrance are about connections, not about what is said on them.
-fn at<'a>() -> At<'a> {
-    At::new(Layer::Tcp, Protocol::Socks5)
-}
-
 /// Takes one connection to the point where it only has to be relayed.
 pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop) -> Option<Tunnel> {
+    // The decisions of this entrance are about connections, not about what is said on them.
+    let via = Via::new(Protocol::Socks5, &client);
+    let at = At::new(Layer::Tcp, via);
     let mut inbox = Vec::new();
     let talk = timeout(HEADER_TIMEOUT, handshake(&mut client, &mut inbox));
     let talked = tokio::select! {
@@ -33,7 +31,7 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
     let request = match talked {
         Talk::Request(request) => *request,
         Talk::Malformed(fault) => {
-            ctx.note_malformed(at().detail(Some(fault.why)), None);
+            ctx.note_malformed(at.detail(Some(fault.why)), None);
             if let Some(reply) = fault.reply {
                 socket::last_words(client, &socks5::reply(reply)).await;
             }
@@ -41,7 +39,7 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
         }
         Talk::NoMethod => {
             ctx.note_malformed(
-                at().detail(Some("no SOCKS method without authentication")),
+                at.detail(Some("no SOCKS method without authentication")),
                 None,
             );
             socket::last_words(client, &socks5::METHOD_REFUSED).await;
@@ -63,7 +61,7 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
             Command::UdpAssociate => Some("UDP ASSOCIATE"),
             Command::Other(_) => Some("an unknown SOCKS command"),
         };
-        ctx.note_decision(at().detail(what), &target, &ruling);
+        ctx.note_decision(at.detail(what), &target, &ruling);
         refuse(client, ruling.reason).await;
         return None;
     }
@@ -75,19 +73,19 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
     let (upstream, peer) = match dialled {
         Ok(dialled) => dialled,
         Err(error) => {
-            ctx.note_failed(at(), &target, &ruling, &error);
+            ctx.note_failed(at, &target, &ruling, &error);
             refuse(client, error.reason).await;
             return None;
         }
     };
-    let flow = ctx.note_open(at(), &target, &ruling, &peer);
+    let flow = ctx.note_open(at, &target, &ruling, &peer);
     if !socket::answer(&mut client, &socks5::reply(socks5::Reply::Succeeded)).await {
         flow.finish(portcullis_record::CloseReason::ClientReset);
         return None;
     }
     let relay = tunnel::relay(client, upstream);
     let opened = Opened {
-        protocol: Protocol::Socks5,
+        via,
         target,
         ruling,
         peer,

@@ -10,7 +10,7 @@ use portcullis_record::{Layer, Protocol};
 use tokio::net::TcpStream;
 
 use crate::ProxyContext;
-use crate::note::{At, Peer};
+use crate::note::{At, Peer, Via};
 use crate::socket;
 use crate::stop::Stop;
 use crate::target::{Ruling, Target};
@@ -34,7 +34,8 @@ async fn dial(
 
 /// Takes one connection to the point where it only has to be relayed.
 pub(crate) async fn open(ctx: &ProxyContext, client: TcpStream, stop: &Stop) -> Option<Tunnel> {
-    let at = At::new(Layer::Tcp, Protocol::Transparent);
+    let via = Via::new(Protocol::Transparent, &client);
+    let at = At::new(Layer::Tcp, via);
     let Ok(destination) = client.local_addr() else {
         socket::reset(client);
         return None;
@@ -64,7 +65,7 @@ pub(crate) async fn open(ctx: &ProxyContext, client: TcpStream, stop: &Stop) -> 
     };
     let relay = tunnel::relay(client, upstream);
     let opened = Opened {
-        protocol: Protocol::Transparent,
+        via,
         target,
         ruling,
         peer,

@@ -5,7 +5,7 @@
 //! name", "two names on one CDN address" and "no SNI, two SNIs".
 
 use portcullis_policy::{Reason, ShownBy, Verdict};
-use portcullis_record::{CloseReason, Layer, Protocol};
+use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::tls::{self, Alert};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
@@ -14,7 +14,7 @@ use crate::ProxyContext;
 use crate::first::{First, Look, Peek};
 use crate::http::{self, Behind};
 use crate::limits::RECORD_DELAY;
-use crate::note::{At, Flow, Peer};
+use crate::note::{At, Flow, Peer, Via};
 use crate::relay::Relay;
 use crate::socket;
 use crate::stop::Stop;
@@ -48,7 +48,7 @@ impl Tunnel {
 
 /// A connection that stands, before the client's first bytes are known.
 pub(crate) struct Opened {
-    pub(crate) protocol: Protocol,
+    pub(crate) via: Via,
     pub(crate) target: Target,
     /// The decision that it was dialled by.
     pub(crate) ruling: Ruling,
@@ -90,7 +90,7 @@ impl Opened {
         match first {
             First::Tls(hello) => self.tls(ctx, relay, peek, &hello).await,
             First::BadTls(why) => {
-                let at = At::new(Layer::Tls, self.protocol).detail(Some(why));
+                let at = At::new(Layer::Tls, self.via).detail(Some(why));
                 ctx.note_malformed(at, Some(&self.target));
                 self.refuse_tls(relay, Alert::AccessDenied, CloseReason::ClientProtocol)
                     .await;
@@ -105,7 +105,7 @@ impl Opened {
                 let (client, upstream) = relay.into_sockets();
                 let behind = Behind {
                     target: self.target,
-                    protocol: self.protocol,
+                    via: self.via,
                     upstream: (upstream, self.peer, self.ruling.name),
                     absolute: self.absolute,
                     flow: self.flow,
@@ -116,13 +116,13 @@ impl Opened {
             First::Http2 => {
                 let ruling = self.target.refuse(ctx, Reason::ProtocolNotAllowed);
                 let why = "HTTP/2 without TLS: its requests' hosts cannot be seen";
-                let at = At::new(Layer::Http, self.protocol).detail(Some(why));
+                let at = At::new(Layer::Http, self.via).detail(Some(why));
                 ctx.note_decision(at, &self.target, &ruling);
                 self.cut(relay, CloseReason::Denied);
                 None
             }
             First::Other if self.absolute => {
-                let at = At::new(Layer::Tcp, self.protocol);
+                let at = At::new(Layer::Tcp, self.via);
                 match ctx.dial(&self.ruling).await {
                     Ok((upstream, peer)) => {
                         self.peer = peer;
@@ -139,7 +139,7 @@ impl Opened {
             First::Other => self.pass(ctx, relay, peek),
             First::Slow => {
                 let why = "the first bytes did not tell in time what they are";
-                let at = At::new(Layer::Tcp, self.protocol).detail(Some(why));
+                let at = At::new(Layer::Tcp, self.via).detail(Some(why));
                 ctx.note_malformed(at, Some(&self.target));
                 self.cut(relay, CloseReason::ClientProtocol);
                 None
@@ -166,7 +166,7 @@ impl Opened {
             .ech
             .then_some("an encrypted ClientHello beside the server name");
         let sni = hello.sni.as_ref().map(|name| name.as_str());
-        let at = At::new(Layer::Tls, self.protocol).shown(sni).detail(ech);
+        let at = At::new(Layer::Tls, self.via).shown(sni).detail(ech);
         if ruling.permit.is_none() {
             ctx.note_decision(at, &self.target, &ruling);
             let alert = match ruling.reason {
@@ -229,7 +229,7 @@ impl Opened {
 
     fn note_open(&mut self, ctx: &ProxyContext, detail: Option<&'static str>) {
         if self.flow.is_none() {
-            let at = At::new(Layer::Tcp, self.protocol).detail(detail);
+            let at = At::new(Layer::Tcp, self.via).detail(detail);
             self.flow = Some(ctx.note_open(at, &self.target, &self.ruling, &self.peer));
         }
     }

@@ -16,8 +16,8 @@ impl Session<'_> {
     /// Decides on a CONNECT and dials. Bytes behind the head stay in the client's inbox, and are
     /// looked at like any first bytes in the tunnel.
     pub(super) async fn connect(&mut self, target: Target, head: &RequestHead, raw: &[u8]) -> Next {
-        let protocol = Protocol::Connect;
-        let at = At::new(Layer::Http, protocol).http(&head.method, None);
+        let via = self.via.speaking(Protocol::Connect);
+        let at = At::new(Layer::Http, via).http(&head.method, None);
         let ruling = target.decide(self.ctx);
         if ruling.permit.is_none() {
             return self.denied(at, &target, &ruling, (head, raw));
@@ -28,7 +28,7 @@ impl Session<'_> {
             Ok((upstream, peer)) => {
                 let flow = Some(self.ctx.note_open(at, &target, &ruling, &peer));
                 let opened = Opened {
-                    protocol,
+                    via,
                     target,
                     ruling,
                     peer,

@@ -100,7 +100,7 @@ impl Session<'_> {
             }
         };
         let shown = host.and_then(|(host, _)| host.name()).map(NameBuf::as_str);
-        let at = At::new(Layer::Http, self.protocol());
+        let at = At::new(Layer::Http, self.via);
         let at = at.http(&head.method, path(head)).shown(shown);
         if ruling.permit.is_none() {
             return self.denied(at, &target, &ruling, (head, raw));

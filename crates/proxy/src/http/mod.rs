@@ -25,7 +25,7 @@ use self::exchange::Conn;
 use self::forward::Upstream;
 use crate::ProxyContext;
 use crate::limits::{HEAD_BUFFER_BYTES, HEADER_TIMEOUT, KEEP_ALIVE_TIMEOUT};
-use crate::note::{At, Flow, Peer};
+use crate::note::{At, Flow, Peer, Via};
 use crate::refuse::{Format, Refusal};
 use crate::relay::Relay;
 use crate::socket;
@@ -44,16 +44,13 @@ enum Door {
     /// The proxy port: CONNECT and absolute form, to anywhere.
     Proxy,
     /// A connection to one address: every request's Host is decided on together with it.
-    Behind {
-        target: Arc<Target>,
-        protocol: Protocol,
-    },
+    Behind { target: Arc<Target> },
 }
 
 /// A connection that turned out to speak plain HTTP.
 pub(crate) struct Behind {
     pub(crate) target: Target,
-    pub(crate) protocol: Protocol,
+    pub(crate) via: Via,
     /// The connection that stands, and the name that it was dialled by.
     pub(crate) upstream: (TcpStream, Peer, Option<Name>),
     /// It ends at the company's proxy, which expects requests in absolute form.
@@ -66,6 +63,7 @@ pub(crate) struct Behind {
 struct Session<'a> {
     ctx: &'a ProxyContext,
     door: Door,
+    via: Via,
     client: Conn,
     upstream: Option<Upstream>,
     /// The flow around the requests: that of a SOCKS connection, for instance.
@@ -90,6 +88,7 @@ enum Next {
 
 /// Serves one connection to the proxy port.
 pub(crate) async fn open(ctx: &ProxyContext, client: TcpStream, stop: &Stop) -> Option<Tunnel> {
+    let via = Via::new(Protocol::Http, &client);
     let client = Conn {
         stream: client,
         inbox: Vec::new(),
@@ -97,6 +96,7 @@ pub(crate) async fn open(ctx: &ProxyContext, client: TcpStream, stop: &Stop) -> 
     let session = Session {
         ctx,
         door: Door::Proxy,
+        via,
         client,
         upstream: None,
         around: None,
@@ -114,7 +114,7 @@ pub(crate) async fn behind(
 ) -> Option<Tunnel> {
     let Behind {
         target,
-        protocol,
+        via,
         upstream: (stream, peer, name),
         absolute,
         flow,
@@ -130,11 +130,11 @@ pub(crate) async fn behind(
     };
     let door = Door::Behind {
         target: Arc::new(target),
-        protocol,
     };
     Session {
         ctx,
         door,
+        via,
         client,
         upstream,
         around: flow,
@@ -248,7 +248,7 @@ impl Session<'_> {
                 let why = "CONNECT on a direct connection: its target cannot be decided on";
                 self.not_allowed(&head, &raw, why)
             }
-            (Door::Behind { target, .. }, _) => {
+            (Door::Behind { target }, _) => {
                 let target = target.clone();
                 self.forward(target, &head, &raw).await
             }
@@ -262,10 +262,10 @@ impl Session<'_> {
         why: &'static str,
         help: Option<&str>,
     ) -> Next {
-        let at = At::new(Layer::Http, self.protocol()).detail(Some(why));
+        let at = At::new(Layer::Http, self.via).detail(Some(why));
         let target = match &self.door {
             Door::Proxy => None,
-            Door::Behind { target, .. } => Some(&**target),
+            Door::Behind { target } => Some(&**target),
         };
         let id = match request {
             Some((head, _)) => self
@@ -279,11 +279,11 @@ impl Session<'_> {
     }
 
     fn not_allowed(&mut self, head: &RequestHead, raw: &[u8], why: &'static str) -> Next {
-        let Door::Behind { target, protocol } = &self.door else {
+        let Door::Behind { target } = &self.door else {
             return Next::Reset;
         };
         let ruling = target.refuse(self.ctx, Reason::ProtocolNotAllowed);
-        let at = At::new(Layer::Http, *protocol)
+        let at = At::new(Layer::Http, self.via)
             .http(&head.method, path(head))
             .detail(Some(why));
         let id = self.ctx.note_decision(at, target, &ruling);
@@ -307,13 +307,6 @@ impl Session<'_> {
         refusal.target = Some(&authority);
         refusal.suggestion = ruling.suggestion.as_deref();
         Next::Words(say(&refusal, Some(request)), CloseReason::Denied)
-    }
-
-    fn protocol(&self) -> Protocol {
-        match self.door {
-            Door::Proxy => Protocol::Http,
-            Door::Behind { protocol, .. } => protocol,
-        }
     }
 
     fn end_around(&mut self, end: CloseReason) {
