@@ -5,7 +5,7 @@
 
 use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_policy::{Destination, Reason, Request, Verdict};
-use portcullis_record::{Event, Layer, Protocol, Recorder};
+use portcullis_record::{Client, Event, Layer, Protocol, Recorder, Transport};
 use portcullis_sandbox::{Refused, RefusedLog, RefusedProtocol};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -78,8 +78,15 @@ impl RefusedReader {
         match refused.protocol {
             RefusedProtocol::Tcp => self.record_tcp(destination),
             RefusedProtocol::Udp => {
+                // Unlike a socket whose connect() was refused, which has lost its address, this one
+                // may still be there. A guest's packets come from no process.
+                let client = refused.uid.map(|_| Client {
+                    transport: Transport::Udp,
+                    address: refused.source,
+                });
                 let _id = self.recorder.decision(
                     not_allowed()
+                        .client(client)
                         .port(destination.port())
                         .addresses(&addresses)
                         .detail("udp"),

@@ -7,8 +7,10 @@ use crate::publish::{self, Publish};
 use crate::refused::RefusedReader;
 use crate::report::{Collector, Report};
 use portcullis_policy::{AddressRule, Mode, Policy};
-use portcullis_record::Recorder;
-use portcullis_sandbox::{Addresses, Control, GatewaySide, OpenRule, OpenRules, Sockets, Spec};
+use portcullis_record::{ProcessFinder, Recorder, Transport};
+use portcullis_sandbox::{
+    self as sandbox, Addresses, Control, GatewaySide, OpenRule, OpenRules, Processes, Sockets, Spec,
+};
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -131,7 +133,8 @@ async fn serve(sockets: Sockets, control: Control, config: RunConfig) -> Report 
     let recorder = match config.log {
         Some(file) => Recorder::from_file(file, &config.sandbox),
         None => Recorder::null(),
-    };
+    }
+    .with_process_finder(finder(control.processes()));
     let collector = config.collect.then(|| Collector::new(&recorder));
     let control = Arc::new(control);
     let token = CancellationToken::new();
@@ -170,6 +173,18 @@ async fn serve(sockets: Sockets, control: Control, config: RunConfig) -> Report 
         (!flushed.complete || flushed.lost > 0).then(|| format!("{} records lost", flushed.lost))
     });
     report
+}
+
+/// Finds the program behind a denial among the sandbox's processes.
+fn finder(processes: Processes) -> ProcessFinder {
+    Arc::new(move |client| {
+        let transport = match client.transport {
+            Transport::Tcp => sandbox::Transport::Tcp,
+            Transport::Udp => sandbox::Transport::Udp,
+        };
+        let found = processes.find(transport, client.address)?;
+        Some((found.pid, found.command))
+    })
 }
 
 struct Parts<'a> {
