@@ -2,7 +2,9 @@
 
 use arc_swap::ArcSwap;
 use portcullis_dial::{DialConfig, Dialer, Host, HostAddresses};
-use portcullis_dns::{AddressGate, Clock, DnsConfig, DnsService, Leases, NoGate, PolicyHandle};
+use portcullis_dns::{
+    AddressGate, Clock, DnsConfig, DnsService, Leases, NoGate, OwnNames, PolicyHandle,
+};
 use portcullis_policy::Policy;
 use portcullis_proxy::ProxyContext;
 use portcullis_record::Recorder;
@@ -19,6 +21,7 @@ pub struct Builder {
     resolvers: Vec<SocketAddr>,
     recorder: Recorder,
     gate: Box<dyn AddressGate>,
+    own: OwnNames,
     listeners: Vec<SocketAddr>,
     host_listeners: Vec<SocketAddr>,
 }
@@ -48,6 +51,12 @@ impl Builder {
         self
     }
 
+    /// The address that stands for the host inside, and the addresses that are the sandbox's own.
+    pub fn own(mut self, own: OwnNames) -> Self {
+        self.own = own;
+        self
+    }
+
     /// The gateway's listeners as programs inside reach them: no program is connected to one.
     pub fn listeners(mut self, listeners: Vec<SocketAddr>) -> Self {
         self.listeners = listeners;
@@ -72,6 +81,7 @@ impl Builder {
             self.recorder.clone(),
         );
         dns.clock = clock;
+        dns.own = self.own;
         dns.ipv6_route = Arc::new(crate::host::has_ipv6_route);
         let host = Host::new(HostAddresses::Interfaces);
         // Where the interfaces cannot be read nobody knows, and the address is kept.
@@ -130,6 +140,7 @@ impl Gateway {
             resolvers: Vec::new(),
             recorder: Recorder::null(),
             gate: Box::new(NoGate),
+            own: OwnNames::default(),
             listeners: Vec::new(),
             host_listeners: Vec::new(),
         }

@@ -19,6 +19,7 @@ mod sandboxed;
 pub use gateway::{Builder, Entrances, Gateway};
 pub use host::host_resolvers;
 pub use plain::{PlainConfig, serve_plain};
+pub use portcullis_dns::OwnNames;
 pub use portcullis_record::open_file as open_records;
 pub use publish::Publish;
 pub use report::{Denied, Failed, Report, Used};

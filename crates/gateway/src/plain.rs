@@ -2,11 +2,12 @@
 //! proxy. There is no namespace here, so programs that ignore the listeners are not held in.
 
 use crate::gateway::{Entrances, Gateway};
+use portcullis_dns::OwnNames;
 use portcullis_policy::Policy;
 use portcullis_record::Recorder;
 use std::fs::File;
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::pin::pin;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -66,10 +67,16 @@ async fn serve(config: PlainConfig, end: impl Future<Output = io::Result<()>>) -
     {
         listeners.push(listener.local_addr()?);
     }
+    // The programs that ask stand on the host itself.
+    let own = OwnNames {
+        host: Ipv4Addr::LOCALHOST,
+        addresses: Vec::new(),
+    };
     let gateway = Gateway::builder()
         .policy(config.policy)
         .resolvers(config.resolvers)
         .recorder(recorder.clone())
+        .own(own)
         .host_listeners(listeners)
         .build();
     let (dns_udp, dns_tcp) = config.dns.into_iter().unzip();

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 /// The end of a run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Report {
-    /// What was denied, equal ones together, most frequent last to first seen.
+    /// What was denied, equal ones together, the most frequent first.
     pub denied: Vec<Denied>,
     /// How many requests were denied in all.
     pub denied_total: u64,

@@ -6,6 +6,7 @@ use crate::gateway::{Entrances, Gateway};
 use crate::publish::{self, Publish};
 use crate::refused::RefusedReader;
 use crate::report::{Collector, Report};
+use portcullis_dns::OwnNames;
 use portcullis_policy::{AddressRule, Mode, Policy};
 use portcullis_record::{ProcessFinder, Recorder, Transport};
 use portcullis_sandbox::{
@@ -161,7 +162,7 @@ async fn serve(sockets: Sockets, control: Control, config: RunConfig) -> Report 
     gone(&control, &token).await;
     token.cancel();
     tracker.close();
-    // Flows that do not end in time end with the process; their records say so.
+    // What does not end in time (a dial in the middle of a handshake) ends with the process.
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, tracker.wait()).await;
     let mut report = match collecting {
         Some(task) => task.await.unwrap_or_default(),
@@ -216,6 +217,7 @@ fn start(parts: Parts<'_>, wanted: Wanted) -> io::Result<()> {
         .resolvers(wanted.resolvers)
         .recorder(recorder.clone())
         .gate(Box::new(KernelGate(Arc::new(sockets.kernel))))
+        .own(own_names(&addresses))
         .listeners(vec![
             addresses.http(),
             addresses.socks(),
@@ -258,6 +260,23 @@ fn start(parts: Parts<'_>, wanted: Wanted) -> io::Result<()> {
         ));
     }
     Ok(())
+}
+
+/// Nobody outside could answer for these.
+fn own_names(addresses: &Addresses) -> OwnNames {
+    // Behind a TAP the usual own address is the guest's.
+    let guest4 = Addresses::new().own4;
+    OwnNames {
+        host: addresses.gateway4,
+        addresses: vec![
+            addresses.own4.into(),
+            guest4.into(),
+            addresses.gateway4.into(),
+            addresses.resolver4.into(),
+            addresses.own6.into(),
+            addresses.gateway6.into(),
+        ],
+    }
 }
 
 /// Waits until the sandbox is gone or an entrance failed for good.
