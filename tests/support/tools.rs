@@ -15,7 +15,7 @@ const FOLDERS: [&str; 6] = [
 ];
 
 /// Programs whose Debian package has another name.
-const PACKAGES: [(&str, &str); 17] = [
+const PACKAGES: [(&str, &str); 20] = [
     ("dig", "bind9-dnsutils"),
     ("nslookup", "bind9-dnsutils"),
     ("nc", "netcat-openbsd"),
@@ -27,6 +27,9 @@ const PACKAGES: [(&str, &str); 17] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("ip", "iproute2"),
+    ("ss", "iproute2"),
+    ("ldd", "libc-bin"),
+    ("nsenter", "util-linux"),
     ("ssh", "openssh-client"),
     ("getent", "libc-bin"),
     ("ps", "procps"),

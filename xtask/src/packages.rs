@@ -73,6 +73,7 @@ pub const PACKAGES: &[Package] = &[
         "nft",
         "flushing the rules inside, as an attacker would",
     ),
+    needs("make", "make", "the pipes of its jobserver"),
     needs("procps", "ps", "process trees"),
     needs(
         "bubblewrap",
