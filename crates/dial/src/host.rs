@@ -87,8 +87,10 @@ fn read() -> std::io::Result<Vec<IpAddr>> {
     Ok(addresses)
 }
 
-/// Whether connecting to `to` reaches the socket that listens at `listener`.
-pub(crate) fn reaches(to: SocketAddr, listener: SocketAddr, is_own: bool) -> bool {
+/// Whether connecting to `to` reaches the socket that listens at `listener`; `is_own` says that
+/// `to` is an address of the host that `listener` is on.
+#[must_use]
+pub fn reaches(to: SocketAddr, listener: SocketAddr, is_own: bool) -> bool {
     let (to_ip, listener_ip) = (to.ip().to_canonical(), listener.ip().to_canonical());
     to.port() == listener.port()
         && (to_ip == listener_ip

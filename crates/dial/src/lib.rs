@@ -23,7 +23,7 @@ mod tunnel;
 
 pub use dialer::{DIAL_TIMEOUT, DialConfig, Dialed, Dialer};
 pub use error::DialError;
-pub use host::{Host, HostAddresses};
+pub use host::{Host, HostAddresses, reaches};
 pub use socket::ATTEMPT_TIMEOUT;
 
 #[cfg(test)]

@@ -3,14 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use portcullis_dial::{DialError, Dialer};
+use portcullis_dial::{DialError, Dialer, reaches};
 use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_record::Recorder;
 use tokio::net::TcpStream;
 
 use crate::limits::{MAX_CONNECTIONS, MAX_REFUSALS, Slots};
 use crate::note::Peer;
-use crate::socket;
 use crate::target::Ruling;
 
 /// What the entrances of one sandbox share.
@@ -92,9 +91,8 @@ impl ProxyContext {
 
     /// Whether a socket that was dialled to `address` arrives at one of our own listeners.
     pub(crate) fn is_host_listener(&self, address: SocketAddr) -> bool {
-        let to = (address.ip(), address.port());
         self.host_listeners
             .iter()
-            .any(|listener| socket::reaches(to, *listener))
+            .any(|listener| reaches(address, *listener, false))
     }
 }

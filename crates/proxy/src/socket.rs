@@ -1,6 +1,6 @@
 //! What the entrances do to sockets: options, resets, last words.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
@@ -61,36 +61,4 @@ pub(crate) async fn last_words(mut stream: TcpStream, bytes: &[u8]) {
 /// The same address in one spelling: an IPv4 connection on an IPv6 listener is an IPv4 connection.
 pub(crate) fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
-}
-
-/// Whether `destination` is reached by connecting to `listener`: a wildcard listener is on every
-/// loopback address.
-pub(crate) fn reaches(destination: (IpAddr, u16), listener: SocketAddr) -> bool {
-    let listener = plain(listener);
-    let address = destination.0.to_canonical();
-    let own = |a: IpAddr| a.is_loopback() || a.is_unspecified();
-    destination.1 == listener.port()
-        && (address == listener.ip() || listener.ip().is_unspecified() && own(address))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wildcard_listener_is_on_loopback_and_nowhere_else() {
-        let any: SocketAddr = "0.0.0.0:3128".parse().unwrap();
-        let one: SocketAddr = "10.0.2.15:3128".parse().unwrap();
-        let at = |text: &str| -> IpAddr { text.parse().unwrap() };
-        assert!(reaches((at("127.0.0.1"), 3128), any));
-        assert!(reaches((at("::ffff:127.0.0.1"), 3128), any));
-        assert!(reaches((at("0.0.0.0"), 3128), any));
-        assert!(
-            !reaches((at("192.0.2.1"), 3128), any),
-            "an outside server on the same port"
-        );
-        assert!(!reaches((at("127.0.0.1"), 3129), any));
-        assert!(reaches((at("10.0.2.15"), 3128), one));
-        assert!(!reaches((at("127.0.0.1"), 3128), one));
-    }
 }

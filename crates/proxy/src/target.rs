@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use portcullis_dial::DialError;
+use portcullis_dial::{DialError, reaches};
 use portcullis_names::{Host, Name, NameBuf, NameRef};
 use portcullis_policy::{
     ConnectPermit, Destination, HOST_NAME, Policy, Reason, Request, RuleId, ShownBy, Verdict,
@@ -246,7 +246,7 @@ impl Target {
             Asked::Address { address, .. } => ctx
                 .listeners
                 .iter()
-                .any(|l| socket::reaches((*address, self.port), *l)),
+                .any(|l| reaches(SocketAddr::new(*address, self.port), *l, false)),
         }
     }
 }

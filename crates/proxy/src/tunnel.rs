@@ -211,9 +211,9 @@ impl Opened {
         self.pass(ctx, relay, peek)
     }
 
-    /// Whether the connection is no way for TLS, or was dialled for another name than the one shown, and may therefore
-    /// end elsewhere than at an address of that name: a proxy resolves by itself, and the dialler
-    /// may have taken another address of the first name.
+    /// Whether the connection leads to a proxy that takes no TLS, or was dialled for another name
+    /// than the one shown and may therefore end elsewhere than at an address of that name: a proxy
+    /// resolves by itself, and the dialler may have taken another address of the first name.
     fn must_redial(&self, ruling: &Ruling) -> bool {
         self.absolute || elsewhere(&self.target, &self.peer, self.ruling.name == ruling.name)
     }
