@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use portcullis_names::{Name, PortSet};
+use portcullis_wire::dns::ptr_name;
 
 use crate::rules::RuleId;
 
@@ -18,6 +19,7 @@ pub struct LookupPermit {
     rule: Option<RuleId>,
     ports: PortSet,
     audit: bool,
+    by_pattern: bool,
 }
 
 impl LookupPermit {
@@ -28,7 +30,13 @@ impl LookupPermit {
             rule,
             ports,
             audit,
+            by_pattern: false,
         }
+    }
+
+    /// The same for a name that no rule lists by itself.
+    pub(crate) fn of_pattern(self, by_pattern: bool) -> Self {
+        LookupPermit { by_pattern, ..self }
     }
 
     /// The name to resolve.
@@ -57,6 +65,12 @@ impl LookupPermit {
         self.audit
     }
 
+    /// Whether the listed name passes only by a pattern (`*.example.org`), so that the program chose
+    /// what the upstream resolver hears. New names of this kind have a budget.
+    pub fn by_pattern(&self) -> bool {
+        self.by_pattern
+    }
+
     /// Leave to resolve the name that a CNAME of this permit's name points to.
     #[must_use]
     pub fn follow(&self, canonical: Name) -> LookupPermit {
@@ -69,7 +83,7 @@ impl LookupPermit {
     /// Leave to ask for the PTR of an address that was given out under this permit.
     #[must_use]
     pub fn reverse(&self, address: IpAddr) -> LookupPermit {
-        self.follow(reverse_name(address))
+        self.follow(ptr_name(address))
     }
 }
 
@@ -162,28 +176,6 @@ impl ConnectPermit {
     pub fn is_operators(&self) -> bool {
         self.operators
     }
-}
-
-/// `in-addr.arpa` (RFC 1035 section 3.5) and `ip6.arpa` (RFC 3596 section 2.5).
-fn reverse_name(address: IpAddr) -> Name {
-    let text = match address {
-        IpAddr::V4(v4) => {
-            let [a, b, c, d] = v4.octets();
-            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
-        }
-        IpAddr::V6(v6) => {
-            let mut text = String::with_capacity(72);
-            for byte in v6.octets().iter().rev() {
-                for nibble in [byte & 0xf, byte >> 4] {
-                    text.extend(char::from_digit(u32::from(nibble), 16));
-                    text.push('.');
-                }
-            }
-            text.push_str("ip6.arpa");
-            text
-        }
-    };
-    Name::from_policy(&text).expect("digits, dots and `arpa` are a canonical name")
 }
 
 #[cfg(test)]
