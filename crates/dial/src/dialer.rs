@@ -262,6 +262,12 @@ impl Dialer {
                 to.to_string()
             }
         };
+        if let Some(lookup) = permit.lookup()
+            && !self.resolver.admits(&lookup)
+        {
+            let detail = "too many new names below one pattern within a minute";
+            return Err(DialError::new(Reason::RateLimited, detail));
+        }
         let failed = |error: DialError| {
             // A loop is the operator's mistake and has its own name.
             let reason = match error.reason {

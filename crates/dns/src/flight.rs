@@ -39,6 +39,9 @@ const REVERSE_FAILURE_TTL: Duration = Duration::from_secs(60);
 /// Leave to look one name up: the first permit asks, all of them own what is found.
 pub(crate) type Permits = SmallVec<[LookupPermit; 1]>;
 
+/// Why a name that the policy allows is not asked about.
+pub(crate) const TOO_MANY_NEW_NAMES: &str = "too many new names below one pattern within a minute";
+
 /// A question and who may ask it.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
@@ -87,6 +90,11 @@ impl Inner {
             return entry;
         }
         let (epoch, qtype) = (ask.epoch, ask.key.qtype);
+        let now = self.clock.now();
+        let admitted = |permit| self.new_names.admit(permit, epoch, now);
+        if !ask.permits.iter().any(admitted) {
+            return self.failed(Reason::RateLimited, TOO_MANY_NEW_NAMES, epoch, qtype);
+        }
         let Some(mut landing) = self.board(ask) else {
             let detail = "too many lookups are under way";
             return self.failed(Reason::RateLimited, detail, epoch, qtype);

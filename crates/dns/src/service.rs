@@ -15,6 +15,7 @@ use crate::aliases::Aliases;
 use crate::cache::Cache;
 use crate::config::PolicyHandle;
 use crate::flight::Flights;
+use crate::new_names::NewNames;
 use crate::{Clock, DnsConfig, Leases, OwnNames, Upstream, tcp, udp};
 
 /// One sandbox's resolver.
@@ -37,6 +38,7 @@ pub(crate) struct Inner {
     pub(crate) cache: Cache,
     pub(crate) flights: Flights,
     pub(crate) aliases: Aliases,
+    pub(crate) new_names: NewNames,
 }
 
 /// The policy that was last seen in force, and how many came before it. Holding it keeps its
@@ -130,6 +132,7 @@ impl DnsService {
                 cache: Cache::new(config.cache_bytes),
                 flights: Flights::default(),
                 aliases: Aliases::default(),
+                new_names: NewNames::default(),
             }),
         }
     }
@@ -137,6 +140,14 @@ impl DnsService {
     /// The sandbox's leases.
     pub fn leases(&self) -> &Arc<Leases> {
         &self.inner.leases
+    }
+
+    /// Whether a name may leave by another way than a lookup here (a company's proxy looks names up
+    /// itself): new names below a pattern share the lookups' budget.
+    pub fn admits(&self, permit: &LookupPermit) -> bool {
+        let (_, epoch) = self.inner.policy();
+        let now = self.inner.clock.now();
+        self.inner.new_names.admit(permit, epoch, now)
     }
 
     /// Replaces the upstream resolvers (a reloaded policy may name others).

@@ -112,5 +112,6 @@ impl<'r> Decision<'r> {
             grant.rules.names.ports_for(name.as_str())
         };
         LookupPermit::new(name.to_name(), self.rule, ports, self.is_audit())
+            .of_pattern(!grant.rules.names.lists_exactly(name.as_str()))
     }
 }

@@ -66,6 +66,32 @@ async fn what_leaves_is_a_new_message_of_canonical_name_and_type() {
 }
 
 #[tokio::test]
+async fn names_made_up_below_a_wildcard_end_with_a_budget() {
+    let server = Server::with_zone(Zone::new(ZONE)).await;
+    let world = World::new(&["*.wild.example"], &[&server]);
+    let budget = portcullis_dns::NEW_NAMES_PER_MINUTE;
+    for n in 0..budget + 40 {
+        let name = format!("secret{n}.wild.example");
+        let message = query(&name, A_TYPE, Some(1232));
+        let reply = world.raw(&message).await;
+        let limited = n >= budget;
+        assert_eq!(reply[3] & 0x0F, if limited { 2 } else { 3 }, "{name}");
+        if limited {
+            let (code, text) = ede(&reply).unwrap();
+            assert_eq!(code, 0);
+            assert!(text.starts_with("rate-limited; id="), "{text}");
+        }
+    }
+    assert_eq!(server.heard().len(), budget as usize);
+    // The other types of a known name cost nothing, and neither does asking again.
+    let known = world.ask("secret7.wild.example", TXT_TYPE).await;
+    assert_eq!(
+        known.metadata.response_code,
+        hickory_proto::op::ResponseCode::NXDomain
+    );
+}
+
+#[tokio::test]
 async fn the_clients_id_is_never_forwarded() {
     let server = Server::with_zone(Zone::new("")).await;
     let names: Vec<String> = (0..40).map(|n| format!("n{n}.wild.example")).collect();

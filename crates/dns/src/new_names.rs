@@ -1,0 +1,180 @@
+//! The budget of new names below a pattern.
+//!
+//! Answers "resolution as a way out": below `*.example.org` the program makes the names up, so that
+//! each new one carries up to 250 bytes to whoever serves a part of that zone or reads its queries.
+//! A name that was asked for before says little and costs nothing; a listed name says nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::mem;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use portcullis_names::Name;
+use portcullis_policy::{LookupPermit, RuleId};
+
+/// New names that may be looked up below one pattern in one [`PERIOD`].
+pub const NEW_NAMES_PER_MINUTE: u32 = 120;
+
+/// How long a budget lasts.
+const PERIOD: Duration = Duration::from_secs(60);
+
+/// Names that are remembered as asked for: as many again may come before one is forgotten, and is
+/// then new once more.
+const MAX_REMEMBERED: usize = 8_192;
+
+/// Patterns whose budgets are kept; with more in use at once, further ones share one budget.
+const MAX_PATTERNS: usize = 4_096;
+
+/// What was looked up below patterns, and how much of it was new lately.
+#[derive(Debug, Default)]
+pub(crate) struct NewNames {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Rules are numbered anew with each policy.
+    epoch: u64,
+    spent: HashMap<Option<RuleId>, Spent>,
+    /// Two generations, so that the oldest go without a list of their ages.
+    young: HashSet<Name>,
+    old: HashSet<Name>,
+}
+
+#[derive(Debug)]
+struct Spent {
+    began: Instant,
+    names: u32,
+}
+
+impl NewNames {
+    /// Whether the listed name of this permit may be asked about upstream; counts it if it is new.
+    pub(crate) fn admit(&self, permit: &LookupPermit, epoch: u64, now: Instant) -> bool {
+        // A policy that only watches refuses nothing.
+        if !permit.by_pattern() || permit.audit() {
+            return true;
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = permit.listed();
+        if state.knows(name) || state.spend(permit.rule(), epoch, now) {
+            state.remember(name);
+            true
+        } else {
+            false
+        }
+    }
+}
+
+impl State {
+    fn knows(&self, name: &Name) -> bool {
+        self.young.contains(name) || self.old.contains(name)
+    }
+
+    fn remember(&mut self, name: &Name) {
+        if self.young.contains(name) {
+            return;
+        }
+        if self.young.len() >= MAX_REMEMBERED {
+            self.old = mem::take(&mut self.young);
+        }
+        self.young.insert(name.clone());
+    }
+
+    fn spend(&mut self, rule: Option<RuleId>, epoch: u64, now: Instant) -> bool {
+        let over = |spent: &Spent| now.saturating_duration_since(spent.began) >= PERIOD;
+        if self.epoch != epoch {
+            self.spent.clear();
+            self.epoch = epoch;
+        }
+        if self.spent.len() >= MAX_PATTERNS && !self.spent.contains_key(&rule) {
+            self.spent.retain(|_, spent| !over(spent));
+        }
+        let key =
+            rule.filter(|_| self.spent.len() < MAX_PATTERNS || self.spent.contains_key(&rule));
+        let spent = self.spent.entry(key).or_insert(Spent {
+            began: now,
+            names: 0,
+        });
+        if over(spent) {
+            *spent = Spent {
+                began: now,
+                names: 0,
+            };
+        }
+        let left = spent.names < NEW_NAMES_PER_MINUTE;
+        spent.names += u32::from(left);
+        left
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use portcullis_names::NameBuf;
+    use portcullis_policy::{Input, Mode, Policy, Request};
+
+    use super::*;
+
+    fn policy(rules: &[&str]) -> Policy {
+        let inputs: Vec<Input> = rules
+            .iter()
+            .map(|rule| Input::Allow((*rule).into()))
+            .collect();
+        Policy::load(&inputs, &mut |_| unreachable!("no file is included"))
+            .unwrap()
+            .policy
+    }
+
+    fn permit(policy: &Policy, name: &str) -> LookupPermit {
+        let name = NameBuf::from_program(name.as_bytes()).unwrap();
+        let request = Request::Lookup {
+            name: name.as_ref(),
+            qtype: 1,
+        };
+        policy.decide(&request).lookup_permit().unwrap()
+    }
+
+    #[test]
+    fn new_names_below_a_pattern_end_with_its_budget() {
+        let policy = policy(&["*.wild.example", "*.other.example", "listed.wild.example"]);
+        let names = NewNames::default();
+        let start = Instant::now();
+        let ask = |name: &str, at| names.admit(&permit(&policy, name), 0, at);
+        for n in 0..NEW_NAMES_PER_MINUTE {
+            assert!(ask(&format!("n{n}.wild.example"), start), "{n}");
+        }
+        assert!(!ask("one-more.wild.example", start));
+        assert!(ask("n7.wild.example", start), "known names stay");
+        assert!(ask("listed.wild.example", start), "listed by itself");
+        assert!(
+            ask("first.other.example", start),
+            "another pattern's budget"
+        );
+        let almost = start + PERIOD - Duration::from_millis(1);
+        assert!(!ask("one-more.wild.example", almost));
+        assert!(ask("one-more.wild.example", start + PERIOD));
+    }
+
+    #[test]
+    fn a_policy_that_only_watches_refuses_no_new_name() {
+        let policy = policy(&[]).with_mode(Mode::Audit);
+        let names = NewNames::default();
+        let now = Instant::now();
+        for n in 0..NEW_NAMES_PER_MINUTE * 2 {
+            assert!(names.admit(&permit(&policy, &format!("n{n}.example.org")), 0, now));
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let policy = policy(&["*.wild.example"]);
+        let names = NewNames::default();
+        let mut now = Instant::now();
+        for n in 0..MAX_REMEMBERED * 3 {
+            assert!(names.admit(&permit(&policy, &format!("n{n}.wild.example")), 0, now));
+            now += PERIOD / NEW_NAMES_PER_MINUTE + Duration::from_millis(10);
+        }
+        let state = names.state.lock().unwrap();
+        assert!(state.young.len() + state.old.len() <= MAX_REMEMBERED * 2);
+        assert_eq!(state.spent.len(), 1);
+    }
+}
