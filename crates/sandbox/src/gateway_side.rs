@@ -91,11 +91,6 @@ impl Control {
         self.processes
     }
 
-    /// Blocks until the sandbox is over.
-    pub fn wait_gone(&self) {
-        let _ = crate::sys::poll_readable(self.lifeline.as_fd(), None);
-    }
-
     /// The gateway serves its sockets: the self-proof and the command may follow.
     ///
     /// # Errors

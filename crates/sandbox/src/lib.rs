@@ -14,7 +14,6 @@ mod command;
 mod error;
 mod fds;
 mod gateway_side;
-mod host;
 mod ids;
 mod init;
 mod kernel_set;
@@ -40,7 +39,6 @@ mod terminal;
 
 pub use error::{SandboxError, Step};
 pub use gateway_side::{Control, Family, GatewaySide, Sockets};
-pub use host::host_addresses;
 pub use kernel_set::KernelSet;
 pub use outcome::{
     EXIT_FAILED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Outcome,
