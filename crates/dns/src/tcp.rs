@@ -62,6 +62,7 @@ pub(crate) async fn serve(
         let via = Via {
             protocol: Protocol::DnsTcp,
             from: Some(from),
+            server: stream.local_addr().ok(),
         };
         let Ok(slot) = clients.clone().try_acquire_owned() else {
             deny(

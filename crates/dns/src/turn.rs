@@ -47,13 +47,19 @@ pub(crate) struct Via {
     pub protocol: Protocol,
     /// Who asks, where a socket tells: for the record.
     pub from: Option<SocketAddr>,
+    /// The gateway's end of a connection.
+    pub server: Option<SocketAddr>,
 }
 
 impl Via {
     /// The beginning of a record.
     pub(crate) fn event<'e>(self, verdict: Verdict, reason: Reason) -> Event<'e> {
         let transport = self.protocol.transport();
-        let client = self.from.map(|address| Client { transport, address });
+        let client = self.from.map(|address| Client {
+            transport,
+            address,
+            server: self.server,
+        });
         Event::new(Layer::Dns, self.protocol, verdict, reason).client(client)
     }
 }
@@ -63,6 +69,7 @@ impl From<Protocol> for Via {
         Via {
             protocol,
             from: None,
+            server: None,
         }
     }
 }

@@ -82,6 +82,7 @@ pub(crate) async fn serve(
             let via = Via {
                 protocol: Protocol::DnsUdp,
                 from: pktinfo::address(&datagram.from),
+                server: None,
             };
             let Step::Wait(pending) = inner.begin(query, via, &mut out) else {
                 send(&socket, &datagram, &out).await;

@@ -83,6 +83,7 @@ impl RefusedReader {
                 let client = refused.uid.map(|_| Client {
                     transport: Transport::Udp,
                     address: refused.source,
+                    server: None,
                 });
                 let _id = self.recorder.decision(
                     not_allowed()

@@ -134,8 +134,7 @@ async fn serve(sockets: Sockets, control: Control, config: RunConfig) -> Report 
     let recorder = match config.log {
         Some(file) => Recorder::from_file(file, &config.sandbox),
         None => Recorder::null(),
-    }
-    .with_process_finder(finder(control.processes()));
+    };
     let collector = config.collect.then(|| Collector::new(&recorder));
     let control = Arc::new(control);
     let token = CancellationToken::new();
@@ -183,7 +182,7 @@ fn finder(processes: Processes) -> ProcessFinder {
             Transport::Tcp => sandbox::Transport::Tcp,
             Transport::Udp => sandbox::Transport::Udp,
         };
-        let found = processes.find(transport, client.address)?;
+        let found = processes.find(transport, client.address, client.server)?;
         Some((found.pid, found.command))
     })
 }
@@ -212,6 +211,9 @@ fn start(parts: Parts<'_>, wanted: Wanted) -> io::Result<()> {
         token,
     } = parts;
     let addresses = wanted.addresses;
+    let recorder = &recorder
+        .clone()
+        .with_process_finder(finder(sockets.processes));
     let gateway = Gateway::builder()
         .policy(wanted.policy)
         .resolvers(wanted.resolvers)

@@ -21,18 +21,24 @@ pub(crate) struct Via {
     pub(crate) protocol: Protocol,
     /// The program's end, where the socket still tells.
     from: Option<SocketAddr>,
+    /// The end that it reached.
+    to: Option<SocketAddr>,
 }
 
 impl Via {
     pub(crate) fn new(protocol: Protocol, client: &TcpStream) -> Via {
         let from = client.peer_addr().ok().map(socket::plain);
-        Via { protocol, from }
+        let to = client.local_addr().ok().map(socket::plain);
+        Via { protocol, from, to }
     }
 
     /// A connection that could not be taken.
     pub(crate) fn nobody(protocol: Protocol) -> Via {
-        let from = None;
-        Via { protocol, from }
+        Via {
+            protocol,
+            from: None,
+            to: None,
+        }
     }
 
     /// The same connection, where what is said on it is another protocol.
@@ -85,7 +91,11 @@ impl<'a> At<'a> {
         let protocol = self.via.protocol;
         let transport = protocol.transport();
         let mut event = Event::new(self.layer, protocol, verdict, reason);
-        event.client = self.via.from.map(|address| Client { transport, address });
+        event.client = self.via.from.map(|address| Client {
+            transport,
+            address,
+            server: self.via.to,
+        });
         event.method = self.method;
         event.path = self.path;
         event.detail = self.detail;

@@ -210,6 +210,8 @@ pub struct Client {
     pub transport: Transport,
     /// Its address.
     pub address: SocketAddr,
+    /// The gateway's end, for a connection.
+    pub server: Option<SocketAddr>,
 }
 
 impl Protocol {

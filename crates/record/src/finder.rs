@@ -1,8 +1,7 @@
 //! Which program asked: looked up for fresh records of denials, within a budget.
 //!
-//! A look-up reads `/proc` and costs from a tenth of a millisecond (a datagram's sender) to several
-//! (a connection's: the kernel walks the whole host's TCP table). Flows that are let through never
-//! pay for it, nor do decisions that join an equal one; and a program that makes denials on
+//! A look-up reads `/proc` and costs a tenth of a millisecond or two, more in a sandbox of many
+//! processes or descriptors. Flows that are let through never pay for it, nor do decisions that join an equal one; and a program that makes denials on
 //! purpose soon gets records without it, and not a slow gateway.
 
 use std::sync::{Arc, Mutex, PoisonError};

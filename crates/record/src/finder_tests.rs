@@ -32,6 +32,7 @@ fn from(port: u16) -> Option<Client> {
     Some(Client {
         transport: Transport::Tcp,
         address: ([10, 0, 2, 15], port).into(),
+        server: None,
     })
 }
 

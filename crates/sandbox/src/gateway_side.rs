@@ -14,6 +14,7 @@ use crate::error::{At, SandboxError, Step};
 use crate::kernel_set::KernelSet;
 use crate::process::Processes;
 use crate::refused::RefusedLog;
+use crate::socket_diag::SocketDiag;
 
 /// How long [`Control::new_tcp_socket`] waits for the sandbox's first process.
 const NEW_SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,7 +34,7 @@ impl GatewaySide {
             control: Control {
                 requests: Mutex::new(requests),
                 lifeline,
-                processes: Processes::below(init),
+                init,
             },
         }
     }
@@ -58,7 +59,7 @@ impl GatewaySide {
                 "the sandbox ended before it stood",
             ));
         }
-        Sockets::from_fds(fds)
+        Sockets::from_fds(fds, self.control.init)
             .ok_or_else(|| SandboxError::refused(Step::HandOver, "sockets are missing"))
     }
 }
@@ -68,7 +69,8 @@ impl GatewaySide {
 pub struct Control {
     requests: Mutex<Channel>,
     lifeline: OwnedFd,
-    processes: Processes,
+    /// The sandbox's first process, as the host sees it.
+    init: u32,
 }
 
 /// The address family of a socket made inside.
@@ -84,11 +86,6 @@ impl Control {
     /// Becomes readable (end of file) when the sandbox is over: nothing is ever sent on it.
     pub fn lifeline(&self) -> BorrowedFd<'_> {
         self.lifeline.as_fd()
-    }
-
-    /// The processes inside.
-    pub fn processes(&self) -> Processes {
-        self.processes
     }
 
     /// The gateway serves its sockets: the self-proof and the command may follow.
@@ -152,6 +149,8 @@ pub struct Sockets {
     pub catch_all4: OwnedFd,
     /// Every other IPv6 destination.
     pub catch_all6: OwnedFd,
+    /// Which process inside holds a socket.
+    pub processes: Processes,
     /// The kernel's set of open destinations.
     pub kernel: KernelSet,
     /// What the kernel refused.
@@ -160,9 +159,9 @@ pub struct Sockets {
 
 impl Sockets {
     /// How many descriptors travel.
-    pub(crate) const COUNT: usize = 10;
+    pub(crate) const COUNT: usize = 11;
 
-    fn from_fds(fds: Vec<OwnedFd>) -> Option<Self> {
+    fn from_fds(fds: Vec<OwnedFd>, init: u32) -> Option<Self> {
         let fds: [OwnedFd; Self::COUNT] = fds.try_into().ok()?;
         let [
             dns_udp4,
@@ -173,6 +172,7 @@ impl Sockets {
             socks,
             catch_all4,
             catch_all6,
+            diag,
             set,
             log,
         ] = fds;
@@ -185,6 +185,7 @@ impl Sockets {
             socks,
             catch_all4,
             catch_all6,
+            processes: Processes::new(init, SocketDiag::new(diag)),
             kernel: KernelSet::new(set),
             refused: RefusedLog::new(log),
         })

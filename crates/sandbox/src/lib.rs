@@ -32,6 +32,7 @@ mod refused;
 mod rules;
 mod seccomp;
 mod signals;
+mod socket_diag;
 mod spec;
 mod sys;
 mod tap;

@@ -29,6 +29,7 @@ pub(crate) fn make(addresses: &Addresses) -> io::Result<[OwnedFd; Sockets::COUNT
         bound(addresses.socks(), libc::SOCK_STREAM)?,
         bound(catch4, libc::SOCK_STREAM)?,
         bound(catch6, libc::SOCK_STREAM)?,
+        crate::socket_diag::make_socket()?,
         crate::netlink::open(libc::NETLINK_NETFILTER)?,
         crate::refused::make_socket()?,
     ])
