@@ -27,8 +27,10 @@ const TRIAL_TAP: &str = "portcullis0";
 pub struct Check {
     /// What was looked at.
     pub name: &'static str,
-    /// Whether a sandbox can be made with it.
+    /// Whether it is there.
     pub ok: bool,
+    /// Whether every sandbox needs it, not only some.
+    pub needed: bool,
     /// What was found.
     pub found: String,
     /// The exact command that fixes it, when it is not well.
@@ -64,13 +66,13 @@ pub fn checks() -> Vec<Check> {
     found.push(trial("system call filter", || {
         seccomp::install(&seccomp::program()).at(Step::Confine, "")
     }));
-    found.push(trial(
-        "TAP devices, for virtual machines (/dev/net/tun)",
-        || {
+    found.push(Check {
+        needed: false,
+        ..trial("TAP devices, for virtual machines (/dev/net/tun)", || {
             spaces()?;
             tap::make(TRIAL_TAP).at(Step::Tap, tap::DEVICE).map(drop)
-        },
-    ));
+        })
+    });
     found
 }
 
@@ -107,6 +109,7 @@ fn trial(name: &'static str, attempt: impl FnOnce() -> Result<(), SandboxError>)
     Check {
         name,
         ok: result.is_ok(),
+        needed: true,
         found,
         fix,
     }
@@ -132,6 +135,10 @@ fn in_throw_away(attempt: impl FnOnce() -> Result<(), SandboxError>) -> Result<(
             Err(_) => Report::Exited(1),
         };
         let _ = theirs.send(&message.encode(), &[]);
+        // A process that has ended cannot be mapped any more: wait to be killed, or for the end of
+        // who would do it.
+        drop(ours);
+        let _ = theirs.receive_with_fds(TRIAL_TIMEOUT);
         // SAFETY: ends this process without running the parent's exit handlers.
         unsafe { libc::_exit(0) }
     }
@@ -215,6 +222,7 @@ impl Setting {
         Check {
             name: self.name,
             ok,
+            needed: true,
             found: value.to_owned(),
             fix: (!ok).then(|| self.fix.to_owned()),
         }
@@ -255,6 +263,7 @@ fn judge_kernel(release: &str) -> Check {
     Check {
         name: "kernel",
         ok,
+        needed: true,
         found: release.to_owned(),
         fix: (!ok).then(|| "install a kernel of version 5.12 or newer".to_owned()),
     }
