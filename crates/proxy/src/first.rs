@@ -3,6 +3,11 @@
 //! Answers "CONNECT to A with SNI B", "SNI split over records or segments" and "ClientHello of
 //! 16 KiB": not a byte goes upstream before the whole ClientHello was read. What the server says
 //! meanwhile is passed on, so protocols in which the server speaks first do not stall.
+//!
+//! One exception keeps small protocols alive: a word that a request may still come of (`ruok`) is
+//! held for [`UNDECIDED_WAIT`] only, then let through. It stays here all the same, and what follows
+//! is looked at together with it, so that a request in pieces is still found before its line or
+//! its Host is out: at most [`http1::MAX_SNIFF_BYTES`], after which it counts as HTTP.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -10,9 +15,9 @@ use std::task::{Context, Poll};
 
 use portcullis_record::CloseReason;
 use portcullis_wire::{http1, tls};
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::limits::HELLO_TIMEOUT;
+use crate::limits::{HELLO_TIMEOUT, UNDECIDED_WAIT};
 use crate::relay::Relay;
 
 /// What a client's first bytes are.
@@ -28,6 +33,9 @@ pub(crate) enum First {
     Http2,
     /// Something else, or nothing at all.
     Other,
+    /// A word that may still become a request, and for now nothing more: let it through with
+    /// [`Peek::release`], and go on looking.
+    Undecided,
     /// Bytes that did not tell in time.
     Slow,
     /// The flow is over.
@@ -46,9 +54,12 @@ pub(crate) enum Look {
 /// Waits for the first bytes.
 pub(crate) struct Peek {
     pending: Vec<u8>,
+    /// How much of `pending` is upstream already.
+    released: usize,
     look: Look,
     ended: bool,
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// When the first of the bytes that are held came, and how long they may be.
+    held: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
 impl Peek {
@@ -56,15 +67,29 @@ impl Peek {
     pub(crate) fn new(look: Look, pending: Vec<u8>) -> Peek {
         Peek {
             pending,
+            released: 0,
             look,
             ended: false,
-            deadline: None,
+            held: None,
         }
     }
 
-    /// What the client sent so far.
-    pub(crate) fn into_pending(self) -> Vec<u8> {
-        self.pending
+    /// What the client sent so far and upstream has not got.
+    pub(crate) fn into_pending(mut self) -> Vec<u8> {
+        self.pending.split_off(self.released)
+    }
+
+    /// Gives what is held to be passed on. It is kept for what is still to come.
+    pub(crate) fn release(&mut self) -> Vec<u8> {
+        let bytes = self.pending[self.released..].to_vec();
+        self.released = self.pending.len();
+        self.held = None;
+        bytes
+    }
+
+    /// Whether some of the client's bytes passed before it was known what they are.
+    pub(crate) fn has_released(&self) -> bool {
+        self.released > 0
     }
 
     /// Waits until the first bytes are known. Dropping the future loses nothing: call it again.
@@ -85,13 +110,29 @@ impl Peek {
                 return Poll::Ready(first);
             }
         }
-        if self.pending.is_empty() {
+        if self.pending.len() == self.released {
             return Poll::Pending; // the client may be silent for as long as it likes
         }
-        let deadline = self
-            .deadline
-            .get_or_insert_with(|| Box::pin(sleep(HELLO_TIMEOUT)));
-        deadline.as_mut().poll(cx).map(|()| First::Slow)
+        let (wait, then) = match self.may_release() {
+            true => (UNDECIDED_WAIT, First::Undecided),
+            false => (HELLO_TIMEOUT, First::Slow),
+        };
+        let (since, sleep) = self.held.get_or_insert_with(|| {
+            let now = Instant::now();
+            (now, Box::pin(sleep_until(now + wait)))
+        });
+        let deadline = *since + wait;
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        sleep.as_mut().poll(cx).map(|()| then)
+    }
+
+    /// Whether what is undecided is harmless by itself: no TLS, and of a request the method at most.
+    fn may_release(&self) -> bool {
+        self.look == Look::TlsAndHttp
+            && tls::looks_like_tls(&self.pending) == tls::Sniff::No
+            && http1::is_bare_word(&self.pending)
     }
 
     fn classify(&self) -> Option<First> {
@@ -140,6 +181,47 @@ mod tests {
         assert!(matches!(
             first(Look::Tls, &start, true),
             Some(First::BadTls(_))
+        ));
+    }
+
+    #[test]
+    fn only_a_word_is_let_through_undecided() {
+        let may = |look, bytes: &[u8]| Peek::new(look, bytes.to_vec()).may_release();
+        for word in [&b"ruok"[..], b"12345", b"GE", b"GET", b"PRI", b"\r\n"] {
+            assert!(first(Look::TlsAndHttp, word, false).is_none(), "{word:?}");
+            assert!(may(Look::TlsAndHttp, word), "{word:?}");
+            assert!(!may(Look::Tls, word), "a name is known: nothing waits");
+        }
+        let tls = [22, 3, 1, 0, 100, 1, 0, 0, 96];
+        for held in [
+            &tls[..1],
+            &tls[..3],
+            &tls,
+            b"GET ",
+            b"get x HTTP/1.1\r",
+            b"PRI *",
+        ] {
+            assert!(first(Look::TlsAndHttp, held, false).is_none(), "{held:?}");
+            assert!(!may(Look::TlsAndHttp, held), "{held:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_in_pieces_is_seen_whole() {
+        let mut peek = Peek::new(Look::TlsAndHttp, b"GE".to_vec());
+        assert_eq!(peek.release(), b"GE");
+        peek.pending.extend_from_slice(b"T");
+        assert!(peek.classify().is_none());
+        assert_eq!(peek.release(), b"T", "nothing twice");
+        peek.pending.extend_from_slice(b" / HTTP/1.1\r\n");
+        assert!(matches!(peek.classify(), Some(First::Http)));
+        assert!(peek.has_released());
+        assert_eq!(peek.into_pending(), b" / HTTP/1.1\r\n");
+        // And blank lines, of which there is no end, have one.
+        let blank = vec![b'\n'; http1::MAX_SNIFF_BYTES];
+        assert!(matches!(
+            first(Look::TlsAndHttp, &blank, false),
+            Some(First::Http)
         ));
     }
 

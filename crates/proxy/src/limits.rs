@@ -16,6 +16,8 @@ pub(crate) const MAX_REFUSALS: usize = 64;
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the first byte in a tunnel to the point where it is known what the bytes are.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a first word that a request may still come of is held; then it passes, watched.
+pub(crate) const UNDECIDED_WAIT: Duration = Duration::from_millis(500);
 /// Between two requests on a kept-alive connection.
 pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
 /// To write a refusal, an alert or a SOCKS reply.

@@ -148,8 +148,8 @@ impl Relay {
         socket::reset(self.upstream);
     }
 
-    /// Passes on what upstream says and adds what the client says to `pending` instead of passing
-    /// it on; ready when the client said something (the number of bytes, 0 at its end) or when the
+    /// Passes on what upstream says and what was pushed, and adds what the client says to `pending`
+    /// instead of passing it on; ready when the client said something (the number of bytes, 0 at its end) or when the
     /// flow is over.
     pub(crate) fn poll_client(
         &mut self,
@@ -168,6 +168,9 @@ impl Relay {
                     }
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
+            }
+            if let Poll::Ready(Err(_)) = self.up.poll_held(cx, &mut self.upstream) {
+                return Poll::Ready(Err(CloseReason::UpstreamReset));
             }
             let mut buffer = ReadBuf::new(&mut scratch[..MIN_READ_BYTES]);
             Poll::Ready(

@@ -83,9 +83,18 @@ impl Opened {
             tokio::select! {
                 biased;
                 () = stop.wait() => break First::Over(CloseReason::Shutdown),
-                first = peek.first(&mut relay) => break first,
-                () = sleep(RECORD_DELAY), if self.flow.is_none() => self.note_open(ctx, None),
+                first = peek.first(&mut relay) => match first {
+                    First::Undecided => {}
+                    first => break first,
+                },
+                () = sleep(RECORD_DELAY), if self.flow.is_none() => {
+                    self.note_open(ctx, None);
+                    continue;
+                }
             }
+            relay = self.leave_absolute(ctx, relay).await?;
+            self.note_open(ctx, None);
+            relay.push_up(peek.release());
         };
         match first {
             First::Tls(hello) => self.tls(ctx, relay, peek, &hello).await,
@@ -94,6 +103,13 @@ impl Opened {
                 ctx.note_malformed(at, Some(&self.target));
                 self.refuse_tls(relay, Alert::AccessDenied, CloseReason::ClientProtocol)
                     .await;
+                None
+            }
+            First::Http if peek.has_released() => {
+                let why = "a request whose first bytes passed as something else";
+                let at = At::new(Layer::Http, self.via).detail(Some(why));
+                ctx.note_malformed(at, Some(&self.target));
+                self.cut(relay, CloseReason::ClientProtocol);
                 None
             }
             First::Http if relay.upstream_spoke() => {
@@ -121,23 +137,11 @@ impl Opened {
                 self.cut(relay, CloseReason::Denied);
                 None
             }
-            First::Other if self.absolute => {
-                let at = At::new(Layer::Tcp, self.via);
-                match ctx.dial(&self.ruling).await {
-                    Ok((upstream, peer)) => {
-                        self.peer = peer;
-                        let relay = Relay::new(relay.into_sockets().0, upstream);
-                        self.pass(ctx, relay, peek)
-                    }
-                    Err(error) => {
-                        ctx.note_failed(at, &self.target, &self.ruling, &error);
-                        self.cut(relay, CloseReason::UpstreamClosed);
-                        None
-                    }
-                }
+            First::Other => {
+                let relay = self.leave_absolute(ctx, relay).await?;
+                self.pass(ctx, relay, peek)
             }
-            First::Other => self.pass(ctx, relay, peek),
-            First::Slow => {
+            First::Undecided | First::Slow => {
                 let why = "the first bytes did not tell in time what they are";
                 let at = At::new(Layer::Tcp, self.via).detail(Some(why));
                 ctx.note_malformed(at, Some(&self.target));
@@ -146,6 +150,29 @@ impl Opened {
             }
             First::Over(end) => {
                 self.over(ctx, relay, end);
+                None
+            }
+        }
+    }
+
+    /// What is not HTTP cannot go to a proxy that expects a request: such a connection is replaced
+    /// by a tunnel. `None` when that failed, and the connection ended with it.
+    async fn leave_absolute(&mut self, ctx: &ProxyContext, relay: Relay) -> Option<Relay> {
+        if !self.absolute {
+            return Some(relay);
+        }
+        match ctx.dial(&self.ruling).await {
+            Ok((upstream, peer)) => {
+                self.peer = peer;
+                self.absolute = false;
+                Some(Relay::new(relay.into_sockets().0, upstream))
+            }
+            Err(error) => {
+                let at = At::new(Layer::Tcp, self.via);
+                ctx.note_failed(at, &self.target, &self.ruling, &error);
+                let (up, down) = relay.bytes();
+                relay.reset();
+                close(self.flow.take(), up, down, CloseReason::UpstreamClosed);
                 None
             }
         }

@@ -357,7 +357,6 @@ scenario!(other_protocols_go_by_the_lease, |world| {
     let mut client = world.connect("192.0.2.3:9999").await;
     let mut upstream = server.accept().await;
     client.say("ping").await;
-    upstream.silence().await;
     tokio::io::AsyncWriteExt::shutdown(&mut client)
         .await
         .unwrap();
@@ -366,6 +365,111 @@ scenario!(other_protocols_go_by_the_lease, |world| {
     drop(upstream);
     assert_eq!(client.hear_all().await, (b"pong".to_vec(), End::Orderly));
 });
+
+scenario!(
+    a_word_that_waits_for_its_answer_goes_by_the_lease,
+    |world| {
+        let server = world.listen("192.0.2.1:80").await;
+        world.lease("192.0.2.1", "a.example");
+        let mut client = world.connect("192.0.2.1:80").await;
+        let mut upstream = server.accept().await;
+        client.say("ru").await;
+        upstream.silence().await;
+        client.say("ok").await;
+        upstream.hear_text("ruok").await;
+        upstream.say("imok").await;
+        client.hear_text("imok").await;
+        // Still a word: held, then passed. A line end makes it one that no request starts with.
+        client.say("12345").await;
+        upstream.silence().await;
+        upstream.hear_text("12345").await;
+        client.say("\nGET / HTTP/1.1\n").await;
+        upstream.hear_text("\nGET / HTTP/1.1\n").await;
+        drop((client, upstream));
+        let records = world.records_after(1).await;
+        let [open] = records.decisions()[..] else {
+            panic!("{:#?}", records.0)
+        };
+        assert_eq!(
+            (&open["verdict"], &open["layer"]),
+            (&"allow".into(), &"tcp".into())
+        );
+        assert_eq!(records.the_close()["bytes_up"], 4 + 5 + 16);
+    }
+);
+
+scenario!(
+    a_request_in_pieces_does_not_slip_its_host_past_the_check,
+    |world| {
+        let server = world.listen("192.0.2.1:80").await;
+        world.lease("192.0.2.1", "a.example");
+        for (pieces, rest) in [
+            (&["GE"][..], "T / HTTP/1.1\r\nHost: evil.example\r\n\r\n"),
+            (
+                &["G", "E", "T"],
+                " / HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+            ),
+            (
+                &["\r\n", "GET"],
+                " / HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+            ),
+            (&["get"], " x HTTP/1.1\nHost: evil.example\n\n"),
+            (
+                &["CONNECT"],
+                " evil.example:80 HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+            ),
+        ] {
+            let mut client = world.connect("192.0.2.1:80").await;
+            let mut upstream = server.accept().await;
+            for piece in pieces {
+                client.say(piece).await;
+                upstream.hear_text(piece).await;
+            }
+            upstream.say("100 go on\r\n").await;
+            client.hear_text("100 go on\r\n").await;
+            client.say(rest).await;
+            assert_eq!(client.hear_all().await, (vec![], End::Reset), "{pieces:?}");
+            assert_eq!(
+                upstream.hear_all().await,
+                (vec![], End::Reset),
+                "{pieces:?}"
+            );
+        }
+        let records = world.records_after(5).await;
+        let denials = records.decisions().into_iter();
+        let denials: Vec<_> = denials.filter(|v| v["verdict"] == "deny").collect();
+        let counted = |v: &&serde_json::Value| v["count"].as_u64().unwrap_or(1);
+        assert_eq!(denials.iter().map(counted).sum::<u64>(), 5, "{denials:#?}");
+        for denial in denials {
+            assert_eq!(denial["reason"], "malformed", "{denial:#}");
+        }
+        assert!(
+            records
+                .closes()
+                .iter()
+                .all(|v| v["bytes_up"].as_u64() < Some(10))
+        );
+    }
+);
+
+scenario!(
+    a_request_line_without_its_end_is_never_let_through,
+    |world| {
+        let server = world.listen("192.0.2.1:80").await;
+        world.lease("192.0.2.1", "a.example");
+        for held in [
+            "get x",
+            "get x HTTP/1.1\rHost: evil.example\r\r",
+            "PRI * HTTP/2.0",
+        ] {
+            let mut client = world.connect("192.0.2.1:80").await;
+            let mut upstream = server.accept().await;
+            client.say(held).await;
+            tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+            upstream.silence().await;
+        }
+    }
+);
 
 scenario!(the_hosts_loopback_by_its_name, |world| {
     let server = world.listen("127.0.0.1:9000").await;

@@ -13,7 +13,7 @@ mod target;
 pub use body::{BodyScanner, BodyStep};
 pub use head::{BodyLength, HeadParse, RequestHead, Upgrade, read_head, read_scanned_head};
 pub use scan::{HeadScanner, Scan};
-pub use sniff::{MAX_SNIFF_BYTES, Sniff, sniff};
+pub use sniff::{MAX_SNIFF_BYTES, Sniff, is_bare_word, sniff};
 pub use target::{PathAndQuery, RequestForm, Scheme};
 
 /// Longest request head, in bytes, with the empty line that ends it.

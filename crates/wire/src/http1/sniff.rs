@@ -22,6 +22,16 @@ pub enum Sniff {
     Other,
 }
 
+/// Whether so far there is one word at most: no target, no end of a line that has one, no Host.
+///
+/// A program that waits for an answer to such a word (`ruok`) may be let through, as long as what
+/// follows is looked at together with it: no server can take a word for a request.
+pub fn is_bare_word(stream: &[u8]) -> bool {
+    let blank = |b: &u8| matches!(b, b'\r' | b'\n');
+    let word = stream.iter().skip_while(|b| blank(b));
+    word.copied().all(is_token_byte)
+}
+
 /// The first line of HTTP/2's preface (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 

@@ -470,6 +470,14 @@ fn sniffing() {
     ] {
         assert_eq!(sniff(more.as_bytes()), Sniff::NeedMore, "{more:?}");
     }
+    for word in ["", "G", "GET", "PRI", "ruok", "12345", "\r\n", "\n\nGE"] {
+        assert!(is_bare_word(word.as_bytes()), "{word:?}");
+    }
+    for more in [
+        "GET ", "get x\r", "ruok\n", "GE\r", "\x16", "\x16\x03", "\u{e9}",
+    ] {
+        assert!(!is_bare_word(more.as_bytes()), "{more:?}");
+    }
     let endless = format!("get {}", "a".repeat(MAX_SNIFF_BYTES));
     assert_eq!(sniff(endless.as_bytes()), Sniff::Http);
     assert_eq!(
@@ -486,6 +494,16 @@ fn any_head() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    /// What may be let through undecided is never a request line, nor the end of one.
+    #[test]
+    fn a_bare_word_decides_nothing(stream in "[\r\n]{0,3}[A-Za-z0-9 :/.\r\n]{0,12}") {
+        if is_bare_word(stream.as_bytes()) {
+            prop_assert_eq!(sniff(stream.as_bytes()), Sniff::NeedMore);
+            let line = stream.trim_start_matches(['\r', '\n']);
+            prop_assert!(!line.contains(['\r', '\n', ' ', ':', '/']), "{:?}", line);
+        }
+    }
+
     #[test]
     fn any_stream_is_judged_once_and_for_all(stream in any_head()) {
         every_prefix(&stream);
