@@ -5,7 +5,10 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if std::env::args_os().nth(1).is_some_and(|word| word == "demo") {
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == "demo")
+    {
         return match std::env::current_exe() {
             Ok(program) => portcullis_testkit::demo::run(&program),
             Err(error) => {
