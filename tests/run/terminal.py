@@ -4,7 +4,7 @@ Steps are read from the file named first: a JSON list of [pattern to wait for, t
 Prints all that the terminal showed; exits 1 when a pattern does not show within the limit.
 """
 
-import json, os, pty, re, select, signal, sys, time
+import json, os, pty, re, select, signal, subprocess, sys, time
 
 LIMIT = 20.0  # seconds a step may take
 
@@ -24,7 +24,9 @@ for pattern, typed in steps:
         ready, _, _ = select.select([terminal], [], [], max(left, 0))
         if not ready:
             print(shown)
-            print(f'--- {pattern!r} did not show')
+            print(f'--- {pattern!r} did not show', flush=True)
+            fields = 'pid,ppid,pgid,tpgid,stat,wchan:20,args'
+            subprocess.run(['ps', '-o', fields, '--forest', '-g', str(pid)])
             os.kill(pid, signal.SIGKILL)
             sys.exit(1)
         try:
