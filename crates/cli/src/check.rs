@@ -19,6 +19,10 @@ pub fn main(args: CheckArgs) -> ExitCode {
         1 => "1 warning".to_owned(),
         count => format!("{count} warnings"),
     };
-    println!("ok: {} rules, {warnings}", loaded.policy.rule_count());
-    ExitCode::SUCCESS
+    let summary = format!("ok: {} rules, {warnings}\n", loaded.policy.rule_count());
+    if crate::talk::data(&summary) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(EXIT_USAGE)
+    }
 }

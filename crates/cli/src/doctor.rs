@@ -1,9 +1,11 @@
 //! `portcullis doctor`: what this host can do, and how to fix what it cannot.
 
+use std::fmt::Write as _;
 use std::process::ExitCode;
 
 /// Prints each check; exits 0 when `run` works here, 1 otherwise.
 pub fn main() -> ExitCode {
+    let mut text = String::new();
     let mut all = true;
     for check in portcullis_sandbox::doctor::checks() {
         let mark = match (check.ok, check.needed) {
@@ -13,12 +15,13 @@ pub fn main() -> ExitCode {
             (false, false) => "no  ",
         };
         all &= check.ok || !check.needed;
-        println!("{mark}  {}: {}", check.name, check.found);
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{mark}  {}: {}", check.name, check.found);
         if let (false, Some(fix)) = (check.ok, &check.fix) {
-            println!("      fix: {fix}");
+            let _ = writeln!(text, "      fix: {fix}");
         }
     }
-    if all {
+    if crate::talk::data(&text) && all {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -23,7 +23,9 @@ pub fn main(args: ExplainArgs) -> ExitCode {
     };
     crate::policy::show(&loaded.warnings);
     let explanation = loaded.policy.explain(&target);
-    println!("{explanation}");
+    if !crate::talk::data(&format!("{explanation}\n")) {
+        return ExitCode::from(EXIT_USAGE);
+    }
     if explanation.verdict == Verdict::Allow {
         ExitCode::SUCCESS
     } else {

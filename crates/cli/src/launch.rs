@@ -1,6 +1,7 @@
 //! What `run`, `learn` and `diagnose` share: one sandbox with its gateway, and what the gateway
 //! reports when it ends.
 
+use crate::talk::Hinted;
 use anyhow::{Context, bail};
 use portcullis_gateway::{Publish, Report, RunConfig};
 use portcullis_policy::Policy;
@@ -55,8 +56,10 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
     }
     let mut publish = Vec::new();
     for (host, inside) in launch.publish {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, host))
-            .with_context(|| format!("cannot publish on 127.0.0.1:{host}"))?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, host)).map_err(|error| {
+            let hinted = Hinted::listening(format!("cannot publish on 127.0.0.1:{host}"), &error);
+            anyhow::Error::new(error).context(hinted)
+        })?;
         publish.push(Publish {
             listener,
             port: inside,
@@ -119,8 +122,12 @@ fn read_report(mut file: File) -> Option<Report> {
 
 /// Opens the record file before anything starts, so that a bad path costs no run.
 pub fn open_log(path: &Path) -> anyhow::Result<File> {
-    portcullis_gateway::open_records(path)
-        .with_context(|| format!("cannot write decision records to {}", path.display()))
+    portcullis_gateway::open_records(path).with_context(|| {
+        Hinted::new(
+            format!("cannot write decision records to {}", path.display()),
+            Some("--log takes a file that you may write to, in a folder that exists"),
+        )
+    })
 }
 
 /// The resolvers to ask: the flags' or policy's own, else the host's.

@@ -31,7 +31,7 @@ pub fn load(options: &PolicyOptions) -> Result<Loaded, ()> {
             Err(error) => {
                 crate::talk::error(
                     format_args!("{}: {error}", path.display()),
-                    Some("--policy takes a readable TOML, YAML or JSON file"),
+                    Some("a policy is a readable TOML, YAML or JSON file"),
                 );
                 return Err(());
             }
@@ -62,7 +62,7 @@ pub fn load(options: &PolicyOptions) -> Result<Loaded, ()> {
 /// Shows diagnostics on stderr, in colour only on a terminal.
 pub fn show(diagnostics: &[Diagnostic]) {
     for diagnostic in diagnostics {
-        eprintln!("{}", diagnostic.render(crate::talk::stderr_is_terminal()));
+        crate::talk::line(diagnostic.render(crate::talk::stderr_is_terminal()));
     }
 }
 

@@ -6,6 +6,7 @@
 use crate::EXIT_BEFORE_START;
 use crate::args::{Answers, ResolveAt, RunArgs};
 use crate::launch::{Launch, launch, resolvers};
+use crate::talk::line;
 use portcullis_gateway::Report;
 use portcullis_policy::Mode;
 use portcullis_sandbox::{Outcome, SandboxError};
@@ -64,7 +65,7 @@ pub fn failed(error: &anyhow::Error) {
     match error.downcast_ref::<SandboxError>() {
         // Its own text ends with the cause: the chain would say it twice.
         Some(error) => crate::talk::error(error, error.fix()),
-        None => crate::talk::error(format_args!("{error:#}"), None),
+        None => crate::talk::failure(error),
     }
 }
 
@@ -93,27 +94,28 @@ fn closing(report: Option<&Report>) {
     if report.denied.is_empty() || !crate::talk::stderr_is_terminal() {
         return;
     }
-    eprintln!(
-        "portcullis: {} denied:",
-        count(report.denied_total, "request was", "requests were")
-    );
+    let total = count(report.denied_total, "request was", "requests were");
+    line(format_args!("portcullis: {total} denied:"));
     for denied in report.denied.iter().take(MAX_CLOSING_LINES) {
         let times = if denied.count > 1 {
             format!(" ({} times)", denied.count)
         } else {
             String::new()
         };
-        eprintln!("  {}: {}{times}", denied.target, denied.reason);
+        line(format_args!(
+            "  {}: {}{times}",
+            denied.target, denied.reason
+        ));
         if let Some(suggestion) = &denied.suggestion {
-            eprintln!("    to allow it, add to the policy:");
-            eprintln!("{}", crate::talk::indented(suggestion, 6));
+            line("    to allow it, add to the policy:");
+            line(crate::talk::indented(suggestion, 6));
         }
     }
     if report.denied.len() > MAX_CLOSING_LINES {
-        eprintln!(
-            "  and {} more (--log FILE keeps them all)",
-            report.denied.len() - MAX_CLOSING_LINES
-        );
+        let more = report.denied.len() - MAX_CLOSING_LINES;
+        line(format_args!(
+            "  and {more} more (--log FILE keeps them all)"
+        ));
     }
 }
 

@@ -3,6 +3,7 @@
 use crate::EXIT_USAGE;
 use crate::args::ServeArgs;
 use crate::launch::{open_log, resolvers};
+use crate::talk::{self, Hinted};
 use anyhow::Context;
 use portcullis_gateway::{PlainConfig, serve_plain};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -12,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// Serves until SIGINT or SIGTERM; exits 0 then, 1 when it cannot serve, 2 for bad flags.
 pub fn main(args: ServeArgs) -> ExitCode {
     if args.dns.is_none() && args.http.is_none() && args.socks5.is_none() {
-        crate::talk::error(
+        talk::error(
             "nothing to serve",
             Some("give at least one of --dns ADDR:PORT, --http ADDR:PORT, --socks5 ADDR:PORT"),
         );
@@ -25,7 +26,7 @@ pub fn main(args: ServeArgs) -> ExitCode {
     match serve(&args, loaded.policy) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            crate::talk::error(format_args!("{error:#}"), None);
+            talk::failure(&error);
             ExitCode::FAILURE
         }
     }
@@ -33,12 +34,11 @@ pub fn main(args: ServeArgs) -> ExitCode {
 
 fn serve(args: &ServeArgs, policy: portcullis_policy::Policy) -> anyhow::Result<()> {
     let tcp = |address: SocketAddr| {
-        TcpListener::bind(address).with_context(|| format!("cannot listen on {address} (TCP)"))
+        TcpListener::bind(address).map_err(|error| no_listener(address, "TCP", error))
     };
     let dns = match args.dns {
         Some(address) => Some((
-            UdpSocket::bind(address)
-                .with_context(|| format!("cannot listen on {address} (UDP)"))?,
+            UdpSocket::bind(address).map_err(|error| no_listener(address, "UDP", error))?,
             tcp(address)?,
         )),
         None => None,
@@ -56,7 +56,7 @@ fn serve(args: &ServeArgs, policy: portcullis_policy::Policy) -> anyhow::Result<
             where_to.push(format!("{what} {}", listener.local_addr()?));
         }
     }
-    eprintln!("portcullis: serving {}", where_to.join(", "));
+    talk::line(format_args!("portcullis: serving {}", where_to.join(", ")));
     let config = PlainConfig {
         policy,
         resolvers,
@@ -66,6 +66,12 @@ fn serve(args: &ServeArgs, policy: portcullis_policy::Policy) -> anyhow::Result<
         socks5,
     };
     serve_plain(config, asked_to_end()).context("cannot serve")
+}
+
+fn no_listener(address: SocketAddr, protocol: &str, error: std::io::Error) -> anyhow::Error {
+    let what = format!("cannot listen on {address} ({protocol})");
+    let hinted = Hinted::listening(what, &error);
+    anyhow::Error::new(error).context(hinted)
 }
 
 /// SIGINT or SIGTERM.

@@ -1,18 +1,80 @@
-//! How the command line talks: what happened, why, one hint. Talk goes to stderr.
+//! How the command line talks: what happened, why, one hint. Talk goes to stderr, data to stdout.
+//! Neither may end the program: exit codes say what happened to CMD or what the policy decided,
+//! also when nobody reads along.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
+use std::io::{self, ErrorKind, Write};
+
+/// What failed, with the one hint that helps. Made the context of an error, it shows as itself.
+#[derive(Debug)]
+pub struct Hinted {
+    what: String,
+    hint: Option<&'static str>,
+}
+
+impl Hinted {
+    /// The context for an error whose cause comes after `what`.
+    pub fn new(what: impl Into<String>, hint: Option<&'static str>) -> Hinted {
+        let what = what.into();
+        Hinted { what, hint }
+    }
+
+    /// The context for a socket that cannot listen where it was told to.
+    pub fn listening(what: impl Into<String>, error: &io::Error) -> Hinted {
+        let hint = match error.kind() {
+            ErrorKind::AddrInUse => "another program listens there; `ss -lntup` shows which",
+            ErrorKind::AddrNotAvailable => "the address must be one of this host's own",
+            ErrorKind::PermissionDenied => "ports below 1024 are for root; take a higher one",
+            _ => return Hinted::new(what, None),
+        };
+        Hinted::new(what, Some(hint))
+    }
+}
+
+impl Display for Hinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)
+    }
+}
 
 /// Says that something failed, with a hint where there is one.
 pub fn error(what: impl Display, hint: Option<&str>) {
-    eprintln!("portcullis: {what}");
+    line(format_args!("portcullis: {what}"));
     if let Some(hint) = hint {
-        eprintln!("  hint: {hint}");
+        line(format_args!("  hint: {hint}"));
+    }
+}
+
+/// The same of an error with its causes.
+pub fn failure(error: &anyhow::Error) {
+    let hint = error.downcast_ref::<Hinted>().and_then(|known| known.hint);
+    self::error(format_args!("{error:#}"), hint);
+}
+
+/// One line of talk. A stderr that takes nothing (closed, or on a full disk) is no failure.
+pub fn line(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Data: lines that end with a line break. Gives whether stdout took it, having said why not; a
+/// reader that has read enough (`| head -1`) is no failure.
+pub fn data(text: &str) -> bool {
+    let mut stdout = io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
+            error(format_args!("cannot write to stdout: {cause}"), None);
+            false
+        }
+        _ => true,
     }
 }
 
 /// Whether stderr is a terminal, where a closing paragraph is welcome.
 pub fn stderr_is_terminal() -> bool {
-    rustix::termios::isatty(std::io::stderr())
+    rustix::termios::isatty(io::stderr())
 }
 
 /// A policy line, or several, indented under what they would allow.
