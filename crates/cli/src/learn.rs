@@ -4,10 +4,12 @@
 use crate::args::{LearnArgs, PolicyOptions};
 use crate::launch::{Launch, launch, resolvers};
 use crate::run::{failed, finish};
+use crate::talk::Hinted;
 use crate::{EXIT_BEFORE_START, EXIT_USAGE, talk};
 use anyhow::Context;
 use portcullis_gateway::Report;
 use portcullis_policy::{Mode, Policy};
+use portcullis_sandbox::Outcome;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
@@ -41,7 +43,12 @@ fn learn(args: &LearnArgs, policy: Policy) -> anyhow::Result<ExitCode> {
         .write(true)
         .truncate(false)
         .open(&args.output)
-        .with_context(|| format!("cannot write the policy to {}", args.output.display()))?;
+        .with_context(|| {
+            Hinted::new(
+                format!("cannot write the policy to {}", args.output.display()),
+                Some("--output takes a file that you may write to, in a folder that exists"),
+            )
+        })?;
     let resolvers = resolvers(&policy)?;
     let (outcome, report) = launch(Launch {
         policy,
@@ -54,7 +61,12 @@ fn learn(args: &LearnArgs, policy: Policy) -> anyhow::Result<ExitCode> {
         collect: true,
         command: args.command.clone(),
     })?;
+    let never_ran = matches!(outcome, Outcome::NotFound(_) | Outcome::NotExecutable(_));
     let code = finish(outcome, &args.command[0].to_string_lossy());
+    if never_ran {
+        // Nothing was learned: what the file held before, a policy perhaps, is worth more.
+        return Ok(code);
+    }
     let report = report.context("the gateway left no report, so no policy was written")?;
     let text = policy_text(&report);
     output
@@ -63,7 +75,7 @@ fn learn(args: &LearnArgs, policy: Policy) -> anyhow::Result<ExitCode> {
         .and_then(|()| output.write_all(text.as_bytes()))
         .with_context(|| format!("cannot write the policy to {}", args.output.display()))?;
     if talk::stderr_is_terminal() {
-        eprintln!("portcullis: wrote {}", args.output.display());
+        talk::line(format_args!("portcullis: wrote {}", args.output.display()));
     }
     Ok(code)
 }
