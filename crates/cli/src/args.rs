@@ -55,9 +55,6 @@ enum Command {
     Policy(PolicyArgs),
     /// Show what this host can do, and how to fix what it cannot
     Doctor,
-    /// The inner half of `diagnose`, run inside the sandbox
-    #[command(name = "__probe", hide = true)]
-    Probe(ProbeArgs),
 }
 
 /// Which policy is in force: shared by `run`, `explain`, `diagnose` and `serve`.
@@ -209,8 +206,9 @@ pub struct CheckArgs {
     pub files: Vec<PathBuf>,
 }
 
-/// `portcullis __probe`.
-#[derive(Args)]
+/// `portcullis __probe`, the inner half of `diagnose`: no command for people, so that neither help
+/// nor the suggestions for a mistyped command know it.
+#[derive(Parser)]
 pub struct ProbeArgs {
     /// NAME:PORT
     pub target: String,
@@ -231,7 +229,6 @@ pub fn dispatch(cli: Cli) -> ExitCode {
             command: PolicyCommand::Check(args),
         }) => crate::check::main(args),
         Command::Doctor => crate::doctor::main(),
-        Command::Probe(args) => crate::probe::main(args),
     }
 }
 

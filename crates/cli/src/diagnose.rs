@@ -5,13 +5,14 @@
 
 use crate::args::DiagnoseArgs;
 use crate::launch::{Launch, launch, resolvers};
-use crate::probe::{Finding, Layer, split_target, walk};
+use crate::probe::{COMMAND, Finding, Layer, split_target, target_text, walk};
 use crate::{EXIT_BEFORE_START, EXIT_USAGE};
 use anyhow::Context;
 use portcullis_gateway::Report;
 use portcullis_names::{Pattern, Target};
 use portcullis_policy::{Policy, Reason, Verdict};
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
@@ -72,7 +73,7 @@ fn walk_in_sandbox(
     let target = target_text(name, port);
     let command: Vec<OsString> = vec![
         program.into(),
-        "__probe".into(),
+        COMMAND.into(),
         target.into(),
         "--report-fd".into(),
         writer.as_raw_fd().to_string().into(),
@@ -104,15 +105,6 @@ fn walk_in_sandbox(
     Ok((findings, report))
 }
 
-/// NAME:PORT, with brackets where the name is an IPv6 address.
-fn target_text(name: &str, port: u16) -> String {
-    if name.contains(':') {
-        format!("[{name}]:{port}")
-    } else {
-        format!("{name}:{port}")
-    }
-}
-
 /// The layer that failed. Where the gateway could not reach the upstream, that shows inside as
 /// silence or an end of whatever was spoken first; the gateway itself knows that it was TCP.
 fn layer_of(failed: &Finding, report: Option<&Report>) -> Layer {
@@ -133,7 +125,7 @@ fn layer_of(failed: &Finding, report: Option<&Report>) -> Layer {
     }
 }
 
-/// Prints what each layer showed, then the culprit and the change, and gives the exit code.
+/// Prints the conclusion and gives its exit code; 125 when it cannot be printed.
 fn conclude(
     name: &str,
     port: u16,
@@ -141,33 +133,55 @@ fn conclude(
     report: Option<&Report>,
     policy: Option<&Policy>,
 ) -> ExitCode {
+    let mut text = String::new();
+    match conclusion(&mut text, (name, port), findings, report, policy) {
+        Ok(code) if crate::talk::data(&text) => ExitCode::from(code),
+        _ => ExitCode::from(EXIT_BEFORE_START),
+    }
+}
+
+/// Writes what each layer showed, then the culprit and the change, and gives the exit code.
+fn conclusion(
+    text: &mut String,
+    (name, port): (&str, u16),
+    findings: &[Finding],
+    report: Option<&Report>,
+    policy: Option<&Policy>,
+) -> Result<u8, std::fmt::Error> {
     for finding in findings {
         let (number, layer) = label(finding.layer);
         let mark = if finding.ok { "ok  " } else { "FAIL" };
-        println!(
+        writeln!(
+            text,
             "{number} {layer:<4} {mark} {} ({:.1} ms)",
             finding.saw, finding.milliseconds
-        );
+        )?;
     }
     let Some(failed) = findings.iter().find(|finding| !finding.ok) else {
-        println!("reachable: {name}:{port}");
-        return ExitCode::SUCCESS;
+        writeln!(text, "reachable: {name}:{port}")?;
+        return Ok(0);
     };
     let failed_layer = layer_of(failed, report);
     let (_, layer) = label(failed_layer);
     let denial = report.and_then(|report| report.denied.last());
     let refused = failed.refused_by_policy || denial.is_some();
     if refused {
-        println!("refused at {layer} by the policy of this sandbox, not by the service");
+        writeln!(
+            text,
+            "refused at {layer} by the policy of this sandbox, not by the service"
+        )?;
     } else {
-        println!("failed at {layer} beyond the gateway: policy allowed it, the way there did not");
+        writeln!(
+            text,
+            "failed at {layer} beyond the gateway: policy allowed it, the way there did not"
+        )?;
     }
     if let Some(denial) = denial {
-        println!("reason: {} ({})", denial.reason, denial.sentence);
+        writeln!(text, "reason: {} ({})", denial.reason, denial.sentence)?;
     } else if let Some(error) = report.and_then(|report| report.errors.last()) {
-        println!("reason: {} ({})", error.reason, error.sentence);
+        writeln!(text, "reason: {} ({})", error.reason, error.sentence)?;
         if let Some(detail) = &error.detail {
-            println!("detail: {detail}");
+            writeln!(text, "detail: {detail}")?;
         }
     }
     if refused {
@@ -178,8 +192,8 @@ fn conclude(
             && let Some(rule) = &explained.rule
         {
             match &explained.source {
-                Some(source) => println!("rule: {rule} ({source})"),
-                None => println!("rule: {rule}"),
+                Some(source) => writeln!(text, "rule: {rule} ({source})")?,
+                None => writeln!(text, "rule: {rule}")?,
             }
         }
         // The explanation knows the port that was asked about; a lookup's denial does not.
@@ -189,16 +203,19 @@ fn conclude(
             .or_else(|| denial.and_then(|denial| denial.suggestion.clone()));
         match suggestion {
             Some(lines) => {
-                println!("to allow it, add to the policy:");
-                println!("{}", crate::talk::indented(&lines, 4));
+                writeln!(text, "to allow it, add to the policy:")?;
+                writeln!(text, "{}", crate::talk::indented(&lines, 4))?;
             }
             None if policy.is_none() => {
-                println!("to allow it: ask the sandbox's operator for --allow {name}:{port}");
+                writeln!(
+                    text,
+                    "to allow it: ask the sandbox's operator for --allow {name}:{port}"
+                )?;
             }
             None => {}
         }
     }
-    ExitCode::from(match failed_layer {
+    Ok(match failed_layer {
         Layer::Dns => 11,
         Layer::Tcp => 12,
         Layer::Tls => 13,

@@ -31,6 +31,12 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     let argv: Vec<OsString> = argv.into_iter().collect();
     // Bad flags of `run` exit 125, so that a script can tell them from CMD's own codes.
     let runs = argv.get(1).is_some_and(|word| word == "run");
+    if argv.get(1).is_some_and(|word| word == probe::COMMAND) {
+        return match args::ProbeArgs::try_parse_from(argv.into_iter().skip(1)) {
+            Ok(args) => probe::main(args),
+            Err(_) => ExitCode::from(EXIT_USAGE),
+        };
+    }
     match args::Cli::try_parse_from(argv) {
         Ok(cli) => args::dispatch(cli),
         Err(error) => {

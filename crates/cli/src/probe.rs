@@ -14,6 +14,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// The hidden command that runs this.
+pub const COMMAND: &str = "__probe";
 /// How long one DNS answer may take: longer than the gateway's own limit of 4 s.
 const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long one connect() may take.
@@ -22,6 +24,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to watch a fresh connection of an unknown protocol for a reset.
 const RESET_WATCH: Duration = Duration::from_millis(1_500);
+/// How long the gateway's proxy may take to answer: longer than the 10 s for which it dials.
+const PROXY_TIMEOUT: Duration = Duration::from_secs(15);
+/// Where a sandboxed program is told that the gateway's proxy is.
+const PROXY_VARIABLE: &str = "HTTP_PROXY";
 /// Largest DNS answer over UDP that is read, bytes.
 const MAX_ANSWER_BYTES: usize = 4_096;
 /// Largest HTTP response head that is read, bytes.
@@ -112,10 +118,10 @@ pub fn walk(name: &str, port: u16) -> Vec<Finding> {
     } else if HTTP_PORTS.contains(&port) {
         let mut stream = stream;
         findings.push(timed(|| (http(name, &mut stream), ())).0);
-    } else if let Some(reset) = watch_for_reset(stream)
+    } else if let Some(failed) = watch(stream, name, port)
         && let Some(finding) = findings.last_mut()
     {
-        *finding = reset;
+        *finding = failed;
     }
     findings
 }
@@ -289,12 +295,53 @@ fn tcp(addresses: &[IpAddr], port: u16) -> (Finding, Option<TcpStream>) {
     (seen, None)
 }
 
-/// Tells whether a connection that opened is torn down at once, as it is when upstream refuses.
-fn watch_for_reset(mut stream: TcpStream) -> Option<Finding> {
+/// Tells what is wrong with a connection of an unknown protocol that opened, if anything is. It is
+/// torn down where upstream refuses. Silence may be a server that waits for its client, or an
+/// upstream that never answers, since the kernel accepts before the gateway can dial; the gateway's
+/// proxy tells them apart: it says 200 only when the upstream connection stands.
+fn watch(mut stream: TcpStream, name: &str, port: u16) -> Option<Finding> {
     stream.set_read_timeout(Some(RESET_WATCH)).ok()?;
-    match stream.read(&mut [0; 1]) {
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => Some(opened_then_reset()),
+    match stream.read(&mut [0; 1]).map_err(|error| error.kind()) {
+        Err(ErrorKind::ConnectionReset) => Some(opened_then_reset()),
+        Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+            let proxy = std::env::var(PROXY_VARIABLE).unwrap_or_default();
+            let (failed, ()) = timed(|| (by_proxy(&proxy, name, port), ()));
+            Some(failed).filter(|failed| !failed.ok)
+        }
         _ => None,
+    }
+}
+
+/// Asks the gateway's proxy for a tunnel. Where there is no such proxy, nothing speaks against what
+/// was seen so far.
+fn by_proxy(proxy: &str, name: &str, port: u16) -> Finding {
+    let reachable = || finding(Layer::Tcp, true, "");
+    let address = proxy.trim_start_matches("http://").trim_end_matches('/');
+    let Some(mut stream) = address
+        .parse()
+        .ok()
+        .and_then(|address: SocketAddr| TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).ok())
+    else {
+        return reachable();
+    };
+    let target = target_text(name, port);
+    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    if stream.set_read_timeout(Some(PROXY_TIMEOUT)).is_err() {
+        return reachable();
+    }
+    // Whatever it says, it is about the connection.
+    Finding {
+        layer: Layer::Tcp,
+        ..exchange(&mut stream, &request)
+    }
+}
+
+/// NAME:PORT, with brackets where the name is an IPv6 address.
+pub fn target_text(name: &str, port: u16) -> String {
+    if name.contains(':') {
+        format!("[{name}]:{port}")
+    } else {
+        format!("{name}:{port}")
     }
 }
 
@@ -388,6 +435,11 @@ fn http(name: &str, stream: &mut (impl Read + Write)) -> Finding {
     let request = format!(
         "HEAD / HTTP/1.1\r\nHost: {name}\r\nUser-Agent: portcullis-diagnose\r\nConnection: close\r\n\r\n"
     );
+    exchange(stream, &request)
+}
+
+/// Sends a request and judges the head of its answer.
+fn exchange(stream: &mut (impl Read + Write), request: &str) -> Finding {
     if let Err(error) = stream
         .write_all(request.as_bytes())
         .and_then(|()| stream.flush())
@@ -491,5 +543,31 @@ mod tests {
         for bad in ["", ":443", "a:b", "a:70000"] {
             assert_eq!(split(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn the_proxy_tells_a_silent_server_from_a_dead_one() {
+        let stands = "HTTP/1.1 200 Connection established\r\n\r\n";
+        let dead = "HTTP/1.1 504 Gateway Timeout\r\n\
+                    proxy-status: portcullis; error=connection_timeout\r\n\r\n";
+        for (answer, ok) in [(stands, true), (dead, false)] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let proxy = format!("http://{}", listener.local_addr().unwrap());
+            let server = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = [0; 256];
+                let length = stream.read(&mut request).unwrap();
+                stream.write_all(answer.as_bytes()).unwrap();
+                String::from_utf8_lossy(&request[..length]).into_owned()
+            });
+            let seen = by_proxy(&proxy, "2001:db8::7", 5432);
+            assert_eq!((seen.ok, seen.layer), (ok, Layer::Tcp), "{}", seen.saw);
+            let request = server.join().unwrap();
+            assert!(
+                request.starts_with("CONNECT [2001:db8::7]:5432 HTTP/1.1\r\n"),
+                "{request}"
+            );
+        }
+        assert!(by_proxy("", "a.example", 1).ok, "no proxy, no objection");
     }
 }
