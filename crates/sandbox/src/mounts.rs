@@ -16,7 +16,7 @@ use crate::error::{At, SandboxError, Step};
 use crate::sys;
 
 /// The folder that is masked as a whole.
-const RUN: &str = "/run";
+pub(crate) const RUN: &str = "/run";
 /// Where the sandbox's own files live, inside the masked [`RUN`].
 pub(crate) const OWN: &str = "/run/portcullis";
 /// The most links of `/run` that are made again in the mask (NixOS keeps its system there).
@@ -73,12 +73,24 @@ pub(crate) fn arrange(plan: &Plan) -> Result<(), SandboxError> {
 /// Protects the files that the command must not change or see; the last step.
 pub(crate) fn protect(plan: &Plan) -> Result<(), SandboxError> {
     for path in &plan.read_only {
-        read_only_bind(path).at(Step::Mount, &path.to_string_lossy())?;
+        keep_as_it_is(path).at(Step::Mount, &path.to_string_lossy())?;
     }
     for path in &plan.hidden {
         skip_missing(cover(path)).at(Step::Mount, &path.to_string_lossy())?;
     }
     Ok(())
+}
+
+/// Makes what a path leads to read-only; where the path is a symbolic link, under both names.
+fn keep_as_it_is(path: &Path) -> io::Result<()> {
+    let real = fs::canonicalize(path)?;
+    read_only_bind(&real)?;
+    // Nobody can point a link of `/proc` (`/dev/fd/3`) elsewhere.
+    let folder = fs::canonicalize(path.parent().unwrap_or(path))?;
+    if folder.starts_with("/proc") || !fs::symlink_metadata(path)?.is_symlink() {
+        return Ok(());
+    }
+    show(&real, path)
 }
 
 fn mask_run() -> io::Result<()> {

@@ -58,6 +58,27 @@ fn protected_files_cannot_be_changed_removed_or_replaced() {
 }
 
 #[test]
+fn a_protected_link_protects_the_file_that_it_leads_to() {
+    let folder = folder();
+    let (link, real) = (folder.path().join("log"), folder.path().join("real"));
+    std::os::unix::fs::symlink("real", &link).unwrap();
+    for user in users() {
+        fs::write(&real, "kept").unwrap();
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(&real, fs::Permissions::from_mode(0o666)).unwrap();
+        let script = format!(
+            "cd {}; for name in log real; do (echo x >> $name) 2>/dev/null && echo written; \
+             rm -f $name 2>/dev/null && echo removed; mv $name other 2>/dev/null && echo moved; \
+             (echo y > new && mv -f new $name) 2>/dev/null && echo replaced; done; rm -f new; cat log real",
+            folder.path().display()
+        );
+        let options = ["--read-only", link.to_str().unwrap()];
+        assert_eq!(shell(user, &options, &script), "keptkept", "{user:?}");
+        assert_eq!(fs::read_to_string(&real).unwrap(), "kept", "{user:?}");
+    }
+}
+
+#[test]
 fn hidden_files_are_empty_and_a_missing_one_is_no_matter() {
     let folder = folder();
     let secret = folder.path().join("control.sock");
