@@ -8,7 +8,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::channel::{Channel, FromInit, ToInit};
 use crate::command::{self, Command, Confinement, Started};
@@ -17,6 +17,7 @@ use crate::gateway_side::{Family, Sockets};
 use crate::ids::IdMaps;
 use crate::message::{Order, Report};
 use crate::mounts::Plan;
+use crate::parent::GRACE;
 use crate::signals::{Change, Saved, SignalFd};
 use crate::spec::{Addresses, OpenRules};
 use crate::{fds, link, listeners, masks, mounts, probe, refused, rules, signals, sys, tap};
@@ -27,8 +28,12 @@ const GATEWAY_READY_TIMEOUT: Duration = Duration::from_secs(20);
 const MAPS_TIMEOUT: Duration = Duration::from_secs(10);
 /// The exit code when the gateway is gone; the parent tells the two apart by it.
 pub(crate) const EXIT_GATEWAY_GONE: i32 = 3;
+/// How much later than the parent this process ends a command whose time is over. The command can
+/// stop the parent, which is in its job, but not this process.
+const PARENT_LATE: Duration = Duration::from_millis(500);
 /// The exit code when the parent is gone, which nobody sees.
 const EXIT_PARENT_GONE: i32 = 4;
+const EXIT_TIMED_OUT: i32 = 5;
 const EXIT_FAILED: i32 = 1;
 /// Where the socket for rules is among the sockets made inside.
 const SET_SOCKET: usize = Sockets::COUNT - 2;
@@ -46,6 +51,7 @@ pub(crate) struct Init {
     pub(crate) addresses: Addresses,
     pub(crate) open: OpenRules,
     pub(crate) tap: Option<String>,
+    pub(crate) timeout: Option<Duration>,
     pub(crate) probe_refused: std::net::SocketAddr,
     pub(crate) command: Command,
     pub(crate) kept: Vec<RawFd>,
@@ -183,7 +189,7 @@ impl Init {
         }
         mounts::arrange(&self.plan)?;
         masks::resolver_files(&self.addresses)?;
-        masks::cover_sockets(&self.unix_sockets)?;
+        masks::cover_sockets(&self.unix_sockets, &self.cwd)?;
         mounts::protect(&self.plan)?;
         // By path, also when it does not change: the old one would still be the host's folder,
         // under the masks.
@@ -221,9 +227,17 @@ impl Init {
     /// Serves both channels and reaps until the command ends.
     fn serve(&self, command: libc::pid_t) -> Result<i32, SandboxError> {
         let children = SignalFd::for_children().at(Step::Prepare, "signals")?;
+        let limit = self
+            .timeout
+            .map(|limit| limit.saturating_add(GRACE + PARENT_LATE));
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         loop {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(EXIT_TIMED_OUT);
+            }
             let fds = [self.parent.as_fd(), self.gateway.as_fd(), children.as_fd()];
-            let [parent, gateway, _] = sys::poll(fds, None).at(Step::Prepare, "poll")?;
+            let [parent, gateway, _] = sys::poll(fds, left).at(Step::Prepare, "poll")?;
             while children.next().is_some() {}
             while let Some((pid, change)) = signals::reap(-1) {
                 if pid != command {

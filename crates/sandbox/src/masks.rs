@@ -5,9 +5,11 @@
 //! sandbox's behalf. `/run` and the runtime folder are masked as a whole; every other socket that
 //! has a path when the sandbox starts is covered one by one.
 //!
-//! What cannot be covered: a socket whose path was relative, or that was renamed after it was
-//! bound, or that is bound after the sandbox has started.
+//! What cannot be covered: a socket that has moved to another folder since it was bound, whose path
+//! was relative to another folder than the command's, or that is bound after the sandbox has
+//! started.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -20,6 +22,10 @@ use crate::spec::Addresses;
 
 /// The most sockets that are covered one by one; with more the sandbox is not made.
 const MAX_MASKED_SOCKETS: usize = 4096;
+/// The most entries of the sockets' folders that are looked at.
+const MAX_LISTED_ENTRIES: usize = 65_536;
+/// What is before the path in a line of the list.
+const FIELDS_BEFORE_PATH: usize = 7;
 /// The most that is read of the list of sockets, in bytes.
 const MAX_LIST_BYTES: u64 = 64 * 1024 * 1024;
 /// A usual length of that list, in bytes.
@@ -38,8 +44,9 @@ pub(crate) fn open_list() -> io::Result<File> {
     File::open("/proc/self/net/unix")
 }
 
-/// Covers every socket of the list that can be reached by its path.
-pub(crate) fn cover_sockets(list: &File) -> Result<(), SandboxError> {
+/// Covers every socket of the list that can be reached by its path, and every other socket in the
+/// folders where they are: one that was renamed or has further links is in none of the list's lines.
+pub(crate) fn cover_sockets(list: &File, cwd: &Path) -> Result<(), SandboxError> {
     let mut text = Vec::with_capacity(USUAL_LIST_BYTES);
     list.take(MAX_LIST_BYTES)
         .read_to_end(&mut text)
@@ -50,13 +57,13 @@ pub(crate) fn cover_sockets(list: &File) -> Result<(), SandboxError> {
             "the list is too long",
         ));
     }
-    let paths = reachable_paths(&text);
+    let bound = reachable_paths(&text, cwd);
     let mut covered = 0;
-    for path in paths {
+    let mut cover = |path: &Path| {
         // What is not a socket here, or not to be seen by this user, is not to be reached either.
         let is_socket = fs::metadata(path).is_ok_and(|found| found.file_type().is_socket());
         if !is_socket {
-            continue;
+            return Ok(());
         }
         covered += 1;
         if covered > MAX_MASKED_SOCKETS {
@@ -65,26 +72,51 @@ pub(crate) fn cover_sockets(list: &File) -> Result<(), SandboxError> {
                 format!("more than {MAX_MASKED_SOCKETS} sockets"),
             ));
         }
-        mounts::skip_missing(mounts::cover(path)).at(Step::MaskSockets, &path.to_string_lossy())?;
+        mounts::skip_missing(mounts::cover(path)).at(Step::MaskSockets, &path.to_string_lossy())
+    };
+    for path in &bound {
+        cover(path)?;
+    }
+    let folders: BTreeSet<&Path> = bound.iter().filter_map(|path| path.parent()).collect();
+    let entries = folders
+        .into_iter()
+        .filter_map(|folder| fs::read_dir(folder).ok());
+    for entry in entries.flatten().flatten().take(MAX_LISTED_ENTRIES) {
+        // The folder's own word, without a look at each file.
+        if entry.file_type().is_ok_and(|kind| kind.is_socket()) {
+            cover(&entry.path())?;
+        }
     }
     Ok(())
 }
 
-/// The absolute paths in `/proc/net/unix`, each once, without those below `/run`.
-fn reachable_paths(list: &[u8]) -> Vec<&Path> {
-    let mut paths: Vec<&Path> = list
-        .split(|byte| *byte == b'\n')
+/// The paths in `/proc/net/unix`, each once, without those below `/run`. A relative one may be
+/// meant from anywhere; it is covered where the command is going to stand.
+fn reachable_paths(list: &[u8], cwd: &Path) -> BTreeSet<PathBuf> {
+    list.split(|byte| *byte == b'\n')
+        .skip(1)
         .filter_map(|line| {
-            // Num RefCount Protocol Flags Type St Inode Path; abstract names begin with '@'.
-            let start = line.iter().position(|byte| *byte == b'/')?;
-            let path = &line[start..];
-            (line.get(start.checked_sub(1)?) == Some(&b' ') && !path.starts_with(b"/run/"))
-                .then(|| Path::new(std::ffi::OsStr::from_bytes(path)))
+            let path = path_of(line)?;
+            // Abstract names begin with '@'.
+            if path.starts_with(b"@") {
+                return None;
+            }
+            let path = cwd.join(std::ffi::OsStr::from_bytes(path));
+            (!path.starts_with(mounts::RUN)).then_some(path)
         })
-        .collect();
-    paths.sort_unstable();
-    paths.dedup();
-    paths
+        .collect()
+}
+
+/// Num RefCount Protocol Flags Type St Inode Path; the path may have spaces.
+fn path_of(line: &[u8]) -> Option<&[u8]> {
+    let mut rest = line;
+    for _ in 0..FIELDS_BEFORE_PATH {
+        let start = rest.iter().position(|byte| *byte != b' ')?;
+        rest = &rest[start..];
+        let end = rest.iter().position(|byte| *byte == b' ')?;
+        rest = &rest[end..];
+    }
+    rest.get(1..).filter(|path| !path.is_empty())
 }
 
 /// Gives the sandbox its own `resolv.conf` and, where it would ask others, `nsswitch.conf`.
@@ -186,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn socket_paths_are_read_with_spaces_and_without_abstract_ones() {
+    fn socket_paths_are_read_with_spaces_relative_ones_and_without_abstract_ones() {
         let list = b"Num       RefCount Protocol Flags    Type St Inode Path\n\
             0000: 00000002 00000000 00010000 0001 01 17 /tmp/a b.sock\n\
             0000: 00000002 00000000 00010000 0001 01 18 @/tmp/abstract\n\
@@ -195,10 +227,15 @@ mod tests {
             0000: 00000003 00000000 00000000 0001 03 21\n\
             0000: 00000002 00000000 00000000 0002 01 22 relative/path\n\
             0000: 00000002 00000000 00000000 0002 01 23 /var/lib/x/notify\n";
-        assert_eq!(
-            reachable_paths(list),
-            [Path::new("/tmp/a b.sock"), Path::new("/var/lib/x/notify")]
-        );
+        let found: Vec<PathBuf> = reachable_paths(list, Path::new("/home/x"))
+            .into_iter()
+            .collect();
+        let expected = [
+            "/home/x/relative/path",
+            "/tmp/a b.sock",
+            "/var/lib/x/notify",
+        ];
+        assert_eq!(found, expected.map(PathBuf::from));
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::{MAX_OPEN_RULES, fds, masks, sys, tap};
 /// How long the gateway may take to write its last records after the sandbox has ended.
 const GATEWAY_END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the command may take to end after SIGTERM when its time is over.
-const GRACE: Duration = Duration::from_secs(2);
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
 /// How long a killed process may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the gateway's end may follow the sandbox's when it was its cause.
@@ -75,6 +75,7 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
         addresses: spec.addresses,
         open: spec.open,
         tap: spec.tap,
+        timeout,
         probe_refused: spec.probe_refused,
         command,
         kept,
@@ -119,9 +120,12 @@ fn start(
         Ok(0) => {
             // The sandbox's ends must not stay open here: their closing is the news of its end.
             drop(init);
+            // SAFETY: getppid cannot fail.
+            let parent = unsafe { libc::getppid() };
             become_gateway(&saved);
             let side = GatewaySide::new(channel, life, first.unsigned_abs());
             let code = catch_unwind(AssertUnwindSafe(|| gateway(side))).unwrap_or(EXIT_PANIC);
+            wake(parent);
             // SAFETY: ends the gateway's process without running the parent's exit handlers.
             unsafe { libc::_exit(code) }
         }
@@ -161,6 +165,17 @@ fn become_gateway(saved: &Saved) {
         }
     }
     saved.restore();
+}
+
+/// Lets the parent go on if it is stopped: the command's job is, and nobody else would tell it that
+/// the sandbox is gone.
+fn wake(parent: libc::pid_t) {
+    // SAFETY: getppid cannot fail; the process is this one's parent still, or nothing is sent.
+    unsafe {
+        if libc::getppid() == parent {
+            libc::kill(parent, libc::SIGCONT);
+        }
+    }
 }
 
 fn check(spec: &Spec) -> Result<(), SandboxError> {
@@ -297,8 +312,15 @@ impl Family {
                 }
                 Some(Report::Exited(code)) => return Ok(Outcome::Exited(code)),
                 Some(Report::Signaled(signal)) => return Ok(Outcome::Signaled(signal)),
+                // Old news, where this process was stopped too: nobody would wake it once more.
+                Some(Report::Stopped)
+                    if deadline.is_some_and(|at| at <= Instant::now()) || self.init_ended() => {}
                 // The shell sees this process stop, as it would see the command.
                 Some(Report::Stopped) => kill(std::process::id() as libc::pid_t, libc::SIGSTOP),
+                // The first process ends by itself what this one, stopped, could not.
+                None if timed_out || deadline.is_some_and(|at| at <= Instant::now()) => {
+                    return Ok(Outcome::TimedOut);
+                }
                 None => return Ok(self.who_died()),
             }
         }
@@ -325,6 +347,11 @@ impl Family {
                 child.end = Some(end);
             }
         }
+    }
+
+    fn init_ended(&mut self) -> bool {
+        self.reap();
+        self.init.end.is_some()
     }
 
     /// The sandbox ended without a word: because its gateway had, or because it was killed.

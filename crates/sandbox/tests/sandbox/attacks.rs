@@ -206,6 +206,55 @@ print(attempt(socket.SOCK_STREAM, {stream:?}), attempt(socket.SOCK_DGRAM, {datag
     }
 }
 
+/// Listens as a program of the host does whose socket is not where the kernel's list says.
+const ELSEWHERE: &str = "
+import os, socket, sys
+keep = []
+def listen(path):
+    keep.append(socket.socket(socket.AF_UNIX)); keep[-1].bind(path); keep[-1].listen()
+here = os.getcwd() + '/'
+listen(here + 'before'); os.rename('before', 'renamed')
+listen(here + 'linked'); os.link('linked', 'second-link')
+listen(here + 'new\\nline'); listen('relative')
+print('ready', flush=True); sys.stdin.read()
+";
+
+#[test]
+fn sockets_that_were_renamed_linked_or_bound_by_a_relative_path_are_covered() {
+    use std::io::{BufRead, BufReader};
+    let folder = folder();
+    let mut host = std::process::Command::new(crate::support::PYTHON)
+        .args(["-c", ELSEWHERE])
+        .current_dir(folder.path())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(host.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert_eq!(line, "ready\n");
+    let attempt = "import os, socket\n\
+        for name in sorted(os.listdir('.')):\n\
+        \x20   os.chmod(name, 0o777) if os.getuid() == 0 else None\n\
+        \x20   try: socket.socket(socket.AF_UNIX).connect(name); print('reached', repr(name))\n\
+        \x20   except OSError: pass\n\
+        print(len(os.listdir('.')))";
+    for name in std::fs::read_dir(folder.path()).unwrap() {
+        use std::os::unix::fs::PermissionsExt;
+        let all = std::fs::Permissions::from_mode(0o777);
+        std::fs::set_permissions(name.unwrap().path(), all).unwrap();
+    }
+    for user in users() {
+        let mut inside = command(user, &[], &[crate::support::PYTHON, "-c", attempt]);
+        inside.current_dir(folder.path());
+        assert_eq!(checked(output(inside)), "5\n", "{user:?}");
+    }
+    drop(host.stdin.take());
+    host.wait().unwrap();
+}
+
 #[test]
 fn abstract_sockets_of_the_host_are_out_of_reach() {
     use std::os::linux::net::SocketAddrExt;

@@ -48,6 +48,36 @@ fn nothing_is_written_when_all_is_well() {
     );
 }
 
+/// Leaves the job, and then stops it: the parent of the sandbox is in it.
+const STOP_THE_JOB: &str = "
+import os, signal, time
+if os.fork() == 0:
+    os.setsid()
+    os.execvp('sleep', ['sleep', 'MARK'])
+time.sleep(0.1)
+os.kill(0, signal.SIGSTOP)
+time.sleep(1000)
+";
+
+#[test]
+fn stopping_the_parent_does_not_stop_the_time_limit() {
+    use std::os::unix::process::CommandExt;
+    let mark = mark();
+    let script = STOP_THE_JOB.replace("MARK", &mark);
+    let mut inside = command(
+        User::Nobody,
+        &["--timeout-ms", "400"],
+        &[crate::support::PYTHON, "-c", &script],
+    );
+    // A job of its own: the test is not to be stopped.
+    inside.process_group(0);
+    let start = Instant::now();
+    let output = crate::support::output(inside);
+    assert_eq!(output.status.code(), Some(124), "{output:?}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(marked_process(&mark).is_none());
+}
+
 #[test]
 fn the_time_limit_ends_the_whole_tree_also_one_that_ignores_signals() {
     let mark = mark();
