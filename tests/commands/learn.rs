@@ -131,3 +131,26 @@ fn the_command_cannot_write_the_policy_itself() {
         "{text}"
     );
 }
+
+/// Only `run` answers 125 for its own flags.
+#[test]
+fn bad_flags_of_learn_are_told_apart_from_a_failed_start() {
+    let world = world();
+    let output = world.home().join("learned.toml").display().to_string();
+    let learn = [
+        "learn",
+        "-o",
+        &output,
+        "--upstream-proxy",
+        "socks5://a.example",
+        "--",
+        "true",
+    ];
+    let done = command(&world, &learn);
+    assert_eq!(done.code(), Some(2), "{done}");
+    assert!(done.err().contains("http://"), "{done}");
+    assert!(
+        !world.home().join("learned.toml").exists(),
+        "a policy of nothing"
+    );
+}
