@@ -175,7 +175,6 @@ reasons! {
     Malformed = Row {
         http_status: 400,
         ede: None,
-        socks: socks::FAILURE,
         proxy_status: "http_request_error",
         ..deny("malformed", None, "The request is not well formed.")
     };
@@ -377,7 +376,12 @@ mod tests {
                 }
                 Verdict::Deny => {
                     assert!((400..500).contains(&reason.http_status()), "{reason}");
-                    assert_ne!(reason.socks_reply(), 0, "{reason}");
+                    let unsupported = reason == Reason::ProtocolNotAllowed;
+                    assert_eq!(
+                        reason.socks_reply(),
+                        if unsupported { 7 } else { 2 },
+                        "{reason}"
+                    );
                     assert!(!reason.proxy_status().is_empty(), "{reason}");
                 }
                 Verdict::Error => {

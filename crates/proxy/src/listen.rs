@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use portcullis_policy::Reason;
 use portcullis_record::Protocol;
-use portcullis_wire::socks5::{self, Reply};
+use portcullis_wire::socks5;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -154,7 +154,7 @@ async fn refuse(door: Door, ctx: Arc<ProxyContext>, stream: TcpStream, slot: Slo
     let words = match door {
         Door::Socks5 => {
             let mut words = socks5::METHOD_NONE.to_vec();
-            words.extend(socks5::reply(Reply::NotAllowed));
+            words.extend(socks::reply(Reason::TooManyConnections));
             words
         }
         _ => Refusal::new(Reason::TooManyConnections, id).response(Format::Text, true),

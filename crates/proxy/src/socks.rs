@@ -32,8 +32,8 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
         Talk::Request(request) => *request,
         Talk::Malformed(fault) => {
             ctx.note_malformed(at.detail(Some(fault.why)), None);
-            if let Some(reply) = fault.reply {
-                socket::last_words(client, &socks5::reply(reply)).await;
+            if fault.answer {
+                refuse(client, Reason::Malformed).await;
             }
             return None;
         }
@@ -79,7 +79,7 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
         }
     };
     let flow = ctx.note_open(at, &target, &ruling, &peer);
-    if !socket::answer(&mut client, &socks5::reply(socks5::Reply::Succeeded)).await {
+    if !socket::answer(&mut client, &reply(Reason::Allowed)).await {
         flow.finish(portcullis_record::CloseReason::ClientReset);
         return None;
     }
@@ -95,8 +95,13 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
     opened.follow(ctx, stop, relay, inbox).await
 }
 
+/// The reply that says this: its code comes from the table of reasons and from nowhere else.
+pub(crate) fn reply(reason: Reason) -> [u8; 10] {
+    socks5::reply(reason.socks_reply())
+}
+
 async fn refuse(client: TcpStream, reason: Reason) {
-    socket::last_words(client, &socks5::reply_code(reason.socks_reply())).await;
+    socket::last_words(client, &reply(reason)).await;
 }
 
 /// How the handshake went.
@@ -150,6 +155,36 @@ async fn message<T>(
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => return Err(Talk::Gone),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_reason_s_reply_is_what_is_sent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        for &reason in Reason::ALL {
+            let (client, gateway) = tokio::join!(TcpStream::connect(at), listener.accept());
+            let (mut client, (gateway, _)) = (client.unwrap(), gateway.unwrap());
+            let said = async {
+                let mut said = Vec::new();
+                client.read_to_end(&mut said).await.unwrap();
+                drop(client);
+                said
+            };
+            let ((), said) = tokio::join!(refuse(gateway, reason), said);
+            assert_eq!(
+                said,
+                [5, reason.socks_reply(), 0, 1, 0, 0, 0, 0, 0, 0],
+                "{reason}"
+            );
         }
     }
 }

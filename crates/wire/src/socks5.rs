@@ -41,12 +41,12 @@ pub enum Step<T> {
 pub struct Fault {
     /// A few words for the record.
     pub why: &'static str,
-    /// What to answer before closing, if the client speaks SOCKS5 far enough to be answered.
-    pub reply: Option<Reply>,
+    /// Whether the client speaks SOCKS5 far enough to be answered before the connection closes.
+    pub answer: bool,
 }
 
-const fn fault<T>(why: &'static str, reply: Option<Reply>) -> Step<T> {
-    Step::Malformed(Fault { why, reply })
+const fn fault<T>(why: &'static str, answer: bool) -> Step<T> {
+    Step::Malformed(Fault { why, answer })
 }
 
 /// The client's first message.
@@ -62,13 +62,13 @@ pub fn read_greeting(stream: &[u8]) -> Step<Greeting> {
     match at.u8() {
         None => return Step::NeedMore,
         Some(VERSION) => {}
-        Some(4) => return fault("SOCKS version 4", None),
-        Some(_) => return fault("not SOCKS version 5", None),
+        Some(4) => return fault("SOCKS version 4", false),
+        Some(_) => return fault("not SOCKS version 5", false),
     }
     match at.vec8() {
         // The count has arrived, or may still come: only a count of zero is an error.
         None => Step::NeedMore,
-        Some([]) => fault("a SOCKS greeting without methods", None),
+        Some([]) => fault("a SOCKS greeting without methods", false),
         Some(methods) => Step::Done {
             value: Greeting {
                 no_auth: methods.contains(&METHOD_NONE[1]),
@@ -110,12 +110,12 @@ pub fn read_request(stream: &[u8]) -> Step<Request> {
     let mut at = Cursor::new(stream);
     let (Some(version), Some(command)) = (at.u8(), at.u8()) else {
         return match stream.first() {
-            Some(&v) if v != VERSION => fault("not SOCKS version 5", Some(Reply::Failed)),
+            Some(&v) if v != VERSION => fault("not SOCKS version 5", true),
             _ => Step::NeedMore,
         };
     };
     if version != VERSION {
-        return fault("not SOCKS version 5", Some(Reply::Failed));
+        return fault("not SOCKS version 5", true);
     }
     let command = match command {
         1 => Command::Connect,
@@ -126,7 +126,7 @@ pub fn read_request(stream: &[u8]) -> Step<Request> {
     match at.u8() {
         None => return Step::NeedMore,
         Some(0) => {}
-        Some(_) => return fault("a reserved SOCKS byte is set", Some(Reply::Failed)),
+        Some(_) => return fault("a reserved SOCKS byte is set", true),
     }
     let destination = match at.u8() {
         None => None,
@@ -139,12 +139,7 @@ pub fn read_request(stream: &[u8]) -> Step<Request> {
             .and_then(|a| <[u8; 16]>::try_from(a).ok())
             .map(|a| Ok(Host::Address(Ipv6Addr::from(a).into()))),
         Some(3) => at.vec8().map(Host::from_bare),
-        Some(_) => {
-            return fault(
-                "an unknown SOCKS address type",
-                Some(Reply::AddressTypeNotSupported),
-            );
-        }
+        Some(_) => return fault("an unknown SOCKS address type", true),
     };
     let (Some(destination), Some(port)) = (destination, at.u16()) else {
         return Step::NeedMore;
@@ -158,45 +153,13 @@ pub fn read_request(stream: &[u8]) -> Step<Request> {
             },
             used: stream.len() - at.remaining(),
         },
-        Err(_) => fault(
-            "the SOCKS domain is not a valid host name",
-            Some(Reply::NotAllowed),
-        ),
+        Err(_) => fault("the SOCKS domain is not a valid host name", true),
     }
 }
 
-/// The server's answer (RFC 1928 section 6).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Reply {
-    /// The connection stands.
-    Succeeded = 0x00,
-    /// A failure of another kind.
-    Failed = 0x01,
-    /// Policy refused it.
-    NotAllowed = 0x02,
-    /// No route to the network.
-    NetworkUnreachable = 0x03,
-    /// No route to the host, or no such host.
-    HostUnreachable = 0x04,
-    /// The upstream refused the connection.
-    ConnectionRefused = 0x05,
-    /// It took too long.
-    TtlExpired = 0x06,
-    /// BIND, UDP ASSOCIATE and unknown commands.
-    CommandNotSupported = 0x07,
-    /// An unknown address type.
-    AddressTypeNotSupported = 0x08,
-}
-
-/// The answer as bytes, with an unspecified bound address: the sandbox learns no address of the
-/// host.
-pub const fn reply(code: Reply) -> [u8; 10] {
-    reply_code(code as u8)
-}
-
-/// As [`reply`], for a code that comes from a table of reasons.
-pub const fn reply_code(code: u8) -> [u8; 10] {
+/// The server's answer (RFC 1928 section 6), with an unspecified bound address: the sandbox learns
+/// no address of the host. The codes are the business of the table of reasons.
+pub const fn reply(code: u8) -> [u8; 10] {
     [VERSION, code, 0, 1, 0, 0, 0, 0, 0, 0]
 }
 

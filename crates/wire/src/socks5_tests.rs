@@ -44,9 +44,9 @@ fn destination(stream: &[u8]) -> (String, u16) {
 }
 
 #[track_caller]
-fn refused(stream: &[u8]) -> Option<Reply> {
+fn refused(stream: &[u8]) -> bool {
     match read_request(stream) {
-        Step::Malformed(fault) => fault.reply,
+        Step::Malformed(fault) => fault.answer,
         other => panic!("{other:?}"),
     }
 }
@@ -123,7 +123,7 @@ fn control_bytes_in_a_domain_are_refused() {
         &[0xff, 0xfe],
         &[b'a'; 255],
     ] {
-        assert_eq!(refused(&domain(name)), Some(Reply::NotAllowed), "{name:?}");
+        assert!(refused(&domain(name)), "{name:?}");
     }
 }
 
@@ -141,20 +141,15 @@ fn what_is_not_served_is_said_so() {
         };
         assert_eq!(value.command, command);
     }
-    assert_eq!(
-        refused(&request(2, &[0; 4], 80)),
-        Some(Reply::AddressTypeNotSupported)
-    );
-    assert_eq!(refused(&[5, 1, 1, 1]), Some(Reply::Failed));
-    assert_eq!(refused(&[4, 1, 0, 80]), Some(Reply::Failed));
-    assert_eq!(refused(&[4]), Some(Reply::Failed));
+    assert!(refused(&request(2, &[0; 4], 80)));
+    assert!(refused(&[5, 1, 1, 1]));
+    assert!(refused(&[4, 1, 0, 80]));
+    assert!(refused(&[4]));
 }
 
 #[test]
 fn replies() {
-    assert_eq!(reply(Reply::NotAllowed), [5, 2, 0, 1, 0, 0, 0, 0, 0, 0]);
-    assert_eq!(reply(Reply::CommandNotSupported)[1], 7);
-    assert_eq!(reply_code(5), reply(Reply::ConnectionRefused));
+    assert_eq!(reply(2), [5, 2, 0, 1, 0, 0, 0, 0, 0, 0]);
 }
 
 proptest! {

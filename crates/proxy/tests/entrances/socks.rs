@@ -1,5 +1,7 @@
 //! SOCKS5, byte by byte.
 
+use portcullis_policy::Reason;
+
 use crate::hello::{self, UNRECOGNIZED_NAME};
 use crate::scenario;
 use crate::talk::{End, Talk};
@@ -82,8 +84,12 @@ scenario!(refusals_have_the_contracts_codes, |world| {
         (by_name(3, "a.example", 443), 7, "protocol-not-allowed"),
         (by_name(1, "a.example\0.evil", 443), 2, "malformed"),
         (by_name(1, "127.1", 443), 2, "malformed"),
+        (vec![5, 1, 0, 2, 0, 0, 0, 0, 0, 80], 2, "malformed"),
+        (vec![5, 1, 1, 1, 192, 0, 2, 1, 0, 80], 2, "malformed"),
         (by_name(1, "127.0.0.1", 443), 2, "private-address"),
     ] {
+        let listed = Reason::from_code(reason).unwrap();
+        assert_eq!(listed.socks_reply(), code, "{reason}: the one table");
         let mut client = world.socks().await;
         client.say([&[5, 1, 0][..], &request].concat()).await;
         assert_eq!(client.hear(2).await, [5, 0]);
