@@ -29,6 +29,11 @@ impl<'a> Cursor<'a> {
         Some(first)
     }
 
+    /// The next byte, which stays.
+    pub(crate) fn peek(&self) -> Option<u8> {
+        self.0.first().copied()
+    }
+
     /// Big-endian, as everything on these wires.
     pub(crate) fn u16(&mut self) -> Option<u16> {
         let (&bytes, rest) = self.0.split_first_chunk()?;

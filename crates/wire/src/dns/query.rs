@@ -12,7 +12,9 @@ const MAX_WIRE_NAME_BYTES: usize = 255;
 /// Most labels that fit: 127 of one byte each.
 const MAX_LABELS: usize = 127;
 const CLASS_IN: u16 = 1;
+const TYPE_SOA: u16 = 6;
 const TYPE_OPT: u16 = 41;
+const TYPE_IXFR: u16 = 251;
 /// The smallest UDP size that is believed (RFC 6891 section 6.2.3).
 const MIN_UDP_BYTES: u16 = 512;
 
@@ -91,6 +93,10 @@ pub enum QueryFault {
     /// None or several, or answer or authority records in a query.
     #[error("the query does not have exactly one question and nothing else")]
     Counts,
+    /// An IXFR query whose authority section is not the SOA of the zone asked for (RFC 1995
+    /// section 3).
+    #[error("the authority section of an IXFR query is malformed")]
+    Authority,
     /// The question does not parse, or its name is compressed.
     #[error("the question is malformed")]
     Question,
@@ -172,14 +178,24 @@ pub fn guard_query(message: &[u8]) -> Result<Query, QueryError> {
     if refused.header.opcode != 0 {
         return fail(QueryFault::Opcode, Answer::NotImp);
     }
-    if counts.questions != 1 || counts.truncated || counts.answers != 0 || counts.authorities != 0 {
+    if counts.questions != 1 || counts.truncated || counts.answers != 0 || counts.authorities > 1 {
         return fail(QueryFault::Counts, Answer::FormErr);
     }
     let Some(question) = read_question(&mut at) else {
         return fail(QueryFault::Question, Answer::FormErr);
     };
+    if counts.authorities == 1 && question.qtype != TYPE_IXFR {
+        return fail(QueryFault::Counts, Answer::FormErr);
+    }
     let range = HEADER_BYTES..message.len() - at.remaining();
     refused.question = Some(range.clone());
+    if counts.authorities == 1 && read_soa(&mut at, &question).is_none() {
+        return Err(QueryError {
+            fault: QueryFault::Authority,
+            answer: Answer::FormErr,
+            ..refused
+        });
+    }
     let edns = match read_additional(&mut at, counts.additionals) {
         Ok(edns) => edns,
         Err((fault, answer, edns)) => {
@@ -289,6 +305,48 @@ fn read_question<'a>(at: &mut Cursor<'a>) -> Option<Question<'a>> {
         bytes += 1 + len;
         if bytes + 1 > MAX_WIRE_NAME_BYTES {
             return None;
+        }
+    }
+    None
+}
+
+/// Reads the one record that a query may carry besides OPT: the SOA of the zone that IXFR asks for
+/// (RFC 1995 section 3). Nothing of it is used; it is read so that the query is known for what it
+/// is, and is refused as a transfer.
+fn read_soa(at: &mut Cursor<'_>, question: &Question<'_>) -> Option<()> {
+    /// Serial, refresh, retry, expire, minimum.
+    const NUMBERS_BYTES: usize = 5 * 4;
+    if at.peek() == Some(POINTER) {
+        // To the question: there is no other name in front of it.
+        (usize::from(at.u16()? & 0x3fff) == HEADER_BYTES).then_some(())?;
+    } else {
+        let owner = at.take(question.wire.len())?;
+        (owner.eq_ignore_ascii_case(question.wire) && at.u8()? == 0).then_some(())?;
+    }
+    (at.u16()? == TYPE_SOA && at.u16()? == CLASS_IN).then_some(())?;
+    let _ttl = at.take(4)?;
+    let mut data = Cursor::new(at.vec16()?);
+    skip_name(&mut data)?;
+    skip_name(&mut data)?;
+    data.take(NUMBERS_BYTES)?;
+    data.is_empty().then_some(())
+}
+
+/// The first byte of a compression pointer to the beginning of a message.
+const POINTER: u8 = 0xc0;
+
+/// Steps over a name that may end in a compression pointer; the pointer is not followed.
+fn skip_name(at: &mut Cursor<'_>) -> Option<()> {
+    let mut bytes = 1;
+    while bytes <= MAX_WIRE_NAME_BYTES {
+        match at.u8()? {
+            0 => return Some(()),
+            len @ 1..=63 => {
+                at.take(usize::from(len))?;
+                bytes += 1 + usize::from(len);
+            }
+            POINTER.. => return at.u8().map(|_| ()),
+            _ => return None,
         }
     }
     None

@@ -206,6 +206,60 @@ fn extra_questions_and_records_are_refused() {
     assert_eq!(refused(&truncated), formerr);
 }
 
+/// An SOA with these names in its data.
+fn soa(owner: &[u8], names: &[u8]) -> Vec<u8> {
+    let data = [names, &[0; 20]].concat();
+    let len = u16::try_from(data.len()).unwrap().to_be_bytes();
+    [owner, &[0, 6, 0, 1, 0, 0, 0, 0], &len, &data].concat()
+}
+
+#[test]
+fn an_incremental_transfer_is_read_for_what_it_is() {
+    const IXFR: u16 = 251;
+    let labels: &[&[u8]] = &[b"a", b"example"];
+    let start = |qtype| [header(1, RD, [1, 0, 1, 0]), question(labels, qtype, IN)].concat();
+    let spelled = b"\x01A\x07example\0";
+    let mut good = vec![
+        soa(&[0xc0, 12], &[0, 0]),
+        soa(spelled, b"\x02ns\xc0\x0c\x01h\x07example\0"),
+    ];
+    for soa in &good {
+        let message = [start(IXFR), soa.clone()].concat();
+        let query = guard_query(&message).unwrap();
+        assert_eq!((query.name.as_str(), query.qtype), ("a.example", IXFR));
+        assert_eq!(query.question, 12..message.len() - soa.len());
+        let with_opt = [
+            header(1, RD, [1, 0, 1, 1]),
+            message[12..].to_vec(),
+            opt(1232, 0, 0, &[]),
+        ];
+        assert!(guard_query(&with_opt.concat()).unwrap().edns.is_some());
+        for len in 12..message.len() {
+            guard_query(&message[..len]).unwrap_err();
+        }
+        for qtype in [A, 252, 255] {
+            let other = [start(qtype), soa.clone()].concat();
+            assert_eq!(refused(&other), (QueryFault::Counts, Answer::FormErr));
+        }
+        let more = [message, b"payload".to_vec()].concat();
+        assert_eq!(refused(&more).0, QueryFault::Additional);
+    }
+    let mut not_soa = good.remove(0);
+    not_soa[3] = 16;
+    for bad in [
+        not_soa,
+        soa(b"\x01b\x07example\0", &[0, 0]),
+        soa(&[0xc0, 14], &[0, 0]),
+        soa(&[0xc0, 12], &[0]),
+        soa(&[0xc0, 12], b"\0\0payload"),
+        soa(&[0xc0, 12], &[0x40, 0, 0]),
+        soa(&[0xc0, 12], &[[9; 10].as_slice(), &[9; 300]].concat()),
+    ] {
+        let message = [start(IXFR), bad].concat();
+        assert_eq!(refused(&message), (QueryFault::Authority, Answer::FormErr));
+    }
+}
+
 #[test]
 fn compression_in_a_question_is_refused() {
     // a pointer to itself, one into the header, one behind a label; an extended label type
