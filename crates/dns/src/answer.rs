@@ -162,6 +162,8 @@ impl Inner {
         if let Some(permits) = &known {
             // Also where the policy only watches: a canonical name need not be listed.
             judged = canonical_judged(permits);
+        } else if decision.reason == Reason::NotListed && self.answer_own_hostname(turn, out) {
+            return None;
         } else if !decision.permits() {
             let refusal = match decision.reason {
                 Reason::TransferRefused => Refusal::Code(rcode::REFUSED),

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use portcullis_names::Name;
 use portcullis_policy::Policy;
 use portcullis_record::Recorder;
 
@@ -69,6 +70,10 @@ pub struct OwnNames {
     /// The sandbox's own addresses and those of its gateway and resolver: a reverse lookup of one
     /// is answered NXDOMAIN here, without a record, because every stub library asks for them.
     pub addresses: Vec<IpAddr>,
+    /// The sandbox's own host name, where it is one that DNS could hold. Stub libraries ask for the
+    /// addresses that the hosts file does not give it: unless it is listed it has no records here,
+    /// without a record, and is never asked for elsewhere.
+    pub hostname: Option<Name>,
 }
 
 impl Default for OwnNames {
@@ -83,6 +88,7 @@ impl Default for OwnNames {
                 v4(15),
                 IpAddr::V6(Ipv6Addr::LOCALHOST),
             ],
+            hostname: None,
         }
     }
 }

@@ -60,6 +60,20 @@ pub(crate) fn answer(turn: &Turn<'_>, out: &mut Vec<u8>) -> bool {
     false
 }
 
+impl Inner {
+    /// Answers for the sandbox's own host name, which the hosts file has and the policy need not
+    /// list: it exists, with nothing to say. `false`: it is not that name.
+    pub(crate) fn answer_own_hostname(&self, turn: &Turn<'_>, out: &mut Vec<u8>) -> bool {
+        let own = self.own.hostname.as_ref().map(|own| own.as_ref());
+        let transfer = matches!(turn.query.qtype, rtype::AXFR | rtype::IXFR);
+        if own != Some(turn.query.name.as_ref()) || transfer {
+            return false;
+        }
+        reply::negative(out, &turn.asked, rcode::NO_ERROR, None);
+        true
+    }
+}
+
 /// Answers ANY for a permitted name with one small record (RFC 8482).
 pub(crate) fn answer_any(turn: &Turn<'_>, out: &mut Vec<u8>) {
     reply::one(out, &turn.asked, rtype::HINFO, ANY_TTL, ANY_HINFO);

@@ -71,6 +71,7 @@ async fn serve(config: PlainConfig, end: impl Future<Output = io::Result<()>>) -
     let own = OwnNames {
         host: Ipv4Addr::LOCALHOST,
         addresses: Vec::new(),
+        hostname: None,
     };
     let gateway = Gateway::builder()
         .policy(config.policy)

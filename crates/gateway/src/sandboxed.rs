@@ -7,6 +7,7 @@ use crate::publish::{self, Publish};
 use crate::refused::RefusedReader;
 use crate::report::{Collector, Report};
 use portcullis_dns::OwnNames;
+use portcullis_names::{Name, NameBuf};
 use portcullis_policy::{AddressRule, Mode, Policy};
 use portcullis_record::{ProcessFinder, Recorder, Transport};
 use portcullis_sandbox::{
@@ -278,7 +279,15 @@ fn own_names(addresses: &Addresses) -> OwnNames {
             addresses.own6.into(),
             addresses.gateway6.into(),
         ],
+        // The sandbox keeps the host's.
+        hostname: own_hostname(rustix::system::uname().nodename().to_bytes()),
     }
+}
+
+/// A host name in DNS's form; one that DNS could not hold is never asked for there.
+fn own_hostname(nodename: &[u8]) -> Option<Name> {
+    let name = NameBuf::from_program(nodename).ok()?;
+    Some(name.as_ref().to_name())
 }
 
 /// Waits until the sandbox is gone or an entrance failed for good.

@@ -260,6 +260,13 @@ async fn axfr_and_ixfr_are_refused_and_recorded() {
         let message = Message::from_vec(&reply).unwrap();
         assert_eq!(message.metadata.response_code, ResponseCode::Refused);
     }
+    // As resolvers send it: with the SOA that the client has (RFC 1995 section 3).
+    let mut ixfr = query("listed.example", 251, None);
+    ixfr[9] = 1;
+    ixfr.extend([0xc0, 12, 0, 6, 0, 1, 0, 0, 0, 0, 0, 22]);
+    ixfr.extend([0; 22]);
+    let message = Message::from_vec(&world.raw(&ixfr).await).unwrap();
+    assert_eq!(message.metadata.response_code, ResponseCode::Refused);
     assert!(server.heard().is_empty());
     assert!(
         world
@@ -387,6 +394,36 @@ async fn localhost_is_the_loopback_and_leaves_no_record() {
     }
     assert!(world.records().is_empty());
     assert!(server.heard().is_empty());
+}
+
+#[tokio::test]
+async fn the_own_host_name_has_no_records_and_leaves_none() {
+    let (_, server) = world(&[]).await;
+    let own = |rules: &[&str]| {
+        World::with(policy(rules), vec![server.address], |config| {
+            config.own.hostname = portcullis_names::Name::from_policy("listed.example").ok();
+        })
+    };
+    let unlisted = own(&[]);
+    for qtype in [A_TYPE, AAAA_TYPE, TXT_TYPE] {
+        let reply = unlisted.ask("Listed.example", qtype).await;
+        assert_eq!(reply.metadata.response_code, ResponseCode::NoError);
+        assert!(reply.answers.is_empty(), "{reply:?}");
+    }
+    assert!(unlisted.records().is_empty());
+    // Only that very name, and no transfer of it.
+    let reply = unlisted.ask("x.listed.example", AAAA_TYPE).await;
+    assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+    let reply = unlisted.ask("listed.example", 252).await;
+    assert_eq!(reply.metadata.response_code, ResponseCode::Refused);
+    assert!(server.heard().is_empty());
+    // Where it is listed, it is a name like any other; and a denial is a denial.
+    let reply = own(&["listed.example"]).ask("listed.example", A_TYPE).await;
+    assert_eq!(addresses(&reply).len(), 1);
+    let denied = own(&["!listed.example"]);
+    let reply = denied.ask("listed.example", A_TYPE).await;
+    assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
+    assert_eq!(denied.record()["reason"], "denied-by-rule");
 }
 
 #[tokio::test]
