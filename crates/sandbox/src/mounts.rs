@@ -32,7 +32,11 @@ const KERNEL_KNOBS: [&str; 5] = [
     "/proc/bus",
     "/proc/fs",
 ];
+/// The host's settings and, below them, the control groups: a user who owns theirs (as under
+/// systemd) could leave the sandbox's group and freeze the rest of it, gateway and parent included.
 const SYS: &CStr = c"/sys";
+/// Devices that reach the host's own vsock services without a socket of that family.
+const DOORS_TO_THE_HOST: [&str; 2] = ["/dev/vsock", "/dev/vhost-vsock"];
 
 /// What is to be done to the mounts.
 #[derive(Debug, Clone)]
@@ -60,8 +64,10 @@ pub(crate) fn arrange(plan: &Plan) -> Result<(), SandboxError> {
         for path in KERNEL_KNOBS {
             skip_missing(read_only_bind(Path::new(path))).at(Step::Mount, path)?;
         }
-        skip_missing(set_read_only(libc::AT_FDCWD, SYS, libc::AT_RECURSIVE))
-            .at(Step::Mount, "/sys")?;
+    }
+    skip_missing(settings_read_only()).at(Step::Mount, "/sys")?;
+    for device in DOORS_TO_THE_HOST {
+        skip_missing(cover(Path::new(device))).at(Step::Mount, device)?;
     }
     mask_run().at(Step::Mount, RUN)?;
     if let Some(folder) = &plan.runtime_dir {
@@ -79,6 +85,16 @@ pub(crate) fn protect(plan: &Plan) -> Result<(), SandboxError> {
         skip_missing(cover(path)).at(Step::Mount, &path.to_string_lossy())?;
     }
     Ok(())
+}
+
+fn settings_read_only() -> io::Result<()> {
+    match set_read_only(libc::AT_FDCWD, SYS, libc::AT_RECURSIVE) {
+        // A plain folder, which may have mounts below.
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
+            read_only_bind(Path::new("/sys"))
+        }
+        result => result,
+    }
 }
 
 /// Makes what a path leads to read-only; where the path is a symbolic link, under both names.

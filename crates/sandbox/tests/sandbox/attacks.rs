@@ -369,6 +369,34 @@ fn root_cannot_turn_the_hosts_kernel_knobs() {
 }
 
 #[test]
+fn control_groups_and_other_settings_are_read_only_for_every_user() {
+    for user in users() {
+        let seen = shell(
+            user,
+            &[],
+            "grep ' /sys' /proc/self/mounts | cut -d' ' -f4 | grep -v '^ro'; \
+             for knob in $(find /sys/fs/cgroup -maxdepth 2 -name cgroup.procs); do \
+             [ -w $knob ] && echo open $knob; done; true",
+        );
+        assert_eq!(seen, "", "{user:?}");
+    }
+}
+
+#[test]
+fn devices_that_reach_the_hosts_vsock_are_covered() {
+    let devices = ["/dev/vsock", "/dev/vhost-vsock"];
+    for device in devices
+        .iter()
+        .filter(|path| std::path::Path::new(path).exists())
+    {
+        for user in users() {
+            let seen = shell(user, &[], &format!("stat -c %t:%T {device}"));
+            assert_eq!(seen, "1:3\n", "{user:?} {device}");
+        }
+    }
+}
+
+#[test]
 fn root_keeps_all_ids_and_can_change_owners() {
     if !is_root() {
         return;
