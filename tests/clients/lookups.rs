@@ -40,6 +40,14 @@ fn getent_finds_the_sandbox_s_own_loopback() {
 }
 
 #[test]
+fn the_own_host_name_leaves_no_denial() {
+    require("getent");
+    let ran = sh("getent ahosts $(uname -n); dig +noall +comments $(uname -n) AAAA");
+    ran.assert_no_denial();
+    ran.assert_out("status: NOERROR");
+}
+
+#[test]
 fn dig_answers_for_listed_names() {
     require("dig");
     let ran = sh(

@@ -176,6 +176,27 @@ fn dns_over_tls_https_and_quic_to_unlisted_servers() {
 }
 
 #[test]
+fn a_request_in_pieces_does_not_hide_its_host() {
+    let world = shared::world();
+    let ran = sandbox(&world).allow("dual.example.com").python(
+        "import gate, time\n\
+         s = gate.tcp('dual.example.com', 80)\n\
+         s.sendall(b'GE'); time.sleep(1)\n\
+         s.sendall(b'T / HTTP/1.1\\r\\nHost: pieces.evil.example.net\\r\\n\\r\\n')\n\
+         print(gate.read_all(s))",
+    );
+    ran.assert_ok();
+    assert_eq!(ran.out(), "(b'', 'ECONNRESET')\n", "{ran}");
+    ran.assert_one_denial("http", "malformed", "dual.example.com");
+    assert!(
+        world
+            .server_log()
+            .iter()
+            .all(|event| !event.head_text().contains("pieces.evil"))
+    );
+}
+
+#[test]
 fn plain_http_2_and_upgrades_do_not_hide_a_host() {
     let world = shared::world();
     let ran = sandbox(&world).allow("dual.example.com").python(
