@@ -1,6 +1,7 @@
 """Plays a person at a terminal: an interactive bash, lines typed when something shows.
 
 Steps are read from the file named first: a JSON list of [pattern to wait for, text to type].
+The pattern "a job has the terminal" waits until the shell is not the foreground process group.
 Prints all that the terminal showed; exits 1 when a pattern does not show within the limit.
 """
 
@@ -19,6 +20,13 @@ shown = ''
 begin = 0
 for pattern, typed in steps:
     deadline = time.monotonic() + LIMIT
+    if pattern == 'a job has the terminal':
+        while os.tcgetpgrp(terminal) == pid:
+            if time.monotonic() > deadline:
+                sys.exit(f'{shown}\n--- {pattern!r} did not become true')
+            time.sleep(0.01)
+        os.write(terminal, typed.encode())
+        continue
     while not (found := re.compile(pattern, re.M).search(shown, begin)):
         left = deadline - time.monotonic()
         ready, _, _ = select.select([terminal], [], [], max(left, 0))

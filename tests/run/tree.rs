@@ -153,3 +153,19 @@ fn signals_that_end_the_program_give_128_and_the_signal() {
         assert_eq!(run.end().0.code(), Some(code), "SIG{signal}");
     }
 }
+
+/// One who knows `run` alone, not its job, continues the program through it.
+#[test]
+fn a_stopped_program_is_continued_through_run() {
+    let world = world();
+    let script = "kill -STOP $$; echo goes on; exit 5";
+    let run = Background::start(&mut sandbox(&world).command(&["sh", "-c", script]));
+    let stands = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", run.pid()));
+        status.is_ok_and(|text| text.contains("State:\tT"))
+    };
+    until("run stands still, as its program does", stands);
+    kill("CONT", run.pid());
+    run.wait_line("goes on");
+    assert_eq!(run.end().0.code(), Some(5));
+}

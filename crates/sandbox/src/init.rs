@@ -231,6 +231,8 @@ impl Init {
             .timeout
             .map(|limit| limit.saturating_add(GRACE + PARENT_LATE));
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        // How often the command has stopped, and whether it stands still now.
+        let (mut stops, mut standing) = (0i32, false);
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
@@ -243,20 +245,24 @@ impl Init {
                 if pid != command {
                     continue;
                 }
+                standing = change == Change::Stopped;
                 let report = match change {
+                    Change::Continued => continue,
                     Change::Stopped => Report::Stopped,
                     Change::Exited(code) => Report::Exited(code),
                     Change::Signaled(signal) => Report::Signaled(signal),
                 };
                 let _ = self.parent.send(&report.encode(), &[]);
-                if change != Change::Stopped {
+                if change == Change::Stopped {
+                    stops = stops.wrapping_add(1);
+                } else {
                     // The gateway may begin to write its last records while the rest ends here.
                     // SAFETY: the descriptor is not used again: this process ends with `_exit`.
                     unsafe { libc::close(self.lifeline.as_raw_fd()) };
                     return Ok(0);
                 }
             }
-            if parent && !self.obey(command) {
+            if parent && !self.obey(command, standing.then_some(stops)) {
                 return Ok(EXIT_PARENT_GONE);
             }
             if gateway && !self.answer_gateway() {
@@ -265,20 +271,22 @@ impl Init {
         }
     }
 
-    /// Takes one order of the parent; false when it is gone.
-    fn obey(&self, command: libc::pid_t) -> bool {
+    /// Takes one order of the parent; false when it is gone. `stop` is the number of the stop in
+    /// which the command stands still, if it does: to continue it when it does not would undo a
+    /// stop that is on its way.
+    fn obey(&self, command: libc::pid_t, stop: Option<i32>) -> bool {
         let Ok((message, _)) = self.parent.receive_with_fds(Duration::ZERO) else {
             return false;
         };
-        match Order::decode(&message) {
-            Some(Order::Signal(signal)) => {
-                // SAFETY: the command is this process's child and not reaped yet.
-                unsafe { libc::kill(command, signal) };
-                true
-            }
-            Some(Order::Mapped) => true,
-            None => false,
-        }
+        let signal = match Order::decode(&message) {
+            Some(Order::Signal(signal)) => signal,
+            Some(Order::Continue(known)) if stop == Some(known) => libc::SIGCONT,
+            Some(Order::Continue(_) | Order::Mapped) => return true,
+            None => return false,
+        };
+        // SAFETY: the command is this process's child and not reaped yet.
+        unsafe { libc::kill(command, signal) };
+        true
     }
 
     /// Serves one request of the gateway; false when it is gone.

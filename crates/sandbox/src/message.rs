@@ -12,6 +12,9 @@ pub(crate) enum Order {
     Mapped,
     /// Send this signal to the command.
     Signal(i32),
+    /// Continue the command if it still stands in the stop of this number: its job's shell has
+    /// usually done so, and it may have stopped again.
+    Continue(i32),
 }
 
 impl Order {
@@ -19,6 +22,7 @@ impl Order {
         let (kind, value) = match self {
             Self::Mapped => (1, 0),
             Self::Signal(signal) => (2, signal),
+            Self::Continue(stops) => (3, stops),
         };
         let [a, b, c, d] = value.to_ne_bytes();
         [kind, a, b, c, d]
@@ -29,6 +33,7 @@ impl Order {
         match bytes[0] {
             1 => Some(Self::Mapped),
             2 => Some(Self::Signal(value)),
+            3 => Some(Self::Continue(value)),
             _ => None,
         }
     }
@@ -146,7 +151,7 @@ mod tests {
 
     #[test]
     fn orders_and_reports_read_back() {
-        for order in [Order::Mapped, Order::Signal(15)] {
+        for order in [Order::Mapped, Order::Signal(15), Order::Continue(2)] {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }
         assert_eq!(Order::decode(&[9, 0, 0, 0, 0]), None);

@@ -94,6 +94,7 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
                     pid: gateway,
                     end: None,
                 },
+                stops: 0,
             };
             let result = family.map(&maps).and_then(|()| family.follow(timeout));
             family.end(result)
@@ -248,6 +249,8 @@ struct Family {
     signals: SignalFd,
     init: Child,
     gateway: Child,
+    /// How often the command has stopped, as far as is known here.
+    stops: i32,
 }
 
 impl Family {
@@ -301,7 +304,11 @@ impl Family {
             }
             let message = self.parent.receive_with_fds(Duration::ZERO);
             let message = message.map(|(message, _)| message).unwrap_or_default();
-            match Report::decode(&message) {
+            let report = Report::decode(&message);
+            if matches!(report, Some(Report::Stopped)) {
+                self.stops = self.stops.wrapping_add(1);
+            }
+            match report {
                 Some(Report::Failed(error)) => return Err(error),
                 Some(Report::NoExec(errno)) if command::not_found(errno) => {
                     return Ok(Outcome::NotFound(errno));
@@ -333,6 +340,9 @@ impl Family {
             match signal.number {
                 libc::SIGCHLD => self.reap(),
                 _ if signal.from_kernel => {}
+                // A shell continues the whole job, the command included. By the time this comes
+                // through, the terminal may have stopped the command again, and means it.
+                libc::SIGCONT => self.order(Order::Continue(self.stops)),
                 number => self.order(Order::Signal(number)),
             }
         }
@@ -342,7 +352,7 @@ impl Family {
         for child in [&mut self.init, &mut self.gateway] {
             if child.end.is_none()
                 && let Some((_, end)) = signals::reap(child.pid)
-                && end != Change::Stopped
+                && end.is_end()
             {
                 child.end = Some(end);
             }

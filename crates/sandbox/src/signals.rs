@@ -141,13 +141,22 @@ pub(crate) enum Change {
     Exited(i32),
     Signaled(i32),
     Stopped,
+    Continued,
+}
+
+impl Change {
+    /// Whether the child is gone.
+    pub(crate) fn is_end(self) -> bool {
+        matches!(self, Self::Exited(_) | Self::Signaled(_))
+    }
 }
 
 /// Reaps one child (`-1`: any), without waiting; none when there is nothing to reap.
 pub(crate) fn reap(pid: libc::pid_t) -> Option<(libc::pid_t, Change)> {
     let mut status = 0;
+    let what = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED;
     // SAFETY: status is live.
-    let found = unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG | libc::WUNTRACED) };
+    let found = unsafe { libc::waitpid(pid, &raw mut status, what) };
     if found <= 0 {
         return None;
     }
@@ -155,6 +164,8 @@ pub(crate) fn reap(pid: libc::pid_t) -> Option<(libc::pid_t, Change)> {
         Change::Exited(libc::WEXITSTATUS(status))
     } else if libc::WIFSIGNALED(status) {
         Change::Signaled(libc::WTERMSIG(status))
+    } else if libc::WIFCONTINUED(status) {
+        Change::Continued
     } else {
         Change::Stopped
     };
