@@ -188,3 +188,28 @@ fn one_closing_paragraph_on_a_terminal_only() {
     let ran = sandbox(&world).sh(denied);
     assert_eq!(ran.err(), "", "{ran}");
 }
+
+/// A terminal that goes away ends the tree where `run` leads the session (`xterm -e`, `ssh -t`):
+/// the kernel then tells the leader alone.
+#[test]
+fn a_vanished_terminal_ends_the_tree() {
+    require("python3");
+    let world = world();
+    let script = "import os, pty, sys, time\n\
+        pid, terminal = pty.fork()\n\
+        if pid == 0: os.execv(sys.argv[1], [sys.argv[1], 'run', '--', 'sh', '-c', 'echo begun; sleep 600'])\n\
+        while b'begun' not in os.read(terminal, 4096): pass\n\
+        os.close(terminal)\n\
+        deadline = time.monotonic() + 10\n\
+        while time.monotonic() < deadline:\n\
+        \x20   if os.waitpid(pid, os.WNOHANG)[0]: sys.exit(0)\n\
+        \x20   time.sleep(0.01)\n\
+        sys.exit('run is still there')\n";
+    let mut python = world.command("python3");
+    let done = exec::run(
+        python.args(["-c", script]).arg(portcullis()),
+        SESSION_TIMEOUT,
+    );
+    let done = done.unwrap_or_else(|error| panic!("cannot run python3: {error}"));
+    assert!(done.ok(), "{done}");
+}

@@ -339,6 +339,9 @@ impl Family {
         while let Some(signal) = self.signals.next() {
             match signal.number {
                 libc::SIGCHLD => self.reap(),
+                // What the terminal sends reached the command as well, which is in this process's
+                // group; but a terminal that goes away tells the session's leader alone.
+                libc::SIGHUP => self.order(Order::Signal(libc::SIGHUP)),
                 _ if signal.from_kernel => {}
                 // A shell continues the whole job, the command included. By the time this comes
                 // through, the terminal may have stopped the command again, and means it.
