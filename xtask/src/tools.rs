@@ -16,7 +16,9 @@ pub fn node_packages() -> Result<()> {
     if folder.join("node_modules/ws/package.json").is_file() {
         return Ok(());
     }
-    std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+    std::fs::create_dir_all(&folder)
+        .and_then(|()| std::fs::write(folder.join("package.json"), "{\"private\": true}\n"))
+        .map_err(|error| error.to_string())?;
     run(Command::new("npm")
         .args([
             "install",
@@ -25,9 +27,9 @@ pub fn node_packages() -> Result<()> {
             "--no-save",
             "--ignore-scripts",
         ])
-        .arg("--prefix")
-        .arg(&folder)
         .arg(WS)
+        // npm takes the nearest folder with a manifest; `--prefix` would also move its global
+        // configuration, and with it the machine's own certificates.
         .current_dir(&folder))
 }
 
