@@ -66,7 +66,7 @@ pub(crate) async fn serve(
 async fn one(
     (outside, peer): (TcpStream, SocketAddr),
     port: u16,
-    control: &Control,
+    control: &Arc<Control>,
     recorder: &Recorder,
     token: &CancellationToken,
 ) {
@@ -78,7 +78,7 @@ async fn one(
             .port(port)
             .addresses(&addresses)
     };
-    let connecting = token.run_until_cancelled(connect_inside(port, control));
+    let connecting = token.run_until_cancelled(connect_inside(port, control.clone()));
     let Some(connected) = connecting.await else {
         return;
     };
@@ -98,8 +98,11 @@ async fn one(
     );
 }
 
-async fn connect_inside(port: u16, control: &Control) -> io::Result<TcpStream> {
-    let socket = control.new_tcp_socket(Family::V4)?;
+/// The sandbox's first process answers once CMD runs, and before that waits for this gateway's
+/// proof: a client that comes early must not hold the threads that give it.
+async fn connect_inside(port: u16, control: Arc<Control>) -> io::Result<TcpStream> {
+    let made = tokio::task::spawn_blocking(move || control.new_tcp_socket(Family::V4)).await;
+    let socket = made.map_err(io::Error::other)??;
     let socket = TcpSocket::from_std_stream(std::net::TcpStream::from(socket));
     socket.connect((Ipv4Addr::LOCALHOST, port).into()).await
 }
