@@ -158,12 +158,15 @@ async fn serve(sockets: Sockets, control: Control, config: RunConfig) -> Report 
     if let Err(error) = started.and_then(|()| control.ready()) {
         return refuse(&control, &format!("cannot serve the sandbox: {error}"));
     }
-    let collecting = collector.map(|collector| tokio::spawn(collector.run(token.clone())));
+    // Flows that end now are still recorded: collecting goes on until they are.
+    let drained = CancellationToken::new();
+    let collecting = collector.map(|collector| tokio::spawn(collector.run(drained.clone())));
     gone(&control, &token).await;
     token.cancel();
     tracker.close();
     // What does not end in time (a dial in the middle of a handshake) ends with the process.
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, tracker.wait()).await;
+    drained.cancel();
     let mut report = match collecting {
         Some(task) => task.await.unwrap_or_default(),
         None => Report::default(),
