@@ -8,7 +8,7 @@ use portcullis_names::Name;
 use portcullis_policy::Policy;
 use portcullis_record::Recorder;
 
-use crate::{Clock, Leases};
+use crate::{Clock, Leases, Network, SystemNetwork};
 
 /// The policy in force, swapped under live traffic on reload.
 pub type PolicyHandle = Arc<ArcSwap<Policy>>;
@@ -23,6 +23,8 @@ pub struct DnsConfig {
     pub policy: PolicyHandle,
     /// Resolvers to ask, in order of preference. Empty: every allowed name fails with SERVFAIL.
     pub upstreams: Vec<SocketAddr>,
+    /// What opens the sockets to them; real ones by default.
+    pub network: Arc<dyn Network>,
     /// The sandbox's leases: which name gave out which address.
     pub leases: Arc<Leases>,
     /// Where decisions are recorded.
@@ -51,6 +53,7 @@ impl DnsConfig {
         DnsConfig {
             policy,
             upstreams,
+            network: Arc::new(SystemNetwork),
             leases,
             recorder,
             own: OwnNames::default(),

@@ -17,7 +17,7 @@ use crate::cache::{Entry, Key, Outcome};
 use crate::chain::Chain;
 use crate::reply::rtype;
 use crate::service::Inner;
-use crate::upstream::{LOOKUP_BUDGET, UpstreamError};
+use crate::upstream::{Attempts, LOOKUP_BUDGET, UpstreamError};
 
 /// Lookups under way for one sandbox. Each may hold four sockets while its upstreams are silent, so
 /// that a sandbox asking for names without end cannot take all descriptors of the gateway.
@@ -159,12 +159,14 @@ impl Inner {
         } else {
             LOOKUP_BUDGET
         };
-        let deadline = tokio::time::Instant::now() + budget;
+        let on_demand = Attempts::OnDemand {
+            deadline: tokio::time::Instant::now() + budget,
+        };
         let mut chain = Chain::new(name.clone(), *qtype);
         let mut permit = first.clone();
         let mut attempts = 0;
         for _ in 0..MAX_QUESTIONS {
-            let answered = match self.upstream.query(&permit, *qtype, deadline).await {
+            let answered = match self.upstream.query(&permit, *qtype, on_demand).await {
                 Ok(answered) => answered,
                 Err(UpstreamError {
                     reason,

@@ -19,7 +19,6 @@ mod cache;
 mod chain;
 mod clock;
 mod config;
-mod exchange;
 mod flight;
 mod leases;
 mod local;
@@ -41,4 +40,6 @@ pub use leases::{AddressGate, GrantError, LEASE_GRACE, Leases, NoGate};
 pub use new_names::NEW_NAMES_PER_MINUTE;
 pub use resolvconf::upstreams_from_resolv_conf;
 pub use service::{DnsService, ResolveError, Resolved};
-pub use upstream::{Answered, Upstream, UpstreamError};
+pub use upstream::{
+    Answered, Attempts, ByteStream, Datagrams, Network, SystemNetwork, Upstream, UpstreamError,
+};

@@ -122,7 +122,7 @@ impl DnsService {
                 policy: config.policy,
                 seen: ArcSwap::from_pointee(seen),
                 seen_next: Mutex::default(),
-                upstream: Upstream::new(config.upstreams),
+                upstream: Upstream::new(config.upstreams, config.network),
                 leases: config.leases,
                 recorder: config.recorder,
                 own: config.own,

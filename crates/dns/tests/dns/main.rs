@@ -2,8 +2,10 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+mod memory;
 mod signatures;
 mod sockets;
 mod upstreams;
+mod virtual_time;
 mod way_out;
 mod world;

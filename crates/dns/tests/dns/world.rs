@@ -43,7 +43,7 @@ pub enum Act {
     Send(Vec<u8>),
 }
 
-type Script = Arc<dyn Fn(&Heard, usize) -> Vec<Act> + Send + Sync>;
+pub type Script = Arc<dyn Fn(&Heard, usize) -> Vec<Act> + Send + Sync>;
 
 /// An upstream resolver on the loopback, UDP and TCP on one port.
 pub struct Server {

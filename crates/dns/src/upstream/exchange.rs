@@ -6,13 +6,13 @@
 //! system's randomness. Only a response from that socket with that id for that question counts.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use hickory_proto::op::{Message, ResponseCode};
 use portcullis_names::NameRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UdpSocket};
 
+use super::network::Network;
 use crate::reply::{EDNS_BYTES, HEADER_BYTES, rtype};
 
 /// Room for an answer over UDP, bytes: more than we announce, since some servers ignore it.
@@ -23,7 +23,7 @@ const MAX_WRONG_DATAGRAMS: usize = 32;
 
 /// Why one exchange brought no usable answer.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ExchangeError {
+pub(super) enum ExchangeError {
     /// The socket failed; ECONNREFUSED is the server's port unreachable.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -40,7 +40,7 @@ pub(crate) enum ExchangeError {
 
 /// A question as it goes out; written anew for each exchange.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Question<'a> {
+pub(super) struct Question<'a> {
     pub name: NameRef<'a>,
     pub qtype: u16,
     /// Whether to announce EDNS; a server that answered FORMERR is asked again without.
@@ -48,15 +48,16 @@ pub(crate) struct Question<'a> {
 }
 
 /// Asks `server` and waits for its answer; the caller sets the time limit by dropping the future.
-pub(crate) async fn ask(
+pub(super) async fn ask(
+    network: &dyn Network,
     server: SocketAddr,
     question: Question<'_>,
 ) -> Result<Message, ExchangeError> {
-    let answer = over_udp(server, question).await?;
+    let answer = over_udp(network, server, question).await?;
     let message = match Message::from_vec(&answer) {
         Ok(message) if !message.metadata.truncation => message,
         // What is left of a truncated answer need not be readable.
-        _ if answer[2] & 0x02 != 0 => over_tcp(server, question).await?,
+        _ if answer[2] & 0x02 != 0 => over_tcp(network, server, question).await?,
         Ok(message) => message,
         Err(_) => return Err(ExchangeError::Malformed),
     };
@@ -66,13 +67,12 @@ pub(crate) async fn ask(
     }
 }
 
-async fn over_udp(server: SocketAddr, question: Question<'_>) -> Result<Vec<u8>, ExchangeError> {
-    let any = match server.ip() {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
-    socket.connect(server).await?;
+async fn over_udp(
+    network: &dyn Network,
+    server: SocketAddr,
+    question: Question<'_>,
+) -> Result<Vec<u8>, ExchangeError> {
+    let socket = network.udp(server).await?;
     let sent = write_query(question)?;
     socket.send(&sent).await?;
     let mut answer = vec![0; UDP_BUFFER_BYTES];
@@ -86,9 +86,12 @@ async fn over_udp(server: SocketAddr, question: Question<'_>) -> Result<Vec<u8>,
     Err(ExchangeError::Mismatch)
 }
 
-async fn over_tcp(server: SocketAddr, question: Question<'_>) -> Result<Message, ExchangeError> {
-    let mut stream = TcpStream::connect(server).await?;
-    stream.set_nodelay(true)?;
+async fn over_tcp(
+    network: &dyn Network,
+    server: SocketAddr,
+    question: Question<'_>,
+) -> Result<Message, ExchangeError> {
+    let mut stream = network.stream(server).await?;
     let sent = write_query(question)?;
     let mut frame = Vec::with_capacity(sent.len() + 2);
     frame.extend_from_slice(&(sent.len() as u16).to_be_bytes());

@@ -19,7 +19,12 @@ use hickory_proto::op::{Message, ResponseCode};
 use portcullis_policy::{LookupPermit, Reason};
 use tokio::time::{Instant, sleep_until};
 
-use crate::exchange::{self, ExchangeError, Question};
+mod exchange;
+mod network;
+
+pub use network::{ByteStream, Datagrams, Network, SystemNetwork};
+
+use exchange::{ExchangeError, Question};
 
 /// When attempts start, counted from the first. Stub resolvers give up at 5 s.
 const SCHEDULE: [Duration; 4] = [
@@ -35,9 +40,29 @@ pub(crate) const LOOKUP_BUDGET: Duration = Duration::from_millis(3_700);
 /// Upstream resolvers of one sandbox; more than these are not asked.
 const MAX_UPSTREAMS: usize = 16;
 
+/// How often and how long a lookup asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempts {
+    /// A program waits: 0, 300, 900 and 2,000 ms after the beginning, an answer until `deadline` at
+    /// the latest.
+    OnDemand {
+        /// When to give up.
+        deadline: Instant,
+    },
+    /// One attempt of a schedule that the caller keeps: its `number`-th, counted from 0, goes to the
+    /// next server each time. A server that fails at once is passed over within `limit`.
+    One {
+        /// Which attempt this is.
+        number: usize,
+        /// How long it may take.
+        limit: Duration,
+    },
+}
+
 /// The upstream resolvers of one sandbox.
 #[derive(Debug)]
 pub struct Upstream {
+    network: Arc<dyn Network>,
     servers: ArcSwap<Vec<SocketAddr>>,
     /// Index of the server that answered last when the one before it did not.
     preferred: AtomicUsize,
@@ -70,8 +95,9 @@ pub struct UpstreamError {
 
 impl Upstream {
     /// Resolvers, in order of preference; no more than 16 are kept.
-    pub fn new(servers: Vec<SocketAddr>) -> Upstream {
+    pub fn new(servers: Vec<SocketAddr>, network: Arc<dyn Network>) -> Upstream {
         let upstream = Upstream {
+            network,
             servers: ArcSwap::default(),
             preferred: AtomicUsize::new(0),
         };
@@ -86,7 +112,7 @@ impl Upstream {
         self.servers.store(Arc::new(servers));
     }
 
-    /// Asks for the permitted name's records of one type, until `deadline` at the latest.
+    /// Asks for the permitted name's records of one type.
     ///
     /// # Errors
     /// [`UpstreamError`] when no server gave a usable answer in time.
@@ -94,7 +120,7 @@ impl Upstream {
         &self,
         permit: &LookupPermit,
         qtype: u16,
-        deadline: Instant,
+        attempts: Attempts,
     ) -> Result<Answered, UpstreamError> {
         let servers = self.servers.load_full();
         if servers.is_empty() {
@@ -105,16 +131,23 @@ impl Upstream {
                 attempts: 0,
             });
         }
-        let first = self.preferred.load(Ordering::Relaxed);
-        let order = |attempt: usize| (first + attempt) % servers.len();
         let started = Instant::now();
+        let (first, total, deadline) = match attempts {
+            Attempts::OnDemand { deadline } => {
+                let first = self.preferred.load(Ordering::Relaxed);
+                (first, total_attempts(servers.len()), deadline)
+            }
+            Attempts::One { number, limit } => (number, servers.len(), started + limit),
+        };
+        let patient = matches!(attempts, Attempts::One { .. });
+        let order = |attempt: usize| (first % servers.len() + attempt) % servers.len();
         let mut next_start = started;
         let mut attempts = 0;
         let mut edns = true;
         let mut last: Option<(SocketAddr, ExchangeError)> = None;
         let mut running = FuturesUnordered::new();
         loop {
-            let more = attempts < total_attempts(servers.len());
+            let more = attempts < total;
             if !more && running.is_empty() {
                 break;
             }
@@ -146,9 +179,11 @@ impl Upstream {
                     let index = order(attempts);
                     let question = Question { name: permit.name().as_ref(), qtype, edns };
                     let server = servers[index];
-                    running.push(async move { (index, exchange::ask(server, question).await) });
+                    running.push(async move {
+                        (index, exchange::ask(&*self.network, server, question).await)
+                    });
                     attempts += 1;
-                    next_start = start_of(attempts, started);
+                    next_start = if patient { deadline + LOOKUP_BUDGET } else { start_of(attempts, started) };
                 }
                 () = sleep_until(deadline) => break,
             }
