@@ -15,7 +15,7 @@ const FOLDERS: [&str; 6] = [
 ];
 
 /// Programs whose Debian package has another name.
-const PACKAGES: [(&str, &str); 20] = [
+const PACKAGES: [(&str, &str); 27] = [
     ("dig", "bind9-dnsutils"),
     ("nslookup", "bind9-dnsutils"),
     ("nc", "netcat-openbsd"),
@@ -36,6 +36,13 @@ const PACKAGES: [(&str, &str); 20] = [
     ("setpriv", "util-linux"),
     ("unshare", "util-linux"),
     ("script", "bsdutils"),
+    ("krb5kdc", "krb5-kdc"),
+    ("kdb5_util", "krb5-kdc"),
+    ("kadmin.local", "krb5-admin-server"),
+    ("kinit", "krb5-user"),
+    ("kvno", "krb5-user"),
+    ("klist", "krb5-user"),
+    ("apache2", "apache2-bin"),
 ];
 
 /// Fails the test if a program is missing, and says which Debian package has it.

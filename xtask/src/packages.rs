@@ -24,6 +24,16 @@ const fn needs(name: &'static str, program: &'static str, purpose: &'static str)
     }
 }
 
+/// One without a program of its own.
+const fn package(name: &'static str, purpose: &'static str) -> Package {
+    Package {
+        name,
+        program: None,
+        purpose,
+        slow: false,
+    }
+}
+
 const fn slow(name: &'static str, program: &'static str, purpose: &'static str) -> Package {
     Package {
         name,
@@ -79,6 +89,30 @@ pub const PACKAGES: &[Package] = &[
         "bubblewrap",
         "bwrap",
         "the start-up time that run is measured against",
+    ),
+    needs(
+        "krb5-kdc",
+        "krb5kdc",
+        "Kerberos: the key distribution centre",
+    ),
+    needs(
+        "krb5-admin-server",
+        "kadmin.local",
+        "Kerberos: the realm's principals and keytabs",
+    ),
+    needs("krb5-user", "kinit", "Kerberos: kinit, kvno, klist"),
+    needs(
+        "apache2-bin",
+        "apache2",
+        "Kerberos: a web server, started by the tests alone",
+    ),
+    package(
+        "libapache2-mod-auth-gssapi",
+        "Kerberos: SPNEGO in that web server",
+    ),
+    package(
+        "python3-requests-kerberos",
+        "Kerberos: requests with SPNEGO",
     ),
     slow("default-jdk-headless", "javac", "InetAddress, HttpClient"),
     slow(

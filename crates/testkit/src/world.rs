@@ -133,12 +133,34 @@ impl World {
     /// the runner is root. The environment is clean (`PATH`, `HOME`, `LANG` and the variables by
     /// which the usual tools find the world's CA); the current folder is [`World::home`].
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        self.enter("user", program.as_ref())
+        self.enter(self.host_pid, "user", program.as_ref())
     }
 
     /// The same as uid 0 of the world's user namespace, with every capability there.
     pub fn command_as_root(&self, program: impl AsRef<OsStr>) -> Command {
-        self.enter("root", program.as_ref())
+        self.enter(self.host_pid, "root", program.as_ref())
+    }
+
+    /// A program in the internet's namespace, as the same ordinary user: a real server beside the
+    /// world's own. It may listen on every port there, at the world's addresses
+    /// ([`WorldSpec::closed`] gives it one of its own), and ends with the world at the latest.
+    pub fn internet_command(&self, program: impl AsRef<OsStr>) -> Command {
+        self.enter(self.process.id(), "user", program.as_ref())
+    }
+
+    /// Writes a certificate of the world's authority for these names into [`World::home`]; gives
+    /// the file of the certificate and that of its key, both PEM, for a real server.
+    ///
+    /// # Panics
+    /// When it cannot be made or written.
+    pub fn certificate(&self, names: &[&str]) -> (PathBuf, PathBuf) {
+        match servers::issue(self.folder.path(), names) {
+            Ok((certificate, key)) => (
+                self.file("server.pem", certificate),
+                self.file("server.key", key),
+            ),
+            Err(error) => panic!("no certificate for {names:?}: {error:#}"),
+        }
     }
 
     /// Runs a program as [`World::command`] does, with a time limit.
@@ -152,7 +174,7 @@ impl World {
         }
     }
 
-    fn enter(&self, who: &str, program: &OsStr) -> Command {
+    fn enter(&self, whose: u32, who: &str, program: &OsStr) -> Command {
         let program = Path::new(program);
         let program = if program.is_absolute() {
             self.reachable(program)
@@ -162,7 +184,7 @@ impl World {
         let mut command = Command::new(&self.helper[0]);
         command.args(&self.helper[1..]);
         command
-            .args([HELPER_WORD, "enter", &self.host_pid.to_string(), who])
+            .args([HELPER_WORD, "enter", &whose.to_string(), who])
             .arg(program);
         command.env_clear().current_dir(self.home());
         for (name, value) in self.environment() {

@@ -41,6 +41,9 @@ pub(super) fn main(args: &[OsString]) -> Result<()> {
     let mut to_hold = hold.stdin.take().context("no pipe")?;
     expect(&mut from_hold, "made")?;
     network(&spec, hold.id())?;
+    // Real servers run as an ordinary user there; without this their ports would have to be high.
+    // Where it cannot be written, such a server says by itself that it may not listen.
+    let _ = std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0");
     to_hold.write_all(b"joined\n")?;
     expect(&mut from_hold, "ready")?;
 
@@ -107,11 +110,13 @@ fn network(spec: &WorldSpec, host_pid: u32) -> Result<()> {
     ip_batch(&lines)
 }
 
-/// Ends everything that still runs in the host's network namespace, then its keeper.
+/// Ends everything that still runs in the host's or in this network namespace, then the host's
+/// keeper.
 fn end(hold: &mut Child) {
     let namespace = |pid: u32| std::fs::read_link(format!("/proc/{pid}/ns/net")).ok();
-    let host = namespace(hold.id());
-    if host.is_some() {
+    let me = std::process::id();
+    let (host, internet) = (namespace(hold.id()), namespace(me));
+    if host.is_some() && internet.is_some() {
         for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = entry
                 .file_name()
@@ -120,8 +125,9 @@ fn end(hold: &mut Child) {
             else {
                 continue;
             };
-            if pid != hold.id()
-                && namespace(pid) == host
+            let lives_in = namespace(pid);
+            if ![hold.id(), me].contains(&pid)
+                && (lives_in == host || lives_in == internet)
                 && let Ok(raw) = i32::try_from(pid)
             {
                 let _ = kill(Pid::from_raw(raw), Signal::SIGKILL);

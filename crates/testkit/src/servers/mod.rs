@@ -19,7 +19,7 @@ pub use conn::pattern;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
-pub(crate) use tls::create_authority;
+pub(crate) use tls::{create_authority, issue};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use zone::Zone;
 

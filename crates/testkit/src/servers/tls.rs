@@ -40,6 +40,17 @@ pub(crate) fn create_authority(folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A certificate of the authority in this folder for these names, and its key, both PEM.
+pub(crate) fn issue(folder: &Path, names: &[&str]) -> Result<(String, String)> {
+    let names = names.iter().map(|name| (*name).to_owned());
+    let mut params = CertificateParams::new(names.collect::<Vec<_>>())?;
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2098, 1, 1);
+    let key = KeyPair::generate()?;
+    let certificate = params.signed_by(&key, &Certificates::load(folder)?.issuer)?;
+    Ok((certificate.pem(), key.serialize_pem()))
+}
+
 fn authority(name: &str) -> Result<CertificateParams> {
     let mut params = CertificateParams::new(Vec::<String>::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
