@@ -70,8 +70,8 @@ pub struct PolicyOptions {
     #[arg(long = "deny", value_name = "TARGET")]
     pub deny: Vec<String>,
     /// Upstream resolver, ADDR or ADDR:PORT; repeat for several (default: the host's own)
-    #[arg(long = "resolver", value_name = "ADDR[:PORT]", value_parser = parse_resolver)]
-    pub resolver: Vec<SocketAddr>,
+    #[arg(long = "resolver", value_name = "ADDR[:PORT]")]
+    pub resolver: Vec<String>,
     /// The company's forward proxy, http://HOST:PORT
     #[arg(long = "upstream-proxy", value_name = "URL")]
     pub upstream_proxy: Option<String>,
@@ -173,8 +173,8 @@ pub struct LearnArgs {
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
     /// Upstream resolver, ADDR or ADDR:PORT; repeat for several (default: the host's own)
-    #[arg(long = "resolver", value_name = "ADDR[:PORT]", value_parser = parse_resolver)]
-    pub resolver: Vec<SocketAddr>,
+    #[arg(long = "resolver", value_name = "ADDR[:PORT]")]
+    pub resolver: Vec<String>,
     /// The company's forward proxy, http://HOST:PORT
     #[arg(long = "upstream-proxy", value_name = "URL")]
     pub upstream_proxy: Option<String>,
@@ -230,10 +230,6 @@ pub fn dispatch(cli: Cli) -> ExitCode {
         }) => crate::check::main(args),
         Command::Doctor => crate::doctor::main(),
     }
-}
-
-fn parse_resolver(text: &str) -> Result<SocketAddr, String> {
-    portcullis_policy::parse_resolver(text)
 }
 
 fn parse_publish(text: &str) -> Result<(u16, u16), String> {

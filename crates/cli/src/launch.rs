@@ -134,7 +134,14 @@ pub fn open_log(path: &Path) -> anyhow::Result<File> {
 pub fn resolvers(policy: &Policy) -> anyhow::Result<Vec<SocketAddr>> {
     let configured = &policy.settings().resolvers;
     if !configured.is_empty() {
-        return Ok(configured.clone());
+        // None of the others may be left out in silence: the operator chose it.
+        return configured
+            .iter()
+            .map(|resolver| {
+                let address = resolver.plain();
+                address.with_context(|| format!("{resolver}: only addresses can be asked"))
+            })
+            .collect();
     }
     let give = "give an upstream resolver with --resolver ADDR";
     let resolvers = portcullis_gateway::host_resolvers()

@@ -42,7 +42,7 @@ pub fn load(options: &PolicyOptions) -> Result<Loaded, ()> {
     }
     inputs.extend(options.allow.iter().cloned().map(Input::Allow));
     inputs.extend(options.deny.iter().cloned().map(Input::Deny));
-    inputs.extend(options.resolver.iter().copied().map(Input::Resolver));
+    inputs.extend(options.resolver.iter().cloned().map(Input::Resolver));
     inputs.extend(
         options
             .upstream_proxy

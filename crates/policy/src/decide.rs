@@ -21,14 +21,6 @@ use crate::table::NameVerdict;
 /// IXFR and AXFR: zone transfers.
 const TRANSFER_TYPES: [u16; 2] = [251, 252];
 
-/// A, NS, CNAME, SOA, PTR, MX, TXT, AAAA, SRV, SVCB, HTTPS, CAA.
-const SERVED_TYPES: [u16; 12] = [1, 2, 5, 6, 12, 15, 16, 28, 33, 64, 65, 257];
-
-/// Whether a plain allow serves this record type.
-pub fn serves_type(qtype: u16) -> bool {
-    SERVED_TYPES.contains(&qtype)
-}
-
 /// What the rules say, before the mode has its say.
 struct Outcome<'r> {
     reason: Reason,
@@ -63,6 +55,7 @@ pub(crate) fn decide<'r>(policy: &Policy, request: &Request<'r>) -> Decision<'r>
     let passes = matches!(verdict, Verdict::Allow | Verdict::Audit);
     let grant = passes.then(|| Grant {
         rules: policy.rules.clone(),
+        types: policy.settings.dns.types,
         way: outcome.way,
     });
     Decision {
@@ -97,7 +90,7 @@ fn lookup<'r>(policy: &Policy, name: NameRef<'r>, qtype: u16) -> Outcome<'r> {
     };
     // a type that is not served stays so in audit mode, where unlisted names pass
     let would_pass = reason == Reason::Allowed || policy.mode == Mode::Audit;
-    if would_pass && !serves_type(qtype) {
+    if would_pass && !policy.types_for(name).contains(qtype) {
         return Outcome::refuse(Reason::TypeNotServed, rule, way);
     }
     Outcome { reason, rule, way }

@@ -12,6 +12,10 @@ use serde::Serialize;
 use crate::permit::{ConnectPermit, LookupPermit, PermitTarget};
 use crate::reason::Reason;
 use crate::rules::{RuleId, RuleSet};
+use crate::types::TypeSet;
+
+/// The DNS type of an alias.
+const TYPE_CNAME: u16 = 5;
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -43,7 +47,16 @@ pub struct Decision<'r> {
 #[derive(Clone, Debug)]
 pub(crate) struct Grant<'r> {
     pub rules: Arc<RuleSet>,
+    /// What is served for names whose rules do not say.
+    pub types: TypeSet,
     pub way: Way<'r>,
+}
+
+impl Grant<'_> {
+    fn types_for(&self, name: NameRef<'_>) -> TypeSet {
+        let own = self.rules.names.types_for(name.as_str());
+        own.unwrap_or(self.types)
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,13 +105,9 @@ impl<'r> Decision<'r> {
             ),
         };
         let lookup = name.map(|name| self.lookup_of(grant, name));
-        Some(ConnectPermit::new(
-            target,
-            port,
-            self.rule,
-            lookup,
-            self.is_audit(),
-        ))
+        let to = name.and_then(|name| grant.rules.names.sent_to(name.as_str(), port));
+        let permit = ConnectPermit::new(target, port, self.rule, lookup, self.is_audit());
+        Some(permit.sent_to(to))
     }
 
     fn is_audit(&self) -> bool {
@@ -111,7 +120,10 @@ impl<'r> Decision<'r> {
         } else {
             grant.rules.names.ports_for(name.as_str())
         };
+        let names = &grant.rules.names;
         LookupPermit::new(name.to_name(), self.rule, ports, self.is_audit())
-            .of_pattern(!grant.rules.names.lists_exactly(name.as_str()))
+            .of_pattern(!names.lists_exactly(name.as_str()))
+            .of_flattened(!grant.types_for(name).contains(TYPE_CNAME))
+            .sent_to(names.lookup_sent_to(name.as_str()))
     }
 }

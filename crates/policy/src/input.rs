@@ -1,9 +1,9 @@
 //! What a policy is made from.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::diagnostic::Diagnostic;
+use crate::dns_settings::{Answers, Resolve};
 use crate::policy::Policy;
 
 /// One piece of a policy. The order of inputs decides nothing but which of several settings (never
@@ -23,8 +23,12 @@ pub enum Input {
     Deny(String),
     /// The value of `OPENSHELL_DIRECT_TCP_HOSTS`: names separated by commas, on port 443.
     DirectTcpHosts(String),
-    /// `--resolver ADDR[:PORT]`; replaces the resolvers of all files.
-    Resolver(SocketAddr),
+    /// `--resolver ADDR[:PORT]`, `tls://…` or `https://…`; replaces the resolvers of all files.
+    Resolver(String),
+    /// `--resolve on-demand|startup`; replaces the choice of all files.
+    Resolve(Resolve),
+    /// `--answers real|synthetic`; replaces the choice of all files.
+    Answers(Answers),
     /// `--upstream-proxy URL`, for HTTP and everything else; replaces the proxies of all files.
     UpstreamProxy(String),
 }

@@ -12,6 +12,7 @@
 mod decide;
 mod decision;
 mod diagnostic;
+mod dns_settings;
 mod explain;
 mod input;
 mod load;
@@ -20,14 +21,19 @@ mod permit;
 mod policy;
 mod reason;
 mod request;
+mod resolver;
 mod rules;
 mod settings;
 mod suggest;
 mod table;
+mod types;
 
-pub use decide::serves_type;
 pub use decision::{Decision, Verdict};
 pub use diagnostic::{Diagnostic, Severity, SourceLine};
+pub use dns_settings::{
+    Answers, DEFAULT_NEW_NAMES_PER_MINUTE, DnsSettings, MAX_RESOLVERS, MAX_SYNTHETIC_PREFIX_BITS,
+    MAX_ZONES, Resolve, Zone,
+};
 pub use explain::Explanation;
 pub use input::{Input, Loaded};
 pub use load::{MAX_DIAGNOSTICS, MAX_FILE_BYTES, MAX_FILES, MAX_INCLUDE_DEPTH};
@@ -35,8 +41,10 @@ pub use permit::{ConnectPermit, LookupPermit, PermitTarget};
 pub use policy::{Mode, Policy};
 pub use reason::Reason;
 pub use request::{Destination, Request, ShownBy};
+pub use resolver::Resolver;
 pub use rules::{AddressRule, MAX_PORT_SETS, MAX_RULES, RuleId, RuleInfo};
-pub use settings::{ProxyHost, ProxyUrl, Settings, UpstreamProxies, parse_resolver};
+pub use settings::{ProxyHost, ProxyUrl, Settings, UpstreamProxies};
+pub use types::TypeSet;
 
 /// The name under which programs reach the loopback of the host that the gateway runs on. It is
 /// listed like any other name, but only by a rule for this very name.

@@ -4,7 +4,7 @@
 //! make one, so a path that forgot to ask the policy does not compile (THREATS: no lookup leaves
 //! before the name is allowed, on any path).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use portcullis_names::{Name, PortSet};
 use portcullis_wire::dns::ptr_name;
@@ -20,6 +20,8 @@ pub struct LookupPermit {
     ports: PortSet,
     audit: bool,
     by_pattern: bool,
+    flattened: bool,
+    to: Option<SocketAddr>,
 }
 
 impl LookupPermit {
@@ -31,12 +33,24 @@ impl LookupPermit {
             ports,
             audit,
             by_pattern: false,
+            flattened: false,
+            to: None,
         }
     }
 
     /// The same for a name that no rule lists by itself.
     pub(crate) fn of_pattern(self, by_pattern: bool) -> Self {
         LookupPermit { by_pattern, ..self }
+    }
+
+    /// The same where the policy serves no CNAME for the name.
+    pub(crate) fn of_flattened(self, flattened: bool) -> Self {
+        LookupPermit { flattened, ..self }
+    }
+
+    /// The same for a name that its rule sends elsewhere.
+    pub(crate) fn sent_to(self, to: Option<SocketAddr>) -> Self {
+        LookupPermit { to, ..self }
     }
 
     /// The name to resolve.
@@ -69,6 +83,20 @@ impl LookupPermit {
     /// what the upstream resolver hears. New names of this kind have a budget.
     pub fn by_pattern(&self) -> bool {
         self.by_pattern
+    }
+
+    /// Whether CNAME is not among the types that are served for the listed name: the addresses at
+    /// the end of a chain are then answered under the name that was asked for, and the sandbox
+    /// learns no canonical name.
+    pub fn flattened(&self) -> bool {
+        self.flattened
+    }
+
+    /// Where the rule sends the listed name instead of to its own addresses (`to`): nobody is
+    /// asked for those. The same for every port, unless rules for several ports differ; then the
+    /// lowest port's.
+    pub fn to(&self) -> Option<SocketAddr> {
+        self.to
     }
 
     /// Leave to resolve the name that a CNAME of this permit's name points to.
@@ -107,6 +135,7 @@ pub struct ConnectPermit {
     lookup: Option<LookupPermit>,
     audit: bool,
     operators: bool,
+    to: Option<SocketAddr>,
 }
 
 impl ConnectPermit {
@@ -124,7 +153,13 @@ impl ConnectPermit {
             lookup,
             audit,
             operators: false,
+            to: None,
         }
+    }
+
+    /// The same for a name that its rule sends elsewhere.
+    pub(crate) fn sent_to(self, to: Option<SocketAddr>) -> Self {
+        ConnectPermit { to, ..self }
     }
 
     /// For an endpoint that the operator named in the settings.
@@ -143,6 +178,7 @@ impl ConnectPermit {
             lookup,
             audit: false,
             operators: true,
+            to: None,
         }
     }
 
@@ -159,6 +195,12 @@ impl ConnectPermit {
     /// The rule that allowed it.
     pub fn rule(&self) -> Option<RuleId> {
         self.rule
+    }
+
+    /// Where the rule sends the connection instead of to an address of the name (`to`). The operator
+    /// chose it, so that the address guard does not apply to it.
+    pub fn to(&self) -> Option<SocketAddr> {
+        self.to
     }
 
     /// Leave to resolve the target's name, where it has one.

@@ -15,6 +15,10 @@ use crate::reason::Reason;
 use crate::request::Request;
 use crate::rules::{AddressRule, RuleId, RuleInfo, RuleSet};
 use crate::settings::Settings;
+use crate::types::TypeSet;
+
+/// The DNS type of reverse lookups.
+const TYPE_PTR: u16 = 12;
 
 /// Whether refusals are enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -113,6 +117,18 @@ impl Policy {
             Mode::Enforce => self.rules.names.ports_for(name.as_str()),
             Mode::Audit => PortSet::ANY,
         }
+    }
+
+    /// The record types that are served for this name, if it is listed: those of the most specific
+    /// allow that says, otherwise the policy's.
+    pub fn types_for(&self, name: NameRef<'_>) -> TypeSet {
+        let own = self.rules.names.types_for(name.as_str());
+        own.unwrap_or(self.settings.dns.types)
+    }
+
+    /// Whether a reverse lookup of an address that was given out for this name is answered.
+    pub fn serves_ptr(&self, name: NameRef<'_>) -> bool {
+        self.types_for(name).contains(TYPE_PTR)
     }
 
     /// The deny rules for addresses, in a fixed order; they count in no other mode than enforcing.

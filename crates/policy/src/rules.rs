@@ -4,15 +4,18 @@
 //! a hash map changed results from run to run): deny wins wherever it stands, and among allows the
 //! most specific pattern supplies the ports.
 
+use std::net::SocketAddr;
+
 use ipnet::IpNet;
 use portcullis_names::{Pattern, PortSet, Target};
 
 use crate::nets::{NetTable, NetsBuilder};
 use crate::table::{NameTable, NamesBuilder};
+use crate::types::TypeSet;
 
 /// Most rules of one policy, of all its files together.
 pub const MAX_RULES: usize = 4_000_000;
-/// Most different port sets of one policy: rows keep their number in 16 bits.
+/// Most different sets of ports, types and `to` of one policy: rows keep their number in 16 bits.
 pub const MAX_PORT_SETS: usize = 65_536;
 
 /// Which rule; valid for the policy whose decision carries it.
@@ -45,10 +48,20 @@ pub struct AddressRule {
 #[derive(Clone, Debug)]
 pub(crate) struct RawRule {
     pub target: Target,
-    pub denies: bool,
-    pub allow_no_sni: bool,
+    pub terms: Terms,
     pub text: String,
     pub source: String,
+}
+
+/// What a rule says besides its target.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Terms {
+    pub denies: bool,
+    pub allow_no_sni: bool,
+    /// The record types that are served, where the rule says.
+    pub types: Option<TypeSet>,
+    /// Where connections go instead of to the name's own addresses.
+    pub to: Option<SocketAddr>,
 }
 
 impl RawRule {
@@ -59,7 +72,7 @@ impl RawRule {
             Target::Name {
                 explicit_ports: false,
                 ..
-            } if self.denies => PortSet::ANY,
+            } if self.terms.denies => PortSet::ANY,
             target => target.ports().clone(),
         }
     }
@@ -105,9 +118,9 @@ impl RuleSet {
             let ports = rule.ports();
             match &rule.target {
                 Target::Name { pattern, .. } => {
-                    names.push(id, pattern, &ports, rule.denies, rule.allow_no_sni)?;
+                    names.push(id, pattern, &ports, rule.terms)?;
                 }
-                Target::Net { net, .. } => nets.push(id, *net, ports, rule.denies),
+                Target::Net { net, .. } => nets.push(id, *net, ports, rule.terms.denies),
             }
         }
         Ok(RuleSet {
@@ -149,7 +162,7 @@ impl InfoArena {
             at: u32::try_from(self.text.len()).map_err(too_long)?,
             text_len: u16::try_from(rule.text.len()).map_err(too_long)?,
             source_len: u16::try_from(rule.source.len()).map_err(too_long)?,
-            denies: rule.denies,
+            denies: rule.terms.denies,
         });
         self.text.push_str(&rule.text);
         self.text.push_str(&rule.source);

@@ -6,10 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use portcullis_names::{Name, NameRef, parse_port};
 
+use crate::dns_settings::DnsSettings;
 use crate::permit::{ConnectPermit, PermitTarget};
+use crate::resolver::Resolver;
 
-/// The port of DNS.
-const DNS_PORT: u16 = 53;
 /// The port of a proxy URL without one.
 const HTTP_PORT: u16 = 80;
 
@@ -17,7 +17,9 @@ const HTTP_PORT: u16 = 80;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Upstream resolvers in order of preference; empty means the host's own.
-    pub resolvers: Vec<SocketAddr>,
+    pub resolvers: Vec<Resolver>,
+    /// Everything else about names.
+    pub dns: DnsSettings,
     /// The company's proxies.
     pub upstream: UpstreamProxies,
     /// Programs may listen on and reach the sandbox's own loopback. Always true in this release.
@@ -31,6 +33,7 @@ impl Default for Settings {
     fn default() -> Self {
         Settings {
             resolvers: Vec::new(),
+            dns: DnsSettings::default(),
             upstream: UpstreamProxies::default(),
             allow_local_binding: true,
             allow_upstream_proxy: true,
@@ -152,8 +155,8 @@ fn parse_net(text: &str) -> Option<IpNet> {
         .or_else(|| inner.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
-/// Where a proxy is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Where a proxy or a resolver is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ProxyHost {
     /// By name, resolved through the policy's resolvers.
     Name(Name),
@@ -248,33 +251,6 @@ impl fmt::Display for ProxyUrl {
             }
         }
     }
-}
-
-/// Reads a resolver: `ADDRESS`, `ADDRESS:PORT`, `[V6]:PORT`; port 53 where none is written.
-///
-/// # Errors
-/// A sentence that says what is wrong.
-pub fn parse_resolver(text: &str) -> Result<SocketAddr, String> {
-    let inner = text
-        .strip_prefix('[')
-        .and_then(|t| t.strip_suffix(']'))
-        .unwrap_or(text);
-    let resolver = match (text.parse::<SocketAddr>(), inner.parse::<IpAddr>()) {
-        (Ok(socket), _) => socket,
-        (_, Ok(address)) => SocketAddr::new(address, DNS_PORT),
-        _ => {
-            return Err(
-                "a resolver is an address with or without a port, such as `10.0.0.53`, \
-                        `10.0.0.53:5353` or `[2001:db8::53]:53`"
-                    .into(),
-            );
-        }
-    };
-    let address = resolver.ip();
-    if resolver.port() == 0 || address.is_unspecified() || address.is_multicast() {
-        return Err("no resolver can be reached at this address".into());
-    }
-    Ok(resolver)
 }
 
 #[cfg(test)]
@@ -375,25 +351,5 @@ mod tests {
         );
         assert!(proxies.set_no_proxy("a b").unwrap_err().contains("`a b`"));
         assert!(proxies.set_no_proxy("x.example:0").is_err());
-    }
-
-    #[test]
-    fn resolvers() {
-        let at = |text: &str| parse_resolver(text).unwrap().to_string();
-        assert_eq!(at("10.0.0.53"), "10.0.0.53:53");
-        assert_eq!(at("10.0.0.53:5353"), "10.0.0.53:5353");
-        assert_eq!(at("2001:db8::53"), "[2001:db8::53]:53");
-        assert_eq!(at("[2001:db8::53]"), "[2001:db8::53]:53");
-        assert_eq!(at("[2001:db8::53]:5353"), "[2001:db8::53]:5353");
-        for bad in [
-            "dns.example",
-            "10.0.0.53:0",
-            "0.0.0.0",
-            "224.0.0.1",
-            "10.0.0",
-            "",
-        ] {
-            assert!(parse_resolver(bad).is_err(), "{bad}");
-        }
     }
 }

@@ -9,12 +9,14 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
+use std::net::SocketAddr;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
 use portcullis_names::{Pattern, PortSet};
 
 use crate::HOST_NAME;
-use crate::rules::{MAX_PORT_SETS, RuleId};
+use crate::rules::{MAX_PORT_SETS, RuleId, Terms};
+use crate::types::TypeSet;
 
 /// No further row.
 const END: u32 = u32::MAX;
@@ -35,9 +37,18 @@ struct Row {
     next: u32,
     /// The rule's number in the whole set.
     id: u32,
-    ports: u16,
+    /// The number of its ports, types and `to`.
+    scope: u16,
     len: u8,
     flags: u8,
+}
+
+/// What many rows have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Scope {
+    ports: PortSet,
+    types: Option<TypeSet>,
+    to: Option<SocketAddr>,
 }
 
 const _: () = assert!(size_of::<Row>() == 16, "a million rules should stay small");
@@ -68,7 +79,11 @@ pub(crate) struct NameTable {
     rows: Vec<Row>,
     heads: HashTable<u32>,
     hasher: DefaultHashBuilder,
-    port_sets: Vec<PortSet>,
+    scopes: Vec<Scope>,
+    /// Whether any rule says which types are served, and whether any sends a name elsewhere:
+    /// without, nobody needs to look.
+    some_types: bool,
+    some_to: bool,
 }
 
 /// What the rules say about a name and a port.
@@ -175,6 +190,11 @@ impl NameTable {
 
     /// The ports that the most specific allow supplies, whatever is denied.
     pub fn listed_ports(&self, name: &str) -> PortSet {
+        self.level_ports(self.level(name))
+    }
+
+    /// The most specific allow, whatever is denied.
+    fn level(&self, name: &str) -> Option<Level> {
         let mut level = None;
         for (head, own) in self.chains(name) {
             for row in self
@@ -186,7 +206,34 @@ impl NameTable {
                 }
             }
         }
-        self.level_ports(level)
+        level
+    }
+
+    /// The types that the most specific allow serves: those of its rules that say, together.
+    /// Allocates nothing.
+    pub fn types_for(&self, name: &str) -> Option<TypeSet> {
+        let level = self.some_types.then(|| self.level(name)).flatten()?;
+        let said = self
+            .level_rows(level)
+            .filter_map(|row| self.scope(row).types);
+        said.reduce(TypeSet::union)
+    }
+
+    /// Where the most specific allow sends connections to this port.
+    pub fn sent_to(&self, name: &str, port: u16) -> Option<SocketAddr> {
+        let level = self.some_to.then(|| self.level(name)).flatten()?;
+        let rows = self.level_rows(level).map(|row| self.scope(row));
+        // two that differ for one port do not load
+        rows.filter(|scope| scope.ports.contains(port))
+            .find_map(|scope| scope.to)
+    }
+
+    /// Where the most specific allow sends the name, on its lowest port if ports differ.
+    pub fn lookup_sent_to(&self, name: &str) -> Option<SocketAddr> {
+        let level = self.some_to.then(|| self.level(name)).flatten()?;
+        let rows = self.level_rows(level).map(|row| self.scope(row));
+        let sent = rows.filter_map(|scope| Some((&scope.ports, scope.to?)));
+        sent.min().map(|(_, to)| to)
     }
 
     /// Whether an allow rule lists this very name, without a wildcard.
@@ -314,8 +361,12 @@ impl NameTable {
         &self.bases[row.at as usize..row.at as usize + usize::from(row.len)]
     }
 
+    fn scope(&self, row: Row) -> &Scope {
+        &self.scopes[usize::from(row.scope)]
+    }
+
     fn ports(&self, row: Row) -> &PortSet {
-        &self.port_sets[usize::from(row.ports)]
+        &self.scope(row).ports
     }
 }
 
@@ -324,7 +375,7 @@ impl NameTable {
 pub(crate) struct NamesBuilder {
     table: NameTable,
     tails: HashMap<u32, u32>,
-    port_numbers: HashMap<PortSet, u16>,
+    scope_numbers: HashMap<Scope, u16>,
 }
 
 impl NamesBuilder {
@@ -333,17 +384,22 @@ impl NamesBuilder {
         id: RuleId,
         pattern: &Pattern,
         ports: &PortSet,
-        denies: bool,
-        allow_no_sni: bool,
+        terms: Terms,
     ) -> Result<(), String> {
-        let ports = self.port_number(ports)?;
+        let scope = self.scope_number(Scope {
+            ports: ports.clone(),
+            types: terms.types,
+            to: terms.to,
+        })?;
+        self.table.some_types |= terms.types.is_some();
+        self.table.some_to |= terms.to.is_some();
         let kind = match pattern {
             Pattern::Exact(_) => KIND_EXACT,
             Pattern::Below(_) => KIND_BELOW,
             Pattern::ApexAndBelow(_) => KIND_APEX_AND_BELOW,
         };
         let flag = |set, bit| if set { bit } else { 0 };
-        let flags = kind | flag(denies, FLAG_DENIES) | flag(allow_no_sni, FLAG_NO_SNI);
+        let flags = kind | flag(terms.denies, FLAG_DENIES) | flag(terms.allow_no_sni, FLAG_NO_SNI);
         let too_many = |_| "the names of all rules together are too long".to_owned();
         let number = u32::try_from(self.table.rows.len()).map_err(too_many)?;
         let base = pattern.base().as_str();
@@ -361,7 +417,7 @@ impl NamesBuilder {
             at,
             next: END,
             id: id.0,
-            ports,
+            scope,
             len,
             flags,
         });
@@ -389,14 +445,17 @@ impl NamesBuilder {
         Ok(())
     }
 
-    fn port_number(&mut self, ports: &PortSet) -> Result<u16, String> {
-        if let Some(&number) = self.port_numbers.get(ports) {
+    fn scope_number(&mut self, scope: Scope) -> Result<u16, String> {
+        if let Some(&number) = self.scope_numbers.get(&scope) {
             return Ok(number);
         }
-        let number = u16::try_from(self.table.port_sets.len())
-            .map_err(|_| format!("a policy may use {MAX_PORT_SETS} different port sets at most"))?;
-        self.table.port_sets.push(ports.clone());
-        self.port_numbers.insert(ports.clone(), number);
+        let number = u16::try_from(self.table.scopes.len()).map_err(|_| {
+            format!(
+                "a policy may use {MAX_PORT_SETS} different sets of ports, types and `to` at most"
+            )
+        })?;
+        self.table.scopes.push(scope.clone());
+        self.scope_numbers.insert(scope, number);
         Ok(number)
     }
 

@@ -6,10 +6,12 @@
 //! we do enforce, an unknown key is an error.
 
 use super::document::{Node, Value};
-use super::draft::{Draft, Expect, Terms};
-use super::own::{switches, verdict};
+use super::draft::{Draft, Expect};
+use super::own::switches;
 use super::section::{Section, nearest};
 use super::source::{Place, SourceId};
+use super::terms::verdict;
+use crate::rules::Terms;
 
 const DEFAULT: &str = "default_permissions";
 const PROFILES: &str = "permissions";
@@ -100,7 +102,7 @@ fn profile(draft: &mut Draft, source: SourceId, name: &str, node: &Node) {
         // its allows are off, its denies still hold for what other files allow
         draft
             .rules
-            .retain(|placed| placed.rule.denies || placed.place.source != source);
+            .retain(|placed| placed.rule.terms.denies || placed.place.source != source);
         let message = "the profile's network is not enabled: none of its names is allowed";
         draft.sources.warn(&place, message, None);
     }
@@ -131,7 +133,7 @@ fn domains(draft: &mut Draft, source: SourceId, (name, node): (&str, &Node)) {
                 Expect::PortlessNames,
                 Terms {
                     denies,
-                    allow_no_sni: false,
+                    ..Terms::default()
                 },
             );
         }

@@ -14,13 +14,17 @@ use crate::table::NameVerdict;
 /// Reports every pair of an allow and a deny for one canonical pattern with a port in common.
 pub(super) fn report(draft: &mut Draft) {
     let mut denies: HashMap<Subject<'_>, Vec<&PlacedRule>> = HashMap::new();
-    for placed in draft.rules.iter().filter(|placed| placed.rule.denies) {
+    for placed in draft.rules.iter().filter(|placed| placed.rule.terms.denies) {
         denies
             .entry(placed.rule.subject())
             .or_default()
             .push(placed);
     }
-    for allow in draft.rules.iter().filter(|placed| !placed.rule.denies) {
+    for allow in draft
+        .rules
+        .iter()
+        .filter(|placed| !placed.rule.terms.denies)
+    {
         let Some(against) = denies.get(&allow.rule.subject()) else {
             continue;
         };
@@ -68,10 +72,14 @@ fn in_order<'p>(a: &'p Place, b: &'p Place) -> (&'p Place, &'p Place) {
 
 /// Warns of names that are allowed by themselves, but covered by a deny of another pattern.
 pub(super) fn report_dead(draft: &mut Draft, rules: &RuleSet) {
-    if draft.rules.iter().all(|placed| !placed.rule.denies) {
+    if draft.rules.iter().all(|placed| !placed.rule.terms.denies) {
         return;
     }
-    for allow in draft.rules.iter().filter(|placed| !placed.rule.denies) {
+    for allow in draft
+        .rules
+        .iter()
+        .filter(|placed| !placed.rule.terms.denies)
+    {
         let Some(name) = is_exact(&allow.rule.target) else {
             continue;
         };

@@ -1,13 +1,17 @@
 //! A policy while it is being read: rules with their places, and settings that later files replace.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use portcullis_names::{Pattern, PortSet, Target, TargetError};
 
 use super::source::{Place, SourceId, SourceKind, Sources};
-use crate::rules::RawRule;
+use crate::dns_settings::{Answers, DnsSettings, Resolve, Zone};
+use crate::resolver::Resolver;
+use crate::rules::{RawRule, Terms};
 use crate::settings::{ProxyUrl, Settings};
+use crate::types::TypeSet;
 
 /// Shortest IPv4 prefix that may be allowed, in bits: the largest private range.
 const MIN_V4_PREFIX_BITS: u8 = 8;
@@ -33,7 +37,15 @@ pub(super) struct Draft {
 /// Settings as written; a later one replaces an earlier one.
 #[derive(Default)]
 pub(super) struct SettingsDraft {
-    pub resolvers: Option<Vec<SocketAddr>>,
+    pub resolvers: Option<Vec<Resolver>>,
+    pub bootstrap: Option<Vec<SocketAddr>>,
+    pub zones: Option<Vec<Zone>>,
+    pub resolve: Option<Resolve>,
+    pub answers: Option<Answers>,
+    pub synthetic_range: Option<Ipv4Net>,
+    pub types: Option<TypeSet>,
+    pub queries_per_second: Option<NonZeroU32>,
+    pub new_names_per_minute: Option<u32>,
     pub http: Option<(ProxyUrl, Place)>,
     pub https: Option<(ProxyUrl, Place)>,
     pub no_proxy: Option<(String, Place)>,
@@ -52,15 +64,8 @@ pub(super) enum Expect {
     WebNames,
     /// Addresses, in `[network.addresses]`.
     Addresses,
-    /// Either, on the command line.
+    /// Either, on the command line and in lists.
     Both,
-}
-
-/// What a rule says besides its target.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Terms {
-    pub denies: bool,
-    pub allow_no_sni: bool,
 }
 
 impl Draft {
@@ -77,8 +82,7 @@ impl Draft {
         }
         let rule = RawRule {
             target,
-            denies: terms.denies,
-            allow_no_sni: terms.allow_no_sni,
+            terms,
             text: text.to_owned(),
             source: self.sources.name(&place),
         };
@@ -159,6 +163,24 @@ impl Draft {
         }
     }
 
+    /// Reads a resolver, or reports what is wrong with it. The text is shown only if it is no URL:
+    /// those may hold a password.
+    pub fn resolver(&mut self, at: &Place, text: &str) -> Option<Resolver> {
+        match Resolver::parse(text) {
+            Ok(resolver) => Some(resolver),
+            Err(why) if text.contains("://") => {
+                self.sources
+                    .error_with(at, "this URL is not a resolver's", why);
+                None
+            }
+            Err(why) => {
+                self.sources
+                    .error_with(at, format!("`{text}` is not a resolver"), why);
+                None
+            }
+        }
+    }
+
     /// Reads a proxy's URL, or reports what is wrong with it. The URL itself is not shown: it may hold
     /// a password.
     pub fn proxy(&mut self, place: Place, url: &str) -> Option<(ProxyUrl, Place)> {
@@ -174,8 +196,24 @@ impl Draft {
     /// The settings, after every source has been read.
     pub fn settle(&mut self) -> Settings {
         let draft = std::mem::take(&mut self.settings);
+        let resolvers = draft.resolvers.unwrap_or_default();
+        let plain = || resolvers.iter().filter_map(Resolver::plain).collect();
+        let without = DnsSettings::default();
+        let dns = DnsSettings {
+            bootstrap: draft.bootstrap.unwrap_or_else(plain),
+            zones: draft.zones.unwrap_or_default(),
+            resolve: draft.resolve.unwrap_or_default(),
+            answers: draft.answers.unwrap_or_default(),
+            synthetic_range: draft.synthetic_range,
+            types: draft.types.unwrap_or_default(),
+            queries_per_second: draft.queries_per_second,
+            new_names_per_minute: draft
+                .new_names_per_minute
+                .unwrap_or(without.new_names_per_minute),
+        };
         let mut settings = Settings {
-            resolvers: draft.resolvers.unwrap_or_default(),
+            resolvers,
+            dns,
             allow_upstream_proxy: draft.forbids_upstream.is_none(),
             ..Settings::default()
         };

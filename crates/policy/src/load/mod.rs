@@ -5,12 +5,14 @@
 
 mod codex;
 mod conflict;
+mod dns;
 mod document;
 mod draft;
 mod json;
 mod own;
 mod section;
 mod source;
+mod terms;
 mod toml;
 mod yaml;
 
@@ -21,12 +23,12 @@ use std::sync::Arc;
 use portcullis_names::{PortSet, Target};
 
 use self::document::{Node, Value};
-use self::draft::{Draft, Expect, PlacedRule, Terms};
+use self::draft::{Draft, Expect, PlacedRule};
 use self::source::{Place, SourceId, SourceKind};
 use crate::diagnostic::Diagnostic;
 use crate::input::{Input, Loaded};
 use crate::policy::{Mode, Policy};
-use crate::rules::RuleSet;
+use crate::rules::{RuleSet, Terms};
 
 pub use self::source::MAX_DIAGNOSTICS;
 
@@ -39,6 +41,7 @@ pub const MAX_INCLUDE_DEPTH: usize = 8;
 
 const ALLOW: &str = "--allow";
 const DENY: &str = "--deny";
+const RESOLVER: &str = "--resolver";
 const UPSTREAM_PROXY: &str = "--upstream-proxy";
 const DIRECT_TCP_HOSTS: &str = "OPENSHELL_DIRECT_TCP_HOSTS";
 
@@ -242,7 +245,12 @@ fn flags(draft: &mut Draft, inputs: &[Input]) {
                 );
             }
             Input::DirectTcpHosts(hosts) => direct_tcp_hosts(draft, hosts),
-            Input::Resolver(resolver) => resolvers.push(*resolver),
+            Input::Resolver(text) => {
+                let place = draft.flag(RESOLVER, text);
+                resolvers.extend(draft.resolver(&place, text));
+            }
+            Input::Resolve(resolve) => draft.settings.resolve = Some(*resolve),
+            Input::Answers(answers) => draft.settings.answers = Some(*answers),
             Input::UpstreamProxy(url) => {
                 let place = draft.flag(UPSTREAM_PROXY, url);
                 let proxy = draft.proxy(place, url);

@@ -1,12 +1,16 @@
 //! Portcullis's own policy format, in TOML, YAML or JSON, and the YAML of a host gateway (case 1),
 //! whose few keys are ours too.
 
+use super::dns;
 use super::document::{Node, Value};
-use super::draft::{Draft, Expect, Terms};
-use super::section::{RULE, Section, nearest};
+use super::draft::{Draft, Expect};
+use super::section::{Section, nearest};
 use super::source::{Place, SourceId};
-use crate::settings::parse_resolver;
+use super::terms::terms;
+use crate::rules::Terms;
 
+/// The list of case 5: targets that are allowed.
+const ALLOW_NET: &str = "allow_net";
 /// The version of the format that this build reads.
 const VERSION: i64 = 1;
 
@@ -21,7 +25,7 @@ pub(super) fn read(draft: &mut Draft, source: SourceId, root: &Node) {
             let message = format!("this build reads `version = {VERSION}` only");
             draft.sources.error(&place, message);
         }
-        None if include.is_none() && is_gateway_file(root) => {}
+        None if include.is_none() && (is_gateway_file(root) || is_list(root)) => {}
         None => {
             let start = Place { source, span: 0..0 };
             let hint = format!("begin the file with `version = {VERSION}`");
@@ -30,10 +34,20 @@ pub(super) fn read(draft: &mut Draft, source: SourceId, root: &Node) {
                 .error_with(&start, "the policy has no `version`", hint);
         }
     }
+    let targets = top.list(&mut draft.sources, ALLOW_NET);
+    for (target, place) in targets.into_iter().flat_map(|(_, targets)| targets) {
+        draft.rule(place, target, Expect::Both, Terms::default());
+    }
     if let Some((_, node)) = top.take("network") {
         network(draft, source, node);
     }
     top.finish(&mut draft.sources);
+}
+
+/// Whether this is the list of case 5, which knows no `version`: `allow_net` and nothing else.
+fn is_list(root: &Node) -> bool {
+    matches!(&root.value, Value::Table(entries)
+        if matches!(entries.as_slice(), [(key, _)] if key.text == ALLOW_NET))
 }
 
 /// Whether this is the file of case 1, which knows no `version`: a `network` with nothing but its
@@ -73,7 +87,10 @@ fn network(draft: &mut Draft, source: SourceId, node: &Node) {
     }
     additions(draft, &mut network);
     if let Some((_, node)) = network.take("dns") {
-        dns(draft, source, node);
+        dns::dns(draft, source, node);
+    }
+    if let Some((_, node)) = network.take("limits") {
+        dns::limits(draft, source, node);
     }
     if let Some((_, node)) = network.take("proxy") {
         proxy(draft, source, node);
@@ -156,116 +173,12 @@ fn unquoted(key: &str, node: &Node) -> Option<String> {
     (is_table && is_verdict && node.get("verdict").is_none()).then_some(name)
 }
 
-/// A verdict: a word, or a table with one.
-fn terms(draft: &mut Draft, source: SourceId, node: &Node, expect: Expect) -> Option<Terms> {
-    let place = Place {
-        source,
-        span: node.span.clone(),
-    };
-    match &node.value {
-        Value::Text(word) => Some(Terms {
-            denies: verdict(draft, &place, word)?,
-            allow_no_sni: false,
-        }),
-        Value::Table(_) => {
-            let mut rule = Section::open(&mut draft.sources, source, RULE, node);
-            let word = rule.text(&mut draft.sources, "verdict");
-            let no_sni = match expect {
-                Expect::Names => rule.truth(&mut draft.sources, "allow_no_sni"),
-                _ => None,
-            };
-            let missing = word.is_none() && node.get("verdict").is_none();
-            rule.finish(&mut draft.sources);
-            if missing {
-                let hint = "write `verdict = \"allow\"` or `verdict = \"deny\"`".to_owned();
-                draft
-                    .sources
-                    .error_with(&place, "the rule has no `verdict`", hint);
-            }
-            let (word, at) = word?;
-            let denies = verdict(draft, &at, word)?;
-            let allow_no_sni = no_sni.as_ref().is_some_and(|(truth, _)| *truth);
-            if let (true, Some((true, at))) = (denies, no_sni) {
-                draft
-                    .sources
-                    .error(&at, "`allow_no_sni` has no meaning in a rule that denies");
-            }
-            Some(Terms {
-                denies,
-                allow_no_sni,
-            })
-        }
-        _ => {
-            let message = format!(
-                "a verdict is \"allow\", \"deny\" or a table, not {}",
-                node.kind()
-            );
-            draft.sources.error(&place, message);
-            None
-        }
-    }
-}
-
-/// Whether a verdict denies; reports words that are none.
-pub(super) fn verdict(draft: &mut Draft, place: &Place, word: &str) -> Option<bool> {
-    match word {
-        "allow" => Some(false),
-        "deny" => Some(true),
-        _ => {
-            let hint = match nearest(word, &["allow", "deny"]) {
-                Some(near) => format!("did you mean \"{near}\"?"),
-                None => "write \"allow\" or \"deny\"".to_owned(),
-            };
-            draft
-                .sources
-                .error_with(place, format!("`{word}` is not a verdict"), hint);
-            None
-        }
-    }
-}
-
 /// `allowlist_additions` of case 1: names on ports 80 and 443.
-fn additions(draft: &mut Draft, section: &mut Section<'_>) {
-    let names = section.texts(&mut draft.sources, "allowlist_additions");
-    for (name, place) in names.into_iter().flatten() {
+pub(super) fn additions(draft: &mut Draft, section: &mut Section<'_>) {
+    let names = section.list(&mut draft.sources, "allowlist_additions");
+    for (name, place) in names.into_iter().flat_map(|(_, names)| names) {
         draft.rule(place, name, Expect::WebNames, Terms::default());
     }
-}
-
-fn dns(draft: &mut Draft, source: SourceId, node: &Node) {
-    let mut dns = Section::open(&mut draft.sources, source, "network.dns", node);
-    let mut resolvers: Option<Vec<_>> = None;
-    for key in ["resolvers", "custom_resolvers"] {
-        let Some(texts) = dns.texts(&mut draft.sources, key) else {
-            continue;
-        };
-        if let (true, Some(list)) = (texts.is_empty(), node.get(key)) {
-            let message = format!("`{key}` is empty");
-            let hint = "leave it out to use the host's own resolvers".to_owned();
-            draft.sources.error_with(&dns.place(list), message, hint);
-        }
-        for (text, place) in texts {
-            match parse_resolver(text) {
-                Ok(resolver) => resolvers.get_or_insert_default().push(resolver),
-                Err(why) => {
-                    draft
-                        .sources
-                        .error_with(&place, format!("`{text}` is not a resolver"), why);
-                }
-            }
-        }
-    }
-    if resolvers.is_some() {
-        draft.settings.resolvers = resolvers;
-    }
-    if let Some((word, place)) = dns.text(&mut draft.sources, "resolve") {
-        choice(draft, &place, word, &["on-demand"], &["startup"]);
-    }
-    if let Some((word, place)) = dns.text(&mut draft.sources, "answers") {
-        choice(draft, &place, word, &["real"], &["synthetic"]);
-    }
-    additions(draft, &mut dns);
-    dns.finish(&mut draft.sources);
 }
 
 fn proxy(draft: &mut Draft, source: SourceId, node: &Node) {

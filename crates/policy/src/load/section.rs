@@ -8,19 +8,8 @@ use super::source::{Place, SourceId, Sources};
 
 /// Keys of the contract that this build does not enforce yet, by section.
 const LATER: &[(&str, &[&str])] = &[
-    ("", &["allow_net"]),
-    (
-        "network",
-        &[
-            "limits",
-            "inspect",
-            "ca_file",
-            "allow_net",
-            "methods",
-            "paths",
-        ],
-    ),
-    ("network.dns", &["zones", "types"]),
+    ("network", &["inspect", "ca_file", "methods", "paths"]),
+    ("network.limits", &["connections", "bytes_per_second"]),
     (
         RULE,
         &[
@@ -29,9 +18,7 @@ const LATER: &[(&str, &[&str])] = &[
             "paths",
             "rate",
             "connections",
-            "to",
             "ca_file",
-            "types",
             "mode",
         ],
     ),
@@ -49,6 +36,9 @@ pub(super) fn nearest<'w>(word: &str, words: &[&'w str]) -> Option<&'w str> {
     let best = words.iter().copied().min_by_key(order)?;
     (distance(best) <= (best.len() / 3).max(1)).then_some(best)
 }
+
+/// Texts of a list, and where each stands.
+pub(super) type Texts<'n> = Vec<(&'n str, Place)>;
 
 /// A table that is being read.
 pub(super) struct Section<'n> {
@@ -125,26 +115,64 @@ impl<'n> Section<'n> {
         }
     }
 
-    /// A list of texts.
-    pub fn texts(
+    /// A whole number within a range.
+    pub fn integer(
         &mut self,
         sources: &mut Sources,
         key: &'static str,
-    ) -> Option<Vec<(&'n str, Place)>> {
+        (least, most): (i64, i64),
+    ) -> Option<(u32, Place)> {
         let (_, node) = self.take(key)?;
+        let expected = format!("a whole number from {least} to {most}");
+        match &node.value {
+            Value::Integer(number) if (least..=most).contains(number) => {
+                let number = u32::try_from(*number).ok()?;
+                Some((number, self.place(node)))
+            }
+            Value::Integer(number) => {
+                let message = format!("`{key}` must be {expected}, and is {number}");
+                sources.error(&self.place(node), message);
+                None
+            }
+            _ => self.wrong(sources, key, node, &expected),
+        }
+    }
+
+    /// A list of texts, each with its place, behind the list's own place.
+    pub fn list(&mut self, sources: &mut Sources, key: &'static str) -> Option<(Place, Texts<'n>)> {
+        let (_, node) = self.take(key)?;
+        Self::list_of(sources, self.source, (key, node))
+    }
+
+    /// The same for a value that was taken.
+    pub fn list_of(
+        sources: &mut Sources,
+        source: SourceId,
+        (key, node): (&str, &'n Node),
+    ) -> Option<(Place, Texts<'n>)> {
+        let place = |node: &Node| Place {
+            source,
+            span: node.span.clone(),
+        };
+        let mut wrong = |node: &Node| {
+            let kind = node.kind();
+            let message = format!("`{key}` must be a list of texts, and is {kind}");
+            sources.error(&place(node), message);
+            None
+        };
         let items = match &node.value {
             Value::List(items) => items.as_slice(),
             Value::Nothing => &[],
-            _ => return self.wrong(sources, key, node, "a list of texts"),
+            _ => return wrong(node),
         };
         let mut texts = Vec::with_capacity(items.len());
         for item in items {
             match &item.value {
-                Value::Text(text) => texts.push((text.as_str(), self.place(item))),
-                _ => return self.wrong(sources, key, item, "a list of texts"),
+                Value::Text(text) => texts.push((text.as_str(), place(item))),
+                _ => return wrong(item),
             }
         }
-        Some(texts)
+        Some((place(node), texts))
     }
 
     fn wrong<T>(&self, sources: &mut Sources, key: &str, node: &Node, expected: &str) -> Option<T> {

@@ -1,7 +1,7 @@
 //! The files of CONTRACT.md and CASES.md load as they stand.
 
 use portcullis_names::PortSet;
-use portcullis_policy::{ProxyHost, Reason};
+use portcullis_policy::{ProxyHost, Reason, Resolver};
 
 use super::*;
 
@@ -76,7 +76,7 @@ fn the_yaml_of_case_1() {
     }
     assert_eq!(asked(&policy, "company.com", 443), Reason::NotListed);
     let settings = policy.settings();
-    assert_eq!(settings.resolvers, ["10.0.0.53:53".parse().unwrap()]);
+    assert_eq!(settings.resolvers, [Resolver::parse("10.0.0.53").unwrap()]);
     let proxy = settings.upstream.https.as_ref().unwrap();
     assert_eq!(
         (proxy.host(), proxy.port()),
