@@ -5,7 +5,7 @@
 //! to it. Only the canonical name has a principal, so a client that builds the service's principal
 //! from any other name gets no ticket.
 
-use crate::support::{Ran, Sandbox, finish, require, sandbox, world_from};
+use crate::support::{Ran, Sandbox, finish, portcullis, require, sandbox, world_from};
 use portcullis_testkit::exec::Finished;
 use portcullis_testkit::{World, WorldSpec, ip};
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ pub const SERVICE: &str = "HTTP/backend-canonical-host.example.corp@EXAMPLE.CORP
 
 const REALM: &str = "EXAMPLE.CORP";
 const CANONICAL: &str = "backend-canonical-host.example.corp";
-const KDC: &str = "203.0.113.32";
+/// The address of the KDC.
+pub const KDC: &str = "203.0.113.32";
 const WEB: &str = "203.0.113.30";
 /// What a page says that only an authenticated user gets.
 pub const WELCOME: &str = "welcome to the data\n";
@@ -72,6 +73,7 @@ fn spec() -> WorldSpec {
         "_kerberos._udp.example.corp SRV 0 0 88 kdc.example.corp",
         "_kerberos.example.corp TXT EXAMPLE.CORP",
         "kdc.example.corp A 203.0.113.32",
+        "ws7.example.corp A 203.0.113.33",
         "32.113.0.203.in-addr.arpa PTR kdc.example.corp",
     ] {
         spec = spec.record(line);
@@ -246,11 +248,30 @@ impl Realm {
 
     /// Runs a shell script of a client outside any sandbox.
     pub fn outside(&self, name: &str, script: &str) -> Finished {
+        self.outside_with(name, DEFAULT_REALM, script)
+    }
+
+    /// The same with other settings.
+    pub fn outside_with(&self, name: &str, settings: &str, script: &str) -> Finished {
         let mut command = self.world.command("sh");
         command
-            .envs(self.client(name, DEFAULT_REALM))
+            .envs(self.client(name, settings))
             .args(["-c", script]);
         finish(&mut command, TOOL_LIMIT)
+    }
+
+    /// Runs a client's script under `learn`; gives how it went and the policy that was written.
+    pub fn learn(&self, script: &str) -> (Finished, String) {
+        let output = self.world.home().join("learned.toml");
+        let mut command = self.world.command(portcullis());
+        command
+            .envs(self.client("learner", DEFAULT_REALM))
+            .args(["learn", "-o"])
+            .arg(&output)
+            .args(["--", "sh", "-c", script]);
+        let done = finish(&mut command, TOOL_LIMIT);
+        let policy = std::fs::read_to_string(&output);
+        (done, policy.unwrap_or_else(|error| error.to_string()))
     }
 
     /// The beginning of a client's run in the sandbox, without any policy yet.

@@ -1,5 +1,7 @@
 //! `portcullis learn -o FILE -- CMD`: runs CMD with everything but private addresses allowed and
-//! recorded, then writes the policy that it needed.
+//! recorded, then writes the policy that it needed: what it connected to, and names whose other
+//! records it asked for (a Kerberos client finds its KDC by SRV). A name that was only resolved is a
+//! comment, since the lookup alone does not show that it is needed.
 
 use crate::args::{LearnArgs, PolicyOptions};
 use crate::launch::{Launch, launch, resolvers};
@@ -7,7 +9,7 @@ use crate::run::{failed, finish};
 use crate::talk::Hinted;
 use crate::{EXIT_BEFORE_START, EXIT_USAGE, talk};
 use anyhow::Context;
-use portcullis_gateway::Report;
+use portcullis_gateway::{LookedUp, Report};
 use portcullis_policy::{Mode, Policy};
 use portcullis_sandbox::Outcome;
 use std::collections::BTreeMap;
@@ -102,16 +104,25 @@ fn policy_text(report: &Report) -> String {
     for (name, ports) in &mut names {
         write_rules(&mut text, name, ports);
     }
-    for name in report
-        .looked_up
-        .iter()
-        .filter(|name| !names.contains_key(name.as_str()))
-    {
+    for looked_up in &report.looked_up {
+        let LookedUp { name, records } = looked_up;
+        if names.contains_key(name.as_str()) {
+            continue;
+        }
         // Writing to a String cannot fail.
-        let _ = writeln!(
-            text,
-            "# looked up, never connected to: \"{name}\" = \"allow\""
-        );
+        let _ = if records.is_empty() {
+            writeln!(
+                text,
+                "# looked up, never connected to: \"{name}\" = \"allow\""
+            )
+        } else {
+            let records: Vec<&str> = records.iter().map(String::as_str).collect();
+            writeln!(
+                text,
+                "\"{name}\" = \"allow\"   # asked for its {}",
+                records.join(", ")
+            )
+        };
     }
     if !addresses.is_empty() {
         text.push_str("\n[network.addresses]\n# connected to without a name\n");
@@ -164,6 +175,10 @@ mod tests {
             port,
             is_address,
         };
+        let looked_up = |name: &str, records: &[&str]| LookedUp {
+            name: name.into(),
+            records: records.iter().map(|record| (*record).into()).collect(),
+        };
         let report = Report {
             used: vec![
                 used("b.example", 443, false),
@@ -172,7 +187,11 @@ mod tests {
                 used("203.0.113.9", 7, true),
                 used("2001:db8::9", 7, true),
             ],
-            looked_up: vec!["a.example".into(), "only.example".into()],
+            looked_up: vec![
+                looked_up("a.example", &["TXT"]),
+                looked_up("only.example", &[]),
+                looked_up("_ldap._tcp.example", &["SRV"]),
+            ],
             ..Report::default()
         };
         let text = policy_text(&report);
@@ -191,6 +210,7 @@ mod tests {
             ("b.example:80", true),
             ("b.example:443", true),
             ("only.example:443", false),
+            ("_ldap._tcp.example", true),
             ("203.0.113.9:7", true),
             ("203.0.113.10:7", false),
             ("[2001:db8::9]:7", true),

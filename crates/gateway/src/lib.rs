@@ -22,5 +22,5 @@ pub use plain::{PlainConfig, serve_plain};
 pub use portcullis_dns::OwnNames;
 pub use portcullis_record::open_file as open_records;
 pub use publish::Publish;
-pub use report::{Denied, Failed, Report, Used};
+pub use report::{Denied, Failed, LookedUp, Report, Used};
 pub use sandboxed::{RunConfig, prepare, run_in_sandbox};

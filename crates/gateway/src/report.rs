@@ -2,9 +2,9 @@
 //! used. Serialised, since the gateway and the command line are two processes.
 
 use portcullis_policy::{Reason, Verdict};
-use portcullis_record::{DeniedSummary, Layer, Recorder, Seen, Subscription};
+use portcullis_record::{DeniedSummary, Layer, Recorder, Seen, Subscription, qtype_name};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -20,8 +20,8 @@ pub struct Report {
     pub errors: Vec<Failed>,
     /// Names (or addresses) and ports that flows were opened to.
     pub used: Vec<Used>,
-    /// Names that were resolved.
-    pub looked_up: Vec<String>,
+    /// Names that were resolved, or asked for other records.
+    pub looked_up: Vec<LookedUp>,
     /// Why decision records are incomplete, if they are.
     pub record_error: Option<String>,
 }
@@ -65,8 +65,23 @@ pub struct Used {
     pub is_address: bool,
 }
 
+/// One name that was looked up.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LookedUp {
+    /// The name.
+    pub name: String,
+    /// The record types asked for besides addresses and what leads to them, such as SRV: a program
+    /// that asks for those needs the name although it never connects to it.
+    pub records: BTreeSet<String>,
+}
+
+/// Record types that are asked for on the way to an address: A, CNAME, PTR, AAAA, SVCB, HTTPS. The
+/// connection that follows tells what the program needed.
+const ADDRESS_TYPES: [u16; 6] = [1, 5, 12, 28, 64, 65];
 /// Kinds of destinations, names and failures that a report keeps.
 const MAX_COLLECTED: usize = 10_000;
+/// Record types kept for one name.
+const MAX_RECORD_TYPES: usize = 8;
 /// How often what was recorded is taken in.
 const COLLECT_INTERVAL: Duration = Duration::from_millis(100);
 /// Kinds of denials that a report keeps.
@@ -76,7 +91,7 @@ const MAX_DENIED: usize = 200;
 pub(crate) struct Collector {
     subscription: Subscription,
     used: BTreeSet<(String, u16, bool)>,
-    looked_up: BTreeSet<String>,
+    looked_up: BTreeMap<String, BTreeSet<String>>,
     errors: Vec<Failed>,
 }
 
@@ -85,7 +100,7 @@ impl Collector {
         Collector {
             subscription: recorder.subscribe(),
             used: BTreeSet::new(),
-            looked_up: BTreeSet::new(),
+            looked_up: BTreeMap::new(),
             errors: Vec::new(),
         }
     }
@@ -115,7 +130,11 @@ impl Collector {
                     is_address,
                 })
                 .collect(),
-            looked_up: self.looked_up.into_iter().collect(),
+            looked_up: self
+                .looked_up
+                .into_iter()
+                .map(|(name, records)| LookedUp { name, records })
+                .collect(),
             errors: self.errors,
             ..Report::default()
         }
@@ -132,7 +151,11 @@ impl Collector {
             }),
             (_, Layer::Dns) if passed && self.looked_up.len() < MAX_COLLECTED => {
                 if matches!(seen.reason, Reason::Allowed | Reason::NotListed) {
-                    self.looked_up.insert(seen.name);
+                    let records = self.looked_up.entry(seen.name).or_default();
+                    let other = seen.qtype.filter(|qtype| !ADDRESS_TYPES.contains(qtype));
+                    if let Some(qtype) = other.filter(|_| records.len() < MAX_RECORD_TYPES) {
+                        records.insert(qtype_name(qtype).into_owned());
+                    }
                 }
             }
             (_, Layer::Tcp | Layer::Tls | Layer::Http) if passed => {

@@ -134,7 +134,7 @@ pub(crate) fn shown_name(bytes: &[u8]) -> (Cow<'_, [u8]>, bool) {
 }
 
 /// A DNS type's mnemonic, or `TYPE` and its number (RFC 3597, section 5).
-pub(crate) fn qtype_name(qtype: u16) -> Cow<'static, str> {
+pub fn qtype_name(qtype: u16) -> Cow<'static, str> {
     Cow::Borrowed(match qtype {
         1 => "A",
         2 => "NS",
