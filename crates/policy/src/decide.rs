@@ -14,7 +14,7 @@ use crate::decision::{Decision, Grant, Verdict, Way};
 use crate::nets::NetVerdict;
 use crate::policy::{Mode, Policy};
 use crate::reason::Reason;
-use crate::request::{Destination, Request, ShownBy};
+use crate::request::{Destination, Request, Seen, ShownBy};
 use crate::rules::RuleId;
 use crate::table::NameVerdict;
 
@@ -150,6 +150,40 @@ fn connect<'r>(policy: &Policy, how: Destination<'r>, port: u16) -> Outcome<'r> 
             };
             at.refused().unwrap_or_else(|| at.by_shown(shown, by))
         }
+        Destination::Synthetic { name, seen } => synthetic(policy, name.as_ref(), seen, port),
+    }
+}
+
+/// The address was made up for the name, so the name alone counts: it is what is dialled, and the
+/// guard looks at the addresses that it turns out to have. What is shown must still be that name, as
+/// on any direct connection.
+fn synthetic<'r>(policy: &Policy, name: NameRef<'r>, seen: Seen<'r>, port: u16) -> Outcome<'r> {
+    let outcome = asked(policy, name, port);
+    if outcome.reason != Reason::Allowed {
+        return outcome;
+    }
+    let names = &policy.rules.names;
+    let (reason, rule) = match seen {
+        Seen::Nothing => return outcome,
+        Seen::Hidden => match names.verdict(name.as_str(), port) {
+            NameVerdict::Allowed { no_sni: true, .. } => return outcome,
+            _ => (Reason::SniMissing, outcome.rule),
+        },
+        Seen::Name(shown, _) if shown == name => return outcome,
+        Seen::Name(shown, by) => match names.verdict(shown.as_str(), port) {
+            NameVerdict::Denied(rule) => (Reason::DeniedByRule, Some(rule)),
+            NameVerdict::Allowed { rule, .. } => (mismatch(by), Some(rule)),
+            NameVerdict::OtherPort(rule) => (Reason::PortNotAllowed, Some(rule)),
+            NameVerdict::Unlisted => (not_listed(by), None),
+        },
+    };
+    Outcome::refuse(reason, rule, outcome.way)
+}
+
+fn not_listed(by: ShownBy) -> Reason {
+    match by {
+        ShownBy::Sni => Reason::SniNotListed,
+        ShownBy::Host => Reason::NotListed,
     }
 }
 
@@ -282,11 +316,7 @@ impl<'r> At<'_, 'r> {
                 Outcome::refuse(Reason::PortNotAllowed, Some(rule), way)
             }
             NameVerdict::Denied(_) | NameVerdict::Unlisted => {
-                let reason = match by {
-                    ShownBy::Sni => Reason::SniNotListed,
-                    ShownBy::Host => Reason::NotListed,
-                };
-                Outcome::refuse(reason, None, way)
+                Outcome::refuse(not_listed(by), None, way)
             }
         }
     }

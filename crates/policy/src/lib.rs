@@ -40,7 +40,7 @@ pub use load::{MAX_DIAGNOSTICS, MAX_FILE_BYTES, MAX_FILES, MAX_INCLUDE_DEPTH};
 pub use permit::{ConnectPermit, LookupPermit, PermitTarget};
 pub use policy::{Mode, Policy};
 pub use reason::Reason;
-pub use request::{Destination, Request, ShownBy};
+pub use request::{Destination, Request, Seen, ShownBy};
 pub use resolver::Resolver;
 pub use rules::{AddressRule, MAX_PORT_SETS, MAX_RULES, RuleId, RuleInfo};
 pub use settings::{ProxyHost, ProxyUrl, Settings, UpstreamProxies};

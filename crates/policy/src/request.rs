@@ -67,6 +67,24 @@ pub enum Destination<'a> {
         /// The listed names that own it.
         names: &'a [Name],
     },
+    /// A direct connection to a synthetic address, which stands for one name and is dialled by it.
+    Synthetic {
+        /// The name that the address was made up for.
+        name: &'a Name,
+        /// What the connection has shown so far.
+        seen: Seen<'a>,
+    },
+}
+
+/// What a direct connection has shown of its destination's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen<'a> {
+    /// Nothing yet, or a protocol that shows none.
+    Nothing,
+    /// A name.
+    Name(NameRef<'a>, ShownBy),
+    /// TLS without a server name.
+    Hidden,
 }
 
 /// Where a program showed the name of its destination.

@@ -11,7 +11,7 @@ use portcullis_names::{NameRef, PortSet, Target, is_guarded};
 use crate::HOST_NAME;
 use crate::policy::{Mode, Policy};
 use crate::reason::Reason;
-use crate::request::{Destination, Request};
+use crate::request::{Destination, Request, Seen};
 
 const DOMAINS: &str = "network.domains";
 const ADDRESSES: &str = "network.addresses";
@@ -147,6 +147,11 @@ fn subjects<'a>(how: &Destination<'a>) -> (Option<NameRef<'a>>, Option<IpAddr>) 
         Destination::Leased { address, names } | Destination::Hidden { address, names } => {
             (names.first().map(|name| name.as_ref()), Some(address))
         }
+        Destination::Synthetic {
+            seen: Seen::Name(shown, _),
+            ..
+        } => (Some(shown), None),
+        Destination::Synthetic { name, .. } => (Some(name.as_ref()), None),
     }
 }
 
@@ -154,6 +159,7 @@ fn subjects<'a>(how: &Destination<'a>) -> (Option<NameRef<'a>>, Option<IpAddr>) 
 fn leased<'a>(how: &Destination<'a>) -> impl Iterator<Item = NameRef<'a>> + use<'a> {
     let names = match *how {
         Destination::Leased { names, .. } | Destination::Hidden { names, .. } => names,
+        Destination::Synthetic { name, .. } => std::slice::from_ref(name),
         _ => &[],
     };
     names.iter().map(|name| name.as_ref())

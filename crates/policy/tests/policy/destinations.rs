@@ -2,7 +2,7 @@
 //! known.
 
 use portcullis_names::PortSet;
-use portcullis_policy::{Destination, Mode, PermitTarget, Reason, Request, ShownBy, Verdict};
+use portcullis_policy::{Destination, Mode, PermitTarget, Reason, Request, Seen, ShownBy, Verdict};
 
 use super::*;
 
@@ -343,4 +343,81 @@ fn audit_keeps_the_guard_whatever_address_rules_say() {
         let decision = policy.decide(&Request::to_address(address(to), port));
         assert_eq!(decision.verdict, verdict, "{to}:{port}");
     }
+}
+
+#[test]
+fn a_synthetic_address_is_judged_and_dialled_by_its_one_name() {
+    let policy = domains(
+        "\"a.example\" = \"allow\"\n\"b.example\" = \"allow\"\n\"evil.example\" = \"deny\"\n\
+         \"db.example:5432\" = \"allow\"\n\
+         \"blind.example\" = { verdict = \"allow\", allow_no_sni = true }",
+    );
+    let decide = |name: &str, seen: Option<(&str, ShownBy)>, port| {
+        let (name, shown) = (
+            self::name(name),
+            seen.map(|(text, by)| (self::name(text), by)),
+        );
+        let seen = match &shown {
+            None => Seen::Nothing,
+            Some((shown, by)) => Seen::Name(shown.as_ref(), *by),
+        };
+        let how = Destination::Synthetic { name: &name, seen };
+        let decision = policy.decide(&Request::Connect { how, port });
+        if let Some(permit) = decision.connect_permit() {
+            assert_eq!(permit.target(), &PermitTarget::Name(name.clone()));
+            assert_eq!(permit.lookup().unwrap().name(), &name);
+        }
+        decision.reason
+    };
+    let sni = |shown| Some((shown, ShownBy::Sni));
+    assert_eq!(decide("a.example", None, TLS), Reason::Allowed);
+    assert_eq!(decide("a.example", None, 22), Reason::PortNotAllowed);
+    assert_eq!(decide("gone.example", None, TLS), Reason::NotListed);
+    assert_eq!(decide("evil.example", None, TLS), Reason::DeniedByRule);
+    assert_eq!(decide("a.example", sni("a.example"), TLS), Reason::Allowed);
+    assert_eq!(
+        decide("a.example", sni("b.example"), TLS),
+        Reason::SniMismatch
+    );
+    assert_eq!(
+        decide("a.example", Some(("b.example", ShownBy::Host)), 80),
+        Reason::HostMismatch
+    );
+    assert_eq!(
+        decide("a.example", sni("x.example"), TLS),
+        Reason::SniNotListed
+    );
+    assert_eq!(
+        decide("a.example", sni("evil.example"), TLS),
+        Reason::DeniedByRule
+    );
+    // what is shown cannot save a name that is not listed
+    assert_eq!(
+        decide("gone.example", sni("a.example"), TLS),
+        Reason::NotListed
+    );
+    let hidden = |text: &str| {
+        let name = name(text);
+        let how = Destination::Synthetic {
+            name: &name,
+            seen: Seen::Hidden,
+        };
+        policy.decide(&Request::Connect { how, port: TLS }).reason
+    };
+    assert_eq!(hidden("a.example"), Reason::SniMissing);
+    assert_eq!(hidden("blind.example"), Reason::Allowed);
+}
+
+#[test]
+fn audit_dials_a_synthetic_address_by_its_name_whatever_is_shown() {
+    let policy = domains("\"a.example\" = \"allow\"").with_mode(Mode::Audit);
+    let (own, other) = (name("a.example"), name("other.example"));
+    let how = Destination::Synthetic {
+        name: &own,
+        seen: Seen::Name(other.as_ref(), ShownBy::Sni),
+    };
+    let decision = policy.decide(&Request::Connect { how, port: TLS });
+    assert_eq!(decision.verdict, Verdict::Audit);
+    let permit = decision.connect_permit().unwrap();
+    assert_eq!(permit.target(), &PermitTarget::Name(own.clone()));
 }
