@@ -12,7 +12,7 @@ use portcullis_wire::dns::{Query, QueryError, guard_query, ptr_address};
 
 use crate::cache::{Entry, Key, KeyRef, Outcome};
 use crate::flight::{Ask, Permits};
-use crate::leases::{Grant, GrantError, LEASE_GRACE};
+use crate::leases::{Grant, GrantError};
 use crate::local;
 use crate::reply::{self, Asked, Ede, rcode, rtype};
 use crate::reverse::Reverse;
@@ -318,8 +318,12 @@ impl Inner {
                 )?;
             }
             for target in &entry.targets {
-                self.aliases
-                    .learn(target, permit.listed(), now, now + ttl + LEASE_GRACE);
+                self.aliases.learn(
+                    target,
+                    permit.listed(),
+                    now,
+                    now + ttl + self.leases.grace(),
+                );
             }
         }
         // A canonical name's owners change from one question to the next: grant each time.

@@ -2,43 +2,55 @@
 //!
 //! Answers "the attacker's address with a listed name's SNI": a direct connection is judged by the
 //! names that own its address here, and only an answer that this gateway gave out makes an owner.
-//! A lease outlives its TTL by a grace, because programs hold addresses longer than DNS says.
+//! A lease outlives its TTL by a grace, because programs hold addresses longer than DNS says, and
+//! lives for as long as a connection uses it.
 //!
-//! Invariant: [`Leases::grant`] returns `Ok` only after the table and the kernel's gate both hold
-//! the address, and nothing is put into an answer before it does.
+//! Where answers are synthetic, an address of a private range stands for one name alone, so that a
+//! direct connection keeps its name ([`Owner::Synthetic`]). Such an address has no place outside.
+//!
+//! Invariant: a grant returns `Ok` only after the table and the kernel's gate both hold the address,
+//! and nothing is put into an answer before it does.
+//! Invariant: an address of the synthetic range has at most one owner.
 //!
 //! The table is one sandbox's; another sandbox's table cannot be reached through it.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+mod pool;
+mod table;
+
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
+use ipnet::Ipv4Net;
 use portcullis_names::{Name, PortSet};
+use portcullis_policy::Policy;
 use smallvec::SmallVec;
+use tokio_util::sync::CancellationToken;
 
 use crate::Clock;
+
+use self::pool::Pool;
+pub use self::pool::SYNTHETIC_RANGE;
+use self::table::{Lease, Table, Users};
 
 /// How long a lease outlives the TTL of the answer that made it.
 pub const LEASE_GRACE: Duration = Duration::from_secs(300);
 
-/// Leases (pairs of address and name) of one sandbox.
-const MAX_LEASES: usize = 65_536;
+/// The TTL of a synthetic answer: programs ask again while they use the name, and what is not asked
+/// for any more can be reclaimed soon.
+pub const SYNTHETIC_TTL: Duration = Duration::from_secs(60);
 
-/// Addresses leased to one name at a time.
-const MAX_ADDRESSES_PER_NAME: usize = 512;
+/// A synthetic answer is given out again, with the seconds it has left, down to this many; with less
+/// its lease is renewed first.
+const SYNTHETIC_RENEWAL: Duration = Duration::from_secs(30);
 
-/// Names that may own one address at a time (many names share a CDN's addresses).
-const MAX_NAMES_PER_ADDRESS: usize = 1_024;
+/// How often the leases of connections are renewed, as a part of the grace.
+const RENEWALS_PER_GRACE: u32 = 3;
 
-/// What a sweep of a full table leaves, so that the next grant does not sweep again.
-const SWEEP_TO: usize = MAX_LEASES / 8 * 7;
-
-/// A table full of fresh leases is not swept again for this long.
-const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+/// The shortest pause between two renewals.
+const MIN_RENEWAL_PAUSE: Duration = Duration::from_millis(100);
 
 /// The kernel's set of addresses that a sandbox may connect to.
 pub trait AddressGate: Send + Sync {
@@ -50,6 +62,15 @@ pub trait AddressGate: Send + Sync {
     /// # Errors
     /// The kernel's refusal; the answer is then not given out.
     fn open(&self, address: IpAddr, ports: &PortSet, ttl: Duration) -> io::Result<()>;
+
+    /// Refuses `address` on `ports` again, after a reload took them from every name there. What
+    /// stays open is refused at accept all the same.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    fn close(&self, _address: IpAddr, _ports: &PortSet) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A gate that has nothing to open: where no kernel set stands before the gateway.
@@ -68,6 +89,15 @@ pub enum GrantError {
     /// The table holds as many fresh leases as it may.
     #[error("too many leased addresses")]
     Full,
+    /// Every synthetic address is in use, or was until a short while ago.
+    #[error("every address of the synthetic range {0} is in use")]
+    RangeFull(Ipv4Net),
+    /// There is no range to take a synthetic address from.
+    #[error("no synthetic range is set up")]
+    NoRange,
+    /// An address of the synthetic range is no name's real address.
+    #[error("the address is in the synthetic range")]
+    Synthetic,
     /// The kernel did not take the address.
     #[error("the kernel's gate did not open: {0}")]
     Gate(#[from] io::Error),
@@ -86,28 +116,29 @@ pub(crate) struct Grant<'a> {
     pub ttl: Duration,
 }
 
-#[derive(Clone, Debug)]
-struct Lease {
-    name: Name,
-    canonical: Option<Name>,
-    ports: PortSet,
-    /// Until then the sandbox may rightly believe its answer: never evicted before.
-    fresh_until: Instant,
-    until: Instant,
+/// Whose an address is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// The listed names that DNS gave the address out for, oldest first; perhaps none.
+    Names(Vec<Name>),
+    /// The address is of the synthetic range: it stands for this name, or for nothing. It is never
+    /// dialled.
+    Synthetic(Option<Name>),
 }
 
-#[derive(Debug, Default)]
-struct Table {
-    by_address: HashMap<IpAddr, SmallVec<[Lease; 1]>>,
-    by_name: HashMap<Name, SmallVec<[IpAddr; 4]>>,
-    leases: usize,
-    no_sweep_until: Option<Instant>,
+/// A connection's share in its lease: while it lives the lease does not run out, is not evicted and
+/// is kept open in the kernel's set.
+#[derive(Debug)]
+pub struct Hold {
+    _users: Users,
 }
 
 /// One sandbox's leases.
 pub struct Leases {
     gate: Box<dyn AddressGate>,
     clock: Clock,
+    grace: Duration,
+    range: OnceLock<Ipv4Net>,
     table: RwLock<Table>,
     /// Counts evictions of leases that had not run out: a cached answer that was leased under an
     /// older count must be leased again before it is given out.
@@ -115,14 +146,55 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// An empty table in front of `gate`.
+    /// An empty table in front of `gate`, without synthetic addresses.
     pub fn new(gate: Box<dyn AddressGate>, clock: Clock) -> Leases {
         Leases {
             gate,
             clock,
+            grace: LEASE_GRACE,
+            range: OnceLock::new(),
             table: RwLock::default(),
             evictions: AtomicU64::new(0),
         }
+    }
+
+    /// Another grace than [`LEASE_GRACE`].
+    #[must_use]
+    pub fn with_grace(mut self, grace: Duration) -> Leases {
+        self.grace = grace;
+        self
+    }
+
+    /// How long a lease outlives its TTL here.
+    pub fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    /// Takes synthetic addresses from `range` from now on. Once set, the range stays: programs hold
+    /// addresses of it. `false`: another one is in use.
+    pub fn use_synthetic_range(&self, range: Ipv4Net) -> bool {
+        let range = range.trunc();
+        let mut table = self.write();
+        if *self.range.get_or_init(|| range) != range {
+            return false;
+        }
+        table.pool.get_or_insert_with(|| Pool::new(range));
+        true
+    }
+
+    /// The range that synthetic addresses are taken from, where there is one.
+    pub fn synthetic_range(&self) -> Option<Ipv4Net> {
+        self.range.get().copied()
+    }
+
+    /// Whether `address` is of the synthetic range: it means something in here, and nothing outside.
+    pub fn is_synthetic(&self, address: IpAddr) -> bool {
+        let IpAddr::V4(address) = address.to_canonical() else {
+            return false;
+        };
+        self.range
+            .get()
+            .is_some_and(|range| range.contains(&address))
     }
 
     /// Records that `name` owns `address` on `ports` for `ttl` and the grace after it, and opens
@@ -150,53 +222,105 @@ impl Leases {
 
     /// [`Leases::grant`] with the canonical name that reverse lookups answer.
     pub(crate) fn grant_chain(&self, address: IpAddr, grant: Grant<'_>) -> Result<(), GrantError> {
-        let now = self.clock.now();
-        let lifetime = grant.ttl + LEASE_GRACE;
-        {
-            let mut table = self.write();
-            let evicted = table.insert(address, &grant, now, now + lifetime)?;
-            if evicted > 0 {
-                self.evictions.fetch_add(1, Ordering::AcqRel);
-            }
+        if self.is_synthetic(address) {
+            return Err(GrantError::Synthetic);
         }
+        let now = self.clock.now();
+        let left = {
+            let mut table = self.write();
+            let evicted = table.insert(address, &grant, now, now + grant.ttl + self.grace)?;
+            self.note_evicted(evicted);
+            table.open_for(address, grant.ports, now)
+        };
         // Outside the lock: it is a system call. The lease stands already, so a connection that
         // races ahead of the answer meets the same verdict.
-        self.gate.open(address, grant.ports, lifetime)?;
+        self.gate.open(address, grant.ports, left)?;
         Ok(())
+    }
+
+    /// The synthetic address that stands for `name`, leased and open on `ports`, and the TTL to give
+    /// it out with. A name keeps its address for as long as it is asked for or used.
+    ///
+    /// # Errors
+    /// See [`GrantError`].
+    pub fn grant_synthetic(
+        &self,
+        name: &Name,
+        ports: &PortSet,
+    ) -> Result<(Ipv4Addr, Duration), GrantError> {
+        let now = self.clock.now();
+        if let Some(fresh) = self.fresh_synthetic(name, ports, now) {
+            return Ok(fresh);
+        }
+        let grant = Grant {
+            name,
+            canonical: None,
+            ports,
+            ttl: SYNTHETIC_TTL,
+        };
+        let fresh_until = now + SYNTHETIC_TTL;
+        let until = fresh_until + self.grace;
+        let (address, left) = {
+            let mut table = self.write();
+            let mut pool = table.pool.take().ok_or(GrantError::NoRange)?;
+            let assigned = pool.assign(name, now, self.grace, |a| table.is_held(a));
+            let range = pool.range();
+            let pool = table.pool.insert(pool);
+            let address = assigned.ok_or(GrantError::RangeFull(range))?;
+            pool.keep(address, until);
+            let evicted = table.insert_alone(address.into(), &grant, now, until)?;
+            self.note_evicted(evicted);
+            (address, table.open_for(address.into(), ports, now))
+        };
+        self.gate.open(address.into(), ports, left)?;
+        if let Some(lease) = self.write().lease_mut(address.into(), name) {
+            lease.opened = lease.opened.max(Some(fresh_until));
+        }
+        Ok((address, SYNTHETIC_TTL))
+    }
+
+    /// An answer that was given out a short while ago, and needs neither lease nor gate renewed.
+    fn fresh_synthetic(
+        &self,
+        name: &Name,
+        ports: &PortSet,
+        now: Instant,
+    ) -> Option<(Ipv4Addr, Duration)> {
+        let table = self.read();
+        let address = table.pool.as_ref()?.address_of(name.as_ref())?;
+        let lease = table.lease(address.into(), name)?;
+        let left = lease.opened?.saturating_duration_since(now);
+        (left >= SYNTHETIC_RENEWAL && lease.ports == *ports).then_some((address, left))
+    }
+
+    /// Whose `address` is now.
+    pub fn owner(&self, address: IpAddr) -> Owner {
+        let names = self.names_for(address);
+        if self.is_synthetic(address) {
+            Owner::Synthetic(names.into_iter().next())
+        } else {
+            Owner::Names(names)
+        }
     }
 
     /// The listed names that own `address` now, oldest first.
     pub fn names_for(&self, address: IpAddr) -> Vec<Name> {
         let now = self.clock.now();
-        match self.read().by_address.get(&address) {
-            None => Vec::new(),
-            Some(leases) => leases
-                .iter()
-                .filter(|lease| now < lease.until)
-                .map(|l| l.name.clone())
-                .collect(),
-        }
+        let table = self.read();
+        table.live(address, now).map(|l| l.name.clone()).collect()
     }
 
     /// Whether any listed name owns `address` now.
     pub fn is_leased(&self, address: IpAddr) -> bool {
         let now = self.clock.now();
-        let table = self.read();
-        table
-            .by_address
-            .get(&address)
-            .is_some_and(|l| l.iter().any(|lease| now < lease.until))
+        self.read().live(address, now).next().is_some()
     }
 
     /// The ports on which the names that own `address` were given out, joined.
     pub fn ports_for(&self, address: IpAddr) -> Option<PortSet> {
         let now = self.clock.now();
         let table = self.read();
-        let mut live = table
-            .by_address
-            .get(&address)?
-            .iter()
-            .filter(|lease| now < lease.until);
+        let mut live = table.live(address, now);
         let first = live.next()?.ports.clone();
         Some(live.fold(first, |ports, lease| ports.union(&lease.ports)))
     }
@@ -205,14 +329,86 @@ impl Leases {
     pub(crate) fn owners(&self, address: IpAddr) -> SmallVec<[(Name, Option<Name>); 2]> {
         let now = self.clock.now();
         let table = self.read();
-        let Some(leases) = table.by_address.get(&address) else {
-            return SmallVec::new();
-        };
-        let mut live: SmallVec<[&Lease; 2]> = leases.iter().filter(|l| now < l.until).collect();
+        let mut live: SmallVec<[&Lease; 2]> = table.live(address, now).collect();
         live.sort_by_key(|lease| std::cmp::Reverse(lease.fresh_until));
         live.into_iter()
             .map(|l| (l.name.clone(), l.canonical.clone()))
             .collect()
+    }
+
+    /// A share in the lease of `address` to `name`, for a connection that uses it; `None` where
+    /// there is no such lease.
+    pub fn hold(&self, address: IpAddr, name: &Name) -> Option<Hold> {
+        let now = self.clock.now();
+        // What is left must reach to the next renewal of all that is held, and some more.
+        let soon = now + self.renewal_pause() * 2;
+        let (users, renewed) = self
+            .write()
+            .hold(address, name, (now, soon, now + self.grace))?;
+        if let Some(ports) = renewed {
+            let left = self.read().open_for(address, &ports, now);
+            // Refused, it is tried again with the others; this connection stands already.
+            let _ = self.gate.open(address, &ports, left);
+        }
+        Some(Hold { _users: users })
+    }
+
+    fn renewal_pause(&self) -> Duration {
+        (self.grace / RENEWALS_PER_GRACE).max(MIN_RENEWAL_PAUSE)
+    }
+
+    /// Renews the leases that connections use, for a grace from now on, and keeps the gate open for
+    /// them: a second connection must be possible during a long first one.
+    ///
+    /// # Errors
+    /// The first refusal of the kernel; the leases are renewed all the same.
+    pub fn renew_held(&self) -> io::Result<()> {
+        let now = self.clock.now();
+        let renewed = self.write().renew_held(now + self.grace);
+        let mut result = Ok(());
+        for (address, ports) in renewed {
+            let left = self.read().open_for(address, &ports, now);
+            let opened = self.gate.open(address, &ports, left);
+            result = result.and(opened);
+        }
+        result
+    }
+
+    /// [`Leases::renew_held`], again and again, until `token` is cancelled.
+    pub async fn keep_held(&self, token: CancellationToken) {
+        let pause = self.renewal_pause();
+        while token
+            .run_until_cancelled(tokio::time::sleep(pause))
+            .await
+            .is_some()
+        {
+            // A kernel that refuses one renewal is asked again before the grace has run out.
+            let _ = self.renew_held();
+        }
+    }
+
+    /// Takes over a policy that was swapped in: leases of names that it still lists live on with the
+    /// ports that they have there, the others have none, and the gate follows.
+    ///
+    /// # Errors
+    /// The first refusal of the kernel. The table follows all the same, and every accept is decided
+    /// on anew.
+    pub fn follow(&self, policy: &Policy) -> io::Result<()> {
+        let now = self.clock.now();
+        let changes = self
+            .write()
+            .follow(now, |name| policy.ports_for(name.as_ref()));
+        let mut result = Ok(());
+        for change in changes {
+            if !change.opened.is_empty() {
+                let opened = self.gate.open(change.address, &change.opened, change.left);
+                result = result.and(opened);
+            }
+            if !change.closed.is_empty() {
+                result = result.and(self.gate.close(change.address, &change.closed));
+            }
+        }
+        result
     }
 
     /// Changes whenever a lease that had not run out was given up.
@@ -220,9 +416,15 @@ impl Leases {
         self.evictions.load(Ordering::Acquire)
     }
 
+    fn note_evicted(&self, evicted: usize) {
+        if evicted > 0 {
+            self.evictions.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
     /// Leases held now, those that ran out but were not swept yet included.
     pub fn len(&self) -> usize {
-        self.read().leases
+        self.read().len()
     }
 
     /// Whether nothing is leased.
@@ -230,7 +432,7 @@ impl Leases {
         self.len() == 0
     }
 
-    // A poisoned lock means that a thread panicked while it held the table; every update below
+    // A poisoned lock means that a thread panicked while it held the table; every update
     // leaves it usable at each step, and refusing all lookups for ever would help nobody.
     fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
@@ -238,145 +440,6 @@ impl Leases {
 
     fn write(&self) -> RwLockWriteGuard<'_, Table> {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Table {
-    /// Inserts or renews; returns how many leases that had not run out made room for it.
-    fn insert(
-        &mut self,
-        address: IpAddr,
-        grant: &Grant<'_>,
-        now: Instant,
-        until: Instant,
-    ) -> Result<usize, GrantError> {
-        let fresh_until = now + grant.ttl;
-        if let Some(lease) = self
-            .by_address
-            .get_mut(&address)
-            .and_then(|leases| leases.iter_mut().find(|lease| lease.name == *grant.name))
-        {
-            lease.fresh_until = lease.fresh_until.max(fresh_until);
-            lease.until = lease.until.max(until);
-            lease.ports = grant.ports.clone();
-            if grant.canonical.is_some() {
-                lease.canonical = grant.canonical.cloned();
-            }
-            return Ok(0);
-        }
-        let evicted = self.make_room(address, grant.name, now)?;
-        self.by_address.entry(address).or_default().push(Lease {
-            name: grant.name.clone(),
-            canonical: grant.canonical.cloned(),
-            ports: grant.ports.clone(),
-            fresh_until,
-            until,
-        });
-        self.by_name
-            .entry(grant.name.clone())
-            .or_default()
-            .push(address);
-        self.leases += 1;
-        Ok(evicted)
-    }
-
-    fn make_room(
-        &mut self,
-        address: IpAddr,
-        name: &Name,
-        now: Instant,
-    ) -> Result<usize, GrantError> {
-        let mut evicted = 0;
-        let of_name = self
-            .by_name
-            .get(name)
-            .map_or(0, |addresses| addresses.len());
-        if of_name >= MAX_ADDRESSES_PER_NAME {
-            let addresses = self.by_name.get(name).cloned().unwrap_or_default();
-            let oldest = addresses
-                .iter()
-                .filter_map(|a| Some((*a, self.lease(*a, name)?.fresh_until)))
-                .filter(|(_, fresh_until)| *fresh_until <= now)
-                .min_by_key(|(_, fresh_until)| *fresh_until);
-            let (victim, _) = oldest.ok_or(GrantError::Full)?;
-            evicted += self.remove(victim, &name.clone(), now);
-        }
-        let of_address = self
-            .by_address
-            .get(&address)
-            .map_or(0, |leases| leases.len());
-        if of_address >= MAX_NAMES_PER_ADDRESS {
-            let victim = self
-                .by_address
-                .get(&address)
-                .into_iter()
-                .flatten()
-                .filter(|lease| lease.fresh_until <= now)
-                .min_by_key(|lease| lease.fresh_until)
-                .map(|lease| lease.name.clone())
-                .ok_or(GrantError::Full)?;
-            evicted += self.remove(address, &victim, now);
-        }
-        if self.leases >= MAX_LEASES {
-            evicted += self.sweep(now)?;
-        }
-        Ok(evicted)
-    }
-
-    /// Frees an eighth of a full table: what has run out first, then what lives on grace alone.
-    fn sweep(&mut self, now: Instant) -> Result<usize, GrantError> {
-        if self.no_sweep_until.is_some_and(|until| now < until) {
-            return Err(GrantError::Full);
-        }
-        let mut stale: Vec<(Instant, IpAddr, Name)> = self
-            .by_address
-            .iter()
-            .flat_map(|(address, leases)| leases.iter().map(move |lease| (*address, lease)))
-            .filter(|(_, lease)| lease.fresh_until <= now)
-            .map(|(address, lease)| (lease.fresh_until, address, lease.name.clone()))
-            .collect();
-        stale.sort_by_key(|(fresh_until, ..)| *fresh_until);
-        let mut evicted = 0;
-        for (_, address, name) in stale {
-            if self.leases <= SWEEP_TO {
-                break;
-            }
-            evicted += self.remove(address, &name, now);
-        }
-        if self.leases >= MAX_LEASES {
-            self.no_sweep_until = Some(now + SWEEP_PAUSE);
-            return Err(GrantError::Full);
-        }
-        Ok(evicted)
-    }
-
-    fn lease(&self, address: IpAddr, name: &Name) -> Option<&Lease> {
-        self.by_address
-            .get(&address)?
-            .iter()
-            .find(|lease| lease.name == *name)
-    }
-
-    /// Removes one lease; 1 if it had not run out, else 0.
-    fn remove(&mut self, address: IpAddr, name: &Name, now: Instant) -> usize {
-        let mut lived = 0;
-        if let Entry::Occupied(mut entry) = self.by_address.entry(address) {
-            if let Some(at) = entry.get().iter().position(|lease| lease.name == *name) {
-                let lease = entry.get_mut().remove(at);
-                lived = usize::from(now < lease.until);
-                self.leases -= 1;
-            }
-            if entry.get().is_empty() {
-                entry.remove();
-            }
-        }
-        if let Entry::Occupied(mut entry) = self.by_name.entry(name.clone()) {
-            entry.get_mut().retain(|a| *a != address);
-            if entry.get().is_empty() {
-                entry.remove();
-            }
-        }
-        lived
     }
 }
 

@@ -36,7 +36,10 @@ mod upstream;
 
 pub use clock::Clock;
 pub use config::{CACHE_BYTES, DnsConfig, OwnNames, PolicyHandle};
-pub use leases::{AddressGate, GrantError, LEASE_GRACE, Leases, NoGate};
+pub use leases::{
+    AddressGate, GrantError, Hold, LEASE_GRACE, Leases, NoGate, Owner, SYNTHETIC_RANGE,
+    SYNTHETIC_TTL,
+};
 pub use new_names::NEW_NAMES_PER_MINUTE;
 pub use resolvconf::upstreams_from_resolv_conf;
 pub use service::{DnsService, ResolveError, Resolved};

@@ -123,7 +123,8 @@ impl Inner {
 /// The reason that an address could not be given out.
 pub(crate) fn grant_reason(error: &GrantError) -> Reason {
     match error {
-        GrantError::Full => Reason::RateLimited,
-        GrantError::Gate(_) => Reason::Internal,
+        GrantError::Full | GrantError::RangeFull(_) => Reason::RateLimited,
+        GrantError::Synthetic => Reason::PrivateAddress,
+        GrantError::NoRange | GrantError::Gate(_) => Reason::Internal,
     }
 }

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex};
 
+use super::table::{MAX_ADDRESSES_PER_NAME, MAX_LEASES, MAX_NAMES_PER_ADDRESS, SWEEP_TO};
 use super::*;
 
 const TTL: Duration = Duration::from_secs(60);
@@ -20,6 +21,7 @@ fn leases() -> (Leases, Clock) {
     (Leases::new(Box::new(NoGate), clock.clone()), clock)
 }
 
+/// What the gate was told to open.
 #[derive(Clone, Default)]
 struct Noted(Arc<Mutex<Vec<(IpAddr, PortSet, Duration)>>>);
 impl AddressGate for Noted {
@@ -196,3 +198,179 @@ fn the_latest_chain_names_the_owner() {
     let owners = leases.owners(address(1));
     assert_eq!(owners.as_slice(), &[(b, None), (a, Some(end))]);
 }
+
+#[test]
+fn a_lease_lives_while_a_connection_uses_it() {
+    let (leases, clock) = leases();
+    let owner = name("a.example");
+    leases
+        .grant(address(1), &owner, &PortSet::WEB, TTL)
+        .unwrap();
+    let first = leases.hold(address(1), &owner).unwrap();
+    let second = leases.hold(address(1), &owner).unwrap();
+    clock.advance(TTL + LEASE_GRACE * 10);
+    assert_eq!(leases.names_for(address(1)), std::slice::from_ref(&owner));
+    drop(first);
+    assert!(leases.is_leased(address(1)), "another connection uses it");
+    drop(second);
+    assert!(!leases.is_leased(address(1)));
+    assert!(leases.hold(address(1), &owner).is_none());
+    assert!(leases.hold(address(2), &owner).is_none());
+}
+
+#[test]
+fn the_gate_stays_open_for_as_long_as_a_connection_uses_it() {
+    let (clock, noted) = (Clock::manual(), Noted::default());
+    let leases = Leases::new(Box::new(noted.clone()), clock.clone());
+    let owner = name("a.example");
+    leases
+        .grant(address(1), &owner, &PortSet::WEB, TTL)
+        .unwrap();
+    leases
+        .grant(address(2), &owner, &PortSet::WEB, TTL)
+        .unwrap();
+    let opened = || noted.0.lock().unwrap().len();
+    let hold = leases.hold(address(1), &owner).unwrap();
+    assert_eq!(opened(), 2, "the lease is long enough yet");
+    for _ in 0..100 {
+        clock.advance(LEASE_GRACE / RENEWALS_PER_GRACE);
+        leases.renew_held().unwrap();
+    }
+    let last = noted.0.lock().unwrap().last().cloned().unwrap();
+    assert_eq!(last, (address(1), PortSet::WEB, LEASE_GRACE));
+    assert!(
+        noted.0.lock().unwrap()[2..]
+            .iter()
+            .all(|o| o.0 == address(1))
+    );
+    drop(hold);
+    let before = opened();
+    leases.renew_held().unwrap();
+    clock.advance(LEASE_GRACE);
+    leases.renew_held().unwrap();
+    assert_eq!(opened(), before, "nothing is renewed that nobody uses");
+    assert!(!leases.is_leased(address(1)));
+}
+
+#[test]
+fn a_connection_late_in_a_lease_renews_it_at_once() {
+    let (clock, noted) = (Clock::manual(), Noted::default());
+    let leases = Leases::new(Box::new(noted.clone()), clock.clone());
+    let owner = name("a.example");
+    leases
+        .grant(address(1), &owner, &PortSet::WEB, TTL)
+        .unwrap();
+    clock.advance(TTL + LEASE_GRACE - Duration::from_secs(1));
+    let _hold = leases.hold(address(1), &owner).unwrap();
+    let opened = noted.0.lock().unwrap().clone();
+    assert_eq!(
+        opened.last(),
+        Some(&(address(1), PortSet::WEB, LEASE_GRACE))
+    );
+}
+
+#[test]
+fn a_held_lease_is_never_evicted() {
+    let (leases, clock) = leases();
+    let hostile = name("rebind.example");
+    leases
+        .grant(address(0), &hostile, &PortSet::WEB, TTL)
+        .unwrap();
+    let _hold = leases.hold(address(0), &hostile).unwrap();
+    for n in 1..MAX_LEASES as u32 {
+        let owner = if n < MAX_ADDRESSES_PER_NAME as u32 {
+            hostile.clone()
+        } else {
+            name(&format!("n{}.example", n / 256))
+        };
+        leases
+            .grant(address(n), &owner, &PortSet::WEB, TTL)
+            .unwrap();
+    }
+    clock.advance(TTL + LEASE_GRACE);
+    // The name's oldest address makes room within the name, and the oldest lease in the table.
+    leases
+        .grant(address(70_000), &hostile, &PortSet::WEB, TTL)
+        .unwrap();
+    leases
+        .grant(address(70_001), &name("late.example"), &PortSet::WEB, TTL)
+        .unwrap();
+    leases
+        .grant(address(70_002), &name("later.example"), &PortSet::WEB, TTL)
+        .unwrap();
+    assert!(leases.len() < MAX_LEASES, "it was swept");
+    assert_eq!(leases.names_for(address(0)), [hostile]);
+    assert!(leases.names_for(address(1)).is_empty());
+}
+
+#[test]
+fn the_kernels_timeout_is_the_longest_that_any_name_has_there() {
+    let (clock, noted) = (Clock::manual(), Noted::default());
+    let leases = Leases::new(Box::new(noted.clone()), clock);
+    let long = Duration::from_secs(3_600);
+    leases
+        .grant(address(1), &name("long.example"), &PortSet::WEB, long)
+        .unwrap();
+    leases
+        .grant(address(1), &name("short.example"), &PortSet::HTTPS, TTL)
+        .unwrap();
+    let opened = noted.0.lock().unwrap().clone();
+    assert_eq!(opened[1].2, long + LEASE_GRACE, "443 is the long one's too");
+}
+
+/// A gate that keeps what is open.
+#[derive(Clone, Default)]
+struct Doors(Arc<Mutex<std::collections::BTreeMap<IpAddr, PortSet>>>);
+impl AddressGate for Doors {
+    fn open(&self, address: IpAddr, ports: &PortSet, _: Duration) -> io::Result<()> {
+        let mut doors = self.0.lock().unwrap();
+        let open = doors.entry(address).or_insert(PortSet::EMPTY);
+        *open = open.union(ports);
+        Ok(())
+    }
+
+    fn close(&self, address: IpAddr, ports: &PortSet) -> io::Result<()> {
+        let mut doors = self.0.lock().unwrap();
+        let open = doors.entry(address).or_insert(PortSet::EMPTY);
+        *open = open.difference(ports);
+        Ok(())
+    }
+}
+
+fn policy(rules: &[&str]) -> Policy {
+    let inputs: Vec<_> = rules
+        .iter()
+        .map(|rule| portcullis_policy::Input::Allow((*rule).to_owned()))
+        .collect();
+    let mut no_files = |_: &std::path::Path| Err(io::ErrorKind::NotFound.into());
+    Policy::load(&inputs, &mut no_files).unwrap().policy
+}
+
+#[test]
+fn a_reload_keeps_leases_with_the_ports_of_the_new_policy() {
+    let doors = Doors::default();
+    let leases = Leases::new(Box::new(doors.clone()), Clock::manual());
+    let grant = |at, owner: &str, ports: &PortSet| {
+        leases.grant(address(at), &name(owner), ports, TTL).unwrap();
+    };
+    let ports = |list: &[u16]| PortSet::from_ranges(list.iter().map(|port| *port..=*port));
+    grant(1, "stays.example", &PortSet::WEB);
+    grant(1, "shared.example", &ports(&[80, 5432]));
+    grant(2, "gone.example", &PortSet::WEB);
+    let _hold = leases.hold(address(2), &name("gone.example")).unwrap();
+    leases
+        .follow(&policy(&["stays.example:443", "stays.example:8443"]))
+        .unwrap();
+    assert_eq!(leases.ports_for(address(1)), Some(ports(&[443, 8443])));
+    assert_eq!(leases.ports_for(address(2)), Some(PortSet::EMPTY));
+    let open = doors.0.lock().unwrap().clone();
+    assert_eq!(open[&address(1)], ports(&[443, 8443]));
+    assert_eq!(open[&address(2)], PortSet::EMPTY, "held or not");
+    // The refusal of a connection still knows whose address it was.
+    assert_eq!(leases.names_for(address(2)), [name("gone.example")]);
+    leases.follow(&policy(&["gone.example"])).unwrap();
+    assert_eq!(leases.ports_for(address(2)), Some(PortSet::WEB));
+    assert_eq!(doors.0.lock().unwrap()[&address(2)], PortSet::WEB);
+}
+
+mod synthetic;
