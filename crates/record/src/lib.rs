@@ -15,6 +15,7 @@
 //! of a `records-lost` record.
 #![forbid(unsafe_code)]
 
+mod again;
 mod counters;
 mod event;
 mod fields;
@@ -31,6 +32,7 @@ mod text;
 mod windows;
 mod writer;
 
+pub use again::{Again, Recorded};
 pub use counters::Snapshot;
 pub use event::{
     Client, Close, CloseReason, Event, Layer, Process, Protocol, Stage, Timings, Transport,

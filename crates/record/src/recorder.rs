@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use portcullis_policy::Verdict;
 
+use crate::again::{Again, Recorded};
 use crate::counters::{Counters, Snapshot};
 use crate::event::{Close, Event, Process};
 use crate::finder::{Finder, ProcessFinder};
@@ -17,7 +19,7 @@ use crate::line::{self, Origin};
 use crate::memory::Memory;
 use crate::queue::{Item, Kind};
 use crate::sink::{self, Output, Sink};
-use crate::summary::{DeniedSummary, Groups};
+use crate::summary::{DeniedSummary, Groups, Tally};
 use crate::tap::{Subscription, Taps};
 use crate::windows::{Fresh, Merge};
 use crate::writer::{Desk, LAST_WORDS_TIMEOUT};
@@ -137,47 +139,82 @@ impl Recorder {
         self.decision_at(&event, Instant::now())
     }
 
-    pub(crate) fn decision_at(&self, event: &Event<'_>, now: Instant) -> DecisionId {
+    /// [`Recorder::decision`] for a path that is taken often. `suggest` makes the event's
+    /// suggestion, and is asked only where somebody will read it; `now` is the time, which a batch
+    /// of decisions shares.
+    pub fn decide(
+        &self,
+        event: &Event<'_>,
+        now: Instant,
+        suggest: &dyn Fn() -> Option<String>,
+    ) -> Recorded {
         let inner = &*self.0;
         inner.counters.add(event.verdict, event.reason);
-        let tally = || (event.verdict == Verdict::Deny).then(|| inner.denied.note(event));
-        let id = match &inner.sheet {
-            Sheet::Null(ids) => {
-                tally();
-                ids.next()
-            }
-            Sheet::Written(desk) => {
-                let write = |event: &Event<'_>| {
-                    let fresh = || {
-                        let id = desk.ids.next();
-                        let line = line::decision(&desk.origin, id, Timestamp::now(), event);
-                        Fresh {
-                            id,
-                            line,
-                            tally: tally(),
-                        }
-                    };
-                    enter(desk, event, now, fresh)
-                };
-                match inner.finder.get().zip(Finder::client(event)) {
-                    None => write(event),
-                    Some((finder, client)) => {
-                        let merge = Merge::of(event);
-                        let joined = merge.and_then(|merge| desk.windows.join(merge, event, now));
-                        joined.unwrap_or_else(|| {
-                            // Looked up before the window is held, which others wait for.
-                            let found = finder.find(client, now);
-                            let process = found
-                                .as_ref()
-                                .map(|(pid, command)| Process { pid: *pid, command });
-                            write(&event.process(process))
-                        })
-                    }
-                }
-            }
+        let tally = || (event.verdict == Verdict::Deny).then(|| inner.denied.note(event, suggest));
+        let recorded = match &inner.sheet {
+            Sheet::Null(ids) => uncounted(ids.next(), event, tally(), now),
+            Sheet::Written(desk) => self.write(desk, event, now, &tally),
         };
-        inner.taps.show(id, event);
-        id
+        inner.taps.show(recorded.id, event, suggest);
+        recorded
+    }
+
+    /// Makes a decision once more, as it was made before and by the same entrance, while its record
+    /// is open. `false`: it is to be recorded anew, by [`Recorder::decide`].
+    pub fn again(&self, again: &Again, now: Instant) -> bool {
+        let inner = &*self.0;
+        if now >= again.until || inner.taps.any() {
+            return false;
+        }
+        if let Some(count) = &again.count
+            && !count.add()
+        {
+            return false;
+        }
+        if let Some(tally) = &again.tally {
+            tally.fetch_add(1, Ordering::Relaxed);
+        }
+        inner.counters.add(again.verdict, again.reason);
+        true
+    }
+
+    pub(crate) fn decision_at(&self, event: &Event<'_>, now: Instant) -> DecisionId {
+        let suggest = || event.suggestion.map(str::to_owned);
+        self.decide(event, now, &suggest).id
+    }
+
+    fn write(
+        &self,
+        desk: &Arc<Desk>,
+        event: &Event<'_>,
+        now: Instant,
+        tally: &dyn Fn() -> Option<Tally>,
+    ) -> Recorded {
+        let write = |event: &Event<'_>| {
+            let fresh = || {
+                let id = desk.ids.next();
+                let line = line::decision(&desk.origin, id, Timestamp::now(), event);
+                Fresh {
+                    id,
+                    line,
+                    tally: tally(),
+                }
+            };
+            enter(desk, event, now, fresh)
+        };
+        let Some((finder, client)) = self.0.finder.get().zip(Finder::client(event)) else {
+            return write(event);
+        };
+        let merge = Merge::of(event);
+        let joined = merge.and_then(|merge| desk.windows.join(merge, event, now));
+        joined.unwrap_or_else(|| {
+            // Looked up before the window is held, which others wait for.
+            let found = finder.find(client, now);
+            let process = found
+                .as_ref()
+                .map(|(pid, command)| Process { pid: *pid, command });
+            write(&event.process(process))
+        })
     }
 
     /// Records the end of a flow. `id` is that of the decision that opened it: one whose verdict is
@@ -265,7 +302,7 @@ fn enter(
     event: &Event<'_>,
     now: Instant,
     fresh: impl FnOnce() -> Fresh,
-) -> DecisionId {
+) -> Recorded {
     let Some(merge) = Merge::of(event) else {
         let Fresh { id, line, .. } = fresh();
         let kind = match event.verdict {
@@ -279,7 +316,7 @@ fn enter(
             stands_for: 1,
         });
         desk.ensure_writer();
-        return id;
+        return Recorded { id, again: None };
     };
     let entered = desk.windows.enter(merge, event, now, fresh);
     if let Some(item) = entered.finished {
@@ -289,7 +326,19 @@ fn enter(
         desk.queue.wake();
     }
     desk.ensure_writer();
-    entered.id
+    entered.recorded
+}
+
+/// A decision where nothing is written: equal ones share its id as if they shared its record.
+fn uncounted(id: DecisionId, event: &Event<'_>, tally: Option<Tally>, now: Instant) -> Recorded {
+    let again = Merge::of(event).map(|merge| Again {
+        verdict: event.verdict,
+        reason: event.reason,
+        until: now + merge.window(),
+        count: None,
+        tally,
+    });
+    Recorded { id, again }
 }
 
 impl Drop for Inner {

@@ -64,6 +64,62 @@ pub(crate) fn with<'a>(records: &'a [Value], key: &str, value: &str) -> Vec<&'a 
         .collect()
 }
 
+/// Decides twice, which gives leave to repeat.
+fn leave(recorder: &Recorder, event: &Event<'_>, now: Instant) -> Again {
+    recorder.decide(event, now, &|| None);
+    let again = recorder.decide(event, now, &|| None).again;
+    again.expect("an equal decision was recorded before")
+}
+
+#[test]
+fn log_flood_of_repeated_decisions_is_counted_into_one_record() {
+    let (recorder, memory) = Recorder::to_memory("test");
+    let start = Instant::now();
+    let again = leave(&recorder, &denial("denied.example").port(443), start);
+    for _ in 0..98 {
+        assert!(recorder.again(&again, start + DENIAL_WINDOW / 2));
+    }
+    assert!(!recorder.again(&again, start + DENIAL_WINDOW));
+    let records = records(&recorder, &memory);
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(records[0]["count"], 100);
+    assert_eq!(recorder.counters().verdict(Verdict::Deny), 100);
+    assert_eq!(recorder.denied_summary().groups[0].count, 100);
+    assert!(
+        !recorder.again(&again, start),
+        "its record is written: the next decision needs one of its own"
+    );
+}
+
+#[test]
+fn a_subscriber_sees_repeated_decisions_too() {
+    let recorder = Recorder::null();
+    let start = Instant::now();
+    let again = leave(&recorder, &lookup("listed.example"), start);
+    assert!(recorder.again(&again, start));
+    let subscription = recorder.subscribe();
+    assert!(!recorder.again(&again, start));
+    drop(subscription);
+}
+
+#[test]
+fn a_suggestion_is_made_once_for_a_group() {
+    let (recorder, _memory) = Recorder::to_memory("test");
+    let made = AtomicUsize::new(0);
+    let suggest = || {
+        made.fetch_add(1, Ordering::Relaxed);
+        Some("line".to_owned())
+    };
+    let start = Instant::now();
+    for second in 0..3 {
+        let event = denial("denied.example");
+        recorder.decide(&event, start + DENIAL_WINDOW * second, &suggest);
+    }
+    assert_eq!(made.load(Ordering::Relaxed), 1);
+    let summary = recorder.denied_summary();
+    assert_eq!(summary.groups[0].suggestion.as_deref(), Some("line"));
+}
+
 #[test]
 fn equal_denials_within_a_second_share_one_record_and_later_ones_do_not() {
     let (recorder, memory) = Recorder::to_memory("test");

@@ -78,8 +78,9 @@ impl Groups {
         }
     }
 
-    /// Counts a denial and returns where to count its equals.
-    pub(crate) fn note(&self, event: &Event<'_>) -> Tally {
+    /// Counts a denial and returns where to count its equals. `suggest` makes the suggestion, which
+    /// a new group keeps.
+    pub(crate) fn note(&self, event: &Event<'_>, suggest: &dyn Fn() -> Option<String>) -> Tally {
         let key = Key {
             name: name_of(event),
             port: event.port,
@@ -91,7 +92,7 @@ impl Groups {
             group.tally.clone()
         } else if order < MAX_GROUPS {
             let tally = Tally::default();
-            let suggestion = event.suggestion.map(short_lines);
+            let suggestion = suggest().as_deref().map(short_lines);
             table.insert(
                 key,
                 Group {
@@ -192,9 +193,10 @@ mod tests {
     #[test]
     fn equal_denials_are_one_group_with_its_suggestion() {
         let groups = Groups::new();
-        groups.note(&denial("b.example").port(443).suggestion("line"));
-        groups.note(&denial("a.example").port(443));
-        let tally = groups.note(&denial("a.example").port(443));
+        groups.note(&denial("b.example").port(443), &|| Some("line".into()));
+        groups.note(&denial("a.example").port(443), &|| None);
+        let known = || unreachable!("a group has its suggestion from its first denial");
+        let tally = groups.note(&denial("a.example").port(443), &known);
         tally.fetch_add(1, Ordering::Relaxed);
         let summary = groups.summary();
         assert_eq!(summary.total(), 4);
@@ -207,7 +209,7 @@ mod tests {
     fn a_million_names_keep_the_summary_bounded() {
         let groups = Groups::new();
         for n in 0..MAX_GROUPS + 10 {
-            groups.note(&denial(&format!("n{n}.example")));
+            groups.note(&denial(&format!("n{n}.example")), &|| None);
         }
         let summary = groups.summary();
         assert_eq!(summary.groups.len(), MAX_GROUPS);

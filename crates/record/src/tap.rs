@@ -53,7 +53,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    fn new(id: DecisionId, event: &Event<'_>) -> Seen {
+    fn new(id: DecisionId, event: &Event<'_>, suggestion: Option<&str>) -> Seen {
         Seen {
             id,
             layer: event.layer,
@@ -74,7 +74,7 @@ impl Seen {
                 .rule
                 .map(|(text, source)| (short(text), short(source))),
             detail: event.detail.map(short),
-            suggestion: event.suggestion.map(short_lines),
+            suggestion: suggestion.map(short_lines),
         }
     }
 }
@@ -149,11 +149,21 @@ impl Taps {
         Subscription { receiver, missed }
     }
 
-    pub(crate) fn show(&self, id: DecisionId, event: &Event<'_>) {
-        if self.active.load(Ordering::Acquire) == 0 {
+    /// Whether anybody wants to see every decision.
+    pub(crate) fn any(&self) -> bool {
+        self.active.load(Ordering::Acquire) > 0
+    }
+
+    pub(crate) fn show(
+        &self,
+        id: DecisionId,
+        event: &Event<'_>,
+        suggest: &dyn Fn() -> Option<String>,
+    ) {
+        if !self.any() {
             return;
         }
-        let seen = Seen::new(id, event);
+        let seen = Seen::new(id, event, suggest().as_deref());
         let mut taps = self.taps.lock().unwrap_or_else(PoisonError::into_inner);
         taps.retain(|tap| match tap.sender.try_send(seen.clone()) {
             Ok(()) => true,
@@ -176,12 +186,9 @@ mod tests {
     fn a_subscriber_sees_each_decision_and_a_slow_one_knows_what_it_missed() {
         let (taps, ids) = (Taps::new(), IdSource::new());
         let subscription = taps.subscribe();
-        let event = Event::default()
-            .name("a.example")
-            .port(443)
-            .suggestion("line");
+        let event = Event::default().name("a.example").port(443);
         for _ in 0..MAX_WAITING + 3 {
-            taps.show(ids.next(), &event);
+            taps.show(ids.next(), &event, &|| Some("line".into()));
         }
         let seen = subscription.next(Duration::ZERO).unwrap();
         assert_eq!((seen.name.as_str(), seen.port), ("a.example", Some(443)));
@@ -193,7 +200,7 @@ mod tests {
     fn a_dropped_subscription_is_forgotten() {
         let (taps, ids) = (Taps::new(), IdSource::new());
         drop(taps.subscribe());
-        taps.show(ids.next(), &Event::default());
+        taps.show(ids.next(), &Event::default(), &|| None);
         assert_eq!(taps.active.load(Ordering::Relaxed), 0);
     }
 

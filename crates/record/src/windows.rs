@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_policy::Verdict;
 
+use crate::again::{Again, Count, Recorded};
 use crate::event::{Event, Layer, Protocol};
 use crate::id::DecisionId;
 use crate::line::{self, finish_decision};
@@ -54,7 +55,7 @@ impl Merge {
         }
     }
 
-    fn window(self) -> Duration {
+    pub(crate) fn window(self) -> Duration {
         match self {
             Merge::Denial => DENIAL_WINDOW,
             Merge::Lookup => LOOKUP_WINDOW,
@@ -78,29 +79,38 @@ struct Window {
     id: DecisionId,
     opened: Instant,
     line: Vec<u8>,
-    count: u64,
+    count: Count,
     tally: Option<Tally>,
 }
 
 impl Window {
     /// Takes in an equal decision, unless the window's time is up.
-    fn join(&mut self, merge: Merge, now: Instant) -> Option<DecisionId> {
-        if now.saturating_duration_since(self.opened) >= merge.window() {
+    fn join(&self, merge: Merge, event: &Event<'_>, now: Instant) -> Option<Recorded> {
+        if now.saturating_duration_since(self.opened) >= merge.window() || !self.count.add() {
             return None;
         }
-        self.count += 1;
         if let Some(tally) = &self.tally {
             tally.fetch_add(1, Ordering::Relaxed);
         }
-        Some(self.id)
+        let again = Again {
+            verdict: event.verdict,
+            reason: event.reason,
+            until: self.opened + merge.window(),
+            count: Some(self.count.clone()),
+            tally: self.tally.clone(),
+        };
+        Some(Recorded {
+            id: self.id,
+            again: Some(again),
+        })
     }
 
     fn close(self, merge: Merge) -> Item {
-        let line = finish_decision(self.line, self.count);
+        let stands_for = self.count.take();
         Item {
-            line,
+            line: finish_decision(self.line, stands_for),
             kind: merge.kind(),
-            stands_for: self.count,
+            stands_for,
         }
     }
 }
@@ -125,7 +135,7 @@ pub(crate) struct Fresh {
 
 /// What became of a decision.
 pub(crate) struct Entered {
-    pub(crate) id: DecisionId,
+    pub(crate) recorded: Recorded,
     /// A finished record to be written now: the one that the new window replaces, or the
     /// decision's own when there was no room for a window.
     pub(crate) finished: Option<Item>,
@@ -144,12 +154,12 @@ impl Windows {
     }
 
     /// Joins the decision to an equal one, if there is one.
-    pub(crate) fn join(&self, merge: Merge, event: &Event<'_>, now: Instant) -> Option<DecisionId> {
+    pub(crate) fn join(&self, merge: Merge, event: &Event<'_>, now: Instant) -> Option<Recorded> {
         let fingerprint = self.fingerprint(event);
-        let mut shard = self.shard(fingerprint.0 as usize % SHARDS);
+        let shard = self.shard(fingerprint.0 as usize % SHARDS);
         shard[merge as usize]
-            .get_mut(&fingerprint)?
-            .join(merge, now)
+            .get(&fingerprint)?
+            .join(merge, event, now)
     }
 
     /// Joins the decision to an equal one, or opens a window with what `fresh` makes.
@@ -166,43 +176,30 @@ impl Windows {
         let room = windows.len() < MAX_WINDOWS_PER_SHARD
             && self.bytes[merge as usize].load(Ordering::Relaxed) + line::MAX_LINE_BYTES
                 <= MAX_WINDOW_BYTES;
+        let entered = |recorded, finished, first_open| Entered {
+            recorded,
+            finished,
+            first_open,
+        };
         match windows.entry(fingerprint) {
             Entry::Occupied(mut entry) => {
-                let window = entry.get_mut();
-                if let Some(id) = window.join(merge, now) {
-                    return Entered {
-                        id,
-                        finished: None,
-                        first_open: false,
-                    };
+                if let Some(recorded) = entry.get().join(merge, event, now) {
+                    return entered(recorded, None, false);
                 }
-                let (id, window) = open(fresh(), now);
+                let (recorded, window) = open(fresh(), now);
                 let old = entry.insert(window);
                 self.moved(merge, old.line.len(), entry.get().line.len());
-                Entered {
-                    id,
-                    finished: Some(old.close(merge)),
-                    first_open: false,
-                }
+                entered(recorded, Some(old.close(merge)), false)
             }
             Entry::Vacant(entry) => {
-                let (id, window) = open(fresh(), now);
+                let (recorded, window) = open(fresh(), now);
                 if !room {
-                    let finished = Some(window.close(merge));
-                    return Entered {
-                        id,
-                        finished,
-                        first_open: false,
-                    };
+                    return entered(recorded, Some(window.close(merge)), false);
                 }
                 self.moved(merge, 0, window.line.len());
                 let first_open = self.open.fetch_add(1, Ordering::SeqCst) == 0;
                 entry.insert(window);
-                Entered {
-                    id,
-                    finished: None,
-                    first_open,
-                }
+                entered(recorded, None, first_open)
             }
         }
     }
@@ -269,16 +266,14 @@ impl Windows {
     }
 }
 
-fn open(fresh: Fresh, now: Instant) -> (DecisionId, Window) {
+fn open(fresh: Fresh, now: Instant) -> (Recorded, Window) {
     let Fresh { id, line, tally } = fresh;
-    (
+    let window = Window {
         id,
-        Window {
-            id,
-            opened: now,
-            line,
-            count: 1,
-            tally,
-        },
-    )
+        opened: now,
+        line,
+        count: Count::one(),
+        tally,
+    };
+    (Recorded { id, again: None }, window)
 }
