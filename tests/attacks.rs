@@ -16,19 +16,22 @@ def question(name):
     labels = b''.join(bytes([len(part)]) + part.encode() for part in name.split('.'))
     return struct.pack('>6H', 7, 0x100, 1, 0, 0, 0) + labels + b'\\0\\0\\1\\0\\1'
 udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-udp.settimeout(10)
+udp.settimeout(30)
 def dns(name):
     udp.sendto(question(name), ('10.0.2.3', 53))
     return udp.recv(4096)[3] & 15
 def proxy(port, message, size):
-    with socket.create_connection(('10.0.2.2', port), 10) as stream:
+    # Exactly this many bytes, however many segments they come in.
+    with socket.create_connection(('10.0.2.2', port), 30) as stream:
         stream.sendall(message)
-        return stream.recv(size)
+        with stream.makefile('rb') as answer:
+            return answer.read(size)
 def connect(name):
     return proxy(3128, f'CONNECT {name}:443 HTTP/1.1\\r\\nHost: {name}:443\\r\\n\\r\\n'.encode(), 12)[9:].decode()
 def socks(name):
     name = name.encode()
-    return proxy(1080, b'\\5\\1\\0\\5\\1\\0\\3' + bytes([len(name)]) + name + b'\\1\\xbb', 100)[-9]
+    # Two bytes choose the method, ten refuse the request.
+    return proxy(1080, b'\\5\\1\\0\\5\\1\\0\\3' + bytes([len(name)]) + name + b'\\1\\xbb', 12)[3]
 for n in range(130):
     last = dns(f'secret{n}.wild.example.com')
 print('dns', last, 'connect', connect('secret-c.wild.example.com'), 'socks', socks('secret-s.wild.example.com'),

@@ -12,7 +12,9 @@ use support::{Ran, read_records, require, sandbox, world};
 
 const EVIL: &str = "evil.example.net";
 
-/// Fails the test unless every denial of this protocol, at least one, names this command.
+/// Fails the test unless a denial of this protocol names this command, and none another one. (The
+/// first is looked up always; those after it only while the second's budget of time lasts, which a
+/// machine that stands still for a moment spends.)
 #[track_caller]
 fn assert_named(ran: &Ran, protocol: &str, command: &str) {
     let denials = ran.records.all_denials();
@@ -20,9 +22,14 @@ fn assert_named(ran: &Ran, protocol: &str, command: &str) {
         .iter()
         .filter(|record| record["protocol"] == protocol)
         .collect();
-    assert!(!denials.is_empty(), "nothing denied by {protocol}: {ran}");
+    let named = denials
+        .iter()
+        .filter(|denial| denial["process"].is_object());
+    assert!(named.count() > 0, "nobody named by {protocol}: {ran}");
     for denial in denials {
-        let process = &denial["process"];
+        let Some(process) = denial.get("process") else {
+            continue;
+        };
         let named = process["command"].as_str().unwrap_or_default();
         assert!(named.starts_with(command), "not {command}: {denial}");
         assert!(process["pid"].as_u64() > Some(1), "{denial}");

@@ -41,8 +41,8 @@ fn the_yaml_loads_as_it_stands_and_allowed_names_go_through_the_company_s_proxy(
     let world = company();
     let ran = sandbox(&world).policy("yaml", YAML).sh(
         "for way in '' '--noproxy *' '--socks5-hostname 10.0.2.2:1080'; do set -f; for scheme in http https; do \
-         curl -sS -m 10 -o /dev/null -w '%{http_code}\\n' $way $scheme://registry.internal.company.com/; done; done; \
-         curl -s -m 10 -o /dev/null -w '%{http_connect}\\n' https://evil.example.net/",
+         curl -sS -m 25 -o /dev/null -w '%{http_code}\\n' $way $scheme://registry.internal.company.com/; done; done; \
+         curl -s -m 25 -o /dev/null -w '%{http_connect}\\n' https://evil.example.net/",
     );
     assert_eq!(ran.out(), "200\n".repeat(6) + "403\n", "{ran}");
     assert!(
@@ -85,9 +85,9 @@ fn names_in_no_proxy_go_direct() {
              [network.proxy]\nhttp = \"http://proxy.example.corp:3128\"\nhttps = \"http://proxy.example.corp:3128\"\n\
              no_proxy = \"localhost,.example.com\"\n",
         )
-        .sh("curl -sS -m 10 -o /dev/null -w '%{http_code}\\n' https://api.example.com/; \
-             curl -sS -m 10 -o /dev/null -w '%{http_code}\\n' https://github.com/; \
-             curl -sS -m 10 -o /dev/null -w '%{http_code}\\n' http://github.com/");
+        .sh("curl -sS -m 25 -o /dev/null -w '%{http_code}\\n' https://api.example.com/; \
+             curl -sS -m 25 -o /dev/null -w '%{http_code}\\n' https://github.com/; \
+             curl -sS -m 25 -o /dev/null -w '%{http_code}\\n' http://github.com/");
     ran.assert_ok().assert_no_denial();
     assert_eq!(ran.out(), "200\n".repeat(3), "{ran}");
     assert_eq!(by_proxy(&world, "CONNECT github.com:443 "), 1);
@@ -101,7 +101,7 @@ fn an_upstream_proxy_that_refuses_is_502_never_403() {
     let ran = sandbox(&world)
         .allow("github.com")
         .args(&["--upstream-proxy", "http://proxy.example.corp:3129"])
-        .sh("curl -s -m 10 -o /dev/null -w '%{http_connect}\\n' https://github.com/");
+        .sh("curl -s -m 25 -o /dev/null -w '%{http_connect}\\n' https://github.com/");
     assert_eq!(ran.out(), "502\n", "{ran}");
     let record = ran.records.one("connect", "github.com");
     assert_eq!(

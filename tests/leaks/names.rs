@@ -14,29 +14,29 @@ const PATHS: &[(&str, &str)] = &[
         "python",
         "python3 -c 'import socket; socket.getaddrinfo(\"NAME\", 443)'",
     ),
-    ("udp", "dig +tries=1 +time=5 NAME"),
-    ("tcp", "dig +tcp +tries=1 +time=5 NAME"),
-    ("txt", "dig +tries=1 +time=5 NAME TXT"),
-    ("https", "dig +tries=1 +time=5 NAME HTTPS"),
-    ("case", "dig +tries=1 +time=5 $(echo NAME | tr a-z A-Z)."),
-    ("foreign4", "dig +tries=1 +time=5 @8.8.8.8 NAME"),
+    ("udp", "dig +tries=1 +time=20 NAME"),
+    ("tcp", "dig +tcp +tries=1 +time=20 NAME"),
+    ("txt", "dig +tries=1 +time=20 NAME TXT"),
+    ("https", "dig +tries=1 +time=20 NAME HTTPS"),
+    ("case", "dig +tries=1 +time=20 $(echo NAME | tr a-z A-Z)."),
+    ("foreign4", "dig +tries=1 +time=20 @8.8.8.8 NAME"),
     (
         "foreign4tcp",
-        "dig +tcp +tries=1 +time=5 @198.51.100.8 NAME",
+        "dig +tcp +tries=1 +time=20 @198.51.100.8 NAME",
     ),
-    ("foreign6", "dig +tries=1 +time=5 @2001:db8:10::53 NAME"),
+    ("foreign6", "dig +tries=1 +time=20 @2001:db8:10::53 NAME"),
     (
         "foreign6tcp",
-        "dig +tcp +tries=1 +time=5 @2001:db8:10::53 NAME",
+        "dig +tcp +tries=1 +time=20 @2001:db8:10::53 NAME",
     ),
-    ("hostresolver", "dig +tries=1 +time=5 @203.0.113.53 NAME"),
+    ("hostresolver", "dig +tries=1 +time=20 @203.0.113.53 NAME"),
     ("nslookup", "nslookup NAME"),
     (
         "edns",
-        "dig +tries=1 +time=5 +subnet=192.0.2.0/24 +cookie +nsid NAME",
+        "dig +tries=1 +time=20 +subnet=192.0.2.0/24 +cookie +nsid NAME",
     ),
-    ("noedns", "dig +tries=1 +time=5 +noedns NAME"),
-    ("norecurse", "dig +tries=1 +time=5 +norecurse NAME"),
+    ("noedns", "dig +tries=1 +time=20 +noedns NAME"),
+    ("norecurse", "dig +tries=1 +time=20 +norecurse NAME"),
     (
         "resolve4",
         "node -e 'require(\"dns\").resolve4(\"NAME\", () => process.exit())'",
@@ -49,8 +49,8 @@ const PATHS: &[(&str, &str)] = &[
         "nodeserver",
         "node -e 'const r = new (require(\"dns\").Resolver)(); r.setServers([\"8.8.8.8\"]); r.resolve4(\"NAME\", () => process.exit())'",
     ),
-    ("curl", "curl -s -m 5 --noproxy '*' http://NAME/"),
-    ("nc", "nc -z -w 3 NAME 443"),
+    ("curl", "curl -s -m 25 --noproxy '*' http://NAME/"),
+    ("nc", "nc -z -w 25 NAME 443"),
     (
         "git",
         "env -u HTTPS_PROXY -u https_proxy -u ALL_PROXY -u all_proxy git ls-remote https://NAME/repo.git",
@@ -71,29 +71,29 @@ const PATHS: &[(&str, &str)] = &[
         "update",
         "python3 -c 'import gate; gate.ask(gate.query(\"NAME\", flags=0x2800), \"203.0.113.54\", limit=1)'",
     ),
-    ("axfr", "dig +tries=1 +time=3 @203.0.113.53 NAME AXFR"),
+    ("axfr", "dig +tries=1 +time=20 @203.0.113.53 NAME AXFR"),
 ];
 
 /// Paths that exist only inside: through the proxies.
 const PROXIED: &[(&str, &str)] = &[
-    ("connect", "curl -s -m 5 https://NAME/"),
-    ("connectport", "curl -s -m 5 -p http://NAME:8080/"),
-    ("absolute", "curl -s -m 5 http://NAME/"),
+    ("connect", "curl -s -m 25 https://NAME/"),
+    ("connectport", "curl -s -m 25 -p http://NAME:8080/"),
+    ("absolute", "curl -s -m 25 http://NAME/"),
     (
         "host",
-        "curl -s -m 5 -H 'Host: NAME' http://api.example.com/",
+        "curl -s -m 25 -H 'Host: NAME' http://api.example.com/",
     ),
     (
         "socks5h",
-        "curl -s -m 5 --socks5-hostname 10.0.2.2:1080 https://NAME/",
+        "curl -s -m 25 --socks5-hostname 10.0.2.2:1080 https://NAME/",
     ),
     (
         "socks5",
-        "curl -s -m 5 --socks5 10.0.2.2:1080 https://NAME/",
+        "curl -s -m 25 --socks5 10.0.2.2:1080 https://NAME/",
     ),
     (
         "socks4a",
-        "curl -s -m 5 --socks4a 10.0.2.2:1080 https://NAME/",
+        "curl -s -m 25 --socks4a 10.0.2.2:1080 https://NAME/",
     ),
     (
         "sni",
@@ -105,7 +105,7 @@ const PROXIED: &[(&str, &str)] = &[
     ),
     (
         "directhost",
-        "curl -s -m 5 --noproxy '*' -H 'Host: NAME' http://api.example.com/",
+        "curl -s -m 25 --noproxy '*' -H 'Host: NAME' http://api.example.com/",
     ),
     (
         "dnsbyconnect",
@@ -133,11 +133,11 @@ const PROXIED: &[(&str, &str)] = &[
     ),
     (
         "forwarded",
-        "curl -s -m 5 -H 'X-Forwarded-Host: NAME' -H 'Forwarded: host=NAME' -H 'Via: 1.1 NAME' http://NAME.api.example.com/",
+        "curl -s -m 25 -H 'X-Forwarded-Host: NAME' -H 'Forwarded: host=NAME' -H 'Via: 1.1 NAME' http://NAME.api.example.com/",
     ),
     (
         "websocket",
-        "curl -s -m 5 -H 'Connection: Upgrade' -H 'Upgrade: websocket' http://NAME/",
+        "curl -s -m 25 -H 'Connection: Upgrade' -H 'Upgrade: websocket' http://NAME/",
     ),
     (
         "fetch",
@@ -178,7 +178,7 @@ fn inside(paths: &[(&str, &str)]) -> Ran {
     node_modules(&world);
     let ran = sandbox(&world)
         .allow("api.example.com")
-        .limit(Duration::from_secs(60))
+        .limit(Duration::from_secs(120))
         .sh(&all_in_one(paths));
     ran.assert_ok();
     for query in world.dns_log() {
@@ -239,7 +239,7 @@ fn without_the_gateway_each_of_these_paths_does_reach_a_resolver() {
     world.file("gate.py", shared::GATE);
     let done = finish(
         world.command("sh").args(["-c", &all_in_one(PATHS)]),
-        Duration::from_secs(60),
+        Duration::from_secs(120),
     );
     assert!(done.ok(), "{done}");
     let log = world.dns_log();
@@ -266,7 +266,7 @@ fn under_audit_the_proxied_paths_do_reach_a_resolver() {
     let script = all_in_one(PROXIED);
     let ran = sandbox(&world)
         .args(&["--audit"])
-        .limit(Duration::from_secs(60))
+        .limit(Duration::from_secs(120))
         .sh(&script);
     ran.assert_ok();
     for path in [

@@ -68,7 +68,7 @@ fn timeout_gives_124_and_ends_what_ignores_it() {
         .run(&["sleep", &polite]);
     ran.assert_code(124);
     assert!(ran.finished.elapsed >= Duration::from_secs(1), "{ran}");
-    assert!(ran.finished.elapsed < Duration::from_secs(10), "{ran}");
+    assert!(ran.finished.elapsed < Duration::from_secs(60), "{ran}");
 
     // A program that ignores SIGTERM, with a child that left its session and process group.
     let script = format!("trap '' TERM; setsid sleep {deaf} & sleep {deaf}; sleep {deaf}");

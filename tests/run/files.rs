@@ -87,7 +87,7 @@ fn a_full_disk_under_the_log_does_not_break_the_program() {
     let log = format!("{small}/decisions.jsonl");
     let child = "for number in $(seq 60); do getent hosts $number.evil.example.net; done; \
                  curl -sS --noproxy '*' https://api.example.com/after; \
-                 nc -zw 5 203.0.113.90 22 2>/dev/null || echo still refused";
+                 nc -zw 25 203.0.113.90 22 2>/dev/null || echo still refused";
     let args = [
         "run",
         "--allow",

@@ -18,10 +18,10 @@ for bound, asked in [('127.0.0.1', '127.0.0.1'), ('0.0.0.0', '127.0.0.1'), ('127
         server = socket.create_server((bound, port), family=family)
         def serve():
             peer, _ = server.accept()
-            peer.sendall(peer.recv(100).upper())
+            peer.sendall(peer.recv(5, socket.MSG_WAITALL).upper())
             peer.close()
         threading.Thread(target=serve).start()
-        with socket.create_connection((asked, server.getsockname()[1]), 5) as client:
+        with socket.create_connection((asked, server.getsockname()[1]), 30) as client:
             client.sendall(b'hello')
             print(bound, asked, port, client.makefile().read())
         server.close()
@@ -47,7 +47,7 @@ server.listen()
 client = socket.socket(socket.AF_UNIX)
 client.connect('own.sock')
 client.sendall(b'over a path')
-print(server.accept()[0].recv(100).decode())
+print(server.accept()[0].recv(len('over a path'), socket.MSG_WAITALL).decode())
 ";
     let ran = sandbox(&world).python(program);
     ran.assert_ok()
@@ -61,7 +61,7 @@ print(server.accept()[0].recv(100).decode())
 fn the_hosts_loopback_is_not_the_sandboxs() {
     let world = world();
     let ran = sandbox(&world)
-        .sh("nc -zw 5 127.0.0.1 8080; echo gone $?; nc -zw 5 ::1 8080; echo gone $?");
+        .sh("nc -zw 25 127.0.0.1 8080; echo gone $?; nc -zw 25 ::1 8080; echo gone $?");
     ran.assert_ok();
     assert_eq!(ran.out(), "gone 1\ngone 1\n", "{ran}");
 }
@@ -86,7 +86,11 @@ fn a_published_port_is_reached_from_the_host() {
         let url = format!("http://127.0.0.1:{host}/page.txt");
         let fetch = || {
             let mut curl = world.command("curl");
-            exec::run(curl.args(["-sS", "-m", "5", &url]), Duration::from_secs(10)).unwrap()
+            exec::run(
+                curl.args(["-sS", "-m", "25", &url]),
+                Duration::from_secs(30),
+            )
+            .unwrap()
         };
         until("the server inside answers", || fetch().ok());
         assert_eq!(fetch().out(), "served from inside");
@@ -94,8 +98,8 @@ fn a_published_port_is_reached_from_the_host() {
         let mut curl = world.command("curl");
         let elsewhere = format!("http://192.0.2.2:{host}/page.txt");
         let done = exec::run(
-            curl.args(["-sS", "-m", "5", &elsewhere]),
-            Duration::from_secs(10),
+            curl.args(["-sS", "-m", "25", &elsewhere]),
+            Duration::from_secs(30),
         );
         assert_eq!(
             done.unwrap().code(),

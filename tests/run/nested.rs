@@ -12,7 +12,7 @@ fn a_run_inside_a_run_has_what_both_allow() {
            curl -sS -o /dev/null -w \"proxy %{{http_code}}\\n\" https://api.example.com/; \
            curl -sS --noproxy \"*\" https://www.example.com/ 2>/dev/null || echo inner refused $?; \
            getent hosts only-inner.example.net || echo outer refused $?; \
-           nc -zw 5 203.0.113.90 22 2>/dev/null || echo address refused'; echo code $?",
+           nc -zw 25 203.0.113.90 22 2>/dev/null || echo address refused'; echo code $?",
         program = program.display()
     );
     let run = sandbox(&world)

@@ -47,7 +47,7 @@ fn the_rules_cannot_be_changed_from_inside() {
         let script = format!(
             "export PATH=/usr/sbin:/usr/bin:/sbin:/bin; id -u; {ATTEMPTS}\
              curl -sS --noproxy '*' -o /dev/null -w 'listed %{{http_code}}\\n' https://api.example.com/; \
-             nc -zw 5 203.0.113.90 22 || echo still refused"
+             nc -zw 25 203.0.113.90 22 || echo still refused"
         );
         let ran = run.sh(&script);
         assert_eq!(ran.out().starts_with("0\n"), as_root, "{ran}");

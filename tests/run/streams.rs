@@ -48,7 +48,7 @@ fn closed_and_empty_streams_are_passed_on() {
 #[test]
 fn nothing_is_written_to_standard_error_when_something_is_denied() {
     let world = world();
-    let script = "getent hosts evil.example.net; nc -zw 5 203.0.113.90 22 2>/dev/null; \
+    let script = "getent hosts evil.example.net; nc -zw 25 203.0.113.90 22 2>/dev/null; \
                   curl -s https://evil.example.net/; echo over";
     let ran = sandbox(&world).sh(script);
     ran.assert_ok();

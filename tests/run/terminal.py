@@ -7,7 +7,7 @@ Prints all that the terminal showed; exits 1 when a pattern does not show within
 
 import json, os, pty, re, select, signal, subprocess, sys, time
 
-LIMIT = 20.0  # seconds a step may take
+LIMIT = 40.0  # seconds a step may take
 
 steps = json.load(open(sys.argv[1]))
 pid, terminal = pty.fork()

@@ -53,7 +53,7 @@ fn when_the_gateway_is_killed_nothing_gets_out_any_more() {
     // Connects without a pause; each connection is a line in the world's log.
     let program = format!(
         "import socket\nprint('busy', flush=True)\nwhile True:\n  try:\n    \
-         socket.create_connection(('raw.example.com', 9000), 5).sendall(b'{mark}')\n  \
+         socket.create_connection(('raw.example.com', 9000), 20).sendall(b'{mark}')\n  \
          except OSError: pass\n"
     );
     let run = sandbox(&world).allow("raw.example.com:9000");

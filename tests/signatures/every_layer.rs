@@ -114,7 +114,7 @@ fn every_opened_flow_has_one_decision_and_one_close() {
         "import gate\n\
          for open in (lambda: gate.tcp('raw.example.com', 9000), lambda: gate.connect('raw.example.com:9000')[0],\n\
          \x20             lambda: gate.socks(b'raw.example.com', 9000)[0]):\n\
-         \x20s = open(); s.sendall(b'1234\\n'); assert s.recv(5) == b'1234\\n'; s.shutdown(1); assert not s.recv(1); s.close()",
+         \x20s = open(); s.sendall(b'1234\\n'); assert gate.exactly(s, 5) == b'1234\\n'; s.shutdown(1); assert not s.recv(1); s.close()",
     );
     ran.assert_ok().assert_no_denial();
     for protocol in ["transparent", "connect", "socks5"] {

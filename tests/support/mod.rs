@@ -13,7 +13,7 @@
 mod records;
 mod tools;
 
-pub use records::{Records, read_records};
+pub use records::{Records, read_records, seconds_between};
 pub use tools::{guest_kernel, node_modules, require, require_kernel};
 
 use portcullis_testkit::exec::{self, Finished};
@@ -24,8 +24,9 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// How long a sandboxed program may take unless the test says otherwise.
-pub const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a sandboxed program may take unless the test says otherwise: much longer than it does,
+/// since it only ends what hangs.
+pub const TIMEOUT: Duration = Duration::from_secs(90);
 
 /// The standard world.
 pub fn world() -> World {
@@ -258,15 +259,19 @@ impl Ran {
 
     /// Fails the test unless exactly one record denies this name (or address) at this layer, with
     /// this reason; at `dns` exactly one for each record type that was asked for, since libc asks
-    /// for A and AAAA.
+    /// for A and AAAA. What a slow program asked again after a second or more has its own record, as
+    /// the contract says; within one second equal ones share theirs.
     #[track_caller]
     pub fn assert_one_denial(&self, layer: &str, reason: &str, whom: &str) -> &Self {
         let found = self.records.denials(layer, reason, whom);
-        let mut kinds: Vec<String> = found.iter().map(|r| r["qtype"].to_string()).collect();
-        kinds.sort();
-        kinds.dedup();
+        let twice = found.iter().enumerate().any(|(index, one)| {
+            let equal = |other: &&&serde_json::Value| {
+                other["qtype"] == one["qtype"] && seconds_between(one, other) < 0.99
+            };
+            found[index + 1..].iter().any(|other| equal(&other))
+        });
         assert!(
-            !found.is_empty() && found.len() == kinds.len(),
+            !found.is_empty() && !twice,
             "{} denials of {whom} at {layer} with {reason}, not 1: {self}",
             found.len()
         );

@@ -27,6 +27,23 @@ pub fn read_records(path: &Path) -> Records {
     Records(text.lines().map(checked).collect())
 }
 
+/// How long one record's decision was before or after another's, in seconds.
+pub fn seconds_between(one: &Value, other: &Value) -> f64 {
+    let of_day = |record: &Value| -> f64 {
+        let time = record["time"].as_str().unwrap_or_default();
+        let clock = time.split_once('T').map_or("", |(_, clock)| clock);
+        let parts = clock.trim_end_matches('Z').split(':');
+        parts.fold(0.0, |sum, part| {
+            sum * 60.0
+                + part
+                    .parse::<f64>()
+                    .unwrap_or_else(|error| panic!("{error}: {record}"))
+        })
+    };
+    let apart = (of_day(one) - of_day(other)).abs();
+    apart.min(24.0 * 3600.0 - apart)
+}
+
 fn checked(line: &str) -> Value {
     assert!(
         line.len() < MAX_LINE_BYTES,

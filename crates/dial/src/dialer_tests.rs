@@ -76,7 +76,7 @@ async fn rebinding_between_two_dials_meets_the_guard_again() {
     assert_eq!(world.dialer.connect(&permit).await.unwrap().address, open);
     world.names.set("rebind.example", &["127.0.0.2"]);
     // Whatever the resolver still remembers, the new address is never dialled.
-    let until = Instant::now() + Duration::from_secs(10);
+    let until = Instant::now() + Duration::from_secs(60);
     let error = loop {
         match world.dialer.connect(&permit).await {
             Ok(dialed) => assert_eq!(dialed.address, open),
@@ -183,7 +183,7 @@ async fn the_first_address_that_answers_wins_over_one_that_refuses() {
     let dialed = world.dialer.connect(&permit).await.unwrap();
     assert_eq!(dialed.address, at);
     assert_eq!(dialed.addresses.len(), 2);
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(8));
 }
 
 #[tokio::test]

@@ -169,10 +169,10 @@ async fn a_proxy_that_hangs_is_given_up_in_time() {
 
 #[tokio::test]
 async fn a_proxy_that_cannot_be_reached_is_the_proxys_failure_not_the_destinations() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let at = listener.local_addr().unwrap();
-    drop(listener);
-    fails_with(at, "onnection refused").await;
+    // Bound and not listening: nobody else gets the port meanwhile.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    fails_with(socket.local_addr().unwrap(), "onnection refused").await;
 }
 
 #[tokio::test]

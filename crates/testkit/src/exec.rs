@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long output may trickle in after the program itself has ended.
-const LINGER: Duration = Duration::from_secs(2);
+const LINGER: Duration = Duration::from_secs(5);
 /// How often a running program is looked at.
 const POLL: Duration = Duration::from_millis(2);
 

@@ -77,7 +77,7 @@ scenario!(what_a_server_said_before_it_reset_is_delivered, |world| {
     let (mut client, mut upstream) = pair(&world, &server).await;
     // Closing with unread bytes resets, as servers do that answer early.
     client.say("unread").await;
-    sleep(Duration::from_millis(50)).await;
+    while upstream.peek(&mut [0; 6]).await.unwrap() < 6 {}
     upstream.say("last words").await;
     drop(upstream);
     client.hear_text("last words").await;
@@ -200,8 +200,18 @@ scenario!(one_connection_too_many_is_told_so_and_recorded, |_usual| {
     );
     // A place that is given back is taken again.
     drop(first);
-    sleep(Duration::from_millis(100)).await;
-    pair(&world, &server).await;
+    let until = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let mut again = world.http().await;
+        again
+            .say("CONNECT any.example:9999 HTTP/1.1\r\nHost: any.example:9999\r\n\r\n")
+            .await;
+        if again.hear_head().await.starts_with("HTTP/1.1 200") {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < until, "the place stays taken");
+        sleep(Duration::from_millis(20)).await;
+    }
 });
 
 scenario!(
@@ -244,12 +254,12 @@ scenario!(
     |world| {
         let server = world.listen("192.0.2.1:443").await;
         world.lease("192.0.2.1", "a.example");
+        let started = std::time::Instant::now();
         let mut client = world.connect("192.0.2.1:443").await;
         let mut upstream = server.accept().await;
         client.say([22, 3, 1, 2]).await;
-        let started = std::time::Instant::now();
         let mut end = Vec::new();
-        let ended = timeout(Duration::from_secs(12), client.read_to_end(&mut end))
+        let ended = timeout(PATIENCE, client.read_to_end(&mut end))
             .await
             .unwrap();
         assert!(ended.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionReset));

@@ -168,7 +168,11 @@ scenario!(the_server_speaks_first_and_is_heard_at_once, |world| {
     upstream.say("220 mail.example ESMTP\r\n").await;
     client.hear_text("220 mail.example ESMTP\r\n").await;
     // The record does not wait for the client for ever.
-    tokio::time::sleep(std::time::Duration::from_millis(700)).await;
+    let until = tokio::time::Instant::now() + crate::world::PATIENCE;
+    while world.records().await.decisions().is_empty() {
+        assert!(tokio::time::Instant::now() < until, "no record");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
     assert_eq!(world.records().await.decisions()[0]["layer"], "tcp");
     client.say("EHLO me\r\n").await;
     upstream.hear_text("EHLO me\r\n").await;

@@ -23,7 +23,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for anything.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 const POLICY: &str = r#"
 version = 1
@@ -196,7 +196,8 @@ impl World {
 
     /// The records once there are this many closes.
     pub async fn records_after(&self, closes: usize) -> Records {
-        for _ in 0..100 {
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::Instant::now() < until {
             let records = self.records().await;
             if records.closes().len() >= closes {
                 return records;

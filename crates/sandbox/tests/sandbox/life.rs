@@ -74,7 +74,7 @@ fn stopping_the_parent_does_not_stop_the_time_limit() {
     let start = Instant::now();
     let output = crate::support::output(inside);
     assert_eq!(output.status.code(), Some(124), "{output:?}");
-    assert!(start.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < Duration::from_secs(60));
     assert!(marked_process(&mark).is_none());
 }
 
@@ -89,11 +89,11 @@ fn the_time_limit_ends_the_whole_tree_also_one_that_ignores_signals() {
         &["sh", "-c", &script],
     );
     assert_eq!(output.status.code(), Some(124));
-    assert!(start.elapsed() < Duration::from_secs(6));
+    assert!(start.elapsed() < Duration::from_secs(60));
     assert_eq!(marked_process(&mark), None);
     // One that ends by itself keeps its code.
     assert_eq!(
-        run(User::Nobody, &["--timeout-ms", "9000"], &["false"])
+        run(User::Nobody, &["--timeout-ms", "30000"], &["false"])
             .status
             .code(),
         Some(1)
@@ -269,7 +269,7 @@ if pid == 0:
     os.chdir('/tmp')
     os.execv('/bin/bash', ['bash', '--norc', '--noediting', '-i'])
 seen = b''
-def expect(text, seconds=15):
+def expect(text, seconds=50):
     global seen
     end = time.time() + seconds
     while text not in seen:

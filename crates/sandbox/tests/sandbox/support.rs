@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 /// The user without privileges that tests use when they are started by root.
 const NOBODY: &str = "65534";
 /// Whoever waits longer than this has failed.
-pub const LIMIT: Duration = Duration::from_secs(20);
+pub const LIMIT: Duration = Duration::from_secs(60);
 pub const PYTHON: &str = "/usr/bin/python3";
 
 /// As whom the sandbox is started.

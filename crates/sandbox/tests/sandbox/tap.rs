@@ -20,7 +20,7 @@ def ether(to, kind, body): os.write(tap, to + MAC + struct.pack('!H', kind) + bo
 def ip(to, proto, body, source=IP):
     head = struct.pack('!BBHHHBBH4s4s', 0x45, 0, 20 + len(body), 1, 0, 64, proto, 0, source, to)
     return head[:10] + struct.pack('!H', checksum(head)) + head[12:] + body
-def wait(test, seconds=3.0):
+def wait(test, seconds=15.0):
     end = time.time() + seconds
     while time.time() < end:
         if select.select([tap], [], [], end - time.time())[0]:
@@ -74,7 +74,7 @@ fn a_guest_meets_the_same_doors_and_refusals() {
         r#"{GUEST}
 gateway = arp('10.0.2.2')
 print('arp', gateway is not None, arp('10.0.2.3') == gateway, arp('10.0.2.77', 2))
-def syn(host, port, source=IP, seconds=5.0):
+def syn(host, port, source=IP, seconds=15.0):
     to = socket.inet_aton(host)
     ether(gateway, 0x800, ip(to, 6, tcp(to, port, source=source), source))
     def reply(f):
@@ -97,7 +97,7 @@ ping = b'\x08\0\0\0\0\1\0\1'
 ping = ping[:2] + struct.pack('!H', checksum(ping)) + ping[4:]
 ether(gateway, 0x800, ip(to, 1, ping))
 print('ping', wait(lambda f: f[34] == 0 if f[23] == 1 and f[26:30] == to else None))
-time.sleep(0.2)
+time.sleep(1)
 "#
     );
     let options = [
