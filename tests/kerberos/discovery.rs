@@ -82,7 +82,7 @@ fn the_realm_itself_is_found_by_txt_where_that_is_listed() {
     let outside = realm.outside_with("txt", settings, &script);
     assert_eq!(outside.out(), listed.out(), "{outside}");
 
-    let unlisted = run().sh(&format!("rm -f ${{KRB5CCNAME#FILE:}}; {script}"));
+    let unlisted = run().sh(&script);
     unlisted.assert_said("does not specify default realm");
     let denied = |record: &&&serde_json::Value| record["qtype"] == "TXT";
     let found = unlisted.records.denials("dns", "not-in-allowlist", TXT);
@@ -137,6 +137,39 @@ fn the_target_of_an_srv_record_is_not_listed_by_it() {
         !left.is_empty() && left.iter().all(|query| query.qtype_name == "SRV"),
         "{left:?}"
     );
+}
+
+/// The manual's own lines, as they stand there, for a client that uses all of them.
+#[test]
+fn the_policy_in_the_manual_is_what_it_takes() {
+    let manual = include_str!("../../crates/policy/POLICY.md");
+    let section = manual.split("\n## Kerberos\n").nth(1).unwrap_or_default();
+    let policy = section.split("```toml\n").nth(1).unwrap_or_default();
+    let policy = policy.split("```").next().unwrap_or_default();
+    let realm = Realm::start();
+    let ran = realm
+        .inside(
+            "manual",
+            &format!("{DEFAULT_REALM}\n\tdns_lookup_realm = true"),
+        )
+        .policy("toml", policy)
+        .sh(&format!(
+            "{}; curl -sSf --negotiate -u : https://{ALIAS}/",
+            kinit()
+        ));
+    assert_eq!(ran.out(), WELCOME, "{ran}");
+    for line in policy.lines().filter(|line| line.contains("example.corp")) {
+        let less = policy.replace(line, "");
+        let optional = line.contains("TXT") || line.contains("_udp");
+        let ran = realm
+            .inside("less", DEFAULT_REALM)
+            .policy("toml", &less)
+            .sh(&format!(
+                "{}; curl -sSf --negotiate -u : https://{ALIAS}/",
+                kinit()
+            ));
+        assert_eq!(ran.out() == WELCOME, optional, "without {line}: {ran}");
+    }
 }
 
 /// A person who does not know what Kerberos looks up lets `learn` find it.

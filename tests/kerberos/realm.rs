@@ -235,11 +235,14 @@ impl Realm {
     }
 
     /// Writes a client's krb5.conf whose settings differ from the library's own by these lines of
-    /// `[libdefaults]`; gives the variables of a client that uses it. `name` keeps clients apart.
+    /// `[libdefaults]`; gives the variables of a client that uses it and has no ticket yet. `name`
+    /// keeps clients apart.
     fn client(&self, name: &str, settings: &str) -> [(&'static str, String); 2] {
         let text = format!("[libdefaults]\n{settings}\n");
         let conf = self.world.file(&format!("{name}.krb5.conf"), text);
         let cache = self.world.home().join(format!("{name}.ccache"));
+        // Usually there is none.
+        let _ = std::fs::remove_file(&cache);
         [
             ("KRB5_CONFIG", conf.display().to_string()),
             ("KRB5CCNAME", format!("FILE:{}", cache.display())),

@@ -127,6 +127,40 @@ fn a_type_that_is_not_served_is_nodata() {
     assert_eq!(shared::world().times_asked("types.example.com"), 0);
 }
 
+/// `types` of the policy, and of one rule, instead of those of a plain allow.
+#[test]
+fn the_types_that_a_policy_leaves_out_are_nodata_and_never_asked_for() {
+    require("dig");
+    let world = shared::world();
+    let policy = "version = 1\n[network.dns]\ntypes = [\"A\", \"SRV\"]\n[network.domains]\n\
+                  \"_sip._tcp.example.com\" = \"allow\"\n\"narrow.example.com\" = \"allow\"\n\
+                  \"empty.example.com\" = { verdict = \"allow\", types = [\"TXT\"] }\n";
+    let ran = sandbox(&world).policy("toml", policy).sh(
+        "dig +short _sip._tcp.example.com SRV; dig +short empty.example.com TXT; \
+         for type in MX TXT NS CAA AAAA HTTPS CNAME; do dig narrow.example.com $type; done; \
+         dig empty.example.com A",
+    );
+    let out = ran.out();
+    let served = "10 20 5060 api.example.com.\n\"no-address-here\"\n";
+    let rest = out.strip_prefix(served);
+    let rest = rest.unwrap_or_else(|| panic!("not served: {ran}"));
+    for sign in [
+        "status: NOERROR",
+        "ANSWER: 0",
+        "\tSOA\t",
+        "EDE: 21 (Not Supported): (type-not-served",
+    ] {
+        assert_eq!(rest.matches(sign).count(), 8, "{sign}: {ran}");
+    }
+    let denied = ran
+        .records
+        .denials("dns", "type-not-served", "narrow.example.com");
+    assert_eq!(denied.len(), 7, "{ran}");
+    ran.assert_one_denial("dns", "type-not-served", "empty.example.com");
+    assert_denials(&ran, 8);
+    assert_eq!(world.times_asked("narrow.example.com"), 0);
+}
+
 #[test]
 fn any_is_answered_by_rfc_8482_and_transfers_are_refused() {
     let ran = dig(&["example.com"], "+notcp example.com ANY");
