@@ -1,6 +1,6 @@
 //! Case 1: a company's own forward proxy and own resolvers sit behind the gateway.
 
-use crate::support::{sandbox, world_from};
+use crate::support::{require, sandbox, world_from};
 use portcullis_testkit::{DnsServer, World, WorldSpec, ip};
 
 /// The file of the case, as it stands.
@@ -72,6 +72,27 @@ fn the_yaml_loads_as_it_stands_and_allowed_names_go_through_the_company_s_proxy(
             "another resolver was asked: {query:?}"
         );
     }
+    world.assert_never_asked("evil");
+}
+
+/// A registry that is not listed does not exist, and npm says so at once, with and without the
+/// proxy's variables.
+#[test]
+fn npm_reports_a_clean_not_found() {
+    require("npm");
+    let world = company();
+    let npm = "npm view left-pad --registry https://npm.evil.example.net --fetch-retries 0";
+    let ran = sandbox(&world).policy("yaml", YAML).sh(&format!(
+        "env -i PATH=\"$PATH\" HOME=\"$HOME\" {npm}; echo $?; {npm}; echo $?"
+    ));
+    ran.assert_said("ENOTFOUND").assert_said("403");
+    assert_eq!(ran.out(), "1\n1\n", "{ran}");
+    let denials = ran.records.all_denials();
+    let whom = "npm.evil.example.net";
+    assert!(
+        !denials.is_empty() && denials.iter().all(|record| record["name"] == whom),
+        "{ran}"
+    );
     world.assert_never_asked("evil");
 }
 

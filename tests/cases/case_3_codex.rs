@@ -2,7 +2,7 @@
 //! loads as it stands.
 
 use crate::shared;
-use crate::support::{Ran, command, require, sandbox};
+use crate::support::{Ran, TIMEOUT, command, finish, require, sandbox};
 
 /// The file of the case, as it stands.
 const PROFILE: &str = r#"default_permissions = "workspace"
@@ -86,6 +86,101 @@ fn getaddrinfo_and_getfqdn_as_outside_the_sandbox() {
 }
 
 #[test]
+fn node_git_and_curl_do_as_outside_the_sandbox() {
+    for program in ["node", "git", "curl"] {
+        require(program);
+    }
+    let world = shared::world();
+    world.file("canonical.js", NODE);
+    let script = "node canonical.js; git ls-remote https://internal-data.example.corp/repo.git; \
+                  curl -sS -o /dev/null -w '%{http_code}\\n' https://internal-data.example.corp/";
+    let ran = profile(script);
+    ran.assert_ok().assert_no_denial();
+    let outside = finish(world.command("sh").args(["-c", script]), TIMEOUT);
+    assert_eq!(ran.out(), outside.out(), "{ran}\n{outside}");
+    let canonical = "backend-canonical-host.example.corp\n";
+    assert!(
+        ran.out()
+            .starts_with(&format!("203.0.113.30\n{}", canonical.repeat(3))),
+        "{ran}"
+    );
+    assert!(
+        ran.out().contains("\tHEAD\n") && ran.out().ends_with("\n200\n"),
+        "{ran}"
+    );
+}
+
+/// The canonical name by every way that Node has: libc's and c-ares'.
+const NODE: &str = "const dns = require('dns'), name = 'internal-data.example.corp';
+dns.lookup(name, (error, address) => { console.log(error || address);
+  dns.lookupService(address, 443, (error, host) => { console.log(error || host);
+    dns.resolveCname(name, (error, names) => { console.log(error || names[0]);
+      dns.reverse(address, (error, names) => console.log(error || names[0])); }); }); });
+";
+
+#[test]
+fn slow_java_sees_the_canonical_name() {
+    require("java");
+    shared::world().file(
+        "Canonical.java",
+        "import java.net.InetAddress;\n\
+         class Canonical { public static void main(String[] args) throws Exception {\n\
+         InetAddress address = InetAddress.getByName(\"internal-data.example.corp\");\n\
+         System.out.println(address.getHostAddress() + \" \" + address.getCanonicalHostName()); } }\n",
+    );
+    let ran = sandbox(&shared::world())
+        .policy("toml", PROFILE)
+        .limit(TIMEOUT * 4)
+        .sh("java -XX:TieredStopAtLevel=1 -XX:-UsePerfData Canonical.java");
+    ran.assert_ok().assert_no_denial();
+    assert_eq!(
+        ran.out(),
+        "203.0.113.30 backend-canonical-host.example.corp\n",
+        "{ran}"
+    );
+}
+
+/// Whichever way a program asks, the operator finds the same record.
+#[test]
+fn a_lookup_that_is_denied_or_unsupported_is_recorded_like_a_denied_request() {
+    require("dig");
+    let name = "same.evil.example.net";
+    let ran = profile(&format!(
+        "dig +tries=1 {name}; dig +tries=1 internal-data.example.corp NAPTR; \
+         curl -sS https://{name}/; curl -sS --socks5-hostname 10.0.2.2:1080 https://{name}/"
+    ));
+    ran.assert_said("status: NXDOMAIN")
+        .assert_said("status: NOERROR");
+    let denials = ran.records.all_denials();
+    let protocols = ["dns-udp", "dns-udp", "connect", "socks5"];
+    let reasons = ["not-in-allowlist", "type-not-served"];
+    assert_eq!(denials.len(), protocols.len(), "{ran}");
+    for protocol in protocols {
+        let found = denials.iter().filter(|r| r["protocol"] == protocol);
+        for record in found {
+            for key in [
+                "time", "id", "sandbox", "layer", "verdict", "reason", "name", "count", "process",
+            ] {
+                assert!(!record[key].is_null(), "no {key} in {record}");
+            }
+            assert!(reasons.iter().any(|r| record["reason"] == *r), "{record}");
+            let unsupported = record["reason"] == "type-not-served";
+            let whom = if unsupported {
+                "internal-data.example.corp"
+            } else {
+                name
+            };
+            assert_eq!(record["name"], whom, "{record}");
+        }
+        assert!(
+            denials.iter().any(|r| r["protocol"] == protocol),
+            "{protocol}: {ran}"
+        );
+    }
+    shared::world().assert_never_asked("evil");
+}
+
+#[test]
 fn a_negotiate_header_made_from_the_canonical_name_arrives() {
     // What a SPNEGO client does with getfqdn, without a Kerberos realm: 401, then the header whose
     // principal names the canonical host, then 200.
@@ -117,7 +212,7 @@ fn a_negotiate_header_made_from_the_canonical_name_arrives() {
 #[test]
 fn the_resolver_is_in_the_sandbox_s_own_namespace() {
     let ran = profile(
-        "cat /etc/resolv.conf; grep ^hosts /etc/nsswitch.conf; ip -brief address; ip route",
+        "cat /etc/resolv.conf; grep ^hosts /etc/nsswitch.conf; ip -brief address; ip route; ss -Hlnut",
     );
     ran.assert_ok().assert_out("nameserver 10.0.2.3");
     let out = ran.out();
@@ -126,6 +221,10 @@ fn the_resolver_is_in_the_sandbox_s_own_namespace() {
             .any(|line| line.split_whitespace().eq(["hosts:", "files", "dns"])),
         "{ran}"
     );
+    for kind in ["udp", "tcp"] {
+        let listens = |line: &str| line.starts_with(kind) && line.contains(" 0.0.0.0:53 ");
+        assert!(out.lines().any(listens), "{kind} port 53: {ran}");
+    }
     assert!(!out.contains("default via"), "no route out: {ran}");
     assert!(!out.contains("uplink"), "no device but its own: {ran}");
 }
