@@ -5,6 +5,7 @@
 //! without a task; the rest comes back as [`Pending`].
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use portcullis_policy::{HOST_NAME, Policy, Reason, Request, Verdict};
 use portcullis_record::Protocol;
@@ -80,7 +81,10 @@ impl Inner {
             name: ask.key.name.as_ref(),
             qtype: query.qtype,
         });
-        if let Some(entry) = cached.filter(|entry| entry.is_valid(self.clock.now(), epoch)) {
+        let now = self.clock.now();
+        // One that is due goes the long way once, to be fetched anew while it is given out.
+        let at_once = |entry: &Arc<Entry>| entry.is_valid(now, epoch) && !entry.is_due(now);
+        if let Some(entry) = cached.filter(at_once) {
             let pending = Pending {
                 query,
                 judged,
@@ -221,9 +225,11 @@ impl Inner {
         if entry.outcome != Outcome::Found
             || !entry.is_valid(now, epoch)
             || !entry.is_leased(self.leases.evictions())
+            || entry.is_due(now)
         {
             return false;
         }
+        entry.count_use();
         self.note(turn, policy, judged, &entry, None);
         let age = now.saturating_duration_since(entry.born);
         reply::prepared(out, &turn.asked, &entry.body, age, None);
@@ -271,10 +277,14 @@ impl Inner {
                 let id = self.note(turn, policy, failed(reason), entry, None);
                 write_refusal(turn, reason, id, Refusal::Code(rcode::SERV_FAIL), out);
             }
-            Outcome::Private => {
+            Outcome::Private | Outcome::PrivateFamily => {
                 let reason = Reason::PrivateAddress;
                 let id = self.note(turn, policy, failed(reason), entry, None);
-                write_refusal(turn, reason, id, Refusal::Absent, out);
+                let refusal = match entry.outcome {
+                    Outcome::Private => Refusal::Absent,
+                    _ => Refusal::NoData,
+                };
+                write_refusal(turn, reason, id, refusal, out);
             }
             Outcome::Found | Outcome::NameNotFound => {
                 if let Err(error) = self.lease(&ask.permits, entry) {
@@ -288,11 +298,36 @@ impl Inner {
                     Outcome::NameNotFound => failed(Reason::NameNotFound),
                     _ => *judged,
                 };
+                if entry.is_stale() {
+                    return self.complete_stale(turn, policy, judged, entry, out);
+                }
+                entry.count_use();
                 self.note(turn, policy, judged, entry, None);
                 let age = self.clock.now().saturating_duration_since(entry.born);
                 reply::prepared(out, &turn.asked, &entry.body, age, None);
             }
         }
+    }
+
+    /// Gives an answer out again after its end: it says so itself, and holds for as long each time.
+    fn complete_stale(
+        &self,
+        turn: &Turn<'_>,
+        policy: &Policy,
+        judged: Judged,
+        entry: &Entry,
+        out: &mut Vec<u8>,
+    ) {
+        let reason = Reason::StaleAnswer;
+        let judged = match judged.verdict {
+            Verdict::Allow => Judged { reason, ..judged },
+            // What would have been refused stays recorded as that; the detail tells the rest.
+            _ => judged,
+        };
+        let id = self.note(turn, policy, judged, entry, None);
+        let text = format_args!("{reason}; id={id}");
+        let ede = reason.ede().map(|code| Ede { code, text });
+        reply::prepared(out, &turn.asked, &entry.body, Duration::ZERO, ede.as_ref());
     }
 
     /// Grants an answer's addresses to the listed names it is for, and learns its chain.
@@ -327,7 +362,8 @@ impl Inner {
             }
         }
         // A canonical name's owners change from one question to the next: grant each time.
-        if !followed {
+        // What is given out again is granted each time too: its age is no guide to its lease's.
+        if !followed && !entry.is_stale() {
             entry.set_leased(state);
         }
         Ok(())

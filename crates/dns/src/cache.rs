@@ -7,7 +7,7 @@
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use portcullis_names::{Name, NameRef};
@@ -23,6 +23,16 @@ const ENTRY_OVERHEAD_BYTES: usize = size_of::<Entry>() + 160;
 /// What a small answer weighs, bytes; used to estimate how many fit.
 const TYPICAL_ENTRY_BYTES: u64 = 640;
 
+/// Answers that hold for less are not fetched ahead of their end: they would be asked for without
+/// pause.
+const MIN_REFRESHED_TTL: Duration = Duration::from_secs(10);
+
+/// The part of an answer's life, counted from its end, in which it is fetched anew: a tenth.
+const REFRESH_PART: u32 = 10;
+
+/// How often an answer must have been given out to be fetched anew before somebody has to wait.
+const HOT_USES: u32 = 3;
+
 /// How an upstream's answer is to be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
@@ -30,8 +40,11 @@ pub(crate) enum Outcome {
     Found,
     /// The name does not exist, says the upstream.
     NameNotFound,
-    /// Every address is guarded, and no rule lifts any.
+    /// Every address of either family is guarded, and no rule lifts any.
     Private,
+    /// Every address of this family is guarded; the other family may have usable ones, which an
+    /// NXDOMAIN would take away too (RFC 8020).
+    PrivateFamily,
     /// No usable answer.
     Failed(Reason),
 }
@@ -59,6 +72,14 @@ pub(crate) struct Entry {
     pub attempts: u32,
     /// What went wrong, for the operator's record.
     pub detail: Option<Box<str>>,
+    /// Set where the answer had run out and is given out again (RFC 8767): when it ran out.
+    pub stale_since: Option<Instant>,
+    /// From then on a hot answer is fetched anew.
+    refresh_at: Instant,
+    /// How often it was given out, roughly: threads that count at the same moment count once.
+    uses: AtomicU32,
+    /// Whether somebody fetches it anew already.
+    refreshed: AtomicBool,
     /// The leases' state under which the addresses were granted; [`NEVER_LEASED`] at first.
     leased: AtomicU64,
 }
@@ -82,6 +103,10 @@ impl Entry {
             server_text: None,
             attempts: 0,
             detail: None,
+            stale_since: None,
+            refresh_at: born + ttl - ttl / REFRESH_PART,
+            uses: AtomicU32::new(0),
+            refreshed: AtomicBool::new(ttl < MIN_REFRESHED_TTL),
             leased: AtomicU64::new(NEVER_LEASED),
         }
     }
@@ -102,6 +127,26 @@ impl Entry {
     /// How long the answer still holds.
     pub(crate) fn left(&self, now: Instant) -> Duration {
         self.expires.saturating_duration_since(now)
+    }
+
+    /// Counts one more time that it was given out.
+    pub(crate) fn count_use(&self) {
+        // No read-modify-write: a lost count costs nothing, and a shared cache line would.
+        let uses = self.uses.load(Ordering::Relaxed);
+        self.uses.store(uses.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// Whether a valid answer should be fetched anew before it runs out: it is in demand, near its
+    /// end, and nobody does so yet.
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
+        now >= self.refresh_at
+            && !self.refreshed.load(Ordering::Relaxed)
+            && self.uses.load(Ordering::Relaxed) >= HOT_USES
+    }
+
+    /// Makes the caller the one who fetches a due answer anew; `false` for everybody else.
+    pub(crate) fn claim_refresh(&self, now: Instant) -> bool {
+        self.is_due(now) && !self.refreshed.swap(true, Ordering::Relaxed)
     }
 
     /// The end of the CNAME chain, where there is one.
@@ -197,9 +242,16 @@ impl Cache {
         self.entries.get(&key)
     }
 
-    /// Keeps an answer.
+    /// Keeps an answer, unless a later policy's is there already: a lookup that was under way when
+    /// the policy changed must not undo what was found since.
     pub(crate) fn insert(&self, key: Key, entry: Arc<Entry>) {
-        self.entries.insert(key, entry);
+        let kept = self.get(KeyRef {
+            name: key.name.as_ref(),
+            qtype: key.qtype,
+        });
+        if kept.is_none_or(|kept| kept.epoch <= entry.epoch) {
+            self.entries.insert(key, entry);
+        }
     }
 }
 
@@ -252,6 +304,43 @@ mod tests {
                 })
                 .is_none()
         );
+    }
+
+    #[test]
+    fn a_hot_answer_is_due_once_in_the_last_tenth_of_its_life() {
+        let now = Instant::now();
+        let entry = Entry::new(Outcome::Found, now, Duration::from_secs(100), 0);
+        let late = now + Duration::from_secs(90);
+        assert!(!entry.is_due(late), "nobody asks for it");
+        (0..HOT_USES).for_each(|_| entry.count_use());
+        assert!(!entry.is_due(late - Duration::from_millis(1)));
+        assert!(entry.is_due(late));
+        assert!(entry.claim_refresh(late));
+        assert!(!entry.claim_refresh(late) && !entry.is_due(late), "once");
+        let short = Entry::new(Outcome::Found, now, Duration::from_secs(9), 0);
+        (0..HOT_USES).for_each(|_| short.count_use());
+        assert!(!short.is_due(now + Duration::from_secs(9)));
+    }
+
+    #[test]
+    fn an_older_policys_lookup_does_not_replace_a_later_ones() {
+        let cache = Cache::new(1 << 20);
+        let of = |epoch| {
+            let (now, ttl) = (Instant::now(), Duration::from_secs(60));
+            Arc::new(Entry::new(Outcome::Found, now, ttl, epoch))
+        };
+        let key = key(1);
+        let kept = || {
+            let key = KeyRef {
+                name: key.name.as_ref(),
+                qtype: key.qtype,
+            };
+            cache.get(key).map(|entry| entry.epoch)
+        };
+        for (epoch, then) in [(2, 2), (1, 2), (2, 2), (3, 3)] {
+            cache.insert(key.clone(), of(epoch));
+            assert_eq!(kept(), Some(then));
+        }
     }
 
     #[test]

@@ -2,18 +2,18 @@
 //! its end. Everything else in the message is dropped.
 //!
 //! Answers "upstream servers are not trusted": records that do not hang on the asked name (out of
-//! bailiwick), the additional section, loops, chains without end, ECH parameters and address hints
-//! go no further than this file.
+//! bailiwick), the additional section, loops and chains without end go no further than this file.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, Query, ResponseCode};
-use hickory_proto::rr::rdata::svcb::{SVCB, SvcParamKey, SvcParamValue};
 use hickory_proto::rr::{self, DNSClass, RData, Record, RecordType};
 use portcullis_names::{Name, NameBuf, NameRef};
 use smallvec::SmallVec;
 
 use crate::reply::{self, Body, rcode, rtype};
+use crate::svcb;
 
 /// CNAMEs followed from one name, over all messages.
 pub(crate) const MAX_CHAIN: usize = 16;
@@ -75,6 +75,14 @@ impl Chain {
         }
     }
 
+    /// What is said of a name that does not exist and need not be asked for.
+    pub(crate) fn absent(asked: Name, qtype: u16) -> Chain {
+        Chain {
+            nx_domain: true,
+            ..Chain::new(asked, qtype)
+        }
+    }
+
     /// The name at the end: to be asked for next, if the chain is not [complete](Chain::follow).
     pub(crate) fn end(&self) -> &Name {
         self.targets.last().unwrap_or(&self.asked)
@@ -91,7 +99,7 @@ impl Chain {
     }
 
     /// The addresses at the end.
-    pub(crate) fn addresses(&self) -> impl Iterator<Item = std::net::IpAddr> + '_ {
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.records.iter().filter_map(|record| match &record.data {
             RData::A(a) => Some(a.0.into()),
             RData::AAAA(aaaa) => Some(aaaa.0.into()),
@@ -169,9 +177,7 @@ impl Chain {
             let fits = slot
                 .as_ref()
                 .is_some_and(|r| r.record_type() == kind && is_name(&r.name, end.as_ref()));
-            if let Some(record) = if fits { slot.take() } else { None }
-                && let Some(record) = without_hints(record)
-            {
+            if let Some(record) = if fits { slot.take() } else { None } {
                 if self.records.len() == MAX_RECORDS {
                     return Err(ChainError::TooManyRecords);
                 }
@@ -209,12 +215,43 @@ impl Chain {
     }
 
     /// Keeps only the addresses that `keep` lets through.
-    pub(crate) fn retain_addresses(&mut self, keep: impl Fn(std::net::IpAddr) -> bool) {
+    pub(crate) fn retain_addresses(&mut self, keep: impl Fn(IpAddr) -> bool) {
         self.records.retain(|record| match &record.data {
             RData::A(a) => keep(a.0.into()),
             RData::AAAA(aaaa) => keep(aaaa.0.into()),
             _ => true,
         });
+    }
+
+    /// Takes out of HTTPS and SVCB records what must not reach the program ([`svcb`]), and returns
+    /// the addresses that are still hinted at, for which `keep` spoke.
+    pub(crate) fn limit_services(&mut self, keep: impl Fn(IpAddr) -> bool) -> Vec<IpAddr> {
+        let end = self.end().clone();
+        let mut hinted = Vec::new();
+        let own = |target: &rr::Name| target.is_root() || is_name(target, end.as_ref());
+        self.records.retain_mut(|record| {
+            let service = match &mut record.data {
+                RData::SVCB(service) => service,
+                RData::HTTPS(service) => &mut service.0,
+                _ => return true,
+            };
+            let hints_count = own(&service.target_name);
+            svcb::limit(service, &mut hinted, |address| hints_count && keep(address))
+        });
+        hinted
+    }
+
+    /// Hides the aliases: what is at the end stands under the asked name, for a policy that serves
+    /// no CNAME.
+    pub(crate) fn flatten(&mut self) {
+        if self.qtype == rtype::CNAME || self.targets.is_empty() {
+            return;
+        }
+        self.cnames.clear();
+        self.targets.clear();
+        if let (Some(soa), Ok(asked)) = (&mut self.soa, to_rr(&self.asked)) {
+            soa.name = asked;
+        }
     }
 
     /// How long the answer may be kept and given out.
@@ -334,34 +371,4 @@ fn covers(zone: &rr::Name, name: NameRef<'_>) -> bool {
 fn to_rr(name: &Name) -> Result<rr::Name, ChainError> {
     let labels = name.as_ref().labels().map(str::as_bytes);
     rr::Name::from_labels(labels).map_err(|_| ChainError::Unwritable)
-}
-
-/// An HTTPS or SVCB record without ECH and address hints (RFC 9460); other records as they are.
-///
-/// ECH would hide the name in the handshake, and hints name addresses that were never leased.
-/// Parameters that this code does not know are taken out too; a record that declares one of them
-/// mandatory is dropped whole, since a client would have to do without it.
-fn without_hints(mut record: Record) -> Option<Record> {
-    match &mut record.data {
-        RData::SVCB(svcb) => strip(svcb).then_some(record),
-        RData::HTTPS(https) => strip(&mut https.0).then_some(record),
-        _ => Some(record),
-    }
-}
-
-fn strip(svcb: &mut SVCB) -> bool {
-    let passes = |key: &SvcParamKey| {
-        matches!(
-            key,
-            SvcParamKey::Mandatory
-                | SvcParamKey::Alpn
-                | SvcParamKey::NoDefaultAlpn
-                | SvcParamKey::Port
-        )
-    };
-    svcb.svc_params.retain(|(key, _)| passes(key));
-    svcb.svc_params.iter().all(|(_, value)| match value {
-        SvcParamValue::Mandatory(keys) => keys.0.iter().all(passes),
-        _ => true,
-    })
 }

@@ -4,37 +4,29 @@
 //! a task of its own, so a client that leaves does not take the answer from the others.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use portcullis_names::NameBuf;
 use portcullis_policy::{LookupPermit, Policy, Reason};
 use smallvec::SmallVec;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
-use crate::cache::{Entry, Key, Outcome};
-use crate::chain::Chain;
-use crate::reply::rtype;
+use crate::cache::{Entry, Key, KeyRef, Outcome};
 use crate::service::Inner;
-use crate::upstream::{Attempts, LOOKUP_BUDGET, UpstreamError};
+use crate::stale::{self, CLIENT_RESPONSE_TIMER};
 
 /// Lookups under way for one sandbox. Each may hold four sockets while its upstreams are silent, so
 /// that a sandbox asking for names without end cannot take all descriptors of the gateway.
 const MAX_FLIGHTS: usize = 192;
 
-/// Questions asked for one lookup, where an upstream answers with a CNAME and no more.
-const MAX_QUESTIONS: usize = 6;
+/// Lookups under way beyond which no hot answer is fetched ahead of its end: those that somebody
+/// waits for come first.
+const MAX_REFRESHES: usize = MAX_FLIGHTS / 2;
 
-/// How long a failure is remembered (RFC 9520 asks for at least a second).
-const FAILURE_TTL: Duration = Duration::from_secs(1);
-
-/// The time that a reverse lookup may take before the lease's own name is answered: programs ask
-/// for it on the way, and a company's resolver often does not answer at all.
-const REVERSE_BUDGET: Duration = Duration::from_millis(1_500);
-
-/// How long a failed reverse lookup is remembered.
-const REVERSE_FAILURE_TTL: Duration = Duration::from_secs(60);
+/// What the record says of an answer that was fetched before its predecessor's end: nobody's
+/// question led to it at that moment.
+const REFRESHED: &str = "fetched ahead of the earlier answer's end";
 
 /// Leave to look one name up: the first permit asks, all of them own what is found.
 pub(crate) type Permits = SmallVec<[LookupPermit; 1]>;
@@ -86,20 +78,36 @@ impl Drop for Landed {
 impl Inner {
     /// The answer to a question: from the cache, from a flight under way, or from a new one.
     pub(crate) async fn fetch(self: &Arc<Self>, ask: Ask) -> Arc<Entry> {
-        if let Some(entry) = self.cached(&ask.key, ask.epoch) {
-            return entry;
-        }
         let (epoch, qtype) = (ask.epoch, ask.key.qtype);
         let now = self.clock.now();
+        let kept = self.kept(&ask.key);
+        if let Some(entry) = kept.as_ref().filter(|entry| entry.is_valid(now, epoch)) {
+            if entry.claim_refresh(now) {
+                self.refresh(ask);
+            }
+            return entry.clone();
+        }
+        if let Some(entry) = self.never_leaves(&ask) {
+            return Arc::new(entry);
+        }
         let admitted = |permit| self.new_names.admit(permit, epoch, now);
         if !ask.permits.iter().any(admitted) {
             return self.failed(Reason::RateLimited, TOO_MANY_NEW_NAMES, epoch, qtype);
         }
-        let Some(mut landing) = self.board(ask) else {
+        let Some(mut landing) = self.board(ask, MAX_FLIGHTS, None) else {
             let detail = "too many lookups are under way";
             return self.failed(Reason::RateLimited, detail, epoch, qtype);
         };
-        match landing.wait_for(Option::is_some).await {
+        let landed = landing.wait_for(Option::is_some);
+        let stale = kept.filter(|entry| entry.outlives_its_end(now, epoch, qtype));
+        let landed = match stale {
+            None => landed.await,
+            Some(stale) => match timeout(CLIENT_RESPONSE_TIMER, landed).await {
+                Ok(landed) => landed,
+                Err(_) => return stale.again(self.clock.now(), stale::SLOW),
+            },
+        };
+        match landed {
             Ok(entry) => match entry.as_ref() {
                 Some(entry) => entry.clone(),
                 None => self.failed(Reason::Internal, "lookup lost", epoch, qtype),
@@ -109,17 +117,22 @@ impl Inner {
         }
     }
 
-    fn cached(&self, key: &Key, epoch: u64) -> Option<Arc<Entry>> {
-        let key = crate::cache::KeyRef {
+    /// The answer at hand, valid or not.
+    fn kept(&self, key: &Key) -> Option<Arc<Entry>> {
+        self.cache.get(KeyRef {
             name: key.name.as_ref(),
             qtype: key.qtype,
-        };
-        self.cache
-            .get(key)
-            .filter(|entry| entry.is_valid(self.clock.now(), epoch))
+        })
     }
 
-    fn board(self: &Arc<Self>, ask: Ask) -> Option<Landing> {
+    /// Joins the flight for a question, or starts one where fewer than `limit` are under way.
+    /// `note` is what its record says besides.
+    fn board(
+        self: &Arc<Self>,
+        ask: Ask,
+        limit: usize,
+        note: Option<&'static str>,
+    ) -> Option<Landing> {
         let key = FlightKey {
             key: ask.key.clone(),
             epoch: ask.epoch,
@@ -128,7 +141,7 @@ impl Inner {
         if let Some(landing) = table.get(&key) {
             return Some(landing.clone());
         }
-        if table.len() >= MAX_FLIGHTS {
+        if table.len() >= limit {
             return None;
         }
         let (arrival, landing) = watch::channel(None);
@@ -140,116 +153,52 @@ impl Inner {
         };
         let inner = self.clone();
         tokio::spawn(async move {
-            let entry = Arc::new(inner.look_up(&ask).await);
+            let mut entry = inner.look_up(&ask).await;
+            entry.detail = entry.detail.or(note.map(Into::into));
             // Into the cache before off the table: in between a third asker finds one of them.
-            inner.cache.insert(ask.key, entry.clone());
+            let entry = inner.land(&ask, entry);
             drop(landed);
             arrival.send_replace(Some(entry));
         });
         Some(landing)
     }
 
-    async fn look_up(&self, ask: &Ask) -> Entry {
-        let Key { name, qtype } = &ask.key;
-        let Some(first) = ask.permits.first() else {
-            return self.failure(Reason::Internal, "no permit", ask.epoch, *qtype);
-        };
-        let budget = if *qtype == rtype::PTR {
-            REVERSE_BUDGET
-        } else {
-            LOOKUP_BUDGET
-        };
-        let on_demand = Attempts::OnDemand {
-            deadline: tokio::time::Instant::now() + budget,
-        };
-        let mut chain = Chain::new(name.clone(), *qtype);
-        let mut permit = first.clone();
-        let mut attempts = 0;
-        for _ in 0..MAX_QUESTIONS {
-            let answered = match self.upstream.query(&permit, *qtype, on_demand).await {
-                Ok(answered) => answered,
-                Err(UpstreamError {
-                    reason,
-                    detail,
-                    server,
-                    attempts: more,
-                }) => {
-                    return self
-                        .failure(reason, &detail, ask.epoch, *qtype)
-                        .answered_by(server, attempts + more);
+    /// What becomes of a lookup: kept, or, where it failed, what was kept before it.
+    fn land(&self, ask: &Ask, entry: Entry) -> Arc<Entry> {
+        let now = self.clock.now();
+        let kept = self.kept(&ask.key);
+        let entry = match (entry.outcome, kept) {
+            (Outcome::Failed(_), Some(kept)) => {
+                if kept.is_valid(now, ask.epoch) {
+                    // It was to be refreshed ahead of its end, and still holds.
+                    return kept;
                 }
-            };
-            attempts += answered.attempts;
-            let server = answered.server;
-            match chain.follow(answered.message) {
-                Ok(true) => {
-                    return self.judge(ask, chain).answered_by(Some(server), attempts);
-                }
-                // The canonical name stands under the same listed name.
-                Ok(false) => permit = permit.follow(chain.end().clone()),
-                Err(error) => {
-                    let detail = format!("resolver {server}: {error}");
-                    return self
-                        .failure(Reason::DnsFailed, &detail, ask.epoch, *qtype)
-                        .answered_by(Some(server), attempts);
+                if kept.outlives_its_end(now, ask.epoch, ask.key.qtype) {
+                    kept.again(now, &stale::because(entry.detail.as_deref()))
+                } else {
+                    Arc::new(entry.after(&kept))
                 }
             }
-        }
-        let detail = "the CNAME chain takes too many questions to follow";
-        self.failure(Reason::DnsFailed, detail, ask.epoch, *qtype)
-    }
-
-    /// Sorts an answer: what the guard lets through is written into the reply's body.
-    fn judge(&self, ask: &Ask, mut chain: Chain) -> Entry {
-        let born = self.clock.now();
-        let ttl = chain.ttl();
-        let passes = |address: IpAddr| {
-            let own = (self.host_owns)(address.to_canonical());
-            ask.permits.iter().any(|permit| {
-                let lifted = !own || ask.policy.lifts_any(address, permit.ports());
-                lifted && ask.policy.guard_lookup(address, permit.ports())
-            })
+            _ => Arc::new(entry),
         };
-        let (given, refused): (Vec<IpAddr>, Vec<IpAddr>) =
-            chain.addresses().partition(|address| passes(*address));
-        let outcome = if !refused.is_empty() && given.is_empty() {
-            Outcome::Private
-        } else if chain.nx_domain() {
-            Outcome::NameNotFound
-        } else {
-            Outcome::Found
-        };
-        let mut entry = Entry::new(outcome, born, ttl, ask.epoch);
-        entry.addresses = given.into();
-        entry.refused = refused.into();
-        entry.targets = chain.targets().into();
-        entry.pointer = chain.pointer();
-        if outcome == Outcome::Private {
-            return entry;
-        }
-        chain.retain_addresses(passes);
-        match chain.body() {
-            Ok(body) => entry.body = body,
-            Err(error) => {
-                let detail = error.to_string();
-                return self.failure(Reason::Internal, &detail, ask.epoch, ask.key.qtype);
-            }
-        }
+        self.cache.insert(ask.key.clone(), entry.clone());
         entry
     }
 
-    fn failure(&self, reason: Reason, detail: &str, epoch: u64, qtype: u16) -> Entry {
-        let ttl = if qtype == rtype::PTR {
-            REVERSE_FAILURE_TTL
-        } else {
-            FAILURE_TTL
-        };
-        let mut entry = Entry::new(Outcome::Failed(reason), self.clock.now(), ttl, epoch);
-        entry.detail = Some(detail.into());
-        entry
+    /// Fetches a hot answer anew while the one at hand still holds; nobody waits for it.
+    fn refresh(self: &Arc<Self>, ask: Ask) {
+        // Whoever asks for this name is admitted already: it is no new one.
+        let _flying = self.board(ask, MAX_REFRESHES, Some(REFRESHED));
     }
 
-    fn failed(&self, reason: Reason, detail: &str, epoch: u64, qtype: u16) -> Arc<Entry> {
+    /// A failure that is not kept: the next asker tries again.
+    pub(crate) fn failed(
+        &self,
+        reason: Reason,
+        detail: &str,
+        epoch: u64,
+        qtype: u16,
+    ) -> Arc<Entry> {
         Arc::new(self.failure(reason, detail, epoch, qtype))
     }
 }

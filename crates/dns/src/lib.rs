@@ -5,7 +5,7 @@
 //! the sandbox only after it is recorded ([`Leases`]) as belonging to the name that was asked for.
 //!
 //! A query's way through the crate is one line: `udp`/`tcp` → `answer` (guard, decide) → `cache` →
-//! `flight` → [`Upstream::query`] → `chain` → [`Leases`] → `reply`.
+//! `flight` → `lookup` → [`Upstream::query`] → `chain` → [`Leases`] → `reply`.
 //!
 //! Invariant: [`Upstream::query`] is the only function that sends to an upstream resolver, and it
 //! cannot be called without a [`LookupPermit`](portcullis_policy::LookupPermit).
@@ -22,13 +22,17 @@ mod config;
 mod flight;
 mod leases;
 mod local;
+mod lookup;
 mod new_names;
+mod pace;
 mod pktinfo;
 mod reply;
 mod resolvconf;
 mod resolve;
 mod reverse;
 mod service;
+mod stale;
+mod svcb;
 mod tcp;
 mod turn;
 mod udp;

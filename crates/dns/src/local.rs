@@ -4,6 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use portcullis_names::NameRef;
 use portcullis_policy::{Policy, Reason};
 
 use crate::flight::Permits;
@@ -58,6 +59,27 @@ pub(crate) fn answer(turn: &Turn<'_>, out: &mut Vec<u8>) -> bool {
         return true;
     }
     false
+}
+
+/// Top-level names that mean nothing to any resolver, and what says so. They do not leave, even
+/// where the policy lists them or only watches: the question alone would tell a resolver what was
+/// meant for nobody.
+const NEVER_ASKED: [(&str, &str); 3] = [
+    (
+        "onion",
+        "names below onion are never asked of a resolver (RFC 7686)",
+    ),
+    ("invalid", "names below invalid do not exist (RFC 6761 6.4)"),
+    ("alt", "names below alt are not DNS names (RFC 9476)"),
+];
+
+/// Why no resolver is asked for this name; `None` for ordinary names.
+pub(crate) fn never_leaves(name: NameRef<'_>) -> Option<&'static str> {
+    let top = name.labels().next_back()?;
+    NEVER_ASKED
+        .iter()
+        .find(|(special, _)| *special == top)
+        .map(|(_, why)| *why)
 }
 
 impl Inner {

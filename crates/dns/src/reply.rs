@@ -112,6 +112,20 @@ pub(crate) struct Body {
     pub ttls: Box<[u16]>,
 }
 
+impl Body {
+    /// The same records with another TTL, seconds.
+    pub(crate) fn with_ttl(&self, ttl: u32) -> Body {
+        let mut body = self.clone();
+        for at in &self.ttls {
+            let at = usize::from(*at);
+            if let Some(slot) = body.bytes.get_mut(at..at + 4) {
+                slot.copy_from_slice(&ttl.to_be_bytes());
+            }
+        }
+        body
+    }
+}
+
 /// Starts a reply: header and question. `counts` are the answer's and the authority's.
 fn begin(out: &mut Vec<u8>, asked: &Asked<'_>, code: u8, counts: [u16; 2], truncated: bool) {
     const QR: u8 = 0x80;
@@ -425,6 +439,18 @@ mod tests {
             );
             assert_eq!(Message::from_vec(&out).unwrap().answers[0].ttl, left);
         }
+    }
+
+    #[test]
+    fn another_ttl_leaves_the_records_as_they_are() {
+        let mut out = Vec::new();
+        one(&mut out, &asked(None), rtype::A, 60, &[192, 0, 2, 1]);
+        let body = body_of(&out, rcode::NO_ERROR, 1, 0).unwrap();
+        let again = body.with_ttl(30);
+        assert_eq!(again.with_ttl(60), body);
+        prepared(&mut out, &asked(None), &again, Duration::ZERO, None);
+        let message = Message::from_vec(&out).unwrap();
+        assert_eq!((message.answers.len(), message.answers[0].ttl), (1, 30));
     }
 
     #[test]

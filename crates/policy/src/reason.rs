@@ -10,6 +10,8 @@ use crate::decision::Verdict;
 
 /// RFC 8914 "Other": a limit refused the query.
 const EDE_OTHER: u16 = 0;
+/// RFC 8914 "Stale Answer": an earlier answer, because the upstream resolvers fail.
+const EDE_STALE_ANSWER: u16 = 3;
 /// RFC 8914 "Blocked": policy refused the name.
 const EDE_BLOCKED: u16 = 15;
 /// RFC 8914 "Not Supported": the record type is not served.
@@ -115,6 +117,14 @@ reasons! {
     CanonicalName = allow("canonical-name", "This is the canonical name of a listed name.");
     /// A PTR question for an address that was given out for a listed name.
     ReverseLookup = allow("reverse-lookup", "This address was given out for a listed name.");
+    /// An allowed name's earlier answer, given out although it has run out (RFC 8767).
+    StaleAnswer = Row {
+        ede: Some(EDE_STALE_ANSWER),
+        ..allow(
+            "stale-answer",
+            "The upstream resolvers failed or were slow; an earlier answer was given out again.",
+        )
+    };
     /// The gateway's own start-up probe.
     SelfProbe = allow("self-probe", "The gateway's own probe at start-up.");
 

@@ -287,12 +287,13 @@ async fn records_out_of_bailiwick_and_the_additional_section_are_dropped() {
 }
 
 #[tokio::test]
-async fn https_answers_lose_ech_and_address_hints() {
+async fn https_answers_lose_ech_and_hints_that_the_guard_keeps() {
     let server = Server::scripted(|heard, _| {
         let query = heard.message();
         let mut reply = response(&query);
         let owner = query.queries[0].name().clone();
-        let hint = SvcParamValue::Ipv4Hint(IpHint(vec![A::new(192, 0, 2, 99)]));
+        let (public, private) = (A::new(192, 0, 2, 99), A::new(10, 0, 0, 99));
+        let hint = SvcParamValue::Ipv4Hint(IpHint(vec![public, private]));
         let ech = SvcParamValue::EchConfigList(EchConfigList(b"secret-ech".to_vec()));
         let port = (SvcParamKey::Port, SvcParamValue::Port(8443));
         let plain = vec![
@@ -328,9 +329,12 @@ async fn https_answers_lose_ech_and_address_hints() {
         panic!("no HTTPS")
     };
     let keys: Vec<SvcParamKey> = https.0.svc_params.iter().map(|(key, _)| *key).collect();
-    assert_eq!(keys, [SvcParamKey::Port]);
+    assert_eq!(keys, [SvcParamKey::Port, SvcParamKey::Ipv4Hint]);
     assert!(!bytes.windows(10).any(|w| w == b"secret-ech"));
-    assert!(!world.leases.is_leased("192.0.2.99".parse().unwrap()));
+    assert!(!bytes.windows(4).any(|w| w == [10, 0, 0, 99]));
+    let names = world.leases.names_for("192.0.2.99".parse().unwrap());
+    assert_eq!(names.len(), 1, "a hint is an address given out");
+    assert!(!world.leases.is_leased("10.0.0.99".parse().unwrap()));
 }
 
 #[tokio::test]
