@@ -63,7 +63,11 @@ impl Inner {
         let mut permit = first.clone();
         let mut attempts = 0;
         for _ in 0..MAX_QUESTIONS {
-            let answered = match self.upstream.query(&permit, qtype, Attempts::OnDemand { deadline }).await {
+            let answered = match self
+                .upstream
+                .query(&permit, qtype, Attempts::OnDemand { deadline })
+                .await
+            {
                 Ok(answered) => answered,
                 Err(UpstreamError {
                     reason,
