@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_names::Name;
 use portcullis_policy::{HOST_NAME, Policy, Reason, Request, Verdict};
 use portcullis_record::Protocol;
 use portcullis_wire::dns::{Query, QueryError, guard_query, ptr_address};
@@ -22,6 +23,9 @@ use crate::turn::{Judged, Refusal, Turn, Via, write_refusal};
 
 /// How often a lookup is decided again because the policy changed while it was under way.
 const MAX_POLICY_CHANGES: usize = 3;
+
+/// What the record says of queries above the policy's pace.
+const TOO_MANY_QUERIES: &str = "more DNS queries than dns_queries_per_second allows";
 
 /// How far a query has come.
 pub(crate) enum Step {
@@ -59,10 +63,10 @@ impl Inner {
             }
         };
         let turn = Turn::new(message, &query, via);
-        if local::answer(&turn, out) {
+        let (policy, epoch) = self.policy();
+        if self.outpaces(&turn, &policy, out) || local::answer(&turn, out) {
             return Step::Done;
         }
-        let (policy, epoch) = self.policy();
         let pending = match (query.qtype, ptr_address(query.name.as_ref())) {
             (rtype::PTR, Some(address)) => self.begin_reverse(&turn, &policy, address, out),
             _ => self.begin_forward(&turn, &policy, epoch, out),
@@ -141,6 +145,22 @@ impl Inner {
             Refusal::Code(rcode::SERV_FAIL),
             out,
         );
+    }
+
+    /// Refuses a query above the policy's `dns_queries_per_second`, before anything is done for it.
+    /// Its record has no name, so that a flood of names shares one record a second.
+    fn outpaces(&self, turn: &Turn<'_>, policy: &Policy, out: &mut Vec<u8>) -> bool {
+        let Some(limit) = policy.settings().dns.queries_per_second else {
+            return false;
+        };
+        if self.pace.admits(limit, self.clock.now()) {
+            return false;
+        }
+        let reason = Reason::RateLimited;
+        let event = turn.via.event(reason.verdict(), reason);
+        let id = self.recorder.decision(event.detail(TOO_MANY_QUERIES));
+        write_refusal(turn, reason, id, Refusal::Code(rcode::SERV_FAIL), out);
+        true
     }
 
     /// Decides a question that is not for an address. `None`: it is answered.
@@ -241,21 +261,22 @@ impl Inner {
     fn canonical(&self, turn: &Turn<'_>, policy: &Policy) -> Option<Permits> {
         let name = turn.query.name.as_ref();
         let owners = self.aliases.owners(name, self.clock.now());
-        let permits: Permits = owners
-            .iter()
-            .filter_map(|listed| {
-                let request = Request::Lookup {
-                    name: listed.as_ref(),
-                    qtype: rtype::A,
-                };
-                Some(
-                    policy
-                        .decide(&request)
-                        .lookup_permit()?
-                        .follow(name.to_name()),
-                )
-            })
-            .collect();
+        // Another type than an address's asks only whether the name is one that exists.
+        let qtypes: &[u16] = match turn.query.qtype {
+            rtype::A => &[rtype::A],
+            rtype::AAAA => &[rtype::AAAA],
+            _ => &[rtype::A, rtype::AAAA],
+        };
+        let permit = |listed: &Name| {
+            let decide = |qtype: &u16| {
+                let (name, qtype) = (listed.as_ref(), *qtype);
+                policy
+                    .decide(&Request::Lookup { name, qtype })
+                    .lookup_permit()
+            };
+            Some(qtypes.iter().find_map(decide)?.follow(name.to_name()))
+        };
+        let permits: Permits = owners.iter().filter_map(permit).collect();
         (!permits.is_empty()).then_some(permits)
     }
 

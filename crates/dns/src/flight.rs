@@ -90,7 +90,8 @@ impl Inner {
         if let Some(entry) = self.never_leaves(&ask) {
             return Arc::new(entry);
         }
-        let admitted = |permit| self.new_names.admit(permit, epoch, now);
+        let budget = ask.policy.settings().dns.new_names_per_minute;
+        let admitted = |permit| self.new_names.admit(permit, (epoch, budget), now);
         if !ask.permits.iter().any(admitted) {
             return self.failed(Reason::RateLimited, TOO_MANY_NEW_NAMES, epoch, qtype);
         }

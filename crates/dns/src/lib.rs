@@ -44,7 +44,6 @@ pub use leases::{
     AddressGate, GrantError, Hold, LEASE_GRACE, Leases, NoGate, Owner, SYNTHETIC_RANGE,
     SYNTHETIC_TTL,
 };
-pub use new_names::NEW_NAMES_PER_MINUTE;
 pub use resolvconf::upstreams_from_resolv_conf;
 pub use service::{DnsService, ResolveError, Resolved};
 pub use upstream::{

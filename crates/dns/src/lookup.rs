@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use portcullis_policy::{Reason, Request};
+use portcullis_policy::{LookupPermit, Reason, Request};
 use tokio::time::Instant;
 
 use crate::cache::{Entry, KeyRef, Outcome};
@@ -117,6 +117,10 @@ impl Inner {
         let private = !refused.is_empty() && given.is_empty();
         let six = (self.ipv6_route)();
         given.extend(chain.limit_services(|hint| passes(hint) && (hint.is_ipv4() || six)));
+        // The permits are of one policy and for one name: they agree on this.
+        if ask.permits.iter().any(LookupPermit::flattened) {
+            chain.flatten();
+        }
         let outcome = if private {
             Outcome::Private
         } else if chain.nx_domain() {

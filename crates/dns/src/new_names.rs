@@ -12,10 +12,7 @@ use std::time::{Duration, Instant};
 use portcullis_names::Name;
 use portcullis_policy::{LookupPermit, RuleId};
 
-/// New names that may be looked up below one pattern in one [`PERIOD`].
-pub const NEW_NAMES_PER_MINUTE: u32 = 120;
-
-/// How long a budget lasts.
+/// How long a budget lasts: the policy's `new_names_per_minute` is for one.
 const PERIOD: Duration = Duration::from_secs(60);
 
 /// Names that are remembered as asked for: as many again may come before one is forgotten, and is
@@ -49,14 +46,20 @@ struct Spent {
 
 impl NewNames {
     /// Whether the listed name of this permit may be asked about upstream; counts it if it is new.
-    pub(crate) fn admit(&self, permit: &LookupPermit, epoch: u64, now: Instant) -> bool {
+    /// `budget` is the policy's: new names below one pattern in a minute.
+    pub(crate) fn admit(
+        &self,
+        permit: &LookupPermit,
+        (epoch, budget): (u64, u32),
+        now: Instant,
+    ) -> bool {
         // A policy that only watches refuses nothing.
         if !permit.by_pattern() || permit.audit() {
             return true;
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let name = permit.listed();
-        if state.knows(name) || state.spend(permit.rule(), epoch, now) {
+        if state.knows(name) || state.spend(permit.rule(), (epoch, budget), now) {
             state.remember(name);
             true
         } else {
@@ -80,7 +83,7 @@ impl State {
         self.young.insert(name.clone());
     }
 
-    fn spend(&mut self, rule: Option<RuleId>, epoch: u64, now: Instant) -> bool {
+    fn spend(&mut self, rule: Option<RuleId>, (epoch, budget): (u64, u32), now: Instant) -> bool {
         let over = |spent: &Spent| now.saturating_duration_since(spent.began) >= PERIOD;
         if self.epoch != epoch {
             self.spent.clear();
@@ -101,7 +104,7 @@ impl State {
                 names: 0,
             };
         }
-        let left = spent.names < NEW_NAMES_PER_MINUTE;
+        let left = spent.names < budget;
         spent.names += u32::from(left);
         left
     }
@@ -113,6 +116,8 @@ mod tests {
     use portcullis_policy::{Input, Mode, Policy, Request};
 
     use super::*;
+
+    const BUDGET: u32 = 120;
 
     fn policy(rules: &[&str]) -> Policy {
         let inputs: Vec<Input> = rules
@@ -138,8 +143,8 @@ mod tests {
         let policy = policy(&["*.wild.example", "*.other.example", "listed.wild.example"]);
         let names = NewNames::default();
         let start = Instant::now();
-        let ask = |name: &str, at| names.admit(&permit(&policy, name), 0, at);
-        for n in 0..NEW_NAMES_PER_MINUTE {
+        let ask = |name: &str, at| names.admit(&permit(&policy, name), (0, BUDGET), at);
+        for n in 0..BUDGET {
             assert!(ask(&format!("n{n}.wild.example"), start), "{n}");
         }
         assert!(!ask("one-more.wild.example", start));
@@ -159,8 +164,12 @@ mod tests {
         let policy = policy(&[]).with_mode(Mode::Audit);
         let names = NewNames::default();
         let now = Instant::now();
-        for n in 0..NEW_NAMES_PER_MINUTE * 2 {
-            assert!(names.admit(&permit(&policy, &format!("n{n}.example.org")), 0, now));
+        for n in 0..BUDGET * 2 {
+            assert!(names.admit(
+                &permit(&policy, &format!("n{n}.example.org")),
+                (0, BUDGET),
+                now
+            ));
         }
     }
 
@@ -170,8 +179,12 @@ mod tests {
         let names = NewNames::default();
         let mut now = Instant::now();
         for n in 0..MAX_REMEMBERED * 3 {
-            assert!(names.admit(&permit(&policy, &format!("n{n}.wild.example")), 0, now));
-            now += PERIOD / NEW_NAMES_PER_MINUTE + Duration::from_millis(10);
+            assert!(names.admit(
+                &permit(&policy, &format!("n{n}.wild.example")),
+                (0, BUDGET),
+                now
+            ));
+            now += PERIOD / BUDGET + Duration::from_millis(10);
         }
         let state = names.state.lock().unwrap();
         assert!(state.young.len() + state.old.len() <= MAX_REMEMBERED * 2);

@@ -70,17 +70,27 @@ impl Inner {
         // Owners that the policy in force still lists.
         let mut live: SmallVec<[(Name, Option<Name>); 2]> = SmallVec::new();
         let mut permit = None;
+        let mut not_served = None;
         for owner in owners {
             let request = Request::Lookup {
                 name: owner.0.as_ref(),
-                qtype: rtype::A,
+                qtype: rtype::PTR,
             };
-            if let Some(listed) = policy.decide(&request).lookup_permit() {
+            let decision = policy.decide(&request);
+            if let Some(listed) = decision.lookup_permit() {
                 permit.get_or_insert_with(|| listed.reverse(address));
                 live.push(owner);
+            } else if decision.reason == Reason::TypeNotServed {
+                not_served = Some(Judged::of(Reason::TypeNotServed, decision.rule));
             }
         }
-        let Some(permit) = permit.filter(|_| decision.reason != Reason::DeniedByRule) else {
+        let denied = decision.reason == Reason::DeniedByRule;
+        if let (None, Some(judged), false) = (&permit, not_served, denied) {
+            // The address was given out, so its name exists; the policy serves no PTR for it.
+            self.refuse(turn, policy, judged, Refusal::NoData, out);
+            return None;
+        }
+        let Some(permit) = permit.filter(|_| !denied) else {
             let reason = match decision.reason {
                 Reason::DeniedByRule => Reason::DeniedByRule,
                 _ => Reason::AddressNotLeased,

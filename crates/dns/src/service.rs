@@ -16,6 +16,7 @@ use crate::cache::Cache;
 use crate::config::PolicyHandle;
 use crate::flight::Flights;
 use crate::new_names::NewNames;
+use crate::pace::Pace;
 use crate::{Clock, DnsConfig, Leases, OwnNames, Upstream, tcp, udp};
 
 /// One sandbox's resolver.
@@ -39,6 +40,7 @@ pub(crate) struct Inner {
     pub(crate) flights: Flights,
     pub(crate) aliases: Aliases,
     pub(crate) new_names: NewNames,
+    pub(crate) pace: Pace,
 }
 
 /// The policy that was last seen in force, and how many came before it. Holding it keeps its
@@ -128,6 +130,7 @@ impl DnsService {
                 own: config.own,
                 ipv6_route: config.ipv6_route,
                 host_owns: config.host_owns,
+                pace: Pace::new(config.clock.now()),
                 clock: config.clock,
                 cache: Cache::new(config.cache_bytes),
                 flights: Flights::default(),
@@ -145,9 +148,10 @@ impl DnsService {
     /// Whether a name may leave by another way than a lookup here (a company's proxy looks names up
     /// itself): new names below a pattern share the lookups' budget.
     pub fn admits(&self, permit: &LookupPermit) -> bool {
-        let (_, epoch) = self.inner.policy();
+        let (policy, epoch) = self.inner.policy();
+        let budget = policy.settings().dns.new_names_per_minute;
         let now = self.inner.clock.now();
-        self.inner.new_names.admit(permit, epoch, now)
+        self.inner.new_names.admit(permit, (epoch, budget), now)
     }
 
     /// Replaces the upstream resolvers (a reloaded policy may name others).

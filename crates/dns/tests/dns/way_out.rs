@@ -69,7 +69,7 @@ async fn what_leaves_is_a_new_message_of_canonical_name_and_type() {
 async fn names_made_up_below_a_wildcard_end_with_a_budget() {
     let server = Server::with_zone(Zone::new(ZONE)).await;
     let world = World::new(&["*.wild.example"], &[&server]);
-    let budget = portcullis_dns::NEW_NAMES_PER_MINUTE;
+    let budget = portcullis_policy::DEFAULT_NEW_NAMES_PER_MINUTE;
     for n in 0..budget + 40 {
         let name = format!("secret{n}.wild.example");
         let message = query(&name, A_TYPE, Some(1232));
