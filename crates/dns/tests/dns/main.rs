@@ -3,6 +3,7 @@
 
 mod chain;
 mod memory;
+mod scenarios;
 mod signatures;
 mod sockets;
 mod upstreams;

@@ -42,6 +42,11 @@ impl MemoryNetwork {
         self.servers.lock().unwrap().insert(at, Arc::new(script));
     }
 
+    /// Takes the resolver at an address away: it refuses from now on.
+    pub fn close(&self, at: SocketAddr) {
+        self.servers.lock().unwrap().remove(&at);
+    }
+
     /// What the resolver at an address heard so far.
     pub fn heard(&self, at: SocketAddr) -> Vec<Heard> {
         let all = self.heard.lock().unwrap();
