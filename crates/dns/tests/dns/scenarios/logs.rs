@@ -106,7 +106,7 @@ pub fn records(line: &Line, records: &[Value]) {
                     let text = quoted(text, '\'').unwrap_or_else(|| part.wrong("detail 'text'"));
                     let detail =
                         |record: &&Value| record["detail"].as_str().unwrap_or("").contains(text);
-                    group.iter().any(|record| detail(record))
+                    group.iter().any(detail)
                 }
                 _ => part.wrong("count, attempts, upstream, address, canonical or detail"),
             };
