@@ -49,10 +49,10 @@ pub struct SourceLine {
 }
 
 impl Diagnostic {
-    /// About a place in a text.
+    /// About a place in a text, on this line of it.
     pub(crate) fn at(
         severity: Severity,
-        path: &str,
+        (path, line): (&str, usize),
         text: &str,
         span: Range<usize>,
         message: impl Into<String>,
@@ -67,7 +67,7 @@ impl Diagnostic {
         let marked = start - from..end.clamp(start, to.max(start)) - from;
         Diagnostic {
             path: path.to_owned(),
-            line: text[..start].matches('\n').count() + 1,
+            line,
             column: text[line_start..start].chars().count() + 1,
             severity,
             message: message.into(),

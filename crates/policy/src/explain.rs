@@ -97,7 +97,7 @@ impl Policy {
             reason: found.reason,
             target: target.to_string(),
             rule: info.map(|info| info.text.to_owned()),
-            source: info.map(|info| info.source.to_owned()),
+            source: info.map(|info| info.source.to_string()),
             sentences,
             suggestion: found.suggestion,
         }

@@ -14,6 +14,7 @@ mod decision;
 mod diagnostic;
 mod dns_settings;
 mod explain;
+mod info;
 mod input;
 mod load;
 mod nets;
@@ -22,6 +23,7 @@ mod policy;
 mod reason;
 mod request;
 mod resolver;
+mod rows;
 mod rules;
 mod settings;
 mod suggest;
@@ -35,6 +37,7 @@ pub use dns_settings::{
     MAX_ZONES, Resolve, Zone,
 };
 pub use explain::Explanation;
+pub use info::{RuleInfo, RuleSource};
 pub use input::{Input, Loaded};
 pub use load::{MAX_DIAGNOSTICS, MAX_FILE_BYTES, MAX_FILES, MAX_INCLUDE_DEPTH};
 pub use permit::{ConnectPermit, LookupPermit, PermitTarget};
@@ -42,7 +45,7 @@ pub use policy::{Mode, Policy};
 pub use reason::Reason;
 pub use request::{Destination, Request, Seen, ShownBy};
 pub use resolver::Resolver;
-pub use rules::{AddressRule, MAX_PORT_SETS, MAX_RULES, RuleId, RuleInfo};
+pub use rules::{AddressRule, MAX_RULES, MAX_SCOPES, RuleId};
 pub use settings::{ProxyHost, ProxyUrl, Settings, UpstreamProxies};
 pub use types::TypeSet;
 

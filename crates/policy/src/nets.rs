@@ -3,6 +3,7 @@
 //! An address rule is the only thing that lifts the guard over private and local addresses, so what
 //! it covers is decided here and nowhere else.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -10,6 +11,7 @@ use ipnet::IpNet;
 use portcullis_names::PortSet;
 
 use crate::rules::{AddressRule, RuleId};
+use crate::table::Said;
 
 /// One address rule.
 #[derive(Clone, Debug)]
@@ -116,7 +118,24 @@ impl NetTable {
             .by_net
             .iter()
             .filter(|(own, _)| **own != net && net.contains(*own));
-        inside.flat_map(|(_, rows)| rows).map(|row| row.rule).min()
+        let first = inside.min_by_key(|(own, _)| **own)?;
+        first.1.first().map(|row| row.rule)
+    }
+
+    /// Calls `found` with the rules of each range that has several.
+    pub fn ranges(&self, mut found: impl FnMut(&[Said<'_>])) {
+        for rows in self.by_net.values().filter(|rows| rows.len() > 1) {
+            let said: Vec<Said<'_>> = rows
+                .iter()
+                .map(|row| Said {
+                    rule: row.rule,
+                    denies: row.denies,
+                    ports: &row.ports,
+                    to: None,
+                })
+                .collect();
+            found(&said);
+        }
     }
 
     /// The allow rules, in a fixed order.
@@ -182,12 +201,25 @@ impl NetsBuilder {
         });
     }
 
-    pub fn build(self) -> NetTable {
+    /// Compiles the rules. `order` compares what two rules are called and where they stand.
+    pub fn build(self, order: impl Fn(RuleId, RuleId) -> Ordering) -> NetTable {
         let mut table = self.0;
+        for rows in table.by_net.values_mut() {
+            // the fewest ports first: that rule explains a decision best
+            rows.sort_by(|a, b| {
+                (a.ports.len(), &a.ports)
+                    .cmp(&(b.ports.len(), &b.ports))
+                    .then_with(|| order(a.rule, b.rule))
+            });
+        }
         table.v4_lengths.sort_unstable_by(|a, b| b.cmp(a));
         table.v6_lengths.sort_unstable_by(|a, b| b.cmp(a));
         for rules in [&mut table.allows, &mut table.denials] {
-            rules.sort_by(|a, b| (a.net, &a.ports).cmp(&(b.net, &b.ports)));
+            rules.sort_by(|a, b| {
+                (a.net, &a.ports)
+                    .cmp(&(b.net, &b.ports))
+                    .then_with(|| order(a.rule, b.rule))
+            });
         }
         table
     }

@@ -11,9 +11,10 @@ use portcullis_names::{NameRef, PortSet, is_guarded};
 
 use crate::decide;
 use crate::decision::Decision;
+use crate::info::{RuleInfo, RuleSource};
 use crate::reason::Reason;
 use crate::request::Request;
-use crate::rules::{AddressRule, RuleId, RuleInfo, RuleSet};
+use crate::rules::{AddressRule, RuleId, RuleSet};
 use crate::settings::Settings;
 use crate::types::TypeSet;
 
@@ -145,7 +146,7 @@ impl Policy {
     pub fn rule(&self, id: RuleId) -> RuleInfo<'_> {
         let none = RuleInfo {
             text: "",
-            source: "",
+            source: RuleSource::default(),
             denies: false,
         };
         self.rules.info(id).unwrap_or(none)

@@ -7,8 +7,9 @@
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
-use portcullis_names::{Pattern, PortSet, Target};
+use portcullis_names::{PortSet, Target};
 
+use crate::info::{Infos, NOT_A_NAME, RuleInfo};
 use crate::nets::{NetTable, NetsBuilder};
 use crate::table::{NameTable, NamesBuilder};
 use crate::types::TypeSet;
@@ -16,22 +17,11 @@ use crate::types::TypeSet;
 /// Most rules of one policy, of all its files together.
 pub const MAX_RULES: usize = 4_000_000;
 /// Most different sets of ports, types and `to` of one policy: rows keep their number in 16 bits.
-pub const MAX_PORT_SETS: usize = 65_536;
+pub const MAX_SCOPES: usize = 65_536;
 
 /// Which rule; valid for the policy whose decision carries it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RuleId(pub(crate) u32);
-
-/// A rule as the operator wrote it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RuleInfo<'p> {
-    /// The target as written, such as `*.example.org` or `db.corp.example:5432`.
-    pub text: &'p str,
-    /// Where: `file:line`, or `--allow x`.
-    pub source: &'p str,
-    /// Whether it denies.
-    pub denies: bool,
-}
 
 /// An allow rule for addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,15 +32,6 @@ pub struct AddressRule {
     pub ports: PortSet,
     /// The rule.
     pub rule: RuleId,
-}
-
-/// One rule before it is compiled.
-#[derive(Clone, Debug)]
-pub(crate) struct RawRule {
-    pub target: Target,
-    pub terms: Terms,
-    pub text: String,
-    pub source: String,
 }
 
 /// What a rule says besides its target.
@@ -64,33 +45,12 @@ pub(crate) struct Terms {
     pub to: Option<SocketAddr>,
 }
 
-impl RawRule {
-    /// The ports that the rule covers. A deny without a port covers every port: whoever denies a name
-    /// must not find its port 22 open because another rule allowed that.
-    pub fn ports(&self) -> PortSet {
-        match &self.target {
-            Target::Name {
-                explicit_ports: false,
-                ..
-            } if self.terms.denies => PortSet::ANY,
-            target => target.ports().clone(),
-        }
-    }
-
-    /// What two rules must share to contradict each other.
-    pub fn subject(&self) -> Subject<'_> {
-        match &self.target {
-            Target::Name { pattern, .. } => Subject::Name(pattern),
-            Target::Net { net, .. } => Subject::Net(*net),
-        }
-    }
-}
-
-/// The canonical pattern of a rule.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Subject<'a> {
-    Name(&'a Pattern),
-    Net(IpNet),
+/// How a rule was written, and where: the source's number and the line, 0 for a flag.
+#[derive(Clone, Copy)]
+pub(crate) struct Written<'t> {
+    pub text: &'t str,
+    pub source: u16,
+    pub line: u32,
 }
 
 /// All rules, compiled.
@@ -98,84 +58,103 @@ pub(crate) enum Subject<'a> {
 pub(crate) struct RuleSet {
     pub names: NameTable,
     pub nets: NetTable,
-    info: InfoArena,
+    infos: Infos,
 }
 
 impl RuleSet {
-    /// Compiles rules.
-    ///
-    /// # Errors
-    /// A sentence, if there are more rules or port sets than a policy may have.
-    pub fn compile(rules: &[RawRule]) -> Result<RuleSet, String> {
-        if rules.len() > MAX_RULES {
-            return Err(format!("a policy may have {MAX_RULES} rules at most"));
-        }
-        let mut names = NamesBuilder::default();
-        let mut nets = NetsBuilder::default();
-        let mut info = InfoArena::default();
-        for rule in rules {
-            let id = info.push(rule)?;
-            let ports = rule.ports();
-            match &rule.target {
-                Target::Name { pattern, .. } => {
-                    names.push(id, pattern, &ports, rule.terms)?;
-                }
-                Target::Net { net, .. } => nets.push(id, *net, ports, rule.terms.denies),
-            }
-        }
-        Ok(RuleSet {
-            names: names.build(),
-            nets: nets.build(),
-            info,
-        })
-    }
-
     pub fn info(&self, id: RuleId) -> Option<RuleInfo<'_>> {
-        self.info.get(id)
+        self.infos.get(id, |at, len| self.names.text(at, len))
     }
 
     pub fn len(&self) -> usize {
-        self.info.rows.len()
+        self.infos.len()
     }
 }
 
-/// Texts and sources of all rules, end to end: two small vectors rather than two strings a rule.
-#[derive(Debug, Default)]
-struct InfoArena {
-    text: String,
-    rows: Vec<InfoRow>,
+/// Collects rules.
+#[derive(Default)]
+pub(crate) struct RuleSetBuilder {
+    names: NamesBuilder,
+    nets: NetsBuilder,
+    infos: Infos,
+    /// For each rule whether its text is simply its base name.
+    plain: Vec<bool>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct InfoRow {
-    at: u32,
-    text_len: u16,
-    source_len: u16,
-    denies: bool,
-}
-
-impl InfoArena {
-    fn push(&mut self, rule: &RawRule) -> Result<RuleId, String> {
-        let too_long = |_| "the texts of all rules together are too long".to_owned();
-        let id = RuleId(u32::try_from(self.rows.len()).map_err(too_long)?);
-        self.rows.push(InfoRow {
-            at: u32::try_from(self.text.len()).map_err(too_long)?,
-            text_len: u16::try_from(rule.text.len()).map_err(too_long)?,
-            source_len: u16::try_from(rule.source.len()).map_err(too_long)?,
-            denies: rule.terms.denies,
-        });
-        self.text.push_str(&rule.text);
-        self.text.push_str(&rule.source);
+impl RuleSetBuilder {
+    /// Adds a rule.
+    ///
+    /// # Errors
+    /// A sentence, if there are more rules or sets of terms than a policy may have.
+    pub fn push(
+        &mut self,
+        target: &Target,
+        terms: Terms,
+        at: Written<'_>,
+    ) -> Result<RuleId, String> {
+        if self.infos.len() >= MAX_RULES {
+            return Err(format!("a policy may have {MAX_RULES} rules at most"));
+        }
+        let place = (at.source, at.line);
+        let (id, text_at) = self.infos.push(at.text, place, terms.denies)?;
+        match target {
+            Target::Name {
+                pattern,
+                ports,
+                explicit_ports,
+            } => {
+                let base = pattern.base().as_str();
+                self.plain.push(base == at.text);
+                let base_at = match offset_of(base, at.text) {
+                    Some(offset) => text_at + offset,
+                    None => self.infos.text(base)?,
+                };
+                // a deny without a port covers every port: whoever denies a name must not find its
+                // port 22 open because another rule allowed that
+                let ports = match (terms.denies, explicit_ports) {
+                    (true, false) => &PortSet::ANY,
+                    _ => ports,
+                };
+                self.names.push(id, (base_at, pattern), ports, terms)?;
+            }
+            Target::Net { net, ports } => {
+                self.plain.push(false);
+                self.nets.push(id, *net, ports.clone(), terms.denies);
+            }
+        }
         Ok(id)
     }
 
-    fn get(&self, id: RuleId) -> Option<RuleInfo<'_>> {
-        let row = self.rows.get(id.0 as usize)?;
-        let (from, mid) = (row.at as usize, row.at as usize + usize::from(row.text_len));
-        Some(RuleInfo {
-            text: &self.text[from..mid],
-            source: &self.text[mid..mid + usize::from(row.source_len)],
-            denies: row.denies,
-        })
+    /// Compiles the rules; `sources` are what their numbers mean.
+    ///
+    /// # Errors
+    /// A sentence, if their texts together are too long.
+    pub fn build(self, sources: Vec<Box<str>>) -> Result<RuleSet, String> {
+        let RuleSetBuilder {
+            names,
+            nets,
+            mut infos,
+            plain,
+        } = self;
+        let mut places = vec![NOT_A_NAME; infos.len()];
+        let place = |id: RuleId, at: u32| {
+            let index = id.0 as usize;
+            if let (Some(place), Some(true)) = (places.get_mut(index), plain.get(index)) {
+                *place = at;
+            }
+        };
+        let order = |a, b| infos.order(&sources, a, b);
+        let names = names.build(infos.texts(), order, place)?;
+        let nets = nets.build(order);
+        infos.settle(&places, sources);
+        Ok(RuleSet { names, nets, infos })
     }
+}
+
+/// Where a base stands in the text of its rule, if it is written there in canonical form.
+fn offset_of(base: &str, text: &str) -> Option<u32> {
+    let wild = text.len() - text.trim_start_matches(['*', '.']).len();
+    let rest = text.get(wild..)?.strip_prefix(base)?;
+    let ends = rest.is_empty() || rest.starts_with([':', '.']);
+    ends.then(|| u32::try_from(wild).ok()).flatten()
 }

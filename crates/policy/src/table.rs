@@ -1,84 +1,34 @@
-//! Name rules, compiled: a hash lookup for each suffix of the name, from the whole name to the TLD.
+//! Name rules, compiled: a lookup for each suffix of the name, from the whole name to the TLD.
 //!
-//! A rule is a row of sixteen bytes and its base name in one shared string; the hash table holds row
-//! numbers only. So a blocklist of a million names costs some fifty bytes a name, and a decision
-//! allocates nothing and costs as many lookups as the name has labels, however many rules there are.
+//! A decision allocates nothing and costs as many lookups as the name has labels, however many rules
+//! there are.
 //!
 //! The host's own loopback has a name ([`HOST_NAME`]), and only a rule for that very name lists it:
 //! `*.internal` must not open the host.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::hash::BuildHasher;
 use std::net::SocketAddr;
 
-use hashbrown::{DefaultHashBuilder, HashTable};
 use portcullis_names::{Pattern, PortSet};
 
 use crate::HOST_NAME;
-use crate::rules::{MAX_PORT_SETS, RuleId, Terms};
+use crate::rows::{Chain, Kind, Row, Rows, RowsBuilder, Saying};
+use crate::rules::{MAX_SCOPES, RuleId, Terms};
 use crate::types::TypeSet;
 
-/// No further row.
-const END: u32 = u32::MAX;
-
-const KIND_EXACT: u8 = 0;
-const KIND_BELOW: u8 = 1;
-const KIND_APEX_AND_BELOW: u8 = 2;
-const KIND_BITS: u8 = 0b11;
-const FLAG_DENIES: u8 = 0b100;
-const FLAG_NO_SNI: u8 = 0b1000;
-
-/// One rule, as the table keeps it.
-#[derive(Clone, Copy, Debug)]
-struct Row {
-    /// Where its base name begins in the arena.
-    at: u32,
-    /// The next row with the same base name.
-    next: u32,
-    /// The rule's number in the whole set.
-    id: u32,
-    /// The number of its ports, types and `to`.
-    scope: u16,
-    len: u8,
-    flags: u8,
-}
-
 /// What many rows have in common.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Scope {
     ports: PortSet,
     types: Option<TypeSet>,
     to: Option<SocketAddr>,
 }
 
-const _: () = assert!(size_of::<Row>() == 16, "a million rules should stay small");
-
-impl Row {
-    fn kind(self) -> u8 {
-        self.flags & KIND_BITS
-    }
-
-    fn denies(self) -> bool {
-        self.flags & FLAG_DENIES != 0
-    }
-
-    /// Whether the row matches a name, given that the name is the row's base (`own`) or below it.
-    fn covers(self, own: bool) -> bool {
-        match self.kind() {
-            KIND_EXACT => own,
-            KIND_BELOW => !own,
-            _ => true,
-        }
-    }
-}
-
 /// The name rules of a policy.
 #[derive(Debug, Default)]
 pub(crate) struct NameTable {
-    bases: String,
-    rows: Vec<Row>,
-    heads: HashTable<u32>,
-    hasher: DefaultHashBuilder,
+    rows: Rows,
     scopes: Vec<Scope>,
     /// Whether any rule says which types are served, and whether any sends a name elsewhere:
     /// without, nobody needs to look.
@@ -102,22 +52,22 @@ pub(crate) enum NameVerdict {
 /// The most specific allow rules that match a name: all rows of one kind in one chain.
 #[derive(Clone, Copy)]
 struct Level {
-    head: u32,
-    kind: u8,
+    chain: Chain,
+    kind: Kind,
 }
 
 impl NameTable {
     /// What the rules say about this canonical name on this port. Allocates nothing.
     pub fn verdict(&self, name: &str, port: u16) -> NameVerdict {
         let mut level = None;
-        for (head, own) in self.chains(name) {
-            for row in self.chain(head).filter(|row| row.covers(own)) {
+        for (chain, own) in self.chains(name) {
+            for row in self.rows.chain(chain).filter(|row| row.covers(own)) {
                 if row.denies() {
                     if self.ports(row).contains(port) {
-                        return NameVerdict::Denied(self.narrowest_deny(head, own, port, row));
+                        return NameVerdict::Denied(row.id);
                     }
                 } else if own || name != HOST_NAME {
-                    Self::offer(&mut level, head, row);
+                    Self::offer(&mut level, chain, row);
                 }
             }
         }
@@ -130,7 +80,7 @@ impl NameTable {
             .level_rows(level)
             .filter(|row| self.ports(*row).contains(port))
         {
-            no_sni |= row.flags & FLAG_NO_SNI != 0;
+            no_sni |= row.allow_no_sni();
             // of several rows with this port, the one with fewest ports explains it best
             if best.is_none_or(|b| self.ports(row).len() < self.ports(b).len()) {
                 best = Some(row);
@@ -138,7 +88,7 @@ impl NameTable {
         }
         match best {
             Some(row) => NameVerdict::Allowed {
-                rule: RuleId(row.id),
+                rule: row.id,
                 no_sni,
             },
             None => NameVerdict::OtherPort(self.first_of(level)),
@@ -150,14 +100,14 @@ impl NameTable {
     pub fn lookup_verdict(&self, name: &str) -> NameVerdict {
         let mut level = None;
         let mut deny = None;
-        for (head, own) in self.chains(name) {
-            for row in self.chain(head).filter(|row| row.covers(own)) {
+        for (chain, own) in self.chains(name) {
+            for row in self.rows.chain(chain).filter(|row| row.covers(own)) {
                 if row.denies() && self.ports(row).is_any() {
-                    return NameVerdict::Denied(RuleId(row.id));
+                    return NameVerdict::Denied(row.id);
                 } else if row.denies() {
                     deny.get_or_insert(row);
                 } else if own || name != HOST_NAME {
-                    Self::offer(&mut level, head, row);
+                    Self::offer(&mut level, chain, row);
                 }
             }
         }
@@ -165,7 +115,7 @@ impl NameTable {
             return NameVerdict::Unlisted;
         };
         match deny {
-            Some(row) if !self.some_port_open(name, level) => NameVerdict::Denied(RuleId(row.id)),
+            Some(row) if !self.some_port_open(name, level) => NameVerdict::Denied(row.id),
             _ => NameVerdict::Allowed {
                 rule: self.first_of(level),
                 no_sni: false,
@@ -176,12 +126,12 @@ impl NameTable {
     /// The ports on which the name is allowed.
     pub fn ports_for(&self, name: &str) -> PortSet {
         let (mut level, mut denied) = (None, PortSet::EMPTY);
-        for (head, own) in self.chains(name) {
-            for row in self.chain(head).filter(|row| row.covers(own)) {
+        for (chain, own) in self.chains(name) {
+            for row in self.rows.chain(chain).filter(|row| row.covers(own)) {
                 if row.denies() {
                     denied = denied.union(self.ports(row));
                 } else if own || name != HOST_NAME {
-                    Self::offer(&mut level, head, row);
+                    Self::offer(&mut level, chain, row);
                 }
             }
         }
@@ -196,13 +146,14 @@ impl NameTable {
     /// The most specific allow, whatever is denied.
     fn level(&self, name: &str) -> Option<Level> {
         let mut level = None;
-        for (head, own) in self.chains(name) {
+        for (chain, own) in self.chains(name) {
             for row in self
-                .chain(head)
+                .rows
+                .chain(chain)
                 .filter(|row| row.covers(own) && !row.denies())
             {
                 if own || name != HOST_NAME {
-                    Self::offer(&mut level, head, row);
+                    Self::offer(&mut level, chain, row);
                 }
             }
         }
@@ -238,25 +189,83 @@ impl NameTable {
 
     /// Whether an allow rule lists this very name, without a wildcard.
     pub fn lists_exactly(&self, name: &str) -> bool {
-        let rows = self
-            .find(name)
-            .into_iter()
-            .flat_map(|head| self.chain(head));
-        rows.into_iter()
-            .any(|row| !row.denies() && row.kind() == KIND_EXACT)
+        let rows = self.rows.find(name).into_iter();
+        rows.flat_map(|chain| self.rows.chain(chain))
+            .any(|row| !row.denies() && row.kind() == Kind::Exact)
     }
 
-    /// A deny rule for this name or for names below it.
+    /// A deny rule for this name or for names below it: of several, the one whose base is the first
+    /// in the alphabet.
     pub fn denies_within(&self, base: &str) -> Option<RuleId> {
-        let within = |row: &&Row| {
-            let own = self.base(**row);
-            row.denies()
-                && (own == base
-                    || own
-                        .strip_suffix(base)
-                        .is_some_and(|labels| labels.ends_with('.')))
+        let within = |own: &str| {
+            own == base
+                || own
+                    .strip_suffix(base)
+                    .is_some_and(|labels| labels.ends_with('.'))
         };
-        self.rows.iter().find(within).map(|row| RuleId(row.id))
+        let mut first: Option<(&str, Row)> = None;
+        for (own, row) in self
+            .rows
+            .all()
+            .filter(|(own, row)| row.denies() && within(own))
+        {
+            // rows of one base come in their order
+            if first.is_none_or(|(seen, _)| own < seen) {
+                first = Some((own, row));
+            }
+        }
+        first.map(|(_, row)| row.id)
+    }
+
+    /// Calls `found` with each exact allow that a deny of another pattern covers on every port, and
+    /// that deny.
+    pub fn dead_allows(&self, mut found: impl FnMut(RuleId, RuleId)) {
+        if !self
+            .rows
+            .all()
+            .any(|(_, row)| row.denies() && row.kind() != Kind::Exact)
+        {
+            return;
+        }
+        for (base, row) in self.rows.all() {
+            if row.denies() || row.kind() != Kind::Exact {
+                continue;
+            }
+            if let NameVerdict::Denied(deny) = self.lookup_verdict(base) {
+                found(row.id, deny);
+            }
+        }
+    }
+
+    /// Calls `found` with the rules of each pattern that has several, those that allow first.
+    pub fn patterns(&self, mut found: impl FnMut(&[Said<'_>])) {
+        let mut seen: Option<(&str, Kind)> = None;
+        let mut group: Vec<Said<'_>> = Vec::new();
+        for (base, row) in self.rows.all() {
+            let pattern = (base, row.kind());
+            if seen != Some(pattern) {
+                if group.len() > 1 {
+                    found(&group);
+                }
+                group.clear();
+                seen = Some(pattern);
+            }
+            let scope = self.scope(row);
+            group.push(Said {
+                rule: row.id,
+                denies: row.denies(),
+                ports: &scope.ports,
+                to: scope.to,
+            });
+        }
+        if group.len() > 1 {
+            found(&group);
+        }
+    }
+
+    /// The text that stands at a place that [`NamesBuilder::build`] has told.
+    pub fn text(&self, at: usize, len: usize) -> &str {
+        self.rows.text(at, len)
     }
 
     fn level_ports(&self, level: Option<Level>) -> PortSet {
@@ -266,12 +275,12 @@ impl NameTable {
 
     /// Takes the row's level, unless a more specific one was seen: chains come from the longest base
     /// to the shortest, and kinds are numbered from the narrowest.
-    fn offer(level: &mut Option<Level>, head: u32, row: Row) {
+    fn offer(level: &mut Option<Level>, chain: Chain, row: Row) {
         match level {
-            Some(seen) if seen.head != head || seen.kind <= row.kind() => {}
+            Some(seen) if seen.chain != chain || seen.kind <= row.kind() => {}
             _ => {
                 *level = Some(Level {
-                    head,
+                    chain,
                     kind: row.kind(),
                 })
             }
@@ -280,18 +289,9 @@ impl NameTable {
 
     fn first_of(&self, level: Level) -> RuleId {
         // a level exists because a row of it was seen
-        RuleId(self.level_rows(level).next().map_or(END, |row| row.id))
-    }
-
-    fn narrowest_deny(&self, head: u32, own: bool, port: u16, found: Row) -> RuleId {
-        let same = self
-            .chain(head)
-            .filter(|row| row.covers(own) && row.denies() && self.ports(*row).contains(port));
-        RuleId(
-            same.min_by_key(|row| (row.kind(), row.id))
-                .unwrap_or(found)
-                .id,
-        )
+        self.level_rows(level)
+            .next()
+            .map_or(RuleId(u32::MAX), |row| row.id)
     }
 
     /// Whether a port of the level is left when every deny is taken away; walks from gap to gap.
@@ -313,8 +313,9 @@ impl NameTable {
     /// The last port of a denied range that holds this port.
     fn denied_until(&self, name: &str, port: u16) -> Option<u16> {
         self.chains(name)
-            .flat_map(|(head, own)| {
-                self.chain(head)
+            .flat_map(|(chain, own)| {
+                self.rows
+                    .chain(chain)
                     .filter(move |row| row.denies() && row.covers(own))
             })
             .flat_map(|row| self.ports(row).ranges())
@@ -324,41 +325,23 @@ impl NameTable {
     }
 
     /// The chains for the name itself and for each name above it, most specific first.
-    fn chains<'t>(&'t self, name: &'t str) -> impl Iterator<Item = (u32, bool)> + 't {
+    fn chains<'t>(&'t self, name: &'t str) -> impl Iterator<Item = (Chain, bool)> + 't {
         let mut rest = Some(name);
         std::iter::from_fn(move || {
             while let Some(base) = rest {
                 rest = base.split_once('.').map(|(_, above)| above);
-                if let Some(head) = self.find(base) {
-                    return Some((head, base.len() == name.len()));
+                if let Some(chain) = self.rows.find(base) {
+                    return Some((chain, base.len() == name.len()));
                 }
             }
             None
         })
     }
 
-    fn find(&self, base: &str) -> Option<u32> {
-        let hash = self.hasher.hash_one(base);
-        let same = |&head: &u32| self.base(self.rows[head as usize]) == base;
-        self.heads.find(hash, same).copied()
-    }
-
-    fn chain(&self, head: u32) -> impl Iterator<Item = Row> + '_ {
-        let mut next = head;
-        std::iter::from_fn(move || {
-            let row = *self.rows.get(next as usize)?;
-            next = row.next;
-            Some(row)
-        })
-    }
-
     fn level_rows(&self, level: Level) -> impl Iterator<Item = Row> + '_ {
-        self.chain(level.head)
+        self.rows
+            .chain(level.chain)
             .filter(move |row| !row.denies() && row.kind() == level.kind)
-    }
-
-    fn base(&self, row: Row) -> &str {
-        &self.bases[row.at as usize..row.at as usize + usize::from(row.len)]
     }
 
     fn scope(&self, row: Row) -> &Scope {
@@ -370,98 +353,93 @@ impl NameTable {
     }
 }
 
+/// A rule for a pattern, as [`NameTable::patterns`] shows it.
+pub(crate) struct Said<'t> {
+    pub rule: RuleId,
+    pub denies: bool,
+    pub ports: &'t PortSet,
+    pub to: Option<SocketAddr>,
+}
+
 /// Collects name rules.
 #[derive(Default)]
 pub(crate) struct NamesBuilder {
-    table: NameTable,
-    tails: HashMap<u32, u32>,
+    rows: RowsBuilder,
+    scopes: Vec<Scope>,
     scope_numbers: HashMap<Scope, u16>,
 }
 
 impl NamesBuilder {
+    /// Adds a rule for a pattern whose base stands at `at` among the texts.
+    ///
+    /// # Errors
+    /// There are too many different sets of terms.
     pub fn push(
         &mut self,
         id: RuleId,
-        pattern: &Pattern,
+        (at, pattern): (u32, &Pattern),
         ports: &PortSet,
         terms: Terms,
     ) -> Result<(), String> {
-        let scope = self.scope_number(Scope {
+        let saying = Saying {
+            id,
+            scope: self.scope_number(ports, terms)?,
+            kind: match pattern {
+                Pattern::Exact(_) => Kind::Exact,
+                Pattern::Below(_) => Kind::Below,
+                Pattern::ApexAndBelow(_) => Kind::ApexAndBelow,
+            },
+            denies: terms.denies,
+            allow_no_sni: terms.allow_no_sni,
+        };
+        Ok(self.rows.push((at, pattern.base().as_str()), saying)?)
+    }
+
+    fn scope_number(&mut self, ports: &PortSet, terms: Terms) -> Result<u16, String> {
+        // most rules say what the rule before them said
+        let scope = Scope {
             ports: ports.clone(),
             types: terms.types,
             to: terms.to,
-        })?;
-        self.table.some_types |= terms.types.is_some();
-        self.table.some_to |= terms.to.is_some();
-        let kind = match pattern {
-            Pattern::Exact(_) => KIND_EXACT,
-            Pattern::Below(_) => KIND_BELOW,
-            Pattern::ApexAndBelow(_) => KIND_APEX_AND_BELOW,
         };
-        let flag = |set, bit| if set { bit } else { 0 };
-        let flags = kind | flag(terms.denies, FLAG_DENIES) | flag(terms.allow_no_sni, FLAG_NO_SNI);
-        let too_many = |_| "the names of all rules together are too long".to_owned();
-        let number = u32::try_from(self.table.rows.len()).map_err(too_many)?;
-        let base = pattern.base().as_str();
-        let head = self.table.find(base);
-        let at = match head {
-            Some(head) => self.table.rows[head as usize].at,
-            None => {
-                let at = u32::try_from(self.table.bases.len()).map_err(too_many)?;
-                self.table.bases.push_str(base);
-                at
-            }
-        };
-        let len = u8::try_from(base.len()).map_err(too_many)?;
-        self.table.rows.push(Row {
-            at,
-            next: END,
-            id: id.0,
-            scope,
-            len,
-            flags,
-        });
-        match head {
-            Some(head) => {
-                let tail = self.tails.insert(head, number).unwrap_or(head);
-                self.table.rows[tail as usize].next = number;
-            }
-            None => {
-                let NameTable {
-                    bases,
-                    rows,
-                    heads,
-                    hasher,
-                    ..
-                } = &mut self.table;
-                let hash = hasher.hash_one(base);
-                heads.insert_unique(hash, number, |&row: &u32| {
-                    let row = rows[row as usize];
-                    let from = row.at as usize;
-                    hasher.hash_one(&bases[from..from + usize::from(row.len)])
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn scope_number(&mut self, scope: Scope) -> Result<u16, String> {
         if let Some(&number) = self.scope_numbers.get(&scope) {
             return Ok(number);
         }
-        let number = u16::try_from(self.table.scopes.len()).map_err(|_| {
-            format!(
-                "a policy may use {MAX_PORT_SETS} different sets of ports, types and `to` at most"
-            )
+        let number = u16::try_from(self.scopes.len()).map_err(|_| {
+            format!("a policy may use {MAX_SCOPES} different sets of ports, types and `to` at most")
         })?;
-        self.table.scopes.push(scope.clone());
+        self.scopes.push(scope.clone());
         self.scope_numbers.insert(scope, number);
         Ok(number)
     }
 
-    pub fn build(mut self) -> NameTable {
-        self.table.bases.shrink_to_fit();
-        self.table.rows.shrink_to_fit();
-        self.table
+    /// Compiles the rules. `order` compares what two rules are called and where they stand; `place`
+    /// is told where each rule's base lies ([`NameTable::text`]).
+    ///
+    /// # Errors
+    /// The names of all rules together are too long.
+    pub fn build(
+        self,
+        texts: &str,
+        order: impl Fn(RuleId, RuleId) -> Ordering,
+        place: impl FnMut(RuleId, u32),
+    ) -> Result<NameTable, String> {
+        let scopes = self.scopes;
+        let scope = |number: u16| scopes.get(usize::from(number));
+        let by_content = |a: (RuleId, u16), b: (RuleId, u16)| {
+            // the fewest ports first: that rule explains a decision best
+            let ports = |number| scope(number).map_or(0, |scope| scope.ports.len());
+            ports(a.1)
+                .cmp(&ports(b.1))
+                .then_with(|| scope(a.1).cmp(&scope(b.1)))
+                .then_with(|| order(a.0, b.0))
+        };
+        let rows = self.rows.build(texts, by_content, place)?;
+        Ok(NameTable {
+            some_types: scopes.iter().any(|scope| scope.types.is_some()),
+            some_to: scopes.iter().any(|scope| scope.to.is_some()),
+            rows,
+            scopes,
+        })
     }
 }

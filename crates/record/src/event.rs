@@ -5,7 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use portcullis_policy::{Reason, Verdict};
+use portcullis_policy::{Reason, RuleSource, Verdict};
 
 macro_rules! codes {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $code:literal,)+ }) => {
@@ -240,7 +240,7 @@ pub struct Event<'a> {
     /// Why.
     pub reason: Reason,
     /// The rule that decided: its text, and `file:line` or the flag that it came from.
-    pub rule: Option<(&'a str, &'a str)>,
+    pub rule: Option<(&'a str, RuleSource<'a>)>,
     /// The canonical name that was asked for.
     pub name: Option<&'a str>,
     /// What stood where a name should: bytes that are no name. Recorded as `name` when `name` is
@@ -318,8 +318,8 @@ impl<'a> Event<'a> {
 
     /// Sets the rule's text and its `file:line`.
     #[must_use]
-    pub const fn rule(mut self, text: &'a str, source: &'a str) -> Self {
-        self.rule = Some((text, source));
+    pub fn rule(mut self, text: &'a str, source: impl Into<RuleSource<'a>>) -> Self {
+        self.rule = Some((text, source.into()));
         self
     }
 

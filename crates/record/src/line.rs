@@ -118,7 +118,7 @@ pub(crate) fn decision(
     addresses(&mut line, event.addresses);
     if let Some((rule, source)) = event.rule {
         text(&mut line, "rule", rule, MAX_RULE_BYTES);
-        text(&mut line, "source", source, MAX_RULE_BYTES);
+        text(&mut line, "source", &source.to_string(), MAX_RULE_BYTES);
     }
     optional(&mut line, "upstream", event.upstream, MAX_UPSTREAM_BYTES);
     optional(&mut line, "method", event.method, MAX_METHOD_BYTES);

@@ -475,7 +475,7 @@ fn sixty_four_kib_paths_and_names_are_cut_and_marked_and_push_nothing_out() {
         .addresses(&addresses)
         .detail(&long);
     event.canonical_name = Some(&long);
-    event.rule = Some((&long, &long));
+    event.rule = Some((&long, long.as_str().into()));
     event.upstream = Some(&long);
     event.process = Some(Process {
         pid: u32::MAX,

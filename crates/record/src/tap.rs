@@ -72,7 +72,7 @@ impl Seen {
                 .collect(),
             rule: event
                 .rule
-                .map(|(text, source)| (short(text), short(source))),
+                .map(|(text, source)| (short(text), short(&source.to_string()))),
             detail: event.detail.map(short),
             suggestion: suggestion.map(short_lines),
         }

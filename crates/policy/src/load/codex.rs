@@ -94,18 +94,17 @@ fn profile(draft: &mut Draft, source: SourceId, name: &str, node: &Node) {
     let mut network = Section::open(&mut draft.sources, source, &network_name, node);
     let enabled = network.truth(&mut draft.sources, "enabled");
     switches(draft, &mut network);
+    if let Some((false, place)) = &enabled {
+        let message = "the profile's network is not enabled: none of its names is allowed";
+        draft.sources.warn(place, message, None);
+        // its denies still hold for what other files allow
+        draft.only_denies = true;
+    }
     if let Some((_, node)) = network.take("domains") {
         domains(draft, source, (&format!("{network_name}.domains"), node));
     }
+    draft.only_denies = false;
     network.finish(&mut draft.sources);
-    if let Some((false, place)) = enabled {
-        // its allows are off, its denies still hold for what other files allow
-        draft
-            .rules
-            .retain(|placed| placed.rule.terms.denies || placed.place.source != source);
-        let message = "the profile's network is not enabled: none of its names is allowed";
-        draft.sources.warn(&place, message, None);
-    }
 }
 
 fn domains(draft: &mut Draft, source: SourceId, (name, node): (&str, &Node)) {

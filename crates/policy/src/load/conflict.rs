@@ -2,63 +2,193 @@
 //!
 //! Deny wins, so a contradiction is never open. But within one file it shows that its author believes
 //! two things at once, and that is an error; across files and flags it is how a narrower file takes
-//! something away from a shared one, and only worth a warning.
+//! something away from a shared one, and only worth a warning. Where a name is sent to (`to`) there
+//! is nothing that could win, so two that differ are an error wherever they stand.
 
-use std::collections::HashMap;
+use portcullis_names::PortSet;
 
-use super::draft::{Draft, PlacedRule, is_exact};
+use super::draft::Draft;
 use super::source::Place;
-use crate::rules::{RuleSet, Subject};
-use crate::table::NameVerdict;
+use crate::rules::{RuleId, RuleSet};
+use crate::table::Said;
 
-/// Reports every pair of an allow and a deny for one canonical pattern with a port in common.
-pub(super) fn report(draft: &mut Draft) {
-    let mut denies: HashMap<Subject<'_>, Vec<&PlacedRule>> = HashMap::new();
-    for placed in draft.rules.iter().filter(|placed| placed.rule.terms.denies) {
-        denies
-            .entry(placed.rule.subject())
-            .or_default()
-            .push(placed);
+/// Two rules that meet; the first is the one to speak of.
+type Pair = (RuleId, RuleId);
+
+/// What was found, before it is said.
+#[derive(Default)]
+struct Found {
+    /// An allow and a deny for one pattern with a port in common.
+    both: Vec<Pair>,
+    /// Two allows that send a port to different places.
+    apart: Vec<Pair>,
+    /// An allow whose ports are partly sent elsewhere, and a rule that sends them.
+    half: Vec<Pair>,
+    /// An allow for a name that a wider deny covers.
+    dead: Vec<Pair>,
+}
+
+/// Reports every contradiction, in the order in which the rules were read.
+pub(super) fn report(draft: &mut Draft, rules: &RuleSet) {
+    let mut found = Found::default();
+    rules.names.patterns(|group| {
+        found.verdicts(draft, group);
+        found.sent(group);
+    });
+    rules.nets.ranges(|group| found.verdicts(draft, group));
+    rules
+        .names
+        .dead_allows(|allow, deny| found.dead.push((allow, deny)));
+    for pairs in [
+        &mut found.both,
+        &mut found.apart,
+        &mut found.half,
+        &mut found.dead,
+    ] {
+        pairs.sort_unstable();
     }
-    for allow in draft
-        .rules
-        .iter()
-        .filter(|placed| !placed.rule.terms.denies)
-    {
-        let Some(against) = denies.get(&allow.rule.subject()) else {
-            continue;
-        };
-        let ports = allow.rule.ports();
-        let overlapping = against
-            .iter()
-            .filter(|deny| deny.rule.ports().overlaps(&ports));
-        // one pair within the file, or else one across files, is enough to say
-        let same_file = |deny: &&&PlacedRule| deny.place.source == allow.place.source;
-        if let Some(deny) = overlapping.clone().find(same_file) {
-            let (first, second) = in_order(&allow.place, &deny.place);
-            let message = format!("`{}` is both allowed and denied", allow.rule.text);
-            let line = draft.sources.line(first);
-            let says = if first == &deny.place {
-                "denies"
-            } else {
-                "allows"
-            };
-            let bare = deny.rule.ports().is_any() && !deny.rule.text.ends_with(":*");
-            let why = if bare {
-                " (a deny without a port covers every port)"
-            } else {
-                ""
-            };
-            let hint = format!("line {line} {says} it; keep one of the two{why}");
-            draft.sources.error_with(second, message, hint);
-        } else if let Some(deny) = overlapping.clone().next() {
-            let message = format!(
-                "`{}` is allowed here, but denied elsewhere",
-                allow.rule.text
-            );
-            let hint = format!("deny wins: {}", deny.rule.source);
-            draft.sources.warn(&allow.place, message, hint);
+    for pair in found.both {
+        allowed_and_denied(draft, rules, pair);
+    }
+    for pair in found.apart {
+        let message = "goes to two places";
+        let hint = "sends it elsewhere; keep one of the two";
+        disagreement(draft, rules, pair, message, hint);
+    }
+    for pair in found.half {
+        let message = "is sent elsewhere with `to`, but not on all of its ports";
+        let hint = "has the `to`; give this rule one as well, or remove it";
+        disagreement(draft, rules, pair, message, hint);
+    }
+    for pair in found.dead {
+        covered(draft, rules, pair);
+    }
+}
+
+impl Found {
+    /// The allows that a deny of the same pattern takes a port from: one deny each, in the same
+    /// file if there is one.
+    fn verdicts(&mut self, draft: &Draft, group: &[Said<'_>]) {
+        for allow in group.iter().filter(|said| !said.denies) {
+            let mut against: Option<RuleId> = None;
+            for deny in group.iter().filter(|said| said.denies) {
+                if !deny.ports.overlaps(allow.ports) {
+                    continue;
+                }
+                against.get_or_insert(deny.rule);
+                if draft.same_source(allow.rule, deny.rule) {
+                    against = Some(deny.rule);
+                    break;
+                }
+            }
+            self.both.extend(against.map(|deny| (allow.rule, deny)));
         }
+    }
+
+    /// What the allows of one pattern say of where it goes.
+    fn sent(&mut self, group: &[Said<'_>]) {
+        let allows = || group.iter().filter(|said| !said.denies);
+        let Some(some) = allows().find(|said| said.to.is_some()) else {
+            return;
+        };
+        let sent = allows().filter(|said| said.to.is_some());
+        let ports = sent.fold(PortSet::EMPTY, |all, said| all.union(said.ports));
+        for (at, one) in group.iter().enumerate().filter(|(_, said)| !said.denies) {
+            if one.to.is_none() {
+                if !ports.contains_all(one.ports) {
+                    self.half.push((one.rule, some.rule));
+                }
+                continue;
+            }
+            let differs = |other: &&Said<'_>| {
+                other.to.is_some() && other.to != one.to && other.ports.overlaps(one.ports)
+            };
+            let other = group.iter().take(at).find(differs);
+            self.apart.extend(other.map(|other| {
+                let (first, second) = (one.rule.min(other.rule), one.rule.max(other.rule));
+                (second, first)
+            }));
+        }
+    }
+}
+
+fn text(rules: &RuleSet, id: RuleId) -> &str {
+    rules.info(id).map_or("", |info| info.text)
+}
+
+fn source(rules: &RuleSet, id: RuleId) -> String {
+    rules
+        .info(id)
+        .map(|info| info.source.to_string())
+        .unwrap_or_default()
+}
+
+fn allowed_and_denied(draft: &mut Draft, rules: &RuleSet, (allow, deny): Pair) {
+    let at = draft.place(allow);
+    if !draft.same_source(allow, deny) {
+        if draft.sources.wants_warnings() {
+            let allowed = text(rules, allow);
+            let message = format!("`{allowed}` is allowed here, but denied elsewhere");
+            let hint = format!("deny wins: {}", source(rules, deny));
+            draft.sources.warn(&at, message, hint);
+        }
+        return;
+    }
+    if !draft.sources.wants_errors() {
+        return;
+    }
+    let against = draft.place(deny);
+    let (first, second) = in_order(&at, &against);
+    let message = format!("`{}` is both allowed and denied", text(rules, allow));
+    let line = draft.sources.line(first);
+    let says = if first == &against {
+        "denies"
+    } else {
+        "allows"
+    };
+    let bare = rules
+        .info(deny)
+        .is_some_and(|deny| covers_all_ports_unsaid(deny.text));
+    let why = if bare {
+        " (a deny without a port covers every port)"
+    } else {
+        ""
+    };
+    let hint = format!("line {line} {says} it; keep one of the two{why}");
+    draft.sources.error_with(second, message, hint);
+}
+
+/// Whether a deny covers every port without saying so.
+fn covers_all_ports_unsaid(text: &str) -> bool {
+    use portcullis_names::Target;
+    match Target::from_policy(text) {
+        Ok(Target::Name { explicit_ports, .. }) => !explicit_ports,
+        Ok(Target::Net { ports, .. }) => ports.is_any() && !text.ends_with(":*"),
+        Err(_) => false,
+    }
+}
+
+fn disagreement(draft: &mut Draft, rules: &RuleSet, (one, other): Pair, what: &str, hint: &str) {
+    if draft.sources.wants_errors() {
+        let at = draft.place(one);
+        let message = format!("`{}` {what}", text(rules, one));
+        let hint = format!("{} {hint}", source(rules, other));
+        draft.sources.error_with(&at, message, hint);
+    }
+}
+
+/// Warns of a name that is allowed by itself, but covered by a deny of another pattern.
+fn covered(draft: &mut Draft, rules: &RuleSet, (allow, deny): Pair) {
+    let Some(deny) = rules.info(deny).filter(|deny| deny.text.starts_with('*')) else {
+        return;
+    };
+    if draft.sources.wants_warnings() {
+        let at = draft.place(allow);
+        let allowed = text(rules, allow);
+        let message = format!("`{allowed}` is allowed here, but `{}` denies it", deny.text);
+        draft
+            .sources
+            .warn(&at, message, format!("deny wins: {}", deny.source));
     }
 }
 
@@ -67,32 +197,5 @@ fn in_order<'p>(a: &'p Place, b: &'p Place) -> (&'p Place, &'p Place) {
         (a, b)
     } else {
         (b, a)
-    }
-}
-
-/// Warns of names that are allowed by themselves, but covered by a deny of another pattern.
-pub(super) fn report_dead(draft: &mut Draft, rules: &RuleSet) {
-    if draft.rules.iter().all(|placed| !placed.rule.terms.denies) {
-        return;
-    }
-    for allow in draft
-        .rules
-        .iter()
-        .filter(|placed| !placed.rule.terms.denies)
-    {
-        let Some(name) = is_exact(&allow.rule.target) else {
-            continue;
-        };
-        let NameVerdict::Denied(id) = rules.names.lookup_verdict(name) else {
-            continue;
-        };
-        let Some(deny) = rules.info(id) else { continue };
-        let wider = deny.text.starts_with('*');
-        if wider {
-            let message = format!("`{}` is allowed here, but `{}` denies it", name, deny.text);
-            draft
-                .sources
-                .warn(&allow.place, message, format!("deny wins: {}", deny.source));
-        }
     }
 }

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use ipnet::{IpNet, Ipv4Net};
-use portcullis_names::{Pattern, PortSet, Target, TargetError};
+use portcullis_names::{PortSet, Target, TargetError};
 
 use super::source::{Place, SourceId, SourceKind, Sources};
 use crate::dns_settings::{Answers, DnsSettings, Resolve, Zone};
 use crate::resolver::Resolver;
-use crate::rules::{RawRule, Terms};
+use crate::rules::{RuleId, RuleSetBuilder, Terms, Written};
 use crate::settings::{ProxyUrl, Settings};
 use crate::types::TypeSet;
 
@@ -18,17 +18,25 @@ const MIN_V4_PREFIX_BITS: u8 = 8;
 /// Shortest IPv6 prefix that may be allowed, in bits.
 const MIN_V6_PREFIX_BITS: u8 = 16;
 
-/// A rule and where it was written.
-pub(super) struct PlacedRule {
-    pub rule: RawRule,
-    pub place: Place,
+/// Where a rule was written; eight bytes, since a list has a million of them.
+#[derive(Clone, Copy)]
+struct Span {
+    source: u16,
+    len: u16,
+    start: u32,
 }
 
 /// What has been read so far.
 #[derive(Default)]
 pub(super) struct Draft {
     pub sources: Sources,
-    pub rules: Vec<PlacedRule>,
+    rules: RuleSetBuilder,
+    /// Where each rule was written, by its number.
+    spans: Vec<Span>,
+    /// Why no more rules are taken.
+    pub full: Option<String>,
+    /// Allows are checked, but not taken: a profile that is not enabled.
+    pub only_denies: bool,
     pub settings: SettingsDraft,
     /// The table of names in the first Codex profile, for suggestions.
     pub codex_domains: Option<String>,
@@ -62,6 +70,8 @@ pub(super) enum Expect {
     PortlessNames,
     /// Names without ports, on 80 and 443, in `allowlist_additions`.
     WebNames,
+    /// Either, names on 443 where no port is written, in `OPENSHELL_DIRECT_TCP_HOSTS`.
+    DirectHosts,
     /// Addresses, in `[network.addresses]`.
     Addresses,
     /// Either, on the command line and in lists.
@@ -71,29 +81,75 @@ pub(super) enum Expect {
 impl Draft {
     /// Adds a rule, or reports what is wrong with its target.
     pub fn rule(&mut self, place: Place, text: &str, expect: Expect, terms: Terms) {
+        let line = match self.sources.get(place.source).kind {
+            SourceKind::File(_) => self.sources.line(&place),
+            SourceKind::Flag(_) => 0,
+        };
+        self.rule_on_line((place, line), text, expect, terms);
+    }
+
+    /// The same where the line is known.
+    pub fn rule_on_line(
+        &mut self,
+        (place, line): (Place, u32),
+        text: &str,
+        expect: Expect,
+        terms: Terms,
+    ) {
         let Some(target) = self.target(&place, text, expect, terms.denies) else {
             return;
         };
         if let Target::Name { pattern, .. } = &target
             && !terms.denies
+            && pattern.is_wildcard()
+            && self.sources.wants_warnings()
             && let Some(advice) = pattern.advice()
         {
             self.sources.warn(&place, advice, None);
         }
-        let rule = RawRule {
-            target,
-            terms,
-            text: text.to_owned(),
-            source: self.sources.name(&place),
-        };
-        self.rules.push(PlacedRule { rule, place });
+        if self.full.is_some() || (self.only_denies && !terms.denies) {
+            return;
+        }
+        let source = place.source.number();
+        let written = Written { text, source, line };
+        match self.rules.push(&target, terms, written) {
+            Ok(_) => self.spans.push(Span {
+                source,
+                len: u16::try_from(place.span.len()).unwrap_or(u16::MAX),
+                start: u32::try_from(place.span.start).unwrap_or(u32::MAX),
+            }),
+            Err(why) => self.full = Some(why),
+        }
+    }
+
+    /// Takes the rules out, for compiling.
+    pub fn take_rules(&mut self) -> RuleSetBuilder {
+        std::mem::take(&mut self.rules)
+    }
+
+    /// Where a rule was written.
+    pub fn place(&self, rule: RuleId) -> Place {
+        let span = self.spans.get(rule.0 as usize);
+        let start = span.map_or(0, |span| span.start as usize);
+        Place {
+            source: SourceId::of(span.map_or(0, |span| span.source)),
+            span: start..start + span.map_or(0, |span| usize::from(span.len)),
+        }
+    }
+
+    /// Whether two rules stand in one file.
+    pub fn same_source(&self, one: RuleId, other: RuleId) -> bool {
+        let source = |rule: RuleId| self.spans.get(rule.0 as usize).map(|span| span.source);
+        source(one) == source(other)
     }
 
     fn target(&mut self, at: &Place, text: &str, expect: Expect, denies: bool) -> Option<Target> {
         let target = match Target::from_policy(text) {
             Ok(target) => target,
             Err(error) => {
-                self.bad_target(at, text, &error);
+                if self.sources.wants_errors() {
+                    self.bad_target(at, text, &error);
+                }
                 return None;
             }
         };
@@ -128,6 +184,18 @@ impl Draft {
                 ports: PortSet::ANY,
                 explicit_ports: true,
             }),
+            (
+                Expect::DirectHosts,
+                Target::Name {
+                    pattern,
+                    explicit_ports: false,
+                    ..
+                },
+            ) => Some(Target::Name {
+                pattern,
+                ports: PortSet::HTTPS,
+                explicit_ports: true,
+            }),
             (_, Target::Net { net, .. }) if !denies && is_too_broad(net) => {
                 let message = format!("`{text}` is too broad: it would allow {}", breadth(net));
                 let hint = "allow the ranges that are needed; names need no address rule";
@@ -155,7 +223,12 @@ impl Draft {
 
     /// Adds a flag's or a variable's value as a source of its own.
     pub fn flag(&mut self, flag: &str, value: &str) -> Place {
-        let kind = SourceKind::Flag(format!("{flag} {value}"));
+        self.named_flag(flag, value, format!("{flag} {value}"))
+    }
+
+    /// The same where its rules are called something else.
+    pub fn named_flag(&mut self, flag: &str, value: &str, called: String) -> Place {
+        let kind = SourceKind::Flag(called);
         let source: SourceId = self.sources.add(flag.to_owned(), value.to_owned(), kind);
         Place {
             source,
@@ -256,16 +329,5 @@ fn breadth(net: IpNet) -> &'static str {
         "every address there is"
     } else {
         "the networks of many owners"
-    }
-}
-
-/// Whether a pattern is one that names a single host.
-pub(super) fn is_exact(target: &Target) -> Option<&str> {
-    match target {
-        Target::Name {
-            pattern: Pattern::Exact(name),
-            ..
-        } => Some(name.as_str()),
-        _ => None,
     }
 }

@@ -9,6 +9,7 @@ mod dns;
 mod document;
 mod draft;
 mod json;
+mod list;
 mod own;
 mod section;
 mod source;
@@ -20,15 +21,14 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-use portcullis_names::{PortSet, Target};
-
 use self::document::{Node, Value};
-use self::draft::{Draft, Expect, PlacedRule};
+use self::draft::{Draft, Expect};
 use self::source::{Place, SourceId, SourceKind};
 use crate::diagnostic::Diagnostic;
+use crate::info::MAX_SOURCES;
 use crate::input::{Input, Loaded};
 use crate::policy::{Mode, Policy};
-use crate::rules::{RuleSet, Terms};
+use crate::rules::Terms;
 
 pub use self::source::MAX_DIAGNOSTICS;
 
@@ -61,6 +61,10 @@ impl Policy {
             stack: Vec::new(),
             done: Vec::new(),
         };
+        if inputs.len() + MAX_FILES > MAX_SOURCES {
+            let message = format!("a policy has at most {MAX_SOURCES} files and flags");
+            return Err(vec![Diagnostic::whole("policy", message)]);
+        }
         for input in inputs {
             if let Input::File { path, text } = input {
                 loader.file(&normal(path), path.display().to_string(), text.clone());
@@ -68,19 +72,18 @@ impl Policy {
         }
         let mut draft = loader.draft;
         flags(&mut draft, inputs);
-        conflict::report(&mut draft);
         let settings = draft.settle();
-        let rules: Vec<_> = draft
-            .rules
-            .iter()
-            .map(|placed| placed.rule.clone())
-            .collect();
+        let rules = draft.take_rules().build(draft.sources.names());
+        let rules = match (draft.full.take(), rules) {
+            (None, Ok(rules)) => rules,
+            (Some(why), _) | (None, Err(why)) => {
+                return Err(vec![Diagnostic::whole("policy", why)]);
+            }
+        };
+        conflict::report(&mut draft, &rules);
         if !draft.sources.errors.is_empty() {
             return Err(draft.sources.into_errors());
         }
-        let rules = RuleSet::compile(&rules)
-            .map_err(|message| vec![Diagnostic::whole("policy", message)])?;
-        conflict::report_dead(&mut draft, &rules);
         let own_table = "network.domains".to_owned();
         let policy = Policy {
             rules: Arc::new(rules),
@@ -120,6 +123,11 @@ impl Loader<'_> {
         if too_large {
             let message = format!("the file is larger than {MAX_FILE_BYTES} bytes");
             return self.draft.sources.error(&start, message);
+        }
+        if !self.stack.is_empty() && is_list(path) {
+            list::read(&mut self.draft, source);
+            self.done.push(path.to_owned());
+            return;
         }
         let root = match document::parse(path, &self.draft.sources.get(source).text) {
             Ok(root) => root,
@@ -207,6 +215,15 @@ impl Loader<'_> {
     }
 }
 
+/// Whether a file that is included is a plain list, by its extension.
+fn is_list(path: &Path) -> bool {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    extension.is_some_and(|extension| {
+        let is = |known: &str| extension.eq_ignore_ascii_case(known);
+        is("txt") || is("list")
+    })
+}
+
 /// The path without `.` and `..`, so that a file has one name. No I/O: symbolic links stay.
 fn normal(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
@@ -266,7 +283,8 @@ fn flags(draft: &mut Draft, inputs: &[Input]) {
 
 /// Names separated by commas, on port 443.
 fn direct_tcp_hosts(draft: &mut Draft, hosts: &str) {
-    let whole = draft.flag(DIRECT_TCP_HOSTS, hosts);
+    let name = DIRECT_TCP_HOSTS.to_owned();
+    let whole = draft.named_flag(DIRECT_TCP_HOSTS, hosts, name);
     let mut at = 0;
     for part in hosts.split(',') {
         let host = part.trim();
@@ -279,19 +297,6 @@ fn direct_tcp_hosts(draft: &mut Draft, hosts: &str) {
             source: whole.source,
             span: start..start + host.len(),
         };
-        let before = draft.rules.len();
-        draft.rule(place, host, Expect::Both, Terms::default());
-        for PlacedRule { rule, .. } in &mut draft.rules[before..] {
-            rule.source = DIRECT_TCP_HOSTS.to_owned();
-            if let Target::Name {
-                ports,
-                explicit_ports: explicit @ false,
-                ..
-            } = &mut rule.target
-            {
-                *ports = PortSet::HTTPS;
-                *explicit = true;
-            }
-        }
+        draft.rule(place, host, Expect::DirectHosts, Terms::default());
     }
 }

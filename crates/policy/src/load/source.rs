@@ -1,7 +1,9 @@
 //! The texts that a policy is made from, and what was found wrong in them.
 
+use std::cell::OnceCell;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use crate::diagnostic::{Diagnostic, Severity};
 
@@ -12,10 +14,22 @@ pub const MAX_DIAGNOSTICS: usize = 100;
 pub(super) struct Source {
     /// How errors call it.
     pub path: String,
-    pub text: String,
+    pub text: Rc<String>,
     pub kind: SourceKind,
-    /// Where lines begin, so that a million rules find their line quickly.
-    line_starts: Vec<usize>,
+    /// Where lines begin, so that many rules find their line quickly. A plain list knows its lines
+    /// and needs none, unless there is something to say about it.
+    line_starts: OnceCell<Vec<u32>>,
+}
+
+impl Source {
+    fn line_starts(&self) -> &[u32] {
+        self.line_starts.get_or_init(|| {
+            let breaks = self.text.match_indices('\n').map(|(at, _)| at + 1);
+            let starts = std::iter::once(0).chain(breaks);
+            // a file's size is limited
+            starts.filter_map(|at| u32::try_from(at).ok()).collect()
+        })
+    }
 }
 
 /// Where a source came from.
@@ -28,7 +42,19 @@ pub(super) enum SourceKind {
 
 /// Which source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct SourceId(usize);
+pub(super) struct SourceId(u16);
+
+impl SourceId {
+    /// The source with this number.
+    pub fn of(number: u16) -> SourceId {
+        SourceId(number)
+    }
+
+    /// The number that rules keep.
+    pub fn number(self) -> u16 {
+        self.0
+    }
+}
 
 /// A place in a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,19 +74,39 @@ pub(super) struct Sources {
 
 impl Sources {
     pub fn add(&mut self, path: String, text: String, kind: SourceKind) -> SourceId {
-        let starts = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1));
-        let line_starts = starts.collect();
         self.all.push(Source {
             path,
-            text,
+            text: Rc::new(text),
             kind,
-            line_starts,
+            line_starts: OnceCell::new(),
         });
-        SourceId(self.all.len() - 1)
+        // the loader takes no more than `MAX_SOURCES`
+        SourceId(u16::try_from(self.all.len() - 1).unwrap_or(u16::MAX))
     }
 
     pub fn get(&self, id: SourceId) -> &Source {
-        &self.all[id.0]
+        &self.all[usize::from(id.0)]
+    }
+
+    /// What rules call their sources, by number.
+    pub fn names(&self) -> Vec<Box<str>> {
+        let names = self.all.iter().map(|source| match &source.kind {
+            SourceKind::File(_) => source.path.as_str().into(),
+            SourceKind::Flag(text) => text.as_str().into(),
+        });
+        names.collect()
+    }
+
+    /// Whether another error would be shown; if not, it is counted.
+    pub fn wants_errors(&mut self) -> bool {
+        let room = self.errors.len() < MAX_DIAGNOSTICS;
+        self.dropped += usize::from(!room);
+        room
+    }
+
+    /// Whether another warning would be shown.
+    pub fn wants_warnings(&self) -> bool {
+        self.warnings.len() < MAX_DIAGNOSTICS
     }
 
     /// The paths of the files, in order of reading.
@@ -82,10 +128,10 @@ impl Sources {
     }
 
     /// The line of a place, from 1.
-    pub fn line(&self, place: &Place) -> usize {
-        self.get(place.source)
-            .line_starts
-            .partition_point(|&start| start <= place.span.start)
+    pub fn line(&self, place: &Place) -> u32 {
+        let starts = self.get(place.source).line_starts();
+        let line = starts.partition_point(|&start| start as usize <= place.span.start);
+        u32::try_from(line).unwrap_or(u32::MAX)
     }
 
     pub fn error(&mut self, place: &Place, message: impl Into<String>) {
@@ -98,8 +144,7 @@ impl Sources {
         message: impl Into<String>,
         hint: impl Into<Option<String>>,
     ) {
-        if self.errors.len() >= MAX_DIAGNOSTICS {
-            self.dropped += 1;
+        if !self.wants_errors() {
             return;
         }
         let diagnostic = self
@@ -114,7 +159,7 @@ impl Sources {
         message: impl Into<String>,
         hint: impl Into<Option<String>>,
     ) {
-        if self.warnings.len() < MAX_DIAGNOSTICS {
+        if self.wants_warnings() {
             let warning = self
                 .diagnostic(Severity::Warning, place, message.into())
                 .hint(hint);
@@ -124,9 +169,10 @@ impl Sources {
 
     fn diagnostic(&self, severity: Severity, place: &Place, message: String) -> Diagnostic {
         let source = self.get(place.source);
+        let line = self.line(place) as usize;
         Diagnostic::at(
             severity,
-            &source.path,
+            (&source.path, line),
             &source.text,
             place.span.clone(),
             message,

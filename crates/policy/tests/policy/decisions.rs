@@ -257,7 +257,7 @@ fn decisions_name_their_rule() {
         let a = name("a.example.org");
         let decision = policy.decide(&Request::to_name(a.as_ref(), port));
         let info = policy.rule(decision.rule.unwrap());
-        (info.text.to_owned(), info.source.to_owned(), info.denies)
+        (info.text.to_owned(), info.source.to_string(), info.denies)
     };
     assert_eq!(
         rule(443),

@@ -90,7 +90,10 @@ fn the_yaml_of_case_1() {
             443,
         ))
         .rule;
-    assert_eq!(policy.rule(explanation.unwrap()).source, "gateway.yaml:10");
+    assert_eq!(
+        policy.rule(explanation.unwrap()).source.to_string(),
+        "gateway.yaml:10"
+    );
 }
 
 #[test]

@@ -36,5 +36,8 @@ fn a_large_list_is_compact() {
         .decide(&Request::to_name(last.as_ref(), 443))
         .rule
         .unwrap();
-    assert_eq!(policy.rule(rule).source, format!("list.toml:{}", NAMES + 2));
+    assert_eq!(
+        policy.rule(rule).source.to_string(),
+        format!("list.toml:{}", NAMES + 2)
+    );
 }

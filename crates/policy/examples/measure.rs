@@ -1,0 +1,127 @@
+//! Loads a policy and measures it: how long it took, what it costs in memory, and how long a
+//! decision takes, for names of a list in random order and for names that no rule has.
+//!
+//! `measure POLICY LIST COUNT`: LIST is a file with a name a line. Prints one line of figures.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use portcullis_names::NameRef;
+use portcullis_policy::{Input, Policy, Reason, Request};
+
+/// Decisions in one round.
+const DECISIONS: usize = 200_000;
+/// Rounds; the fastest half of each kind counts, since whatever else the machine does only adds.
+const ROUNDS: usize = 16;
+/// The DNS type of an IPv4 address.
+const TYPE_A: u16 = 1;
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [policy, list, count] = args.as_slice() else {
+        panic!("measure POLICY LIST COUNT");
+    };
+    let before = memory();
+    let started = Instant::now();
+    let input = Input::File {
+        path: policy.into(),
+        text: std::fs::read_to_string(policy).expect("the policy"),
+    };
+    let mut read = |path: &Path| std::fs::read_to_string(path);
+    let loaded = Policy::load(&[input], &mut read).expect("a policy that loads");
+    let took = started.elapsed();
+    let after = memory();
+    let policy = loaded.policy;
+    let names = std::fs::read_to_string(list).expect("the list");
+    let count: usize = count.parse().expect("a number");
+    let listed: Vec<&str> = names.lines().take(count).collect();
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    // each probe's text lies where the one before ends, as a query does that was just received
+    let (mut allowed, mut denied) = (String::new(), String::new());
+    for _ in 0..DECISIONS {
+        let name = listed[random.below(listed.len())];
+        allowed.push_str(name);
+        allowed.push('\n');
+        // as long as a name of the list, and not on it
+        denied.push_str("x9-");
+        denied.push_str(name.get(3..).unwrap_or(name));
+        denied.push('\n');
+    }
+    let mut times = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..ROUNDS {
+        let kinds = [(&allowed, Reason::Allowed), (&denied, Reason::NotListed)];
+        for (kind, (texts, reason)) in kinds.into_iter().enumerate() {
+            let names = parsed(texts);
+            let lookups = |name| Request::Lookup {
+                name,
+                qtype: TYPE_A,
+            };
+            times[2 * kind].push(time(&policy, &names, reason, lookups));
+            let connections = |name| Request::to_name(name, 443);
+            times[2 * kind + 1].push(time(&policy, &names, reason, connections));
+        }
+    }
+    let [a, b, c, d] = times.map(fast_half);
+    println!(
+        "rules={} load_ms={} rss_kib={} peak_kib={} before_kib={} lookup_allowed_ns={a:.0} \
+         connect_allowed_ns={b:.0} lookup_denied_ns={c:.0} connect_denied_ns={d:.0}",
+        policy.rule_count(),
+        took.as_millis(),
+        after.0,
+        after.1,
+        before.0,
+    );
+}
+
+fn parsed(texts: &str) -> Vec<NameRef<'_>> {
+    let names = texts.lines().map(NameRef::from_canonical);
+    names.collect::<Result<_, _>>().expect("names")
+}
+
+fn time<'n>(
+    policy: &Policy,
+    names: &[NameRef<'n>],
+    reason: Reason,
+    request: impl Fn(NameRef<'n>) -> Request<'n>,
+) -> Duration {
+    let mut other = 0;
+    let started = Instant::now();
+    for name in names {
+        let decision = policy.decide(black_box(&request(*name)));
+        other += usize::from(black_box(decision).reason != reason);
+    }
+    let took = started.elapsed();
+    assert_eq!(other, 0, "decisions for another reason than {reason:?}");
+    took
+}
+
+fn fast_half(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times.truncate(times.len() / 2);
+    let sum: Duration = times.iter().sum();
+    sum.as_secs_f64() * 1e9 / (times.len() * DECISIONS) as f64
+}
+
+/// Resident memory now, and at its highest, in KiB.
+fn memory() -> (u64, u64) {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc");
+    let field = |name: &str| {
+        let line = status.lines().find(|line| line.starts_with(name));
+        let number = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+        number.expect("a field of /proc/self/status")
+    };
+    (field("VmRSS:"), field("VmHWM:"))
+}
+
+/// Numbers that are the same in each run (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % limit as u64).unwrap_or(0)
+    }
+}
