@@ -345,7 +345,7 @@ fn line_ends_and_byte_order_marks_of_other_systems() {
 fn the_examples_of_the_reference_load() {
     let reference = include_str!("../../POLICY.md");
     let examples: Vec<_> = reference.split("```toml\n").skip(1).collect();
-    assert_eq!(examples.len(), 2);
+    assert!(examples.len() >= 2);
     for example in examples {
         let text = example.split("```").next().unwrap();
         assert_eq!(lines(&loaded("example.toml", text).warnings), "", "{text}");
