@@ -33,7 +33,8 @@ fn the_kdc_is_found_by_srv_and_reached_over_tcp() {
         "{ran}"
     );
     // The client tries UDP first; it is refused at once, which is why it does not wait.
-    ran.assert_one_denial("udp", "protocol-not-allowed", KDC);
+    let datagrams = ran.records.denials("udp", "protocol-not-allowed", KDC);
+    assert!(!datagrams.is_empty(), "{ran}");
 }
 
 #[test]
@@ -84,9 +85,8 @@ fn the_realm_itself_is_found_by_txt_where_that_is_listed() {
 
     let unlisted = run().sh(&script);
     unlisted.assert_said("does not specify default realm");
-    let denied = |record: &&&serde_json::Value| record["qtype"] == "TXT";
-    let found = unlisted.records.denials("dns", "not-in-allowlist", TXT);
-    assert_eq!(found.iter().filter(denied).count(), 1, "{unlisted}");
+    let denied = unlisted.records.denials("dns", "not-in-allowlist", TXT);
+    assert!(denied.iter().any(|r| r["qtype"] == "TXT"), "{unlisted}");
 }
 
 /// What a person sees who has listed the web server alone, and what to add.
@@ -100,7 +100,8 @@ fn a_realm_that_is_not_listed_is_not_found_and_the_record_says_why() {
         .sh(&kinit());
     ran.assert_said("Cannot find KDC for realm");
     for name in ["_kerberos._udp.example.corp", "_kerberos._tcp.example.corp"] {
-        ran.assert_one_denial("dns", "not-in-allowlist", name);
+        let denied = ran.records.denials("dns", "not-in-allowlist", name);
+        assert!(denied.iter().any(|r| r["qtype"] == "SRV"), "{ran}");
     }
     assert_eq!(realm.world.dns_log().len(), before, "a query left: {ran}");
 }

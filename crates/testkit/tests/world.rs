@@ -404,6 +404,34 @@ fn nothing_that_ran_in_the_world_outlives_it() {
 }
 
 /// Kills a process that holds a world, with SIGKILL: no destructor runs, the world must go anyway.
+/// A real server in the internet's namespace: any port, an ordinary user, a certificate that the
+/// host's programs trust; it ends with the world.
+#[test]
+fn a_real_server_serves_in_the_internet_and_ends_with_the_world() {
+    let world = start(
+        WorldSpec::standard()
+            .closed("203.0.113.33")
+            .record("real.example.com A 203.0.113.33"),
+    );
+    let (certificate, key) = world.certificate(&["real.example.com"]);
+    let mut command = world.internet_command("openssl");
+    command
+        .args(["s_server", "-accept", "203.0.113.33:443", "-www", "-cert"])
+        .arg(certificate)
+        .arg("-key")
+        .arg(key);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    let mut server = child.unwrap();
+    let fetch = "curl -sS -o /dev/null -w '%{http_code}' --retry 60 --retry-delay 1 \
+                 --retry-connrefused https://real.example.com/";
+    let done = sh(&world, fetch);
+    assert_eq!(done.out(), "200", "{done}");
+    assert_eq!(server.try_wait().unwrap(), None);
+    drop(world);
+    let (status, timed_out) = exec::wait(&mut server, Instant::now() + LIMIT).unwrap();
+    assert!(!timed_out, "{status}");
+}
+
 #[test]
 fn the_world_dies_with_the_process_that_made_it() {
     const CHILD: &str = "PORTCULLIS_TEST_HOLDS_A_WORLD";
