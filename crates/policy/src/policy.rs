@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portcullis_names::{NameRef, PortSet, is_guarded};
+use portcullis_names::{Name, NameRef, PortSet, is_guarded};
 
 use crate::decide;
 use crate::decision::Decision;
@@ -130,6 +130,19 @@ impl Policy {
     /// Whether a reverse lookup of an address that was given out for this name is answered.
     pub fn serves_ptr(&self, name: NameRef<'_>) -> bool {
         self.types_for(name).contains(TYPE_PTR)
+    }
+
+    /// The names that allow rules list without a wildcard, sorted: what can be resolved before any
+    /// program asks. A deny may still take one of them away: [`Policy::decide`] says.
+    pub fn exact_names(&self) -> Vec<Name> {
+        let names = self.rules.names.exact_allows();
+        // A rule's base is canonical already.
+        let mut names: Vec<Name> = names
+            .filter_map(|name| Name::from_policy(name).ok())
+            .collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// The deny rules for addresses, in a fixed order; they count in no other mode than enforcing.

@@ -194,6 +194,15 @@ impl NameTable {
             .any(|row| !row.denies() && row.kind() == Kind::Exact)
     }
 
+    /// The names that allow rules list without a wildcard, one for each rule, in no order to rely on.
+    /// A deny may still take one of them away.
+    pub fn exact_allows(&self) -> impl Iterator<Item = &str> {
+        let exact = |row: &Row| !row.denies() && row.kind() == Kind::Exact;
+        self.rows
+            .all()
+            .filter_map(move |(base, row)| exact(&row).then_some(base))
+    }
+
     /// A deny rule for this name or for names below it: of several, the one whose base is the first
     /// in the alphabet.
     pub fn denies_within(&self, base: &str) -> Option<RuleId> {

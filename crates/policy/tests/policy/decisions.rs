@@ -478,3 +478,19 @@ fn a_decision_allocates_nothing() {
     });
     assert!(some.count_total > 0);
 }
+
+#[test]
+fn exact_names_are_what_is_listed_without_a_wildcard_once_and_sorted() {
+    let policy = domains(
+        "\"zeta.example\" = \"allow\"\n\"*.wild.example\" = \"allow\"\n\"**.apex.example\" = \"allow\"\n\
+         \"alpha.example:22\" = \"allow\"\n\"alpha.example\" = \"allow\"\n\"no.example\" = \"deny\"\n\
+         \"Beta.Example.\" = \"allow\"",
+    );
+    let names: Vec<String> = policy
+        .exact_names()
+        .iter()
+        .map(|name| name.as_str().to_owned())
+        .collect();
+    assert_eq!(names, ["alpha.example", "beta.example", "zeta.example"]);
+    assert!(Policy::deny_all().exact_names().is_empty());
+}
