@@ -93,6 +93,8 @@ impl Init {
         refused::begin(log.as_fd()).at(Step::Rules, "log of refusals")?;
         drop(log);
         let pid = waiting.pid;
+        // From here on a signal is the command's: before, it ends everything.
+        let _ = self.parent.send(&Report::Starting.encode(), &[]);
         match waiting.start()? {
             Started::Running => {}
             Started::NoExec(errno) => {

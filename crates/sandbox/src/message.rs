@@ -46,6 +46,8 @@ pub(crate) enum Report {
     Failed(SandboxError),
     /// The command could not be executed.
     NoExec(i32),
+    /// The sandbox stands and is proven: the command is about to be executed.
+    Starting,
     /// The command was stopped by a signal.
     Stopped,
     /// The command exited.
@@ -60,6 +62,7 @@ const NO_EXEC: u8 = 3;
 const STOPPED: u8 = 4;
 const EXITED: u8 = 5;
 const SIGNALED: u8 = 6;
+const STARTING: u8 = 7;
 /// Kind, step, errno.
 const HEAD_BYTES: usize = 6;
 
@@ -114,6 +117,7 @@ impl Report {
                 (FAILED_REFUSED, Step::Prepare as u8, 0, text.as_str())
             }
             Self::NoExec(errno) => (NO_EXEC, 0, *errno, ""),
+            Self::Starting => (STARTING, 0, 0, ""),
             Self::Stopped => (STOPPED, 0, 0, ""),
             Self::Exited(code) => (EXITED, 0, *code, ""),
             Self::Signaled(signal) => (SIGNALED, 0, *signal, ""),
@@ -137,6 +141,7 @@ impl Report {
             )),
             FAILED_REFUSED => Self::Failed(SandboxError::refused(step?, text)),
             NO_EXEC => Self::NoExec(value),
+            STARTING => Self::Starting,
             STOPPED => Self::Stopped,
             EXITED => Self::Exited(value),
             SIGNALED => Self::Signaled(value),
@@ -158,6 +163,7 @@ mod tests {
         assert_eq!(Order::decode(&[]), None);
         for report in [
             Report::NoExec(2),
+            Report::Starting,
             Report::Stopped,
             Report::Exited(-1),
             Report::Signaled(9),

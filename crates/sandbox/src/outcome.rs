@@ -24,6 +24,11 @@ pub enum Outcome {
         /// The signal that ended it, if one did.
         signal: Option<i32>,
     },
+    /// A signal to end came before the command was started, and it never was.
+    Interrupted {
+        /// The signal.
+        signal: i32,
+    },
     /// The command was not found; the errno of the last attempt.
     NotFound(i32),
     /// The command was found but cannot be executed; the errno of the attempt.
@@ -46,7 +51,7 @@ impl Outcome {
     pub fn exit_code(self) -> i32 {
         match self {
             Self::Exited(code) => code,
-            Self::Signaled(signal) => EXIT_SIGNAL_BASE + signal,
+            Self::Signaled(signal) | Self::Interrupted { signal } => EXIT_SIGNAL_BASE + signal,
             Self::TimedOut => EXIT_TIMED_OUT,
             Self::GatewayDied { .. } => EXIT_FAILED,
             Self::SandboxDied { signal } => EXIT_SIGNAL_BASE + signal.unwrap_or(libc::SIGKILL),
@@ -75,7 +80,7 @@ impl Outcome {
             Self::SandboxDied { .. } => {
                 Some("the sandbox's first process was killed from outside".to_owned())
             }
-            Self::Exited(_) | Self::Signaled(_) | Self::TimedOut => None,
+            Self::Exited(_) | Self::Signaled(_) | Self::TimedOut | Self::Interrupted { .. } => None,
         }
     }
 }
@@ -88,6 +93,7 @@ mod tests {
     fn exit_codes_follow_the_contract() {
         assert_eq!(Outcome::Exited(7).exit_code(), 7);
         assert_eq!(Outcome::Signaled(15).exit_code(), 143);
+        assert_eq!(Outcome::Interrupted { signal: 2 }.exit_code(), 130);
         assert_eq!(Outcome::TimedOut.exit_code(), 124);
         assert_eq!(Outcome::NotExecutable(libc::EACCES).exit_code(), 126);
         assert_eq!(Outcome::NotFound(libc::ENOENT).exit_code(), 127);

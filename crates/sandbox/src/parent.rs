@@ -95,6 +95,8 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
                     end: None,
                 },
                 stops: 0,
+                started: false,
+                interrupted: None,
             };
             let result = family.map(&maps).and_then(|()| family.follow(timeout));
             family.end(result)
@@ -251,6 +253,10 @@ struct Family {
     gateway: Child,
     /// How often the command has stopped, as far as is known here.
     stops: i32,
+    /// Whether the command is about to be executed, or has been: signals are its own then.
+    started: bool,
+    /// The signal that ended everything before.
+    interrupted: Option<i32>,
 }
 
 impl Family {
@@ -286,7 +292,7 @@ impl Family {
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
-                if timed_out {
+                if timed_out || !self.started {
                     return Ok(Outcome::TimedOut);
                 }
                 timed_out = true;
@@ -298,7 +304,13 @@ impl Family {
             }
             let fds = [self.parent.as_fd(), self.signals.as_fd()];
             let [report, _] = sys::poll(fds, left).at(Step::Prepare, "poll")?;
-            self.pass_signals();
+            // The news that the command starts may be there already: it decides whose signals are.
+            if self.started || !report {
+                self.pass_signals();
+            }
+            if let Some(signal) = self.interrupted {
+                return Ok(Outcome::Interrupted { signal });
+            }
             if !report {
                 continue;
             }
@@ -309,6 +321,7 @@ impl Family {
                 self.stops = self.stops.wrapping_add(1);
             }
             match report {
+                Some(Report::Starting) => self.started = true,
                 Some(Report::Failed(error)) => return Err(error),
                 Some(Report::NoExec(errno)) if command::not_found(errno) => {
                     return Ok(Outcome::NotFound(errno));
@@ -339,6 +352,13 @@ impl Family {
         while let Some(signal) = self.signals.next() {
             match signal.number {
                 libc::SIGCHLD => self.reap(),
+                // Names may be resolved for seconds before the command starts. It never does then:
+                // the terminal's own signals have not reached anybody yet.
+                signal @ (libc::SIGINT | libc::SIGTERM | libc::SIGQUIT | libc::SIGHUP)
+                    if !self.started && !signals::is_ignored(signal) =>
+                {
+                    self.interrupted = Some(signal);
+                }
                 // What the terminal sends reached the command as well, which is in this process's
                 // group; but a terminal that goes away tells the session's leader alone.
                 libc::SIGHUP => self.order(Order::Signal(libc::SIGHUP)),

@@ -54,6 +54,17 @@ pub(crate) fn take_over() -> io::Result<Saved> {
     }
 }
 
+/// Whether the caller has this signal ignored (`nohup`, a shell's background job): what is blocked
+/// is read all the same.
+pub(crate) fn is_ignored(signal: i32) -> bool {
+    // SAFETY: a zeroed sigaction is a valid value, and the call only writes to it.
+    unsafe {
+        let mut action: libc::sigaction = mem::zeroed();
+        libc::sigaction(signal, ptr::null(), &raw mut action) == 0
+            && action.sa_sigaction == libc::SIG_IGN
+    }
+}
+
 impl Saved {
     /// Gives the caller its state back.
     pub(crate) fn restore(&self) {
