@@ -352,7 +352,7 @@ impl Inner {
     }
 
     /// Grants an answer's addresses to the listed names it is for, and learns its chain.
-    fn lease(&self, permits: &Permits, entry: &Entry) -> Result<(), GrantError> {
+    pub(crate) fn lease(&self, permits: &Permits, entry: &Entry) -> Result<(), GrantError> {
         let state = self.leases.evictions();
         let now = self.clock.now();
         let ttl = entry.left(now);

@@ -32,6 +32,7 @@ mod resolve;
 mod reverse;
 mod service;
 mod stale;
+mod startup;
 mod svcb;
 mod tcp;
 mod turn;
@@ -46,6 +47,10 @@ pub use leases::{
 };
 pub use resolvconf::upstreams_from_resolv_conf;
 pub use service::{DnsService, ResolveError, Resolved};
+pub use startup::{
+    MAX_NAMES_AT_ONCE, MAX_STARTUP_ATTEMPTS, MAX_STARTUP_NAMES, StartupError, StartupFailure,
+    StartupName, StartupSchedule,
+};
 pub use upstream::{
     Answered, Attempts, ByteStream, Datagrams, Network, SystemNetwork, Upstream, UpstreamError,
 };

@@ -47,15 +47,18 @@ impl Inner {
         } else {
             LOOKUP_BUDGET
         };
-        let deadline = Instant::now() + budget;
-        let entry = self.look_up_type(ask, ask.key.qtype, deadline).await;
+        let how = Attempts::OnDemand {
+            deadline: Instant::now() + budget,
+        };
+        let entry = self.look_up_type(ask, ask.key.qtype, how).await;
         if entry.outcome != Outcome::Private {
             return entry;
         }
-        self.weigh_other_family(ask, entry, deadline).await
+        self.weigh_other_family(ask, entry, how).await
     }
 
-    async fn look_up_type(&self, ask: &Ask, qtype: u16, deadline: Instant) -> Entry {
+    /// Asks for one type, along the CNAME chain to its end.
+    pub(crate) async fn look_up_type(&self, ask: &Ask, qtype: u16, how: Attempts) -> Entry {
         let Some(first) = ask.permits.first() else {
             return self.failure(Reason::Internal, "no permit", ask.epoch, qtype);
         };
@@ -63,11 +66,7 @@ impl Inner {
         let mut permit = first.clone();
         let mut attempts = 0;
         for _ in 0..MAX_QUESTIONS {
-            let answered = match self
-                .upstream
-                .query(&permit, qtype, Attempts::OnDemand { deadline })
-                .await
-            {
+            let answered = match self.upstream.query(&permit, qtype, how).await {
                 Ok(answered) => answered,
                 Err(UpstreamError {
                     reason,
@@ -149,7 +148,7 @@ impl Inner {
 
     /// Decides what an address family without a usable address means: an NXDOMAIN says that the
     /// name has nothing at all (RFC 8020), so it takes a look at the other family.
-    async fn weigh_other_family(&self, ask: &Ask, entry: Entry, deadline: Instant) -> Entry {
+    async fn weigh_other_family(&self, ask: &Ask, entry: Entry, how: Attempts) -> Entry {
         let other = match ask.key.qtype {
             rtype::A => rtype::AAAA,
             _ => rtype::A,
@@ -172,7 +171,7 @@ impl Inner {
             Some(kept) => (is_usable(&kept), kept.left(now), 0),
             // Not by a flight of its own: that one might wait for this one.
             None => {
-                let other = self.look_up_type(ask, other, deadline).await;
+                let other = self.look_up_type(ask, other, how).await;
                 (is_usable(&other), other.left(now), other.attempts)
             }
         };

@@ -21,7 +21,7 @@ use crate::{Clock, DnsConfig, Leases, OwnNames, Upstream, tcp, udp};
 
 /// One sandbox's resolver.
 pub struct DnsService {
-    inner: Arc<Inner>,
+    pub(crate) inner: Arc<Inner>,
 }
 
 /// What the parts of the service share.

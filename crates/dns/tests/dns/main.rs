@@ -6,6 +6,7 @@ mod memory;
 mod scenarios;
 mod signatures;
 mod sockets;
+mod startup;
 mod upstreams;
 mod virtual_time;
 mod way_out;
