@@ -6,6 +6,7 @@
 //! the chain is forgotten.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -30,6 +31,8 @@ struct Owner {
 /// One sandbox's canonical names.
 #[derive(Debug, Default)]
 pub(crate) struct Aliases {
+    /// Changes whenever a canonical name gets an owner that it did not have.
+    learnt: AtomicU64,
     table: Mutex<HashMap<Name, SmallVec<[Owner; 1]>>>,
 }
 
@@ -48,11 +51,15 @@ impl Aliases {
         }
         let owners = table.entry(canonical.clone()).or_default();
         if let Some(owner) = owners.iter_mut().find(|owner| owner.listed == *listed) {
+            if owner.until <= now {
+                self.learnt.fetch_add(1, Ordering::AcqRel);
+            }
             owner.until = owner.until.max(until);
             return;
         }
         owners.retain(|owner| now < owner.until);
         if owners.len() < MAX_OWNERS {
+            self.learnt.fetch_add(1, Ordering::AcqRel);
             owners.push(Owner {
                 listed: listed.clone(),
                 until,
@@ -60,8 +67,17 @@ impl Aliases {
         }
     }
 
+    /// How often a canonical name got an owner: while the number stands, a name that was none is
+    /// none.
+    pub(crate) fn learnt(&self) -> u64 {
+        self.learnt.load(Ordering::Acquire)
+    }
+
     /// The listed names whose chains led to `canonical`; empty where none is known.
     pub(crate) fn owners(&self, canonical: NameRef<'_>, now: Instant) -> Owners {
+        if self.learnt() == 0 {
+            return Owners::new();
+        }
         match self.lock().get(canonical.as_str()) {
             None => Owners::new(),
             Some(owners) => owners

@@ -16,6 +16,7 @@ use crate::cache::{Entry, Key, KeyRef, Outcome};
 use crate::flight::{Ask, Permits};
 use crate::leases::{Grant, GrantError};
 use crate::local;
+use crate::memo::Keep;
 use crate::reply::{self, Asked, Ede, rcode, rtype};
 use crate::reverse::Reverse;
 use crate::service::Inner;
@@ -29,8 +30,9 @@ const TOO_MANY_QUERIES: &str = "more DNS queries than dns_queries_per_second all
 
 /// How far a query has come.
 pub(crate) enum Step {
-    /// The reply is in the buffer; an empty buffer means that none is due.
-    Done,
+    /// The reply is in the buffer; an empty buffer means that none is due. It comes with leave to
+    /// repeat it, where equal questions get the same.
+    Done(Option<Keep>),
     /// Somebody has to be asked.
     Wait(Box<Pending>),
 }
@@ -59,20 +61,20 @@ impl Inner {
             Ok(query) => query,
             Err(error) => {
                 self.malformed(message, &error, via, out);
-                return Step::Done;
+                return Step::Done(None);
             }
         };
         let turn = Turn::new(message, &query, via);
         let (policy, epoch) = self.policy();
         if self.outpaces(&turn, &policy, out) || local::answer(&turn, out) {
-            return Step::Done;
+            return Step::Done(None);
         }
         let pending = match (query.qtype, ptr_address(query.name.as_ref())) {
             (rtype::PTR, Some(address)) => self.begin_reverse(&turn, &policy, address, out),
             _ => self.begin_forward(&turn, &policy, epoch, out),
         };
         let Some((judged, permits, reverse)) = pending else {
-            return Step::Done;
+            return Step::Done(turn.keep());
         };
         let key = Key::new(&query.name, query.qtype);
         let ask = Ask {
@@ -101,7 +103,7 @@ impl Inner {
                 &entry,
                 out,
             );
-            return Step::Done;
+            return Step::Done(None);
         }
         Step::Wait(Box::new(Pending {
             query,
@@ -124,15 +126,13 @@ impl Inner {
             let entry = self.fetch(pending.ask.clone()).await;
             // A policy that came in meanwhile decides anew: it may have taken the name back.
             if self.policy().1 == pending.ask.epoch {
-                let turn = Turn {
-                    started,
-                    ..Turn::new(message, &pending.query, via)
-                };
+                let mut turn = Turn::new(message, &pending.query, via);
+                turn.started = started;
                 self.complete(&turn, &pending, &entry, out);
                 return;
             }
             match self.begin(message, via, out) {
-                Step::Done => return,
+                Step::Done(_) => return,
                 Step::Wait(again) => pending = again,
             }
         }
@@ -172,6 +172,8 @@ impl Inner {
         out: &mut Vec<u8>,
     ) -> Option<(Judged, Permits, Option<Reverse>)> {
         let (name, qtype) = (turn.query.name.as_ref(), turn.query.qtype);
+        // Read before they are: what is learnt meanwhile makes this answer an old one.
+        let aliases = self.aliases.learnt();
         // ANY asks about the name, and whatever is listed has an answer to it.
         let asked_type = if qtype == rtype::ANY { rtype::A } else { qtype };
         let decision = policy.decide(&Request::Lookup {
@@ -201,6 +203,7 @@ impl Inner {
                 _ => Refusal::Absent,
             };
             self.refuse(turn, policy, judged, refusal, out);
+            turn.may_repeat(None, None, Some(aliases));
             return None;
         }
         if qtype == rtype::ANY {
@@ -242,9 +245,10 @@ impl Inner {
             return false;
         };
         let now = self.clock.now();
+        let leased = self.leases.evictions();
         if entry.outcome != Outcome::Found
             || !entry.is_valid(now, epoch)
-            || !entry.is_leased(self.leases.evictions())
+            || !entry.is_leased(leased)
             || entry.is_due(now)
         {
             return false;
@@ -253,6 +257,9 @@ impl Inner {
         self.note(turn, policy, judged, &entry, None);
         let age = now.saturating_duration_since(entry.born);
         reply::prepared(out, &turn.asked, &entry.body, age, None);
+        // TTLs are whole seconds: these are right until the next one begins.
+        let next = entry.born + Duration::from_secs(age.as_secs() + 1);
+        turn.may_repeat(Some(next.min(entry.expires)), Some(leased), None);
         true
     }
 

@@ -15,6 +15,7 @@
 
 mod aliases;
 mod answer;
+mod batch;
 mod cache;
 mod chain;
 mod clock;
@@ -23,6 +24,7 @@ mod flight;
 mod leases;
 mod local;
 mod lookup;
+mod memo;
 mod new_names;
 mod pace;
 mod pktinfo;

@@ -128,8 +128,8 @@ async fn read_queries(
         };
         let mut out = Vec::new();
         match inner.begin(&query, via, &mut out) {
-            Step::Done if out.is_empty() => {}
-            Step::Done => {
+            Step::Done(_) if out.is_empty() => {}
+            Step::Done(_) => {
                 if replies.send(out).await.is_err() {
                     return;
                 }

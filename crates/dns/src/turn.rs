@@ -1,14 +1,16 @@
 //! One query's turn: what was asked, what was decided, and the two things every ending does:
 //! record it, and write the reply that carries the record's id.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use portcullis_policy::{Decision, Policy, Reason, Request, RuleId, Verdict};
-use portcullis_record::{Client, DecisionId, Event, Layer, Protocol, Stage, Timings};
+use portcullis_record::{Again, Client, DecisionId, Event, Layer, Protocol, Stage, Timings};
 use portcullis_wire::dns::Query;
 
 use crate::cache::Entry;
+use crate::memo::Keep;
 use crate::reply::{self, Asked, Ede, rcode};
 use crate::service::Inner;
 
@@ -75,12 +77,14 @@ impl From<Protocol> for Via {
 }
 
 /// One query on its way through the service.
-#[derive(Clone, Copy)]
 pub(crate) struct Turn<'a> {
     pub query: &'a Query,
     pub asked: Asked<'a>,
     pub via: Via,
     pub started: Instant,
+    /// How the decision that was recorded last may be repeated.
+    again: Cell<Option<Again>>,
+    keep: Cell<Option<Keep>>,
 }
 
 impl<'a> Turn<'a> {
@@ -97,7 +101,30 @@ impl<'a> Turn<'a> {
             asked,
             via,
             started: Instant::now(),
+            again: Cell::default(),
+            keep: Cell::default(),
         }
+    }
+
+    /// Notes that what was recorded and written is right for an equal question too: until `until`,
+    /// and while the leases stand as `leased` says and the canonical names as `aliases` says.
+    pub(crate) fn may_repeat(
+        &self,
+        until: Option<Instant>,
+        leased: Option<u64>,
+        aliases: Option<u64>,
+    ) {
+        self.keep.set(self.again.take().map(|again| Keep {
+            until,
+            leased,
+            aliases,
+            again,
+        }));
+    }
+
+    /// How the answer may be repeated, where it may.
+    pub(crate) fn keep(&self) -> Option<Keep> {
+        self.keep.take()
     }
 
     /// The question to the policy.
@@ -141,13 +168,14 @@ impl Inner {
         refusal: Refusal,
         out: &mut Vec<u8>,
     ) {
-        let mut event = turn.event(policy, judged);
-        let suggestion = match refusal {
+        let event = turn.event(policy, judged);
+        let suggest = || match refusal {
             Refusal::Absent => policy.suggestion(&turn.request()),
             _ => None,
         };
-        event.suggestion = suggestion.as_deref();
-        let id = self.recorder.decision(event);
+        let recorded = self.recorder.decide(&event, turn.started, &suggest);
+        let id = recorded.id;
+        turn.again.set(recorded.again);
         write_refusal(turn, judged.reason, id, refusal, out);
     }
 
@@ -170,8 +198,12 @@ impl Inner {
         event.upstream = entry.server_text.as_deref();
         event.attempts = Some(entry.attempts).filter(|attempts| *attempts > 0);
         event.detail = detail.or(entry.detail.as_deref());
-        event.timings = Timings::default().with(Stage::Total, turn.started.elapsed());
-        self.recorder.decision(event)
+        let now = Instant::now();
+        let took = now.saturating_duration_since(turn.started);
+        event.timings = Timings::default().with(Stage::Total, took);
+        let recorded = self.recorder.decide(&event, now, &|| None);
+        turn.again.set(recorded.again);
+        recorded.id
     }
 
     /// Records an answer that nobody had to be asked for.

@@ -3,6 +3,7 @@
 
 mod chain;
 mod memory;
+mod repeated;
 mod scenarios;
 mod signatures;
 mod sockets;

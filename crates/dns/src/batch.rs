@@ -1,0 +1,259 @@
+//! Datagrams in batches: many for one system call, each with the address that was asked.
+//!
+//! Answers "DNS floods": a query costs little more than its share of two system calls. A thread's
+//! sockets share one [`Desk`], which is made once and used again: a flood allocates nothing, and a
+//! thousand sandboxes need no more buffers than one.
+
+use std::cell::RefCell;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd};
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::libc::{in_pktinfo, in6_pktinfo};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrIn, SockaddrIn6, SockaddrLike, recvmmsg,
+    sendmmsg,
+};
+
+use crate::pktinfo::{Asked, Info, Reply};
+
+/// Datagrams taken from a socket, and replies given to it, by one system call.
+pub(crate) const BATCH: usize = 64;
+
+/// Longest query read, bytes: one name and a few options. Slots of this size, which is no multiple
+/// of 4 KiB, do not compete for the same lines of the processor's cache.
+pub(crate) const MAX_QUERY_BYTES: usize = 1_984;
+
+/// A socket's family: how the kernel tells addresses of it.
+pub(crate) trait Family: SockaddrLike + Copy + Send + Sync + 'static {
+    /// The address.
+    fn address(&self) -> SocketAddr;
+
+    /// Room for the one control message of this family. A reply must fill it: the kernel reads what
+    /// is left over as another message.
+    fn space() -> Vec<u8>;
+
+    /// The asked address, if this message tells it.
+    fn asked(message: ControlMessageOwned) -> Option<Asked>;
+
+    /// Calls with the thread's desk. `None` inside of another such call.
+    fn with_desk<R>(call: impl FnOnce(&mut Desk<Self>) -> R) -> Option<R>;
+}
+
+macro_rules! family {
+    ($kind:ident, $address:ident, $info:ident, $told:ident) => {
+        impl Family for $kind {
+            fn address(&self) -> SocketAddr {
+                $address::from(*self).into()
+            }
+
+            fn space() -> Vec<u8> {
+                cmsg_space!($info)
+            }
+
+            fn asked(message: ControlMessageOwned) -> Option<Asked> {
+                match message {
+                    ControlMessageOwned::$told(info) => Some(info.into()),
+                    _ => None,
+                }
+            }
+
+            fn with_desk<R>(call: impl FnOnce(&mut Desk<Self>) -> R) -> Option<R> {
+                thread_local! {
+                    static DESK: RefCell<Option<Box<Desk<$kind>>>> = const { RefCell::new(None) };
+                }
+                DESK.with(|desk| {
+                    let mut desk = desk.try_borrow_mut().ok()?;
+                    Some(call(desk.get_or_insert_with(Box::default)))
+                })
+            }
+        }
+    };
+}
+
+family!(SockaddrIn, SocketAddrV4, in_pktinfo, Ipv4PacketInfo);
+family!(SockaddrIn6, SocketAddrV6, in6_pktinfo, Ipv6PacketInfo);
+
+/// What a thread reads queries into and writes replies from.
+pub(crate) struct Desk<S> {
+    pub inbox: Inbox<S>,
+    pub outbox: Outbox<S>,
+}
+
+impl<S: Family> Default for Desk<S> {
+    fn default() -> Desk<S> {
+        Desk {
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+        }
+    }
+}
+
+/// What is known of one datagram besides its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Datagram<S> {
+    pub from: S,
+    pub asked: Asked,
+    /// It was longer than its slot.
+    pub cut: bool,
+    length: usize,
+}
+
+/// Received datagrams.
+pub(crate) struct Inbox<S> {
+    bound: MultiHeaders<S>,
+    /// With room for the asked address.
+    told: MultiHeaders<S>,
+    slots: Vec<[u8; MAX_QUERY_BYTES]>,
+    datagrams: Vec<Datagram<S>>,
+}
+
+impl<S: Family> Default for Inbox<S> {
+    fn default() -> Inbox<S> {
+        Inbox {
+            bound: MultiHeaders::preallocate(BATCH, None),
+            told: MultiHeaders::preallocate(BATCH, Some(S::space())),
+            slots: vec![[0; MAX_QUERY_BYTES]; BATCH],
+            datagrams: Vec::with_capacity(BATCH),
+        }
+    }
+}
+
+impl<S: Family> Inbox<S> {
+    /// Takes what waits, without waiting: [`BATCH`] datagrams at most, in place of those before.
+    /// Returns how many. `told` says that the socket tells the asked address.
+    pub(crate) fn receive(&mut self, socket: &impl AsFd, told: bool) -> io::Result<usize> {
+        self.datagrams.clear();
+        let headers = if told {
+            &mut self.told
+        } else {
+            &mut self.bound
+        };
+        let mut untold = false;
+        {
+            let mut slots = self.slots.iter_mut();
+            let mut parts: [[IoSliceMut<'_>; 1]; BATCH] = std::array::from_fn(|_| {
+                let slot: &mut [u8] = slots.next().map_or(&mut [], |slot| slot);
+                [IoSliceMut::new(slot)]
+            });
+            let fd = socket.as_fd().as_raw_fd();
+            let flags = MsgFlags::MSG_DONTWAIT;
+            for message in recvmmsg(fd, headers, &mut parts, flags, None)? {
+                let asked = match told {
+                    true => message
+                        .cmsgs()
+                        .ok()
+                        .and_then(|mut all| all.find_map(S::asked)),
+                    false => Some(Asked::Bound),
+                };
+                untold |= asked.is_none();
+                self.datagrams.push(Datagram {
+                    from: message.address.ok_or(Errno::EDESTADDRREQ)?,
+                    asked: asked.unwrap_or(Asked::Bound),
+                    cut: message.flags.contains(MsgFlags::MSG_TRUNC),
+                    length: message.bytes,
+                });
+            }
+        }
+        if untold {
+            // The kernel leaves the room for control messages as small as it used it: a slot that
+            // got none would never get one again.
+            self.told = MultiHeaders::preallocate(BATCH, Some(S::space()));
+        }
+        Ok(self.datagrams.len())
+    }
+
+    /// Datagrams of the last batch, with their bytes.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Datagram<S>, &[u8])> {
+        self.datagrams
+            .iter()
+            .zip(&self.slots)
+            .map(|(datagram, slot)| (datagram, &slot[..datagram.length.min(MAX_QUERY_BYTES)]))
+    }
+}
+
+/// Replies that wait to be sent together.
+pub(crate) struct Outbox<S> {
+    bound: MultiHeaders<S>,
+    /// With room for the address to reply from.
+    told: MultiHeaders<S>,
+    replies: Vec<Vec<u8>>,
+    to: Vec<Option<S>>,
+    from: Vec<Asked>,
+    sent: usize,
+}
+
+impl<S: Family> Default for Outbox<S> {
+    fn default() -> Outbox<S> {
+        Outbox {
+            bound: MultiHeaders::preallocate(BATCH, None),
+            told: MultiHeaders::preallocate(BATCH, Some(S::space())),
+            replies: vec![Vec::new(); BATCH],
+            to: Vec::with_capacity(BATCH),
+            from: Vec::with_capacity(BATCH),
+            sent: 0,
+        }
+    }
+}
+
+impl<S: Family> Outbox<S> {
+    /// The buffer for the next reply, which [`Outbox::put`] then keeps. `None` when it is full.
+    pub(crate) fn next(&mut self) -> Option<&mut Vec<u8>> {
+        self.replies.get_mut(self.to.len())
+    }
+
+    /// Keeps the reply that stands in [`Outbox::next`].
+    pub(crate) fn put(&mut self, datagram: &Datagram<S>) {
+        self.to.push(Some(datagram.from));
+        self.from.push(datagram.asked);
+    }
+
+    /// Sends all replies, without waiting. Those that the socket has no room for are handed to
+    /// `later`; one that the kernel refuses is lost, as datagrams may be.
+    pub(crate) fn send(&mut self, socket: &impl AsFd, mut later: impl FnMut(Reply)) {
+        while self.sent < self.to.len() {
+            match self.send_some(socket) {
+                Ok(count) => self.sent += count.max(1),
+                Err(Errno::EAGAIN) => break,
+                Err(_) => self.sent += 1,
+            }
+        }
+        for index in self.sent..self.to.len() {
+            if let Some(to) = self.to[index] {
+                later(Reply {
+                    to: to.address(),
+                    asked: self.from[index],
+                    payload: self.replies[index].clone(),
+                });
+            }
+        }
+        self.sent = 0;
+        self.to.clear();
+        self.from.clear();
+    }
+
+    /// Sends the next replies that leave from one address.
+    fn send_some(&mut self, socket: &impl AsFd) -> Result<usize, Errno> {
+        let from = &self.from[self.sent..];
+        let Some(&asked) = from.first() else {
+            return Ok(0);
+        };
+        let count = from.iter().take_while(|from| **from == asked).count();
+        let range = self.sent..self.sent + count;
+        let mut replies = self.replies[range.clone()].iter();
+        let parts: [[IoSlice<'_>; 1]; BATCH] =
+            std::array::from_fn(|_| [IoSlice::new(replies.next().map_or(&[], |reply| reply))]);
+        let parts = &parts[..count];
+        let to = &self.to[range];
+        let fd = socket.as_fd().as_raw_fd();
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        let info = Info::of(asked);
+        let sent = match info.message() {
+            Some(message) => sendmmsg(fd, &mut self.told, parts, to, [message], flags)?.count(),
+            None => sendmmsg(fd, &mut self.bound, parts, to, [], flags)?.count(),
+        };
+        Ok(sent)
+    }
+}
