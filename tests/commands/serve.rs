@@ -20,6 +20,10 @@ const SOCKS: &str = "127.0.0.1:1080";
 impl Serving<'_> {
     fn start<'w>(world: &'w World, doors: &[&str]) -> Serving<'w> {
         let text = "version = 1\n[network.domains]\n\"api.example.com\" = \"allow\"\n\"big.example.com\" = \"allow\"\n";
+        Serving::policy(world, doors, text)
+    }
+
+    fn policy<'w>(world: &'w World, doors: &[&str], text: &str) -> Serving<'w> {
         let policy = world.file("served.toml", text);
         let log = world.home().join("served.jsonl");
         let mut serve = world.command(crate::support::portcullis());
@@ -100,6 +104,39 @@ fn dns_resolves_the_allowlist_alone() {
         "{records}"
     );
     world.assert_never_asked("evil");
+}
+
+/// Before a task goes to a VM: its build is learned once, then its tests run against a resolver of
+/// the names that the build used.
+#[test]
+fn what_was_learned_is_what_the_restrictive_resolver_resolves() {
+    let world = world();
+    let output = world.home().join("learned.toml").display().to_string();
+    let build = "curl -sSf -o /dev/null https://api.example.com/; \
+                 curl -sSf -o /dev/null --noproxy '*' http://www.example.com/; \
+                 dig +short _sip._tcp.example.com SRV >&2";
+    require("dig");
+    let done = command(&world, &["learn", "-o", &output, "--", "sh", "-c", build]);
+    assert!(done.ok(), "{done}");
+    let learned = std::fs::read_to_string(&output).unwrap_or_else(|error| panic!("{error}"));
+    let mut serving = Serving::policy(&world, &["--dns", DNS], &learned);
+    let before = world.dns_log().len();
+    for (name, kind, wanted) in [
+        ("api.example.com", "A", "203.0.113.10"),
+        ("www.example.com", "A", "203.0.113.20"),
+        ("_sip._tcp.example.com", "SRV", "5060 api.example.com"),
+        ("github.com", "A", "status: NXDOMAIN"),
+        ("git.example.com", "A", "status: NXDOMAIN"),
+    ] {
+        let answer = serving.dig(&[name, kind]);
+        assert!(answer.contains(wanted), "{name}: {answer}\n{learned}");
+    }
+    let asked = world.dns_log().split_off(before);
+    assert!(
+        asked.iter().all(|query| !query.name.contains("git")),
+        "{asked:?}"
+    );
+    serving.end();
 }
 
 #[test]

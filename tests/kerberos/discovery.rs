@@ -140,6 +140,22 @@ fn the_target_of_an_srv_record_is_not_listed_by_it() {
     );
 }
 
+/// The KDC is listed like any web server, on the wrong ports.
+#[test]
+fn a_kdc_that_is_listed_without_its_port_is_refused_with_that_reason() {
+    let realm = Realm::start();
+    let before = realm.logs().matches("AS_REQ").count();
+    let policy = KDC_POLICY.replace("kdc.example.corp:88", "kdc.example.corp");
+    let ran = realm
+        .inside("ports", DEFAULT_REALM)
+        .policy("toml", &policy)
+        .sh(&kinit());
+    ran.assert_said("Cannot contact any KDC");
+    let denied = ran.records.denials("tcp", "port-not-allowed", KDC);
+    assert!(!denied.is_empty(), "{ran}");
+    assert_eq!(realm.logs().matches("AS_REQ").count(), before, "{ran}");
+}
+
 /// The manual's own lines, as they stand there, for a client that uses all of them.
 #[test]
 fn the_policy_in_the_manual_is_what_it_takes() {
@@ -154,6 +170,19 @@ fn the_policy_in_the_manual_is_what_it_takes() {
             &format!("{DEFAULT_REALM}\n\tdns_lookup_realm = true"),
         )
         .policy("toml", policy)
+        .sh(&format!(
+            "{}; curl -sSf --negotiate -u : https://{ALIAS}/",
+            kinit()
+        ));
+    assert_eq!(ran.out(), WELCOME, "{ran}");
+    let wide = "version = 1\n[network.domains]\n\"**.example.corp\" = \"allow\"\n\
+                \"kdc.example.corp:88\" = \"allow\"\n";
+    let ran = realm
+        .inside(
+            "wide",
+            &format!("{DEFAULT_REALM}\n\tdns_lookup_realm = true"),
+        )
+        .policy("toml", wide)
         .sh(&format!(
             "{}; curl -sSf --negotiate -u : https://{ALIAS}/",
             kinit()
