@@ -260,7 +260,8 @@ impl Chain {
             .cnames
             .iter()
             .chain(&self.records)
-            .map(|record| record.ttl);
+            // With the highest bit set it counts as 0 (RFC 2181 8).
+            .map(|record| i32::try_from(record.ttl).map_or(0, i32::unsigned_abs));
         let seconds = if self.is_positive() {
             records.min().unwrap_or(0).clamp(TTL_FLOOR, TTL_CEILING)
         } else {

@@ -52,6 +52,8 @@ struct Scene {
     started: Instant,
     /// Asked, and not looked at yet.
     asked: Vec<(Line, Ask, JoinHandle<Reply>)>,
+    /// Whether anything was asked since the last `at`.
+    asked_now: bool,
     records_seen: usize,
 }
 
@@ -87,6 +89,7 @@ impl Scene {
             resolvers,
             started: Instant::now(),
             asked: Vec::new(),
+            asked_now: false,
             records_seen: 0,
         }
     }
@@ -101,6 +104,7 @@ impl Scene {
                     let late = Instant::now().duration_since(self.started);
                     line.wrong(format!("it is {} ms already", late.as_millis()));
                 }
+                self.asked_now = false;
                 for step in &line.below {
                     self.step(step).await;
                 }
@@ -119,6 +123,7 @@ impl Scene {
             }
             ["then"] => self.settle().await,
             ["policy"] => {
+                self.settle_now().await;
                 let policy = Arc::new(policy_of(&line.below));
                 self.world.policy.store(policy);
             }
@@ -128,7 +133,10 @@ impl Scene {
                 let heard = resolver.heard();
                 logs::heard(line, what, &heard);
             }
-            ["resolver", letter, what @ ..] => self.resolver(line, letter).become_(line, what),
+            ["resolver", letter, what @ ..] => {
+                self.settle_now().await;
+                self.resolver(line, letter).become_(line, what);
+            }
             ["records"] => {
                 self.settle().await;
                 let all = self.world.records();
@@ -168,6 +176,15 @@ impl Scene {
             (out, started.elapsed())
         });
         self.asked.push((line.clone(), ask, task));
+        self.asked_now = true;
+    }
+
+    /// What changes comes after what was asked before it under the same `at`; what was asked
+    /// earlier may still be under way.
+    async fn settle_now(&mut self) {
+        if self.asked_now {
+            self.settle().await;
+        }
     }
 
     /// Waits for every reply that is due, and looks at each.

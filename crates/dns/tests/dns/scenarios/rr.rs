@@ -4,7 +4,9 @@ use hickory_proto::rr::rdata::caa::KeyValue;
 use hickory_proto::rr::rdata::svcb::{
     Alpn, EchConfigList, IpHint, Mandatory, SvcParamKey, SvcParamValue,
 };
-use hickory_proto::rr::rdata::{A, AAAA, CAA, CNAME, HTTPS, MX, NS, PTR, SOA, SRV, SVCB, TXT};
+use hickory_proto::rr::rdata::{
+    A, AAAA, CAA, CNAME, HINFO, HTTPS, MX, NS, PTR, SOA, SRV, SVCB, TXT,
+};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use super::tree::Line;
@@ -47,6 +49,7 @@ fn rdata(kind: RecordType, words: &[&str]) -> Option<RData> {
             let minimum = word(2)?.parse().ok()?;
             RData::SOA(SOA::new(name(0)?, name(1)?, 1, 3600, 600, 86_400, minimum))
         }
+        RecordType::HINFO => RData::HINFO(HINFO::new(word(0)?.to_owned(), String::new())),
         RecordType::HTTPS => RData::HTTPS(HTTPS(service(words)?)),
         RecordType::SVCB => RData::SVCB(service(words)?),
         _ => return None,
@@ -99,9 +102,13 @@ fn key_of(text: &str) -> Option<SvcParamKey> {
 
 /// A record as text, the same for two equal records; TTLs are part of it.
 pub fn show(record: &Record) -> String {
+    let owner = record.name.to_ascii();
+    let owner = match owner.trim_end_matches('.') {
+        "" => ".",
+        owner => owner,
+    };
     format!(
-        "{} {} {} {}",
-        record.name.to_ascii().trim_end_matches('.'),
+        "{owner} {} {} {}",
         record.ttl,
         record.record_type(),
         record.data
