@@ -18,6 +18,8 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 const BATCH_BYTES: usize = 256 * 1024;
 /// Batches after which everything that waited at the first has been taken.
 pub(crate) const MAX_BATCHES: usize = MAX_BYTES / BATCH_BYTES + 1;
+/// Lines that may wait for the writer to look by itself, where it does.
+const UNHURRIED_LINES: usize = MAX_LINES / 16;
 /// How much longer than the writer's last attempt its end is waited for.
 const END_SLACK: Duration = Duration::from_millis(200);
 
@@ -48,6 +50,8 @@ struct State {
     lost_ever: u64,
     /// The writer waits on `work`.
     asleep: bool,
+    /// It waits for a tick at most.
+    ticking: bool,
     /// Flushes asked for and done; a flush is done when the number reaches its own.
     flushes_asked: u64,
     flushes_done: u64,
@@ -73,8 +77,18 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Takes a line in, or counts it as lost.
+    /// Takes a line in, or counts it as lost, and wakes the writer.
     pub(crate) fn push(&self, item: Item) {
+        self.add(item, 0);
+    }
+
+    /// [`Queue::push`], but where the writer looks by itself before long it is woken only when much
+    /// waits: to wake it for each line would cost more than the line.
+    pub(crate) fn push_unhurried(&self, item: Item) {
+        self.add(item, UNHURRIED_LINES);
+    }
+
+    fn add(&self, item: Item, unhurried: usize) {
         let mut state = self.state();
         let (lines, bytes) = match item.kind {
             Kind::Urgent => (MAX_LINES, MAX_BYTES),
@@ -92,7 +106,7 @@ impl Queue {
         }
         state.bytes += item.line.len();
         state.lines.push_back(item);
-        if state.asleep {
+        if state.asleep && (!state.ticking || state.lines.len() > unhurried) {
             state.asleep = false;
             self.work.notify_one();
         }
@@ -114,7 +128,8 @@ impl Queue {
         let idle = state.lines.is_empty() && state.lost == Lost::default();
         if idle && state.flushes_asked == state.flushes_done && state.stop.is_none() {
             state.asleep = true;
-            state = if watching() {
+            state.ticking = watching();
+            state = if state.ticking {
                 self.work
                     .wait_timeout(state, tick)
                     .unwrap_or_else(PoisonError::into_inner)
@@ -299,5 +314,20 @@ mod tests {
         assert_eq!(lost, Some(expected));
         assert_eq!(queue.take(&mut batch, false), None);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_writer_that_watches_the_time_is_woken_for_many_lines_and_one_that_sleeps_for_any() {
+        for (ticking, lines) in [(false, 1), (true, UNHURRIED_LINES + 1)] {
+            let queue = Queue::default();
+            // As `wait` leaves it while the writer sleeps.
+            queue.state().asleep = true;
+            queue.state().ticking = ticking;
+            for line in 1..=lines {
+                assert!(queue.state().asleep, "woken before line {line}");
+                queue.push_unhurried(item(Kind::Urgent, 8));
+            }
+            assert!(!queue.state().asleep);
+        }
     }
 }

@@ -320,7 +320,7 @@ fn enter(
     };
     let entered = desk.windows.enter(merge, event, now, fresh);
     if let Some(item) = entered.finished {
-        desk.queue.push(item);
+        desk.queue.push_unhurried(item);
     } else if entered.first_open {
         // The writer may sleep without an end while no window is open.
         desk.queue.wake();
