@@ -190,7 +190,8 @@ impl Realm {
             format!("addprinc -randkey HTTP/{CANONICAL}"),
             format!("ktadd -k {folder}/http.keytab HTTP/{CANONICAL}"),
         ] {
-            self.must("kadmin.local", &["-r", REALM, "-q", &order]);
+            // By name: without one it looks for the user's, who may have none.
+            self.must("kadmin.local", &["-r", REALM, "-p", "tests", "-q", &order]);
         }
     }
 
