@@ -20,6 +20,7 @@ use crate::memo::Keep;
 use crate::reply::{self, Asked, Ede, rcode, rtype};
 use crate::reverse::Reverse;
 use crate::service::Inner;
+use crate::synthetic::{self, MadeUp};
 use crate::turn::{Judged, Refusal, Turn, Via, write_refusal};
 
 /// How often a lookup is decided again because the policy changed while it was under way.
@@ -42,8 +43,17 @@ pub(crate) struct Pending {
     query: Query,
     judged: Judged,
     ask: Ask,
-    /// Set where the question is for an address that was given out.
-    reverse: Option<Reverse>,
+    wanted: Wanted,
+}
+
+/// What is asked for.
+pub(crate) enum Wanted {
+    /// Records as the upstream has them.
+    Records,
+    /// The name of an address that was given out.
+    Reverse(Reverse),
+    /// An address to be made up, if the name has any.
+    Synthetic,
 }
 
 impl Inner {
@@ -73,7 +83,7 @@ impl Inner {
             (rtype::PTR, Some(address)) => self.begin_reverse(&turn, &policy, address, out),
             _ => self.begin_forward(&turn, &policy, epoch, out),
         };
-        let Some((judged, permits, reverse)) = pending else {
+        let Some((judged, permits, wanted)) = pending else {
             return Step::Done(turn.keep());
         };
         let key = Key::new(&query.name, query.qtype);
@@ -83,34 +93,22 @@ impl Inner {
             policy,
             epoch,
         };
-        let cached = self.cache.get(KeyRef {
-            name: ask.key.name.as_ref(),
-            qtype: query.qtype,
-        });
-        let now = self.clock.now();
-        // One that is due goes the long way once, to be fetched anew while it is given out.
-        let at_once = |entry: &Arc<Entry>| entry.is_valid(now, epoch) && !entry.is_due(now);
-        if let Some(entry) = cached.filter(at_once) {
-            let pending = Pending {
-                query,
-                judged,
-                ask,
-                reverse,
-            };
-            self.complete(
-                &Turn::new(message, &pending.query, via),
-                &pending,
-                &entry,
-                out,
-            );
-            return Step::Done(None);
-        }
-        Step::Wait(Box::new(Pending {
+        let known = match wanted {
+            Wanted::Synthetic => self.known_addresses(&ask),
+            _ => self.at_hand(&ask.key, epoch),
+        };
+        let pending = Pending {
             query,
             judged,
             ask,
-            reverse,
-        }))
+            wanted,
+        };
+        let Some(entry) = known else {
+            return Step::Wait(Box::new(pending));
+        };
+        let turn = Turn::new(message, &pending.query, via);
+        self.complete(&turn, &pending, &entry, out);
+        Step::Done(None)
     }
 
     /// Asks for what [`Inner::begin`] could not answer, and answers it.
@@ -123,7 +121,10 @@ impl Inner {
     ) {
         let started = std::time::Instant::now();
         for _ in 0..MAX_POLICY_CHANGES {
-            let entry = self.fetch(pending.ask.clone()).await;
+            let entry = match pending.wanted {
+                Wanted::Synthetic => self.find_addresses(&pending.ask).await,
+                _ => self.fetch(pending.ask.clone()).await,
+            };
             // A policy that came in meanwhile decides anew: it may have taken the name back.
             if self.policy().1 == pending.ask.epoch {
                 let mut turn = Turn::new(message, &pending.query, via);
@@ -170,7 +171,7 @@ impl Inner {
         policy: &Policy,
         epoch: u64,
         out: &mut Vec<u8>,
-    ) -> Option<(Judged, Permits, Option<Reverse>)> {
+    ) -> Option<(Judged, Permits, Wanted)> {
         let (name, qtype) = (turn.query.name.as_ref(), turn.query.qtype);
         // Read before they are: what is learnt meanwhile makes this answer an old one.
         let aliases = self.aliases.learnt();
@@ -216,6 +217,16 @@ impl Inner {
             self.answer_host(turn, policy, judged, permits, out);
             return None;
         }
+        if synthetic::makes_up(policy) {
+            let permits = known
+                .clone()
+                .unwrap_or_else(|| decision.lookup_permit().into_iter().collect());
+            match self.begin_made_up(turn, (policy, epoch), judged, &permits, out) {
+                MadeUp::Answered => return None,
+                MadeUp::IfItExists => return Some((judged, permits, Wanted::Synthetic)),
+                MadeUp::No => {}
+            }
+        }
         if qtype == rtype::AAAA && !(self.ipv6_route)() {
             self.note_own(turn, policy, judged, &[]);
             reply::negative(out, &turn.asked, rcode::NO_ERROR, None);
@@ -225,7 +236,7 @@ impl Inner {
             return None;
         }
         let permits = known.unwrap_or_else(|| decision.lookup_permit().into_iter().collect());
-        Some((judged, permits, None))
+        Some((judged, permits, Wanted::Records))
     }
 
     /// The path that costs least: a listed name whose cached answer needs no new lease.
@@ -292,12 +303,19 @@ impl Inner {
         let Pending {
             judged,
             ask,
-            reverse,
+            wanted,
             ..
         } = pending;
         let policy = &*ask.policy;
-        if let Some(reverse) = reverse {
-            return self.complete_reverse(turn, policy, *judged, (reverse, entry), out);
+        match wanted {
+            Wanted::Reverse(reverse) => {
+                return self.complete_reverse(turn, policy, *judged, (reverse, entry), out);
+            }
+            Wanted::Synthetic if entry.outcome == Outcome::Found => {
+                let (policy, found) = ((policy, ask.epoch), (&ask.permits, entry));
+                return self.complete_synthetic(turn, policy, *judged, found, out);
+            }
+            Wanted::Records | Wanted::Synthetic => {}
         }
         let failed = |reason| Judged::of(reason, judged.rule);
         match entry.outcome {
@@ -313,6 +331,9 @@ impl Inner {
                     _ => Refusal::NoData,
                 };
                 write_refusal(turn, reason, id, refusal, out);
+            }
+            Outcome::NameNotFound if !synthetic::may_be_absent(policy, &ask.permits) => {
+                self.answer_nothing(turn, policy, *judged, out);
             }
             Outcome::Found | Outcome::NameNotFound => {
                 if let Err(error) = self.lease(&ask.permits, entry) {
@@ -380,21 +401,25 @@ impl Inner {
                     },
                 )?;
             }
-            for target in &entry.targets {
-                self.aliases.learn(
-                    target,
-                    permit.listed(),
-                    now,
-                    now + ttl + self.leases.grace(),
-                );
-            }
         }
+        self.learn_aliases(permits, entry);
         // A canonical name's owners change from one question to the next: grant each time.
         // What is given out again is granted each time too: its age is no guide to its lease's.
         if !followed && !entry.is_stale() {
             entry.set_leased(state);
         }
         Ok(())
+    }
+
+    /// Remembers which listed names the names of an answer's chain stand for.
+    pub(crate) fn learn_aliases(&self, permits: &Permits, entry: &Entry) {
+        let now = self.clock.now();
+        let until = now + entry.left(now) + self.leases.grace();
+        for permit in permits {
+            for target in &entry.targets {
+                self.aliases.learn(target, permit.listed(), now, until);
+            }
+        }
     }
 
     /// Answers and records what is no plain query.

@@ -31,6 +31,9 @@ pub struct DnsConfig {
     pub recorder: Recorder,
     /// Names and addresses of the sandbox itself, answered without asking anyone.
     pub own: OwnNames,
+    /// Whether connections to what is answered come to this gateway, as a sandbox's do. Where they do
+    /// not (a resolver on the host), a mocked name is answered with its target's own address.
+    pub transparent: bool,
     /// Whether the host can reach IPv6 addresses now; where it cannot, AAAA is answered NODATA.
     pub ipv6_route: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Whether an address is one of the host's own, which are guarded like private ones.
@@ -57,6 +60,7 @@ impl DnsConfig {
             leases,
             recorder,
             own: OwnNames::default(),
+            transparent: true,
             ipv6_route: Arc::new(|| true),
             host_owns: Arc::new(|_| false),
             clock: Clock::system(),

@@ -118,6 +118,14 @@ impl Inner {
         }
     }
 
+    /// The answer that can be given out without waiting. One that is due goes the long way once, to
+    /// be fetched anew while it is given out.
+    pub(crate) fn at_hand(&self, key: &Key, epoch: u64) -> Option<Arc<Entry>> {
+        let now = self.clock.now();
+        self.kept(key)
+            .filter(|entry| entry.is_valid(now, epoch) && !entry.is_due(now))
+    }
+
     /// The answer at hand, valid or not.
     fn kept(&self, key: &Key) -> Option<Arc<Entry>> {
         self.cache.get(KeyRef {

@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use portcullis_policy::{LookupPermit, Reason, Request};
+use portcullis_policy::{Answers, LookupPermit, Reason, Request};
 use tokio::time::Instant;
 
 use crate::cache::{Entry, KeyRef, Outcome};
@@ -105,6 +105,10 @@ impl Inner {
     fn judge(&self, ask: &Ask, qtype: u16, mut chain: Chain) -> Entry {
         let born = self.clock.now();
         let passes = |address: IpAddr| {
+            // A real address of the range would be taken for another name's.
+            if self.leases.is_synthetic(address) {
+                return false;
+            }
             let own = (self.host_owns)(address.to_canonical());
             ask.permits.iter().any(|permit| {
                 let lifted = !own || ask.policy.lifts_any(address, permit.ports());
@@ -115,7 +119,9 @@ impl Inner {
             chain.addresses().partition(|address| passes(*address));
         let private = !refused.is_empty() && given.is_empty();
         let six = (self.ipv6_route)();
-        given.extend(chain.limit_services(|hint| passes(hint) && (hint.is_ipv4() || six)));
+        // Beside a synthetic address, real ones in hints would be another way to the name.
+        let real = ask.policy.settings().dns.answers == Answers::Real;
+        given.extend(chain.limit_services(|hint| real && passes(hint) && (hint.is_ipv4() || six)));
         // The permits are of one policy and for one name: they agree on this.
         if ask.permits.iter().any(LookupPermit::flattened) {
             chain.flatten();

@@ -13,6 +13,7 @@ use portcullis_names::Name;
 use portcullis_policy::{Policy, Reason, Request, Verdict};
 use smallvec::{SmallVec, smallvec};
 
+use crate::answer::Wanted;
 use crate::cache::{Entry, Outcome};
 use crate::flight::Permits;
 use crate::reply::{self, rcode, rtype};
@@ -55,7 +56,7 @@ impl Inner {
         policy: &Policy,
         address: IpAddr,
         out: &mut Vec<u8>,
-    ) -> Option<(Judged, Permits, Option<Reverse>)> {
+    ) -> Option<(Judged, Permits, Wanted)> {
         let decision = policy.decide(&turn.request());
         let owners = self.leases.owners(address);
         if owners.is_empty() && self.own.owns(address) {
@@ -65,7 +66,7 @@ impl Inner {
         // Listed itself (a company's reverse zone), or watched only: an ordinary lookup.
         if decision.permits() && owners.is_empty() {
             let permits = decision.lookup_permit().into_iter().collect();
-            return Some((Judged::from(&decision), permits, None));
+            return Some((Judged::from(&decision), permits, Wanted::Records));
         }
         // Owners that the policy in force still lists.
         let mut live: SmallVec<[(Name, Option<Name>); 2]> = SmallVec::new();
@@ -110,14 +111,14 @@ impl Inner {
             rule: permit.rule(),
         };
         let reverse = Reverse { owners: live };
-        if self.own.owns(address) {
-            // The host's own name: nobody outside could answer for the address.
+        if self.own.owns(address) || self.leases.is_synthetic(address) {
+            // The host's own name, or made up: nobody outside could answer for the address.
             let now = self.clock.now();
             let entry = Entry::new(Outcome::NameNotFound, now, Duration::ZERO, 0);
             self.complete_reverse(turn, policy, judged, (&reverse, &entry), out);
             return None;
         }
-        Some((judged, smallvec![permit], Some(reverse)))
+        Some((judged, smallvec![permit], Wanted::Reverse(reverse)))
     }
 
     /// Chooses and writes the answer to a reverse lookup.

@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::DnsService;
 use crate::reply::rtype;
+use crate::synthetic;
 
 mod round;
 
@@ -257,5 +258,7 @@ fn permits(policy: &Policy) -> Vec<LookupPermit> {
         .exact_names()
         .into_iter()
         .filter_map(looked_up)
+        // Sent elsewhere by their rule, or looked up by the company's proxy.
+        .filter(|permit| permit.to().is_none() && !synthetic::by_company_proxy(policy, permit))
         .collect()
 }

@@ -165,6 +165,11 @@ impl Policy {
         self.rules.info(id).unwrap_or(none)
     }
 
+    /// Whether any rule sends its names elsewhere (`to`).
+    pub fn has_mocks(&self) -> bool {
+        self.rules.names.sends_some()
+    }
+
     /// How many rules there are.
     pub fn rule_count(&self) -> usize {
         self.rules.len()

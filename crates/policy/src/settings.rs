@@ -4,8 +4,9 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use portcullis_names::{Name, NameRef, parse_port};
+use portcullis_names::{Name, NameRef, PortSet, parse_port};
 
+use crate::HOST_NAME;
 use crate::dns_settings::DnsSettings;
 use crate::permit::{ConnectPermit, PermitTarget};
 use crate::resolver::Resolver;
@@ -90,6 +91,23 @@ impl UpstreamProxies {
             Exempt::Net(..) => false,
         });
         (!direct).then_some(proxy)
+    }
+
+    /// Whether a proxy looks this name up for every connection on these ports, so that nobody else
+    /// need know it.
+    pub fn look_up(&self, name: NameRef<'_>, ports: &PortSet) -> bool {
+        // Plain HTTP has a proxy of its own, and goes direct without one.
+        let all = self.https.is_some() && (self.http.is_some() || !ports.contains(HTTP_PORT));
+        let own = |proxy: &Option<ProxyUrl>| {
+            let host = proxy.as_ref().map(ProxyUrl::host);
+            matches!(host, Some(ProxyHost::Name(own)) if own.as_ref() == name)
+        };
+        let direct = self.exempt.iter().any(|exempt| match exempt {
+            Exempt::All => true,
+            Exempt::Name(base, _) => name == base.as_ref() || name.is_below(base.as_ref()),
+            Exempt::Net(..) => false,
+        });
+        all && !direct && !own(&self.http) && !own(&self.https) && name.as_str() != HOST_NAME
     }
 
     /// The proxy for a connection to an address, or `None` if it goes direct.
@@ -343,6 +361,15 @@ mod tests {
                 .is_none(),
             "no http proxy"
         );
+        assert!(
+            !proxies.look_up(name("a.example").as_ref(), &PortSet::WEB),
+            "plain HTTP goes direct, so the name is looked up here"
+        );
+        let looks_up = |n: &str| proxies.look_up(name(n).as_ref(), &PortSet::HTTPS);
+        assert!(looks_up("a.example"));
+        assert!(!looks_up("a.corp.example") && !looks_up("proxy.internal"));
+        assert!(!looks_up("db.example"), "direct on one port");
+        assert!(!looks_up(HOST_NAME));
         proxies.set_no_proxy("*").unwrap();
         assert!(
             proxies

@@ -170,6 +170,11 @@ impl NameTable {
         said.reduce(TypeSet::union)
     }
 
+    /// Whether any rule sends its names elsewhere.
+    pub fn sends_some(&self) -> bool {
+        self.some_to
+    }
+
     /// Where the most specific allow sends connections to this port.
     pub fn sent_to(&self, name: &str, port: u16) -> Option<SocketAddr> {
         let level = self.some_to.then(|| self.level(name)).flatten()?;

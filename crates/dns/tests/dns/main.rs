@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+mod made_up;
 mod memory;
 mod repeated;
 mod scenarios;
