@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use portcullis_dns::{DnsService, PolicyHandle, Resolved};
 use portcullis_names::Name;
 use portcullis_policy::{
-    ConnectPermit, HOST_NAME, PermitTarget, Policy, ProxyHost, ProxyUrl, Reason,
+    ConnectPermit, HOST_NAME, PermitTarget, Policy, ProxyHost, ProxyUrl, Reason, Request,
 };
 use portcullis_record::{Stage, Timings};
 use tokio::net::TcpStream;
@@ -107,7 +107,7 @@ impl Dialer {
             host,
         } = config;
         Dialer {
-            guard: Guard::new(policy, host, listeners),
+            guard: Guard::new(policy, host, listeners, resolver.leases().clone()),
             resolver,
             system: Mutex::new(None),
         }
@@ -151,6 +151,12 @@ impl Dialer {
         tunnelled: bool,
     ) -> Result<Dialed, DialError> {
         let policy = self.guard.policy();
+        if let Some(to) = permit.to() {
+            // Where the operator's rule sends it: no lookup, and no company proxy on the way.
+            return self
+                .dial(vec![to], ready(vec![]), sent_by(&policy, permit, to))
+                .await;
+        }
         match proxy_for(&policy, permit, tunnelled) {
             Some(proxy) => self.through(proxy, permit, tunnelled).await,
             None => self.directly(permit).await,
@@ -384,6 +390,20 @@ fn chosen_by(permit: &ConnectPermit) -> ChosenBy {
         ChosenBy::Operator
     } else {
         ChosenBy::Sandbox
+    }
+}
+
+/// Who chose the target of a rule: the rule, unless the policy in force has it no longer.
+fn sent_by(policy: &Policy, permit: &ConnectPermit, to: SocketAddr) -> ChosenBy {
+    let (PermitTarget::Name(name) | PermitTarget::NameAt(name, _)) = permit.target() else {
+        return ChosenBy::Sandbox;
+    };
+    let now = policy
+        .decide(&Request::to_name(name.as_ref(), permit.port()))
+        .connect_permit();
+    match now.and_then(|permit| permit.to()) {
+        Some(still) if still == to => ChosenBy::Rule,
+        _ => ChosenBy::Sandbox,
     }
 }
 

@@ -280,6 +280,55 @@ async fn the_hosts_own_name_tries_ipv6_loopback_as_well() {
     assert_eq!(world.dialer.connect(&permit).await.unwrap().address, at);
 }
 
+fn mock(name: &str, to: SocketAddr) -> String {
+    format!("[network.domains]\n\"{name}\" = {{ verdict = \"allow\", to = \"{to}\" }}\n")
+}
+
+#[tokio::test]
+async fn a_name_that_its_rule_sends_elsewhere_is_dialled_there_and_nowhere_else() {
+    let at = server("127.0.0.1:0").await;
+    // The company's proxy is not for it: nothing answers there.
+    let rules = mock("mock.example", at)
+        + "[network.proxy]\nhttp = \"http://192.0.2.77:1\"\nhttps = \"http://192.0.2.77:1\"\n";
+    let world = World::new(&rules).await;
+    for permit in [
+        world.by_name("mock.example", 443),
+        world.by_lease("mock.example", OWN_ADDRESS, 80),
+    ] {
+        for tunnelled in [true, false] {
+            let dialed = match tunnelled {
+                true => world.dialer.connect(&permit).await.unwrap(),
+                false => world.dialer.connect_http(&permit).await.unwrap(),
+            };
+            assert_eq!((dialed.address, dialed.via), (at, None));
+            assert!(!dialed.absolute_form);
+        }
+    }
+    assert_eq!(world.names.asked(), 0);
+}
+
+#[tokio::test]
+async fn a_rule_that_was_taken_back_lifts_nothing_any_more() {
+    let at = server("127.0.0.1:0").await;
+    let world = World::new(&mock("mock.example", at)).await;
+    let permit = world.by_name("mock.example", 443);
+    assert!(world.dialer.connect(&permit).await.is_ok());
+    world.policy.store(Arc::new(load(
+        "[network.domains]\n\"mock.example\" = \"allow\"\n",
+    )));
+    let error = world.dialer.connect(&permit).await.unwrap_err();
+    assert_eq!(error.reason, Reason::PrivateAddress, "{error}");
+}
+
+#[tokio::test]
+async fn a_mock_that_leads_back_to_the_gateways_listener_is_a_loop() {
+    let at = server("127.0.0.1:0").await;
+    let world = World::with_listeners(&mock("loop.example", at), vec![at]).await;
+    let permit = world.by_name("loop.example", 443);
+    let error = world.dialer.connect(&permit).await.unwrap_err();
+    assert_eq!(error.reason, Reason::GatewayLoop, "{error}");
+}
+
 #[tokio::test]
 async fn the_machines_own_addresses_are_guarded_in_the_real_configuration() {
     assert!(matches!(

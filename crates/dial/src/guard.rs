@@ -1,8 +1,9 @@
 //! The last check, on the very address that is about to be dialled.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use portcullis_dns::PolicyHandle;
+use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_policy::{Policy, Reason};
 
 use crate::host::{Host, HostAddresses, reaches};
@@ -15,6 +16,9 @@ pub(crate) enum ChosenBy {
     /// The rule for the host's own name: loopback is what it is for, so that the guard does not
     /// apply. A rule that denies the address does.
     HostName,
+    /// The rule that sends a name there (`to`): it lifts the guard for this one address and port. A
+    /// rule that denies the address stands.
+    Rule,
     /// The operator, in the settings: neither guard nor rules apply, they are about the sandbox's
     /// destinations.
     Operator,
@@ -25,6 +29,7 @@ pub(crate) struct Guard {
     policy: PolicyHandle,
     host: Host,
     listeners: Vec<SocketAddr>,
+    leases: Arc<Leases>,
 }
 
 impl Guard {
@@ -32,16 +37,18 @@ impl Guard {
         policy: PolicyHandle,
         host: HostAddresses,
         listeners: Vec<SocketAddr>,
+        leases: Arc<Leases>,
     ) -> Guard {
         Guard {
             policy,
             host: Host::new(host),
             listeners,
+            leases,
         }
     }
 
     /// The policy in force now.
-    pub(crate) fn policy(&self) -> std::sync::Arc<Policy> {
+    pub(crate) fn policy(&self) -> Arc<Policy> {
         self.policy.load_full()
     }
 
@@ -65,10 +72,14 @@ impl Guard {
         if to.port() == 0 {
             return Err(Reason::Malformed);
         }
+        // It means something inside only: outside, whatever is there is not what the program means.
+        if chosen_by == ChosenBy::Sandbox && self.leases.is_synthetic(to.ip()) {
+            return Err(Reason::PrivateAddress);
+        }
         let policy = self.policy.load();
         match (chosen_by, policy.guard(to.ip(), to.port())) {
             (ChosenBy::Operator, _)
-            | (ChosenBy::HostName, Ok(()) | Err(Reason::PrivateAddress)) => Ok(()),
+            | (ChosenBy::HostName | ChosenBy::Rule, Ok(()) | Err(Reason::PrivateAddress)) => Ok(()),
             (_, Err(reason)) => Err(reason),
             (ChosenBy::Sandbox, Ok(())) if own && policy.lifts(to.ip(), to.port()).is_none() => {
                 Err(Reason::PrivateAddress)
@@ -80,12 +91,16 @@ impl Guard {
 
 #[cfg(test)]
 mod tests {
+    use portcullis_dns::{Clock, NoGate, SYNTHETIC_RANGE};
+
     use super::*;
     use crate::testing::policy;
 
     fn guard(rules: &str) -> Guard {
         let own = HostAddresses::Fixed(vec!["192.0.2.7".parse().unwrap()]);
-        Guard::new(policy(rules), own, vec!["192.0.2.8:3128".parse().unwrap()])
+        let listeners = vec!["192.0.2.8:3128".parse().unwrap()];
+        let leases = Leases::new(Box::new(NoGate), Clock::manual());
+        Guard::new(policy(rules), own, listeners, Arc::new(leases))
     }
 
     fn check(guard: &Guard, to: &str, chosen_by: ChosenBy) -> Option<Reason> {
@@ -150,7 +165,12 @@ mod tests {
     #[test]
     fn connecting_back_to_the_gateways_own_listeners_is_refused_for_everyone() {
         let guard = guard("[network.addresses]\n\"192.0.2.0/24\" = \"allow\"");
-        for chosen_by in [ChosenBy::Sandbox, ChosenBy::HostName, ChosenBy::Operator] {
+        for chosen_by in [
+            ChosenBy::Sandbox,
+            ChosenBy::HostName,
+            ChosenBy::Rule,
+            ChosenBy::Operator,
+        ] {
             assert_eq!(
                 check(&guard, "192.0.2.8:3128", chosen_by),
                 Some(Reason::GatewayLoop)
@@ -171,6 +191,31 @@ mod tests {
             Some(Reason::DeniedByRule)
         );
         assert_eq!(check(&guard, "127.0.0.1:22", ChosenBy::Operator), None);
+    }
+
+    #[test]
+    fn a_synthetic_address_is_never_dialled_though_a_rule_lifts_its_network() {
+        let guard = guard("[network.addresses]\n\"198.18.0.0/15\" = \"allow\"");
+        let dialled = |to| check(&guard, to, ChosenBy::Sandbox);
+        assert_eq!(dialled("198.18.0.5:443"), None, "no range is in use");
+        assert!(guard.leases.use_synthetic_range(SYNTHETIC_RANGE));
+        assert_eq!(dialled("198.18.0.5:443"), Some(Reason::PrivateAddress));
+        assert_eq!(
+            dialled("[::ffff:198.19.0.5]:443"),
+            Some(Reason::PrivateAddress)
+        );
+    }
+
+    #[test]
+    fn a_rules_target_is_dialled_wherever_it_is_unless_a_rule_denies_it() {
+        let guard = guard("[network.addresses]\n\"127.0.0.0/8:22\" = \"deny\"");
+        for to in ["127.0.0.1:8080", "10.0.0.1:80", "192.0.2.7:443", "[::1]:80"] {
+            assert_eq!(check(&guard, to, ChosenBy::Rule), None, "{to}");
+        }
+        assert_eq!(
+            check(&guard, "127.0.0.1:22", ChosenBy::Rule),
+            Some(Reason::DeniedByRule)
+        );
     }
 
     #[test]
