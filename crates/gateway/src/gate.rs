@@ -18,6 +18,10 @@ impl AddressGate for KernelGate {
     fn open(&self, address: IpAddr, ports: &PortSet, ttl: Duration) -> io::Result<()> {
         self.0.allow(address, &ranges(ports), ttl)
     }
+
+    fn close(&self, address: IpAddr, ports: &PortSet) -> io::Result<()> {
+        self.0.remove(address, &ranges(ports))
+    }
 }
 
 /// Port ranges as the kernel's rules take them, both ends included.

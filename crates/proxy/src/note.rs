@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use portcullis_dial::{DialError, Dialed};
+use portcullis_dns::Hold;
 use portcullis_names::Name;
 use portcullis_policy::{Reason, Verdict};
 use portcullis_record::{
@@ -114,6 +115,8 @@ pub(crate) struct Flow {
     /// Why it ended. What ends a flow without saying so is the end of the gateway.
     pub(crate) end: CloseReason,
     pub(crate) detail: Option<&'static str>,
+    /// Its share in the lease of the address that the program connected to.
+    pub(crate) lease: Option<Hold>,
 }
 
 impl Flow {
@@ -160,7 +163,21 @@ impl ProxyContext {
         event.canonical_name = upstream.canonical.as_ref().map(|name| name.as_str());
         event.timings = upstream.timings;
         let id = self.recorder.decision(event);
-        self.flow(id)
+        Flow {
+            recorder: self.recorder.clone(),
+            id,
+            started: Instant::now(),
+            up: 0,
+            down: 0,
+            end: CloseReason::Shutdown,
+            detail: None,
+            lease: self.hold(target, ruling),
+        }
+    }
+
+    /// Keeps the lease by which a direct connection was let through for as long as it lives.
+    pub(crate) fn hold(&self, target: &Target, ruling: &Ruling) -> Option<Hold> {
+        self.leases.hold(target.ip()?, ruling.name.as_ref()?)
     }
 
     /// Records that something which was allowed failed, or that the guard refused its address.
@@ -197,18 +214,6 @@ impl ProxyContext {
         let at = At::new(Layer::Tcp, via).detail(Some(detail));
         self.recorder
             .decision(at.event(Verdict::Deny, Reason::TooManyConnections))
-    }
-
-    fn flow(&self, id: DecisionId) -> Flow {
-        Flow {
-            recorder: self.recorder.clone(),
-            id,
-            started: Instant::now(),
-            up: 0,
-            down: 0,
-            end: CloseReason::Shutdown,
-            detail: None,
-        }
     }
 }
 

@@ -140,7 +140,12 @@ pub(crate) fn authority(target: &Target) -> String {
     let port = target.port;
     match &target.host {
         Asked::Name(name) => format!("{name}:{port}"),
-        Asked::Address { address, .. } => std::net::SocketAddr::new(*address, port).to_string(),
+        Asked::Synthetic {
+            name: Some(name), ..
+        } => format!("{name}:{port}"),
+        Asked::Address { address, .. } | Asked::Synthetic { address, .. } => {
+            std::net::SocketAddr::new(*address, port).to_string()
+        }
     }
 }
 

@@ -8,9 +8,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use portcullis_dial::{DialError, reaches};
+use portcullis_dns::Owner;
 use portcullis_names::{Host, Name, NameBuf, NameRef};
 use portcullis_policy::{
-    ConnectPermit, Destination, HOST_NAME, Policy, Reason, Request, RuleId, ShownBy, Verdict,
+    ConnectPermit, Destination, HOST_NAME, Policy, Reason, Request, RuleId, Seen, ShownBy, Verdict,
 };
 use portcullis_record::Timings;
 
@@ -36,6 +37,13 @@ pub(crate) enum Asked {
         address: IpAddr,
         /// Its owners when the connection was made.
         names: Vec<Name>,
+    },
+    /// A synthetic address, with the name that it stands for; perhaps none. It is never dialled.
+    Synthetic {
+        /// The address.
+        address: IpAddr,
+        /// What it stood for when the connection was made.
+        name: Option<Name>,
     },
 }
 
@@ -71,26 +79,36 @@ impl Ruling {
 }
 
 impl Target {
-    /// What a program asked for by name or address.
+    /// What a program asked a proxy for by name or address. A synthetic address is as good as its
+    /// name: the program had it from us, and looked the name up by itself.
     pub(crate) fn new(ctx: &ProxyContext, host: Host, port: u16) -> Target {
-        match host {
-            Host::Name(name) => Target {
-                host: Asked::Name(name),
-                port,
-            },
-            Host::Address(address) => Target::address(ctx, SocketAddr::new(address, port)),
-        }
+        let host = match host {
+            Host::Name(name) => Asked::Name(name),
+            Host::Address(address) => {
+                let target = Target::address(ctx, SocketAddr::new(address, port));
+                let name = match &target.host {
+                    Asked::Synthetic { name, .. } => name.as_ref(),
+                    _ => None,
+                };
+                match name.and_then(|name| NameBuf::from_program(name.as_str().as_bytes()).ok()) {
+                    Some(name) => Asked::Name(name),
+                    None => return target,
+                }
+            }
+        };
+        Target { host, port }
     }
 
     /// What a program connected to, or asked for, by address.
     pub(crate) fn address(ctx: &ProxyContext, to: SocketAddr) -> Target {
         let to = socket::plain(to);
-        let names = ctx.leases.names_for(to.ip());
+        let address = to.ip();
+        let host = match ctx.leases.owner(address) {
+            Owner::Names(names) => Asked::Address { address, names },
+            Owner::Synthetic(name) => Asked::Synthetic { address, name },
+        };
         Target {
-            host: Asked::Address {
-                address: to.ip(),
-                names,
-            },
+            host,
             port: to.port(),
         }
     }
@@ -99,7 +117,7 @@ impl Target {
     pub(crate) fn name(&self) -> Option<NameRef<'_>> {
         match &self.host {
             Asked::Name(name) => Some(name.as_ref()),
-            Asked::Address { .. } => None,
+            Asked::Address { .. } | Asked::Synthetic { .. } => None,
         }
     }
 
@@ -107,7 +125,8 @@ impl Target {
     pub(crate) fn owner(&self) -> Option<&str> {
         match &self.host {
             Asked::Name(_) => None,
-            Asked::Address { names, .. } => names.first().map(|name| name.as_ref().as_str()),
+            Asked::Address { names, .. } => names.first().map(Name::as_str),
+            Asked::Synthetic { name, .. } => name.as_ref().map(Name::as_str),
         }
     }
 
@@ -115,7 +134,7 @@ impl Target {
     pub(crate) fn ip(&self) -> Option<IpAddr> {
         match &self.host {
             Asked::Name(_) => None,
-            Asked::Address { address, .. } => Some(*address),
+            Asked::Address { address, .. } | Asked::Synthetic { address, .. } => Some(*address),
         }
     }
 
@@ -123,7 +142,10 @@ impl Target {
     pub(crate) fn is(&self, host: &Host) -> bool {
         match (host, &self.host) {
             (Host::Name(a), Asked::Name(b)) => a == b,
-            (Host::Address(a), Asked::Address { address: b, .. }) => a.to_canonical() == *b,
+            (
+                Host::Address(a),
+                Asked::Address { address: b, .. } | Asked::Synthetic { address: b, .. },
+            ) => a.to_canonical() == *b,
             _ => false,
         }
     }
@@ -137,6 +159,9 @@ impl Target {
                 address: *address,
                 names,
             },
+            Asked::Synthetic { name, .. } => {
+                return self.ask_for(ctx, name.as_ref(), Seen::Nothing);
+            }
         };
         self.ask(ctx, how)
     }
@@ -166,6 +191,9 @@ impl Target {
                     by,
                 },
             ),
+            Asked::Synthetic { name, .. } => {
+                self.ask_for(ctx, name.as_ref(), Seen::Name(shown, by))
+            }
         }
     }
 
@@ -181,13 +209,14 @@ impl Target {
                     names,
                 },
             ),
+            Asked::Synthetic { name, .. } => self.ask_for(ctx, name.as_ref(), Seen::Hidden),
         }
     }
 
     /// Decides on a request that names the address itself as its host.
     pub(crate) fn decide_bare(&self, ctx: &ProxyContext) -> Ruling {
         match &self.host {
-            Asked::Name(_) => self.decide(ctx),
+            Asked::Name(_) | Asked::Synthetic { .. } => self.decide(ctx),
             Asked::Address { address, .. } => self.ask(ctx, Destination::Address(*address)),
         }
     }
@@ -202,6 +231,16 @@ impl Target {
             name: None,
             permit: None,
             suggestion: None,
+        }
+    }
+
+    /// Decides on a synthetic address. One that stands for nothing is refused here, whatever rules
+    /// say about its network: there is nothing that could be dialled, also where the policy only
+    /// watches.
+    fn ask_for(&self, ctx: &ProxyContext, name: Option<&Name>, seen: Seen<'_>) -> Ruling {
+        match name {
+            Some(name) => self.ask(ctx, Destination::Synthetic { name, seen }),
+            None => self.refuse(ctx, Reason::AddressNotLeased),
         }
     }
 
@@ -242,7 +281,7 @@ impl Target {
                 let loopback = IpAddr::from([127, 0, 0, 1]);
                 ctx.is_host_listener(SocketAddr::new(loopback, self.port))
             }
-            Asked::Name(_) => false,
+            Asked::Name(_) | Asked::Synthetic { .. } => false,
             Asked::Address { address, .. } => ctx
                 .listeners
                 .iter()

@@ -76,7 +76,7 @@ impl Opened {
     ) -> Option<Tunnel> {
         let look = match self.target.host {
             Asked::Name(_) => Look::Tls,
-            Asked::Address { .. } => Look::TlsAndHttp,
+            Asked::Address { .. } | Asked::Synthetic { .. } => Look::TlsAndHttp,
         };
         let mut peek = Peek::new(look, pending);
         let first = loop {
@@ -226,6 +226,7 @@ impl Opened {
             // The record says by which name the flow was opened; another one is worth a line.
             Some(flow) => {
                 flow.detail = flow.detail.or(ech);
+                flow.lease = ctx.hold(&self.target, &ruling).or(flow.lease.take());
                 let news = ruling.verdict == Verdict::Audit && ruling.reason != self.ruling.reason;
                 if news || ruling.name != self.ruling.name {
                     ctx.note_decision(at, &self.target, &ruling);

@@ -4,11 +4,12 @@
 //! upstream connection that a request is written to was dialled by the permit of this very
 //! request, or of one that ends at the same place.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use portcullis_dial::DialError;
 use portcullis_names::{Host, Name, NameBuf};
-use portcullis_policy::{PermitTarget, Reason, ShownBy};
+use portcullis_policy::{ConnectPermit, PermitTarget, Reason, ShownBy};
 use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::http1::{BodyLength, RequestForm, RequestHead, Upgrade};
 use tokio::net::TcpStream;
@@ -32,7 +33,7 @@ pub(super) struct Upstream {
     /// The name that it was dialled by.
     name: Option<Name>,
     /// What it was dialled for, where that was a request.
-    dialled_for: Option<(PermitTarget, u16)>,
+    dialled_for: Option<DialledFor>,
     /// It ends at the company's proxy.
     absolute: bool,
     /// A request was answered on it: it may have been closed meanwhile.
@@ -72,6 +73,13 @@ impl Upstream {
                 .try_read(&mut byte)
                 .is_err_and(|error| would_block(&error))
     }
+}
+
+/// The destination of a permit, its port, and where its rule sends it.
+type DialledFor = (PermitTarget, u16, Option<SocketAddr>);
+
+fn dialled_for(permit: &ConnectPermit) -> DialledFor {
+    (permit.target().clone(), permit.port(), permit.to())
 }
 
 /// One request on its way.
@@ -222,7 +230,7 @@ impl Session<'_> {
         let same = match &self.door {
             Door::Proxy => {
                 let permit = sending.ruling.permit.as_ref();
-                upstream.dialled_for == permit.map(|p| (p.target().clone(), p.port()))
+                upstream.dialled_for == permit.map(dialled_for)
             }
             Door::Behind { target, .. } => {
                 let same_name = upstream.name == sending.ruling.name;
@@ -245,7 +253,7 @@ impl Upstream {
             },
             peer,
             name: sending.ruling.name.clone(),
-            dialled_for: permit.map(|p| (p.target().clone(), p.port())),
+            dialled_for: permit.map(dialled_for),
             absolute,
             used: false,
         }
@@ -321,9 +329,18 @@ fn shown_host(head: &RequestHead) -> Option<(&Host, Option<u16>)> {
 /// The Host field for upstream: what was decided on, in one spelling.
 fn host_field(target: &Target, shown: Option<&Host>) -> String {
     let host = match (shown, &target.host) {
+        // A synthetic address means nothing outside.
+        (
+            None | Some(Host::Address(_)),
+            AskedFor::Synthetic {
+                name: Some(name), ..
+            },
+        ) => name.to_string(),
         (Some(host), _) => host.to_string(),
         (None, AskedFor::Name(name)) => name.to_string(),
-        (None, AskedFor::Address { address, .. }) => Host::Address(*address).to_string(),
+        (None, AskedFor::Address { address, .. } | AskedFor::Synthetic { address, .. }) => {
+            Host::Address(*address).to_string()
+        }
     };
     match target.port {
         HTTP_PORT => host,
