@@ -107,9 +107,12 @@ async fn a_listed_name_gets_an_address_of_its_own_that_leads_back_to_it() {
     let reply = world.ask("www.example", A_TYPE).await;
     assert_eq!(reply.answers.len(), 1, "{reply}");
     assert_eq!(reply.answers[0].name.to_ascii(), "www.example.");
-    let record = record_of(&world, "a.example");
-    assert_eq!(record["addresses"][0], a.to_string());
-    assert_eq!(record["verdict"], "allow");
+    let told = |record: &serde_json::Value| {
+        record["name"] == "a.example"
+            && record["addresses"][0] == a.to_string()
+            && record["verdict"] == "allow"
+    };
+    assert!(world.records().iter().any(told), "{:#?}", world.records());
 }
 
 #[tokio::test]
