@@ -224,9 +224,12 @@ impl Round<'_> {
         }
         let entry = Arc::new(entry);
         let ask = self.ask(permit, qtype);
-        self.inner
-            .lease(&ask.permits, &entry)
-            .map_err(|error| (grant_reason(&error), error.to_string()))?;
+        // Where addresses are made up, these are only looked at, and given to nobody.
+        if !crate::synthetic::is_synthetic(&ask.policy) {
+            self.inner
+                .lease(&ask.permits, &entry)
+                .map_err(|error| (grant_reason(&error), error.to_string()))?;
+        }
         self.inner.cache.insert(ask.key, entry);
         Ok(())
     }
