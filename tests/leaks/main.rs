@@ -3,6 +3,8 @@
 //! servers outside, not by what the gateway says.
 #![forbid(unsafe_code)]
 
+#[path = "../support/processes.rs"]
+mod processes;
 #[path = "../support/shared.rs"]
 mod shared;
 #[path = "../support/mod.rs"]
@@ -12,7 +14,9 @@ mod addresses;
 mod around;
 mod destinations;
 mod forwarded;
+mod hostile;
 mod names;
+mod upstream;
 
 use portcullis_testkit::{GUARDED, World};
 

@@ -71,6 +71,10 @@ pub const PACKAGES: &[Package] = &[
         "a protocol whose server speaks first",
     ),
     needs("python3", "python3", "getaddrinfo, getfqdn, urllib"),
+    package(
+        "python3-dnspython",
+        "hostile DNS messages, and a stub resolver of its own",
+    ),
     needs(
         "nodejs",
         "node",
