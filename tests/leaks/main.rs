@@ -16,6 +16,7 @@ mod destinations;
 mod forwarded;
 mod hostile;
 mod names;
+mod resolution;
 mod upstream;
 
 use portcullis_testkit::{GUARDED, World};

@@ -81,6 +81,12 @@ pub enum Fault {
     Rebind(Vec<IpAddr>),
     /// Over TCP: the connection is closed without an answer. Over UDP: TC.
     TcpClose,
+    /// The true answer, and beside it records that nobody asked for: this name at this address, as
+    /// answer, authority and additional record.
+    Beside(String, IpAddr),
+    /// Over UDP: the right id and question from another port of the server, with this address; the
+    /// true answer follows.
+    ForgedSource(IpAddr),
 }
 
 /// One server of the world.

@@ -57,8 +57,14 @@ async fn udp(side: Side, socket: Arc<UdpSocket>) {
         };
         let query = buffer[..count].to_vec();
         let replies = side.replies(&query, peer, "udp");
-        let socket = socket.clone();
+        let forged = side.forged(&query);
+        let (socket, at) = (socket.clone(), side.at);
         tokio::spawn(async move {
+            if let Some(message) = forged
+                && let Ok(other) = UdpSocket::bind((at.ip(), 0)).await
+            {
+                let _ = other.send_to(&message, peer).await;
+            }
             for (pause, message) in replies {
                 tokio::time::sleep(pause).await;
                 let _ = socket.send_to(&message, peer).await;
@@ -129,6 +135,24 @@ impl Side {
         };
         asked.with_fault(fault, count)
     }
+
+    /// What is sent from elsewhere, before the answer, where the fault says so.
+    fn forged(&self, raw: &[u8]) -> Option<Vec<u8>> {
+        let query = Message::from_vec(raw).ok()?;
+        let zone = self.world.zone();
+        let Some(Fault::ForgedSource(address)) = zone.fault(&question(raw)?.0) else {
+            return None;
+        };
+        let asked = Asked {
+            zone: &zone,
+            query: &query,
+            udp: true,
+        };
+        let name = &query.queries.first()?.name;
+        let mut message = asked.start(ResponseCode::NoError);
+        message.answers.push(address_record(name.clone(), *address));
+        Some(asked.finish(message))
+    }
 }
 
 struct Asked<'a> {
@@ -178,6 +202,16 @@ impl Asked<'_> {
                 vec![(now, bytes)]
             }
             Some(Fault::Rebind(list)) => vec![(now, self.rebind(list, count))],
+            Some(Fault::ForgedSource(_)) if self.udp => vec![(FORGERY_LEAD, self.truth())],
+            Some(Fault::Beside(name, address)) => {
+                let mut message = self.message();
+                let name = Name::from_ascii(format!("{name}.")).unwrap_or_default();
+                let record = address_record(name, *address);
+                message.answers.push(record.clone());
+                message.authorities.push(record.clone());
+                message.additionals.push(record);
+                vec![(now, self.finish(message))]
+            }
             _ => vec![(now, self.truth())],
         }
     }
@@ -237,13 +271,9 @@ impl Asked<'_> {
         if usable.is_empty() {
             return self.finish(message);
         }
-        let data = match usable[(count as usize) % usable.len()] {
-            IpAddr::V4(a) => RData::A(A(*a)),
-            IpAddr::V6(a) => RData::AAAA(AAAA(*a)),
-        };
-        message
-            .answers
-            .push(Record::from_rdata(question.name.clone(), 0, data));
+        let address = *usable[(count as usize) % usable.len()];
+        let record = address_record(question.name.clone(), address);
+        message.answers.push(record);
         self.finish(message)
     }
 
@@ -260,6 +290,15 @@ impl Asked<'_> {
             bytes
         }
     }
+}
+
+/// An address of a name, not to be kept.
+fn address_record(name: Name, address: IpAddr) -> Record {
+    let data = match address {
+        IpAddr::V4(a) => RData::A(A(a)),
+        IpAddr::V6(a) => RData::AAAA(AAAA(a)),
+    };
+    Record::from_rdata(name, 0, data)
 }
 
 fn wrong_id(mut message: Vec<u8>) -> Vec<u8> {

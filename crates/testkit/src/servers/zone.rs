@@ -4,7 +4,7 @@
 use crate::spec::{DnsSpec, Fault};
 use anyhow::{Context, Result, bail};
 use hickory_proto::rr::rdata::caa::KeyValue;
-use hickory_proto::rr::rdata::svcb::{Alpn, IpHint, SvcParamKey, SvcParamValue};
+use hickory_proto::rr::rdata::svcb::{Alpn, EchConfigList, IpHint, SvcParamKey, SvcParamValue};
 use hickory_proto::rr::rdata::{A, AAAA, CAA, CNAME, HTTPS, MX, NS, PTR, SOA, SRV, SVCB, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use std::collections::{BTreeMap, HashMap};
@@ -257,6 +257,10 @@ fn svcb(words: &[&str]) -> Result<SVCB> {
                     SvcParamValue::Ipv6Hint(IpHint(hints)),
                 )
             }
+            "ech" => (
+                SvcParamKey::EchConfigList,
+                SvcParamValue::EchConfigList(EchConfigList(value.as_bytes().to_vec())),
+            ),
             "port" => (SvcParamKey::Port, SvcParamValue::Port(value.parse()?)),
             other => bail!("parameter {other} is not one the world serves"),
         });
