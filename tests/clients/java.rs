@@ -1,7 +1,7 @@
 //! Java: `InetAddress` and `HttpClient`, launched from a single source file.
 
 use crate::shared;
-use crate::support::{Ran, require};
+use crate::support::{Ran, require, sandbox};
 use crate::usual;
 use std::time::Duration;
 
@@ -49,6 +49,65 @@ public class Client {
     }
 }
 "#;
+
+/// Says all addresses of each name, in order.
+const CACHE: &str = r#"
+import java.net.*;
+
+public class Cache {
+    public static void main(String[] args) {
+        for (String host : args) {
+            StringBuilder line = new StringBuilder(host);
+            try {
+                for (InetAddress address : InetAddress.getAllByName(host)) line.append(' ').append(address.getHostAddress());
+            } catch (UnknownHostException e) {
+                line.append(" unknown");
+            }
+            System.out.println(line);
+        }
+    }
+}
+"#;
+
+#[test]
+fn slow_java_s_cache_keeps_both_families_and_what_is_not_there() {
+    require("java");
+    let world = shared::world();
+    world.file("Cache.java", CACHE);
+    let denied = "cached.java.evil.example.net";
+    let found = ["api", "v4only", "v6only"].map(|name| format!("{name}.example.com"));
+    let mut command = vec![
+        "java",
+        "-XX:TieredStopAtLevel=1",
+        "-Dsun.net.inetaddr.negative.ttl=3600",
+        "Cache.java",
+    ];
+    command.extend(found.iter().map(String::as_str));
+    command.extend([denied; 5]);
+    let ran = found
+        .iter()
+        .fold(sandbox(&world), |sandbox, name| sandbox.allow(name))
+        .limit(LIMIT)
+        .run(&command);
+    ran.assert_ok();
+    assert_eq!(
+        ran.out(),
+        format!(
+            "api.example.com 203.0.113.10 2001:db8:10:0:0:0:0:10\nv4only.example.com 203.0.113.60\n\
+             v6only.example.com 2001:db8:10:0:0:0:0:61\n{}",
+            format!("{denied} unknown\n").repeat(5)
+        ),
+        "{ran}"
+    );
+    let denials = ran.records.denials("dns", "not-in-allowlist", denied);
+    let asked: u64 = denials
+        .iter()
+        .map(|record| record["count"].as_u64().unwrap_or(1))
+        .sum();
+    // A and AAAA once, or each a second time where the answer was late; not five times.
+    assert!((1..=4).contains(&asked), "{ran}");
+    world.assert_never_asked("evil");
+}
 
 fn java(host: &str) -> Ran {
     require("java");

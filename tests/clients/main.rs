@@ -11,8 +11,11 @@ mod curl;
 mod java;
 mod lookups;
 mod node;
+mod nss;
+mod own;
 mod python;
 mod streams;
+mod stubs;
 
 use support::{Sandbox, sandbox};
 

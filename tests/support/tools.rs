@@ -15,7 +15,7 @@ const FOLDERS: [&str; 6] = [
 ];
 
 /// Programs whose Debian package has another name.
-const PACKAGES: [(&str, &str); 27] = [
+const PACKAGES: [(&str, &str); 29] = [
     ("dig", "bind9-dnsutils"),
     ("nslookup", "bind9-dnsutils"),
     ("nc", "netcat-openbsd"),
@@ -43,6 +43,8 @@ const PACKAGES: [(&str, &str); 27] = [
     ("kvno", "krb5-user"),
     ("klist", "krb5-user"),
     ("apache2", "apache2-bin"),
+    ("musl-gcc", "musl-tools"),
+    ("go", "golang-go"),
 ];
 
 /// Fails the test if a program is missing, and says which Debian package has it.
@@ -118,6 +120,27 @@ pub fn guest_kernel() -> (PathBuf, PathBuf) {
             linux.display()
         ),
     }
+}
+
+/// The folder of `libnss_resolve.so.2`: the system's where systemd's package is installed, or the
+/// one that `cargo xtask test` unpacked.
+#[track_caller]
+pub fn nss_resolve() -> PathBuf {
+    let library = "libnss_resolve.so.2";
+    let mut folders = Vec::new();
+    for top in [PathBuf::from("/"), tools().join("nss-resolve")] {
+        for lib in ["lib", "usr/lib", "usr/lib64"] {
+            let below = std::fs::read_dir(top.join(lib)).into_iter().flatten();
+            folders.push(top.join(lib));
+            folders.extend(below.flatten().map(|entry| entry.path()));
+        }
+    }
+    folders
+        .into_iter()
+        .find(|folder| folder.join(library).is_file())
+        .unwrap_or_else(|| {
+            panic!("this test needs {library}, unpacked by `cargo xtask test` (without --fast)")
+        })
 }
 
 fn tools() -> PathBuf {

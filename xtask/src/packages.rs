@@ -118,7 +118,13 @@ pub const PACKAGES: &[Package] = &[
         "python3-requests-kerberos",
         "Kerberos: requests with SPNEGO",
     ),
+    needs(
+        "musl-tools",
+        "musl-gcc",
+        "a static program with musl's stub resolver",
+    ),
     slow("default-jdk-headless", "javac", "InetAddress, HttpClient"),
+    slow("golang-go", "go", "Go's own resolver, without libc"),
     slow(
         "qemu-system-x86",
         "qemu-system-x86_64",

@@ -13,7 +13,11 @@ pub fn prepare(fast: bool) -> Result<()> {
     packages::install(fast)?;
     machine::prepare(fast)?;
     tools::node_packages()?;
-    if fast { Ok(()) } else { tools::guest_kernel() }
+    if fast {
+        return Ok(());
+    }
+    tools::guest_kernel()?;
+    tools::nss_resolve()
 }
 
 /// Runs all tests, or those that the filters name.

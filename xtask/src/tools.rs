@@ -1,5 +1,5 @@
-//! Tools that are not installed but kept in `target/test-tools`: the npm package `ws` and a
-//! kernel for the guest.
+//! Tools that are not installed but kept in `target/test-tools`: the npm package `ws`, a kernel for
+//! the guest, and systemd's nss-resolve.
 
 use crate::shell::{Result, output, run, succeeds, tools_folder};
 use std::path::{Path, PathBuf};
@@ -7,6 +7,8 @@ use std::process::Command;
 
 /// The WebSocket client of case 4; one exact version, so that a run can be repeated.
 const WS: &str = "ws@8.18.3";
+/// systemd's module for libc's name service switch.
+const NSS_RESOLVE: &str = "libnss-resolve";
 /// Packages that depend on the newest kernel for virtual machines: Debian's, Ubuntu's.
 const KERNELS: [&str; 2] = ["linux-image-cloud-amd64", "linux-image-virtual"];
 
@@ -40,8 +42,6 @@ pub fn guest_kernel() -> Result<()> {
     if has_kernel(&folder) {
         return Ok(());
     }
-    let scratch = tools_folder().join("download");
-    std::fs::create_dir_all(&scratch).map_err(|error| error.to_string())?;
     let image = KERNELS
         .iter()
         .find_map(|name| newest_image(name))
@@ -52,9 +52,36 @@ pub fn guest_kernel() -> Result<()> {
     if succeeds(Command::new("apt-cache").args(["show", "--no-all-versions", &modules])) {
         names.push(modules);
     }
+    unpack(&names, &folder)?;
+    if has_kernel(&folder) {
+        Ok(())
+    } else {
+        Err("the kernel package has no kernel".to_owned())
+    }
+}
+
+/// systemd's nss-resolve, unpacked into `target/test-tools/nss-resolve`. Never installed: its package
+/// brings systemd-resolved, which takes the machine's own name resolution over.
+pub fn nss_resolve() -> Result<()> {
+    let folder = tools_folder().join("nss-resolve");
+    let installed = std::fs::read_dir("/usr/lib")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| entry.path().join("libnss_resolve.so.2").is_file());
+    if installed || folder.is_dir() {
+        return Ok(());
+    }
+    unpack(&[NSS_RESOLVE.to_owned()], &folder)
+}
+
+/// Downloads Debian packages and unpacks them into a folder.
+fn unpack(names: &[String], folder: &Path) -> Result<()> {
+    let scratch = tools_folder().join("download");
+    std::fs::create_dir_all(&scratch).map_err(|error| error.to_string())?;
     for name in names {
         run(Command::new("apt-get")
-            .args(["download", &name])
+            .args(["download", name])
             .current_dir(&scratch))?;
     }
     for entry in std::fs::read_dir(&scratch)
@@ -62,19 +89,12 @@ pub fn guest_kernel() -> Result<()> {
         .flatten()
     {
         if entry.path().extension().is_some_and(|e| e == "deb") {
-            run(Command::new("dpkg")
-                .arg("-x")
-                .arg(entry.path())
-                .arg(&folder))?;
+            run(Command::new("dpkg").arg("-x").arg(entry.path()).arg(folder))?;
         }
     }
     // Nothing is left that a later run could mistake for something else.
     let _ = std::fs::remove_dir_all(&scratch);
-    if has_kernel(&folder) {
-        Ok(())
-    } else {
-        Err("the kernel package has no kernel".to_owned())
-    }
+    Ok(())
 }
 
 fn has_kernel(folder: &Path) -> bool {
