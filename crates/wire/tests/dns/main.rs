@@ -139,7 +139,7 @@ fn on_purpose(error: &QueryError, theirs: &Message, message: &[u8]) -> bool {
             let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_".contains(byte);
             question.is_some_and(|question| {
                 let name = question.name();
-                let numeric = name.iter().last().is_some_and(|label| {
+                let numeric = name.iter().next_back().is_some_and(|label| {
                     label.iter().all(u8::is_ascii_digit)
                         || label.to_ascii_lowercase().starts_with(b"0x")
                 });
