@@ -243,8 +243,10 @@ impl DnsService {
 /// Leave to look up each exact name that has addresses of its own, sorted by name.
 fn permits(policy: &Policy) -> Vec<LookupPermit> {
     let looked_up = |name: Name| {
-        // Answered here: the host's own loopback.
-        if name.as_str() == HOST_NAME {
+        // Answered here: the host's own loopback. Or no host at all (RFC 8552): a policy lists
+        // `_kerberos._tcp.example.corp` for its SRV records.
+        let underscored = |label: &str| label.starts_with('_');
+        if name.as_str() == HOST_NAME || name.as_str().split('.').any(underscored) {
             return None;
         }
         [rtype::A, rtype::AAAA].into_iter().find_map(|qtype| {

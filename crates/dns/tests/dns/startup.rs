@@ -321,6 +321,7 @@ async fn only_exact_names_that_may_be_looked_up_are_asked_for() {
         "dual.example",
         "!dual.example",
         "host.portcullis.internal:8080",
+        "_kerberos._tcp.example",
         "a.example:22",
     ];
     let world = world(network.clone(), policy(&rules));
