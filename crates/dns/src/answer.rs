@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use portcullis_names::Name;
 use portcullis_policy::{HOST_NAME, Policy, Reason, Request, Verdict};
-use portcullis_record::Protocol;
+use portcullis_record::{DecisionId, Protocol};
 use portcullis_wire::dns::{Query, QueryError, guard_query, ptr_address};
 
 use crate::cache::{Entry, Key, KeyRef, Outcome};
@@ -149,19 +149,24 @@ impl Inner {
     }
 
     /// Refuses a query above the policy's `dns_queries_per_second`, before anything is done for it.
-    /// Its record has no name, so that a flood of names shares one record a second.
     fn outpaces(&self, turn: &Turn<'_>, policy: &Policy, out: &mut Vec<u8>) -> bool {
-        let Some(limit) = policy.settings().dns.queries_per_second else {
+        let Some(id) = self.over_pace(turn.via, policy) else {
             return false;
         };
-        if self.pace.admits(limit, self.clock.now()) {
-            return false;
-        }
-        let reason = Reason::RateLimited;
-        let event = turn.via.event(reason.verdict(), reason);
-        let id = self.recorder.decision(event.detail(TOO_MANY_QUERIES));
-        write_refusal(turn, reason, id, Refusal::Code(rcode::SERV_FAIL), out);
+        let refusal = Refusal::Code(rcode::SERV_FAIL);
+        write_refusal(turn, Reason::RateLimited, id, refusal, out);
         true
+    }
+
+    /// Counts a message, and records it where the policy's pace is used up. The record has no name,
+    /// so that a flood of names shares one record a second.
+    fn over_pace(&self, via: Via, policy: &Policy) -> Option<DecisionId> {
+        let limit = policy.settings().dns.queries_per_second?;
+        if self.pace.admits(limit, self.clock.now()) {
+            return None;
+        }
+        let event = via.event(Reason::RateLimited.verdict(), Reason::RateLimited);
+        Some(self.recorder.decision(event.detail(TOO_MANY_QUERIES)))
     }
 
     /// Decides a question that is not for an address. `None`: it is answered.
@@ -424,6 +429,10 @@ impl Inner {
 
     /// Answers and records what is no plain query.
     fn malformed(&self, message: &[u8], error: &QueryError, via: Via, out: &mut Vec<u8>) {
+        if self.over_pace(via, &self.policy().0).is_some() {
+            // Whoever floods with what is no query is owed no reply.
+            return;
+        }
         let detail = error.to_string();
         let question = error.question.clone().and_then(|range| message.get(range));
         let mut event = via.event(Verdict::Deny, Reason::Malformed).detail(&detail);

@@ -6,12 +6,13 @@
 //! the more often it comes again (RFC 9520).
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_policy::{Answers, LookupPermit, Reason, Request};
 use tokio::time::Instant;
 
-use crate::cache::{Entry, KeyRef, Outcome};
+use crate::cache::{Entry, Key, KeyRef, Outcome};
 use crate::chain::{Chain, TTL_FLOOR};
 use crate::flight::Ask;
 use crate::local;
@@ -177,8 +178,18 @@ impl Inner {
             Some(kept) => (is_usable(&kept), kept.left(now), 0),
             // Not by a flight of its own: that one might wait for this one.
             None => {
-                let other = self.look_up_type(ask, other, how).await;
-                (is_usable(&other), other.left(now), other.attempts)
+                let found = self.look_up_type(ask, other, how).await;
+                let weighed = (is_usable(&found), found.left(now), found.attempts);
+                // Most programs ask for it next. Without an address in this family either, what was
+                // found of the other stands as it is.
+                if !matches!(found.outcome, Outcome::Failed(_)) {
+                    let key = Key {
+                        name: ask.key.name.clone(),
+                        qtype: other,
+                    };
+                    self.cache.insert(key, Arc::new(found));
+                }
+                weighed
             }
         };
         let outcome = if usable {

@@ -42,6 +42,7 @@ scenarios! {
     contract_private_addresses_only_are_an_absent_name
     flood_one_name_asked_by_many_is_asked_once
     flood_queries_per_second_are_limited
+    flood_what_is_no_query_counts_too
     rfc1034_a_chain_of_seventeen_is_a_failure
     rfc1034_a_chain_that_stops_short_is_asked_to_its_end
     rfc1034_a_cname_loop_is_a_failure
@@ -84,6 +85,7 @@ scenarios! {
     rfc7766_a_truncated_answer_is_asked_for_over_tcp
     rfc8020_a_private_ipv4_family_leaves_the_ipv6_one
     rfc8020_a_private_ipv6_family_leaves_the_ipv4_one
+    rfc8020_an_unknown_family_is_not_denied
     rfc8482_any_is_answered_with_one_small_record
     rfc8767_a_slow_upstream_still_fills_the_cache
     rfc8767_after_a_failure_upstreams_are_left_in_peace_for_30_s

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use hickory_proto::op::Message;
+use hickory_proto::rr::{RData, Record};
 use proptest::prelude::*;
 
 use crate::world::*;
@@ -105,6 +106,39 @@ async fn the_clients_id_is_never_forwarded() {
         .filter(|one| one.bytes[..2] == CLIENT_ID.to_be_bytes())
         .count();
     assert!(same <= 1, "40 random ids hit one value at most by chance");
+}
+
+#[tokio::test]
+async fn an_answer_counts_only_from_the_server_that_was_asked() {
+    // Another socket of the same host answers first, with id, question and all, to the very port.
+    let server = Server::scripted(|heard, _| {
+        let mut forged = response(&heard.message());
+        let data = RData::A(hickory_proto::rr::rdata::A::new(198, 51, 100, 66));
+        let record = Record::from_rdata(fqdn("listed.example"), 86_400, data);
+        forged.answers.push(record);
+        let stranger = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let forged = forged.to_vec().unwrap();
+        stranger.send_to(&forged, heard.from).unwrap();
+        let truth = Zone::new(ZONE).answer(&heard.message());
+        vec![Act::Wait(Duration::from_millis(50)), Act::Send(truth)]
+    })
+    .await;
+    let world = World::new(&["listed.example"], &[&server]);
+    let reply = world.ask("listed.example", A_TYPE).await;
+    let expected: std::net::IpAddr = "192.0.2.1".parse().unwrap();
+    assert_eq!(addresses(&reply), [expected]);
+}
+
+#[tokio::test]
+async fn ports_are_fresh() {
+    let server = Server::with_zone(Zone::new("")).await;
+    let world = World::new(&["*.wild.example"], &[&server]);
+    for n in 0..40 {
+        world.ask(&format!("n{n}.wild.example"), A_TYPE).await;
+    }
+    let heard = server.heard();
+    let ports: std::collections::HashSet<u16> = heard.iter().map(|one| one.from.port()).collect();
+    assert!(ports.len() > 30, "{ports:?}");
 }
 
 #[tokio::test]
