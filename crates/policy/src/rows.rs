@@ -1,10 +1,12 @@
-//! How the name rules lie in memory: so that a decision touches two cache lines, whether there are
-//! ten rules or a million.
+//! How the name rules lie in memory: so that a decision reads two or three cache lines, whether there
+//! are ten rules or a million.
 //!
 //! All rules stand end to end in one vector of bytes, sorted by a hash of their base name into
 //! buckets of about two; a second vector says where each bucket begins. A rule is eight bytes and
-//! its base name, so a list of a million names costs some 30 bytes a name. THREATS, "exhaustion":
-//! the hash is keyed anew in each process, and names are compared, not only their hashes.
+//! its base name, so a list of a million names costs some 30 bytes a name. In front of them stands a
+//! Bloom filter, a byte for each rule, so that a name that no rule has rarely reaches them.
+//! THREATS, "exhaustion": the hash is keyed anew in each process, and names are compared, not only
+//! their hashes.
 
 use std::cmp::Ordering;
 use std::hash::{BuildHasher, Hasher};
@@ -17,6 +19,12 @@ use crate::rules::RuleId;
 const HEADER_BYTES: usize = 8;
 /// Rules for each bucket, on average; more make the index smaller and the search longer.
 const ROWS_PER_BUCKET: usize = 2;
+/// Rules for each word of the filter, on average; one name in thirty then passes it in vain.
+const ROWS_PER_WORD: usize = 8;
+/// Bits that a name sets in its word of the filter.
+const FILTER_BITS: u32 = 4;
+/// Bits that say which bit of a word is set.
+const BIT_BITS: u32 = 6;
 /// Most buckets: the hash keeps 32 bits, and four of them are each row's own mark.
 const MAX_BUCKETS: usize = 1 << 28;
 
@@ -82,7 +90,7 @@ pub(crate) struct Chain {
     end: u32,
 }
 
-/// The name rules of a policy.
+/// Rules for names, found by their base.
 #[derive(Debug, Default)]
 pub(crate) struct Rows {
     /// Bucket after bucket; rules of one base stand side by side, in an order that does not depend
@@ -90,19 +98,80 @@ pub(crate) struct Rows {
     bytes: Vec<u8>,
     /// Where each bucket begins, and where the last ends; a power of two and one.
     starts: Vec<u32>,
+    /// A power of two.
+    filter: Vec<u64>,
+    lengths: Lengths,
     hasher: RandomState,
+}
+
+/// Which lengths the bases have, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Lengths([u64; 4]);
+
+impl Lengths {
+    fn add(&mut self, len: u8) {
+        self.0[usize::from(len >> 6)] |= 1 << (len & 63);
+    }
+
+    fn have(self, len: usize) -> bool {
+        let word = self.0.get(len >> 6).copied().unwrap_or(0);
+        word >> (len & 63) & 1 != 0
+    }
+}
+
+/// What is looked at instead of a name.
+#[derive(Clone, Copy)]
+struct Hash(u64);
+
+impl Hash {
+    fn of(hasher: &RandomState, base: &str) -> Hash {
+        let mut state = hasher.build_hasher();
+        state.write(base.as_bytes());
+        Hash(state.finish())
+    }
+
+    /// The part that says which bucket.
+    fn bucket(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The part that no bucket's number has.
+    fn mark(bucket: u32) -> u8 {
+        (bucket >> 28) as u8
+    }
+
+    /// The bits that the name sets in its word of the filter.
+    fn bits(self) -> u64 {
+        let positions = self.0 >> (32 - FILTER_BITS * BIT_BITS);
+        (0..FILTER_BITS).fold(0, |bits, at| {
+            bits | 1 << (positions >> (at * BIT_BITS) & ((1 << BIT_BITS) - 1))
+        })
+    }
+
+    /// The number of its word, of a power of two of words.
+    fn word(self, words: usize) -> usize {
+        (self.0 >> 40) as usize & words.wrapping_sub(1)
+    }
 }
 
 impl Rows {
     /// The rules whose base is this name. Allocates nothing.
     pub fn find(&self, base: &str) -> Option<Chain> {
-        let hash = hash_of(&self.hasher, base);
+        if !self.lengths.have(base.len()) {
+            return None;
+        }
+        let hash = Hash::of(&self.hasher, base);
+        let bits = hash.bits();
+        if self.filter.get(hash.word(self.filter.len()))? & bits != bits {
+            return None;
+        }
+        let hash = hash.bucket();
         let bucket = hash as usize & self.starts.len().checked_sub(2)?;
         let (at, end) = (*self.starts.get(bucket)?, *self.starts.get(bucket + 1)?);
         let mut rest = self.bytes.get(at as usize..end as usize)?;
         while let Some((header, behind)) = rest.split_first_chunk::<HEADER_BYTES>() {
             let (name, next) = behind.split_at_checked(usize::from(header[6]))?;
-            let same = header[7] >> MARK_SHIFT == mark(hash) && name == base.as_bytes();
+            let same = header[7] >> MARK_SHIFT == Hash::mark(hash) && name == base.as_bytes();
             if same {
                 let at = end - u32::try_from(rest.len()).ok()?;
                 return Some(Chain { at, end });
@@ -110,6 +179,11 @@ impl Rows {
             rest = next;
         }
         None
+    }
+
+    /// Whether there is no rule.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
     }
 
     /// The rows of a chain, in their order.
@@ -159,17 +233,6 @@ fn row(bytes: &[u8]) -> Option<(&[u8], Row, &[u8])> {
     Some((name, row, next))
 }
 
-fn hash_of(hasher: &RandomState, base: &str) -> u32 {
-    let mut state = hasher.build_hasher();
-    state.write(base.as_bytes());
-    (state.finish() >> 32) as u32
-}
-
-/// The part of a hash that no bucket's number has.
-fn mark(hash: u32) -> u8 {
-    (hash >> 28) as u8
-}
-
 /// A row that waits for its bucket.
 #[derive(Clone, Copy)]
 pub(crate) struct Loose {
@@ -215,12 +278,12 @@ impl RowsBuilder {
     /// The base is longer than any name.
     pub fn push(&mut self, (at, base): (u32, &str), saying: Saying) -> Result<(), &'static str> {
         let len = u8::try_from(base.len()).map_err(|_| "a name is too long")?;
-        let hash = hash_of(&self.hasher, base);
+        let hash = Hash::of(&self.hasher, base).bucket();
         let flag = |set, bit| if set { bit } else { 0 };
         let flags = saying.kind as u8
             | flag(saying.denies, FLAG_DENIES)
             | flag(saying.allow_no_sni, FLAG_NO_SNI)
-            | mark(hash) << MARK_SHIFT;
+            | Hash::mark(hash) << MARK_SHIFT;
         self.loose.push(Loose {
             at,
             hash,
@@ -259,6 +322,9 @@ impl RowsBuilder {
         let end = u32::try_from(total).map_err(|_| TOO_LONG)?;
         let mut bytes = Vec::with_capacity(total);
         let mut starts = Vec::with_capacity(mask + 2);
+        let words = loose.len().div_ceil(ROWS_PER_WORD).next_power_of_two();
+        let mut filter = vec![0_u64; words];
+        let mut lengths = Lengths::default();
         let said = |flags: u8| (flags & KIND_BITS, flags & FLAG_DENIES);
         for bucket in loose.chunk_by_mut(|a, b| bucket_of(a) == bucket_of(b)) {
             bucket.sort_unstable_by(|a, b| {
@@ -275,13 +341,21 @@ impl RowsBuilder {
                 bytes.extend_from_slice(&row.scope.to_le_bytes());
                 bytes.extend_from_slice(&[row.len, row.flags]);
                 place(row.id, u32::try_from(bytes.len()).map_err(|_| TOO_LONG)?);
-                bytes.extend_from_slice(row.base(texts).as_bytes());
+                let base = row.base(texts);
+                bytes.extend_from_slice(base.as_bytes());
+                let hash = Hash::of(&hasher, base);
+                if let Some(word) = filter.get_mut(hash.word(words)) {
+                    *word |= hash.bits();
+                }
+                lengths.add(row.len);
             }
         }
         starts.resize(mask + 2, end);
         Ok(Rows {
             bytes,
             starts,
+            filter,
+            lengths,
             hasher,
         })
     }

@@ -1,7 +1,7 @@
-//! Name rules, compiled: a lookup for each suffix of the name, from the whole name to the TLD.
+//! Name rules, compiled: a lookup of the name, and one for each suffix of it that a wildcard may have.
 //!
-//! A decision allocates nothing and costs as many lookups as the name has labels, however many rules
-//! there are.
+//! A decision allocates nothing and costs at most as many lookups as the name has labels, however
+//! many rules there are.
 //!
 //! The host's own loopback has a name ([`HOST_NAME`]), and only a rule for that very name lists it:
 //! `*.internal` must not open the host.
@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use portcullis_names::{Pattern, PortSet};
 
 use crate::HOST_NAME;
-use crate::rows::{Chain, Kind, Row, Rows, RowsBuilder, Saying};
+use crate::rows::{self, Kind, Row, Rows, RowsBuilder, Saying};
 use crate::rules::{MAX_SCOPES, RuleId, Terms};
 use crate::types::TypeSet;
 
@@ -28,7 +28,10 @@ struct Scope {
 /// The name rules of a policy.
 #[derive(Debug, Default)]
 pub(crate) struct NameTable {
-    rows: Rows,
+    /// Rules for one name each.
+    exact: Rows,
+    /// Rules with a wildcard: apart, since these are few, and are looked for at every label.
+    wild: Rows,
     scopes: Vec<Scope>,
     /// Whether any rule says which types are served, and whether any sends a name elsewhere:
     /// without, nobody needs to look.
@@ -49,6 +52,13 @@ pub(crate) enum NameVerdict {
     },
 }
 
+/// The rules of one base, in one of the two tables.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Chain {
+    wild: bool,
+    rows: rows::Chain,
+}
+
 /// The most specific allow rules that match a name: all rows of one kind in one chain.
 #[derive(Clone, Copy)]
 struct Level {
@@ -61,7 +71,7 @@ impl NameTable {
     pub fn verdict(&self, name: &str, port: u16) -> NameVerdict {
         let mut level = None;
         for (chain, own) in self.chains(name) {
-            for row in self.rows.chain(chain).filter(|row| row.covers(own)) {
+            for row in self.chain(chain).filter(|row| row.covers(own)) {
                 if row.denies() {
                     if self.ports(row).contains(port) {
                         return NameVerdict::Denied(row.id);
@@ -101,7 +111,7 @@ impl NameTable {
         let mut level = None;
         let mut deny = None;
         for (chain, own) in self.chains(name) {
-            for row in self.rows.chain(chain).filter(|row| row.covers(own)) {
+            for row in self.chain(chain).filter(|row| row.covers(own)) {
                 if row.denies() && self.ports(row).is_any() {
                     return NameVerdict::Denied(row.id);
                 } else if row.denies() {
@@ -127,7 +137,7 @@ impl NameTable {
     pub fn ports_for(&self, name: &str) -> PortSet {
         let (mut level, mut denied) = (None, PortSet::EMPTY);
         for (chain, own) in self.chains(name) {
-            for row in self.rows.chain(chain).filter(|row| row.covers(own)) {
+            for row in self.chain(chain).filter(|row| row.covers(own)) {
                 if row.denies() {
                     denied = denied.union(self.ports(row));
                 } else if own || name != HOST_NAME {
@@ -148,7 +158,6 @@ impl NameTable {
         let mut level = None;
         for (chain, own) in self.chains(name) {
             for row in self
-                .rows
                 .chain(chain)
                 .filter(|row| row.covers(own) && !row.denies())
             {
@@ -194,9 +203,9 @@ impl NameTable {
 
     /// Whether an allow rule lists this very name, without a wildcard.
     pub fn lists_exactly(&self, name: &str) -> bool {
-        let rows = self.rows.find(name).into_iter();
-        rows.flat_map(|chain| self.rows.chain(chain))
-            .any(|row| !row.denies() && row.kind() == Kind::Exact)
+        let rows = self.exact.find(name).into_iter();
+        rows.flat_map(|chain| self.exact.chain(chain))
+            .any(|row| !row.denies())
     }
 
     /// The names that allow rules list without a wildcard, one for each rule, in no order to rely on.
@@ -218,11 +227,7 @@ impl NameTable {
                     .is_some_and(|labels| labels.ends_with('.'))
         };
         let mut first: Option<(&str, Row)> = None;
-        for (own, row) in self
-            .rows
-            .all()
-            .filter(|(own, row)| row.denies() && within(own))
-        {
+        for (own, row) in self.all().filter(|(own, row)| row.denies() && within(own)) {
             // rows of one base come in their order
             if first.is_none_or(|(seen, _)| own < seen) {
                 first = Some((own, row));
@@ -235,13 +240,12 @@ impl NameTable {
     /// that deny.
     pub fn dead_allows(&self, mut found: impl FnMut(RuleId, RuleId)) {
         if !self
-            .rows
             .all()
             .any(|(_, row)| row.denies() && row.kind() != Kind::Exact)
         {
             return;
         }
-        for (base, row) in self.rows.all() {
+        for (base, row) in self.all() {
             if row.denies() || row.kind() != Kind::Exact {
                 continue;
             }
@@ -255,7 +259,7 @@ impl NameTable {
     pub fn patterns(&self, mut found: impl FnMut(&[Said<'_>])) {
         let mut seen: Option<(&str, Kind)> = None;
         let mut group: Vec<Said<'_>> = Vec::new();
-        for (base, row) in self.rows.all() {
+        for (base, row) in self.all() {
             let pattern = (base, row.kind());
             if seen != Some(pattern) {
                 if group.len() > 1 {
@@ -279,7 +283,7 @@ impl NameTable {
 
     /// The text that stands at a place that [`NamesBuilder::build`] has told.
     pub fn text(&self, at: usize, len: usize) -> &str {
-        self.rows.text(at, len)
+        self.exact.text(at, len)
     }
 
     fn level_ports(&self, level: Option<Level>) -> PortSet {
@@ -328,8 +332,7 @@ impl NameTable {
     fn denied_until(&self, name: &str, port: u16) -> Option<u16> {
         self.chains(name)
             .flat_map(|(chain, own)| {
-                self.rows
-                    .chain(chain)
+                self.chain(chain)
                     .filter(move |row| row.denies() && row.covers(own))
             })
             .flat_map(|row| self.ports(row).ranges())
@@ -340,21 +343,35 @@ impl NameTable {
 
     /// The chains for the name itself and for each name above it, most specific first.
     fn chains<'t>(&'t self, name: &'t str) -> impl Iterator<Item = (Chain, bool)> + 't {
-        let mut rest = Some(name);
-        std::iter::from_fn(move || {
+        let exact = self
+            .exact
+            .find(name)
+            .map(|rows| Chain { wild: false, rows });
+        let mut rest = Some(name).filter(|_| !self.wild.is_empty());
+        let wild = std::iter::from_fn(move || {
             while let Some(base) = rest {
                 rest = base.split_once('.').map(|(_, above)| above);
-                if let Some(chain) = self.rows.find(base) {
-                    return Some((chain, base.len() == name.len()));
+                if let Some(rows) = self.wild.find(base) {
+                    return Some((Chain { wild: true, rows }, base.len() == name.len()));
                 }
             }
             None
-        })
+        });
+        exact.map(|chain| (chain, true)).into_iter().chain(wild)
+    }
+
+    fn chain(&self, chain: Chain) -> impl Iterator<Item = Row> + '_ {
+        let table = if chain.wild { &self.wild } else { &self.exact };
+        table.chain(chain.rows)
+    }
+
+    /// Every row with its base.
+    fn all(&self) -> impl Iterator<Item = (&str, Row)> + '_ {
+        self.exact.all().chain(self.wild.all())
     }
 
     fn level_rows(&self, level: Level) -> impl Iterator<Item = Row> + '_ {
-        self.rows
-            .chain(level.chain)
+        self.chain(level.chain)
             .filter(move |row| !row.denies() && row.kind() == level.kind)
     }
 
@@ -378,7 +395,8 @@ pub(crate) struct Said<'t> {
 /// Collects name rules.
 #[derive(Default)]
 pub(crate) struct NamesBuilder {
-    rows: RowsBuilder,
+    exact: RowsBuilder,
+    wild: RowsBuilder,
     scopes: Vec<Scope>,
     scope_numbers: HashMap<Scope, u16>,
 }
@@ -406,7 +424,11 @@ impl NamesBuilder {
             denies: terms.denies,
             allow_no_sni: terms.allow_no_sni,
         };
-        Ok(self.rows.push((at, pattern.base().as_str()), saying)?)
+        let table = match saying.kind {
+            Kind::Exact => &mut self.exact,
+            Kind::Below | Kind::ApexAndBelow => &mut self.wild,
+        };
+        Ok(table.push((at, pattern.base().as_str()), saying)?)
     }
 
     fn scope_number(&mut self, ports: &PortSet, terms: Terms) -> Result<u16, String> {
@@ -428,7 +450,7 @@ impl NamesBuilder {
     }
 
     /// Compiles the rules. `order` compares what two rules are called and where they stand; `place`
-    /// is told where each rule's base lies ([`NameTable::text`]).
+    /// is told where the name of each rule for one name lies ([`NameTable::text`]).
     ///
     /// # Errors
     /// The names of all rules together are too long.
@@ -448,11 +470,13 @@ impl NamesBuilder {
                 .then_with(|| scope(a.1).cmp(&scope(b.1)))
                 .then_with(|| order(a.0, b.0))
         };
-        let rows = self.rows.build(texts, by_content, place)?;
+        let exact = self.exact.build(texts, &by_content, place)?;
+        let wild = self.wild.build(texts, &by_content, |_, _| {})?;
         Ok(NameTable {
             some_types: scopes.iter().any(|scope| scope.types.is_some()),
             some_to: scopes.iter().any(|scope| scope.to.is_some()),
-            rows,
+            exact,
+            wild,
             scopes,
         })
     }
