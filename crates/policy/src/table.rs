@@ -211,10 +211,8 @@ impl NameTable {
     /// The names that allow rules list without a wildcard, one for each rule, in no order to rely on.
     /// A deny may still take one of them away.
     pub fn exact_allows(&self) -> impl Iterator<Item = &str> {
-        let exact = |row: &Row| !row.denies() && row.kind() == Kind::Exact;
-        self.rows
-            .all()
-            .filter_map(move |(base, row)| exact(&row).then_some(base))
+        let allows = |(base, row): (_, Row)| (!row.denies()).then_some(base);
+        self.exact.all().filter_map(allows)
     }
 
     /// A deny rule for this name or for names below it: of several, the one whose base is the first
@@ -470,8 +468,8 @@ impl NamesBuilder {
                 .then_with(|| scope(a.1).cmp(&scope(b.1)))
                 .then_with(|| order(a.0, b.0))
         };
-        let exact = self.exact.build(texts, &by_content, place)?;
-        let wild = self.wild.build(texts, &by_content, |_, _| {})?;
+        let exact = self.exact.build(texts, by_content, place)?;
+        let wild = self.wild.build(texts, by_content, |_, _| {})?;
         Ok(NameTable {
             some_types: scopes.iter().any(|scope| scope.types.is_some()),
             some_to: scopes.iter().any(|scope| scope.to.is_some()),

@@ -39,6 +39,13 @@ pub(super) fn read(draft: &mut Draft, source: SourceId) {
             source,
             span: offset..offset + target.len(),
         };
+        if target == DENY {
+            // cut off, or the name of one label that nobody has
+            let hint = "write `deny NAME`".to_owned();
+            let message = "`deny` has no target behind it";
+            draft.sources.error_with(&place, message, hint);
+            continue;
+        }
         let terms = Terms {
             denies,
             ..Terms::default()

@@ -4,13 +4,11 @@
 use super::dns;
 use super::document::{Node, Value};
 use super::draft::{Draft, Expect};
-use super::section::{Section, nearest};
+use super::section::{ALLOW_NET, Section, nearest};
 use super::source::{Place, SourceId};
 use super::terms::terms;
 use crate::rules::Terms;
 
-/// The list of case 5: targets that are allowed.
-const ALLOW_NET: &str = "allow_net";
 /// The version of the format that this build reads.
 const VERSION: i64 = 1;
 

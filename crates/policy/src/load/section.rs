@@ -24,6 +24,9 @@ const LATER: &[(&str, &[&str])] = &[
     ),
 ];
 
+/// The list of case 5, which stands at the top of a file.
+pub(super) const ALLOW_NET: &str = "allow_net";
+
 /// The section name of a rule written as a table.
 pub(super) const RULE: &str = "a rule";
 
@@ -209,6 +212,9 @@ impl<'n> Section<'n> {
             }
             let hint = match nearest(text, &self.known) {
                 Some(known) => format!("did you mean `{known}`?"),
+                None if (self.name, text) == ("network", ALLOW_NET) => {
+                    "write it at the top of the file, before [network]".to_owned()
+                }
                 None => format!("known keys: {}", self.known.join(", ")),
             };
             sources.error_with(

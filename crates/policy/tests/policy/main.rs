@@ -2,13 +2,17 @@
 
 mod decisions;
 mod destinations;
+mod dns_settings;
 mod explaining;
 mod files;
 mod formats;
+mod lists;
 mod messages;
 mod order;
+mod shuffle;
 mod size;
 mod suggestions;
+mod terms;
 
 use std::io;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! Large lists stay small and quick.
 
+use portcullis_names::Target;
 use portcullis_policy::Reason;
 
 use super::*;
@@ -40,4 +41,93 @@ fn a_large_list_is_compact() {
         policy.rule(rule).source.to_string(),
         format!("list.toml:{}", NAMES + 2)
     );
+}
+
+/// Names in the plain list; a million cost ten times as much.
+const LISTED: usize = 100_000;
+/// What a name of a plain list may cost for as long as the policy lives, in bytes: its text once,
+/// eight bytes of terms, its line, and its share of the index and the filter.
+const MAX_BYTES_PER_NAME: u64 = 60;
+/// What may be in memory at once while the list is read, in bytes a name, the text included.
+const MAX_PEAK_BYTES_PER_NAME: u64 = 180;
+
+#[test]
+fn a_plain_list_of_a_hundred_thousand_names_is_small_and_knows_its_lines() {
+    let list: String = (0..LISTED)
+        .map(|n| match n % 10 {
+            // a few of every other kind among them
+            0 => format!("deny d{n}.example.org\n"),
+            1 => format!("*.w{n}.example.net:8443\n"),
+            _ => format!("host{n}.zone{}.example\n", n % 1000),
+        })
+        .collect();
+    let main = [file(
+        "main.toml",
+        "version = 1\ninclude = [\"names.txt\"]\n",
+    )];
+    let mut policy = None;
+    let used = allocation_counter::measure(|| {
+        let mut read = |_: &Path| Ok(list.clone());
+        let loaded = Policy::load(&main, &mut read);
+        policy = Some(
+            loaded
+                .unwrap_or_else(|errors| panic!("{}", lines(&errors)))
+                .policy,
+        );
+    });
+    let policy = policy.unwrap();
+    let per_name = |bytes: u64| bytes / LISTED as u64;
+    let kept = per_name(u64::try_from(used.bytes_current).unwrap());
+    assert!(kept <= MAX_BYTES_PER_NAME, "{kept} bytes a name are kept");
+    let peak = per_name(used.bytes_max);
+    assert!(
+        peak <= MAX_PEAK_BYTES_PER_NAME,
+        "{peak} bytes a name at once"
+    );
+    assert_eq!(policy.rule_count(), LISTED);
+    for (target, port, reason, line) in [
+        ("d0.example.org", 443, Reason::DeniedByRule, Some(1)),
+        ("a.b.w1.example.net", 8443, Reason::Allowed, Some(2)),
+        ("a.b.w1.example.net", 443, Reason::PortNotAllowed, Some(2)),
+        ("host2.zone2.example", 443, Reason::Allowed, Some(3)),
+        (
+            "host99999.zone999.example",
+            80,
+            Reason::Allowed,
+            Some(100_000),
+        ),
+        ("host99999.zone998.example", 80, Reason::NotListed, None),
+        ("w1.example.net", 8443, Reason::NotListed, None),
+    ] {
+        assert_eq!(asked(&policy, target, port), reason, "{target}");
+        let explained = policy.explain(&Target::from_policy(&format!("{target}:{port}")).unwrap());
+        let source = line.map(|line| format!("names.txt:{line}"));
+        assert_eq!(explained.source, source, "{target}");
+    }
+}
+
+#[test]
+fn a_decision_allocates_nothing_however_many_rules_there_are() {
+    let list: String = (0..10_000)
+        .map(|n| format!("host{n}.example.org\n"))
+        .collect();
+    let main = [file(
+        "main.toml",
+        "version = 1\ninclude = [\"names.txt\"]\n",
+    )];
+    let policy = Policy::load(&main, &mut |_| Ok(list.clone()))
+        .unwrap()
+        .policy;
+    for target in ["host77.example.org", "nothost.example.org"] {
+        let target = name(target);
+        let used = allocation_counter::measure(|| {
+            let lookup = Request::Lookup {
+                name: target.as_ref(),
+                qtype: 1,
+            };
+            assert!(policy.decide(&lookup).rule.is_some() == target.as_str().contains("77"));
+            let _ = policy.decide(&Request::to_name(target.as_ref(), 443));
+        });
+        assert_eq!(used.count_total, 0, "{target}");
+    }
 }
