@@ -28,6 +28,9 @@ const MAX_REFRESHES: usize = MAX_FLIGHTS / 2;
 /// question led to it at that moment.
 const REFRESHED: &str = "fetched ahead of the earlier answer's end";
 
+/// Why a name is not asked about, or an earlier answer is given out again.
+const TOO_MANY_LOOKUPS: &str = "too many lookups are under way";
+
 /// Leave to look one name up: the first permit asks, all of them own what is found.
 pub(crate) type Permits = SmallVec<[LookupPermit; 1]>;
 
@@ -95,12 +98,14 @@ impl Inner {
         if !ask.permits.iter().any(admitted) {
             return self.failed(Reason::RateLimited, TOO_MANY_NEW_NAMES, epoch, qtype);
         }
+        let stale = kept.filter(|entry| entry.outlives_its_end(now, epoch, qtype));
         let Some(mut landing) = self.board(ask, MAX_FLIGHTS, None) else {
-            let detail = "too many lookups are under way";
-            return self.failed(Reason::RateLimited, detail, epoch, qtype);
+            return match stale {
+                Some(stale) => stale.again(now, &stale::because(Some(TOO_MANY_LOOKUPS))),
+                None => self.failed(Reason::RateLimited, TOO_MANY_LOOKUPS, epoch, qtype),
+            };
         };
         let landed = landing.wait_for(Option::is_some);
-        let stale = kept.filter(|entry| entry.outlives_its_end(now, epoch, qtype));
         let landed = match stale {
             None => landed.await,
             Some(stale) => match timeout(CLIENT_RESPONSE_TIMER, landed).await {

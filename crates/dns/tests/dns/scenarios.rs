@@ -40,6 +40,7 @@ scenarios! {
     contract_an_address_rule_lifts_the_guard
     contract_audit_refuses_nothing_but_private_addresses
     contract_private_addresses_only_are_an_absent_name
+    flood_lookups_under_way_do_not_take_known_names_away
     flood_one_name_asked_by_many_is_asked_once
     flood_queries_per_second_are_limited
     flood_what_is_no_query_counts_too

@@ -323,7 +323,7 @@ impl World {
 
     /// The records so far, one JSON value each.
     pub fn records(&self) -> Vec<serde_json::Value> {
-        self.recorder.flush(Duration::from_secs(5));
+        self.recorder.flush(Duration::from_secs(30));
         self.memory
             .lines()
             .iter()
