@@ -79,7 +79,7 @@ impl Inner {
         if self.outpaces(&turn, &policy, out) || local::answer(&turn, out) {
             return Step::Done(None);
         }
-        let pending = match (query.qtype, ptr_address(query.name.as_ref())) {
+        let pending = match (query.qtype, ptr_address(turn.name)) {
             (rtype::PTR, Some(address)) => self.begin_reverse(&turn, &policy, address, out),
             _ => self.begin_forward(&turn, &policy, epoch, out),
         };
@@ -177,7 +177,7 @@ impl Inner {
         epoch: u64,
         out: &mut Vec<u8>,
     ) -> Option<(Judged, Permits, Wanted)> {
-        let (name, qtype) = (turn.query.name.as_ref(), turn.query.qtype);
+        let (name, qtype) = (turn.name, turn.query.qtype);
         // Read before they are: what is learnt meanwhile makes this answer an old one.
         let aliases = self.aliases.learnt();
         // ANY asks about the name, and whatever is listed has an answer to it.
@@ -254,7 +254,7 @@ impl Inner {
         out: &mut Vec<u8>,
     ) -> bool {
         let key = KeyRef {
-            name: turn.query.name.as_ref(),
+            name: turn.name,
             qtype: turn.query.qtype,
         };
         let Some(entry) = self.cache.get(key) else {
@@ -282,7 +282,7 @@ impl Inner {
     /// Permits for a canonical name, under the listed names whose chains led to it and that the
     /// policy in force still lists.
     fn canonical(&self, turn: &Turn<'_>, policy: &Policy) -> Option<Permits> {
-        let name = turn.query.name.as_ref();
+        let name = turn.name;
         let owners = self.aliases.owners(name, self.clock.now());
         // Another type than an address's asks only whether the name is one that exists.
         let qtypes: &[u16] = match turn.query.qtype {

@@ -32,7 +32,7 @@ const ANY_HINFO: &[u8] = b"\x07RFC8482\x00";
 ///
 /// RFC 6761 6.3: `localhost` and what is below it is the loopback, and never leaves.
 pub(crate) fn answer(turn: &Turn<'_>, out: &mut Vec<u8>) -> bool {
-    let name = turn.query.name.as_str();
+    let name = turn.name.as_str();
     let qtype = turn.query.qtype;
     if matches!(qtype, rtype::AXFR | rtype::IXFR) {
         return false;
@@ -88,7 +88,7 @@ impl Inner {
     pub(crate) fn answer_own_hostname(&self, turn: &Turn<'_>, out: &mut Vec<u8>) -> bool {
         let own = self.own.hostname.as_ref().map(|own| own.as_ref());
         let transfer = matches!(turn.query.qtype, rtype::AXFR | rtype::IXFR);
-        if own != Some(turn.query.name.as_ref()) || transfer {
+        if own != Some(turn.name) || transfer {
             return false;
         }
         reply::negative(out, &turn.asked, rcode::NO_ERROR, None);

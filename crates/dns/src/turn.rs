@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
+use portcullis_names::NameRef;
 use portcullis_policy::{Decision, Policy, Reason, Request, RuleId, Verdict};
 use portcullis_record::{Again, Client, DecisionId, Event, Layer, Protocol, Stage, Timings};
 use portcullis_wire::dns::Query;
@@ -79,6 +80,8 @@ impl From<Protocol> for Via {
 /// One query on its way through the service.
 pub(crate) struct Turn<'a> {
     pub query: &'a Query,
+    /// The query's name; the query itself reads its text anew each time it is asked.
+    pub name: NameRef<'a>,
     pub asked: Asked<'a>,
     pub via: Via,
     pub started: Instant,
@@ -98,6 +101,7 @@ impl<'a> Turn<'a> {
         };
         Turn {
             query,
+            name: query.name.as_ref(),
             asked,
             via,
             started: Instant::now(),
@@ -130,14 +134,14 @@ impl<'a> Turn<'a> {
     /// The question to the policy.
     pub(crate) fn request(&self) -> Request<'a> {
         Request::Lookup {
-            name: self.query.name.as_ref(),
+            name: self.name,
             qtype: self.query.qtype,
         }
     }
 
     fn event(&self, policy: &'a Policy, judged: Judged) -> Event<'a> {
         let mut event = self.via.event(judged.verdict, judged.reason);
-        event.name = Some(self.query.name.as_str());
+        event.name = Some(self.name.as_str());
         event.qtype = Some(self.query.qtype);
         if let Some(rule) = judged.rule {
             let info = policy.rule(rule);

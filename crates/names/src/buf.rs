@@ -11,6 +11,22 @@ use crate::{MAX_LABEL_BYTES, MAX_NAME_BYTES, Name, NameError, NameRef};
 /// Size of the buffer, in bytes: a name and one byte to spare for its trailing dot.
 const BUFFER_BYTES: usize = MAX_NAME_BYTES + 1;
 
+/// What each byte of a label becomes: itself, its lower case, or 0 where no name may have it. The
+/// dot is not a label's byte.
+const CANONICAL: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] = match byte as u8 {
+            kept @ (b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_') => kept,
+            upper @ b'A'..=b'Z' => upper.to_ascii_lowercase(),
+            _ => 0,
+        };
+        byte += 1;
+    }
+    table
+};
+
 /// A canonical name held in a fixed buffer.
 #[derive(Clone)]
 pub struct NameBuf {
@@ -57,11 +73,8 @@ impl NameBuf {
         let mut at = 0;
         for label in labels {
             any = true;
-            for &byte in label {
-                builder.push(byte, at)?;
-                at += 1;
-            }
-            at += 1;
+            builder.push_all(label, at)?;
+            at += label.len() + 1;
             builder.end_label()?;
         }
         if !any {
@@ -137,12 +150,36 @@ impl Builder {
         }
     }
 
+    /// Adds bytes to the current label, the first of which the reader found at `at`.
+    fn push_all(&mut self, bytes: &[u8], at: usize) -> Result<(), NameError> {
+        let end = self.len + bytes.len();
+        if end - self.label > MAX_LABEL_BYTES || end > MAX_NAME_BYTES {
+            // Whichever fault comes first is told.
+            return bytes
+                .iter()
+                .zip(at..)
+                .try_for_each(|(&byte, at)| self.push(byte, at));
+        }
+        let mut good = true;
+        for (to, &byte) in self.bytes[self.len..end].iter_mut().zip(bytes) {
+            *to = CANONICAL[usize::from(byte)];
+            good &= *to != 0;
+        }
+        self.len = end;
+        if good {
+            return Ok(());
+        }
+        let bad = bytes.iter().zip(at..);
+        let bad = bad.filter(|(byte, _)| CANONICAL[usize::from(**byte)] == 0);
+        bad.take(1)
+            .try_for_each(|(&byte, at)| Err(NameError::BadByte { byte, at }))
+    }
+
     /// Adds one byte to the current label; `at` is where the reader found it.
     fn push(&mut self, byte: u8, at: usize) -> Result<(), NameError> {
-        let byte = match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' => byte,
-            b'A'..=b'Z' => byte.to_ascii_lowercase(),
-            _ => return Err(NameError::BadByte { byte, at }),
+        let byte = match CANONICAL[usize::from(byte)] {
+            0 => return Err(NameError::BadByte { byte, at }),
+            byte => byte,
         };
         if self.len - self.label >= MAX_LABEL_BYTES {
             return Err(NameError::LabelTooLong);

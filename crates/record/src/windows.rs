@@ -244,17 +244,35 @@ impl Windows {
     /// What makes two decisions equal. Keyed anew in each process, so that nobody can prepare two
     /// that collide.
     fn fingerprint(&self, event: &Event<'_>) -> Fingerprint {
+        // What has a fixed length goes in as two numbers, and only the texts that are there follow,
+        // each behind its length: a hash costs by the piece.
+        let texts = [
+            event.name.map(str::as_bytes),
+            event.raw_name,
+            event.method.map(str::as_bytes),
+            event.path.map(|path| path_only(path).as_bytes()),
+        ];
+        let mut there = 0;
+        for (place, text) in texts.iter().enumerate() {
+            there |= u64::from(text.is_some()) << place;
+        }
+        let codes = [
+            event.layer as u64,
+            event.protocol as u64,
+            event.verdict as u64,
+            event.reason as u64,
+        ];
+        let kind = codes.iter().fold(there, |kind, code| kind << 8 | code);
+        let number = |number: Option<u16>| number.map_or(0, |number| u64::from(number) + 1);
+        let numbers = number(event.port) << 32 | number(event.qtype);
         let half = |key: &RandomState| {
             let mut hasher = key.build_hasher();
-            (
-                event.layer,
-                event.protocol,
-                event.verdict as u8,
-                event.reason,
-            )
-                .hash(&mut hasher);
-            (event.name, event.raw_name, event.port, event.qtype).hash(&mut hasher);
-            (event.method, event.path.map(path_only)).hash(&mut hasher);
+            hasher.write_u64(kind);
+            hasher.write_u64(numbers);
+            for text in texts.into_iter().flatten() {
+                hasher.write_usize(text.len());
+                hasher.write(text);
+            }
             // A lookup's answer may differ from one time to the next; a destination is the
             // decision's subject.
             if event.layer != Layer::Dns || event.name.is_none() {
