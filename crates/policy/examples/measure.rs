@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use portcullis_names::NameRef;
+use portcullis_names::{NameBuf, NameRef};
 use portcullis_policy::{Input, Policy, Reason, Request};
 
 /// Decisions in one round.
@@ -48,7 +48,7 @@ fn main() {
         denied.push_str(name.get(3..).unwrap_or(name));
         denied.push('\n');
     }
-    let mut times = [Vec::new(), Vec::new(), Vec::new(), Vec::new()];
+    let mut times: [Vec<Duration>; 6] = Default::default();
     for _ in 0..ROUNDS {
         let kinds = [(&allowed, Reason::Allowed), (&denied, Reason::NotListed)];
         for (kind, (texts, reason)) in kinds.into_iter().enumerate() {
@@ -57,15 +57,17 @@ fn main() {
                 name,
                 qtype: TYPE_A,
             };
-            times[2 * kind].push(time(&policy, &names, reason, lookups));
+            times[3 * kind].push(time(&policy, &names, reason, lookups));
             let connections = |name| Request::to_name(name, 443);
-            times[2 * kind + 1].push(time(&policy, &names, reason, connections));
+            times[3 * kind + 1].push(time(&policy, &names, reason, connections));
+            times[3 * kind + 2].push(time_questions(&policy, texts, reason));
         }
     }
-    let [a, b, c, d] = times.map(fast_half);
+    let [a, b, c, d, e, f] = times.map(fast_half);
     println!(
         "rules={} load_ms={} load_cpu_ms={} rss_kib={} peak_kib={} before_kib={} lookup_allowed_ns={a:.0} \
-         connect_allowed_ns={b:.0} lookup_denied_ns={c:.0} connect_denied_ns={d:.0}",
+         connect_allowed_ns={b:.0} question_allowed_ns={c:.0} lookup_denied_ns={d:.0} \
+         connect_denied_ns={e:.0} question_denied_ns={f:.0}",
         policy.rule_count(),
         took.as_millis(),
         cpu.as_millis(),
@@ -91,6 +93,29 @@ fn time<'n>(
     for name in names {
         let decision = policy.decide(black_box(&request(*name)));
         other += usize::from(black_box(decision).reason != reason);
+    }
+    let took = cpu_time().saturating_sub(started);
+    assert_eq!(other, 0, "decisions for another reason than {reason:?}");
+    took
+}
+
+/// What the resolver does for each question: the name from its bytes, the decision, and what it
+/// hands on, the permit or the lines that would allow the name.
+fn time_questions(policy: &Policy, texts: &str, reason: Reason) -> Duration {
+    let mut other = 0;
+    let started = cpu_time();
+    for text in texts.lines() {
+        let name = NameBuf::from_program(black_box(text.as_bytes())).expect("a name");
+        let request = Request::Lookup {
+            name: name.as_ref(),
+            qtype: TYPE_A,
+        };
+        let decision = policy.decide(&request);
+        other += usize::from(decision.reason != reason);
+        match decision.lookup_permit() {
+            Some(permit) => drop(black_box(permit)),
+            None => drop(black_box(policy.suggestion(&request))),
+        }
     }
     let took = cpu_time().saturating_sub(started);
     assert_eq!(other, 0, "decisions for another reason than {reason:?}");

@@ -2,7 +2,7 @@
 //! are ten rules or a million.
 //!
 //! All rules stand end to end in one vector of bytes, sorted by a hash of their base name into
-//! buckets of about two; a second vector says where each bucket begins. A rule is eight bytes and
+//! buckets of about four; a second vector says where each bucket begins. A rule is eight bytes and
 //! its base name, so a list of a million names costs some 30 bytes a name. In front of them stands a
 //! Bloom filter, a byte for each rule, so that a name that no rule has rarely reaches them.
 //! THREATS, "exhaustion": the hash is keyed anew in each process, and names are compared, not only
@@ -18,7 +18,7 @@ use crate::rules::RuleId;
 /// Bytes of a rule in front of its base name.
 const HEADER_BYTES: usize = 8;
 /// Rules for each bucket, on average; more make the index smaller and the search longer.
-const ROWS_PER_BUCKET: usize = 2;
+const ROWS_PER_BUCKET: usize = 4;
 /// Rules for each word of the filter, on average; one name in thirty then passes it in vain.
 const ROWS_PER_WORD: usize = 8;
 /// Bits that a name sets in its word of the filter.
