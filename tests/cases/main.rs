@@ -1,8 +1,10 @@
 //! The situations that the product exists for, with their files as they stand and the programs they
 //! name: the company's proxy (case 1), the four layers (case 2), a Codex profile (case 3), programs
-//! that know no proxy and long-lived sockets (case 4).
+//! that know no proxy and long-lived sockets (case 4), a list that is resolved at the start (case 5).
 #![forbid(unsafe_code)]
 
+#[path = "../support/processes.rs"]
+mod processes;
 #[path = "../support/shared.rs"]
 mod shared;
 #[path = "../support/mod.rs"]
@@ -12,4 +14,5 @@ mod case_1_company;
 mod case_2_layers;
 mod case_3_codex;
 mod case_4_direct;
+mod case_5_startup;
 mod streams;

@@ -2,8 +2,8 @@
 //! (case 1: a restrictive resolver without any VM).
 
 use crate::processes::{Background, kill, until};
-use crate::support::{Records, command, read_records, require, world};
-use portcullis_testkit::{World, exec};
+use crate::support::{Records, command, read_records, require, world, world_from};
+use portcullis_testkit::{DnsServer, World, WorldSpec, exec, ip};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,9 +24,19 @@ impl Serving<'_> {
     }
 
     fn policy<'w>(world: &'w World, doors: &[&str], text: &str) -> Serving<'w> {
-        let policy = world.file("served.toml", text);
+        let serve = world.command(crate::support::portcullis());
+        Serving::of(world, serve, ("toml", text), doors)
+    }
+
+    /// The same of another policy, and of a command that is told where the product is.
+    fn of<'w>(
+        world: &'w World,
+        mut serve: std::process::Command,
+        (extension, text): (&str, &str),
+        doors: &[&str],
+    ) -> Serving<'w> {
+        let policy = world.file(&format!("served.{extension}"), text);
         let log = world.home().join("served.jsonl");
-        let mut serve = world.command(crate::support::portcullis());
         serve
             .arg("serve")
             .arg("--policy")
@@ -229,4 +239,231 @@ fn what_cannot_be_served_is_said() {
         assert_eq!(done.code(), Some(code), "{args:?}: {done}");
         assert!(!done.stderr.is_empty(), "{args:?}: {done}");
     }
+}
+
+/// The file of case 1, as it stands.
+const CASE_1: &str = r#"network:
+  proxy:
+    http: "http://proxy.internal:3128"
+    https: "http://proxy.internal:3128"
+    no_proxy: "localhost,127.0.0.1"
+  dns:
+    custom_resolvers:
+      - "10.0.0.53"
+  allowlist_additions:
+    - "api.internal.company.com"
+    - "registry.internal.company.com"
+"#;
+
+/// The standard world with the resolver of case 1.
+fn company() -> World {
+    let mut spec = WorldSpec::standard();
+    spec.dns.servers.push(DnsServer {
+        address: ip("10.0.0.53"),
+        fault: None,
+    });
+    world_from(spec)
+}
+
+#[test]
+fn the_yaml_of_case_1_is_a_restrictive_resolver() {
+    require("node");
+    let world = company();
+    let serve = world.command(crate::support::portcullis());
+    let mut serving = Serving::of(&world, serve, ("yaml", CASE_1), &["--dns", DNS]);
+    for name in ["api.internal.company.com", "registry.internal.company.com"] {
+        let answer = serving.dig(&[name, "+notcp"]);
+        assert!(
+            answer.contains("NOERROR") && answer.contains("203.0.113.11"),
+            "{answer}"
+        );
+        let answer = serving.dig(&[name, "AAAA", "+tcp"]);
+        assert!(
+            answer.contains("NOERROR") && answer.contains("ANSWER: 0"),
+            "{answer}"
+        );
+    }
+    // c-ares, which npm's lookups can be: a clean "not found", at once.
+    let script = "const dns = require('dns'); const r = new dns.Resolver({timeout: 10000, tries: 1}); \
+         r.setServers(['127.0.0.1:5300']); const at = Date.now(); \
+         r.resolve4('registry.npmjs.org', (e) => { console.log(e.code, Date.now() - at < 5000); \
+         r.resolve4('api.internal.company.com', (e, a) => console.log(e || a.join())); });";
+    let node = serving.run("node", &["-e", script]);
+    assert_eq!(node.out(), "ENOTFOUND true\n203.0.113.111\n", "{node}");
+    let records = serving.end();
+    assert_eq!(
+        records
+            .denials("dns", "not-in-allowlist", "registry.npmjs.org")
+            .len(),
+        1,
+        "{records}"
+    );
+    // Only the company's resolver was asked, and only for what is listed.
+    for query in world.dns_log() {
+        assert_eq!(query.server.ip(), ip("10.0.0.53"), "{query:?}");
+        assert!(query.name.ends_with(".internal.company.com"), "{query:?}");
+    }
+}
+
+#[test]
+fn the_host_s_own_programs_use_it_by_their_resolv_conf() {
+    for program in ["unshare", "getent", "env"] {
+        require(program);
+    }
+    let world = company();
+    // Port 53 is for root; the world's own root will do.
+    let serve = world.command_as_root(crate::support::portcullis());
+    let serving = Serving::of(&world, serve, ("yaml", CASE_1), &["--dns", "127.0.0.1:53"]);
+    let resolv = world.file(
+        "served-resolv.conf",
+        "nameserver 127.0.0.1\noptions timeout:10 attempts:1\n",
+    );
+    let script = format!(
+        "mount --bind {} /etc/resolv.conf && \
+         getent ahostsv4 api.internal.company.com | head -1 | cut -d' ' -f1; \
+         getent hosts registry.npmjs.org || echo none",
+        resolv.display()
+    );
+    let done = serving.run("unshare", &["-Urm", "sh", "-c", &script]);
+    assert_eq!(done.out(), "203.0.113.111\nnone\n", "{done}");
+    world.assert_never_asked("npmjs");
+}
+
+#[test]
+fn names_are_resolved_before_it_answers_where_the_policy_says_so() {
+    let world = world();
+    let text = "version = 1\n[network.dns]\nresolve = \"startup\"\n[network.domains]\n\
+                \"api.example.com\" = \"allow\"\n";
+    let policy = world.file("early.toml", text).display().to_string();
+    let serve = world.command(crate::support::portcullis());
+    let mut serving = Serving::of(&world, serve, ("toml", text), &["--dns", DNS]);
+    let answer = serving.dig(&["api.example.com"]);
+    assert!(answer.contains("203.0.113.10"), "{answer}");
+    let records = serving.end();
+    let startup =
+        |record: &&serde_json::Value| record["protocol"] == "startup" && record["layer"] == "dns";
+    assert_eq!(records.0.iter().filter(startup).count(), 1, "{records}");
+    assert_eq!(world.times_asked("api.example.com"), 2, "A and AAAA, once");
+    // One dead name, and nothing is served.
+    let args = [
+        "serve",
+        "--policy",
+        &policy,
+        "--allow",
+        "nxdomain.example.com",
+        "--dns",
+        DNS,
+    ];
+    let done = command(&world, &args);
+    assert_eq!(done.code(), Some(1), "{done}");
+    assert!(
+        done.err()
+            .contains("  nxdomain.example.com: name-not-found after 1 attempt"),
+        "{done}"
+    );
+    assert!(!done.err().contains("serving"), "{done}");
+    // The flag's word counts.
+    let args = [&args[..], &["--resolve", "on-demand"]].concat();
+    let mut on_demand = world.command(crate::support::portcullis());
+    let on_demand = Background::start(on_demand.args(args));
+    until("it serves", || {
+        let open = world.run("ss", &["-Hltn"], Duration::from_secs(10)).out();
+        open.contains(":5300 ")
+    });
+    kill("TERM", on_demand.pid());
+    let (status, said) = on_demand.end();
+    assert_eq!(status.code(), Some(0), "{said}");
+}
+
+#[test]
+fn a_resolver_on_any_port_says_where_it_listens_and_ctrl_c_ends_it() {
+    for (address, shown) in [("127.0.0.1:0", "dns 127.0.0.1:"), ("[::1]:0", "dns [::1]:")] {
+        let world = world();
+        let log = world.home().join("any.jsonl");
+        // Whoever runs the tests may ignore signals; this program must not.
+        let mut serve = world.command("env");
+        serve
+            .arg("--default-signal=INT")
+            .arg(crate::support::portcullis());
+        serve.args([
+            "serve",
+            "--allow",
+            "api.example.com",
+            "--dns",
+            address,
+            "--log",
+        ]);
+        let serve = Background::start(serve.arg(&log));
+        let mut port = String::new();
+        until("it listens on one port for both", || {
+            let open = |kind| {
+                let all = world
+                    .run("ss", &["-Hln", kind], Duration::from_secs(10))
+                    .out();
+                let lines = all
+                    .lines()
+                    .filter_map(|line| line.split_whitespace().nth(3));
+                lines
+                    .filter_map(|at| at.rsplit_once(':'))
+                    .map(|(_, port)| port.to_owned())
+                    .collect::<Vec<_>>()
+            };
+            let (udp, tcp) = (open("-u"), open("-t"));
+            port = udp
+                .into_iter()
+                .find(|port| *port != "53" && tcp.contains(port))
+                .unwrap_or_default();
+            !port.is_empty()
+        });
+        let server = format!(
+            "@{}",
+            address.trim_end_matches(":0").trim_matches(['[', ']'])
+        );
+        for transport in ["+notcp", "+tcp"] {
+            let args = [
+                &*server,
+                "-p",
+                &port,
+                transport,
+                "+tries=1",
+                "+time=10",
+                "api.example.com",
+            ];
+            let answer = world.run("dig", &args, Duration::from_secs(20)).out();
+            assert!(answer.contains("203.0.113.10"), "{answer}");
+        }
+        kill("INT", serve.pid());
+        let (status, said) = serve.end();
+        assert_eq!(status.code(), Some(0), "{said}");
+        assert!(said.contains(&format!("{shown}{port}")), "{said}");
+        // Its records are on the disk, the open windows' too.
+        assert!(!read_records(&log).about("api.example.com").is_empty());
+    }
+}
+
+#[test]
+fn a_port_that_cannot_be_had_comes_with_advice() {
+    let world = world();
+    let mut taken = world.command("nc");
+    let taken = Background::start(taken.args(["-lk", "127.0.0.1", "5301"]));
+    until("the port is taken", || {
+        let open = world.run("ss", &["-Hltn"], Duration::from_secs(10)).out();
+        open.contains(":5301 ")
+    });
+    for (address, hint) in [
+        ("127.0.0.1:53", "ip_unprivileged_port_start=53"),
+        ("127.0.0.1:5301", "another program listens there"),
+        ("198.51.100.1:5300", "one of this host's own"),
+    ] {
+        let done = command(
+            &world,
+            &["serve", "--allow", "api.example.com", "--dns", address],
+        );
+        assert_eq!(done.code(), Some(1), "{done}");
+        assert!(
+            done.err().contains(address) && done.err().contains(hint),
+            "{done}"
+        );
+    }
+    kill("KILL", taken.pid());
 }

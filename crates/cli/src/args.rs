@@ -9,8 +9,9 @@ use std::time::Duration;
 
 /// Exit codes of `run`, as `--help` tells them.
 const RUN_EXITS: &str = "\
-Exit codes: CMD's own; 128+N when signal N ended it; 124 on --timeout; 125 when Portcullis failed
-before CMD started; 126 when CMD cannot be executed; 127 when it is not found.";
+Exit codes: CMD's own; 128+N when signal N ended it, also before it started; 124 on --timeout; 125
+when Portcullis failed before CMD started, as when names did not resolve at start-up; 126 when CMD
+cannot be executed; 127 when it is not found.";
 /// The same of `learn`.
 const LEARN_EXITS: &str = "\
 Exit codes: CMD's own, as with `run`; 125 also when the policy cannot be written; 2 for bad flags.";
@@ -20,13 +21,17 @@ Exit codes: 0 reachable; 11 DNS, 12 TCP, 13 TLS or 14 HTTP refused or failed; 2 
 policies; 125 when no sandbox starts.";
 /// The same of `explain`.
 const EXPLAIN_EXITS: &str = "Exit codes: 0 allow; 1 deny; 2 for bad flags and policies.";
+/// The same of `serve`.
+const SERVE_EXITS: &str = "\
+Exit codes: 0 when ended by Ctrl-C or SIGTERM; 1 when it cannot serve, or names of a policy that
+resolves them at start-up did not resolve; 2 for bad flags and policies.";
 /// A first command for whoever asked for help.
 const FIRST_STEP: &str = "\
 Example: portcullis run --allow api.example.com -- curl https://api.example.com/";
 
 /// The network door of a sandbox: a command gets exactly the network that a policy lists
 #[derive(Parser)]
-#[command(name = "portcullis", version, propagate_version = true, after_help = FIRST_STEP)]
+#[command(name = "portcullis", version = crate::VERSION, propagate_version = true, after_help = FIRST_STEP)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -38,6 +43,7 @@ enum Command {
     #[command(override_usage = "portcullis run [OPTIONS] -- <CMD>...", after_help = RUN_EXITS)]
     Run(RunArgs),
     /// Serve a policy on plain listeners of this host (DNS, HTTP proxy, SOCKS5)
+    #[command(after_help = SERVE_EXITS)]
     Serve(ServeArgs),
     /// Find which layer refuses TARGET (DNS, TCP, TLS, HTTP), who refused, and what would allow it
     #[command(after_help = DIAGNOSE_EXITS)]
@@ -75,6 +81,9 @@ pub struct PolicyOptions {
     /// The company's forward proxy, http://HOST:PORT
     #[arg(long = "upstream-proxy", value_name = "URL")]
     pub upstream_proxy: Option<String>,
+    /// When names without a wildcard are resolved (default: what the policy says, or on-demand)
+    #[arg(long = "resolve", value_enum)]
+    pub resolve: Option<ResolveAt>,
 }
 
 /// When names are resolved.
@@ -82,7 +91,7 @@ pub struct PolicyOptions {
 pub enum ResolveAt {
     /// When a program asks
     OnDemand,
-    /// All of them before CMD starts (not in this release)
+    /// All of them before anything starts, which it does not if one fails
     Startup,
 }
 
@@ -115,9 +124,6 @@ pub struct RunArgs {
     /// End the whole process tree after DURATION (30s, 5m, 1h; a bare number is seconds)
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
-    /// When names are resolved
-    #[arg(long, value_enum, default_value = "on-demand")]
-    pub resolve: ResolveAt,
     /// Which addresses DNS gives out
     #[arg(long, value_enum, default_value = "real")]
     pub answers: Answers,

@@ -10,7 +10,7 @@ use crate::{EXIT_BEFORE_START, EXIT_USAGE};
 use anyhow::Context;
 use portcullis_gateway::Report;
 use portcullis_names::{Pattern, Target};
-use portcullis_policy::{Policy, Reason, Verdict};
+use portcullis_policy::{Policy, Reason, Resolve, Verdict};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Read;
@@ -87,6 +87,8 @@ fn walk_in_sandbox(
         tap: None,
         timeout: None,
         collect: true,
+        // A name that is dead is what it looks for, not a reason to find nothing.
+        resolve: Some(Resolve::OnDemand),
         command,
     })?;
     drop(writer);

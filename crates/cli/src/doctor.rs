@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 /// Prints each check; exits 0 when `run` works here, 1 otherwise.
 pub fn main() -> ExitCode {
-    let mut text = String::new();
+    let mut text = format!("ok    build: {}\n", crate::BUILD);
     let mut all = true;
     for check in portcullis_sandbox::doctor::checks() {
         let mark = match (check.ok, check.needed) {

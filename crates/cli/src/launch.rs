@@ -4,7 +4,7 @@
 use crate::talk::Hinted;
 use anyhow::{Context, bail};
 use portcullis_gateway::{Publish, Report, RunConfig};
-use portcullis_policy::Policy;
+use portcullis_policy::{Policy, Resolve};
 use portcullis_sandbox::{Addresses, OpenRules, Outcome, Spec};
 use std::ffi::OsString;
 use std::fs::File;
@@ -34,6 +34,8 @@ pub struct Launch {
     pub timeout: Option<Duration>,
     /// Whether the report lists what was used and what failed too.
     pub collect: bool,
+    /// When names are resolved, where the policy's own word does not count.
+    pub resolve: Option<Resolve>,
     /// The command.
     pub command: Vec<OsString>,
 }
@@ -95,6 +97,8 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         publish,
         addresses,
         collect: launch.collect,
+        resolve: launch.resolve,
+        build: crate::BUILD,
     };
     // The gateway is another process: it leaves its report in a file that only lives in memory.
     let report = rustix::fs::memfd_create("portcullis-report", rustix::fs::MemfdFlags::CLOEXEC)
@@ -109,8 +113,16 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
             Ok(Ok(())) => 0,
             _ => 1,
         }
-    })?;
-    Ok((outcome, read_report(report)))
+    });
+    let report = read_report(report);
+    match (outcome, report) {
+        (Ok(outcome), report) => Ok((outcome, report)),
+        // Which names, and why, is in the report: there may be many.
+        (Err(error), report) => match report.and_then(|report| report.unresolved) {
+            Some(unresolved) => Err(unresolved.into()),
+            None => Err(error.into()),
+        },
+    }
 }
 
 fn read_report(mut file: File) -> Option<Report> {

@@ -10,7 +10,7 @@ use crate::talk::Hinted;
 use crate::{EXIT_BEFORE_START, EXIT_USAGE, talk};
 use anyhow::Context;
 use portcullis_gateway::{LookedUp, Report};
-use portcullis_policy::{Mode, Policy};
+use portcullis_policy::{Mode, Policy, Resolve};
 use portcullis_sandbox::Outcome;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -61,6 +61,7 @@ fn learn(args: &LearnArgs, policy: Policy) -> anyhow::Result<ExitCode> {
         tap: None,
         timeout: None,
         collect: true,
+        resolve: Some(Resolve::OnDemand),
         command: args.command.clone(),
     })?;
     let never_ran = matches!(outcome, Outcome::NotFound(_) | Outcome::NotExecutable(_));

@@ -21,6 +21,22 @@ use clap::Parser;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+/// The release, and the build as version control knows it (see `build.rs`).
+pub(crate) const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("PORTCULLIS_BUILD_ID"),
+    ")"
+);
+/// The same as records say it.
+pub(crate) const BUILD: &str = concat!(
+    "portcullis ",
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("PORTCULLIS_BUILD_ID"),
+    ")"
+);
+
 /// Exit code of every command but `run` for bad flags and bad policies.
 pub(crate) const EXIT_USAGE: u8 = 2;
 /// Exit code of `run` when Portcullis itself failed before CMD started.

@@ -1,8 +1,8 @@
 //! From `--policy`, `--allow`, `--deny`, `--resolver` and the operator's environment to a compiled
 //! policy. Nothing runs on a policy that has an error.
 
-use crate::args::PolicyOptions;
-use portcullis_policy::{Diagnostic, Input, Loaded, MAX_FILE_BYTES, Policy};
+use crate::args::{PolicyOptions, ResolveAt};
+use portcullis_policy::{Diagnostic, Input, Loaded, MAX_FILE_BYTES, Policy, Resolve};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -50,6 +50,12 @@ pub fn load(options: &PolicyOptions) -> Result<Loaded, ()> {
             .cloned()
             .map(Input::UpstreamProxy),
     );
+    inputs.extend(options.resolve.map(|resolve| {
+        Input::Resolve(match resolve {
+            ResolveAt::OnDemand => Resolve::OnDemand,
+            ResolveAt::Startup => Resolve::Startup,
+        })
+    }));
     match Policy::load(&inputs, &mut |path| read(path)) {
         Ok(loaded) => Ok(loaded),
         Err(diagnostics) => {

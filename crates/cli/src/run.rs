@@ -4,10 +4,10 @@
 //! starts, or, on a terminal, one closing paragraph when something was denied.
 
 use crate::EXIT_BEFORE_START;
-use crate::args::{Answers, ResolveAt, RunArgs};
+use crate::args::{Answers, RunArgs};
 use crate::launch::{Launch, launch, resolvers};
 use crate::talk::line;
-use portcullis_gateway::Report;
+use portcullis_gateway::{Report, Unresolved};
 use portcullis_policy::Mode;
 use portcullis_sandbox::{Outcome, SandboxError};
 use std::process::ExitCode;
@@ -18,10 +18,10 @@ const MAX_CLOSING_LINES: usize = 8;
 /// Runs CMD and gives its exit code, or 125 when it never started.
 pub fn main(args: RunArgs) -> ExitCode {
     let before_start = ExitCode::from(EXIT_BEFORE_START);
-    if args.resolve == ResolveAt::Startup || args.answers == Answers::Synthetic {
+    if args.answers == Answers::Synthetic {
         crate::talk::error(
-            "--resolve startup and --answers synthetic are not enforced by this release",
-            Some("leave the option out: names are resolved on demand, with real addresses"),
+            "--answers synthetic is not enforced by this release",
+            Some("leave the option out: names are answered with real addresses"),
         );
         return before_start;
     }
@@ -43,6 +43,7 @@ pub fn main(args: RunArgs) -> ExitCode {
             tap: args.tap,
             timeout: args.timeout,
             collect: false,
+            resolve: None,
             command: args.command.clone(),
         })
     });
@@ -62,6 +63,9 @@ pub fn main(args: RunArgs) -> ExitCode {
 
 /// Says why CMD never ran, and what to do.
 pub fn failed(error: &anyhow::Error) {
+    if let Some(unresolved) = error.downcast_ref::<Unresolved>() {
+        return crate::talk::unresolved(unresolved);
+    }
     match error.downcast_ref::<SandboxError>() {
         // Its own text ends with the cause: the chain would say it twice.
         Some(error) => crate::talk::error(error, error.fix()),

@@ -4,11 +4,13 @@ use crate::EXIT_USAGE;
 use crate::args::ServeArgs;
 use crate::launch::{open_log, resolvers};
 use crate::talk::{self, Hinted};
-use anyhow::Context;
-use portcullis_gateway::{PlainConfig, serve_plain};
+use portcullis_gateway::{PlainConfig, StartError, Unresolved, serve_plain};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
+
+/// Ports tried for `--dns ADDR:0`: one that is free for UDP may be taken for TCP.
+const PORT_TRIES: usize = 64;
 
 /// Serves until SIGINT or SIGTERM; exits 0 then, 1 when it cannot serve, 2 for bad flags.
 pub fn main(args: ServeArgs) -> ExitCode {
@@ -26,23 +28,21 @@ pub fn main(args: ServeArgs) -> ExitCode {
     match serve(&args, loaded.policy) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            talk::failure(&error);
+            match error.downcast_ref::<Unresolved>() {
+                Some(unresolved) => talk::unresolved(unresolved),
+                None => talk::failure(&error),
+            }
             ExitCode::FAILURE
         }
     }
 }
 
 fn serve(args: &ServeArgs, policy: portcullis_policy::Policy) -> anyhow::Result<()> {
+    let end = asked_to_end()?;
     let tcp = |address: SocketAddr| {
         TcpListener::bind(address).map_err(|error| no_listener(address, "TCP", error))
     };
-    let dns = match args.dns {
-        Some(address) => Some((
-            UdpSocket::bind(address).map_err(|error| no_listener(address, "UDP", error))?,
-            tcp(address)?,
-        )),
-        None => None,
-    };
+    let dns = args.dns.map(bind_dns).transpose()?;
     let http = args.http.map(tcp).transpose()?;
     let socks5 = args.socks5.map(tcp).transpose()?;
     let resolvers = resolvers(&policy)?;
@@ -56,16 +56,39 @@ fn serve(args: &ServeArgs, policy: portcullis_policy::Policy) -> anyhow::Result<
             where_to.push(format!("{what} {}", listener.local_addr()?));
         }
     }
-    talk::line(format_args!("portcullis: serving {}", where_to.join(", ")));
     let config = PlainConfig {
         policy,
         resolvers,
         log,
+        build: crate::BUILD,
         dns,
         http,
         socks5,
     };
-    serve_plain(config, asked_to_end()).context("cannot serve")
+    // Only then: whoever waits for this line may ask at once.
+    let ready = || talk::line(format_args!("portcullis: serving {}", where_to.join(", ")));
+    serve_plain(config, ready, end).map_err(|error| {
+        if let StartError::Names(names) = &error
+            && let Some(unresolved) = Unresolved::of(names)
+        {
+            return unresolved.into();
+        }
+        anyhow::Error::new(error).context("cannot serve")
+    })
+}
+
+/// UDP and TCP on one port; with port 0, on one that is free for both.
+fn bind_dns(address: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener)> {
+    for last in (0..PORT_TRIES).rev() {
+        let udp = UdpSocket::bind(address).map_err(|error| no_listener(address, "UDP", error))?;
+        let bound = udp.local_addr()?;
+        match TcpListener::bind(bound) {
+            Ok(tcp) => return Ok((udp, tcp)),
+            Err(_) if address.port() == 0 && last > 0 => {}
+            Err(error) => return Err(no_listener(bound, "TCP", error)),
+        }
+    }
+    anyhow::bail!("no port of {} is free for both UDP and TCP", address.ip())
 }
 
 fn no_listener(address: SocketAddr, protocol: &str, error: std::io::Error) -> anyhow::Error {
@@ -74,13 +97,29 @@ fn no_listener(address: SocketAddr, protocol: &str, error: std::io::Error) -> an
     anyhow::Error::new(error).context(hinted)
 }
 
-/// SIGINT or SIGTERM.
-async fn asked_to_end() -> std::io::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Ok(())
+/// Waits for SIGINT or SIGTERM, which are heard from now on: whoever sees a listener may end it in
+/// order. They have a thread of their own, since the gateway's runtime begins later.
+fn asked_to_end() -> std::io::Result<impl Future<Output = std::io::Result<()>>> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()?;
+    let (mut interrupt, mut terminate) = {
+        let _inside = runtime.enter();
+        (
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+        )
+    };
+    let (asked, end) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+        // Nobody listens any more: it ends already.
+        let _ = asked.send(());
+    })?;
+    Ok(async move { end.await.map_err(std::io::Error::other) })
 }

@@ -2,6 +2,7 @@
 //! Neither may end the program: exit codes say what happened to CMD or what the policy decided,
 //! also when nobody reads along.
 
+use portcullis_gateway::Unresolved;
 use std::fmt::{self, Display};
 use std::io::{self, ErrorKind, Write};
 
@@ -24,7 +25,10 @@ impl Hinted {
         let hint = match error.kind() {
             ErrorKind::AddrInUse => "another program listens there; `ss -lntup` shows which",
             ErrorKind::AddrNotAvailable => "the address must be one of this host's own",
-            ErrorKind::PermissionDenied => "ports below 1024 are for root; take a higher one",
+            ErrorKind::PermissionDenied => {
+                "ports below 1024 are for root; take a higher one, or open them to users: \
+                 sudo sysctl -w net.ipv4.ip_unprivileged_port_start=53"
+            }
             _ => return Hinted::new(what, None),
         };
         Hinted::new(what, Some(hint))
@@ -49,6 +53,22 @@ pub fn error(what: impl Display, hint: Option<&str>) {
 pub fn failure(error: &anyhow::Error) {
     let hint = error.downcast_ref::<Hinted>().and_then(|known| known.hint);
     self::error(format_args!("{error:#}"), hint);
+}
+
+/// Says which names kept everything from starting, each with its reason, and one hint.
+pub fn unresolved(unresolved: &Unresolved) {
+    let all = |code: &[&str]| {
+        let mut names = unresolved.names.iter();
+        names.all(|name| code.contains(&name.reason.as_str()))
+    };
+    let hint = if all(&["private-address"]) {
+        "an address rule lifts the guard: \"ADDRESS:PORT\" = \"allow\" in [network.addresses]"
+    } else if all(&["dns-timeout", "dns-unreachable"]) {
+        "the resolver may not be reachable: name another with --resolver ADDR"
+    } else {
+        "correct these names or take them out of the policy; --resolve on-demand starts without them"
+    };
+    error(unresolved, Some(hint));
 }
 
 /// One line of talk. A stderr that takes nothing (closed, or on a full disk) is no failure.

@@ -1,11 +1,13 @@
 //! The gateway itself: one policy, one resolver, one dialler and the entrances in front of them.
 
+use crate::startup::{self, StartError};
 use arc_swap::ArcSwap;
 use portcullis_dial::{DialConfig, Dialer, Host, HostAddresses};
 use portcullis_dns::{
-    AddressGate, Clock, DnsConfig, DnsService, Leases, NoGate, OwnNames, PolicyHandle,
+    AddressGate, Clock, DnsConfig, DnsService, Leases, NoGate, OwnNames, PolicyHandle, StartupName,
+    StartupSchedule,
 };
-use portcullis_policy::Policy;
+use portcullis_policy::{Policy, Resolve};
 use portcullis_proxy::ProxyContext;
 use portcullis_record::Recorder;
 use std::io;
@@ -24,6 +26,8 @@ pub struct Builder {
     own: OwnNames,
     listeners: Vec<SocketAddr>,
     host_listeners: Vec<SocketAddr>,
+    resolve: Option<Resolve>,
+    schedule: Option<StartupSchedule>,
 }
 
 impl Builder {
@@ -69,8 +73,22 @@ impl Builder {
         self
     }
 
+    /// When exact names are resolved, whatever the policy says.
+    pub fn resolve(mut self, resolve: Resolve) -> Self {
+        self.resolve = Some(resolve);
+        self
+    }
+
+    /// Another schedule for names that are resolved at start-up. Without one it is that of
+    /// [`StartupSchedule::default`], for as many names at once as the process has descriptors.
+    pub fn startup_schedule(mut self, schedule: StartupSchedule) -> Self {
+        self.schedule = Some(schedule);
+        self
+    }
+
     /// Makes the gateway; nothing is served yet.
     pub fn build(self) -> Gateway {
+        let resolve = self.resolve.unwrap_or(self.policy.settings().dns.resolve);
         let policy: PolicyHandle = Arc::new(ArcSwap::from_pointee(self.policy));
         let clock = Clock::system();
         let leases = Arc::new(Leases::new(self.gate, clock.clone()));
@@ -104,6 +122,10 @@ impl Builder {
             leases,
             proxy: Arc::new(proxy),
             recorder: self.recorder,
+            startup: match resolve {
+                Resolve::Startup => Some(self.schedule.unwrap_or_else(startup::schedule)),
+                Resolve::OnDemand => None,
+            },
         }
     }
 }
@@ -115,6 +137,8 @@ pub struct Gateway {
     leases: Arc<Leases>,
     proxy: Arc<ProxyContext>,
     recorder: Recorder,
+    /// Set where names are resolved before anything is served.
+    startup: Option<StartupSchedule>,
 }
 
 /// The sockets that a gateway serves. Any may be missing; all are made non-blocking here.
@@ -143,6 +167,8 @@ impl Gateway {
             own: OwnNames::default(),
             listeners: Vec::new(),
             host_listeners: Vec::new(),
+            resolve: None,
+            schedule: None,
         }
     }
 
@@ -165,9 +191,28 @@ impl Gateway {
     /// runtime with I/O and time. An entrance that fails for good cancels `token`: a gateway with a
     /// dead door is not left half open.
     ///
+    /// Where the policy says `resolve = "startup"`, its exact names are resolved first, and are
+    /// what is returned, sorted; otherwise it returns at once. Cancelling `token` meanwhile ends
+    /// that at once; no signal handler is touched.
+    ///
     /// # Errors
-    /// A socket that the runtime cannot take.
-    pub fn start(
+    /// Names that did not resolve, all of them, or a socket that the runtime cannot take; nothing is
+    /// served then.
+    pub async fn start(
+        &self,
+        entrances: Entrances,
+        tracker: &TaskTracker,
+        token: &CancellationToken,
+    ) -> Result<Vec<StartupName>, StartError> {
+        let names = match &self.startup {
+            Some(schedule) => self.dns.resolve_all(schedule, token).await?,
+            None => Vec::new(),
+        };
+        self.serve(entrances, tracker, token)?;
+        Ok(names)
+    }
+
+    fn serve(
         &self,
         entrances: Entrances,
         tracker: &TaskTracker,

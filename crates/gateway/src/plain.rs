@@ -2,6 +2,8 @@
 //! proxy. There is no namespace here, so programs that ignore the listeners are not held in.
 
 use crate::gateway::{Entrances, Gateway};
+use crate::report::note_start;
+use crate::startup::{StartError, raise_descriptor_limit};
 use portcullis_dns::OwnNames;
 use portcullis_policy::Policy;
 use portcullis_record::Recorder;
@@ -27,6 +29,8 @@ pub struct PlainConfig {
     pub resolvers: Vec<SocketAddr>,
     /// Where decision records go.
     pub log: Option<File>,
+    /// The build that serves, for the first record.
+    pub build: &'static str,
     /// DNS over UDP and TCP.
     pub dns: Option<(UdpSocket, TcpListener)>,
     /// HTTP proxy.
@@ -36,27 +40,35 @@ pub struct PlainConfig {
 }
 
 /// Serves until `end` is ready (the command line's signals, for instance), on a runtime of its own:
-/// embedders have one, and use [`Gateway::start`].
+/// embedders have one, and use [`Gateway::start`]. `ready` is called once everything is served.
 ///
 /// # Errors
-/// No runtime, a socket it cannot take, `end`'s own error, or records that did not reach their file.
+/// Names that did not resolve at start-up; no runtime, a socket it cannot take, `end`'s own error, or
+/// records that did not reach their file.
 pub fn serve_plain(
     config: PlainConfig,
+    ready: impl FnOnce(),
     end: impl Future<Output = io::Result<()>>,
-) -> io::Result<()> {
+) -> Result<(), StartError> {
+    raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let result = runtime.block_on(serve(config, end));
+    let result = runtime.block_on(serve(config, ready, end));
     runtime.shutdown_background();
     result
 }
 
-async fn serve(config: PlainConfig, end: impl Future<Output = io::Result<()>>) -> io::Result<()> {
+async fn serve(
+    config: PlainConfig,
+    ready: impl FnOnce(),
+    end: impl Future<Output = io::Result<()>>,
+) -> Result<(), StartError> {
     let recorder = match config.log {
         Some(file) => Recorder::from_file(file, "serve"),
         None => Recorder::null(),
     };
+    note_start(&recorder, config.build);
     let mut listeners = Vec::new();
     for listener in config
         .dns
@@ -89,8 +101,20 @@ async fn serve(config: PlainConfig, end: impl Future<Output = io::Result<()>>) -
         transparent: Vec::new(),
     };
     let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
-    gateway.start(entrances, &tracker, &token)?;
     let mut end = pin!(end);
+    let started = tokio::select! {
+        // First, so that whoever is told that it serves can also end it in order.
+        biased;
+        // Nobody waits for names any more.
+        ended = &mut end => return Ok(finish(&recorder, ended)?),
+        started = gateway.start(entrances, &tracker, &token) => started.map(drop),
+    };
+    if let Err(error) = started {
+        // Why is in the records too.
+        recorder.flush(FLUSH_TIMEOUT);
+        return Err(error);
+    }
+    ready();
     let ended = tokio::select! {
         ended = &mut end => ended,
         () = token.cancelled() => Err(io::Error::other("a listener failed")),
@@ -98,6 +122,11 @@ async fn serve(config: PlainConfig, end: impl Future<Output = io::Result<()>>) -
     token.cancel();
     tracker.close();
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, tracker.wait()).await;
+    Ok(finish(&recorder, ended)?)
+}
+
+/// Writes the last records; their loss is told where nothing else went wrong.
+fn finish(recorder: &Recorder, ended: io::Result<()>) -> io::Result<()> {
     let flushed = recorder.flush(FLUSH_TIMEOUT);
     match flushed.error {
         Some(error) if ended.is_ok() => Err(io::Error::other(format!("decision records: {error}"))),

@@ -1,8 +1,11 @@
 //! What a run leaves behind for the person who started it: what was denied, what failed, what was
 //! used. Serialised, since the gateway and the command line are two processes.
 
+use crate::startup::Unresolved;
 use portcullis_policy::{Reason, Verdict};
-use portcullis_record::{DeniedSummary, Layer, Recorder, Seen, Subscription, qtype_name};
+use portcullis_record::{
+    DeniedSummary, Event, Layer, Protocol, Recorder, Seen, Subscription, qtype_name,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -24,6 +27,19 @@ pub struct Report {
     pub looked_up: Vec<LookedUp>,
     /// Why decision records are incomplete, if they are.
     pub record_error: Option<String>,
+    /// The names that kept the sandbox from starting, if it did not start for them.
+    pub unresolved: Option<Unresolved>,
+}
+
+/// Leaves the first record of a log: which build decided what follows.
+pub(crate) fn note_start(recorder: &Recorder, build: &str) {
+    let event = Event::new(
+        Layer::Gateway,
+        Protocol::Startup,
+        Verdict::Allow,
+        Reason::Started,
+    );
+    recorder.decision(event.detail(build));
 }
 
 /// One kind of denial.

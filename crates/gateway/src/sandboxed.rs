@@ -5,16 +5,16 @@ use crate::gate::{KernelGate, ranges};
 use crate::gateway::{Entrances, Gateway};
 use crate::publish::{self, Publish};
 use crate::refused::RefusedReader;
-use crate::report::{Collector, Report};
-use portcullis_dns::OwnNames;
+use crate::report::{Collector, Report, note_start};
+use crate::startup::{StartError, Unresolved, raise_descriptor_limit};
+use portcullis_dns::{OwnNames, StartupError};
 use portcullis_names::{Name, NameBuf};
-use portcullis_policy::{AddressRule, Mode, Policy};
+use portcullis_policy::{AddressRule, Mode, Policy, Resolve};
 use portcullis_record::{ProcessFinder, Recorder, Transport};
 use portcullis_sandbox::{
     self as sandbox, Addresses, Control, GatewaySide, OpenRule, OpenRules, Processes, Sockets, Spec,
 };
 use std::fs::File;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -56,6 +56,10 @@ pub struct RunConfig {
     pub addresses: Addresses,
     /// Whether the report lists what was used and what failed, not only what was denied.
     pub collect: bool,
+    /// When exact names are resolved, where the policy's own word does not count.
+    pub resolve: Option<Resolve>,
+    /// The build that serves, for the first record.
+    pub build: &'static str,
 }
 
 /// Puts into `spec` what the kernel inside needs to know of the policy.
@@ -91,18 +95,6 @@ pub fn prepare(policy: &Policy, spec: &mut Spec) {
     }
 }
 
-/// Lets the gateway hold as many descriptors as the host allows it: each flow needs two, each
-/// lookup up to four. The program inside keeps the caller's own limit.
-fn raise_descriptor_limit() {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    let raised = rustix::process::Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    // A limit that cannot be raised is a limit that holds: refusals say so when it is reached.
-    let _ = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised);
-}
-
 /// Serves one sandbox until it is gone; called in the gateway's own process, before any thread.
 pub fn run_in_sandbox(mut side: GatewaySide, config: RunConfig) -> Report {
     raise_descriptor_limit();
@@ -131,16 +123,35 @@ fn refuse(control: &Control, why: &str) -> Report {
     Report::default()
 }
 
+/// Tells the sandbox that it ends before its command started; names that were the cause go into the
+/// report, since there may be many.
+fn not_started(control: &Control, error: &StartError) -> Report {
+    let unresolved = match error {
+        StartError::Names(error) => Unresolved::of(error),
+        StartError::Socket(_) => None,
+    };
+    let mut report = match &unresolved {
+        Some(unresolved) => {
+            let (failed, of) = (unresolved.names.len(), unresolved.of);
+            refuse(control, &format!("{failed} of {of} names did not resolve"))
+        }
+        None => refuse(control, &format!("cannot serve the sandbox: {error}")),
+    };
+    report.unresolved = unresolved;
+    report
+}
+
 async fn serve(sockets: Sockets, control: Control, config: RunConfig) -> Report {
     let recorder = match config.log {
         Some(file) => Recorder::from_file(file, &config.sandbox),
         None => Recorder::null(),
     };
+    note_start(&recorder, config.build);
     let collector = config.collect.then(|| Collector::new(&recorder));
     let control = Arc::new(control);
     let token = CancellationToken::new();
     let tracker = TaskTracker::new();
-    let started = start(
+    let starting = start(
         Parts {
             sockets,
             control: &control,
@@ -153,10 +164,19 @@ async fn serve(sockets: Sockets, control: Control, config: RunConfig) -> Report 
             resolvers: config.resolvers,
             publish: config.publish,
             addresses: config.addresses,
+            resolve: config.resolve,
         },
     );
-    if let Err(error) = started.and_then(|()| control.ready()) {
-        return refuse(&control, &format!("cannot serve the sandbox: {error}"));
+    let started = tokio::select! {
+        started = starting => started,
+        // Nobody waits for names any more: the person at the terminal has ended it.
+        () = gone(&control, &token) => Err(StartupError::Cancelled.into()),
+    };
+    if let Err(error) = started.and_then(|()| Ok(control.ready()?)) {
+        token.cancel();
+        // Why is in the records too, before anybody is told.
+        recorder.flush(FLUSH_TIMEOUT);
+        return not_started(&control, &error);
     }
     // Flows that end now are still recorded: collecting goes on until they are.
     let drained = CancellationToken::new();
@@ -204,9 +224,10 @@ struct Wanted {
     resolvers: Vec<SocketAddr>,
     publish: Vec<Publish>,
     addresses: Addresses,
+    resolve: Option<Resolve>,
 }
 
-fn start(parts: Parts<'_>, wanted: Wanted) -> io::Result<()> {
+async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<(), StartError> {
     let Parts {
         sockets,
         control,
@@ -218,7 +239,11 @@ fn start(parts: Parts<'_>, wanted: Wanted) -> io::Result<()> {
     let recorder = &recorder
         .clone()
         .with_process_finder(finder(sockets.processes));
+    let resolve = wanted
+        .resolve
+        .unwrap_or(wanted.policy.settings().dns.resolve);
     let gateway = Gateway::builder()
+        .resolve(resolve)
         .policy(wanted.policy)
         .resolvers(wanted.resolvers)
         .recorder(recorder.clone())
@@ -239,7 +264,7 @@ fn start(parts: Parts<'_>, wanted: Wanted) -> io::Result<()> {
         socks5: vec![listener(sockets.socks)],
         transparent: vec![listener(sockets.catch_all4), listener(sockets.catch_all6)],
     };
-    gateway.start(entrances, tracker, token)?;
+    gateway.start(entrances, tracker, token).await?;
     let reader = RefusedReader {
         policy: gateway.policy().clone(),
         leases: gateway.leases().clone(),

@@ -127,6 +127,8 @@ reasons! {
     };
     /// The gateway's own start-up probe.
     SelfProbe = allow("self-probe", "The gateway's own probe at start-up.");
+    /// The first record of a log.
+    Started = allow("started", "The gateway started; `detail` says which build it is.");
 
     /// No rule lists the name.
     NotListed = deny("not-in-allowlist", ALLOWLIST, "The name is not on the allowlist.");

@@ -66,7 +66,8 @@ codes! {
         Transparent = "transparent",
         /// Refused by the sandbox's kernel before it reached the gateway.
         Kernel = "kernel",
-        /// The gateway's own start and proof, policy changes, and the state of the record itself.
+        /// The gateway's own start and proof, names resolved before CMD starts, policy changes, and
+        /// the state of the record itself.
         Startup = "startup",
         /// A connection from the host to a published port of the sandbox.
         Publish = "publish",
@@ -254,6 +255,8 @@ pub struct Event<'a> {
     pub qtype: Option<u16>,
     /// Addresses answered, leased or dialled.
     pub addresses: &'a [IpAddr],
+    /// Whether the record says of which families the addresses are (a name's at start-up).
+    pub families: bool,
     /// Who answered: a resolver, a company proxy (without credentials), or the address connected.
     pub upstream: Option<&'a str>,
     /// The HTTP method.
@@ -304,6 +307,7 @@ impl<'a> Event<'a> {
             port: None,
             qtype: None,
             addresses: &[],
+            families: false,
             upstream: None,
             method: None,
             path: None,

@@ -18,6 +18,7 @@ pub const DECISION_FIELDS: &[&str] = &[
     "port",
     "qtype",
     "addresses",
+    "families",
     "rule",
     "source",
     "upstream",

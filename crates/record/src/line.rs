@@ -116,6 +116,9 @@ pub(crate) fn decision(
         line.format(format_args!(r#","qtype":"{}""#, qtype_name(qtype)));
     }
     addresses(&mut line, event.addresses);
+    if event.families {
+        families(&mut line, event.addresses);
+    }
     if let Some((rule, source)) = event.rule {
         text(&mut line, "rule", rule, MAX_RULE_BYTES);
         text(&mut line, "source", &source.to_string(), MAX_RULE_BYTES);
@@ -135,6 +138,18 @@ pub(crate) fn decision(
     optional(&mut line, "detail", event.detail, MAX_DETAIL_BYTES);
     cut_mark(&mut line);
     line.into_bytes()
+}
+
+/// The families among the addresses; none where there is no address.
+fn families(line: &mut LineBuf, addresses: &[IpAddr]) {
+    let four = addresses.iter().any(IpAddr::is_ipv4);
+    let six = addresses.iter().any(IpAddr::is_ipv6);
+    line.json(match (four, six) {
+        (true, true) => r#","families":["ipv4","ipv6"]"#,
+        (true, false) => r#","families":["ipv4"]"#,
+        (false, true) => r#","families":["ipv6"]"#,
+        (false, false) => r#","families":[]"#,
+    });
 }
 
 /// Ends a decision's line with the number of decisions that share it.

@@ -36,6 +36,7 @@ fn full_records() -> Vec<(String, Value)> {
         }))
         .attempts(1)
         .detail(&long);
+    event.families = true;
     for stage in Stage::ALL {
         event.timings.set(*stage, Duration::from_micros(1));
     }

@@ -248,6 +248,7 @@ impl Round<'_> {
             [] => &settled.refused,
             given => given,
         };
+        event.families = true;
         event.upstream = settled.upstream.as_deref();
         event.attempts = Some(settled.attempts);
         event.detail = detail;

@@ -301,6 +301,8 @@ async fn a_failure_names_every_host_with_its_reason() {
             .unwrap()
     };
     assert_eq!(of("six.example")["addresses"][0], "2001:db8:1::6");
+    assert_eq!(of("six.example")["families"], serde_json::json!(["ipv6"]));
+    assert_eq!(of("silent.example")["families"], serde_json::json!([]));
     assert_eq!(of("private.example")["verdict"], "deny");
     assert_eq!(of("silent.example")["verdict"], "error");
     // Nothing is answered with an address that is none.
