@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+mod hostile_answers;
 mod made_up;
 mod memory;
 mod repeated;
