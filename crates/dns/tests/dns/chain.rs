@@ -169,11 +169,11 @@ async fn a_silent_reverse_zone_does_not_stall_getfqdn() {
     let started = std::time::Instant::now();
     let reply = world.ask(&reverse("192.0.2.9"), PTR_TYPE).await;
     assert_eq!(pointer(&reply), "silent.example.");
-    assert!(started.elapsed() < Duration::from_secs(2));
+    assert!(started.elapsed() < Duration::from_secs(4));
     let again = std::time::Instant::now();
     world.ask(&reverse("192.0.2.9"), PTR_TYPE).await;
     assert!(
-        again.elapsed() < Duration::from_millis(200),
+        again.elapsed() < Duration::from_millis(1_000),
         "the failure is remembered"
     );
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::world::*;
 
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 async fn udp(world: &World, bind: &str) -> (u16, CancellationToken) {
     let socket = UdpSocket::bind(bind).await.unwrap();
