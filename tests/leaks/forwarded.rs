@@ -101,7 +101,8 @@ fn reverse_lookups_of_what_was_not_given_out_stay_inside() {
     ran.assert_ok();
     assert_eq!(ran.out().matches("status: NXDOMAIN").count(), 7, "{ran}");
     for query in world.dns_log() {
-        assert!(!query.name.ends_with("arpa"), "{query:?}");
+        let name = query.name.to_ascii_lowercase();
+        assert!(!name.ends_with("arpa"), "{query:?}");
     }
 }
 

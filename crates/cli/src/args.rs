@@ -75,8 +75,9 @@ pub struct PolicyOptions {
     /// Deny TARGET; a denial always wins
     #[arg(long = "deny", value_name = "TARGET")]
     pub deny: Vec<String>,
-    /// Upstream resolver, ADDR or ADDR:PORT; repeat for several (default: the host's own)
-    #[arg(long = "resolver", value_name = "ADDR[:PORT]")]
+    /// Upstream resolver, ADDR[:PORT], tls://HOST or https://HOST/PATH; repeat for several (default:
+    /// the host's own)
+    #[arg(long = "resolver", value_name = "RESOLVER")]
     pub resolver: Vec<String>,
     /// The company's forward proxy, http://HOST:PORT
     #[arg(long = "upstream-proxy", value_name = "URL")]
@@ -178,8 +179,9 @@ pub struct LearnArgs {
     /// Where to write the policy (TOML)
     #[arg(long, short, value_name = "FILE")]
     pub output: PathBuf,
-    /// Upstream resolver, ADDR or ADDR:PORT; repeat for several (default: the host's own)
-    #[arg(long = "resolver", value_name = "ADDR[:PORT]")]
+    /// Upstream resolver, ADDR[:PORT], tls://HOST or https://HOST/PATH; repeat for several (default:
+    /// the host's own)
+    #[arg(long = "resolver", value_name = "RESOLVER")]
     pub resolver: Vec<String>,
     /// The company's forward proxy, http://HOST:PORT
     #[arg(long = "upstream-proxy", value_name = "URL")]

@@ -4,7 +4,7 @@
 //! it sees is what a program sees; inside a sandbox it walks from where it is.
 
 use crate::args::DiagnoseArgs;
-use crate::launch::{Launch, launch, resolvers};
+use crate::launch::{Launch, host_resolvers, launch};
 use crate::probe::{COMMAND, Finding, Layer, split_target, target_text, walk};
 use crate::{EXIT_BEFORE_START, EXIT_USAGE};
 use anyhow::Context;
@@ -81,7 +81,7 @@ fn walk_in_sandbox(
     let (outcome, report) = launch(Launch {
         policy: policy.clone(),
         read_only,
-        resolvers: resolvers(policy)?,
+        resolvers: host_resolvers(policy)?,
         log: None,
         publish: Vec::new(),
         tap: None,

@@ -22,7 +22,7 @@ pub struct Launch {
     pub policy: Policy,
     /// Files the sandbox must not change.
     pub read_only: Vec<PathBuf>,
-    /// Upstream resolvers.
+    /// The host's resolvers, asked where the policy names none.
     pub resolvers: Vec<SocketAddr>,
     /// Where decision records go.
     pub log: Option<PathBuf>,
@@ -142,20 +142,24 @@ pub fn open_log(path: &Path) -> anyhow::Result<File> {
     })
 }
 
-/// The resolvers to ask: the flags' or policy's own, else the host's.
-pub fn resolvers(policy: &Policy) -> anyhow::Result<Vec<SocketAddr>> {
-    let configured = &policy.settings().resolvers;
-    if !configured.is_empty() {
-        // None of the others may be left out in silence: the operator chose it.
-        return configured
-            .iter()
-            .map(|resolver| {
-                let address = resolver.plain();
-                address.with_context(|| format!("{resolver}: only addresses can be asked"))
-            })
-            .collect();
-    }
-    let give = "give an upstream resolver with --resolver ADDR";
+/// The host's own resolvers: they are asked where neither flags nor policy name any, and for the
+/// names of encrypted resolvers where no plain one is named. Where nobody needs them, they may be
+/// missing.
+pub fn host_resolvers(policy: &Policy) -> anyhow::Result<Vec<SocketAddr>> {
+    let settings = policy.settings();
+    let zones = settings.dns.zones.iter().flat_map(|zone| &zone.resolvers);
+    let mut all = settings.resolvers.iter().chain(zones);
+    let to_find = all.find(|resolver| resolver.name().is_some());
+    let give = match to_find {
+        _ if settings.resolvers.is_empty() => {
+            "give an upstream resolver with --resolver ADDR".to_owned()
+        }
+        Some(resolver) if settings.dns.bootstrap.is_empty() => format!(
+            "{resolver} cannot find its own address: name a plain resolver for that as `bootstrap` \
+             in [network.dns]"
+        ),
+        _ => return Ok(portcullis_gateway::host_resolvers().unwrap_or_default()),
+    };
     let resolvers = portcullis_gateway::host_resolvers()
         .with_context(|| format!("cannot read the host's resolv.conf; {give}"))?;
     if resolvers.is_empty() {

@@ -4,7 +4,7 @@
 //! comment, since the lookup alone does not show that it is needed.
 
 use crate::args::{LearnArgs, PolicyOptions};
-use crate::launch::{Launch, launch, resolvers};
+use crate::launch::{Launch, host_resolvers, launch};
 use crate::run::{failed, finish};
 use crate::talk::Hinted;
 use crate::{EXIT_BEFORE_START, EXIT_USAGE, talk};
@@ -51,7 +51,7 @@ fn learn(args: &LearnArgs, policy: Policy) -> anyhow::Result<ExitCode> {
                 Some("--output takes a file that you may write to, in a folder that exists"),
             )
         })?;
-    let resolvers = resolvers(&policy)?;
+    let resolvers = host_resolvers(&policy)?;
     let (outcome, report) = launch(Launch {
         policy,
         read_only: vec![args.output.clone()],

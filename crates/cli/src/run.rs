@@ -5,7 +5,7 @@
 
 use crate::EXIT_BEFORE_START;
 use crate::args::{Answers, RunArgs};
-use crate::launch::{Launch, launch, resolvers};
+use crate::launch::{Launch, host_resolvers, launch};
 use crate::talk::line;
 use portcullis_gateway::{Report, Unresolved};
 use portcullis_policy::Mode;
@@ -33,7 +33,7 @@ pub fn main(args: RunArgs) -> ExitCode {
     if args.audit {
         policy = policy.with_mode(Mode::Audit);
     }
-    let result = resolvers(&policy).and_then(|resolvers| {
+    let result = host_resolvers(&policy).and_then(|resolvers| {
         launch(Launch {
             policy,
             read_only,

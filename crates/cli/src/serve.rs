@@ -2,7 +2,7 @@
 
 use crate::EXIT_USAGE;
 use crate::args::ServeArgs;
-use crate::launch::{open_log, resolvers};
+use crate::launch::{host_resolvers, open_log};
 use crate::talk::{self, Hinted};
 use portcullis_gateway::{PlainConfig, StartError, Unresolved, serve_plain};
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -45,7 +45,7 @@ fn serve(args: &ServeArgs, policy: portcullis_policy::Policy) -> anyhow::Result<
     let dns = args.dns.map(bind_dns).transpose()?;
     let http = args.http.map(tcp).transpose()?;
     let socks5 = args.socks5.map(tcp).transpose()?;
-    let resolvers = resolvers(&policy)?;
+    let resolvers = host_resolvers(&policy)?;
     let log = args.log.as_deref().map(open_log).transpose()?;
     let mut where_to = Vec::new();
     if let Some((udp, _)) = &dns {

@@ -5,7 +5,7 @@
 //! granted: while that state stands, nothing need be granted again before the answer is given out.
 
 use std::hash::{Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -66,9 +66,8 @@ pub(crate) struct Entry {
     pub expires: Instant,
     /// The policy's epoch under which addresses were sorted into given out and taken out.
     pub epoch: u64,
-    pub server: Option<SocketAddr>,
-    /// `server` as text, so that a record of a cached answer formats nothing.
-    pub server_text: Option<Box<str>>,
+    /// Who answered, as text, so that a record of a cached answer formats nothing.
+    pub server: Option<Arc<str>>,
     pub attempts: u32,
     /// What went wrong, for the operator's record.
     pub detail: Option<Box<str>>,
@@ -100,7 +99,6 @@ impl Entry {
             expires: born + ttl,
             epoch,
             server: None,
-            server_text: None,
             attempts: 0,
             detail: None,
             stale_since: None,
@@ -112,9 +110,8 @@ impl Entry {
     }
 
     /// Notes who answered.
-    pub(crate) fn answered_by(mut self, server: Option<SocketAddr>, attempts: u32) -> Entry {
+    pub(crate) fn answered_by(mut self, server: Option<Arc<str>>, attempts: u32) -> Entry {
         self.server = server;
-        self.server_text = server.map(|server| server.to_string().into_boxed_str());
         self.attempts = attempts;
         self
     }

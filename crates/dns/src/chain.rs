@@ -122,11 +122,16 @@ impl Chain {
 
     /// Takes from an answer to a question for [`Chain::end`] what hangs on that name. `true` when
     /// nothing is left to ask, `false` when the answer stopped at a CNAME without saying what is
-    /// behind it.
+    /// behind it. What it says of names for which `within` is false is not believed: other servers
+    /// are asked about those.
     ///
     /// # Errors
     /// [`ChainError`]: the answer is not used at all.
-    pub(crate) fn follow(&mut self, message: Message) -> Result<bool, ChainError> {
+    pub(crate) fn follow(
+        &mut self,
+        message: Message,
+        within: impl Fn(NameRef<'_>) -> bool,
+    ) -> Result<bool, ChainError> {
         let Message {
             metadata,
             answers,
@@ -148,6 +153,9 @@ impl Chain {
                 break;
             };
             self.push(cname)?;
+            if !within(self.end().as_ref()) {
+                return Ok(false);
+            }
         }
         if self.qtype == rtype::CNAME {
             // Asked for the alias itself: it is the record, and nothing is followed.

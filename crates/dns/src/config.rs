@@ -8,7 +8,7 @@ use portcullis_names::Name;
 use portcullis_policy::Policy;
 use portcullis_record::Recorder;
 
-use crate::{Clock, Leases, Network, SystemNetwork};
+use crate::{Authorities, Clock, Leases, Network, SystemNetwork};
 
 /// The policy in force, swapped under live traffic on reload.
 pub type PolicyHandle = Arc<ArcSwap<Policy>>;
@@ -21,10 +21,13 @@ pub const CACHE_BYTES: u64 = 16 * 1024 * 1024;
 pub struct DnsConfig {
     /// The policy in force.
     pub policy: PolicyHandle,
-    /// Resolvers to ask, in order of preference. Empty: every allowed name fails with SERVFAIL.
+    /// The host's own resolvers in order of preference, asked where the policy names none. Without
+    /// either every allowed name fails with SERVFAIL.
     pub upstreams: Vec<SocketAddr>,
     /// What opens the sockets to them; real ones by default.
     pub network: Arc<dyn Network>,
+    /// Whose certificates encrypted resolvers may show; the host's authorities by default.
+    pub authorities: Authorities,
     /// The sandbox's leases: which name gave out which address.
     pub leases: Arc<Leases>,
     /// Where decisions are recorded.
@@ -57,6 +60,7 @@ impl DnsConfig {
             policy,
             upstreams,
             network: Arc::new(SystemNetwork),
+            authorities: Authorities::Host,
             leases,
             recorder,
             own: OwnNames::default(),

@@ -56,5 +56,6 @@ pub use startup::{
     StartupName, StartupSchedule,
 };
 pub use upstream::{
-    Answered, Attempts, ByteStream, Datagrams, Network, SystemNetwork, Upstream, UpstreamError,
+    Answered, Attempts, Authorities, ByteStream, Datagrams, Network, SystemNetwork, Upstream,
+    UpstreamConfig, UpstreamError,
 };

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_names::NameRef;
 use portcullis_policy::{Answers, LookupPermit, Reason, Request};
 use tokio::time::Instant;
 
@@ -66,6 +67,7 @@ impl Inner {
         let mut chain = Chain::new(ask.key.name.clone(), qtype);
         let mut permit = first.clone();
         let mut attempts = 0;
+        let dns = &ask.policy.settings().dns;
         for _ in 0..MAX_QUESTIONS {
             let answered = match self.upstream.query(&permit, qtype, how).await {
                 Ok(answered) => answered,
@@ -82,7 +84,9 @@ impl Inner {
             };
             attempts += answered.attempts;
             let server = answered.server;
-            match chain.follow(answered.message) {
+            let zone = dns.zone_for(permit.name().as_ref());
+            let within = |name: NameRef<'_>| dns.zone_for(name) == zone;
+            match chain.follow(answered.message, within) {
                 Ok(true) => {
                     return self
                         .judge(ask, qtype, chain)

@@ -44,7 +44,7 @@ impl Inner {
                 found.canonical = canonical.clone();
             }
             found.ttl = found.ttl.min(entry.left(now));
-            found.upstream = found.upstream.or(entry.server);
+            found.upstream = found.upstream.or_else(|| entry.server.clone());
         }
         if found.addresses.is_empty() {
             return Err(error(permit, &entries, found.refused));

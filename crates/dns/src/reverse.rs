@@ -146,7 +146,7 @@ impl Inner {
         };
         let detail = believed.is_none().then_some("answered from the lease");
         let mut shown = Entry::new(Outcome::Found, entry.born, Duration::ZERO, entry.epoch)
-            .answered_by(entry.server, entry.attempts);
+            .answered_by(entry.server.clone(), entry.attempts);
         shown.targets.push(name.clone());
         self.note(turn, policy, judged, &shown, detail);
         let mut data: SmallVec<[u8; 256]> = SmallVec::new();

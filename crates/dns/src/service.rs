@@ -17,7 +17,7 @@ use crate::config::PolicyHandle;
 use crate::flight::Flights;
 use crate::new_names::NewNames;
 use crate::pace::Pace;
-use crate::{Clock, DnsConfig, Leases, OwnNames, Upstream, tcp, udp};
+use crate::{Clock, DnsConfig, Leases, OwnNames, Upstream, UpstreamConfig, tcp, udp};
 
 /// One sandbox's resolver.
 pub struct DnsService {
@@ -95,7 +95,7 @@ pub struct Resolved {
     /// How long the answer holds.
     pub ttl: Duration,
     /// The resolver that answered, where it was asked.
-    pub upstream: Option<SocketAddr>,
+    pub upstream: Option<Arc<str>>,
 }
 
 /// Why a name did not resolve.
@@ -122,10 +122,16 @@ impl DnsService {
         };
         DnsService {
             inner: Arc::new(Inner {
+                upstream: Upstream::new(UpstreamConfig {
+                    policy: config.policy.clone(),
+                    host: config.upstreams,
+                    network: config.network,
+                    authorities: config.authorities,
+                    ipv6_route: config.ipv6_route.clone(),
+                }),
                 policy: config.policy,
                 seen: ArcSwap::from_pointee(seen),
                 seen_next: Mutex::default(),
-                upstream: Upstream::new(config.upstreams, config.network),
                 leases: config.leases,
                 recorder: config.recorder,
                 own: config.own,
@@ -156,9 +162,10 @@ impl DnsService {
         self.inner.new_names.admit(permit, (epoch, budget), now)
     }
 
-    /// Replaces the upstream resolvers (a reloaded policy may name others).
+    /// Replaces the host's resolvers, which are asked where the policy names none (the host may have
+    /// moved to another network). Resolvers that a policy names take effect with the policy.
     pub fn set_upstreams(&self, servers: Vec<SocketAddr>) {
-        self.inner.upstream.replace(servers);
+        self.inner.upstream.set_host(servers);
     }
 
     /// Serves DNS over UDP until `token` is cancelled. On a socket bound to a wildcard address,

@@ -51,8 +51,7 @@ impl Entry {
         entry.addresses.clone_from(&self.addresses);
         entry.refused.clone_from(&self.refused);
         entry.targets.clone_from(&self.targets);
-        entry.server = self.server;
-        entry.server_text.clone_from(&self.server_text);
+        entry.server.clone_from(&self.server);
         entry.stale_since = Some(self.stale_since.unwrap_or(self.expires));
         entry.detail = Some(detail.into());
         Arc::new(entry)

@@ -199,7 +199,7 @@ impl Inner {
         } else {
             &entry.addresses
         };
-        event.upstream = entry.server_text.as_deref();
+        event.upstream = entry.server.as_deref();
         event.attempts = Some(entry.attempts).filter(|attempts| *attempts > 0);
         event.detail = detail.or(entry.detail.as_deref());
         let now = Instant::now();

@@ -37,7 +37,8 @@ impl Builder {
         self
     }
 
-    /// Upstream resolvers, in order of preference; without any, no name resolves.
+    /// The host's resolvers in order of preference, asked where the policy names none and for the
+    /// names of encrypted resolvers; without either, no name resolves.
     pub fn resolvers(mut self, resolvers: Vec<SocketAddr>) -> Self {
         self.resolvers = resolvers;
         self

@@ -4,8 +4,9 @@
 use crate::gateway::{Entrances, Gateway};
 use crate::report::note_start;
 use crate::startup::{StartError, raise_descriptor_limit};
+use portcullis_dial::{Host, HostAddresses, reaches};
 use portcullis_dns::OwnNames;
-use portcullis_policy::Policy;
+use portcullis_policy::{Policy, Resolver};
 use portcullis_record::Recorder;
 use std::fs::File;
 use std::io;
@@ -25,7 +26,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct PlainConfig {
     /// The policy in force.
     pub policy: Policy,
-    /// Upstream resolvers.
+    /// The host's resolvers, asked where the policy names none.
     pub resolvers: Vec<SocketAddr>,
     /// Where decision records go.
     pub log: Option<File>,
@@ -64,6 +65,9 @@ async fn serve(
     ready: impl FnOnce(),
     end: impl Future<Output = io::Result<()>>,
 ) -> Result<(), StartError> {
+    if let Some((socket, _)) = &config.dns {
+        refuse_circle(socket.local_addr()?, &config)?;
+    }
     let recorder = match config.log {
         Some(file) => Recorder::from_file(file, "serve"),
         None => Recorder::null(),
@@ -131,5 +135,78 @@ fn finish(recorder: &Recorder, ended: io::Result<()>) -> io::Result<()> {
     match flushed.error {
         Some(error) if ended.is_ok() => Err(io::Error::other(format!("decision records: {error}"))),
         _ => ended,
+    }
+}
+
+/// A resolver that asks itself would send each question round until somebody gives up.
+fn refuse_circle(listener: SocketAddr, config: &PlainConfig) -> io::Result<()> {
+    let settings = config.policy.settings();
+    let zones = settings.dns.zones.iter().flat_map(|zone| &zone.resolvers);
+    let named = settings.resolvers.iter().chain(zones);
+    let mut asked: Vec<SocketAddr> = named.filter_map(Resolver::plain).collect();
+    asked.extend(&settings.dns.bootstrap);
+    if settings.resolvers.is_empty() || settings.dns.bootstrap.is_empty() {
+        asked.extend(&config.resolvers);
+    }
+    let host = Host::new(HostAddresses::Interfaces);
+    for resolver in asked {
+        if reaches(resolver, listener, host.owns(resolver.ip())?) {
+            return Err(io::Error::other(format!(
+                "the upstream resolver {resolver} is this resolver itself; name the one behind it \
+                 as `resolvers` in [network.dns]"
+            )));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use portcullis_policy::Input;
+
+    fn config(resolvers: &[&str], host: &[&str]) -> PlainConfig {
+        let named = resolvers
+            .iter()
+            .map(|text| Input::Resolver((*text).to_owned()));
+        let inputs: Vec<Input> = named.collect();
+        let mut no_files = |_: &std::path::Path| Err(io::ErrorKind::NotFound.into());
+        PlainConfig {
+            policy: Policy::load(&inputs, &mut no_files)
+                .expect("it loads")
+                .policy,
+            resolvers: host.iter().map(|text| text.parse().unwrap()).collect(),
+            build: "test",
+            log: None,
+            dns: None,
+            http: None,
+            socks5: None,
+        }
+    }
+
+    #[test]
+    fn a_resolver_that_would_ask_itself_is_refused() {
+        let listener: SocketAddr = "127.0.0.1:5353".parse().unwrap();
+        let check = |resolvers: &[&str], host: &[&str]| {
+            refuse_circle(listener, &config(resolvers, host)).map_err(|error| error.to_string())
+        };
+        assert!(check(&[], &["192.0.2.53:53"]).is_ok());
+        assert!(check(&["127.0.0.1:53"], &[]).is_ok());
+        assert!(
+            check(&["127.0.0.1:53"], &["127.0.0.1:5353"]).is_ok(),
+            "the host's is not asked"
+        );
+        let error = check(&["127.0.0.1:5353"], &[]).unwrap_err();
+        assert!(
+            error.contains("127.0.0.1:5353 is this resolver itself"),
+            "{error}"
+        );
+        assert!(check(&[], &["127.0.0.1:5353"]).is_err());
+        assert!(
+            check(&["tls://dns.example"], &["127.0.0.1:5353"]).is_err(),
+            "for its name"
+        );
+        let everywhere = "0.0.0.0:5353".parse().unwrap();
+        assert!(refuse_circle(everywhere, &config(&["127.0.0.1:5353"], &[])).is_err());
     }
 }

@@ -46,7 +46,7 @@ pub struct RunConfig {
     pub sandbox: String,
     /// The policy in force.
     pub policy: Policy,
-    /// Upstream resolvers.
+    /// The host's resolvers, asked where the policy names none.
     pub resolvers: Vec<SocketAddr>,
     /// Where decision records go.
     pub log: Option<File>,

@@ -15,7 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct DnsQuery {
     /// Microseconds since 1970.
     pub time_us: u64,
-    /// `udp` or `tcp`.
+    /// `udp`, `tcp`, `tls` or `https`.
     pub transport: String,
     /// The server's address that was asked.
     pub server: SocketAddr,

@@ -132,6 +132,10 @@ pub enum ServiceKind {
     Reply(String),
     /// UDP echo; the log shows every datagram.
     UdpEcho,
+    /// The world's zone over TLS (RFC 7858).
+    DnsTls,
+    /// The world's zone over HTTPS (RFC 8484), HTTP/1.1 alone.
+    DnsHttps,
     /// A company's forward proxy (CONNECT and absolute form); `user:password` where it asks.
     CompanyProxy(Option<String>),
 }

@@ -181,7 +181,7 @@ impl Round<'_> {
             settled.addresses.extend(reachable);
             settled.refused.extend(&entry.refused);
             settled.canonical = settled.canonical.or(entry.canonical().cloned());
-            settled.upstream = entry.server_text.clone().or(settled.upstream);
+            settled.upstream = entry.server.clone().or(settled.upstream);
             if usable {
                 if let Err(detail) = self.keep(permit, qtype, entry) {
                     settled.outcome = Err(detail);
@@ -267,7 +267,7 @@ struct Settled {
     canonical: Option<Name>,
     addresses: Vec<IpAddr>,
     refused: Vec<IpAddr>,
-    upstream: Option<Box<str>>,
+    upstream: Option<Arc<str>>,
     attempts: u32,
 }
 

@@ -1,50 +1,58 @@
 //! Asking upstream resolvers: which, how often, how long.
 //!
-//! Invariant: [`Upstream::query`] is the only function of the house that sends to an upstream
-//! resolver, and it takes a permit that only the policy can make. What it sends is made from the
-//! permit's name and the type, and from nothing else.
+//! Invariant: [`Upstream::query`] is the only function of the house that sends a sandbox's question
+//! to an upstream resolver, and it takes a permit that only the policy can make. What it sends is made
+//! from the permit's name and the type, and from nothing else. The names of the resolvers themselves
+//! take the same path (`bootstrap`), with the operator's permit.
 //!
 //! Answers "one failed lookup lost the name" (case 5): at least four attempts, the first retry soon
 //! and at the next server, all within what a stub resolver waits. An attempt that was given a
 //! successor is still listened to: a slow answer is an answer.
+//!
+//! A question's way: `plan` (which servers) → `lookup` (the loop) → `schedule` and `health` (when, in
+//! which order) → `server` → `plain`, or `lines` with `tls` and `https`.
 
+mod bootstrap;
+mod endpoint;
+mod error;
+mod health;
+mod https;
+mod lines;
+mod lookup;
+mod manners;
+mod network;
+mod plain;
+mod plan;
+mod question;
+mod schedule;
+mod server;
+mod tls;
+mod trust;
+
+use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use futures_util::stream::{FuturesUnordered, StreamExt};
-use hickory_proto::op::{Message, ResponseCode};
+use hickory_proto::op::Message;
 use portcullis_policy::{LookupPermit, Reason};
-use tokio::time::{Instant, sleep_until};
-
-mod exchange;
-mod network;
+use tokio::time::Instant;
 
 pub use network::{ByteStream, Datagrams, Network, SystemNetwork};
+pub use trust::Authorities;
 
-use exchange::{ExchangeError, Question};
-
-/// When attempts start, counted from the first. Stub resolvers give up at 5 s.
-const SCHEDULE: [Duration; 4] = [
-    Duration::ZERO,
-    Duration::from_millis(300),
-    Duration::from_millis(900),
-    Duration::from_millis(2_000),
-];
+use crate::config::PolicyHandle;
+use error::ExchangeError;
+use lookup::Core;
 
 /// The time a lookup may take, all its questions included: within 4 s the sandbox has an answer.
 pub(crate) const LOOKUP_BUDGET: Duration = Duration::from_millis(3_700);
 
-/// Upstream resolvers of one sandbox; more than these are not asked.
-const MAX_UPSTREAMS: usize = 16;
-
 /// How often and how long a lookup asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Attempts {
-    /// A program waits: 0, 300, 900 and 2,000 ms after the beginning, an answer until `deadline` at
-    /// the latest.
+    /// A program waits: attempts start 0, 300, 900 and 2,000 ms after the beginning, and the answer
+    /// is there at `deadline` at the latest.
     OnDemand {
         /// When to give up.
         deadline: Instant,
@@ -59,13 +67,46 @@ pub enum Attempts {
     },
 }
 
+/// What an [`Upstream`] needs; start from [`UpstreamConfig::new`].
+#[derive(Clone)]
+pub struct UpstreamConfig {
+    /// The policy in force: its resolvers, zones and bootstrap resolvers.
+    pub policy: PolicyHandle,
+    /// The host's own resolvers, asked where the policy names none.
+    pub host: Vec<SocketAddr>,
+    /// What opens sockets.
+    pub network: Arc<dyn Network>,
+    /// Whose certificates encrypted resolvers may show.
+    pub authorities: Authorities,
+    /// Whether the host can reach IPv6 addresses now.
+    pub ipv6_route: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl UpstreamConfig {
+    /// A configuration with real sockets, the host's authorities and IPv6 assumed routed.
+    pub fn new(policy: PolicyHandle, host: Vec<SocketAddr>) -> UpstreamConfig {
+        UpstreamConfig {
+            policy,
+            host,
+            network: Arc::new(SystemNetwork),
+            authorities: Authorities::Host,
+            ipv6_route: Arc::new(|| true),
+        }
+    }
+}
+
+impl fmt::Debug for UpstreamConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamConfig")
+            .field("host", &self.host)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The upstream resolvers of one sandbox.
 #[derive(Debug)]
 pub struct Upstream {
-    network: Arc<dyn Network>,
-    servers: ArcSwap<Vec<SocketAddr>>,
-    /// Index of the server that answered last when the one before it did not.
-    preferred: AtomicUsize,
+    core: Arc<Core>,
 }
 
 /// An upstream's answer: NOERROR or NXDOMAIN, for the question asked.
@@ -73,8 +114,8 @@ pub struct Upstream {
 pub struct Answered {
     /// The answer, not yet looked at beyond id, question and response code.
     pub message: Message,
-    /// Who answered.
-    pub server: SocketAddr,
+    /// Who answered, as the policy's resolvers are written: `192.0.2.53:53`, `tls://dns.example:853`.
+    pub server: Arc<str>,
     /// Attempts made until then, at least 1.
     pub attempts: u32,
 }
@@ -88,31 +129,26 @@ pub struct UpstreamError {
     /// What happened, for the operator's record.
     pub detail: String,
     /// The resolver that failed last, where one was asked.
-    pub server: Option<SocketAddr>,
+    pub server: Option<Arc<str>>,
     /// Attempts made.
     pub attempts: u32,
 }
 
 impl Upstream {
-    /// Resolvers, in order of preference; no more than 16 are kept.
-    pub fn new(servers: Vec<SocketAddr>, network: Arc<dyn Network>) -> Upstream {
-        let upstream = Upstream {
-            network,
-            servers: ArcSwap::default(),
-            preferred: AtomicUsize::new(0),
-        };
-        upstream.replace(servers);
-        upstream
+    /// Resolvers as the policy in force names them; nothing is sent or connected.
+    pub fn new(config: UpstreamConfig) -> Upstream {
+        Upstream {
+            core: Arc::new(Core::new(config)),
+        }
     }
 
-    /// Puts other resolvers in the place of the present ones; lookups under way keep theirs.
-    pub fn replace(&self, mut servers: Vec<SocketAddr>) {
-        servers.truncate(MAX_UPSTREAMS);
-        self.preferred.store(0, Ordering::Relaxed);
-        self.servers.store(Arc::new(servers));
+    /// Puts other host's resolvers in the place of the present ones; lookups under way keep theirs.
+    pub fn set_host(&self, servers: Vec<SocketAddr>) {
+        self.core.set_host(servers);
     }
 
-    /// Asks for the permitted name's records of one type.
+    /// Asks for the permitted name's records of one type: the servers of the zone that the name is
+    /// in under the policy in force, or else the general ones.
     ///
     /// # Errors
     /// [`UpstreamError`] when no server gave a usable answer in time.
@@ -122,163 +158,61 @@ impl Upstream {
         qtype: u16,
         attempts: Attempts,
     ) -> Result<Answered, UpstreamError> {
-        let servers = self.servers.load_full();
-        if servers.is_empty() {
-            return Err(UpstreamError {
-                reason: Reason::DnsUnreachable,
-                detail: "no upstream resolver is configured".to_owned(),
-                server: None,
-                attempts: 0,
-            });
-        }
-        let started = Instant::now();
-        let (first, total, deadline) = match attempts {
-            Attempts::OnDemand { deadline } => {
-                let first = self.preferred.load(Ordering::Relaxed);
-                (first, total_attempts(servers.len()), deadline)
-            }
-            Attempts::One { number, limit } => (number, servers.len(), started + limit),
-        };
-        let patient = matches!(attempts, Attempts::One { .. });
-        let order = |attempt: usize| (first % servers.len() + attempt) % servers.len();
-        let mut next_start = started;
-        let mut attempts = 0;
-        let mut edns = true;
-        let mut last: Option<(SocketAddr, ExchangeError)> = None;
-        let mut running = FuturesUnordered::new();
-        loop {
-            let more = attempts < total;
-            if !more && running.is_empty() {
-                break;
-            }
-            tokio::select! {
-                biased;
-                Some((index, result)) = running.next(), if !running.is_empty() => {
-                    let server = servers[index];
-                    match result {
-                        Ok(message) => {
-                            self.preferred.store(index, Ordering::Relaxed);
-                            return Ok(Answered { message, server, attempts: attempts as u32 });
-                        }
-                        Err(error) => {
-                            if matches!(
-                                error,
-                                ExchangeError::Code(ResponseCode::FormErr | ResponseCode::NotImp)
-                            ) {
-                                edns = false;
-                            }
-                            last = Some((server, error));
-                            // A server that has not been asked yet need not wait its turn.
-                            if attempts < servers.len() {
-                                next_start = Instant::now();
-                            }
-                        }
-                    }
-                }
-                () = sleep_until(next_start), if more => {
-                    let index = order(attempts);
-                    let question = Question { name: permit.name().as_ref(), qtype, edns };
-                    let server = servers[index];
-                    running.push(async move {
-                        (index, exchange::ask(&*self.network, server, question).await)
-                    });
-                    attempts += 1;
-                    next_start = if patient { deadline + LOOKUP_BUDGET } else { start_of(attempts, started) };
-                }
-                () = sleep_until(deadline) => break,
-            }
-        }
-        let unanswered = running.len();
-        Err(failure(
-            last,
-            unanswered,
-            attempts as u32,
-            servers[order(0)],
-        ))
+        let servers = self.core.plan().servers_for(permit.name().as_ref());
+        self.core.ask(&servers, permit, qtype, attempts).await
     }
 }
 
-/// Attempts in all: four, or one for each server where there are more.
-fn total_attempts(servers: usize) -> usize {
-    servers.max(SCHEDULE.len())
-}
-
-/// When an attempt starts. Beyond the schedule (many servers, all failing at once) the pauses stay
-/// short.
-fn start_of(attempt: usize, started: Instant) -> Instant {
-    match SCHEDULE.get(attempt) {
-        Some(offset) => started + *offset,
-        None => {
-            let beyond = (attempt + 1 - SCHEDULE.len()) as u32;
-            started + SCHEDULE[SCHEDULE.len() - 1] + SCHEDULE[1] * beyond
-        }
-    }
-}
-
-fn failure(
-    last: Option<(SocketAddr, ExchangeError)>,
-    unanswered: usize,
-    attempts: u32,
-    first: SocketAddr,
-) -> UpstreamError {
-    match last {
-        Some((server, error)) => {
-            let reason = match &error {
-                ExchangeError::Io(_) if unanswered > 0 => Reason::DnsTimeout,
-                ExchangeError::Io(_) => Reason::DnsUnreachable,
-                _ => Reason::DnsFailed,
-            };
-            UpstreamError {
-                reason,
-                detail: format!("resolver {server}: {error} (attempts: {attempts})"),
-                server: Some(server),
-                attempts,
-            }
-        }
-        None => UpstreamError {
-            reason: Reason::DnsTimeout,
-            detail: format!("resolver {first}: no answer in time (attempts: {attempts})"),
-            server: Some(first),
+impl UpstreamError {
+    /// A server's answer that cannot be used.
+    fn failed(detail: String, server: Arc<str>, attempts: u32) -> UpstreamError {
+        UpstreamError {
+            reason: Reason::DnsFailed,
+            detail,
+            server: Some(server),
             attempts,
-        },
+        }
+    }
+
+    /// From what failed last, if anything did, and how many attempts had no answer.
+    fn of(
+        last: Option<(Arc<str>, ExchangeError)>,
+        unanswered: usize,
+        attempts: u32,
+        first: Arc<str>,
+    ) -> UpstreamError {
+        let (reason, server, what) = match last {
+            Some((server, error)) => (error.reason(unanswered > 0), server, error.to_string()),
+            None => (Reason::DnsTimeout, first, "no answer in time".to_owned()),
+        };
+        UpstreamError {
+            reason,
+            detail: format!("resolver {server}: {what} (attempts: {attempts})"),
+            server: Some(server),
+            attempts,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn at_least_four_attempts_fit_into_four_seconds() {
-        let started = Instant::now();
-        assert_eq!(total_attempts(1), 4);
-        assert_eq!(total_attempts(6), 6);
-        for attempt in 1..SCHEDULE.len() {
-            assert!(start_of(attempt, started) > start_of(attempt - 1, started));
-            assert!(start_of(attempt, started) < started + LOOKUP_BUDGET);
-        }
-        assert_eq!(start_of(1, started) - started, Duration::from_millis(300));
-        assert!(start_of(4, started) > start_of(3, started));
-        assert!(LOOKUP_BUDGET < Duration::from_secs(4));
-    }
+    use hickory_proto::op::ResponseCode;
 
     #[test]
     fn failures_are_told_apart() {
-        let server: SocketAddr = "192.0.2.1:53".parse().unwrap();
-        let refused = || ExchangeError::Io(std::io::ErrorKind::ConnectionRefused.into());
-        assert_eq!(failure(None, 4, 4, server).reason, Reason::DnsTimeout);
-        assert_eq!(
-            failure(Some((server, refused())), 0, 4, server).reason,
-            Reason::DnsUnreachable
-        );
-        assert_eq!(
-            failure(Some((server, refused())), 2, 4, server).reason,
-            Reason::DnsTimeout
-        );
+        let server: Arc<str> = "192.0.2.1:53".into();
+        let of = |error: Option<ExchangeError>, unanswered| {
+            let last = error.map(|error| (server.clone(), error));
+            UpstreamError::of(last, unanswered, 4, server.clone()).reason
+        };
+        let refused = || Some(std::io::Error::from(std::io::ErrorKind::ConnectionRefused).into());
+        assert_eq!(of(None, 4), Reason::DnsTimeout);
+        assert_eq!(of(refused(), 0), Reason::DnsUnreachable);
+        assert_eq!(of(refused(), 2), Reason::DnsTimeout);
         let code = ExchangeError::Code(ResponseCode::Refused);
-        assert_eq!(
-            failure(Some((server, code)), 0, 4, server).reason,
-            Reason::DnsFailed
-        );
+        assert_eq!(of(Some(code), 0), Reason::DnsFailed);
+        let wrong = ExchangeError::refused("TLS: the certificate is for another name");
+        assert_eq!(of(Some(wrong), 2), Reason::DnsFailed);
     }
 }

@@ -2,15 +2,21 @@
 #![forbid(unsafe_code)]
 
 mod chain;
+mod health;
 mod hostile_answers;
+mod https;
 mod made_up;
 mod memory;
 mod repeated;
 mod scenarios;
+mod secure_world;
 mod signatures;
 mod sockets;
+mod spoofing;
 mod startup;
+mod tls;
 mod upstreams;
 mod virtual_time;
 mod way_out;
 mod world;
+mod zones;

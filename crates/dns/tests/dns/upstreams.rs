@@ -1,9 +1,10 @@
-//! Retries, failover, truncation, spoofed answers, equal questions.
+//! Truncation, spoofed answers, equal questions, over real sockets. What depends on time is in
+//! `virtual_time` and `health`.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
 use portcullis_dns::Clock;
@@ -34,36 +35,12 @@ fn good(query: &Message) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn one_lost_datagram_does_not_lose_the_name() {
-    let server = Server::scripted(|heard, nth| match nth {
-        0 => Vec::new(),
-        _ => vec![Act::Send(good(&heard.message()))],
-    })
-    .await;
-    let world = World::new(&["listed.example"], &[&server]);
-    let started = Instant::now();
-    let reply = world.ask("listed.example", A_TYPE).await;
-    assert_eq!(addresses(&reply).len(), 1);
-    let took = started.elapsed();
-    assert!(
-        took >= Duration::from_millis(280) && took < Duration::from_secs(3),
-        "{took:?}"
-    );
-}
-
-#[tokio::test]
-async fn a_silent_upstream_is_servfail_within_4_s_after_four_attempts() {
+async fn a_silent_upstream_is_servfail_after_four_attempts_each_fresh() {
     let server = Server::scripted(|_, _| Vec::new()).await;
     let world = World::new(&["listed.example"], &[&server]);
-    let started = Instant::now();
     let raw = world
         .raw(&query("listed.example", A_TYPE, Some(1232)))
         .await;
-    let took = started.elapsed();
-    assert!(
-        took < Duration::from_secs(5),
-        "stub resolvers give up at 5 s: {took:?}"
-    );
     let reply = Message::from_vec(&raw).unwrap();
     assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
     assert_eq!(ede(&raw).unwrap().0, 22);
@@ -79,65 +56,6 @@ async fn a_silent_upstream_is_servfail_within_4_s_after_four_attempts() {
     let record = world.record();
     assert_eq!(record["reason"], "dns-timeout");
     assert_eq!(record["attempts"], heard.len());
-}
-
-#[tokio::test]
-async fn the_first_retry_goes_to_the_next_server_and_it_is_preferred_from_then_on() {
-    let dead = Server::scripted(|_, _| Vec::new()).await;
-    let alive = Server::scripted(|heard, _| vec![Act::Send(good(&heard.message()))]).await;
-    let world = World::new(&["listed.example", "second.example"], &[&dead, &alive]);
-    let started = Instant::now();
-    assert_eq!(
-        addresses(&world.ask("listed.example", A_TYPE).await).len(),
-        1
-    );
-    assert!(started.elapsed() < Duration::from_secs(3));
-    // One each, and more where the machine took longer to answer than the next attempt waits.
-    let heard = dead.heard().len();
-    assert!(heard >= 1 && !alive.heard().is_empty());
-    world.ask("second.example", A_TYPE).await;
-    assert_eq!(
-        dead.heard().len(),
-        heard,
-        "the one that answered is asked first"
-    );
-}
-
-#[tokio::test]
-async fn a_refusing_server_is_passed_over_at_once() {
-    let refusing = Server::scripted(|heard, _| {
-        let mut reply = response(&heard.message());
-        reply.metadata.response_code = ResponseCode::Refused;
-        vec![Act::Send(reply.to_vec().unwrap())]
-    })
-    .await;
-    let alive = Server::scripted(|heard, _| vec![Act::Send(good(&heard.message()))]).await;
-    let world = World::new(&["listed.example"], &[&refusing, &alive]);
-    let started = Instant::now();
-    assert_eq!(
-        addresses(&world.ask("listed.example", A_TYPE).await).len(),
-        1
-    );
-    assert!(started.elapsed() < Duration::from_secs(3));
-}
-
-#[tokio::test]
-async fn a_slow_first_answer_is_taken_though_a_retry_is_under_way() {
-    let server = Server::scripted(|heard, nth| match nth {
-        0 => vec![
-            Act::Wait(Duration::from_millis(500)),
-            Act::Send(good(&heard.message())),
-        ],
-        _ => Vec::new(),
-    })
-    .await;
-    let world = World::new(&["listed.example"], &[&server]);
-    let started = Instant::now();
-    assert_eq!(
-        addresses(&world.ask("listed.example", A_TYPE).await).len(),
-        1
-    );
-    assert!(started.elapsed() < Duration::from_secs(3));
 }
 
 #[tokio::test]
@@ -228,25 +146,6 @@ async fn a_flood_of_forged_answers_ends_the_attempt() {
         1
     );
     assert!(server.heard().len() >= 2);
-}
-
-#[tokio::test]
-async fn a_server_without_edns_is_asked_without() {
-    let server = Server::scripted(|heard, _| {
-        let query = heard.message();
-        if query.edns.is_none() {
-            return vec![Act::Send(good(&query))];
-        }
-        let mut reply = response(&query);
-        reply.metadata.response_code = ResponseCode::FormErr;
-        vec![Act::Send(reply.to_vec().unwrap())]
-    })
-    .await;
-    let world = World::new(&["listed.example"], &[&server]);
-    assert_eq!(
-        addresses(&world.ask("listed.example", A_TYPE).await).len(),
-        1
-    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
-use portcullis_dns::{Attempts, Clock, Upstream};
+use portcullis_dns::{Attempts, Clock, Upstream, UpstreamConfig};
 use portcullis_policy::Reason;
 use tokio::time::Instant;
 
@@ -49,6 +49,34 @@ async fn three_lost_datagrams_are_made_up_for_at_2_000_ms() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_lost_datagram_is_made_up_for_at_300_ms() {
+    let network = MemoryNetwork::default();
+    losing(&network, server(1), 1);
+    let world = world(&network, &[server(1)]);
+    let started = Instant::now();
+    let reply = world.ask("listed.example", A_TYPE).await;
+    assert_eq!(addresses(&reply).len(), 1);
+    assert_eq!(started.elapsed(), Duration::from_millis(300));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_first_answer_is_taken_though_a_retry_is_under_way() {
+    let network = MemoryNetwork::default();
+    network.serve(server(1), |heard, nth| match nth {
+        0 => vec![
+            Act::Wait(Duration::from_millis(500)),
+            Act::Send(Zone::new(ZONE).answer(&heard.message())),
+        ],
+        _ => Vec::new(),
+    });
+    let world = world(&network, &[server(1)]);
+    let started = Instant::now();
+    let reply = world.ask("listed.example", A_TYPE).await;
+    assert_eq!(addresses(&reply).len(), 1);
+    assert_eq!(started.elapsed(), Duration::from_millis(500));
+}
+
+#[tokio::test(start_paused = true)]
 async fn silence_is_servfail_at_3_700_ms() {
     let network = MemoryNetwork::default();
     losing(&network, server(1), usize::MAX);
@@ -80,7 +108,9 @@ async fn one_attempt_is_one_attempt() {
     losing(&network, server(2), 0);
     let world = world(&network, &[server(1)]);
     let permit = world.lookup_permit("listed.example");
-    let upstream = Upstream::new(vec![server(1), server(2)], Arc::new(network.clone()));
+    let mut config = UpstreamConfig::new(world.policy.clone(), vec![server(1), server(2)]);
+    config.network = Arc::new(network.clone());
+    let upstream = Upstream::new(config);
     let limit = Duration::from_secs(2);
     let started = Instant::now();
     let one = |number| Attempts::One { number, limit };

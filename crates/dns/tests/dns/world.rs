@@ -33,7 +33,12 @@ impl Heard {
     pub fn question(&self) -> String {
         let message = self.message();
         let query = &message.queries[0];
-        format!("{} {}", query.name().to_ascii(), query.query_type())
+        // In lower case: the case in which it was asked is random.
+        format!(
+            "{} {}",
+            query.name().to_lowercase().to_ascii(),
+            query.query_type()
+        )
     }
 }
 
@@ -261,6 +266,19 @@ pub fn policy(rules: &[&str]) -> Policy {
     Policy::load(&inputs, &mut no_files)
         .expect("the test's policy loads")
         .policy
+}
+
+/// A policy from the text of a file.
+pub fn policy_of(toml: &str) -> Policy {
+    let file = Input::File {
+        path: "policy.toml".into(),
+        text: toml.to_owned(),
+    };
+    let mut no_files = |_: &std::path::Path| Err(io::ErrorKind::NotFound.into());
+    match Policy::load(&[file], &mut no_files) {
+        Ok(loaded) => loaded.policy,
+        Err(why) => panic!("the test's policy does not load: {why:?}"),
+    }
 }
 
 /// A service with everything around it.

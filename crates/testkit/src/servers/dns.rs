@@ -1,7 +1,7 @@
 //! The authoritative DNS server, UDP and TCP. Every query is in the log before anything else
 //! happens to it, the ones that cannot be read included.
 
-use super::{World, listen, zone::Zone};
+use super::{Conn, Meta, World, listen, zone::Zone};
 use crate::log::{DnsQuery, hex, now_us};
 use crate::spec::{DnsServer, Fault};
 use anyhow::{Context, Result};
@@ -11,8 +11,8 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UdpSocket};
 
 /// The longest DNS message.
 const MAX_MESSAGE_BYTES: usize = 65535;
@@ -80,17 +80,23 @@ async fn tcp(side: Side, listener: TcpListener) {
         };
         let side = side.clone();
         tokio::spawn(async move {
-            let _ = tokio::time::timeout(TCP_IDLE, serve_tcp(&side, stream, peer)).await;
+            let _ =
+                tokio::time::timeout(TCP_IDLE, serve_stream(&side, stream, (peer, "tcp"))).await;
         });
     }
 }
 
-async fn serve_tcp(side: &Side, mut stream: TcpStream, peer: SocketAddr) -> std::io::Result<()> {
+/// Answers questions over a stream: TCP, or TLS (RFC 7858) where the log says `transport`.
+async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin>(
+    side: &Side,
+    mut stream: S,
+    (peer, transport): (SocketAddr, &str),
+) -> std::io::Result<()> {
     loop {
         let length = stream.read_u16().await?;
         let mut query = vec![0; usize::from(length)];
         stream.read_exact(&mut query).await?;
-        let replies = side.replies(&query, peer, "tcp");
+        let replies = side.replies(&query, peer, transport);
         if replies.is_empty() {
             return Ok(());
         }
@@ -100,8 +106,67 @@ async fn serve_tcp(side: &Side, mut stream: TcpStream, peer: SocketAddr) -> std:
             let mut framed = length.to_be_bytes().to_vec();
             framed.extend(message);
             stream.write_all(&framed).await?;
+            stream.flush().await?;
         }
     }
+}
+
+/// The same zone and faults over an encrypted stream.
+fn encrypted(world: &Arc<World>, meta: &Meta) -> Side {
+    Side {
+        world: world.clone(),
+        at: meta.local,
+        fault: None,
+    }
+}
+
+/// DNS over TLS (RFC 7858) on a stream whose handshake is done.
+pub(crate) async fn over_tls<S: AsyncRead + AsyncWrite + Unpin>(
+    world: &Arc<World>,
+    stream: S,
+    meta: &Meta,
+) -> Result<()> {
+    let side = encrypted(world, meta);
+    match serve_stream(&side, stream, (meta.peer, "tls")).await {
+        Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// DNS over HTTPS (RFC 8484), POST over HTTP/1.1, on a stream whose handshake is done.
+pub(crate) async fn over_https<S: AsyncRead + AsyncWrite + Unpin>(
+    world: &Arc<World>,
+    conn: &mut Conn<S>,
+    meta: &Meta,
+) -> Result<()> {
+    let side = encrypted(world, meta);
+    while let Some(head) = super::http::read_head(conn).await? {
+        let length = head
+            .field("content-length")
+            .and_then(|text| text.parse().ok());
+        let length: usize = length.unwrap_or(0);
+        let fits = head.method == "POST" && length <= MAX_MESSAGE_BYTES;
+        if !fits || head.field("content-type").as_deref() != Some("application/dns-message") {
+            let refusal =
+                b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            conn.send(refusal).await?;
+            return Ok(());
+        }
+        let query = conn.take(length).await?;
+        let replies = side.replies(&query, meta.peer, "https");
+        let Some((pause, message)) = replies.into_iter().last() else {
+            return Ok(());
+        };
+        tokio::time::sleep(pause).await;
+        let mut response = format!(
+            "HTTP/1.1 200 OK\r\ncontent-type: application/dns-message\r\ncontent-length: {}\r\n\r\n",
+            message.len()
+        )
+        .into_bytes();
+        response.extend(message);
+        conn.send(&response).await?;
+    }
+    Ok(())
 }
 
 impl Side {

@@ -155,6 +155,8 @@ fn word(kind: &ServiceKind) -> &'static str {
         ServiceKind::Reply(_) => "reply",
         ServiceKind::UdpEcho => "udp-echo",
         ServiceKind::CompanyProxy(_) => "company-proxy",
+        ServiceKind::DnsTls => "dns-tls",
+        ServiceKind::DnsHttps => "dns-https",
     }
 }
 
@@ -178,6 +180,23 @@ async fn serve(world: Arc<World>, stream: TcpStream, mut meta: Meta, kind: Servi
                 }
             }
         }
+        K::DnsTls | K::DnsHttps => match world.tls.accept(stream, &mut meta, &kind).await {
+            Ok(stream) => {
+                world.events.write(&meta.event("tls"));
+                let mut conn = Conn::new(stream);
+                let result = match kind {
+                    K::DnsTls => dns::over_tls(&world, &mut conn.stream, &meta).await,
+                    _ => dns::over_https(&world, &mut conn, &meta).await,
+                };
+                Some((conn.account(), result))
+            }
+            Err(error) => {
+                let mut event = meta.event("tls-failed");
+                event.error = Some(format!("{error:#}"));
+                world.events.write(&event);
+                None
+            }
+        },
         K::Http => {
             let mut conn = Conn::new(stream);
             let result = http::serve(&world, &mut conn, &meta).await;

@@ -1,0 +1,151 @@
+//! When attempts start, and at which server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+use tokio::time::Instant;
+
+use super::Attempts;
+use super::health::Standing;
+use super::server::Server;
+
+/// When attempts start, counted from the first. Stub resolvers give up at 5 s.
+const STARTS: [Duration; 4] = [
+    Duration::ZERO,
+    Duration::from_millis(300),
+    Duration::from_millis(900),
+    Duration::from_millis(2_000),
+];
+
+/// The latest first retry: a server that is always slow is not asked twice for that alone.
+const LATEST_RETRY: Duration = Duration::from_millis(450);
+
+/// A server that answers after so many of its round-trip times is late.
+const LATE_AFTER_RTTS: u32 = 3;
+
+/// Servers asked in one lookup. Of longer lists those that failed are left out, since they come last.
+pub(super) const MAX_ASKED: usize = 16;
+
+/// The attempts of one question.
+pub(super) struct Schedule {
+    order: SmallVec<[Arc<Server>; 4]>,
+    /// Attempts in all.
+    total: usize,
+    started: Instant,
+    deadline: Instant,
+    /// When the second attempt starts, counted from the first.
+    retry: Duration,
+    /// Whether attempts start by the clock, not only after failures.
+    timed: bool,
+}
+
+impl Schedule {
+    /// Plans attempts at `servers`, of which there is at least one.
+    pub(super) fn new(servers: &[Arc<Server>], attempts: Attempts) -> Schedule {
+        let started = Instant::now();
+        match attempts {
+            Attempts::OnDemand { deadline } => {
+                let (order, probes) = by_health(servers, started);
+                let rtt = order.first().and_then(|server| server.health.rtt());
+                let late = rtt.unwrap_or_default() * LATE_AFTER_RTTS;
+                Schedule {
+                    total: order.len().max(STARTS.len()),
+                    order,
+                    started,
+                    deadline,
+                    retry: if probes {
+                        Duration::ZERO
+                    } else {
+                        late.clamp(STARTS[1], LATEST_RETRY)
+                    },
+                    timed: true,
+                }
+            }
+            Attempts::One { number, limit } => {
+                let mut order: SmallVec<[Arc<Server>; 4]> = servers.into();
+                let turn = number % order.len().max(1);
+                order.rotate_left(turn);
+                order.truncate(MAX_ASKED);
+                Schedule {
+                    total: order.len(),
+                    order,
+                    started,
+                    deadline: started + limit,
+                    retry: limit,
+                    timed: false,
+                }
+            }
+        }
+    }
+
+    /// The server of the `n`-th attempt, and how often it was asked before.
+    pub(super) fn server(&self, n: usize) -> (&Arc<Server>, usize) {
+        (&self.order[n % self.order.len()], n / self.order.len())
+    }
+
+    /// How many servers there are.
+    pub(super) fn servers(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Whether there is an `n`-th attempt at all.
+    pub(super) fn has(&self, n: usize) -> bool {
+        n < self.total
+    }
+
+    /// When the `n`-th attempt starts if nothing failed before. Beyond the schedule (many servers,
+    /// all silent) the pauses stay short.
+    pub(super) fn start(&self, n: usize) -> Instant {
+        if !self.timed && n > 0 {
+            return self.deadline + LATEST_RETRY;
+        }
+        let offset = match (n, STARTS.get(n)) {
+            (1, _) => self.retry,
+            (_, Some(offset)) => *offset,
+            (_, None) => STARTS[3] + STARTS[1] * (n + 1 - STARTS.len()) as u32,
+        };
+        self.started + offset
+    }
+
+    /// How long a server may be silent before that is its failure.
+    pub(super) fn patience(&self) -> Duration {
+        self.retry.clamp(STARTS[1], LATEST_RETRY)
+    }
+
+    /// When to give up.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+}
+
+/// Servers in the order of asking, and whether the first is one to find out about.
+fn by_health(servers: &[Arc<Server>], now: Instant) -> (SmallVec<[Arc<Server>; 4]>, bool) {
+    if let [only] = servers {
+        return (SmallVec::from_iter([only.clone()]), false);
+    }
+    let mut order: SmallVec<[Arc<Server>; 4]> = SmallVec::new();
+    let mut failing: SmallVec<[&Arc<Server>; 4]> = SmallVec::new();
+    let mut probes = false;
+    for server in servers {
+        // Only the first is sure to be asked: nobody further down is chosen for finding out.
+        let standing = if order.is_empty() {
+            server.health.standing(now)
+        } else if server.health.is_good() {
+            Standing::Good
+        } else {
+            Standing::Failing
+        };
+        match standing {
+            Standing::Good => order.push(server.clone()),
+            Standing::Probe => {
+                probes = true;
+                order.push(server.clone());
+            }
+            Standing::Failing => failing.push(server),
+        }
+    }
+    order.extend(failing.into_iter().cloned());
+    order.truncate(MAX_ASKED);
+    (order, probes)
+}
