@@ -131,7 +131,7 @@ pub struct StartupFailure {
     pub reason: Reason,
     /// A sentence for the operator.
     pub detail: String,
-    /// Attempts that were made, at least 1.
+    /// Attempts that were made; 0 where the time was over before there was a socket for one.
     pub attempts: u32,
 }
 

@@ -66,9 +66,12 @@ impl Round<'_> {
         };
         for number in 0..self.schedule.attempts {
             if number > 0 {
+                // A machine too busy to keep the schedule does not get more time for it.
+                if Instant::now() + pause_after(number) >= self.ends {
+                    break;
+                }
                 sleep(pause_after(number)).await;
             }
-            known.attempts += 1;
             self.attempt(permit, number, &mut known).await;
             if self.is_usable(&known) || known.answered() {
                 break;
@@ -117,6 +120,7 @@ impl Round<'_> {
             })
             .collect();
         if slot.is_ok() {
+            known.attempts += 1;
             while let Ok(Some((index, entry))) = timeout_at(until, asking.next()).await {
                 known.entries[index].1 = Some(entry);
                 if self.is_usable(known) {
