@@ -10,6 +10,7 @@ mod framing;
 mod hello;
 mod relay;
 mod socks;
+mod synthetic;
 mod talk;
 mod transparent;
 mod world;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use portcullis_dial::{DialConfig, Dialer};
-use portcullis_dns::{Clock, DnsConfig, DnsService, Leases, NoGate, PolicyHandle};
+use portcullis_dns::{Clock, DnsConfig, DnsService, LEASE_GRACE, Leases, NoGate, PolicyHandle};
 use portcullis_names::{Name, PortSet};
 use portcullis_policy::{Input, Mode, Policy};
 use portcullis_proxy::{ProxyContext, serve_http, serve_socks5, serve_transparent};
@@ -77,6 +77,15 @@ impl World {
 
     /// A world with more in its policy.
     pub async fn with(mode: Mode, connections: usize, more: &str) -> World {
+        World::of(mode, connections, more, LEASE_GRACE).await
+    }
+
+    /// A world whose leases outlive their TTL by this much.
+    pub async fn with_grace(grace: Duration) -> World {
+        World::of(Mode::Enforce, 64, "", grace).await
+    }
+
+    async fn of(mode: Mode, connections: usize, more: &str, grace: Duration) -> World {
         let text = format!("{POLICY}{more}");
         let input = Input::File {
             path: PathBuf::from("test.toml"),
@@ -87,7 +96,8 @@ impl World {
         let policy: PolicyHandle = Arc::new(ArcSwap::from_pointee(loaded.policy.with_mode(mode)));
         let (recorder, memory) = Recorder::to_memory("test");
         let clock = Clock::system();
-        let leases = Arc::new(Leases::new(Box::new(NoGate), clock.clone()));
+        let leases = Leases::new(Box::new(NoGate), clock.clone()).with_grace(grace);
+        let leases = Arc::new(leases);
         let resolver = resolver().await;
         let mut dns = DnsConfig::new(
             policy.clone(),
