@@ -85,6 +85,9 @@ pub struct PolicyOptions {
     /// When names without a wildcard are resolved (default: what the policy says, or on-demand)
     #[arg(long = "resolve", value_enum)]
     pub resolve: Option<ResolveAt>,
+    /// Which addresses DNS gives out (default: what the policy says, or real)
+    #[arg(long = "answers", value_enum)]
+    pub answers: Option<Answers>,
 }
 
 /// When names are resolved.
@@ -101,7 +104,7 @@ pub enum ResolveAt {
 pub enum Answers {
     /// The names' own
     Real,
-    /// One of ours for each name (not in this release)
+    /// One of a private range for each name, so that raw TCP keeps its name
     Synthetic,
 }
 
@@ -125,9 +128,6 @@ pub struct RunArgs {
     /// End the whole process tree after DURATION (30s, 5m, 1h; a bare number is seconds)
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     pub timeout: Option<Duration>,
-    /// Which addresses DNS gives out
-    #[arg(long, value_enum, default_value = "real")]
-    pub answers: Answers,
     /// Drop the closing paragraph about what was denied
     #[arg(long, short)]
     pub quiet: bool,

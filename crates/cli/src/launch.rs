@@ -42,6 +42,7 @@ pub struct Launch {
 
 /// Runs it; the report is there once the gateway ended in order.
 pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
+    free_range(&launch.policy)?;
     let log = match &launch.log {
         Some(path) => Some(open_log(path)?),
         None => None,
@@ -130,6 +131,14 @@ fn read_report(mut file: File) -> Option<Report> {
     let mut bytes = Vec::new();
     file.take(MAX_REPORT_BYTES).read_to_end(&mut bytes).ok()?;
     serde_json::from_slice(&bytes).ok()
+}
+
+/// Makes sure that the range of synthetic addresses, where one is needed, means nothing else here.
+pub fn free_range(policy: &Policy) -> anyhow::Result<()> {
+    portcullis_gateway::check_synthetic_range(policy).map_err(|error| {
+        let hinted = Hinted::new("cannot give out synthetic addresses", Some(error.fix()));
+        anyhow::Error::new(error).context(hinted)
+    })
 }
 
 /// Opens the record file before anything starts, so that a bad path costs no run.

@@ -1,8 +1,8 @@
 //! From `--policy`, `--allow`, `--deny`, `--resolver` and the operator's environment to a compiled
 //! policy. Nothing runs on a policy that has an error.
 
-use crate::args::{PolicyOptions, ResolveAt};
-use portcullis_policy::{Diagnostic, Input, Loaded, MAX_FILE_BYTES, Policy, Resolve};
+use crate::args::{self, PolicyOptions, ResolveAt};
+use portcullis_policy::{Answers, Diagnostic, Input, Loaded, MAX_FILE_BYTES, Policy, Resolve};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -54,6 +54,12 @@ pub fn load(options: &PolicyOptions) -> Result<Loaded, ()> {
         Input::Resolve(match resolve {
             ResolveAt::OnDemand => Resolve::OnDemand,
             ResolveAt::Startup => Resolve::Startup,
+        })
+    }));
+    inputs.extend(options.answers.map(|answers| {
+        Input::Answers(match answers {
+            args::Answers::Real => Answers::Real,
+            args::Answers::Synthetic => Answers::Synthetic,
         })
     }));
     match Policy::load(&inputs, &mut |path| read(path)) {

@@ -4,7 +4,7 @@
 //! starts, or, on a terminal, one closing paragraph when something was denied.
 
 use crate::EXIT_BEFORE_START;
-use crate::args::{Answers, RunArgs};
+use crate::args::RunArgs;
 use crate::launch::{Launch, host_resolvers, launch};
 use crate::talk::line;
 use portcullis_gateway::{Report, Unresolved};
@@ -18,13 +18,6 @@ const MAX_CLOSING_LINES: usize = 8;
 /// Runs CMD and gives its exit code, or 125 when it never started.
 pub fn main(args: RunArgs) -> ExitCode {
     let before_start = ExitCode::from(EXIT_BEFORE_START);
-    if args.answers == Answers::Synthetic {
-        crate::talk::error(
-            "--answers synthetic is not enforced by this release",
-            Some("leave the option out: names are answered with real addresses"),
-        );
-        return before_start;
-    }
     let Ok(loaded) = crate::policy::load(&args.policy) else {
         return before_start;
     };

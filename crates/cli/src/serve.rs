@@ -2,9 +2,10 @@
 
 use crate::EXIT_USAGE;
 use crate::args::ServeArgs;
-use crate::launch::{host_resolvers, open_log};
+use crate::launch::{free_range, host_resolvers, open_log};
 use crate::talk::{self, Hinted};
 use portcullis_gateway::{PlainConfig, StartError, Unresolved, serve_plain};
+use portcullis_policy::Answers;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,6 +26,19 @@ pub fn main(args: ServeArgs) -> ExitCode {
         return ExitCode::from(EXIT_USAGE);
     };
     crate::policy::show(&loaded.warnings);
+    if loaded.policy.settings().dns.answers == Answers::Synthetic {
+        if args.http.is_none() && args.socks5.is_none() {
+            talk::error(
+                "nobody here would take connections to synthetic addresses",
+                Some("leave `answers = \"synthetic\"` out, or serve --http or --socks5 as well"),
+            );
+            return ExitCode::from(EXIT_USAGE);
+        }
+        if let Err(error) = free_range(&loaded.policy) {
+            talk::failure(&error);
+            return ExitCode::from(EXIT_USAGE);
+        }
+    }
     match serve(&args, loaded.policy) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,11 +1,12 @@
 //! The gateway itself: one policy, one resolver, one dialler and the entrances in front of them.
 
 use crate::startup::{self, StartError};
+use crate::synthetic;
 use arc_swap::ArcSwap;
 use portcullis_dial::{DialConfig, Dialer, Host, HostAddresses};
 use portcullis_dns::{
-    AddressGate, Clock, DnsConfig, DnsService, Leases, NoGate, OwnNames, PolicyHandle, StartupName,
-    StartupSchedule,
+    AddressGate, Clock, DnsConfig, DnsService, LEASE_GRACE, Leases, NoGate, OwnNames, PolicyHandle,
+    StartupName, StartupSchedule,
 };
 use portcullis_policy::{Policy, Resolve};
 use portcullis_proxy::ProxyContext;
@@ -13,6 +14,7 @@ use portcullis_record::Recorder;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +30,8 @@ pub struct Builder {
     host_listeners: Vec<SocketAddr>,
     resolve: Option<Resolve>,
     schedule: Option<StartupSchedule>,
+    transparent: bool,
+    lease_grace: Duration,
 }
 
 impl Builder {
@@ -87,12 +91,28 @@ impl Builder {
         self
     }
 
+    /// That connections of programs do not come here by themselves (plain listeners of the host): a
+    /// mocked name is answered with its target's own address then.
+    pub fn plain(mut self) -> Self {
+        self.transparent = false;
+        self
+    }
+
+    /// How long a lease outlives its TTL; [`LEASE_GRACE`] otherwise. Programs that keep addresses
+    /// for longer than DNS says are refused after it.
+    pub fn lease_grace(mut self, grace: Duration) -> Self {
+        self.lease_grace = grace;
+        self
+    }
+
     /// Makes the gateway; nothing is served yet.
     pub fn build(self) -> Gateway {
         let resolve = self.resolve.unwrap_or(self.policy.settings().dns.resolve);
         let policy: PolicyHandle = Arc::new(ArcSwap::from_pointee(self.policy));
         let clock = Clock::system();
-        let leases = Arc::new(Leases::new(self.gate, clock.clone()));
+        let leases = Leases::new(self.gate, clock.clone()).with_grace(self.lease_grace);
+        let leases = Arc::new(leases);
+        give_range(&leases, &policy.load(), self.transparent);
         let mut dns = DnsConfig::new(
             policy.clone(),
             self.resolvers,
@@ -101,6 +121,7 @@ impl Builder {
         );
         dns.clock = clock;
         dns.own = self.own;
+        dns.transparent = self.transparent;
         dns.ipv6_route = Arc::new(crate::host::has_ipv6_route);
         let host = Host::new(HostAddresses::Interfaces);
         // Where the interfaces cannot be read nobody knows, and the address is kept.
@@ -127,6 +148,7 @@ impl Builder {
                 Resolve::Startup => Some(self.schedule.unwrap_or_else(startup::schedule)),
                 Resolve::OnDemand => None,
             },
+            transparent: self.transparent,
         }
     }
 }
@@ -140,6 +162,15 @@ pub struct Gateway {
     recorder: Recorder,
     /// Set where names are resolved before anything is served.
     startup: Option<StartupSchedule>,
+    transparent: bool,
+}
+
+/// Names get synthetic addresses from now on, where the policy gives any some.
+fn give_range(leases: &Leases, policy: &Policy, transparent: bool) {
+    if synthetic::answers_synthetic(policy) || (transparent && synthetic::makes_up(policy)) {
+        // Another range than the one in use waits for the next start: programs hold its addresses.
+        leases.use_synthetic_range(synthetic::range(policy));
+    }
 }
 
 /// The sockets that a gateway serves. Any may be missing; all are made non-blocking here.
@@ -170,12 +201,27 @@ impl Gateway {
             host_listeners: Vec::new(),
             resolve: None,
             schedule: None,
+            transparent: true,
+            lease_grace: LEASE_GRACE,
         }
     }
 
-    /// The policy in force; storing another one swaps it.
+    /// The policy in force. To put another one in force, see [`Gateway::replace_policy`].
     pub fn policy(&self) -> &PolicyHandle {
         &self.policy
+    }
+
+    /// Puts another policy in force, under live traffic. Leases of names that it lists live on, with
+    /// their ports there; addresses that it no longer lists are refused at the next connect().
+    ///
+    /// # Errors
+    /// The kernel did not take a change of the ports that it refuses at connect(). The policy is in
+    /// force all the same: each connection is decided on when it is accepted.
+    pub fn replace_policy(&self, policy: Policy) -> io::Result<()> {
+        let policy = Arc::new(policy);
+        give_range(&self.leases, &policy, self.transparent);
+        self.policy.store(policy.clone());
+        self.leases.follow(&policy)
     }
 
     /// Which name gave out which address.
@@ -219,6 +265,8 @@ impl Gateway {
         tracker: &TaskTracker,
         token: &CancellationToken,
     ) -> io::Result<()> {
+        let (leases, until) = (self.leases.clone(), token.clone());
+        tracker.spawn(async move { leases.keep_held(until).await });
         for socket in entrances.dns_udp {
             socket.set_nonblocking(true)?;
             let socket = tokio::net::UdpSocket::from_std(socket)?;

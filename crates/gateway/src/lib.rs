@@ -48,6 +48,7 @@ mod refused;
 mod report;
 mod sandboxed;
 mod startup;
+mod synthetic;
 
 pub use gateway::{Builder, Entrances, Gateway};
 pub use host::host_resolvers;
@@ -58,3 +59,4 @@ pub use publish::Publish;
 pub use report::{Denied, Failed, LookedUp, Report, Used};
 pub use sandboxed::{RunConfig, prepare, run_in_sandbox};
 pub use startup::{StartError, Unresolved, UnresolvedName};
+pub use synthetic::{RangeError, check_synthetic_range};

@@ -95,6 +95,7 @@ async fn serve(
         .recorder(recorder.clone())
         .own(own)
         .host_listeners(listeners)
+        .plain()
         .build();
     let (dns_udp, dns_tcp) = config.dns.into_iter().unzip();
     let entrances = Entrances {

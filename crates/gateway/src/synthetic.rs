@@ -33,7 +33,9 @@ pub enum RangeError {
         route: Ipv4Net,
     },
     /// A rule allows addresses of it.
-    #[error("the range of synthetic addresses, {range}, holds addresses that a rule allows: {rule}")]
+    #[error(
+        "the range of synthetic addresses, {range}, holds addresses that a rule allows: {rule}"
+    )]
     Allowed {
         /// The range.
         range: Ipv4Net,
@@ -140,7 +142,8 @@ mod tests {
     use std::path::PathBuf;
 
     fn trie(leaves: &[(&str, &str)]) -> String {
-        let leaf = |(address, prefix): &(&str, &str)| format!("     |-- {address}\n        {prefix}\n");
+        let leaf =
+            |(address, prefix): &(&str, &str)| format!("     |-- {address}\n        {prefix}\n");
         let leaves: String = leaves.iter().map(leaf).collect();
         format!("Main:\n  +-- 0.0.0.0/0 3 0 5\n{leaves}Local:\n  +-- 0.0.0.0/0 3 0 5\n{leaves}")
     }
@@ -151,7 +154,8 @@ mod tests {
 
     #[test]
     fn a_route_into_the_range_or_around_it_is_found() {
-        let used = |address, prefix: &str| route(&[("10.0.0.0", "/8 link UNICAST"), (address, prefix)]);
+        let used =
+            |address, prefix: &str| route(&[("10.0.0.0", "/8 link UNICAST"), (address, prefix)]);
         for (address, prefix, net) in [
             ("198.18.0.0", "/15 universe UNICAST", "198.18.0.0/15"),
             ("198.19.7.0", "/24 link UNICAST", "198.19.7.0/24"),
@@ -186,7 +190,9 @@ mod tests {
             text: format!("version = 1\n{text}"),
         };
         let mut no_files = |_: &std::path::Path| Err(io::ErrorKind::NotFound.into());
-        let policy = Policy::load(&[input], &mut no_files).expect("a policy").policy;
+        let policy = Policy::load(&[input], &mut no_files)
+            .expect("a policy")
+            .policy;
         check_synthetic_range(&policy)
     }
 
@@ -200,12 +206,16 @@ mod tests {
         assert!(!conflict(rule) && !conflict(synthetic));
         for uses in [synthetic, mock] {
             let error = check(&format!("{uses}{rule}")).unwrap_err();
-            assert!(error.to_string().ends_with("a rule allows: 198.18.5.0/24"), "{error}");
+            assert!(
+                error.to_string().ends_with("a rule allows: 198.18.5.0/24"),
+                "{error}"
+            );
             assert!(error.fix().contains("synthetic_range"));
         }
         let all = "[network.addresses]\n\"0.0.0.0/0\" = \"allow\"\n";
         assert!(!conflict(&format!("{synthetic}{all}")));
-        let other = "[network.dns]\nanswers = \"synthetic\"\nsynthetic_range = \"100.127.0.0/16\"\n";
+        let other =
+            "[network.dns]\nanswers = \"synthetic\"\nsynthetic_range = \"100.127.0.0/16\"\n";
         assert!(!conflict(&format!("{other}{rule}")));
     }
 
