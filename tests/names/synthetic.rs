@@ -4,11 +4,11 @@ use crate::support::{Ran, require, sandbox, world};
 use portcullis_testkit::World;
 
 fn synthetic(world: &World, allow: &[&str], program: &str) -> Ran {
-    let with = |run: crate::support::Sandbox<'_>| run.args(&["--answers", "synthetic"]);
-    let run = allow
+    let run = sandbox(world).args(&["--answers", "synthetic"]);
+    allow
         .iter()
-        .fold(sandbox(world), |run, target| run.allow(target));
-    with(run).python(program)
+        .fold(run, |run, target| run.allow(target))
+        .python(program)
 }
 
 /// Functions that the programs share.
