@@ -96,7 +96,7 @@ impl Endpoint {
     ///
     /// # Errors
     /// Unreachable, or not who it should be.
-    pub(super) async fn connect(&self, core: &Arc<Core>) -> Result<SecureStream, ExchangeError> {
+    pub(super) async fn secured(&self, core: &Arc<Core>) -> Result<SecureStream, ExchangeError> {
         let config = core.trust.client(&self.protocol).await?;
         let stream = self.reach(core).await?;
         let name = match &self.host {

@@ -115,7 +115,7 @@ impl Lines {
 /// One connection, from the first question to its end.
 async fn run(core: Weak<Core>, endpoint: Arc<Endpoint>, mut jobs: mpsc::Receiver<Job>) {
     let connected = match core.upgrade() {
-        Some(core) => timeout(CONNECT_LIMIT, endpoint.connect(&core)).await,
+        Some(core) => timeout(CONNECT_LIMIT, endpoint.secured(&core)).await,
         None => return,
     };
     let failed = match connected {
