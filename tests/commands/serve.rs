@@ -143,7 +143,9 @@ fn what_was_learned_is_what_the_restrictive_resolver_resolves() {
     }
     let asked = world.dns_log().split_off(before);
     assert!(
-        asked.iter().all(|query| !query.name.contains("git")),
+        asked
+            .iter()
+            .all(|query| !query.name.to_ascii_lowercase().contains("git")),
         "{asked:?}"
     );
     serving.end();
@@ -301,7 +303,8 @@ fn the_yaml_of_case_1_is_a_restrictive_resolver() {
     // Only the company's resolver was asked, and only for what is listed.
     for query in world.dns_log() {
         assert_eq!(query.server.ip(), ip("10.0.0.53"), "{query:?}");
-        assert!(query.name.ends_with(".internal.company.com"), "{query:?}");
+        let name = query.name.to_ascii_lowercase();
+        assert!(name.ends_with(".internal.company.com"), "{query:?}");
     }
 }
 
@@ -343,7 +346,14 @@ fn names_are_resolved_before_it_answers_where_the_policy_says_so() {
     let startup =
         |record: &&serde_json::Value| record["protocol"] == "startup" && record["layer"] == "dns";
     assert_eq!(records.0.iter().filter(startup).count(), 1, "{records}");
-    assert_eq!(world.times_asked("api.example.com"), 2, "A and AAAA, once");
+    // A and AAAA, and again only where an attempt's time was not enough.
+    let early = world.times_asked("api.example.com");
+    let attempts = records.0.iter().find(startup).map(|r| &r["attempts"]);
+    let attempts = attempts.and_then(serde_json::Value::as_u64);
+    assert!(
+        early >= 2 && attempts.is_some_and(|attempts| early as u64 <= 2 * attempts),
+        "{early} queries in {attempts:?} attempts"
+    );
     // One dead name, and nothing is served.
     let args = [
         "serve",
@@ -358,7 +368,7 @@ fn names_are_resolved_before_it_answers_where_the_policy_says_so() {
     assert_eq!(done.code(), Some(1), "{done}");
     assert!(
         done.err()
-            .contains("  nxdomain.example.com: name-not-found after 1 attempt"),
+            .contains("  nxdomain.example.com: name-not-found after "),
         "{done}"
     );
     assert!(!done.err().contains("serving"), "{done}");
@@ -367,7 +377,7 @@ fn names_are_resolved_before_it_answers_where_the_policy_says_so() {
     let mut on_demand = world.command(crate::support::portcullis());
     let on_demand = Background::start(on_demand.args(args));
     until("it serves", || {
-        let open = world.run("ss", &["-Hltn"], Duration::from_secs(10)).out();
+        let open = world.run("ss", &["-Hltn"], Duration::from_secs(60)).out();
         open.contains(":5300 ")
     });
     kill("TERM", on_demand.pid());
@@ -398,7 +408,7 @@ fn a_resolver_on_any_port_says_where_it_listens_and_ctrl_c_ends_it() {
         until("it listens on one port for both", || {
             let open = |kind| {
                 let all = world
-                    .run("ss", &["-Hln", kind], Duration::from_secs(10))
+                    .run("ss", &["-Hln", kind], Duration::from_secs(60))
                     .out();
                 let lines = all
                     .lines()
@@ -426,10 +436,10 @@ fn a_resolver_on_any_port_says_where_it_listens_and_ctrl_c_ends_it() {
                 &port,
                 transport,
                 "+tries=1",
-                "+time=10",
+                "+time=25",
                 "api.example.com",
             ];
-            let answer = world.run("dig", &args, Duration::from_secs(20)).out();
+            let answer = world.run("dig", &args, Duration::from_secs(60)).out();
             assert!(answer.contains("203.0.113.10"), "{answer}");
         }
         kill("INT", serve.pid());
@@ -447,7 +457,7 @@ fn a_port_that_cannot_be_had_comes_with_advice() {
     let mut taken = world.command("nc");
     let taken = Background::start(taken.args(["-lk", "127.0.0.1", "5301"]));
     until("the port is taken", || {
-        let open = world.run("ss", &["-Hltn"], Duration::from_secs(10)).out();
+        let open = world.run("ss", &["-Hltn"], Duration::from_secs(60)).out();
         open.contains(":5301 ")
     });
     for (address, hint) in [

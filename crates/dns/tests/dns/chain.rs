@@ -164,18 +164,16 @@ async fn a_reverse_answer_that_names_a_stranger_is_replaced_by_the_canonical_nam
 
 #[tokio::test]
 async fn a_silent_reverse_zone_does_not_stall_getfqdn() {
-    let (world, _server) = world(&["silent.example"]).await;
+    let (world, server) = world(&["silent.example"]).await;
     world.ask("silent.example", A_TYPE).await;
     let started = std::time::Instant::now();
     let reply = world.ask(&reverse("192.0.2.9"), PTR_TYPE).await;
     assert_eq!(pointer(&reply), "silent.example.");
-    assert!(started.elapsed() < Duration::from_secs(4));
-    let again = std::time::Instant::now();
+    // It waits for 1.5 s; the rest is for a busy machine, whose programs give up at 5 s.
+    assert!(started.elapsed() < Duration::from_secs(5));
+    let asked = server.heard().len();
     world.ask(&reverse("192.0.2.9"), PTR_TYPE).await;
-    assert!(
-        again.elapsed() < Duration::from_millis(1_000),
-        "the failure is remembered"
-    );
+    assert_eq!(server.heard().len(), asked, "the failure is remembered");
 }
 
 #[tokio::test]
@@ -200,7 +198,7 @@ async fn a_cname_loop_is_servfail_not_an_endless_walk() {
     let (world, server) = world(&["a.loop.example"]).await;
     let reply = world.ask("a.loop.example", A_TYPE).await;
     assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
-    assert_eq!(server.heard().len(), 1);
+    server.assert_one_lookup();
     let record = world.record();
     assert_eq!(record["reason"], "dns-failed");
     assert!(record["detail"].as_str().unwrap().contains("loop"));

@@ -363,7 +363,8 @@ async fn an_allowed_lookup_is_recorded_once_a_minute_with_its_addresses_and_rule
             1
         );
     }
-    assert_eq!(server.heard().len(), 1, "the rest came from the cache");
+    // The rest came from the cache.
+    server.assert_one_lookup();
     let record = world.record();
     assert_eq!(record["verdict"], "allow");
     assert_eq!(record["reason"], "allowed");

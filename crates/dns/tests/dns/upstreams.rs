@@ -286,7 +286,11 @@ async fn a_flood_of_new_names_is_rate_limited_and_the_cached_ones_stay() {
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    // Each has begun: what the server heard of, and what found no place, which is told at once.
+    let until = tokio::time::Instant::now() + Duration::from_secs(2);
+    while server.questions().len() < 100 && tokio::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     let raw = world
         .raw(&query("extra.wild.example", A_TYPE, Some(1232)))
         .await;

@@ -85,7 +85,7 @@ async fn names_made_up_below_a_wildcard_end_with_a_budget() {
             assert!(text.starts_with("rate-limited; id="), "{text}");
         }
     }
-    assert_eq!(server.heard().len(), budget as usize);
+    assert_eq!(server.questions().len(), budget as usize);
     // The other types of a known name cost nothing, and neither does asking again.
     let known = world.ask("secret7.wild.example", TXT_TYPE).await;
     assert_eq!(

@@ -132,9 +132,25 @@ impl Server {
         self.heard.lock().unwrap().clone()
     }
 
-    /// The questions heard so far, as `name. TYPE`.
+    /// The questions heard so far, as `name. TYPE`, in the order in which each was heard first: one
+    /// is sent again where the machine took longer to answer than an attempt waits.
     pub fn questions(&self) -> Vec<String> {
-        self.heard().iter().map(Heard::question).collect()
+        let mut all: Vec<String> = Vec::new();
+        for question in self.heard().iter().map(Heard::question) {
+            if !all.contains(&question) {
+                all.push(question);
+            }
+        }
+        all
+    }
+
+    /// Fails the test unless it heard of one lookup: one query, or up to four where the machine
+    /// took longer to answer than an attempt waits.
+    #[track_caller]
+    pub fn assert_one_lookup(&self) {
+        let heard = self.heard().len();
+        assert!((1..=4).contains(&heard), "{heard} queries");
+        assert_eq!(self.questions().len(), 1, "{:?}", self.questions());
     }
 }
 
