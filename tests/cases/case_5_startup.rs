@@ -38,7 +38,7 @@ fn the_list_as_it_stands_is_resolved_before_the_command_starts() {
         .sh(
             "for name in github.com api.github.com iapi.example.com www.anthropic.com; do \
              getent ahostsv4 $name | head -1 | cut -d' ' -f1; \
-             curl -sS -m 10 -o /dev/null -w '%{http_code}\\n' https://$name/; done; \
+             curl -sS -m 25 -o /dev/null -w '%{http_code}\\n' https://$name/; done; \
              getent hosts evil.example.net || echo none",
         );
     ran.assert_ok();
@@ -169,7 +169,7 @@ fn a_name_with_ipv6_only_is_a_success_that_answers_aaaa() {
         .args(&["--resolve", "startup"])
         .sh("getent ahostsv6 v6only.example.com | head -1 | cut -d' ' -f1; \
              getent ahostsv4 v6only.example.com || echo no IPv4; \
-             curl -sS -m 10 -o /dev/null -w '%{http_code}\\n' --noproxy '*' https://v6only.example.com/");
+             curl -sS -m 25 -o /dev/null -w '%{http_code}\\n' --noproxy '*' https://v6only.example.com/");
     ran.assert_ok();
     assert_eq!(ran.out(), "2001:db8:10::61\nno IPv4\n200\n", "{ran}");
     let record = of(&ran, "v6only.example.com");

@@ -16,7 +16,7 @@ fn a_mocked_name_leads_to_its_target_by_every_way_and_is_asked_of_nobody() {
     let world = world();
     let ran = sandbox(&world).policy("toml", POLICY).sh(
         "set -f; for way in '--noproxy *' '' '-p' '--socks5-hostname 10.0.2.2:1080'; do \
-         curl -sS -m 10 -o /dev/null -w '%{http_code}\\n' $way http://mock.example.com/; done",
+         curl -sS -m 25 -o /dev/null -w '%{http_code}\\n' $way http://mock.example.com/; done",
     );
     ran.assert_ok().assert_no_denial();
     assert_eq!(ran.out(), "200\n".repeat(4), "{ran}");
@@ -39,7 +39,7 @@ fn raw_tcp_to_a_mocked_name_reaches_the_hosts_port_and_no_other_one() {
     let ran = sandbox(&world).policy("toml", POLICY).python(
         r#"
 import socket
-talk = socket.create_connection(("echo.example.com", 7000), 10)
+talk = socket.create_connection(("echo.example.com", 7000), 25)
 talk.sendall(b"ping\n")
 heard = b""
 while not heard.endswith(b"\n"):
@@ -47,7 +47,7 @@ while not heard.endswith(b"\n"):
 print(heard.decode().strip())
 for host, port in [("echo.example.com", 7777), ("echo.example.com", 80), ("127.0.0.1", 7777)]:
     try:
-        socket.create_connection((host, port), 10)
+        socket.create_connection((host, port), 25)
         print("connected to", host, port)
     except ConnectionRefusedError:
         print("refused")
@@ -68,7 +68,7 @@ fn the_guard_is_lifted_for_the_target_alone() {
     let world = world();
     let ran = sandbox(&world).policy("toml", POLICY).sh(
         "for target in 127.0.0.1:8080 127.0.0.1:7777 host.portcullis.internal:8080; do \
-         curl -s -m 10 -o /dev/null -w '%{http_connect}\\n' -p --noproxy '' -x http://10.0.2.2:3128 http://$target/; done",
+         curl -s -m 25 -o /dev/null -w '%{http_connect}\\n' -p --noproxy '' -x http://10.0.2.2:3128 http://$target/; done",
     );
     assert_eq!(ran.out(), "403\n".repeat(3), "{ran}");
 }
@@ -84,10 +84,10 @@ fn a_restrictive_resolver_answers_a_mocked_name_with_its_target() {
         .arg(policy);
     let _serving = Background::start(&mut serve);
     let dig = |args: &[&str]| {
-        let mut all = vec!["+time=5", "+tries=1", "@127.0.0.1", "-p", "5300"];
+        let mut all = vec!["+time=20", "+tries=1", "@127.0.0.1", "-p", "5300"];
         all.extend(args);
         world
-            .run("dig", &all, std::time::Duration::from_secs(30))
+            .run("dig", &all, std::time::Duration::from_secs(60))
             .out()
     };
     until("it answers", || {

@@ -16,7 +16,7 @@ const PRELUDE: &str = r#"
 import os, socket, ssl
 def fetch(host):
     trust = ssl.create_default_context(cafile=os.environ["SSL_CERT_FILE"])
-    raw = socket.create_connection((host, 443), 10)
+    raw = socket.create_connection((host, 443), 25)
     with trust.wrap_socket(raw, server_hostname=host) as tls:
         tls.sendall(b"GET / HTTP/1.1\r\nHost: " + host.encode() + b"\r\nConnection: close\r\n\r\n")
         return tls.makefile("rb").readline().split()[1].decode()
@@ -47,7 +47,7 @@ for address in a + six:
     assert ip_address(address) in ip_network("198.18.0.0/15"), address
 print(socket.gethostbyaddr(a[0])[0])
 print(fetch("api.example.com"), fetch("v6only.example.com"))
-talk = socket.create_connection(("raw.example.com", 9000), 10)
+talk = socket.create_connection(("raw.example.com", 9000), 25)
 talk.sendall(b"ping\n")
 heard = b""
 while not heard.endswith(b"\n"):
@@ -56,7 +56,7 @@ print(heard.decode().strip())
 print(lookup("missing.example.com"), lookup("evil.example.net"))
 for to in [("198.18.99.99", 443), (a[0], 22)]:
     try:
-        socket.create_connection(to, 10)
+        socket.create_connection(to, 25)
         print("connected", to)
     except ConnectionRefusedError:
         print("refused")
@@ -130,7 +130,7 @@ fn a_range_that_the_host_routes_is_refused_at_start_up() {
                   [network.dns]\nanswers = \"synthetic\"\nsynthetic_range = \"100.127.0.0/16\"\n";
     let ran = sandbox(&world)
         .policy("toml", policy)
-        .sh("curl -sS -m 10 -o /dev/null -w '%{http_code} %{remote_ip}\\n' --noproxy '*' https://api.example.com/");
+        .sh("curl -sS -m 25 -o /dev/null -w '%{http_code} %{remote_ip}\\n' --noproxy '*' https://api.example.com/");
     ran.assert_ok().assert_no_denial();
     assert!(ran.out().starts_with("200 100.127."), "{ran}");
 }
