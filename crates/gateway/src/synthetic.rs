@@ -212,8 +212,6 @@ mod tests {
             );
             assert!(error.fix().contains("synthetic_range"));
         }
-        let all = "[network.addresses]\n\"0.0.0.0/0\" = \"allow\"\n";
-        assert!(!conflict(&format!("{synthetic}{all}")));
         let other =
             "[network.dns]\nanswers = \"synthetic\"\nsynthetic_range = \"100.127.0.0/16\"\n";
         assert!(!conflict(&format!("{other}{rule}")));
