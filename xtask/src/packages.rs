@@ -58,6 +58,11 @@ pub const PACKAGES: &[Package] = &[
         "HTTP, HTTPS, SOCKS5, with and without the proxy variables",
     ),
     needs("bind9-dnsutils", "dig", "DNS answers in detail; nslookup"),
+    needs(
+        "unbound",
+        "unbound",
+        "an upstream resolver over TLS and HTTPS",
+    ),
     needs("netcat-openbsd", "nc", "raw TCP and UDP"),
     needs("openssl", "openssl", "TLS handshakes, SNI, alerts"),
     needs(

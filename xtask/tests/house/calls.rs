@@ -25,6 +25,8 @@ const RULES: &[Rule] = &[
             "crates/dial/src/",
             // The one sender of upstream queries; needs a permit.
             "crates/dns/src/upstream/network.rs",
+            // A TLS handshake on a stream that was opened there.
+            "crates/dns/src/upstream/endpoint.rs",
             // A TLS handshake, on a stream that was opened there.
             "crates/dns/src/upstream/endpoint.rs",
             // Callers of the dialler's own `connect`, which takes a permit.
