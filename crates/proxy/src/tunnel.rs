@@ -4,7 +4,7 @@
 //! Answers "CONNECT to A with SNI B", "connect to the attacker's address with the SNI of a listed
 //! name", "two names on one CDN address" and "no SNI, two SNIs".
 
-use portcullis_policy::{Reason, ShownBy, Verdict};
+use portcullis_policy::{ConnectPermit, Reason, ShownBy, Verdict};
 use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::tls::{self, Alert};
 use tokio::net::TcpStream;
@@ -243,7 +243,13 @@ impl Opened {
     /// than the one shown and may therefore end elsewhere than at an address of that name: a proxy
     /// resolves by itself, and the dialler may have taken another address of the first name.
     fn must_redial(&self, ruling: &Ruling) -> bool {
-        self.absolute || elsewhere(&self.target, &self.peer, self.ruling.name == ruling.name)
+        self.absolute
+            || elsewhere(
+                &self.target,
+                &self.peer,
+                self.ruling.name == ruling.name,
+                ruling,
+            )
     }
 
     fn pass(mut self, ctx: &ProxyContext, mut relay: Relay, peek: Peek) -> Option<Tunnel> {
@@ -292,9 +298,14 @@ fn close(flow: Option<Flow>, up: u64, down: u64, end: CloseReason) {
 }
 
 /// Whether a connection that stands to `peer` may have ended at another place than `target` means
-/// under another name than the one it was dialled by.
-pub(crate) fn elsewhere(target: &Target, peer: &Peer, same_name: bool) -> bool {
-    let there = peer.via.is_none() && Some(peer.address.ip().to_canonical()) == target.ip();
+/// under another name than the one it was dialled by: the ruling's, whose rule may send it away.
+pub(crate) fn elsewhere(target: &Target, peer: &Peer, same_name: bool, ruling: &Ruling) -> bool {
+    if let Some(to) = ruling.permit.as_ref().and_then(ConnectPermit::to) {
+        return peer.via.is_some() || peer.address != to;
+    }
+    let there = peer.via.is_none()
+        && peer.address.port() == target.port
+        && Some(peer.address.ip().to_canonical()) == target.ip();
     !same_name && !there && target.ip().is_some()
 }
 

@@ -234,7 +234,7 @@ impl Session<'_> {
             }
             Door::Behind { target, .. } => {
                 let same_name = upstream.name == sending.ruling.name;
-                !tunnel::elsewhere(target, &upstream.peer, same_name)
+                !tunnel::elsewhere(target, &upstream.peer, same_name, sending.ruling)
             }
         };
         same && upstream.is_quiet()

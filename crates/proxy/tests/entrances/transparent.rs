@@ -4,6 +4,7 @@ use crate::hello::{self, ACCESS_DENIED, UNRECOGNIZED_NAME};
 use crate::scenario;
 use crate::talk::{End, Talk};
 use crate::world::World;
+use portcullis_policy::Mode;
 
 scenario!(
     an_address_that_was_not_leased_is_reset_and_never_dialled,
@@ -43,6 +44,33 @@ scenario!(private_addresses_are_reset_in_every_form, |world| {
             .all(|v| v["reason"] == "private-address")
     );
 });
+
+scenario!(
+    another_names_address_is_no_way_around_where_a_rule_sends_a_name,
+    |_usual| {
+        let sent =
+            "\n[network.domains.\"mock.example\"]\nverdict = \"allow\"\nto = \"192.0.2.9:8443\"\n";
+        let world = World::with(Mode::Enforce, 64, sent).await;
+        let real = world.listen("192.0.2.1:443").await;
+        let plain = world.listen("192.0.2.1:80").await;
+        let mock = world.listen("192.0.2.9:8443").await;
+        // Given out for both before the policy had the rule.
+        world.lease("192.0.2.1", "a.example");
+        world.lease("192.0.2.1", "mock.example");
+        let mut client = world.connect("192.0.2.1:443").await;
+        let hello = hello::hello(Some("mock.example"));
+        client.say(&hello).await;
+        let mut upstream = mock.accept().await;
+        assert_eq!(upstream.hear(hello.len()).await, hello);
+        assert!(real.accept().await.hear_all().await.0.is_empty());
+        let mut client = world.connect("192.0.2.1:80").await;
+        client
+            .say("GET / HTTP/1.1\r\nHost: mock.example\r\n\r\n")
+            .await;
+        assert!(mock.accept().await.hear_head().await.starts_with("GET / "));
+        assert!(plain.accept().await.hear_all().await.0.is_empty());
+    }
+);
 
 scenario!(a_listed_sni_that_owns_the_address_passes, |world| {
     let server = world.listen("192.0.2.1:443").await;
