@@ -38,8 +38,8 @@ pub(crate) trait Family: SockaddrLike + Copy + Send + Sync + 'static {
     /// The asked address, if this message tells it.
     fn asked(message: ControlMessageOwned) -> Option<Asked>;
 
-    /// Calls with the thread's desk. `None` inside of another such call.
-    fn with_desk<R>(call: impl FnOnce(&mut Desk<Self>) -> R) -> Option<R>;
+    /// Calls with the thread's desk.
+    fn with_desk<R>(call: impl FnOnce(&mut Desk<Self>) -> R) -> R;
 }
 
 macro_rules! family {
@@ -60,13 +60,17 @@ macro_rules! family {
                 }
             }
 
-            fn with_desk<R>(call: impl FnOnce(&mut Desk<Self>) -> R) -> Option<R> {
+            fn with_desk<R>(call: impl FnOnce(&mut Desk<Self>) -> R) -> R {
                 thread_local! {
                     static DESK: RefCell<Option<Box<Desk<$kind>>>> = const { RefCell::new(None) };
                 }
                 DESK.with(|desk| {
-                    let mut desk = desk.try_borrow_mut().ok()?;
-                    Some(call(desk.get_or_insert_with(Box::default)))
+                    // Taken out while it is in use: one that a panic left with replies in it is
+                    // dropped, and another sandbox's socket never sends them.
+                    let mut mine = desk.take().unwrap_or_default();
+                    let result = call(&mut mine);
+                    desk.replace(Some(mine));
+                    result
                 })
             }
         }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_names::NameRef;
+use portcullis_names::{Name, NameRef};
 use portcullis_policy::{Answers, LookupPermit, Reason, Request};
 use tokio::time::Instant;
 
@@ -40,6 +40,18 @@ const REVERSE_BUDGET: Duration = Duration::from_millis(1_500);
 
 /// How long a failed reverse lookup is remembered.
 const REVERSE_FAILURE_TTL: Duration = Duration::from_secs(60);
+
+/// What is said of a chain that leads from outside to a name of a zone that no rule lists.
+const INTO_A_ZONE: &str = "its CNAME chain leads into a zone, to a name that is not listed";
+
+/// Whether the policy lists a name for this type by itself.
+fn lists(ask: &Ask, name: &Name, qtype: u16) -> bool {
+    let request = Request::Lookup {
+        name: name.as_ref(),
+        qtype,
+    };
+    ask.policy.decide(&request).permits()
+}
 
 impl Inner {
     /// Asks until the question is answered, and judges the answer.
@@ -92,8 +104,22 @@ impl Inner {
                         .judge(ask, qtype, chain)
                         .answered_by(Some(server), attempts);
                 }
-                // The canonical name stands under the same listed name.
-                Ok(false) => permit = permit.follow(chain.end().clone()),
+                Ok(false) => {
+                    let end = chain.end();
+                    // Whoever serves a listed name could have any internal name asked for.
+                    if dns
+                        .zone_for(end.as_ref())
+                        .is_some_and(|into| Some(into) != zone)
+                        && !lists(ask, end, qtype)
+                    {
+                        let detail = format!("resolver {server}: {INTO_A_ZONE}");
+                        return self
+                            .failure(Reason::DnsFailed, &detail, ask.epoch, qtype)
+                            .answered_by(Some(server), attempts);
+                    }
+                    // The canonical name stands under the same listed name.
+                    permit = permit.follow(end.clone());
+                }
                 Err(error) => {
                     let detail = format!("resolver {server}: {error}");
                     return self

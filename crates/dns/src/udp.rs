@@ -89,8 +89,7 @@ impl Door {
                 ready = self.socket.readable() => ready?,
             }
             let batch = |desk: &mut Desk<S>| self.batch(desk, &mut memo, &mut later);
-            // The desk is never in use: nothing that a batch calls comes back here.
-            match S::with_desk(batch).unwrap_or(Ok(())) {
+            match S::with_desk(batch) {
                 Ok(()) => errors = 0,
                 Err(error) => {
                     // ECONNREFUSED and the like are about an earlier reply, not about the socket.

@@ -41,7 +41,7 @@ struct Framed {
     unsent: bool,
     awaited: HashMap<u16, Awaited>,
     strays: usize,
-    /// When something was heard last, or began to be waited for.
+    /// When an answer was taken last, or began to be waited for.
     heard: Instant,
 }
 
@@ -89,6 +89,10 @@ impl Framed {
             } else {
                 SILENCE_LIMIT
             };
+            if self.awaited.len() >= MAX_UNDER_WAY {
+                // Nobody waits for these any more, and their answers will be strays.
+                self.awaited.retain(|_, awaited| !awaited.reply.is_closed());
+            }
             let room = self.awaited.len() < MAX_UNDER_WAY;
             tokio::select! {
                 read = self.reader.read(&mut chunk) => {
@@ -123,9 +127,6 @@ impl Framed {
         }
         if self.awaited.is_empty() {
             self.heard = Instant::now();
-        } else if self.awaited.len() == MAX_UNDER_WAY - 1 {
-            // Make room: nobody waits for these any more, and their answers will be strays.
-            self.awaited.retain(|_, awaited| !awaited.reply.is_closed());
         }
         let mut query = job.query;
         let mut id = [query[0], query[1]];
@@ -148,7 +149,6 @@ impl Framed {
 
     /// Takes what was read, and hands out each answer that is complete with it.
     fn take(&mut self, read: &[u8]) -> Result<(), ExchangeError> {
-        self.heard = Instant::now();
         self.inbox.extend_from_slice(read);
         let mut rest = self.inbox.as_slice();
         while let Some((length, behind)) = rest.split_first_chunk::<2>() {
@@ -168,6 +168,8 @@ impl Framed {
                 }
                 continue;
             };
+            // An answer counts, not a byte: a server that drips must not keep a line for ever.
+            self.heard = Instant::now();
             let _ = awaited.reply.send(match matches(answer, &awaited.query) {
                 Match::No => Err(ExchangeError::Mismatch),
                 Match::OtherCase | Match::Exact => Ok(Raw {

@@ -144,6 +144,27 @@ async fn a_chain_that_leaves_a_zone_is_asked_for_at_the_other_zones_servers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_alias_outside_has_no_internal_name_asked_for_that_is_not_listed() {
+    let network = network(
+        "www.example 60 CNAME secret.corp.example\nsecret.corp.example 60 A 203.0.113.66",
+        "secret.corp.example 60 A 203.0.113.67",
+        "",
+    );
+    let zone = "\"corp.example\" = [\"192.0.2.2\"]";
+    let policy = format!(
+        "version = 1\n[network.dns]\nresolvers = [\"192.0.2.1\"]\nzones = {{ {zone} }}\n\
+         [network.domains]\n\"www.example\" = \"allow\"\n"
+    );
+    let world = world(&network, &policy);
+    for qtype in [A_TYPE, TXT_TYPE] {
+        let reply = world.ask("www.example", qtype).await;
+        assert_eq!(reply.metadata.response_code, ResponseCode::ServFail);
+        assert!(reply.answers.is_empty());
+    }
+    assert!(questions(&network, CORP).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reverse_lookup_goes_to_the_servers_of_its_range() {
     let network = network(
         "www.example 60 A 203.0.113.1",
