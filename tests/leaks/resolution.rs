@@ -72,7 +72,7 @@ const SENTENCES: &[(&str, &[&str])] = &[
         "Each query has an unpredictable port and id.",
         &[
             "case_id_options_and_flags_of_the_client_are_never_forwarded",
-            "a_silent_upstream_is_servfail_within_4_s_after_four_attempts",
+            "a_silent_upstream_is_servfail_after_four_attempts_each_fresh",
         ],
     ),
 ];
