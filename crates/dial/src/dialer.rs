@@ -11,13 +11,13 @@ use portcullis_policy::{
     ConnectPermit, HOST_NAME, PermitTarget, Policy, ProxyHost, ProxyUrl, Reason, Request,
 };
 use portcullis_record::{Stage, Timings};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::error::{DialError, all_failed};
 use crate::eyeballs::{interleave, race};
 use crate::guard::{ChosenBy, Guard};
 use crate::host::HostAddresses;
+use crate::stream::Stream;
 use crate::{socket, tunnel};
 
 /// How long opening a connection may take, lookup and the company's proxy included.
@@ -56,7 +56,7 @@ impl DialConfig {
 #[derive(Debug)]
 pub struct Dialed {
     /// The stream: to the destination, or through the company's proxy as if it were.
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// The address that was connected: the destination's, or the company proxy's.
     pub address: SocketAddr,
     /// The company's proxy, if it goes through one: `http://host:port`, without credentials.
@@ -232,7 +232,7 @@ impl Dialer {
         let timings = Timings::default().with(Stage::Connect, start.elapsed());
         match result {
             Ok((stream, address)) => Ok(Dialed {
-                stream,
+                stream: Stream::Tcp(stream),
                 address,
                 via: None,
                 absolute_form: false,

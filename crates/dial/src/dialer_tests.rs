@@ -55,7 +55,7 @@ async fn a_listed_name_is_resolved_and_dialled_with_its_timings() {
     );
     assert!(dialed.timings.get(Stage::Resolve).is_some());
     assert!(dialed.timings.get(Stage::Connect).is_some());
-    assert!(dialed.stream.nodelay().unwrap());
+    assert!(dialed.stream.tcp().nodelay().unwrap());
     assert_eq!(dialed.addresses, [at.ip()]);
     assert_eq!(hears(dialed).await, at.to_string());
 }

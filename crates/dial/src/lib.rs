@@ -19,12 +19,14 @@ mod eyeballs;
 mod guard;
 mod host;
 mod socket;
+mod stream;
 mod tunnel;
 
 pub use dialer::{DIAL_TIMEOUT, DialConfig, Dialed, Dialer};
 pub use error::DialError;
 pub use host::{Host, HostAddresses, reaches};
 pub use socket::ATTEMPT_TIMEOUT;
+pub use stream::{ReadHalf, Stream, WriteHalf};
 
 #[cfg(test)]
 mod dialer_tests;

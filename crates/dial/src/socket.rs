@@ -42,7 +42,7 @@ pub(crate) async fn connect(
 #[cfg(test)]
 mod tests {
     /// Every file of the crate that is shipped.
-    const SOURCES: [&str; 8] = [
+    const SOURCES: [&str; 9] = [
         include_str!("dialer.rs"),
         include_str!("error.rs"),
         include_str!("eyeballs.rs"),
@@ -50,6 +50,7 @@ mod tests {
         include_str!("host.rs"),
         include_str!("lib.rs"),
         include_str!("socket.rs"),
+        include_str!("stream.rs"),
         include_str!("tunnel.rs"),
     ];
 

@@ -8,11 +8,11 @@ use std::io;
 use std::time::Duration;
 
 use portcullis_policy::Reason;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::error::DialError;
+use crate::stream::Stream;
 
 /// Longest head of a reply, in bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;
@@ -32,7 +32,7 @@ const END: &[u8] = b"\r\n\r\n";
 ///
 /// # Errors
 /// `upstream-proxy-failed`, with the proxy's status in the detail.
-pub(crate) async fn open(stream: &mut TcpStream, authority: &str) -> Result<(), DialError> {
+pub(crate) async fn open(stream: &mut Stream, authority: &str) -> Result<(), DialError> {
     match timeout(REPLY_TIMEOUT, exchange(stream, authority)).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(detail)) => Err(failed(&detail)),
@@ -44,10 +44,11 @@ fn failed(detail: &str) -> DialError {
     DialError::new(Reason::UpstreamProxyFailed, detail)
 }
 
-async fn exchange(stream: &mut TcpStream, authority: &str) -> Result<(), String> {
+async fn exchange(stream: &mut Stream, authority: &str) -> Result<(), String> {
     let request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
     let broken = |error: io::Error| format!("broke off: {error}");
     stream.write_all(request.as_bytes()).await.map_err(broken)?;
+    stream.flush().await.map_err(broken)?;
     for _ in 0..=MAX_INTERIM_REPLIES {
         let head = read_head(stream).await?;
         let (status, phrase) =
@@ -63,12 +64,11 @@ async fn exchange(stream: &mut TcpStream, authority: &str) -> Result<(), String>
 }
 
 /// Takes one head off the stream, up to and with its empty line, and not a byte more.
-async fn read_head(stream: &mut TcpStream) -> Result<Vec<u8>, String> {
+async fn read_head(stream: &mut Stream) -> Result<Vec<u8>, String> {
     let mut head = Vec::new();
     let mut seen = [0u8; 2048];
     loop {
-        let peeked = stream
-            .peek(&mut seen)
+        let peeked = peek(stream, &mut seen)
             .await
             .map_err(|error| format!("broke off: {error}"))?;
         if peeked == 0 {
@@ -98,6 +98,19 @@ async fn read_head(stream: &mut TcpStream) -> Result<Vec<u8>, String> {
         }
         if head.len() > MAX_HEAD_BYTES {
             return Err(format!("sent more than {MAX_HEAD_BYTES} bytes of header"));
+        }
+    }
+}
+
+/// What stands next on the stream, without taking it; 0 at its end.
+async fn peek(stream: &mut Stream, seen: &mut [u8]) -> io::Result<usize> {
+    match stream {
+        Stream::Tcp(stream) => stream.peek(seen).await,
+        Stream::Tls(stream) => {
+            let next = stream.fill_buf().await?;
+            let length = next.len().min(seen.len());
+            seen[..length].copy_from_slice(&next[..length]);
+            Ok(length)
         }
     }
 }

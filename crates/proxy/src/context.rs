@@ -3,10 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use portcullis_dial::{DialError, Dialer, reaches};
+use portcullis_dial::{DialError, Dialer, Stream, reaches};
 use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_record::Recorder;
-use tokio::net::TcpStream;
 
 use crate::limits::{MAX_CONNECTIONS, MAX_REFUSALS, Slots};
 use crate::note::Peer;
@@ -72,7 +71,7 @@ impl ProxyContext {
     }
 
     /// Opens the connection that a ruling permits.
-    pub(crate) async fn dial(&self, ruling: &Ruling) -> Result<(TcpStream, Peer), DialError> {
+    pub(crate) async fn dial(&self, ruling: &Ruling) -> Result<(Stream, Peer), DialError> {
         let dialed = self.dialer.connect(ruling.permit()?).await?;
         Ok(Peer::of(dialed))
     }
@@ -82,7 +81,7 @@ impl ProxyContext {
     pub(crate) async fn dial_http(
         &self,
         ruling: &Ruling,
-    ) -> Result<(TcpStream, Peer, bool), DialError> {
+    ) -> Result<(Stream, Peer, bool), DialError> {
         let dialed = self.dialer.connect_http(ruling.permit()?).await?;
         let absolute = dialed.absolute_form;
         let (stream, peer) = Peer::of(dialed);

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use portcullis_dial::{DialError, Dialed};
+use portcullis_dial::{DialError, Dialed, Stream};
 use portcullis_dns::Hold;
 use portcullis_names::Name;
 use portcullis_policy::{Reason, Verdict};
@@ -243,7 +243,7 @@ pub(crate) struct Peer {
 
 impl Peer {
     /// Takes a dialled connection apart.
-    pub(crate) fn of(dialed: Dialed) -> (TcpStream, Peer) {
+    pub(crate) fn of(dialed: Dialed) -> (Stream, Peer) {
         let peer = Peer {
             address: dialed.address,
             via: dialed.via,

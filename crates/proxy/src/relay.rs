@@ -14,6 +14,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
+use portcullis_dial::Stream;
 use portcullis_record::CloseReason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -49,7 +50,7 @@ pub async fn relay_between(
 ) -> Relayed {
     socket::prepare(&program);
     socket::prepare(&other);
-    let mut relay = Relay::new(program, other);
+    let mut relay = Relay::new(program, Stream::Tcp(other));
     let stop = Stop::default();
     let end = tokio::select! {
         end = relay.run(&stop) => end,
@@ -65,7 +66,7 @@ pub async fn relay_between(
 /// Two sockets and what is on its way between them.
 pub(crate) struct Relay {
     client: TcpStream,
-    upstream: TcpStream,
+    upstream: Stream,
     up: Direction,
     down: Direction,
     /// The side that broke while bytes from it were still to be passed on.
@@ -105,7 +106,7 @@ enum Fault {
 }
 
 impl Relay {
-    pub(crate) fn new(client: TcpStream, upstream: TcpStream) -> Relay {
+    pub(crate) fn new(client: TcpStream, upstream: Stream) -> Relay {
         let (up, down) = (Direction::default(), Direction::default());
         Relay {
             client,
@@ -133,7 +134,7 @@ impl Relay {
     }
 
     /// Ends the relay and gives the sockets back, as they are.
-    pub(crate) fn into_sockets(self) -> (TcpStream, TcpStream) {
+    pub(crate) fn into_sockets(self) -> (TcpStream, Stream) {
         (self.client, self.upstream)
     }
 
@@ -145,7 +146,7 @@ impl Relay {
     /// Resets both sides.
     pub(crate) fn reset(self) {
         socket::reset(self.client);
-        socket::reset(self.upstream);
+        socket::reset_upstream(self.upstream);
     }
 
     /// Passes on what upstream says and what was pushed, and adds what the client says to `pending`
@@ -172,6 +173,7 @@ impl Relay {
             if let Poll::Ready(Err(_)) = self.up.poll_held(cx, &mut self.upstream) {
                 return Poll::Ready(Err(CloseReason::UpstreamReset));
             }
+            self.flush(cx);
             let mut buffer = ReadBuf::new(&mut scratch[..MIN_READ_BYTES]);
             Poll::Ready(
                 match ready!(Pin::new(&mut self.client).poll_read(cx, &mut buffer)) {
@@ -202,7 +204,7 @@ impl Relay {
         .await;
         if end != CloseReason::Finished {
             let _ = self.client.set_zero_linger();
-            let _ = self.upstream.set_zero_linger();
+            let _ = self.upstream.tcp().set_zero_linger();
         }
         end
     }
@@ -225,6 +227,7 @@ impl Relay {
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
             }
+            self.flush(cx);
             if self.up.done && self.down.done {
                 return Poll::Ready(self.broken.map_or(CloseReason::Finished, Side::reset));
             }
@@ -233,6 +236,13 @@ impl Relay {
             }
             Poll::Pending
         })
+    }
+
+    /// Sees off what TLS has taken and not yet written. If that fails, the next read or write does.
+    fn flush(&mut self, cx: &mut Context<'_>) {
+        if !self.upstream.is_plain() {
+            let _ = Pin::new(&mut self.upstream).poll_flush(cx);
+        }
     }
 
     /// A half-closed relay reads one side only, so that a reset from the other would go unseen:
@@ -244,7 +254,7 @@ impl Relay {
         while check.as_mut().poll(cx).is_ready() {
             for (stream, side) in [
                 (&self.client, Side::Client),
-                (&self.upstream, Side::Upstream),
+                (self.upstream.tcp(), Side::Upstream),
             ] {
                 if matches!(stream.take_error(), Ok(Some(_)) | Err(_)) {
                     return Poll::Ready(side.reset());
@@ -281,8 +291,8 @@ impl Direction {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut TcpStream,
-        to: &mut TcpStream,
+        from: &mut (impl AsyncRead + Unpin),
+        to: &mut (impl AsyncWrite + Unpin),
         scratch: &mut [u8],
     ) -> Poll<Result<(), Fault>> {
         for _ in 0..MAX_ROUNDS {
@@ -330,7 +340,11 @@ impl Direction {
     }
 
     /// Writes what is held, and gives the buffer back when it is empty.
-    fn poll_held(&mut self, cx: &mut Context<'_>, to: &mut TcpStream) -> Poll<io::Result<()>> {
+    fn poll_held(
+        &mut self,
+        cx: &mut Context<'_>,
+        to: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
         while self.at < self.held.len() {
             let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.held[self.at..]))?;
             if written == 0 {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use portcullis_dial::Stream;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -27,6 +28,11 @@ pub(crate) fn prepare(stream: &TcpStream) {
 pub(crate) fn reset(stream: TcpStream) {
     // If this fails the socket is gone already.
     let _ = stream.set_zero_linger();
+}
+
+/// The same for the connection to the destination.
+pub(crate) fn reset_upstream(stream: Stream) {
+    let _ = stream.tcp().set_zero_linger();
 }
 
 /// Writes a short answer; false if the peer does not take it.

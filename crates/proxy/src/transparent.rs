@@ -5,7 +5,7 @@
 //! checked again all the same, since whoever can flush the kernel's rules reaches this listener
 //! directly. A refusal is a reset, at once.
 
-use portcullis_dial::DialError;
+use portcullis_dial::{DialError, Stream};
 use portcullis_record::{Layer, Protocol};
 use tokio::net::TcpStream;
 
@@ -24,7 +24,7 @@ async fn dial(
     ctx: &ProxyContext,
     ruling: &Ruling,
     port: u16,
-) -> Result<(TcpStream, Peer, bool), DialError> {
+) -> Result<(Stream, Peer, bool), DialError> {
     if port == HTTP_PORT {
         return ctx.dial_http(ruling).await;
     }

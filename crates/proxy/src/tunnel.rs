@@ -4,6 +4,7 @@
 //! Answers "CONNECT to A with SNI B", "connect to the attacker's address with the SNI of a listed
 //! name", "two names on one CDN address" and "no SNI, two SNIs".
 
+use portcullis_dial::Stream;
 use portcullis_policy::{ConnectPermit, Reason, ShownBy, Verdict};
 use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::tls::{self, Alert};
@@ -310,7 +311,7 @@ pub(crate) fn elsewhere(target: &Target, peer: &Peer, same_name: bool, ruling: &
 }
 
 /// Sockets of a connection that stands.
-pub(crate) fn relay(client: TcpStream, upstream: TcpStream) -> Relay {
-    socket::prepare(&upstream);
+pub(crate) fn relay(client: TcpStream, upstream: Stream) -> Relay {
+    socket::prepare(upstream.tcp());
     Relay::new(client, upstream)
 }

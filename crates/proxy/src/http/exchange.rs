@@ -9,6 +9,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use portcullis_dial::{self as dial, Stream};
 use portcullis_policy::Reason;
 use portcullis_record::CloseReason;
 use portcullis_wire::http1::{BodyLength, BodyScanner, BodyStep};
@@ -24,6 +25,13 @@ use crate::limits::{BODY_BUFFER_BYTES, MAX_INTERIM};
 #[derive(Debug)]
 pub(super) struct Conn {
     pub(super) stream: TcpStream,
+    pub(super) inbox: Vec<u8>,
+}
+
+/// The same for the connection to the destination or to the company's proxy.
+#[derive(Debug)]
+pub(super) struct UpstreamConn {
+    pub(super) stream: Stream,
     pub(super) inbox: Vec<u8>,
 }
 
@@ -73,7 +81,7 @@ impl Exchange<'_> {
     pub(super) async fn run(
         &self,
         client: &mut Conn,
-        upstream: &mut Conn,
+        upstream: &mut UpstreamConn,
         counts: &mut Counts,
     ) -> Outcome {
         let (client_in, client_out) = client.stream.split();
@@ -123,7 +131,7 @@ impl Exchange<'_> {
         &self,
         mut client: ReadHalf<'_>,
         inbox: &mut Vec<u8>,
-        mut upstream: WriteHalf<'_>,
+        mut upstream: dial::WriteHalf<'_>,
         sent: &AtomicBool,
         count: &mut u64,
     ) -> SendFault {
@@ -165,7 +173,7 @@ impl Exchange<'_> {
 
     async fn receive(
         &self,
-        mut upstream: ReadHalf<'_>,
+        mut upstream: dial::ReadHalf<'_>,
         inbox: &mut Vec<u8>,
         mut client: WriteHalf<'_>,
         started: &AtomicBool,
@@ -234,7 +242,7 @@ impl Exchange<'_> {
                     keep_alive: head.keep_alive,
                 });
             }
-            match fill(&mut upstream, inbox).await {
+            match upstream.fill(inbox, BODY_BUFFER_BYTES).await {
                 Ok(0) if delimited => return Err(ReceiveFault::Ended),
                 Ok(0) => {
                     return Ok(Received::Whole {
@@ -251,7 +259,7 @@ impl Exchange<'_> {
     /// Reads one response head; it stays in the inbox.
     async fn head(
         &self,
-        upstream: &mut ReadHalf<'_>,
+        upstream: &mut dial::ReadHalf<'_>,
         inbox: &mut Vec<u8>,
         spoke: bool,
     ) -> Result<ResponseHead, ReceiveFault> {
@@ -270,7 +278,7 @@ impl Exchange<'_> {
                 ));
             }
             seen = inbox.len();
-            match fill(upstream, inbox).await {
+            match upstream.fill(inbox, BODY_BUFFER_BYTES).await {
                 Ok(0) | Err(_) if inbox.is_empty() && !spoke => return Err(ReceiveFault::Silent),
                 Ok(0) | Err(_) => return Err(ReceiveFault::Ended),
                 Ok(_) => {}

@@ -7,14 +7,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use portcullis_dial::DialError;
+use portcullis_dial::{DialError, Stream};
 use portcullis_names::{Host, Name, NameBuf};
 use portcullis_policy::{ConnectPermit, PermitTarget, Reason, ShownBy};
 use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::http1::{BodyLength, RequestForm, RequestHead, Upgrade};
-use tokio::net::TcpStream;
 
-use super::exchange::{Conn, Counts, Exchange, Outcome};
+use super::exchange::{Conn, Counts, Exchange, Outcome, UpstreamConn};
 use super::request::{self, Plan};
 use super::response::Asked;
 use super::{Door, Next, Session, path, say};
@@ -28,7 +27,7 @@ const HTTP_PORT: u16 = 80;
 
 /// The upstream connection of a client's connection. It is never used for another client.
 pub(super) struct Upstream {
-    pub(super) conn: Conn,
+    pub(super) conn: UpstreamConn,
     peer: Peer,
     /// The name that it was dialled by.
     name: Option<Name>,
@@ -43,12 +42,12 @@ pub(super) struct Upstream {
 impl Upstream {
     /// A connection that was dialled before the first request was seen.
     pub(super) fn standing(
-        stream: TcpStream,
+        stream: Stream,
         peer: Peer,
         name: Option<Name>,
         absolute: bool,
     ) -> Upstream {
-        let conn = Conn {
+        let conn = UpstreamConn {
             stream,
             inbox: Vec::new(),
         };
@@ -63,14 +62,14 @@ impl Upstream {
     }
 
     /// Whether it is open, and upstream has not said anything unasked.
-    fn is_quiet(&self) -> bool {
-        let mut byte = [0];
+    fn is_quiet(&mut self) -> bool {
+        let mut byte = Vec::with_capacity(1);
         let would_block = |error: &std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
         self.conn.inbox.is_empty()
             && self
                 .conn
                 .stream
-                .try_read(&mut byte)
+                .try_read_buf(&mut byte)
                 .is_err_and(|error| would_block(&error))
     }
 }
@@ -223,8 +222,8 @@ impl Session<'_> {
     }
 
     /// Whether the request may go on the connection that stands.
-    fn reuses(&self, sending: &Sending<'_>) -> bool {
-        let Some(upstream) = &self.upstream else {
+    fn reuses(&mut self, sending: &Sending<'_>) -> bool {
+        let Some(upstream) = &mut self.upstream else {
             return false;
         };
         let same = match &self.door {
@@ -242,12 +241,12 @@ impl Session<'_> {
 }
 
 impl Upstream {
-    fn dialled(dialled: (TcpStream, Peer, bool), sending: &Sending<'_>) -> Upstream {
+    fn dialled(dialled: (Stream, Peer, bool), sending: &Sending<'_>) -> Upstream {
         let (stream, peer, absolute) = dialled;
-        socket::prepare(&stream);
+        socket::prepare(stream.tcp());
         let permit = sending.ruling.permit.as_ref();
         Upstream {
-            conn: Conn {
+            conn: UpstreamConn {
                 stream,
                 inbox: Vec::new(),
             },

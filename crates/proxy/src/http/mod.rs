@@ -13,6 +13,7 @@ mod response;
 use std::io;
 use std::sync::Arc;
 
+use portcullis_dial::Stream;
 use portcullis_names::Name;
 use portcullis_policy::Reason;
 use portcullis_record::{CloseReason, Layer, Protocol};
@@ -52,7 +53,7 @@ pub(crate) struct Behind {
     pub(crate) target: Target,
     pub(crate) via: Via,
     /// The connection that stands, and the name that it was dialled by.
-    pub(crate) upstream: (TcpStream, Peer, Option<Name>),
+    pub(crate) upstream: (Stream, Peer, Option<Name>),
     /// It ends at the company's proxy, which expects requests in absolute form.
     pub(crate) absolute: bool,
     /// The flow, where it is recorded already.
@@ -83,7 +84,7 @@ enum Next {
     /// WebSocket.
     Switched(Flow),
     /// A tunnel; the 200 is still to be said.
-    Connected(Box<(Opened, TcpStream)>),
+    Connected(Box<(Opened, Stream)>),
 }
 
 /// Serves one connection to the proxy port.
@@ -167,7 +168,7 @@ impl Session<'_> {
             Next::Reset => {
                 socket::reset(self.client.stream);
                 if let Some(upstream) = self.upstream {
-                    socket::reset(upstream.conn.stream);
+                    socket::reset_upstream(upstream.conn.stream);
                 }
                 None
             }
