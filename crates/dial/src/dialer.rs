@@ -163,6 +163,20 @@ impl Dialer {
         }
     }
 
+    /// Whether a connection that stands to `address`, without a company's proxy between, could be
+    /// opened by this permit under the policy in force now: the last check, made once more.
+    pub fn would_open(&self, permit: &ConnectPermit, address: SocketAddr) -> bool {
+        let chosen_by = match (permit.to(), permit.target()) {
+            (Some(to), _) if to != address => return false,
+            (Some(to), _) => sent_by(&self.guard.policy(), permit, to),
+            (None, PermitTarget::Name(name) | PermitTarget::NameAt(name, _)) if is_host(name) => {
+                ChosenBy::HostName
+            }
+            (None, _) => chosen_by(permit),
+        };
+        self.guard.check(address, chosen_by).is_ok()
+    }
+
     async fn directly(&self, permit: &ConnectPermit) -> Result<Dialed, DialError> {
         let port = permit.port();
         match permit.target() {

@@ -7,6 +7,7 @@ use portcullis_dial::{DialError, Dialer, Stream, reaches};
 use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_record::Recorder;
 
+use crate::flows::Flows;
 use crate::limits::{MAX_CONNECTIONS, MAX_REFUSALS, Slots};
 use crate::note::Peer;
 use crate::target::Ruling;
@@ -17,6 +18,8 @@ pub struct ProxyContext {
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) leases: Arc<Leases>,
     pub(crate) recorder: Recorder,
+    /// The flows that stand, for when the policy changes.
+    pub(crate) flows: Arc<Flows>,
     pub(crate) listeners: Vec<SocketAddr>,
     pub(crate) host_listeners: Vec<SocketAddr>,
     /// Connections of the sandbox, over all entrances.
@@ -38,6 +41,7 @@ impl ProxyContext {
             dialer,
             leases,
             recorder,
+            flows: Arc::default(),
             listeners: Vec::new(),
             host_listeners: Vec::new(),
             slots: Slots::new(MAX_CONNECTIONS),

@@ -17,6 +17,7 @@
 
 mod context;
 mod first;
+mod flows;
 mod http;
 mod limits;
 mod listen;

@@ -13,6 +13,7 @@ use portcullis_record::{
 use tokio::net::TcpStream;
 
 use crate::ProxyContext;
+use crate::flows::Entered;
 use crate::socket;
 use crate::target::{Ruling, Target};
 
@@ -117,6 +118,8 @@ pub(crate) struct Flow {
     pub(crate) detail: Option<&'static str>,
     /// Its share in the lease of the address that the program connected to.
     pub(crate) lease: Option<Hold>,
+    /// Its place among the flows that stand.
+    pub(crate) standing: Entered,
 }
 
 impl Flow {
@@ -172,6 +175,7 @@ impl ProxyContext {
             end: CloseReason::Shutdown,
             detail: None,
             lease: self.hold(target, ruling),
+            standing: self.enter(target, ruling, upstream),
         }
     }
 
@@ -257,5 +261,19 @@ impl Peer {
     /// No stage is timed twice: what follows on this connection was not dialled again.
     pub(crate) fn forget_timings(&mut self) {
         self.timings = Timings::default();
+    }
+}
+
+#[cfg(test)]
+impl Peer {
+    /// A connection that stands to this address.
+    pub(crate) fn standing(address: SocketAddr) -> Peer {
+        Peer {
+            address,
+            via: None,
+            addresses: vec![address.ip()],
+            canonical: None,
+            timings: Timings::default(),
+        }
     }
 }

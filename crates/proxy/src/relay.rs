@@ -143,6 +143,12 @@ impl Relay {
         self.down.bytes > 0 || !self.down.held.is_empty() || self.down.ended
     }
 
+    /// Lets the end of both sides be a reset.
+    pub(crate) fn end_hard(&self) {
+        let _ = self.client.set_zero_linger();
+        let _ = self.upstream.tcp().set_zero_linger();
+    }
+
     /// Resets both sides.
     pub(crate) fn reset(self) {
         socket::reset(self.client);

@@ -3,7 +3,7 @@
 //! The reply says success only after the upstream connection stands, and never names an address.
 
 use portcullis_policy::Reason;
-use portcullis_record::{Layer, Protocol};
+use portcullis_record::{CloseReason, Layer, Protocol};
 use portcullis_wire::socks5::{self, Command, Fault, Step};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -79,8 +79,14 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
         }
     };
     let flow = ctx.note_open(at, &target, &ruling, &peer);
+    if flow.standing.is_cut() {
+        socket::reset(client);
+        socket::reset_upstream(upstream);
+        flow.finish(CloseReason::PolicyChanged);
+        return None;
+    }
     if !socket::answer(&mut client, &reply(Reason::Allowed)).await {
-        flow.finish(portcullis_record::CloseReason::ClientReset);
+        flow.finish(CloseReason::ClientReset);
         return None;
     }
     let relay = tunnel::relay(client, upstream);

@@ -47,6 +47,100 @@ pub(crate) enum Asked {
     },
 }
 
+/// What was asked for, borrowed: from a [`Target`], or from a flow that stands.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum HostRef<'a> {
+    /// A name.
+    Name(NameRef<'a>),
+    /// An address and its owners.
+    Address(IpAddr, &'a [Name]),
+    /// A synthetic address's name.
+    Synthetic(Option<&'a Name>),
+}
+
+/// What a connection has shown of its destination.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ShownRef<'a> {
+    /// Nothing yet, or nothing that counts.
+    Nothing,
+    /// TLS without a name.
+    Hidden,
+    /// A request whose host is the address itself.
+    Bare,
+    /// A name.
+    Name(NameRef<'a>, ShownBy),
+}
+
+/// The same, to be kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Shown {
+    #[default]
+    Nothing,
+    Hidden,
+    Bare,
+    Name(Name, ShownBy),
+}
+
+impl ShownRef<'_> {
+    /// `known` is the name that the request passes by, mostly the same one.
+    fn to_owned(self, known: Option<&Name>) -> Shown {
+        match self {
+            ShownRef::Nothing => Shown::Nothing,
+            ShownRef::Hidden => Shown::Hidden,
+            ShownRef::Bare => Shown::Bare,
+            ShownRef::Name(name, by) => match known.filter(|known| known.as_ref() == name) {
+                Some(known) => Shown::Name(known.clone(), by),
+                None => Shown::Name(name.to_name(), by),
+            },
+        }
+    }
+}
+
+impl Shown {
+    /// The same, borrowed.
+    pub(crate) fn borrowed(&self) -> ShownRef<'_> {
+        match self {
+            Shown::Nothing => ShownRef::Nothing,
+            Shown::Hidden => ShownRef::Hidden,
+            Shown::Bare => ShownRef::Bare,
+            Shown::Name(name, by) => ShownRef::Name(name.as_ref(), *by),
+        }
+    }
+}
+
+/// The policy's question about a destination, the first time and each time that it is asked again.
+/// `None` of a synthetic address that stands for nothing.
+pub(crate) fn destination<'a>(host: HostRef<'a>, shown: ShownRef<'a>) -> Option<Destination<'a>> {
+    Some(match (host, shown) {
+        (HostRef::Name(asked), ShownRef::Name(shown, by)) => {
+            Destination::AskedAndShown { asked, shown, by }
+        }
+        (HostRef::Name(asked), _) => Destination::Asked(asked),
+        (HostRef::Address(address, names), ShownRef::Name(shown, by)) => Destination::Shown {
+            address,
+            names,
+            shown,
+            by,
+        },
+        (HostRef::Address(address, names), ShownRef::Hidden) => {
+            Destination::Hidden { address, names }
+        }
+        (HostRef::Address(address, _), ShownRef::Bare) => Destination::Address(address),
+        (HostRef::Address(address, []), ShownRef::Nothing) => Destination::Address(address),
+        (HostRef::Address(address, names), ShownRef::Nothing) => {
+            Destination::Leased { address, names }
+        }
+        (HostRef::Synthetic(name), shown) => Destination::Synthetic {
+            name: name?,
+            seen: match shown {
+                ShownRef::Nothing | ShownRef::Bare => Seen::Nothing,
+                ShownRef::Hidden => Seen::Hidden,
+                ShownRef::Name(name, by) => Seen::Name(name, by),
+            },
+        },
+    })
+}
+
 /// The policy's answer, with the policy it came from: rules are looked up in the policy that
 /// decided, not in one that replaced it.
 #[derive(Debug)]
@@ -57,6 +151,8 @@ pub(crate) struct Ruling {
     pub(crate) rule: Option<RuleId>,
     /// The name the request passes by, where it passes by one.
     pub(crate) name: Option<Name>,
+    /// What it had shown of its destination; kept of what is permitted.
+    pub(crate) shown: Shown,
     /// Leave to dial; `None` exactly if the request is refused.
     pub(crate) permit: Option<ConnectPermit>,
     /// The policy line that would allow what was refused.
@@ -152,18 +248,7 @@ impl Target {
 
     /// Decides on the target itself.
     pub(crate) fn decide(&self, ctx: &ProxyContext) -> Ruling {
-        let how = match &self.host {
-            Asked::Name(name) => Destination::Asked(name.as_ref()),
-            Asked::Address { address, names } if names.is_empty() => Destination::Address(*address),
-            Asked::Address { address, names } => Destination::Leased {
-                address: *address,
-                names,
-            },
-            Asked::Synthetic { name, .. } => {
-                return self.ask_for(ctx, name.as_ref(), Seen::Nothing);
-            }
-        };
-        self.ask(ctx, how)
+        self.ask(ctx, ShownRef::Nothing)
     }
 
     /// Decides on the target together with a name that was shown on the connection.
@@ -173,52 +258,18 @@ impl Target {
         shown: NameRef<'_>,
         by: ShownBy,
     ) -> Ruling {
-        match &self.host {
-            Asked::Name(name) => self.ask(
-                ctx,
-                Destination::AskedAndShown {
-                    asked: name.as_ref(),
-                    shown,
-                    by,
-                },
-            ),
-            Asked::Address { address, names } => self.ask(
-                ctx,
-                Destination::Shown {
-                    address: *address,
-                    names,
-                    shown,
-                    by,
-                },
-            ),
-            Asked::Synthetic { name, .. } => {
-                self.ask_for(ctx, name.as_ref(), Seen::Name(shown, by))
-            }
-        }
+        self.ask(ctx, ShownRef::Name(shown, by))
     }
 
     /// Decides on the target where the connection is TLS without a name. A name that was asked for
     /// is known without it.
     pub(crate) fn decide_hidden(&self, ctx: &ProxyContext) -> Ruling {
-        match &self.host {
-            Asked::Name(_) => self.decide(ctx),
-            Asked::Address { address, names } => self.ask(
-                ctx,
-                Destination::Hidden {
-                    address: *address,
-                    names,
-                },
-            ),
-            Asked::Synthetic { name, .. } => self.ask_for(ctx, name.as_ref(), Seen::Hidden),
-        }
+        self.ask(ctx, ShownRef::Hidden)
     }
 
     /// Decides on a request that names the address itself as its host.
     pub(crate) fn decide_bare(&self, ctx: &ProxyContext) -> Ruling {
-        match &self.host {
-            Asked::Name(_) | Asked::Synthetic { .. } => self.decide(ctx),
-            Asked::Address { address, .. } => self.ask(ctx, Destination::Address(*address)),
-        }
+        self.ask(ctx, ShownRef::Bare)
     }
 
     /// A refusal that is the entrance's own, not a rule's.
@@ -229,22 +280,26 @@ impl Target {
             reason,
             rule: None,
             name: None,
+            shown: Shown::Nothing,
             permit: None,
             suggestion: None,
         }
     }
 
-    /// Decides on a synthetic address. One that stands for nothing is refused here, whatever rules
-    /// say about its network: there is nothing that could be dialled, also where the policy only
-    /// watches.
-    fn ask_for(&self, ctx: &ProxyContext, name: Option<&Name>, seen: Seen<'_>) -> Ruling {
-        match name {
-            Some(name) => self.ask(ctx, Destination::Synthetic { name, seen }),
-            None => self.refuse(ctx, Reason::AddressNotLeased),
+    fn borrowed(&self) -> HostRef<'_> {
+        match &self.host {
+            Asked::Name(name) => HostRef::Name(name.as_ref()),
+            Asked::Address { address, names } => HostRef::Address(*address, names),
+            Asked::Synthetic { name, .. } => HostRef::Synthetic(name.as_ref()),
         }
     }
 
-    fn ask(&self, ctx: &ProxyContext, how: Destination<'_>) -> Ruling {
+    fn ask(&self, ctx: &ProxyContext, shown: ShownRef<'_>) -> Ruling {
+        // A synthetic address that stands for nothing is refused here, whatever rules say about its
+        // network: there is nothing that could be dialled, also where the policy only watches.
+        let Some(how) = destination(self.borrowed(), shown) else {
+            return self.refuse(ctx, Reason::AddressNotLeased);
+        };
         if self.comes_back(ctx) {
             return self.refuse(ctx, Reason::GatewayLoop);
         }
@@ -263,12 +318,17 @@ impl Target {
         let (verdict, reason, rule) = (decision.verdict, decision.reason, decision.rule);
         let name = decision.name().map(NameRef::to_name);
         drop(decision);
+        let shown = match permit {
+            Some(_) => shown.to_owned(name.as_ref()),
+            None => Shown::Nothing,
+        };
         Ruling {
             policy,
             verdict,
             reason,
             rule,
             name,
+            shown,
             permit,
             suggestion,
         }

@@ -5,6 +5,10 @@
 //! name", "two names on one CDN address" and "no SNI, two SNIs".
 
 use portcullis_dial::Stream;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+
 use portcullis_policy::{ConnectPermit, Reason, ShownBy, Verdict};
 use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::tls::{self, Alert};
@@ -13,6 +17,7 @@ use tokio::time::sleep;
 
 use crate::ProxyContext;
 use crate::first::{First, Look, Peek};
+use crate::flows::{Carries, until_cut};
 use crate::http::{self, Behind};
 use crate::limits::RECORD_DELAY;
 use crate::note::{At, Flow, Peer, Via};
@@ -34,7 +39,20 @@ impl Tunnel {
 
     /// Relays to the end. By reference: a future that owns what it relays holds it twice.
     pub(crate) async fn run(&mut self, stop: &Stop) {
-        self.flow.end = self.relay.run(stop).await;
+        let Tunnel { relay, flow } = self;
+        let mut until_cut = flow.standing.until_cut();
+        let end = {
+            let mut running = pin!(relay.run(stop));
+            poll_fn(|cx| match Pin::new(&mut until_cut).poll(cx) {
+                Poll::Ready(()) => Poll::Ready(CloseReason::PolicyChanged),
+                Poll::Pending => running.as_mut().poll(cx),
+            })
+            .await
+        };
+        if end == CloseReason::PolicyChanged {
+            relay.end_hard();
+        }
+        flow.end = end;
     }
 
     /// Closes the sockets, then records the end: who reads the record may rely on it.
@@ -66,6 +84,19 @@ impl Opened {
         close(self.flow, 0, 0, CloseReason::ClientReset);
     }
 
+    /// Whether the policy changed since it was decided on, and does not allow it any more.
+    pub(crate) fn is_cut(&self) -> bool {
+        let flow = self.flow.as_ref();
+        flow.is_some_and(|flow| flow.standing.is_cut())
+    }
+
+    /// Ends what is no longer allowed, before the client is told that it stands.
+    pub(crate) fn cut_short(self, client: TcpStream, upstream: Stream) {
+        socket::reset(client);
+        socket::reset_upstream(upstream);
+        close(self.flow, 0, 0, CloseReason::PolicyChanged);
+    }
+
     /// Waits for the client's first bytes and decides on what they show. `None` when the
     /// connection came to its end on the way.
     pub(crate) async fn follow(
@@ -84,6 +115,9 @@ impl Opened {
             tokio::select! {
                 biased;
                 () = stop.wait() => break First::Over(CloseReason::Shutdown),
+                () = until_cut(self.flow.as_ref().map(|flow| &**flow.standing)) => {
+                    break First::Over(CloseReason::PolicyChanged);
+                }
                 first = peek.first(&mut relay) => match first {
                     First::Undecided => {}
                     first => break first,
@@ -140,7 +174,7 @@ impl Opened {
             }
             First::Other => {
                 let relay = self.leave_absolute(ctx, relay).await?;
-                self.pass(ctx, relay, peek)
+                self.pass(ctx, relay, peek, Carries::Other)
             }
             First::Undecided | First::Slow => {
                 let why = "the first bytes did not tell in time what they are";
@@ -227,6 +261,7 @@ impl Opened {
             // The record says by which name the flow was opened; another one is worth a line.
             Some(flow) => {
                 flow.detail = flow.detail.or(ech);
+                ctx.goes_on(&flow.standing, &ruling, &self.peer);
                 flow.lease = ctx.hold(&self.target, &ruling).or(flow.lease.take());
                 let news = ruling.verdict == Verdict::Audit && ruling.reason != self.ruling.reason;
                 if news || ruling.name != self.ruling.name {
@@ -237,7 +272,8 @@ impl Opened {
                 self.flow = Some(ctx.note_open(at, &self.target, &ruling, &self.peer));
             }
         }
-        self.pass(ctx, relay, peek)
+        self.ruling = ruling;
+        self.pass(ctx, relay, peek, Carries::Tls)
     }
 
     /// Whether the connection leads to a proxy that takes no TLS, or was dialled for another name
@@ -253,13 +289,18 @@ impl Opened {
             )
     }
 
-    fn pass(mut self, ctx: &ProxyContext, mut relay: Relay, peek: Peek) -> Option<Tunnel> {
+    fn pass(
+        mut self,
+        ctx: &ProxyContext,
+        mut relay: Relay,
+        peek: Peek,
+        carries: Carries,
+    ) -> Option<Tunnel> {
         self.note_open(ctx, None);
+        let flow = self.flow?;
+        ctx.carries(&flow.standing, carries, &self.ruling);
         relay.push_up(peek.into_pending());
-        Some(Tunnel {
-            relay,
-            flow: self.flow?,
-        })
+        Some(Tunnel { relay, flow })
     }
 
     fn note_open(&mut self, ctx: &ProxyContext, detail: Option<&'static str>) {

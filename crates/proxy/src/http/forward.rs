@@ -17,6 +17,7 @@ use super::exchange::{Conn, Counts, Exchange, Outcome, UpstreamConn};
 use super::request::{self, Plan};
 use super::response::Asked;
 use super::{Door, Next, Session, path, say};
+use crate::flows::Carries;
 use crate::note::{At, Flow, Peer};
 use crate::refuse::{Refusal, authority};
 use crate::target::{Asked as AskedFor, Ruling, Target};
@@ -141,12 +142,18 @@ impl Session<'_> {
                 self.ctx
                     .note_open(sending.at, sending.target, sending.ruling, &upstream.peer)
             });
+            self.ctx
+                .carries(&flow.standing, Carries::Http, sending.ruling);
             upstream.peer.forget_timings();
             let explicit = matches!(self.door, Door::Proxy);
             let mut counts = Counts::default();
-            let outcome = upstream
-                .exchange(&mut self.client, sending, authority, explicit, &mut counts)
-                .await;
+            let exchange =
+                upstream.exchange(&mut self.client, sending, authority, explicit, &mut counts);
+            let outcome = tokio::select! {
+                biased;
+                () = flow.standing.until_cut() => Outcome::Broken(CloseReason::PolicyChanged),
+                outcome = exchange => outcome,
+            };
             for flow in [Some(&mut flow), self.around.as_mut()]
                 .into_iter()
                 .flatten()

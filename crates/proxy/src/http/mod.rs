@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use self::exchange::Conn;
 use self::forward::Upstream;
 use crate::ProxyContext;
+use crate::flows::until_cut;
 use crate::limits::{HEAD_BUFFER_BYTES, HEADER_TIMEOUT, KEEP_ALIVE_TIMEOUT};
 use crate::note::{At, Flow, Peer, Via};
 use crate::refuse::{Format, Refusal};
@@ -146,10 +147,15 @@ pub(crate) async fn behind(
 
 impl Session<'_> {
     async fn serve(mut self, stop: &Stop) -> Option<Tunnel> {
+        let around = self.around.as_ref().map(|flow| (*flow.standing).clone());
         let next = tokio::select! {
             biased;
             () = stop.wait() => {
                 self.end_around(CloseReason::Shutdown);
+                Next::Reset
+            }
+            () = until_cut(around.as_deref()) => {
+                self.end_around(CloseReason::PolicyChanged);
                 Next::Reset
             }
             next = self.requests() => next,
@@ -181,6 +187,10 @@ impl Session<'_> {
             }
             Next::Connected(connected) => {
                 let (opened, upstream) = *connected;
+                if opened.is_cut() {
+                    opened.cut_short(self.client.stream, upstream);
+                    return None;
+                }
                 if !socket::answer(&mut self.client.stream, connect::ESTABLISHED).await {
                     opened.gone();
                     return None;

@@ -52,6 +52,8 @@ pub struct World {
     pub token: CancellationToken,
     memory: Memory,
     dials: Dials,
+    policy: PolicyHandle,
+    ctx: Arc<ProxyContext>,
 }
 
 /// Ports on which every address inside leads to the catch-all.
@@ -87,13 +89,7 @@ impl World {
 
     async fn of(mode: Mode, connections: usize, more: &str, grace: Duration) -> World {
         let text = format!("{POLICY}{more}");
-        let input = Input::File {
-            path: PathBuf::from("test.toml"),
-            text,
-        };
-        let loaded = Policy::load(&[input], &mut |_| Err(io::ErrorKind::NotFound.into()))
-            .unwrap_or_else(|errors| panic!("{errors:?}"));
-        let policy: PolicyHandle = Arc::new(ArcSwap::from_pointee(loaded.policy.with_mode(mode)));
+        let policy: PolicyHandle = Arc::new(ArcSwap::from_pointee(load(text).with_mode(mode)));
         let (recorder, memory) = Recorder::to_memory("test");
         let clock = Clock::system();
         let leases = Leases::new(Box::new(NoGate), clock.clone()).with_grace(grace);
@@ -138,7 +134,17 @@ impl World {
             token,
             memory,
             dials,
+            policy,
+            ctx,
         }
+    }
+
+    /// Puts another policy in force, as a reload does; how many flows that cut.
+    pub fn change(&self, text: &str) -> usize {
+        let policy = load(text.to_owned());
+        self.policy.store(Arc::new(policy.clone()));
+        self.leases.follow(&policy).unwrap();
+        self.ctx.recheck(&policy)
     }
 
     /// A server outside.
@@ -216,6 +222,16 @@ impl World {
         }
         panic!("{closes} closes: {:#?}", self.records().await.0);
     }
+}
+
+fn load(text: String) -> Policy {
+    let input = Input::File {
+        path: PathBuf::from("test.toml"),
+        text,
+    };
+    Policy::load(&[input], &mut |_| Err(io::ErrorKind::NotFound.into()))
+        .unwrap_or_else(|errors| panic!("{errors:?}"))
+        .policy
 }
 
 /// A listening server outside.

@@ -1,0 +1,369 @@
+//! The standing flows of one sandbox: what each was decided by, so that it can be decided again.
+//!
+//! Answers "a reload that narrows": when another policy comes into force, every flow that stands is
+//! decided on again by the very code that let it in, from the very things it was let in by, and those
+//! that are no longer allowed are cut. The others notice nothing.
+//!
+//! Invariant: a flow is either seen by [`ProxyContext::recheck`] or sees the policy that it was called
+//! for. It enters the registry first and then looks which policy is in force; a reload puts the
+//! policy in force first and then looks at the registry.
+
+use std::future::{Future, poll_fn};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use portcullis_names::Name;
+use portcullis_policy::{ConnectPermit, Policy, Request};
+
+use crate::ProxyContext;
+use crate::note::Peer;
+use crate::target::{Asked, HostRef, Ruling, Shown, Target, destination};
+
+/// Parts of the registry, each with a lock of its own that a flow takes when it opens and when it
+/// closes.
+const SHARDS: usize = 16;
+
+/// What runs on a flow, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Carries {
+    /// The client has not said enough yet.
+    #[default]
+    Unknown,
+    /// TLS that passes untouched.
+    Tls,
+    /// A protocol that is not looked into.
+    Other,
+    /// HTTP, request by request or what one of them has turned into.
+    Http,
+}
+
+/// What a flow was let in by: enough to decide it again. Kept small, there are thousands.
+#[derive(Debug)]
+struct Basis {
+    host: Host,
+    shown: Shown,
+    port: u16,
+    carries: Carries,
+    /// It was dialled where the rule sends the name (`to`).
+    sent: bool,
+    /// The other end, where that is the destination's; `None` behind a company's proxy.
+    peer: Option<SocketAddr>,
+    /// The name that it was dialled by.
+    by: Option<Name>,
+}
+
+/// What was asked for, as [`Asked`] in a smaller form.
+#[derive(Debug)]
+enum Host {
+    Name(Name),
+    Address(IpAddr, Box<[Name]>),
+    Synthetic(Option<Name>),
+}
+
+impl Host {
+    fn of(target: &Target) -> Host {
+        match &target.host {
+            Asked::Name(name) => Host::Name(name.into()),
+            Asked::Address { address, names } => Host::Address(*address, names.as_slice().into()),
+            Asked::Synthetic { name, .. } => Host::Synthetic(name.clone()),
+        }
+    }
+
+    fn borrowed(&self) -> HostRef<'_> {
+        match self {
+            Host::Name(name) => HostRef::Name(name.as_ref()),
+            Host::Address(address, names) => HostRef::Address(*address, names),
+            Host::Synthetic(name) => HostRef::Synthetic(name.as_ref()),
+        }
+    }
+
+    fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Host::Address(address, _) => Some(*address),
+            Host::Name(_) | Host::Synthetic(_) => None,
+        }
+    }
+}
+
+impl Basis {
+    fn new(target: &Target, ruling: &Ruling, peer: &Peer) -> Basis {
+        let mut basis = Basis {
+            host: Host::of(target),
+            shown: Shown::Nothing,
+            port: target.port,
+            carries: Carries::Unknown,
+            sent: false,
+            peer: None,
+            by: None,
+        };
+        basis.follow(ruling, peer);
+        basis
+    }
+
+    fn follow(&mut self, ruling: &Ruling, peer: &Peer) {
+        let to = ruling.permit.as_ref().and_then(ConnectPermit::to);
+        self.shown = ruling.shown.clone();
+        self.sent = to.is_some();
+        self.peer = peer.via.is_none().then_some(peer.address);
+        self.by.clone_from(&ruling.name);
+    }
+
+    /// Whether `policy` allows the flow as it stands: the same destination by the same evidence, the
+    /// address that it ends at, and what runs on it.
+    fn stands(&self, ctx: &ProxyContext, policy: &Policy) -> bool {
+        let Some(how) = destination(self.host.borrowed(), self.shown.borrowed()) else {
+            return false;
+        };
+        let port = self.port;
+        let decision = policy.decide(&Request::Connect { how, port });
+        let Some(permit) = decision.connect_permit() else {
+            return false;
+        };
+        let now = decision.name();
+        let same_name = self.by.as_ref().map(Name::as_ref) == now;
+        self.ends_there(ctx, &permit, same_name)
+    }
+
+    /// Whether a connection by this permit could end where the flow ends.
+    fn ends_there(&self, ctx: &ProxyContext, permit: &ConnectPermit, same_name: bool) -> bool {
+        let Some(peer) = self.peer else {
+            // A company's proxy found the way; a rule that sends the name elsewhere knows none.
+            return permit.to().is_none();
+        };
+        // Under another name only the address that was asked for is surely that name's.
+        let there = Some(peer.ip().to_canonical()) == self.host.ip();
+        let known = permit.to().is_some() || same_name || there || self.host.ip().is_none();
+        known && self.sent == permit.to().is_some() && ctx.dialer.would_open(permit, peer)
+    }
+}
+
+/// One flow in the registry, shared by whoever carries it and by the registry.
+#[derive(Debug)]
+pub(crate) struct Standing {
+    cut: AtomicBool,
+    /// Its place in its shard.
+    place: AtomicU32,
+    waiting: Mutex<Option<Waker>>,
+    basis: Mutex<Basis>,
+}
+
+impl Standing {
+    /// Whether the policy allows it no longer.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Acquire)
+    }
+
+    /// Ends when the policy allows it no longer. One waits at a time.
+    pub(crate) fn until_cut(&self) -> UntilCut<'_> {
+        UntilCut {
+            standing: self,
+            registered: false,
+        }
+    }
+
+    fn trip(&self) {
+        self.cut.store(true, Ordering::Release);
+        let waiting = lock(&self.waiting).take();
+        if let Some(waker) = waiting {
+            waker.wake();
+        }
+    }
+}
+
+/// See [`Standing::until_cut`]. After its first turn it only looks at a flag.
+pub(crate) struct UntilCut<'a> {
+    standing: &'a Standing,
+    registered: bool,
+}
+
+impl Future for UntilCut<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.registered {
+            self.registered = true;
+            *lock(&self.standing.waiting) = Some(cx.waker().clone());
+        }
+        if self.standing.is_cut() {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+/// Ends when the flow, if there is one, is no longer allowed.
+pub(crate) async fn until_cut(standing: Option<&Standing>) {
+    match standing {
+        Some(standing) => standing.until_cut().await,
+        None => poll_fn(|_| Poll::Pending).await,
+    }
+}
+
+/// A place in the registry; dropping it gives it back.
+#[derive(Debug)]
+pub(crate) struct Entered {
+    flows: Arc<Flows>,
+    standing: Arc<Standing>,
+}
+
+impl std::ops::Deref for Entered {
+    type Target = Arc<Standing>;
+
+    fn deref(&self) -> &Arc<Standing> {
+        &self.standing
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.flows.leave(&self.standing);
+    }
+}
+
+/// All flows that stand.
+#[derive(Debug, Default)]
+pub(crate) struct Flows {
+    shards: [Mutex<Shard>; SHARDS],
+    next: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    places: Vec<Place>,
+    /// The first place that is free; each names the next one.
+    free: Option<u32>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Free(Option<u32>),
+    Taken(Arc<Standing>),
+}
+
+impl Flows {
+    fn enter(self: &Arc<Self>, basis: Basis) -> Entered {
+        let shard = self.next.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        let standing = Arc::new(Standing {
+            cut: AtomicBool::new(false),
+            place: AtomicU32::new(0),
+            waiting: Mutex::new(None),
+            basis: Mutex::new(basis),
+        });
+        let place = lock(&self.shards[shard]).take(standing.clone());
+        // The shard is the low part, so that one number is enough.
+        let number = place * SHARDS as u32 + shard as u32;
+        standing.place.store(number, Ordering::Release);
+        Entered {
+            flows: self.clone(),
+            standing,
+        }
+    }
+
+    fn leave(&self, standing: &Standing) {
+        let number = standing.place.load(Ordering::Acquire) as usize;
+        lock(&self.shards[number % SHARDS]).give_back((number / SHARDS) as u32);
+    }
+
+    /// Cuts the flows that `stands` says no of; how many those were. Flows that were cut before and
+    /// are still on their way out do not count again.
+    fn cut(&self, stands: impl Fn(&Basis) -> bool) -> usize {
+        let mut cut = 0;
+        for shard in &self.shards {
+            // Out of the lock: deciding takes longer than opening a flow may wait.
+            let standing = lock(shard).standing();
+            for flow in standing {
+                if !flow.is_cut() && !stands(&lock(&flow.basis)) {
+                    flow.trip();
+                    cut += 1;
+                }
+            }
+        }
+        cut
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        let of = |shard: &Mutex<Shard>| lock(shard).standing().len();
+        self.shards.iter().map(of).sum()
+    }
+}
+
+impl Shard {
+    fn take(&mut self, standing: Arc<Standing>) -> u32 {
+        let taken = Place::Taken(standing);
+        if let Some(free) = self.free
+            && let Some(place) = self.places.get_mut(free as usize)
+            && let Place::Free(next) = *place
+        {
+            self.free = next;
+            *place = taken;
+            return free;
+        }
+        self.places.push(taken);
+        // A sandbox has thousands of connections at most.
+        (self.places.len() - 1) as u32
+    }
+
+    fn give_back(&mut self, number: u32) {
+        if let Some(place) = self.places.get_mut(number as usize) {
+            *place = Place::Free(self.free);
+            self.free = Some(number);
+        }
+    }
+
+    fn standing(&self) -> Vec<Arc<Standing>> {
+        let taken = self.places.iter().filter_map(|place| match place {
+            Place::Taken(standing) => Some(standing.clone()),
+            Place::Free(_) => None,
+        });
+        taken.collect()
+    }
+}
+
+// A thread that panicked with one of these leaves it usable: each holds plain values.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl ProxyContext {
+    /// Takes a flow into the registry. It may be cut already when this returns: the policy can have
+    /// changed since it was decided on.
+    pub(crate) fn enter(&self, target: &Target, ruling: &Ruling, peer: &Peer) -> Entered {
+        let entered = self.flows.enter(Basis::new(target, ruling, peer));
+        self.look_again(&entered, ruling);
+        entered
+    }
+
+    /// The flow goes on by another decision, perhaps on another connection.
+    pub(crate) fn goes_on(&self, standing: &Standing, ruling: &Ruling, peer: &Peer) {
+        lock(&standing.basis).follow(ruling, peer);
+        self.look_again(standing, ruling);
+    }
+
+    /// What the flow carries is known now. `ruling` is what it was decided by.
+    pub(crate) fn carries(&self, standing: &Standing, carries: Carries, ruling: &Ruling) {
+        lock(&standing.basis).carries = carries;
+        self.look_again(standing, ruling);
+    }
+
+    fn look_again(&self, standing: &Standing, ruling: &Ruling) {
+        let policy = self.policy.load();
+        if !Arc::ptr_eq(&policy, &ruling.policy) && !lock(&standing.basis).stands(self, &policy) {
+            standing.trip();
+        }
+    }
+
+    /// Decides again on every flow that stands and cuts those that `policy`, which must be in force
+    /// by now, no longer allows; how many those were. Published ports are not among them.
+    pub fn recheck(&self, policy: &Policy) -> usize {
+        self.flows.cut(|basis| basis.stands(self, policy))
+    }
+}
+
+#[cfg(test)]
+#[path = "flows_tests.rs"]
+mod tests;
