@@ -195,18 +195,24 @@ reasons! {
         proxy_status: "proxy_loop_detected",
         ..deny("gateway-loop", PRIVATE, "The destination is the gateway itself.")
     };
-    /// Too many queries, new names or bytes in a time.
+    /// Too many queries, new names or connections in a time.
     RateLimited = Row {
         http_status: 429,
         ede: Some(EDE_OTHER),
-        ..deny("rate-limited", None, "A rate limit of the sandbox is used up; try again later.")
+        ..deny("rate-limited", None, "A rate limit is used up; try again later.")
     };
     /// Too many connections at once.
     TooManyConnections = Row {
         http_status: 429,
         ede: Some(EDE_OTHER),
         proxy_status: "connection_limit_reached",
-        ..deny("too-many-connections", None, "The sandbox has too many connections open.")
+        ..deny("too-many-connections", None, "Too many connections are open; try again later.")
+    };
+    /// `total_bytes` of the sandbox or of the rule.
+    TotalBytesUsed = Row {
+        http_status: 429,
+        ede: Some(EDE_OTHER),
+        ..deny("total-bytes-used", None, "The number of bytes that may pass is used up.")
     };
 
     /// The upstream resolver says that the name does not exist.

@@ -21,6 +21,8 @@ mod flows;
 mod http;
 mod limits;
 mod listen;
+#[allow(dead_code, unused_imports)] // nothing sets limits yet
+mod meter;
 mod note;
 mod refuse;
 mod relay;

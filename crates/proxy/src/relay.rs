@@ -10,7 +10,6 @@
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
@@ -22,6 +21,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{HALF_CLOSED_CHECK, MAX_READ_BYTES, MAX_ROUNDS, MIN_READ_BYTES};
+use crate::meter::{Meter, Way};
 use crate::socket;
 use crate::stop::Stop;
 
@@ -73,6 +73,8 @@ pub(crate) struct Relay {
     broken: Option<Side>,
     /// Runs while one direction has ended and the other has not.
     check: Option<Pin<Box<Sleep>>>,
+    /// Where limits concern the flow: who gives leave to write.
+    meter: Option<Box<Meter>>,
 }
 
 /// One direction.
@@ -103,6 +105,8 @@ pub(crate) enum Side {
 enum Fault {
     Sender,
     Receiver,
+    /// Nothing is wrong: a limit ends the flow.
+    Limit(CloseReason),
 }
 
 impl Relay {
@@ -115,7 +119,19 @@ impl Relay {
             down,
             broken: None,
             check: None,
+            meter: None,
         }
+    }
+
+    /// Has every byte from now on ask for leave.
+    #[allow(dead_code)] // nothing sets limits yet
+    pub(crate) fn set_meter(&mut self, meter: Option<Box<Meter>>) {
+        self.meter = meter;
+    }
+
+    /// The limit that ended the relay, in the words of the policy.
+    pub(crate) fn limit(&self) -> Option<&'static str> {
+        Some(self.meter.as_ref()?.cut()?.detail)
     }
 
     /// Bytes for upstream that were read before the relay began; they go first.
@@ -163,10 +179,17 @@ impl Relay {
         cx: &mut Context<'_>,
         pending: &mut Vec<u8>,
     ) -> Poll<Result<usize, CloseReason>> {
+        if let Some(meter) = &mut self.meter
+            && let Poll::Ready(end) = meter.poll_idle(cx)
+        {
+            return Poll::Ready(Err(end));
+        }
         SCRATCH.with_borrow_mut(|scratch| {
             if !self.down.done {
                 let (from, to) = (&mut self.upstream, &mut self.client);
-                match self.down.poll(cx, from, to, scratch) {
+                let leave = leave(&mut self.meter, Way::Down);
+                match self.down.poll(cx, (from, to), leave, scratch) {
+                    Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(Err(end)),
                     Poll::Ready(Err(Fault::Sender)) => {
                         return Poll::Ready(Err(CloseReason::UpstreamReset));
                     }
@@ -176,8 +199,11 @@ impl Relay {
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
             }
-            if let Poll::Ready(Err(_)) = self.up.poll_held(cx, &mut self.upstream) {
-                return Poll::Ready(Err(CloseReason::UpstreamReset));
+            let mut leave = leave(&mut self.meter, Way::Up);
+            match self.up.poll_held(cx, &mut self.upstream, &mut leave) {
+                Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(Err(end)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(CloseReason::UpstreamReset)),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
             }
             self.flush(cx);
             let mut buffer = ReadBuf::new(&mut scratch[..MIN_READ_BYTES]);
@@ -216,10 +242,17 @@ impl Relay {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        if let Some(meter) = &mut self.meter
+            && let Poll::Ready(end) = meter.poll_idle(cx)
+        {
+            return Poll::Ready(end);
+        }
         SCRATCH.with_borrow_mut(|scratch| {
             if !self.up.done {
                 let (from, to) = (&mut self.client, &mut self.upstream);
-                match self.up.poll(cx, from, to, scratch) {
+                let leave = leave(&mut self.meter, Way::Up);
+                match self.up.poll(cx, (from, to), leave, scratch) {
+                    Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(end),
                     Poll::Ready(Err(Fault::Sender)) => return Poll::Ready(Side::Client.reset()),
                     Poll::Ready(Err(Fault::Receiver)) => self.broken = Some(Side::Upstream),
                     Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -227,7 +260,9 @@ impl Relay {
             }
             if !self.down.done {
                 let (from, to) = (&mut self.upstream, &mut self.client);
-                match self.down.poll(cx, from, to, scratch) {
+                let leave = leave(&mut self.meter, Way::Down);
+                match self.down.poll(cx, (from, to), leave, scratch) {
+                    Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(end),
                     Poll::Ready(Err(Fault::Sender)) => return Poll::Ready(Side::Upstream.reset()),
                     Poll::Ready(Err(Fault::Receiver)) => self.broken = Some(Side::Client),
                     Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -272,6 +307,13 @@ impl Relay {
     }
 }
 
+/// Who gives leave to write in one direction; nobody has to where there is no limit.
+type Leave<'m> = Option<(&'m mut Meter, Way)>;
+
+fn leave(meter: &mut Option<Box<Meter>>, way: Way) -> Leave<'_> {
+    Some((meter.as_deref_mut()?, way))
+}
+
 impl Side {
     fn reset(self) -> CloseReason {
         match self {
@@ -297,22 +339,29 @@ impl Direction {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        from: &mut (impl AsyncRead + Unpin),
-        to: &mut (impl AsyncWrite + Unpin),
+        (from, to): (
+            &mut (impl AsyncRead + Unpin),
+            &mut (impl AsyncWrite + Unpin),
+        ),
+        mut leave: Leave<'_>,
         scratch: &mut [u8],
     ) -> Poll<Result<(), Fault>> {
         for _ in 0..MAX_ROUNDS {
-            if ready!(self.poll_held(cx, to)).is_err() {
+            if let Err(fault) = ready!(self.poll_held(cx, to, &mut leave)) {
                 self.done = true;
                 self.held = Vec::new();
-                return Poll::Ready(Err(Fault::Receiver));
+                return Poll::Ready(Err(fault));
             }
             if self.ended {
                 self.done = true;
                 let told = ready!(Pin::new(&mut *to).poll_shutdown(cx));
                 return Poll::Ready(told.map_err(|_| Fault::Receiver));
             }
-            self.read_bytes = self.read_bytes.clamp(MIN_READ_BYTES, MAX_READ_BYTES);
+            let most = match leave {
+                None => MAX_READ_BYTES,
+                Some(_) => MIN_READ_BYTES,
+            };
+            self.read_bytes = self.read_bytes.clamp(MIN_READ_BYTES, most);
             let mut buffer = ReadBuf::new(&mut scratch[..self.read_bytes]);
             if ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).is_err() {
                 return Poll::Ready(Err(Fault::Sender));
@@ -320,6 +369,10 @@ impl Direction {
             let read = buffer.filled();
             if read.is_empty() {
                 self.ended = true;
+                continue;
+            }
+            if leave.is_some() {
+                self.push(read.to_vec());
                 continue;
             }
             let full = read.len() == self.read_bytes;
@@ -350,11 +403,21 @@ impl Direction {
         &mut self,
         cx: &mut Context<'_>,
         to: &mut (impl AsyncWrite + Unpin),
-    ) -> Poll<io::Result<()>> {
+        leave: &mut Leave<'_>,
+    ) -> Poll<Result<(), Fault>> {
         while self.at < self.held.len() {
-            let written = ready!(Pin::new(&mut *to).poll_write(cx, &self.held[self.at..]))?;
+            let mut bytes = &self.held[self.at..];
+            if let Some((meter, way)) = leave {
+                let may = ready!(meter.poll_leave(cx, *way, bytes.len()));
+                bytes = &bytes[..may.map_err(Fault::Limit)?];
+            }
+            let written = ready!(Pin::new(&mut *to).poll_write(cx, bytes));
+            let written = written.unwrap_or(0);
             if written == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+                return Poll::Ready(Err(Fault::Receiver));
+            }
+            if let Some((meter, way)) = leave {
+                meter.passed(*way, written);
             }
             self.at += written;
             self.bytes += written as u64;

@@ -53,6 +53,7 @@ impl Tunnel {
             relay.end_hard();
         }
         flow.end = end;
+        flow.detail = relay.limit().or(flow.detail);
     }
 
     /// Closes the sockets, then records the end: who reads the record may rely on it.

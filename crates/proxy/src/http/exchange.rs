@@ -13,12 +13,14 @@ use portcullis_dial::{self as dial, Stream};
 use portcullis_policy::Reason;
 use portcullis_record::CloseReason;
 use portcullis_wire::http1::{BodyLength, BodyScanner, BodyStep};
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
+use super::metered::{Fault as PassFault, Metered, idle};
 use super::response::{self, Asked, Parsed, ResponseBody, ResponseHead};
 use crate::limits::{BODY_BUFFER_BYTES, MAX_INTERIM};
+use crate::meter::{Cut, Meter};
 
 /// A socket and what was read from it beyond what is dealt with. The buffer is there only while it
 /// holds something.
@@ -67,6 +69,8 @@ pub(super) enum Outcome {
     BadBody(&'static str),
     /// It broke off in the middle: reset both sides.
     Broken(CloseReason),
+    /// A limit ended it: reset both sides.
+    Cut(Cut),
 }
 
 /// Bytes of one exchange.
@@ -83,7 +87,13 @@ impl Exchange<'_> {
         client: &mut Conn,
         upstream: &mut UpstreamConn,
         counts: &mut Counts,
+        meter: Option<&mut Meter>,
     ) -> Outcome {
+        let (mut up_tap, mut down_tap, mut watch) = (None, None, None);
+        if let Some(meter) = meter {
+            let (up, down, idle) = meter.split();
+            (up_tap, down_tap, watch) = (Some(up), Some(down), Some(idle));
+        }
         let (client_in, client_out) = client.stream.split();
         let (upstream_in, upstream_out) = upstream.stream.split();
         let sent = AtomicBool::new(false);
@@ -91,16 +101,14 @@ impl Exchange<'_> {
         let mut up = pin!(self.send(
             client_in,
             &mut client.inbox,
-            upstream_out,
+            Metered::new(upstream_out, &mut up_tap, &mut counts.up),
             &sent,
-            &mut counts.up
         ));
         let mut down = pin!(self.receive(
             upstream_in,
             &mut upstream.inbox,
-            client_out,
+            Metered::new(client_out, &mut down_tap, &mut counts.down),
             &started,
-            &mut counts.down
         ));
         let mut up_ended = false;
         let fault = loop {
@@ -113,6 +121,7 @@ impl Exchange<'_> {
                 fault = &mut up, if !up_ended => match fault {
                     // It may have answered all the same: hear what it says.
                     SendFault::Upstream => up_ended = true,
+                    SendFault::Limit(cut) => return Outcome::Cut(cut),
                     SendFault::Client => return Outcome::Broken(CloseReason::ClientReset),
                     SendFault::ClientEnded => return Outcome::Broken(CloseReason::ClientClosed),
                     SendFault::Malformed(why) if started.load(Ordering::Acquire) => {
@@ -121,6 +130,7 @@ impl Exchange<'_> {
                     }
                     SendFault::Malformed(why) => return Outcome::BadBody(why),
                 },
+                cut = idle(&mut watch) => return Outcome::Cut(cut),
             }
         };
         fault.outcome(started.load(Ordering::Acquire))
@@ -131,14 +141,12 @@ impl Exchange<'_> {
         &self,
         mut client: ReadHalf<'_>,
         inbox: &mut Vec<u8>,
-        mut upstream: dial::WriteHalf<'_>,
+        mut upstream: Metered<'_, '_, dial::WriteHalf<'_>>,
         sent: &AtomicBool,
-        count: &mut u64,
     ) -> SendFault {
-        if upstream.write_all(self.head).await.is_err() {
-            return SendFault::Upstream;
+        if let Err(fault) = upstream.pass(self.head).await {
+            return fault.of_send();
         }
-        *count += self.head.len() as u64;
         let mut scanner = BodyScanner::new(self.body);
         loop {
             let (ours, end) = match scanner.scan(inbox) {
@@ -146,10 +154,9 @@ impl Exchange<'_> {
                 BodyStep::End(ours) => (ours, true),
                 BodyStep::Malformed(why) => return SendFault::Malformed(why),
             };
-            if upstream.write_all(&inbox[..ours]).await.is_err() {
-                return SendFault::Upstream;
+            if let Err(fault) = upstream.pass(&inbox[..ours]).await {
+                return fault.of_send();
             }
-            *count += ours as u64;
             inbox.drain(..ours);
             if end {
                 break;
@@ -175,9 +182,8 @@ impl Exchange<'_> {
         &self,
         mut upstream: dial::ReadHalf<'_>,
         inbox: &mut Vec<u8>,
-        mut client: WriteHalf<'_>,
+        mut client: Metered<'_, '_, WriteHalf<'_>>,
         started: &AtomicBool,
-        count: &mut u64,
     ) -> Result<Received, ReceiveFault> {
         let mut interim = 0;
         let head = loop {
@@ -193,7 +199,7 @@ impl Exchange<'_> {
             if !self.asked.old {
                 let mut words = head.rewritten;
                 words.extend_from_slice(b"\r\n");
-                write(&mut client, &words, count).await?;
+                client.pass(&words).await?;
             }
         };
         if head.status == 407 && self.by_proxy {
@@ -209,7 +215,7 @@ impl Exchange<'_> {
             }
             words.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
             started.store(true, Ordering::Release);
-            write(&mut client, &words, count).await?;
+            client.pass(&words).await?;
             return Ok(Received::Switched);
         }
         let delimited = head.body != ResponseBody::UntilClose;
@@ -229,11 +235,11 @@ impl Exchange<'_> {
                 Some(BodyStep::Malformed(why)) => return Err(ReceiveFault::Protocol(why)),
             };
             if words.is_empty() {
-                write(&mut client, &inbox[..theirs], count).await?;
+                client.pass(&inbox[..theirs]).await?;
             } else {
                 // Head and first bytes of the body in one segment.
                 words.extend_from_slice(&inbox[..theirs]);
-                write(&mut client, &std::mem::take(&mut words), count).await?;
+                client.pass(&std::mem::take(&mut words)).await?;
             }
             inbox.drain(..theirs);
             if end {
@@ -302,20 +308,8 @@ async fn fill(from: &mut ReadHalf<'_>, inbox: &mut Vec<u8>) -> io::Result<usize>
     }
 }
 
-async fn write(
-    client: &mut WriteHalf<'_>,
-    bytes: &[u8],
-    count: &mut u64,
-) -> Result<(), ReceiveFault> {
-    client
-        .write_all(bytes)
-        .await
-        .map_err(|_| ReceiveFault::Client)?;
-    *count += bytes.len() as u64;
-    Ok(())
-}
-
 enum SendFault {
+    Limit(Cut),
     /// Upstream takes no more.
     Upstream,
     /// The client reset the connection.
@@ -354,12 +348,32 @@ enum ReceiveFault {
     /// The company's proxy wants credentials that we do not have.
     Proxy,
     Client,
+    Limit(Cut),
+}
+
+impl From<PassFault> for ReceiveFault {
+    fn from(fault: PassFault) -> ReceiveFault {
+        match fault {
+            PassFault::Write => ReceiveFault::Client,
+            PassFault::Limit(cut) => ReceiveFault::Limit(cut),
+        }
+    }
+}
+
+impl PassFault {
+    fn of_send(self) -> SendFault {
+        match self {
+            PassFault::Write => SendFault::Upstream,
+            PassFault::Limit(cut) => SendFault::Limit(cut),
+        }
+    }
 }
 
 impl ReceiveFault {
     fn outcome(self, started: bool) -> Outcome {
         match self {
             ReceiveFault::Client => Outcome::Broken(CloseReason::ClientReset),
+            ReceiveFault::Limit(cut) => Outcome::Cut(cut),
             ReceiveFault::Ended | ReceiveFault::Silent if started => {
                 Outcome::Broken(CloseReason::UpstreamReset)
             }

@@ -194,6 +194,11 @@ impl Session<'_> {
                 flow.finish(end);
                 return Next::Reset;
             }
+            Outcome::Cut(cut) => {
+                flow.detail = Some(cut.detail);
+                flow.finish(cut.end);
+                return Next::Reset;
+            }
             Outcome::Silent => {
                 let why = "upstream closed the connection without an answer";
                 (Reason::ConnectionReset, CloseReason::UpstreamClosed, why)
@@ -294,7 +299,7 @@ impl Upstream {
             keep_alive: head.keep_alive && head.minor_version == 1,
             by_proxy: absolute,
         };
-        exchange.run(client, &mut self.conn, counts).await
+        exchange.run(client, &mut self.conn, counts, None).await
     }
 }
 

@@ -7,6 +7,7 @@
 mod connect;
 mod exchange;
 mod forward;
+mod metered;
 mod request;
 mod response;
 
