@@ -170,9 +170,12 @@ pub enum TargetError {
         /// The target to write instead, if the URL has one.
         instead: Option<Box<str>>,
     },
-    /// `NAME:PORT/udp`: not enforced yet, so not accepted yet.
-    #[error("UDP ports come with a later release; targets are TCP")]
-    Udp,
+    /// `NAME/udp` or `CIDR/udp`: datagrams pass on the ports that are named, and on no other.
+    #[error("a UDP target names its port")]
+    UdpWithoutPort {
+        /// The target without the transport, cut to a few characters.
+        text: Box<str>,
+    },
 }
 
 impl TargetError {
@@ -191,7 +194,9 @@ impl TargetError {
                 ))
             }
             TargetError::Url { instead } => instead.as_ref().map(|t| format!("write `{t}`")),
-            TargetError::Udp => Some("remove `/udp`, or remove the target".into()),
+            TargetError::UdpWithoutPort { text } => Some(format!(
+                "write `{text}:PORT/udp`, as in `time.example.com:123/udp`"
+            )),
         }
     }
 }

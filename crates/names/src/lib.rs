@@ -26,7 +26,7 @@ pub use error::{NameError, PatternError, TargetError};
 pub use host::{Host, parse_port};
 pub use name::{Name, NameRef};
 pub use pattern::{Pattern, Specificity};
-pub use ports::{PortRange, PortSet};
+pub use ports::{PortRange, PortSet, Transport};
 pub use target::Target;
 
 /// Longest canonical name, in bytes: 255 on the wire (RFC 1035 section 2.3.4) less the first

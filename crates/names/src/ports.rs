@@ -1,4 +1,4 @@
-//! Sets of TCP ports.
+//! Sets of ports, and the transport that they are ports of.
 //!
 //! Kept as sorted, disjoint, non-touching ranges, so that one set has one form and comparing two
 //! rules' ports is comparing values. The common sets are constants and cost no allocation.
@@ -6,6 +6,15 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::RangeInclusive;
+
+/// What a port is a port of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// Connections.
+    Tcp,
+    /// Datagrams.
+    Udp,
+}
 
 /// First and last port of a range, both included; never empty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

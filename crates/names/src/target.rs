@@ -1,14 +1,15 @@
 //! TARGET as operators write it, in policies and on the command line.
 //!
 //! `NAME`, `NAME:PORT`, `NAME:*`, `CIDR`, `CIDR:PORT`, and `[v6/len]:PORT` for IPv6 with a port.
-//! A bare name means ports 80 and 443; a bare range means every port.
+//! A bare name means ports 80 and 443; a bare range means every port. Ports are TCP's, unless `/udp`
+//! stands behind them.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::{Pattern, PatternError, PortSet, TargetError, parse_port};
+use crate::{Pattern, PatternError, PortSet, TargetError, Transport, parse_port};
 
 /// Longest piece of the operator's text that an error repeats, in characters.
 const MAX_QUOTED_CHARS: usize = 64;
@@ -24,6 +25,8 @@ pub enum Target {
         ports: PortSet,
         /// Whether the ports were written, rather than being what a bare name means.
         explicit_ports: bool,
+        /// What they are ports of.
+        transport: Transport,
     },
     /// Addresses, with their ports.
     Net {
@@ -31,6 +34,8 @@ pub enum Target {
         net: IpNet,
         /// Which ports.
         ports: PortSet,
+        /// What they are ports of.
+        transport: Transport,
     },
 }
 
@@ -45,14 +50,44 @@ impl Target {
                 instead: instead_of_url(&text[at + 3..]),
             });
         }
-        if let Some((_, protocol)) = text.rsplit_once('/') {
-            if protocol.eq_ignore_ascii_case("udp") {
-                return Err(TargetError::Udp);
+        if let Some((rest, protocol)) = text.rsplit_once('/') {
+            if protocol == "udp" {
+                return Target::udp(rest);
             }
-            if protocol.eq_ignore_ascii_case("tcp") {
+            if protocol.eq_ignore_ascii_case("tcp") || protocol.eq_ignore_ascii_case("udp") {
                 return Err(TargetError::BadPort { text: quoted(text) });
             }
         }
+        Target::tcp(text)
+    }
+
+    /// The target that stands in front of `/udp`.
+    fn udp(text: &str) -> Result<Target, TargetError> {
+        let mut target = Target::tcp(text)?;
+        let written = match &mut target {
+            Target::Name {
+                transport,
+                explicit_ports,
+                ..
+            } => {
+                *transport = Transport::Udp;
+                *explicit_ports
+            }
+            Target::Net {
+                transport, ports, ..
+            } => {
+                *transport = Transport::Udp;
+                !ports.is_any() || text.ends_with(":*")
+            }
+        };
+        let text = quoted(text);
+        written
+            .then_some(target)
+            .ok_or(TargetError::UdpWithoutPort { text })
+    }
+
+    fn tcp(text: &str) -> Result<Target, TargetError> {
+        let transport = Transport::Tcp;
         if let Some(inner) = text.strip_prefix('[') {
             return bracketed(inner, text);
         }
@@ -66,12 +101,14 @@ impl Target {
             return Ok(Target::Net {
                 net: read_net(address, Some(prefix))?,
                 ports,
+                transport,
             });
         }
         if text.parse::<Ipv6Addr>().is_ok() {
             return Ok(Target::Net {
                 net: read_net(text, None)?,
                 ports: PortSet::ANY,
+                transport,
             });
         }
         let (host, ports) = match text.split_once(':') {
@@ -83,12 +120,14 @@ impl Target {
             return Ok(Target::Net {
                 net: read_net(host, None)?,
                 ports,
+                transport,
             });
         }
         Ok(Target::Name {
             pattern: Pattern::from_policy(host)?,
             explicit_ports: ports.is_some(),
             ports: ports.unwrap_or(PortSet::WEB),
+            transport,
         })
     }
 
@@ -96,6 +135,13 @@ impl Target {
     pub fn ports(&self) -> &PortSet {
         match self {
             Target::Name { ports, .. } | Target::Net { ports, .. } => ports,
+        }
+    }
+
+    /// What they are ports of.
+    pub fn transport(&self) -> Transport {
+        match self {
+            Target::Name { transport, .. } | Target::Net { transport, .. } => *transport,
         }
     }
 }
@@ -110,15 +156,25 @@ impl fmt::Display for Target {
                 ..
             } => write!(f, "{pattern}"),
             Target::Name { pattern, ports, .. } => write!(f, "{pattern}:{ports}"),
-            Target::Net { net, ports } if ports.is_any() => write!(f, "{net}"),
+            Target::Net {
+                net,
+                ports,
+                transport: Transport::Tcp,
+            } if ports.is_any() => write!(f, "{net}"),
             Target::Net {
                 net: IpNet::V4(net),
                 ports,
+                ..
             } => write!(f, "{net}:{ports}"),
             Target::Net {
                 net: IpNet::V6(net),
                 ports,
+                ..
             } => write!(f, "[{net}]:{ports}"),
+        }?;
+        match self.transport() {
+            Transport::Tcp => Ok(()),
+            Transport::Udp => f.write_str("/udp"),
         }
     }
 }
@@ -144,6 +200,7 @@ fn bracketed(inner: &str, whole: &str) -> Result<Target, TargetError> {
     Ok(Target::Net {
         net: read_net(address, prefix)?,
         ports,
+        transport: Transport::Tcp,
     })
 }
 

@@ -14,6 +14,7 @@ fn named(text: &str) -> (String, String, bool) {
             pattern,
             ports,
             explicit_ports,
+            ..
         } => (pattern.to_string(), ports.to_string(), explicit_ports),
         net @ Target::Net { .. } => panic!("{net:?}"),
     }
@@ -21,7 +22,7 @@ fn named(text: &str) -> (String, String, bool) {
 
 fn net(text: &str) -> (String, String) {
     match target(text) {
-        Target::Net { net, ports } => (net.to_string(), ports.to_string()),
+        Target::Net { net, ports, .. } => (net.to_string(), ports.to_string()),
         name @ Target::Name { .. } => panic!("{name:?}"),
     }
 }
@@ -81,14 +82,6 @@ fn mistakes_are_refused_with_a_hint() {
     assert!(hint("https://api.github.com/repos").contains("`api.github.com`"));
     assert!(hint("https://api.github.com:8443/").contains("`api.github.com:8443`"));
     assert_eq!(hint("http://allowed.com@evil.com/"), "");
-    assert_eq!(
-        Target::from_policy("dns.example:53/udp"),
-        Err(TargetError::Udp)
-    );
-    assert_eq!(
-        Target::from_policy("dns.example:53/UDP"),
-        Err(TargetError::Udp)
-    );
     for text in [
         "",
         ":443",
@@ -144,9 +137,52 @@ proptest! {
         let v6 = IpNet::new(Ipv6Addr::from(v6).into(), len * 4).unwrap().trunc();
         for net in [v4, v6] {
             for ports in [PortSet::ANY, PortSet::single(port)] {
-                let target = Target::Net { net, ports };
+                let target = Target::Net { net, ports, transport: Transport::Tcp };
                 prop_assert_eq!(Target::from_policy(&target.to_string()).unwrap(), target);
             }
         }
     }
+}
+
+#[test]
+fn datagrams_have_ports_that_are_written() {
+    for (text, base, ports) in [
+        ("time.example:123/udp", "time.example", "123"),
+        ("*.time.example:123/udp", "*.time.example", "123"),
+        ("time.example:*/udp", "time.example", "*"),
+        ("192.0.2.0/24:123/udp", "192.0.2.0/24", "123"),
+        ("192.0.2.7:123/udp", "192.0.2.7/32", "123"),
+        ("192.0.2.0/24:*/udp", "192.0.2.0/24", "*"),
+        ("[2001:db8::/32]:123/udp", "2001:db8::/32", "123"),
+    ] {
+        let read = target(text);
+        assert_eq!(read.transport(), Transport::Udp, "{text}");
+        assert_eq!(read.ports().to_string(), ports, "{text}");
+        let (of, shown) = match &read {
+            Target::Name { pattern, .. } => (pattern.to_string(), text.to_owned()),
+            Target::Net { net, .. } => (net.to_string(), read.to_string()),
+        };
+        assert_eq!(of, base, "{text}");
+        assert_eq!(target(&shown), read, "{text}");
+    }
+    for text in [
+        "time.example/udp",
+        "192.0.2.0/24/udp",
+        "[2001:db8::/32]/udp",
+    ] {
+        let error = Target::from_policy(text).unwrap_err();
+        let hint = error.hint().unwrap_or_default();
+        assert!(hint.contains(":PORT/udp`"), "{text}: {error} ({hint})");
+    }
+    for text in [
+        "time.example:123/UDP",
+        "time.example:123/tcp",
+        "time.example:123/sctp",
+        "time.example:0/udp",
+        "time.example:123/udp/udp",
+        "/udp",
+    ] {
+        assert!(Target::from_policy(text).is_err(), "{text}");
+    }
+    assert_eq!(target("time.example:123").transport(), Transport::Tcp);
 }

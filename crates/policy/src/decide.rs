@@ -7,10 +7,12 @@
 
 use std::net::IpAddr;
 
-use portcullis_names::{Name, NameRef, is_guarded};
+use portcullis_names::{Name, NameRef, Transport, is_guarded};
 
 use crate::HOST_NAME;
 use crate::decision::{Decision, Grant, Verdict, Way};
+use crate::flow::Says;
+use crate::http::LIMITED_METHODS;
 use crate::nets::NetVerdict;
 use crate::policy::{Mode, Policy};
 use crate::reason::Reason;
@@ -20,6 +22,34 @@ use crate::table::NameVerdict;
 
 /// IXFR and AXFR: zone transfers.
 const TRANSFER_TYPES: [u16; 2] = [251, 252];
+
+/// A port, and what it is a port of.
+#[derive(Clone, Copy)]
+struct Door {
+    transport: Transport,
+    port: u16,
+}
+
+impl Door {
+    fn tcp(port: u16) -> Door {
+        Door {
+            transport: Transport::Tcp,
+            port,
+        }
+    }
+
+    fn name(self, policy: &Policy, name: NameRef<'_>) -> NameVerdict {
+        let names = &policy.rules.names;
+        names.verdict(name.as_str(), self.transport, self.port)
+    }
+
+    fn net(self, policy: &Policy, address: IpAddr) -> NetVerdict {
+        policy
+            .rules
+            .nets
+            .verdict(address, self.transport, self.port)
+    }
+}
 
 /// What the rules say, before the mode has its say.
 struct Outcome<'r> {
@@ -44,12 +74,24 @@ impl<'r> Outcome<'r> {
 }
 
 pub(crate) fn decide<'r>(policy: &Policy, request: &Request<'r>) -> Decision<'r> {
-    let outcome = match *request {
-        Request::Lookup { name, qtype } => lookup(policy, name, qtype),
-        Request::Connect { how, port } => connect(policy, how, port),
+    let (outcome, transport) = match *request {
+        Request::Lookup { name, qtype } => (lookup(policy, name, qtype), Transport::Tcp),
+        Request::Connect { how, port } => {
+            let door = Door::tcp(port);
+            (connect(policy, how, door), Transport::Tcp)
+        }
+        Request::Http {
+            how,
+            port,
+            method,
+            path,
+        } => (http(policy, how, port, (method, path)), Transport::Tcp),
+        Request::Datagrams { how, port } => (datagrams(policy, how, port), Transport::Udp),
     };
+    // the kernel inside refuses datagrams by its own set, also where the policy only watches
+    let watches = policy.mode == Mode::Audit && transport == Transport::Tcp;
     let verdict = match outcome.reason.verdict() {
-        Verdict::Deny if policy.mode == Mode::Audit && !stands(&outcome) => Verdict::Audit,
+        Verdict::Deny if watches && !stands(&outcome) => Verdict::Audit,
         verdict => verdict,
     };
     let passes = matches!(verdict, Verdict::Allow | Verdict::Audit);
@@ -57,6 +99,8 @@ pub(crate) fn decide<'r>(policy: &Policy, request: &Request<'r>) -> Decision<'r>
         rules: policy.rules.clone(),
         types: policy.settings.dns.types,
         way: outcome.way,
+        transport,
+        limited: policy.settings.limited,
     });
     Decision {
         verdict,
@@ -96,15 +140,21 @@ fn lookup<'r>(policy: &Policy, name: NameRef<'r>, qtype: u16) -> Outcome<'r> {
     Outcome { reason, rule, way }
 }
 
-fn connect<'r>(policy: &Policy, how: Destination<'r>, port: u16) -> Outcome<'r> {
+fn connect<'r>(policy: &Policy, how: Destination<'r>, door: Door) -> Outcome<'r> {
+    let at = |address, names| At {
+        policy,
+        address,
+        names,
+        door,
+    };
     match how {
-        Destination::Asked(name) => asked(policy, name, port),
+        Destination::Asked(name) => asked(policy, name, door),
         Destination::AskedAndShown {
             asked: name,
             shown,
             by,
         } => {
-            let outcome = asked(policy, name, port);
+            let outcome = asked(policy, name, door);
             if outcome.reason == Reason::Allowed && name != shown {
                 return Outcome {
                     reason: mismatch(by),
@@ -113,64 +163,121 @@ fn connect<'r>(policy: &Policy, how: Destination<'r>, port: u16) -> Outcome<'r> 
             }
             outcome
         }
-        Destination::Address(address) => by_address(policy, address, port),
-        Destination::Leased { address, names } => {
-            let at = At {
-                policy,
-                address,
-                names,
-                port,
-            };
-            at.refused()
-                .or_else(|| at.by_rule())
-                .unwrap_or_else(|| at.by_lease(false))
-        }
-        Destination::Hidden { address, names } => {
-            let at = At {
-                policy,
-                address,
-                names,
-                port,
-            };
-            at.refused()
-                .or_else(|| at.by_rule())
-                .unwrap_or_else(|| at.by_lease(true))
-        }
+        Destination::Address(address) => by_address(policy, address, door),
+        Destination::Leased { address, names } => at(address, names).unshown(false),
+        Destination::Hidden { address, names } => at(address, names).unshown(true),
         Destination::Shown {
             address,
             names,
             shown,
             by,
         } => {
-            let at = At {
-                policy,
-                address,
-                names,
-                port,
-            };
+            let at = at(address, names);
             at.refused().unwrap_or_else(|| at.by_shown(shown, by))
         }
-        Destination::Synthetic { name, seen } => synthetic(policy, name.as_ref(), seen, port),
+        Destination::Synthetic { name, seen } => synthetic(policy, name.as_ref(), seen, door),
+    }
+}
+
+/// A request passes where a connection would, and has the method and the path that the rules want.
+fn http<'r>(policy: &Policy, how: Destination<'r>, port: u16, asks: (&str, &str)) -> Outcome<'r> {
+    let door = Door::tcp(port);
+    let outcome = connect(policy, how, door);
+    if outcome.reason != Reason::Allowed {
+        return outcome;
+    }
+    let refused = match (outcome.way, how) {
+        (Way::Lookup(_), _) => None,
+        (Way::ToAddress(address, port), _) => {
+            let says = policy.rules.nets.says(address, Transport::Tcp, port);
+            narrowed(says, asks)
+        }
+        // It shows no name, so it may be for any that owns the address: all of them must take it.
+        (Way::ToNameAt(..), Destination::Leased { names, .. }) => names
+            .iter()
+            .filter(|name| {
+                matches!(
+                    door.name(policy, name.as_ref()),
+                    NameVerdict::Allowed { .. }
+                )
+            })
+            .find_map(|name| narrowed(says(policy, name.as_ref(), port), asks)),
+        (Way::ToName(name, port) | Way::ToNameAt(name, _, port), _) => {
+            narrowed(says(policy, name, port), asks)
+        }
+    };
+    if policy.settings.limited && !LIMITED_METHODS.contains(&asks.0) {
+        return Outcome {
+            reason: Reason::MethodNotAllowed,
+            ..outcome
+        };
+    }
+    match refused {
+        Some((rule, reason)) => Outcome::refuse(reason, Some(rule), outcome.way),
+        None => outcome,
+    }
+}
+
+fn says<'p>(
+    policy: &'p Policy,
+    name: NameRef<'_>,
+    port: u16,
+) -> impl Iterator<Item = (RuleId, &'p Says)> {
+    let names = &policy.rules.names;
+    names.says(name.as_str(), Transport::Tcp, port)
+}
+
+/// Which rule, if any, does not take a request with this method and path: methods first, so that
+/// what is reported does not depend on the order of rules.
+fn narrowed<'p>(
+    says: impl Iterator<Item = (RuleId, &'p Says)>,
+    (method, path): (&str, &str),
+) -> Option<(RuleId, Reason)> {
+    let mut other_path = None;
+    for (rule, says) in says {
+        if says.methods.as_ref().is_some_and(|own| !own.allows(method)) {
+            return Some((rule, Reason::MethodNotAllowed));
+        }
+        if other_path.is_none() && says.paths.as_ref().is_some_and(|own| !own.allows(path)) {
+            other_path = Some((rule, Reason::PathNotAllowed));
+        }
+    }
+    other_path
+}
+
+/// Datagrams pass by a rule for their port alone; what no such rule is about is a protocol that does
+/// not pass, whatever else is listed.
+fn datagrams<'r>(policy: &Policy, how: Destination<'r>, port: u16) -> Outcome<'r> {
+    let door = Door {
+        transport: Transport::Udp,
+        port,
+    };
+    let outcome = connect(policy, how, door);
+    match outcome.reason {
+        Reason::NotListed | Reason::AddressNotLeased | Reason::PortNotAllowed => Outcome {
+            reason: Reason::ProtocolNotAllowed,
+            ..outcome
+        },
+        _ => outcome,
     }
 }
 
 /// The address was made up for the name, so the name alone counts: it is what is dialled, and the
 /// guard looks at the addresses that it turns out to have. What is shown must still be that name, as
 /// on any direct connection.
-fn synthetic<'r>(policy: &Policy, name: NameRef<'r>, seen: Seen<'r>, port: u16) -> Outcome<'r> {
-    let outcome = asked(policy, name, port);
+fn synthetic<'r>(policy: &Policy, name: NameRef<'r>, seen: Seen<'r>, door: Door) -> Outcome<'r> {
+    let outcome = asked(policy, name, door);
     if outcome.reason != Reason::Allowed {
         return outcome;
     }
-    let names = &policy.rules.names;
     let (reason, rule) = match seen {
         Seen::Nothing => return outcome,
-        Seen::Hidden => match names.verdict(name.as_str(), port) {
+        Seen::Hidden => match door.name(policy, name) {
             NameVerdict::Allowed { no_sni: true, .. } => return outcome,
             _ => (Reason::SniMissing, outcome.rule),
         },
         Seen::Name(shown, _) if shown == name => return outcome,
-        Seen::Name(shown, by) => match names.verdict(shown.as_str(), port) {
+        Seen::Name(shown, by) => match door.name(policy, shown) {
             NameVerdict::Denied(rule) => (Reason::DeniedByRule, Some(rule)),
             NameVerdict::Allowed { rule, .. } => (mismatch(by), Some(rule)),
             NameVerdict::OtherPort(rule) => (Reason::PortNotAllowed, Some(rule)),
@@ -187,9 +294,9 @@ fn not_listed(by: ShownBy) -> Reason {
     }
 }
 
-fn asked<'r>(policy: &Policy, name: NameRef<'r>, port: u16) -> Outcome<'r> {
-    let way = Way::ToName(name, port);
-    match policy.rules.names.verdict(name.as_str(), port) {
+fn asked<'r>(policy: &Policy, name: NameRef<'r>, door: Door) -> Outcome<'r> {
+    let way = Way::ToName(name, door.port);
+    match door.name(policy, name) {
         NameVerdict::Allowed { rule, .. } => Outcome::allow(rule, way),
         NameVerdict::Denied(rule) => Outcome::refuse(Reason::DeniedByRule, Some(rule), way),
         NameVerdict::OtherPort(rule) => Outcome::refuse(Reason::PortNotAllowed, Some(rule), way),
@@ -197,9 +304,9 @@ fn asked<'r>(policy: &Policy, name: NameRef<'r>, port: u16) -> Outcome<'r> {
     }
 }
 
-fn by_address<'r>(policy: &Policy, address: IpAddr, port: u16) -> Outcome<'r> {
-    let way = Way::ToAddress(address, port);
-    match policy.rules.nets.verdict(address, port) {
+fn by_address<'r>(policy: &Policy, address: IpAddr, door: Door) -> Outcome<'r> {
+    let way = Way::ToAddress(address, door.port);
+    match door.net(policy, address) {
         NetVerdict::Allowed(rule) => Outcome::allow(rule, way),
         NetVerdict::Denied(rule) => {
             // the guard keeps the address whatever the rules say, and keeps it in audit mode too
@@ -237,18 +344,25 @@ struct At<'p, 'r> {
     policy: &'p Policy,
     address: IpAddr,
     names: &'r [Name],
-    port: u16,
+    door: Door,
 }
 
 impl<'r> At<'_, 'r> {
+    /// Where nothing but the address is known, or TLS hides the name.
+    fn unshown(&self, hidden: bool) -> Outcome<'r> {
+        self.refused()
+            .or_else(|| self.by_rule())
+            .unwrap_or_else(|| self.by_lease(hidden))
+    }
+
     /// A refusal that no name can lift: a deny rule for the address, or the address guard.
     fn refused(&self) -> Option<Outcome<'r>> {
-        let verdict = self.policy.rules.nets.verdict(self.address, self.port);
+        let verdict = self.door.net(self.policy, self.address);
         if matches!(verdict, NetVerdict::Allowed(_)) || self.is_the_host() {
             return None;
         }
         if matches!(verdict, NetVerdict::Denied(_)) || is_guarded(self.address) {
-            return Some(by_address(self.policy, self.address, self.port));
+            return Some(by_address(self.policy, self.address, self.door));
         }
         None
     }
@@ -256,28 +370,34 @@ impl<'r> At<'_, 'r> {
     /// Whether this is the address that stands for the host's loopback: the one guarded address that
     /// a name rule opens, because the dialler goes by that name.
     fn is_the_host(&self) -> bool {
-        let owns = |name: &Name| name.as_str() == HOST_NAME;
-        self.names.iter().any(owns)
-            && matches!(
-                self.policy.rules.names.verdict(HOST_NAME, self.port),
-                NameVerdict::Allowed { .. }
-            )
+        let mut own = self.names.iter().filter(|name| name.as_str() == HOST_NAME);
+        own.any(|name| {
+            let verdict = self.door.name(self.policy, name.as_ref());
+            matches!(verdict, NameVerdict::Allowed { .. })
+        })
     }
 
     fn by_rule(&self) -> Option<Outcome<'r>> {
-        let rule = self.policy.lifts(self.address, self.port)?;
+        let Door { transport, port } = self.door;
+        let rule = self.policy.lifts_on(self.address, transport, port)?;
         Some(Outcome::allow(rule, self.to_address()))
     }
 
     /// By the names that own the address. `hidden` is TLS that shows no name, which a rule must
-    /// allow on top.
+    /// allow on top. Of several that allow it, one whose connections may carry anything comes
+    /// first: what turns out to be HTTP is decided on again.
     fn by_lease(&self, hidden: bool) -> Outcome<'r> {
+        let mut narrow = None;
         let mut refusal = Outcome::refuse(Reason::AddressNotLeased, None, self.to_address());
         for name in self.names {
             let way = self.to_name(name.as_ref());
-            let (reason, rule) = match self.policy.rules.names.verdict(name.as_str(), self.port) {
+            let (reason, rule) = match self.door.name(self.policy, name.as_ref()) {
                 NameVerdict::Allowed { rule, no_sni } if no_sni || !hidden => {
-                    return Outcome::allow(rule, way);
+                    if !self.is_narrow(name.as_ref()) {
+                        return Outcome::allow(rule, way);
+                    }
+                    narrow.get_or_insert((rule, way));
+                    continue;
                 }
                 NameVerdict::Allowed { rule, .. } => (Reason::SniMissing, Some(rule)),
                 NameVerdict::OtherPort(rule) => (Reason::PortNotAllowed, Some(rule)),
@@ -288,7 +408,16 @@ impl<'r> At<'_, 'r> {
                 refusal = Outcome::refuse(reason, rule, way);
             }
         }
-        refusal
+        match narrow {
+            Some((rule, way)) => Outcome::allow(rule, way),
+            None => refusal,
+        }
+    }
+
+    /// Whether nothing but HTTP may be said to this name.
+    fn is_narrow(&self, name: NameRef<'_>) -> bool {
+        self.door.transport == Transport::Tcp
+            && says(self.policy, name, self.door.port).any(|(_, says)| says.only_http())
     }
 
     fn by_shown(&self, shown: NameRef<'r>, by: ShownBy) -> Outcome<'r> {
@@ -298,7 +427,7 @@ impl<'r> At<'_, 'r> {
         } else {
             self.to_address()
         };
-        let verdict = self.policy.rules.names.verdict(shown.as_str(), self.port);
+        let verdict = self.door.name(self.policy, shown);
         match verdict {
             NameVerdict::Denied(rule) => {
                 return Outcome::refuse(Reason::DeniedByRule, Some(rule), way);
@@ -322,11 +451,11 @@ impl<'r> At<'_, 'r> {
     }
 
     fn to_address(&self) -> Way<'r> {
-        Way::ToAddress(self.address, self.port)
+        Way::ToAddress(self.address, self.door.port)
     }
 
     fn to_name(&self, name: NameRef<'r>) -> Way<'r> {
-        Way::ToNameAt(name, self.address, self.port)
+        Way::ToNameAt(name, self.address, self.door.port)
     }
 }
 

@@ -6,10 +6,11 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portcullis_names::{NameRef, PortSet};
+use portcullis_names::{NameRef, PortSet, Transport};
 use serde::Serialize;
 
-use crate::permit::{ConnectPermit, LookupPermit, PermitTarget};
+use crate::flow;
+use crate::permit::{ConnectPermit, DatagramPermit, LookupPermit, PermitTarget};
 use crate::reason::Reason;
 use crate::rules::{RuleId, RuleSet};
 use crate::types::TypeSet;
@@ -50,12 +51,37 @@ pub(crate) struct Grant<'r> {
     /// What is served for names whose rules do not say.
     pub types: TypeSet,
     pub way: Way<'r>,
+    pub transport: Transport,
+    /// Whether the mode is `limited`.
+    pub limited: bool,
 }
 
 impl Grant<'_> {
     fn types_for(&self, name: NameRef<'_>) -> TypeSet {
         let own = self.rules.names.types_for(name.as_str());
         own.unwrap_or(self.types)
+    }
+
+    /// What the rules that let the flow through say about it.
+    fn terms(&self, rule: Option<RuleId>) -> Option<Arc<flow::RuleTerms>> {
+        let transport = self.transport;
+        // datagrams have no methods
+        let limited = self.limited && transport == Transport::Tcp;
+        match self.way {
+            Way::Lookup(_) => None,
+            Way::ToName(name, port) | Way::ToNameAt(name, _, port) => {
+                let (names, name) = (&self.rules.names, name.as_str());
+                let says = names.says(name, transport, port);
+                let key = |rule| names.key(name, transport, rule).unwrap_or_default();
+                flow::together(says, limited, key, || rule)
+            }
+            Way::ToAddress(address, port) => {
+                let nets = &self.rules.nets;
+                let says = nets.says(address, transport, port);
+                let key = |rule| nets.key(address, transport, rule).unwrap_or_default();
+                flow::together(says, limited, key, || rule)
+            }
+        }
     }
 }
 
@@ -91,9 +117,21 @@ impl<'r> Decision<'r> {
         Some(self.lookup_of(grant, name))
     }
 
-    /// Leave to connect; only for a permitted [`Request::Connect`](crate::Request::Connect).
+    /// Leave to connect; only for a permitted [`Request::Connect`](crate::Request::Connect) or
+    /// [`Request::Http`](crate::Request::Http).
     pub fn connect_permit(&self) -> Option<ConnectPermit> {
-        let grant = self.grant.as_ref().filter(|_| self.permits())?;
+        self.permit(Transport::Tcp)
+    }
+
+    /// Leave to exchange datagrams; only for permitted
+    /// [`Request::Datagrams`](crate::Request::Datagrams).
+    pub fn datagram_permit(&self) -> Option<DatagramPermit> {
+        self.permit(Transport::Udp).map(DatagramPermit::new)
+    }
+
+    fn permit(&self, transport: Transport) -> Option<ConnectPermit> {
+        let permits = |grant: &&Grant<'_>| self.permits() && grant.transport == transport;
+        let grant = self.grant.as_ref().filter(permits)?;
         let (target, port, name) = match grant.way {
             Way::Lookup(_) => return None,
             Way::ToName(name, port) => (PermitTarget::Name(name.to_name()), port, Some(name)),
@@ -105,9 +143,10 @@ impl<'r> Decision<'r> {
             ),
         };
         let lookup = name.map(|name| self.lookup_of(grant, name));
-        let to = name.and_then(|name| grant.rules.names.sent_to(name.as_str(), port));
+        let sent = |name: NameRef<'_>| grant.rules.names.sent_to(name.as_str(), port);
+        let to = name.filter(|_| transport == Transport::Tcp).and_then(sent);
         let permit = ConnectPermit::new(target, port, self.rule, lookup, self.is_audit());
-        Some(permit.sent_to(to))
+        Some(permit.sent_to(to).with_terms(grant.terms(self.rule)))
     }
 
     fn is_audit(&self) -> bool {
@@ -118,10 +157,12 @@ impl<'r> Decision<'r> {
         let ports = if self.is_audit() {
             PortSet::ANY
         } else {
-            grant.rules.names.ports_for(name.as_str())
+            grant.rules.names.ports_for(name.as_str(), Transport::Tcp)
         };
         let names = &grant.rules.names;
+        let udp = names.ports_for(name.as_str(), Transport::Udp);
         LookupPermit::new(name.to_name(), self.rule, ports, self.is_audit())
+            .with_datagrams(udp)
             .of_pattern(!names.lists_exactly(name.as_str()))
             .of_flattened(!grant.types_for(name).contains(TYPE_CNAME))
             .sent_to(names.lookup_sent_to(name.as_str()))

@@ -6,12 +6,12 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use portcullis_names::{NameRef, Pattern, PortSet, Target, classify, is_guarded};
+use portcullis_names::{NameRef, Pattern, PortSet, Target, Transport, classify, is_guarded};
 
 use crate::decision::{Decision, Verdict};
 use crate::policy::Policy;
 use crate::reason::Reason;
-use crate::request::Request;
+use crate::request::{Destination, Request};
 use crate::rules::RuleId;
 
 /// The DNS type of an IPv4 address.
@@ -78,8 +78,13 @@ impl Policy {
                 pattern,
                 ports,
                 explicit_ports,
-            } => self.explain_pattern(pattern, ports, *explicit_ports),
-            Target::Net { net, ports } => self.explain_net(*net, ports),
+                transport,
+            } => self.explain_pattern(pattern, (*transport, ports), *explicit_ports),
+            Target::Net {
+                net,
+                ports,
+                transport,
+            } => self.explain_net(*net, (*transport, ports)),
         };
         let info = found.rule.map(|id| self.rule(id));
         let mut sentences = vec![found.reason.sentence().to_owned()];
@@ -103,7 +108,7 @@ impl Policy {
         }
     }
 
-    fn explain_pattern(&self, pattern: &Pattern, ports: &PortSet, explicit: bool) -> Finding {
+    fn explain_pattern(&self, pattern: &Pattern, ports: Asked<'_>, explicit: bool) -> Finding {
         let base = pattern.base();
         let below = format!("{ANY_LABEL}.{base}");
         // a base too long for another label has nothing below it
@@ -132,7 +137,12 @@ impl Policy {
         }
     }
 
-    fn explain_name(&self, name: NameRef<'_>, ports: &PortSet, explicit: bool) -> Finding {
+    fn explain_name(
+        &self,
+        name: NameRef<'_>,
+        (transport, ports): Asked<'_>,
+        explicit: bool,
+    ) -> Finding {
         let lookup = Request::Lookup {
             name,
             qtype: TYPE_A,
@@ -141,13 +151,13 @@ impl Policy {
         if decision.reason != Reason::Allowed {
             // the suggestion for the port that was asked about, rather than for the lookup
             let port = one_port(ports).unwrap_or(443);
-            let suggestion = self.suggestion(&Request::to_name(name, port));
+            let suggestion = self.suggestion(&to_name(name, transport, port));
             return Finding {
                 suggestion,
                 ..finding(&decision)
             };
         }
-        let open = self.rules.names.ports_for(name.as_str());
+        let open = self.rules.names.ports_for(name.as_str(), transport);
         let refused = ports.difference(&open);
         let asked = if explicit || open.intersection(ports).is_empty() {
             first_port(&refused)
@@ -158,10 +168,12 @@ impl Policy {
         let Some(port) = asked else {
             return finding(&decision);
         };
-        let request = Request::to_name(name, port);
+        let request = to_name(name, transport, port);
         let mut found = finding(&self.decide(&request));
         found.suggestion = self.suggestion(&request);
-        if found.reason != Reason::Allowed {
+        if found.reason != Reason::Allowed && open.is_empty() {
+            // listed for the other transport
+        } else if found.reason != Reason::Allowed {
             found.sentences.push(format!("It is allowed on: {open}."));
         } else if !refused.is_empty() {
             found.sentences.push(format!("Not on: {refused}."));
@@ -169,9 +181,9 @@ impl Policy {
         found
     }
 
-    fn explain_net(&self, net: IpNet, ports: &PortSet) -> Finding {
+    fn explain_net(&self, net: IpNet, (transport, ports): Asked<'_>) -> Finding {
         let address = net.network();
-        let open = self.rules.nets.allowed_ports(address);
+        let open = self.rules.nets.allowed_ports(address, transport);
         let some = open.intersection(ports);
         let asked = if ports.is_any() {
             first_port(&some)
@@ -182,7 +194,7 @@ impl Policy {
             .or_else(|| first_port(&ports.difference(&open)))
             .or_else(|| first_port(&some))
             .unwrap_or(443);
-        let request = Request::to_address(address, asked);
+        let request = to_address(address, transport, asked);
         let mut found = finding(&self.decide(&request));
         let single = net.prefix_len() == net.max_prefix_len();
         if found.reason == Reason::Allowed && !some.contains_all(ports) {
@@ -202,14 +214,35 @@ impl Policy {
                 info.text, info.source
             );
             found.sentences.push(text);
-        } else if found.reason == Reason::Allowed && self.lifts(net.broadcast(), asked).is_none() {
-            let refused = finding(&self.decide(&Request::to_address(net.broadcast(), asked)));
+        } else if found.reason == Reason::Allowed
+            && self.lifts_on(net.broadcast(), transport, asked).is_none()
+        {
+            let refused = to_address(net.broadcast(), transport, asked);
+            let refused = finding(&self.decide(&refused));
             found = Finding {
                 sentences: vec!["Only part of the range is allowed.".into()],
                 ..refused
             };
         }
         found
+    }
+}
+
+/// Ports that are asked about, and what they are ports of.
+type Asked<'p> = (Transport, &'p PortSet);
+
+fn to_name(name: NameRef<'_>, transport: Transport, port: u16) -> Request<'_> {
+    to(Destination::Asked(name), transport, port)
+}
+
+fn to_address<'a>(address: IpAddr, transport: Transport, port: u16) -> Request<'a> {
+    to(Destination::Address(address), transport, port)
+}
+
+fn to(how: Destination<'_>, transport: Transport, port: u16) -> Request<'_> {
+    match transport {
+        Transport::Tcp => Request::Connect { how, port },
+        Transport::Udp => Request::Datagrams { how, port },
     }
 }
 

@@ -14,6 +14,8 @@ mod decision;
 mod diagnostic;
 mod dns_settings;
 mod explain;
+mod flow;
+mod http;
 mod info;
 mod input;
 mod load;
@@ -37,10 +39,12 @@ pub use dns_settings::{
     MAX_ZONES, Resolve, Zone,
 };
 pub use explain::Explanation;
+pub use flow::{Limits, RuleLimits, RuleTerms};
+pub use http::{LIMITED_METHODS, MethodSet, PathError, PathSet, canonical_path};
 pub use info::{RuleInfo, RuleSource};
 pub use input::{Input, Loaded};
 pub use load::{MAX_DIAGNOSTICS, MAX_FILE_BYTES, MAX_FILES, MAX_INCLUDE_DEPTH};
-pub use permit::{ConnectPermit, LookupPermit, PermitTarget};
+pub use permit::{ConnectPermit, DatagramPermit, LookupPermit, PermitTarget};
 pub use policy::{Mode, Policy};
 pub use reason::Reason;
 pub use request::{Destination, Request, Seen, ShownBy};

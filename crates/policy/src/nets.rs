@@ -6,19 +6,22 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use portcullis_names::PortSet;
+use portcullis_names::{PortSet, Transport};
 
-use crate::rules::{AddressRule, RuleId};
+use crate::flow::Says;
+use crate::rules::{AddressRule, Ports, RuleId, Terms};
 use crate::table::Said;
 
 /// One address rule.
 #[derive(Clone, Debug)]
 struct Row {
     rule: RuleId,
-    ports: PortSet,
+    ports: Ports,
     denies: bool,
+    says: Option<Arc<Says>>,
 }
 
 /// The address rules of a policy.
@@ -44,72 +47,93 @@ pub(crate) enum NetVerdict {
 
 impl NetTable {
     /// What the rules say about this address on this port. Allocates nothing.
-    pub fn verdict(&self, address: IpAddr, port: u16) -> NetVerdict {
-        if let Some(rule) = self.denied(address, port) {
+    pub fn verdict(&self, address: IpAddr, transport: Transport, port: u16) -> NetVerdict {
+        if let Some(rule) = self.denied(address, transport, port) {
             return NetVerdict::Denied(rule);
         }
-        let Some(rows) = self.allowing(address) else {
+        let Some(rows) = self.allowing(address, transport) else {
             return NetVerdict::Unlisted;
         };
-        let mut with_port = rows
-            .iter()
-            .filter(|row| !row.denies && row.ports.contains(port));
-        match with_port.next() {
+        match allows(rows, transport).find(|row| row.ports.on(transport).contains(port)) {
             Some(row) => NetVerdict::Allowed(row.rule),
             None => {
-                let other = rows.iter().find(|row| !row.denies);
+                let other = allows(rows, transport).next();
                 other.map_or(NetVerdict::Unlisted, |row| NetVerdict::OtherPort(row.rule))
             }
         }
     }
 
+    /// What the rules that allow this port say about its flows, in an order of their own.
+    pub fn says(
+        &self,
+        address: IpAddr,
+        transport: Transport,
+        port: u16,
+    ) -> impl Iterator<Item = (RuleId, &Says)> {
+        let rows = self.allowing(address, transport).unwrap_or_default();
+        allows(rows, transport)
+            .filter(move |row| row.ports.on(transport).contains(port))
+            .filter_map(|row| Some((row.rule, row.says.as_deref()?)))
+    }
+
+    /// What one rule says about its flows.
+    pub fn says_of(&self, rule: RuleId) -> Option<&Says> {
+        let mut rows = self.by_net.values().flatten();
+        rows.find(|row| row.rule == rule)?.says.as_deref()
+    }
+
+    /// A rule's range and ports, in canonical form.
+    pub fn key(&self, address: IpAddr, transport: Transport, rule: RuleId) -> Option<Box<str>> {
+        let lengths = self.lengths(address);
+        let nets = lengths.iter().filter_map(|&length| net_of(address, length));
+        let rows = nets.filter_map(|net| Some((net, self.by_net.get(&net)?)));
+        rows.flat_map(|(net, rows)| allows(rows, transport).map(move |row| (net, row)))
+            .find(|(_, row)| row.rule == rule)
+            .map(|(net, row)| format!("[{net}]:{}", row.ports.text()).into())
+    }
+
     /// The deny rule that covers this address and port, by whatever form the address has: an IPv4
     /// address mapped into IPv6 is still that address to a deny rule.
-    pub fn denied(&self, address: IpAddr, port: u16) -> Option<RuleId> {
+    pub fn denied(&self, address: IpAddr, transport: Transport, port: u16) -> Option<RuleId> {
         let plain = address.to_canonical();
         let other = (plain != address).then_some(plain);
         std::iter::once(address)
             .chain(other)
             .flat_map(|address| self.matching(address))
             .flatten()
-            .find(|row| row.denies && row.ports.contains(port))
+            .find(|row| row.denies && row.ports.on(transport).contains(port))
             .map(|row| row.rule)
     }
 
     /// The ports that address rules deny for this address.
-    pub fn denied_ports(&self, address: IpAddr) -> PortSet {
+    pub fn denied_ports(&self, address: IpAddr, transport: Transport) -> PortSet {
         let rows = self
             .matching(address.to_canonical())
             .flatten()
             .filter(|row| row.denies);
-        rows.fold(PortSet::EMPTY, |all, row| all.union(&row.ports))
+        rows.fold(PortSet::EMPTY, |all, row| {
+            all.union(row.ports.on(transport))
+        })
     }
 
     /// The ports that address rules allow for this address, less those they deny.
-    pub fn allowed_ports(&self, address: IpAddr) -> PortSet {
-        let rows = self
-            .allowing(address)
-            .into_iter()
-            .flatten()
-            .filter(|row| !row.denies);
-        let allowed = rows.fold(PortSet::EMPTY, |all, row| all.union(&row.ports));
-        allowed.difference(&self.denied_ports(address))
+    pub fn allowed_ports(&self, address: IpAddr, transport: Transport) -> PortSet {
+        let rows = self.allowing(address, transport).unwrap_or_default();
+        let allowed = allows(rows, transport).fold(PortSet::EMPTY, |all, row| {
+            all.union(row.ports.on(transport))
+        });
+        allowed.difference(&self.denied_ports(address, transport))
     }
 
     /// The ports that the most specific allow supplies, unless the range is the address itself.
-    pub fn listed_ports(&self, address: IpAddr) -> PortSet {
-        let own = IpNet::from(address);
-        let has_own = self
-            .by_net
-            .get(&own)
-            .is_some_and(|rows| rows.iter().any(|row| !row.denies));
-        let rows = self
-            .allowing(address)
-            .filter(|_| !has_own)
-            .into_iter()
-            .flatten();
-        let allows = rows.filter(|row| !row.denies);
-        allows.fold(PortSet::EMPTY, |all, row| all.union(&row.ports))
+    pub fn listed_ports(&self, address: IpAddr, transport: Transport) -> PortSet {
+        let own = self.by_net.get(&IpNet::from(address));
+        let has_own = own.is_some_and(|rows| allows(rows, transport).next().is_some());
+        let rows = self.allowing(address, transport).filter(|_| !has_own);
+        let rows = rows.into_iter().flat_map(|rows| allows(rows, transport));
+        rows.fold(PortSet::EMPTY, |all, row| {
+            all.union(row.ports.on(transport))
+        })
     }
 
     /// A deny rule, or a narrower allow rule, that lies within the range without being the range.
@@ -132,6 +156,7 @@ impl NetTable {
                     denies: row.denies,
                     ports: &row.ports,
                     to: None,
+                    says: row.says.as_deref(),
                 })
                 .collect();
             found(&said);
@@ -148,24 +173,38 @@ impl NetTable {
         &self.denials
     }
 
-    /// The rows of the longest range with an allow that holds this address.
-    fn allowing(&self, address: IpAddr) -> Option<&[Row]> {
+    /// The rows of the longest range that holds this address and allows a port of this transport.
+    fn allowing(&self, address: IpAddr, transport: Transport) -> Option<&[Row]> {
         self.matching(address)
-            .find(|rows| rows.iter().any(|row| !row.denies))
+            .find(|rows| allows(rows, transport).next().is_some())
+    }
+
+    fn lengths(&self, address: IpAddr) -> &[u8] {
+        if address.is_ipv4() {
+            &self.v4_lengths
+        } else {
+            &self.v6_lengths
+        }
     }
 
     /// The rows of every range that holds this address, longest prefix first.
     fn matching(&self, address: IpAddr) -> impl Iterator<Item = &[Row]> + '_ {
-        let lengths = if address.is_ipv4() {
-            &self.v4_lengths
-        } else {
-            &self.v6_lengths
-        };
-        lengths.iter().filter_map(move |&length| {
-            let net = IpNet::new(address, length).ok()?.trunc();
+        let nets = self.lengths(address).iter();
+        nets.filter_map(move |&length| {
+            let net = net_of(address, length)?;
             self.by_net.get(&net).map(Vec::as_slice)
         })
     }
+}
+
+fn net_of(address: IpAddr, length: u8) -> Option<IpNet> {
+    Some(IpNet::new(address, length).ok()?.trunc())
+}
+
+/// The rows that allow a port of this transport.
+fn allows(rows: &[Row], transport: Transport) -> impl Iterator<Item = &Row> {
+    let has_some = move |row: &&Row| !row.denies && !row.ports.on(transport).is_empty();
+    rows.iter().filter(has_some)
 }
 
 /// Collects address rules.
@@ -173,8 +212,8 @@ impl NetTable {
 pub(crate) struct NetsBuilder(NetTable);
 
 impl NetsBuilder {
-    pub fn push(&mut self, rule: RuleId, net: IpNet, ports: PortSet, denies: bool) {
-        let net = net.trunc();
+    pub fn push(&mut self, rule: RuleId, net: IpNet, ports: Ports, terms: Terms) {
+        let (net, denies) = (net.trunc(), terms.denies);
         let table = &mut self.0;
         let lengths = if net.addr().is_ipv4() {
             &mut table.v4_lengths
@@ -186,7 +225,8 @@ impl NetsBuilder {
         }
         let listed = AddressRule {
             net,
-            ports: ports.clone(),
+            ports: ports.tcp.clone(),
+            udp: ports.udp.clone(),
             rule,
         };
         if denies {
@@ -198,6 +238,7 @@ impl NetsBuilder {
             rule,
             ports,
             denies,
+            says: terms.says,
         });
     }
 
@@ -207,8 +248,8 @@ impl NetsBuilder {
         for rows in table.by_net.values_mut() {
             // the fewest ports first: that rule explains a decision best
             rows.sort_by(|a, b| {
-                (a.ports.len(), &a.ports)
-                    .cmp(&(b.ports.len(), &b.ports))
+                (a.ports.len(), &a.ports, &a.says)
+                    .cmp(&(b.ports.len(), &b.ports, &b.says))
                     .then_with(|| order(a.rule, b.rule))
             });
         }
@@ -216,8 +257,8 @@ impl NetsBuilder {
         table.v6_lengths.sort_unstable_by(|a, b| b.cmp(a));
         for rules in [&mut table.allows, &mut table.denials] {
             rules.sort_by(|a, b| {
-                (a.net, &a.ports)
-                    .cmp(&(b.net, &b.ports))
+                (a.net, &a.ports, &a.udp)
+                    .cmp(&(b.net, &b.ports, &b.udp))
                     .then_with(|| order(a.rule, b.rule))
             });
         }

@@ -5,10 +5,12 @@
 //! before the name is allowed, on any path).
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use portcullis_names::{Name, PortSet};
 use portcullis_wire::dns::ptr_name;
 
+use crate::flow::RuleTerms;
 use crate::rules::RuleId;
 
 /// Leave to resolve one name.
@@ -18,6 +20,7 @@ pub struct LookupPermit {
     listed: Name,
     rule: Option<RuleId>,
     ports: PortSet,
+    udp_ports: PortSet,
     audit: bool,
     by_pattern: bool,
     flattened: bool,
@@ -31,11 +34,17 @@ impl LookupPermit {
             name,
             rule,
             ports,
+            udp_ports: PortSet::EMPTY,
             audit,
             by_pattern: false,
             flattened: false,
             to: None,
         }
+    }
+
+    /// The same for a name whose datagrams to these ports pass as well.
+    pub(crate) fn with_datagrams(self, udp_ports: PortSet) -> Self {
+        LookupPermit { udp_ports, ..self }
     }
 
     /// The same for a name that no rule lists by itself.
@@ -69,9 +78,14 @@ impl LookupPermit {
         self.rule
     }
 
-    /// The ports on which the listed name may be reached.
+    /// The TCP ports on which the listed name may be reached.
     pub fn ports(&self) -> &PortSet {
         &self.ports
+    }
+
+    /// The UDP ports on which the listed name may be reached.
+    pub fn udp_ports(&self) -> &PortSet {
+        &self.udp_ports
     }
 
     /// Whether the lookup passes only because the policy watches.
@@ -136,6 +150,7 @@ pub struct ConnectPermit {
     audit: bool,
     operators: bool,
     to: Option<SocketAddr>,
+    terms: Option<Arc<RuleTerms>>,
 }
 
 impl ConnectPermit {
@@ -154,12 +169,18 @@ impl ConnectPermit {
             audit,
             operators: false,
             to: None,
+            terms: None,
         }
     }
 
     /// The same for a name that its rule sends elsewhere.
     pub(crate) fn sent_to(self, to: Option<SocketAddr>) -> Self {
         ConnectPermit { to, ..self }
+    }
+
+    /// The same where the rule says something about the flow.
+    pub(crate) fn with_terms(self, terms: Option<Arc<RuleTerms>>) -> Self {
+        ConnectPermit { terms, ..self }
     }
 
     /// For an endpoint that the operator named in the settings.
@@ -179,6 +200,7 @@ impl ConnectPermit {
             audit: false,
             operators: true,
             to: None,
+            terms: None,
         }
     }
 
@@ -203,6 +225,17 @@ impl ConnectPermit {
         self.to
     }
 
+    /// What the rule says about the flow; nothing for a plain rule.
+    pub fn terms(&self) -> Option<&Arc<RuleTerms>> {
+        self.terms.as_ref()
+    }
+
+    /// Whether nothing but conforming HTTP may pass on the connection, request by request: its rule
+    /// has methods or paths, or the mode is `limited`. Never where the policy only watches.
+    pub fn only_http(&self) -> bool {
+        !self.audit && self.terms.as_ref().is_some_and(|terms| terms.only_http())
+    }
+
     /// Leave to resolve the target's name, where it has one.
     pub fn lookup(&self) -> Option<LookupPermit> {
         self.lookup.clone()
@@ -217,6 +250,41 @@ impl ConnectPermit {
     /// guard does not apply to it: the sandbox did not choose it.
     pub fn is_operators(&self) -> bool {
         self.operators
+    }
+}
+
+/// Leave to exchange datagrams with one destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DatagramPermit(ConnectPermit);
+
+impl DatagramPermit {
+    pub(crate) fn new(permit: ConnectPermit) -> Self {
+        DatagramPermit(permit)
+    }
+
+    /// What may be reached.
+    pub fn target(&self) -> &PermitTarget {
+        &self.0.target
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.0.port
+    }
+
+    /// The rule that allowed it.
+    pub fn rule(&self) -> Option<RuleId> {
+        self.0.rule
+    }
+
+    /// What the rule says about the flow; nothing for a plain rule.
+    pub fn terms(&self) -> Option<&Arc<RuleTerms>> {
+        self.0.terms.as_ref()
+    }
+
+    /// Leave to resolve the target's name, where it has one.
+    pub fn lookup(&self) -> Option<LookupPermit> {
+        self.0.lookup.clone()
     }
 }
 

@@ -7,13 +7,14 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portcullis_names::{Name, NameRef, PortSet, is_guarded};
+use portcullis_names::{Name, NameRef, Pattern, PortSet, Transport, is_guarded};
 
 use crate::decide;
 use crate::decision::Decision;
 use crate::info::{RuleInfo, RuleSource};
 use crate::reason::Reason;
 use crate::request::Request;
+use crate::rows::Kind;
 use crate::rules::{AddressRule, RuleId, RuleSet};
 use crate::settings::Settings;
 use crate::types::TypeSet;
@@ -77,11 +78,23 @@ impl Policy {
     /// [`Reason::DeniedByRule`] if a rule denies the address (not in audit mode),
     /// [`Reason::PrivateAddress`] if the guard keeps it and no address rule lifts that for this port.
     pub fn guard(&self, address: IpAddr, port: u16) -> Result<(), Reason> {
-        let denied = self.rules.nets.denied(address, port).is_some();
-        if denied && self.mode == Mode::Enforce {
+        self.guard_on(address, Transport::Tcp, port)
+    }
+
+    /// The same before datagrams are sent; it holds in audit mode too.
+    ///
+    /// # Errors
+    /// As for [`Policy::guard`].
+    pub fn guard_datagrams(&self, address: IpAddr, port: u16) -> Result<(), Reason> {
+        self.guard_on(address, Transport::Udp, port)
+    }
+
+    fn guard_on(&self, address: IpAddr, transport: Transport, port: u16) -> Result<(), Reason> {
+        let denied = self.rules.nets.denied(address, transport, port).is_some();
+        if denied && (self.mode == Mode::Enforce || transport == Transport::Udp) {
             return Err(Reason::DeniedByRule);
         }
-        if is_guarded(address) && self.lifts(address, port).is_none() {
+        if is_guarded(address) && self.lifts_on(address, transport, port).is_none() {
             return Err(Reason::PrivateAddress);
         }
         Ok(())
@@ -90,7 +103,21 @@ impl Policy {
     /// The address rule that lifts the guard for this address and port; also for addresses that the
     /// caller guards by itself, such as the host's own interfaces.
     pub fn lifts(&self, address: IpAddr, port: u16) -> Option<RuleId> {
-        match self.rules.nets.verdict(address, port) {
+        self.lifts_on(address, Transport::Tcp, port)
+    }
+
+    /// The same for datagrams.
+    pub fn lifts_datagrams(&self, address: IpAddr, port: u16) -> Option<RuleId> {
+        self.lifts_on(address, Transport::Udp, port)
+    }
+
+    pub(crate) fn lifts_on(
+        &self,
+        address: IpAddr,
+        transport: Transport,
+        port: u16,
+    ) -> Option<RuleId> {
+        match self.rules.nets.verdict(address, transport, port) {
             crate::nets::NetVerdict::Allowed(rule) => Some(rule),
             _ => None,
         }
@@ -102,22 +129,66 @@ impl Policy {
         if is_guarded(address) {
             self.lifts_any(address, ports)
         } else {
-            self.mode == Mode::Audit || !self.rules.nets.denied_ports(address).contains_all(ports)
+            let denied = self.rules.nets.denied_ports(address, Transport::Tcp);
+            self.mode == Mode::Audit || !denied.contains_all(ports)
+        }
+    }
+
+    /// The same for datagrams.
+    pub fn guard_datagram_lookup(&self, address: IpAddr, ports: &PortSet) -> bool {
+        let nets = &self.rules.nets;
+        if is_guarded(address) {
+            nets.allowed_ports(address, Transport::Udp).overlaps(ports)
+        } else {
+            !nets
+                .denied_ports(address, Transport::Udp)
+                .contains_all(ports)
         }
     }
 
     /// Whether address rules lift the guard for at least one of these ports.
     pub fn lifts_any(&self, address: IpAddr, ports: &PortSet) -> bool {
-        self.rules.nets.allowed_ports(address).overlaps(ports)
+        let allowed = self.rules.nets.allowed_ports(address, Transport::Tcp);
+        allowed.overlaps(ports)
     }
 
-    /// The ports on which this name may be reached: those of the most specific allow, less those that
+    /// The TCP ports on which this name may be reached: those of the most specific allow, less those that
     /// are denied. Empty for what is not listed; every port in audit mode.
     pub fn ports_for(&self, name: NameRef<'_>) -> PortSet {
         match self.mode {
-            Mode::Enforce => self.rules.names.ports_for(name.as_str()),
+            Mode::Enforce => self.rules.names.ports_for(name.as_str(), Transport::Tcp),
             Mode::Audit => PortSet::ANY,
         }
+    }
+
+    /// The UDP ports on which this name may be reached, whatever the mode.
+    pub fn udp_ports_for(&self, name: NameRef<'_>) -> PortSet {
+        self.rules.names.ports_for(name.as_str(), Transport::Udp)
+    }
+
+    /// Every UDP port that any rule allows.
+    pub fn udp_ports(&self) -> PortSet {
+        let names = self.rules.names.allows().map(|allow| &allow.ports.udp);
+        let nets = self.rules.nets.allows().iter().map(|rule| &rule.udp);
+        let some = names.chain(nets).filter(|ports| !ports.is_empty());
+        some.fold(PortSet::EMPTY, |all, ports| all.union(ports))
+    }
+
+    /// What any rule inspects: patterns and TCP ports, one for each rule, in no order to rely on. A
+    /// deny may still take some of it away.
+    pub fn inspected(&self) -> impl Iterator<Item = (Pattern, PortSet)> + '_ {
+        let inspects = |allow: &crate::table::Allow<'_>| allow.says.is_some_and(|s| s.inspect);
+        let allows = self.rules.names.allows().filter(inspects);
+        // A rule's base is canonical already.
+        allows.filter_map(|allow| {
+            let base = Name::from_policy(allow.base).ok()?;
+            let pattern = match allow.kind {
+                Kind::Exact => Pattern::Exact(base),
+                Kind::Below => Pattern::Below(base),
+                Kind::ApexAndBelow => Pattern::ApexAndBelow(base),
+            };
+            Some((pattern, allow.ports.tcp.clone()))
+        })
     }
 
     /// The record types that are served for this name, if it is listed: those of the most specific

@@ -47,6 +47,8 @@ const ALLOWLIST: Option<&str> = Some("blocked-by-allowlist");
 const DENYLIST: Option<&str> = Some("blocked-by-denylist");
 const PORT_POLICY: Option<&str> = Some("blocked-by-port-policy");
 const PRIVATE: Option<&str> = Some("blocked-by-private-address");
+const METHOD_POLICY: Option<&str> = Some("blocked-by-method-policy");
+const PATH_POLICY: Option<&str> = Some("blocked-by-path-policy");
 
 const fn allow(code: &'static str, sentence: &'static str) -> Row {
     Row {
@@ -136,6 +138,18 @@ reasons! {
     DeniedByRule = deny("denied-by-rule", DENYLIST, "A rule denies this by name or address.");
     /// The name or address is listed, but not with this port.
     PortNotAllowed = deny("port-not-allowed", PORT_POLICY, "This is listed, but not on this port.");
+    /// The destination is listed, but its rule has other methods, or the mode is `limited`.
+    MethodNotAllowed = deny(
+        "method-not-allowed",
+        METHOD_POLICY,
+        "The destination is listed, but not for requests with this method.",
+    );
+    /// The destination is listed, but its rule has other paths, or the path could be read as two.
+    PathNotAllowed = deny(
+        "path-not-allowed",
+        PATH_POLICY,
+        "The destination is listed, but not for requests with this path.",
+    );
     /// The address is one that the guard keeps from programs (THREATS: addresses).
     PrivateAddress = Row {
         proxy_status: "destination_ip_prohibited",
@@ -439,6 +453,14 @@ mod tests {
         assert_eq!(
             Reason::PrivateAddress.proxy_status(),
             "destination_ip_prohibited"
+        );
+        assert_eq!(
+            Reason::MethodNotAllowed.http_error(),
+            Some("blocked-by-method-policy")
+        );
+        assert_eq!(
+            Reason::PathNotAllowed.http_error(),
+            Some("blocked-by-path-policy")
         );
         assert_eq!(Reason::RateLimited.http_status(), 429);
         assert_eq!(Reason::ConnectionTimeout.http_status(), 504);

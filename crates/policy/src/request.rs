@@ -24,6 +24,24 @@ pub enum Request<'a> {
         /// The destination's port.
         port: u16,
     },
+    /// A request on a connection whose bytes are HTTP.
+    Http {
+        /// Where to, and how that is known.
+        how: Destination<'a>,
+        /// The destination's port.
+        port: u16,
+        /// The method, as it stands in the request.
+        method: &'a str,
+        /// The path, without its query; `*` for a request about the server.
+        path: &'a str,
+    },
+    /// Datagrams between a program and a destination.
+    Datagrams {
+        /// Where to, and how that is known.
+        how: Destination<'a>,
+        /// The destination's port.
+        port: u16,
+    },
 }
 
 /// How the destination of a connection is known.

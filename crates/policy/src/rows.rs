@@ -40,6 +40,17 @@ pub(crate) enum Kind {
     ApexAndBelow = 2,
 }
 
+impl Kind {
+    /// What stands in front of the base in a rule.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Kind::Exact => "",
+            Kind::Below => "*.",
+            Kind::ApexAndBelow => "**.",
+        }
+    }
+}
+
 const KIND_BITS: u8 = 0b11;
 const FLAG_DENIES: u8 = 0b100;
 const FLAG_NO_SNI: u8 = 0b1000;
@@ -51,7 +62,7 @@ const MARK_SHIFT: u32 = 4;
 pub(crate) struct Row {
     /// The rule's number in the whole set.
     pub id: RuleId,
-    /// The number of its ports, types and `to`.
+    /// The number of its ports and terms.
     pub scope: u16,
     flags: u8,
 }
@@ -200,6 +211,15 @@ impl Rows {
             }
             rest = next;
             Some(row)
+        })
+    }
+
+    /// The base of a chain.
+    pub fn base(&self, chain: Chain) -> &str {
+        let bytes = self.bytes.get(chain.at as usize..chain.end as usize);
+        let first = bytes.and_then(row);
+        first.map_or("", |(base, ..)| {
+            std::str::from_utf8(base).unwrap_or_default()
         })
     }
 

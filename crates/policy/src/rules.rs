@@ -5,10 +5,12 @@
 //! most specific pattern supplies the ports.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
-use portcullis_names::{PortSet, Target};
+use portcullis_names::{PortSet, Target, Transport};
 
+use crate::flow::Says;
 use crate::info::{Infos, NOT_A_NAME, RuleInfo};
 use crate::nets::{NetTable, NetsBuilder};
 use crate::table::{NameTable, NamesBuilder};
@@ -16,7 +18,7 @@ use crate::types::TypeSet;
 
 /// Most rules of one policy, of all its files together.
 pub const MAX_RULES: usize = 4_000_000;
-/// Most different sets of ports, types and `to` of one policy: rows keep their number in 16 bits.
+/// Most different sets of ports and terms of one policy: rows keep their number in 16 bits.
 pub const MAX_SCOPES: usize = 65_536;
 
 /// Which rule; valid for the policy whose decision carries it.
@@ -28,14 +30,84 @@ pub struct RuleId(pub(crate) u32);
 pub struct AddressRule {
     /// The range.
     pub net: IpNet,
-    /// Its ports.
+    /// Its TCP ports.
     pub ports: PortSet,
+    /// Its UDP ports.
+    pub udp: PortSet,
     /// The rule.
     pub rule: RuleId,
 }
 
+/// The ports that a rule covers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Ports {
+    pub tcp: PortSet,
+    pub udp: PortSet,
+}
+
+impl Ports {
+    /// What a target's ports mean in a rule. A rule that allows covers one transport. A deny without a
+    /// port, or of every port, covers everything: whoever denies a name must not find its port 22, or
+    /// its datagrams, let through because another rule allowed that.
+    fn of(target: &Target, denies: bool) -> Ports {
+        let (ports, transport) = (target.ports(), target.transport());
+        let bare = matches!(target, Target::Name { explicit_ports, .. } if !explicit_ports);
+        if denies && transport == Transport::Tcp && (bare || ports.is_any()) {
+            return Ports {
+                tcp: PortSet::ANY,
+                udp: PortSet::ANY,
+            };
+        }
+        let (tcp, udp) = match transport {
+            Transport::Tcp => (ports.clone(), PortSet::EMPTY),
+            Transport::Udp => (PortSet::EMPTY, ports.clone()),
+        };
+        Ports { tcp, udp }
+    }
+
+    pub fn on(&self, transport: Transport) -> &PortSet {
+        match transport {
+            Transport::Tcp => &self.tcp,
+            Transport::Udp => &self.udp,
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.tcp.len() + self.udp.len()
+    }
+
+    /// Whether there is no port that is not among these.
+    pub fn is_any(&self) -> bool {
+        self.tcp.is_any() && self.udp.is_any()
+    }
+
+    pub fn overlaps(&self, other: &Ports) -> bool {
+        self.tcp.overlaps(&other.tcp) || self.udp.overlaps(&other.udp)
+    }
+
+    pub fn contains_all(&self, other: &Ports) -> bool {
+        self.tcp.contains_all(&other.tcp) && self.udp.contains_all(&other.udp)
+    }
+
+    pub fn union(&self, other: &Ports) -> Ports {
+        Ports {
+            tcp: self.tcp.union(&other.tcp),
+            udp: self.udp.union(&other.udp),
+        }
+    }
+
+    /// As a rule writes them.
+    pub fn text(&self) -> String {
+        match (self.tcp.is_empty(), self.udp.is_empty()) {
+            (_, true) => self.tcp.to_string(),
+            (true, false) => format!("{}/udp", self.udp),
+            (false, false) => format!("{},{}/udp", self.tcp, self.udp),
+        }
+    }
+}
+
 /// What a rule says besides its target.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Terms {
     pub denies: bool,
     pub allow_no_sni: bool,
@@ -43,6 +115,8 @@ pub(crate) struct Terms {
     pub types: Option<TypeSet>,
     /// Where connections go instead of to the name's own addresses.
     pub to: Option<SocketAddr>,
+    /// What it says about its flows, where it says anything.
+    pub says: Option<Arc<Says>>,
 }
 
 /// How a rule was written, and where: the source's number and the line, 0 for a flag.
@@ -97,29 +171,20 @@ impl RuleSetBuilder {
         }
         let place = (at.source, at.line);
         let (id, text_at) = self.infos.push(at.text, place, terms.denies)?;
+        let ports = Ports::of(target, terms.denies);
         match target {
-            Target::Name {
-                pattern,
-                ports,
-                explicit_ports,
-            } => {
+            Target::Name { pattern, .. } => {
                 let base = pattern.base().as_str();
                 self.plain.push(base == at.text);
                 let base_at = match offset_of(base, at.text) {
                     Some(offset) => text_at + offset,
                     None => self.infos.text(base)?,
                 };
-                // a deny without a port covers every port: whoever denies a name must not find its
-                // port 22 open because another rule allowed that
-                let ports = match (terms.denies, explicit_ports) {
-                    (true, false) => &PortSet::ANY,
-                    _ => ports,
-                };
                 self.names.push(id, (base_at, pattern), ports, terms)?;
             }
-            Target::Net { net, ports } => {
+            Target::Net { net, .. } => {
                 self.plain.push(false);
-                self.nets.push(id, *net, ports.clone(), terms.denies);
+                self.nets.push(id, *net, ports, terms);
             }
         }
         Ok(id)

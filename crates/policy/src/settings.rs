@@ -8,6 +8,7 @@ use portcullis_names::{Name, NameRef, PortSet, parse_port};
 
 use crate::HOST_NAME;
 use crate::dns_settings::DnsSettings;
+use crate::flow::Limits;
 use crate::permit::{ConnectPermit, PermitTarget};
 use crate::resolver::Resolver;
 
@@ -25,6 +26,11 @@ pub struct Settings {
     pub upstream: UpstreamProxies,
     /// Programs may listen on and reach the sandbox's own loopback. Always true in this release.
     pub allow_local_binding: bool,
+    /// `mode = "limited"`: requests have the methods GET, HEAD and OPTIONS, and nothing but requests
+    /// passes.
+    pub limited: bool,
+    /// What one sandbox may use.
+    pub limits: Limits,
     /// Whether connections may be chained through an upstream proxy. A policy that says no and names
     /// one does not load, so `upstream` is empty then.
     pub allow_upstream_proxy: bool,
@@ -37,6 +43,8 @@ impl Default for Settings {
             dns: DnsSettings::default(),
             upstream: UpstreamProxies::default(),
             allow_local_binding: true,
+            limited: false,
+            limits: Limits::default(),
             allow_upstream_proxy: true,
         }
     }

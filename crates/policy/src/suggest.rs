@@ -3,18 +3,25 @@
 //! A person who is refused widens the allowlist until it works (case 2). The line that is just wide
 //! enough must be the easiest one to find, and it must not take anything away that works already.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 use std::net::IpAddr;
 
-use portcullis_names::{NameRef, PortSet, Target, is_guarded};
+use portcullis_names::{NameRef, PortSet, Target, Transport, is_guarded};
 
 use crate::HOST_NAME;
+use crate::flow::Says;
+use crate::http::canonical_path;
 use crate::policy::{Mode, Policy};
 use crate::reason::Reason;
 use crate::request::{Destination, Request, Seen};
+use crate::rules::RuleId;
 
 const DOMAINS: &str = "network.domains";
 const ADDRESSES: &str = "network.addresses";
+/// Datagrams to this port are the resolver's inside.
+const DNS_PORT: u16 = 53;
+/// Longest path that is worth a line, in bytes.
+const MAX_PATH_BYTES: usize = 256;
 
 impl Policy {
     /// The TOML that would allow this request, with its table; `None` if it is allowed, or if no
@@ -26,6 +33,72 @@ impl Policy {
                 (reason == Reason::NotListed).then(|| self.name_lines(name, None))
             }
             Request::Connect { how, port } => self.suggest_connect(how, port, reason),
+            Request::Http {
+                how,
+                port,
+                method,
+                path,
+            } => match reason {
+                Reason::MethodNotAllowed | Reason::PathNotAllowed => {
+                    let rule = self.clone().with_mode(Mode::Enforce).decide(request).rule?;
+                    self.narrow_lines(rule, reason, (method, path))
+                }
+                _ => self.suggest_connect(how, port, reason),
+            },
+            Request::Datagrams { how, port } => {
+                let (name, address) = subjects(&how);
+                let denied = matches!(reason, Reason::Allowed | Reason::DeniedByRule);
+                if denied || self.names_carry_no_ports || port == DNS_PORT {
+                    return None;
+                }
+                match (name, address) {
+                    (Some(name), None) => Some(datagram_lines(DOMAINS, name, port)),
+                    (Some(name), Some(address)) if !is_guarded(address) => {
+                        Some(datagram_lines(DOMAINS, name, port))
+                    }
+                    (_, Some(IpAddr::V6(v6))) => {
+                        Some(datagram_lines(ADDRESSES, format!("[{v6}]"), port))
+                    }
+                    (_, address) => Some(datagram_lines(ADDRESSES, address?, port)),
+                }
+            }
+        }
+    }
+
+    /// The one key of the rule that refused a request, with what was refused added to it. The rest of
+    /// the rule stays as it is.
+    fn narrow_lines(&self, id: RuleId, reason: Reason, asks: (&str, &str)) -> Option<String> {
+        let (method, path) = asks;
+        let says = self.says_of(id);
+        let own = says.and_then(|says| says.methods.as_ref());
+        if reason == Reason::MethodNotAllowed && own.is_none_or(|own| own.allows(method)) {
+            let section = self.domains_table.trim_end_matches(".domains");
+            return Some(format!("[{section}]\nmode = \"full\""));
+        }
+        let (key, mut values) = match reason {
+            Reason::MethodNotAllowed => ("methods", texts(own?.iter(), method)),
+            _ => {
+                let form = canonical_path(path).ok()?;
+                if form.len() > MAX_PATH_BYTES || form.contains('*') {
+                    return None; // too long, or it would match more than itself
+                }
+                ("paths", texts(says?.paths.as_ref()?.iter(), &form))
+            }
+        };
+        values.sort_unstable();
+        let rule = self.rule(id);
+        let of_names = matches!(Target::from_policy(rule.text), Ok(Target::Name { .. }));
+        let section = if of_names { DOMAINS } else { ADDRESSES };
+        let list = values.join(", ");
+        Some(format!("[{section}.\"{}\"]\n{key} = [{list}]", rule.text))
+    }
+
+    /// What a rule says about its flows.
+    fn says_of(&self, id: RuleId) -> Option<&Says> {
+        let of_name = self.rules.names.allows().find(|allow| allow.rule == id);
+        match of_name {
+            Some(allow) => allow.says,
+            None => self.rules.nets.says_of(id),
         }
     }
 
@@ -40,7 +113,9 @@ impl Policy {
                 // of several names of one address, the one that is listed on another port
                 (Some(name), _) => {
                     let names = &self.rules.names;
-                    let listed = |n: &NameRef<'_>| !names.listed_ports(n.as_str()).is_empty();
+                    let listed = |n: &NameRef<'_>| {
+                        !names.listed_ports(n.as_str(), Transport::Tcp).is_empty()
+                    };
                     let name = leased(&how).find(listed).unwrap_or(name);
                     Some(self.name_lines(name, Some(port)))
                 }
@@ -50,7 +125,9 @@ impl Policy {
                 Some(self.address_lines(address?, port))
             }
             Reason::SniMissing => {
-                let open = |n: &NameRef<'_>| self.rules.names.ports_for(n.as_str()).contains(port);
+                let names = &self.rules.names;
+                let ports = |n: &NameRef<'_>| names.ports_for(n.as_str(), Transport::Tcp);
+                let open = |n: &NameRef<'_>| ports(n).contains(port);
                 let name = leased(&how).find(open)?;
                 let keys = self.keeping(name, Some(port)).into_iter();
                 Some(table(
@@ -87,7 +164,7 @@ impl Policy {
     /// ports, so they are repeated.
     fn keeping(&self, name: NameRef<'_>, port: Option<u16>) -> Vec<String> {
         let names = &self.rules.names;
-        let listed = names.listed_ports(name.as_str());
+        let listed = names.listed_ports(name.as_str(), Transport::Tcp);
         let wanted = match port {
             None => PortSet::WEB,
             Some(port) if PortSet::WEB.contains(port) && listed.is_empty() => PortSet::WEB,
@@ -113,7 +190,7 @@ impl Policy {
     }
 
     fn address_lines(&self, address: IpAddr, port: u16) -> String {
-        let keep = self.rules.nets.listed_ports(address);
+        let keep = self.rules.nets.listed_ports(address, Transport::Tcp);
         let all = keep.union(&PortSet::single(port));
         let key = |port: u16| match address {
             IpAddr::V4(v4) => format!("{v4}:{port}"),
@@ -124,6 +201,16 @@ impl Policy {
             all.iter().flatten().map(|port| (key(port), "\"allow\"")),
         )
     }
+}
+
+/// Texts in quotes, and one more.
+fn texts<'t>(own: impl Iterator<Item = &'t str>, more: &str) -> Vec<String> {
+    let quoted = |text: &str| format!("\"{text}\"");
+    own.map(quoted).chain([quoted(more)]).collect()
+}
+
+fn datagram_lines(section: &str, of: impl Display, port: u16) -> String {
+    table(section, [(format!("{of}:{port}/udp"), "\"allow\"")])
 }
 
 /// What to write for a key: that no SNI is needed, if the key is about this port.

@@ -9,20 +9,23 @@
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use portcullis_names::{Pattern, PortSet};
+use portcullis_names::{Pattern, PortSet, Transport};
 
 use crate::HOST_NAME;
+use crate::flow::Says;
 use crate::rows::{self, Kind, Row, Rows, RowsBuilder, Saying};
-use crate::rules::{MAX_SCOPES, RuleId, Terms};
+use crate::rules::{MAX_SCOPES, Ports, RuleId, Terms};
 use crate::types::TypeSet;
 
 /// What many rows have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Scope {
-    ports: PortSet,
+    ports: Ports,
     types: Option<TypeSet>,
     to: Option<SocketAddr>,
+    says: Option<Arc<Says>>,
 }
 
 /// The name rules of a policy.
@@ -33,10 +36,17 @@ pub(crate) struct NameTable {
     /// Rules with a wildcard: apart, since these are few, and are looked for at every label.
     wild: Rows,
     scopes: Vec<Scope>,
-    /// Whether any rule says which types are served, and whether any sends a name elsewhere:
-    /// without, nobody needs to look.
-    some_types: bool,
-    some_to: bool,
+    used: Used,
+}
+
+/// Whether any rule says which types are served, sends a name elsewhere, says anything about its
+/// flows, or lets datagrams through: without, nobody needs to look.
+#[derive(Clone, Copy, Debug, Default)]
+struct Used {
+    types: bool,
+    to: bool,
+    says: bool,
+    udp: bool,
 }
 
 /// What the rules say about a name and a port.
@@ -59,37 +69,66 @@ struct Chain {
     rows: rows::Chain,
 }
 
-/// The most specific allow rules that match a name: all rows of one kind in one chain.
+/// The most specific allow rules that match a name and have ports of one transport: all such rows
+/// of one kind in one chain. A rule for datagrams takes nothing from a wider one for connections,
+/// nor the other way round.
 #[derive(Clone, Copy)]
 struct Level {
     chain: Chain,
     kind: Kind,
+    transport: Transport,
+}
+
+/// The levels of both transports.
+#[derive(Clone, Copy, Default)]
+struct Levels {
+    tcp: Option<Level>,
+    udp: Option<Level>,
+}
+
+impl Levels {
+    fn on(&self, transport: Transport) -> Option<Level> {
+        match transport {
+            Transport::Tcp => self.tcp,
+            Transport::Udp => self.udp,
+        }
+    }
+
+    /// Connections' level, or else datagrams': what speaks for the name where no port is asked for.
+    fn first(&self) -> Option<Level> {
+        self.tcp.or(self.udp)
+    }
+
+    fn iter(self) -> impl Iterator<Item = Level> {
+        self.tcp.into_iter().chain(self.udp)
+    }
 }
 
 impl NameTable {
     /// What the rules say about this canonical name on this port. Allocates nothing.
-    pub fn verdict(&self, name: &str, port: u16) -> NameVerdict {
-        let mut level = None;
+    pub fn verdict(&self, name: &str, transport: Transport, port: u16) -> NameVerdict {
+        let mut levels = Levels::default();
         for (chain, own) in self.chains(name) {
             for row in self.chain(chain).filter(|row| row.covers(own)) {
                 if row.denies() {
-                    if self.ports(row).contains(port) {
+                    if self.ports(row).on(transport).contains(port) {
                         return NameVerdict::Denied(row.id);
                     }
                 } else if own || name != HOST_NAME {
-                    Self::offer(&mut level, chain, row);
+                    self.offer(&mut levels, chain, row);
                 }
             }
         }
-        let Some(level) = level else {
-            return NameVerdict::Unlisted;
+        let Some(level) = levels.on(transport) else {
+            // listed, but for the other transport
+            return match levels.first() {
+                Some(other) => NameVerdict::OtherPort(self.first_of(other)),
+                None => NameVerdict::Unlisted,
+            };
         };
         let mut best: Option<Row> = None;
         let mut no_sni = false;
-        for row in self
-            .level_rows(level)
-            .filter(|row| self.ports(*row).contains(port))
-        {
+        for row in self.rows_with(level, port) {
             no_sni |= row.allow_no_sni();
             // of several rows with this port, the one with fewest ports explains it best
             if best.is_none_or(|b| self.ports(row).len() < self.ports(b).len()) {
@@ -108,7 +147,7 @@ impl NameTable {
     /// What the rules say about looking this name up: allowed if at least one of its ports is open.
     /// Allocates nothing.
     pub fn lookup_verdict(&self, name: &str) -> NameVerdict {
-        let mut level = None;
+        let mut levels = Levels::default();
         let mut deny = None;
         for (chain, own) in self.chains(name) {
             for row in self.chain(chain).filter(|row| row.covers(own)) {
@@ -117,15 +156,17 @@ impl NameTable {
                 } else if row.denies() {
                     deny.get_or_insert(row);
                 } else if own || name != HOST_NAME {
-                    Self::offer(&mut level, chain, row);
+                    self.offer(&mut levels, chain, row);
                 }
             }
         }
-        let Some(level) = level else {
+        let Some(level) = levels.first() else {
             return NameVerdict::Unlisted;
         };
         match deny {
-            Some(row) if !self.some_port_open(name, level) => NameVerdict::Denied(row.id),
+            Some(row) if !levels.iter().any(|level| self.some_port_open(name, level)) => {
+                NameVerdict::Denied(row.id)
+            }
             _ => NameVerdict::Allowed {
                 rule: self.first_of(level),
                 no_sni: false,
@@ -134,71 +175,107 @@ impl NameTable {
     }
 
     /// The ports on which the name is allowed.
-    pub fn ports_for(&self, name: &str) -> PortSet {
-        let (mut level, mut denied) = (None, PortSet::EMPTY);
+    pub fn ports_for(&self, name: &str, transport: Transport) -> PortSet {
+        let (mut levels, mut denied) = (Levels::default(), PortSet::EMPTY);
         for (chain, own) in self.chains(name) {
             for row in self.chain(chain).filter(|row| row.covers(own)) {
                 if row.denies() {
-                    denied = denied.union(self.ports(row));
+                    denied = denied.union(self.ports(row).on(transport));
                 } else if own || name != HOST_NAME {
-                    Self::offer(&mut level, chain, row);
+                    self.offer(&mut levels, chain, row);
                 }
             }
         }
-        self.level_ports(level).difference(&denied)
+        self.level_ports(levels.on(transport)).difference(&denied)
     }
 
     /// The ports that the most specific allow supplies, whatever is denied.
-    pub fn listed_ports(&self, name: &str) -> PortSet {
-        self.level_ports(self.level(name))
+    pub fn listed_ports(&self, name: &str, transport: Transport) -> PortSet {
+        self.level_ports(self.levels(name).on(transport))
     }
 
-    /// The most specific allow, whatever is denied.
-    fn level(&self, name: &str) -> Option<Level> {
-        let mut level = None;
+    /// The most specific allows, whatever is denied.
+    fn levels(&self, name: &str) -> Levels {
+        let mut levels = Levels::default();
         for (chain, own) in self.chains(name) {
             for row in self
                 .chain(chain)
                 .filter(|row| row.covers(own) && !row.denies())
             {
                 if own || name != HOST_NAME {
-                    Self::offer(&mut level, chain, row);
+                    self.offer(&mut levels, chain, row);
                 }
             }
         }
-        level
+        levels
     }
 
     /// The types that the most specific allow serves: those of its rules that say, together.
     /// Allocates nothing.
     pub fn types_for(&self, name: &str) -> Option<TypeSet> {
-        let level = self.some_types.then(|| self.level(name)).flatten()?;
+        let level = self.used.types.then(|| self.levels(name).first());
         let said = self
-            .level_rows(level)
+            .level_rows(level.flatten()?)
             .filter_map(|row| self.scope(row).types);
         said.reduce(TypeSet::union)
     }
 
     /// Whether any rule sends its names elsewhere.
     pub fn sends_some(&self) -> bool {
-        self.some_to
+        self.used.to
     }
 
     /// Where the most specific allow sends connections to this port.
     pub fn sent_to(&self, name: &str, port: u16) -> Option<SocketAddr> {
-        let level = self.some_to.then(|| self.level(name)).flatten()?;
+        let level = self.used.to.then(|| self.levels(name).tcp).flatten()?;
         let rows = self.level_rows(level).map(|row| self.scope(row));
         // two that differ for one port do not load
-        rows.filter(|scope| scope.ports.contains(port))
+        rows.filter(|scope| scope.ports.tcp.contains(port))
             .find_map(|scope| scope.to)
     }
 
     /// Where the most specific allow sends the name, on its lowest port if ports differ.
     pub fn lookup_sent_to(&self, name: &str) -> Option<SocketAddr> {
-        let level = self.some_to.then(|| self.level(name)).flatten()?;
+        let level = self.used.to.then(|| self.levels(name).tcp).flatten()?;
         let rows = self.level_rows(level).map(|row| self.scope(row));
         let sent = rows.filter_map(|scope| Some((&scope.ports, scope.to?)));
         sent.min().map(|(_, to)| to)
+    }
+
+    /// What the rules that allow this port say about its flows, in an order of their own. Allocates
+    /// nothing.
+    pub fn says(
+        &self,
+        name: &str,
+        transport: Transport,
+        port: u16,
+    ) -> impl Iterator<Item = (RuleId, &Says)> {
+        let level = self.used.says.then(|| self.levels(name).on(transport));
+        let rows = level.flatten().into_iter();
+        rows.flat_map(move |level| self.rows_with(level, port))
+            .filter_map(|row| Some((row.id, self.scope(row).says.as_deref()?)))
+    }
+
+    /// The pattern and ports of a rule that allows this name, in canonical form.
+    pub fn key(&self, name: &str, transport: Transport, rule: RuleId) -> Option<Box<str>> {
+        let level = self.levels(name).on(transport)?;
+        let row = self.level_rows(level).find(|row| row.id == rule)?;
+        let base = self.table(level.chain).base(level.chain.rows);
+        let (wild, ports) = (level.kind.prefix(), self.ports(row).text());
+        Some(format!("{wild}{base}:{ports}").into())
+    }
+
+    /// Every allow rule with its base, kind and ports, and what it says about its flows, in no order
+    /// to rely on.
+    pub fn allows(&self) -> impl Iterator<Item = Allow<'_>> {
+        let allows = self.all().filter(|(_, row)| !row.denies());
+        allows.map(|(base, row)| Allow {
+            rule: row.id,
+            base,
+            kind: row.kind(),
+            ports: self.ports(row),
+            says: self.scope(row).says.as_deref(),
+        })
     }
 
     /// Whether an allow rule lists this very name, without a wildcard.
@@ -272,6 +349,7 @@ impl NameTable {
                 denies: row.denies(),
                 ports: &scope.ports,
                 to: scope.to,
+                says: scope.says.as_deref(),
             });
         }
         if group.len() > 1 {
@@ -285,21 +363,33 @@ impl NameTable {
     }
 
     fn level_ports(&self, level: Option<Level>) -> PortSet {
-        let rows = level.into_iter().flat_map(|level| self.level_rows(level));
-        rows.fold(PortSet::EMPTY, |all, row| all.union(self.ports(row)))
+        let Some(level) = level else {
+            return PortSet::EMPTY;
+        };
+        self.level_rows(level).fold(PortSet::EMPTY, |all, row| {
+            all.union(self.ports(row).on(level.transport))
+        })
     }
 
-    /// Takes the row's level, unless a more specific one was seen: chains come from the longest base
-    /// to the shortest, and kinds are numbered from the narrowest.
-    fn offer(level: &mut Option<Level>, chain: Chain, row: Row) {
-        match level {
+    /// Takes the row's level for each transport that it has ports of, unless a more specific one was
+    /// seen: chains come from the longest base to the shortest, and kinds are numbered from the
+    /// narrowest.
+    fn offer(&self, levels: &mut Levels, chain: Chain, row: Row) {
+        let take = |level: &mut Option<Level>, transport| match level {
             Some(seen) if seen.chain != chain || seen.kind <= row.kind() => {}
             _ => {
                 *level = Some(Level {
                     chain,
                     kind: row.kind(),
-                })
+                    transport,
+                });
             }
+        };
+        if !self.used.udp || !self.ports(row).tcp.is_empty() {
+            take(&mut levels.tcp, Transport::Tcp);
+        }
+        if self.used.udp && !self.ports(row).udp.is_empty() {
+            take(&mut levels.udp, Transport::Udp);
         }
     }
 
@@ -313,10 +403,11 @@ impl NameTable {
     /// Whether a port of the level is left when every deny is taken away; walks from gap to gap.
     fn some_port_open(&self, name: &str, level: Level) -> bool {
         self.level_rows(level).any(|row| {
-            self.ports(row).ranges().iter().any(|range| {
+            let ports = self.ports(row).on(level.transport);
+            ports.ranges().iter().any(|range| {
                 let mut port = range.first;
                 loop {
-                    match self.denied_until(name, port) {
+                    match self.denied_until(name, level.transport, port) {
                         None => return true,
                         Some(last) if last >= range.last => return false,
                         Some(last) => port = last + 1,
@@ -327,13 +418,13 @@ impl NameTable {
     }
 
     /// The last port of a denied range that holds this port.
-    fn denied_until(&self, name: &str, port: u16) -> Option<u16> {
+    fn denied_until(&self, name: &str, transport: Transport, port: u16) -> Option<u16> {
         self.chains(name)
             .flat_map(|(chain, own)| {
                 self.chain(chain)
                     .filter(move |row| row.denies() && row.covers(own))
             })
-            .flat_map(|row| self.ports(row).ranges())
+            .flat_map(|row| self.ports(row).on(transport).ranges())
             .filter(|range| range.first <= port && port <= range.last)
             .map(|range| range.last)
             .max()
@@ -359,8 +450,11 @@ impl NameTable {
     }
 
     fn chain(&self, chain: Chain) -> impl Iterator<Item = Row> + '_ {
-        let table = if chain.wild { &self.wild } else { &self.exact };
-        table.chain(chain.rows)
+        self.table(chain).chain(chain.rows)
+    }
+
+    fn table(&self, chain: Chain) -> &Rows {
+        if chain.wild { &self.wild } else { &self.exact }
     }
 
     /// Every row with its base.
@@ -369,15 +463,23 @@ impl NameTable {
     }
 
     fn level_rows(&self, level: Level) -> impl Iterator<Item = Row> + '_ {
+        let has_some =
+            move |row: &Row| !self.used.udp || !self.ports(*row).on(level.transport).is_empty();
         self.chain(level.chain)
             .filter(move |row| !row.denies() && row.kind() == level.kind)
+            .filter(has_some)
+    }
+
+    fn rows_with(&self, level: Level, port: u16) -> impl Iterator<Item = Row> + '_ {
+        self.level_rows(level)
+            .filter(move |row| self.ports(*row).on(level.transport).contains(port))
     }
 
     fn scope(&self, row: Row) -> &Scope {
         &self.scopes[usize::from(row.scope)]
     }
 
-    fn ports(&self, row: Row) -> &PortSet {
+    fn ports(&self, row: Row) -> &Ports {
         &self.scope(row).ports
     }
 }
@@ -386,8 +488,18 @@ impl NameTable {
 pub(crate) struct Said<'t> {
     pub rule: RuleId,
     pub denies: bool,
-    pub ports: &'t PortSet,
+    pub ports: &'t Ports,
     pub to: Option<SocketAddr>,
+    pub says: Option<&'t Says>,
+}
+
+/// An allow rule, as [`NameTable::allows`] shows it.
+pub(crate) struct Allow<'t> {
+    pub rule: RuleId,
+    pub base: &'t str,
+    pub kind: Kind,
+    pub ports: &'t Ports,
+    pub says: Option<&'t Says>,
 }
 
 /// Collects name rules.
@@ -397,6 +509,8 @@ pub(crate) struct NamesBuilder {
     wild: RowsBuilder,
     scopes: Vec<Scope>,
     scope_numbers: HashMap<Scope, u16>,
+    /// Whether any rule lets datagrams through.
+    udp: bool,
 }
 
 impl NamesBuilder {
@@ -408,9 +522,11 @@ impl NamesBuilder {
         &mut self,
         id: RuleId,
         (at, pattern): (u32, &Pattern),
-        ports: &PortSet,
+        ports: Ports,
         terms: Terms,
     ) -> Result<(), String> {
+        let (denies, allow_no_sni) = (terms.denies, terms.allow_no_sni);
+        self.udp |= !denies && !ports.udp.is_empty();
         let saying = Saying {
             id,
             scope: self.scope_number(ports, terms)?,
@@ -419,8 +535,8 @@ impl NamesBuilder {
                 Pattern::Below(_) => Kind::Below,
                 Pattern::ApexAndBelow(_) => Kind::ApexAndBelow,
             },
-            denies: terms.denies,
-            allow_no_sni: terms.allow_no_sni,
+            denies,
+            allow_no_sni,
         };
         let table = match saying.kind {
             Kind::Exact => &mut self.exact,
@@ -429,18 +545,19 @@ impl NamesBuilder {
         Ok(table.push((at, pattern.base().as_str()), saying)?)
     }
 
-    fn scope_number(&mut self, ports: &PortSet, terms: Terms) -> Result<u16, String> {
+    fn scope_number(&mut self, ports: Ports, terms: Terms) -> Result<u16, String> {
         // most rules say what the rule before them said
         let scope = Scope {
-            ports: ports.clone(),
+            ports,
             types: terms.types,
             to: terms.to,
+            says: terms.says,
         };
         if let Some(&number) = self.scope_numbers.get(&scope) {
             return Ok(number);
         }
         let number = u16::try_from(self.scopes.len()).map_err(|_| {
-            format!("a policy may use {MAX_SCOPES} different sets of ports, types and `to` at most")
+            format!("a policy may use {MAX_SCOPES} different sets of ports and terms at most")
         })?;
         self.scopes.push(scope.clone());
         self.scope_numbers.insert(scope, number);
@@ -471,8 +588,12 @@ impl NamesBuilder {
         let exact = self.exact.build(texts, by_content, place)?;
         let wild = self.wild.build(texts, by_content, |_, _| {})?;
         Ok(NameTable {
-            some_types: scopes.iter().any(|scope| scope.types.is_some()),
-            some_to: scopes.iter().any(|scope| scope.to.is_some()),
+            used: Used {
+                types: scopes.iter().any(|scope| scope.types.is_some()),
+                to: scopes.iter().any(|scope| scope.to.is_some()),
+                says: scopes.iter().any(|scope| scope.says.is_some()),
+                udp: self.udp,
+            },
             exact,
             wild,
             scopes,

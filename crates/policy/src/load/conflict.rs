@@ -5,11 +5,9 @@
 //! something away from a shared one, and only worth a warning. Where a name is sent to (`to`) there
 //! is nothing that could win, so two that differ are an error wherever they stand.
 
-use portcullis_names::PortSet;
-
 use super::draft::Draft;
 use super::source::Place;
-use crate::rules::{RuleId, RuleSet};
+use crate::rules::{Ports, RuleId, RuleSet};
 use crate::table::Said;
 
 /// Two rules that meet; the first is the one to speak of.
@@ -24,6 +22,10 @@ struct Found {
     apart: Vec<Pair>,
     /// An allow whose ports are partly sent elsewhere, and a rule that sends them.
     half: Vec<Pair>,
+    /// Two allows of one pattern that both limit the flows of a port.
+    limited: Vec<Pair>,
+    /// Two allows of one pattern that leave no method for a port.
+    no_method: Vec<Pair>,
     /// An allow for a name that a wider deny covers.
     dead: Vec<Pair>,
 }
@@ -34,8 +36,12 @@ pub(super) fn report(draft: &mut Draft, rules: &RuleSet) {
     rules.names.patterns(|group| {
         found.verdicts(draft, group);
         found.sent(group);
+        found.said(group);
     });
-    rules.nets.ranges(|group| found.verdicts(draft, group));
+    rules.nets.ranges(|group| {
+        found.verdicts(draft, group);
+        found.said(group);
+    });
     rules
         .names
         .dead_allows(|allow, deny| found.dead.push((allow, deny)));
@@ -43,6 +49,8 @@ pub(super) fn report(draft: &mut Draft, rules: &RuleSet) {
         &mut found.both,
         &mut found.apart,
         &mut found.half,
+        &mut found.limited,
+        &mut found.no_method,
         &mut found.dead,
     ] {
         pairs.sort_unstable();
@@ -58,6 +66,16 @@ pub(super) fn report(draft: &mut Draft, rules: &RuleSet) {
     for pair in found.half {
         let message = "is sent elsewhere with `to`, but not on all of its ports";
         let hint = "has the `to`; give this rule one as well, or remove it";
+        disagreement(draft, rules, pair, message, hint);
+    }
+    for pair in found.limited {
+        let message = "limits the flows of a port that another rule for the same limits";
+        let hint = "has limits for it too; put them into one rule";
+        disagreement(draft, rules, pair, message, hint);
+    }
+    for pair in found.no_method {
+        let message = "leaves no method that another rule for the same allows too";
+        let hint = "has other `methods`, and a request must pass both; put them into one rule";
         disagreement(draft, rules, pair, message, hint);
     }
     for pair in found.dead {
@@ -92,7 +110,7 @@ impl Found {
             return;
         };
         let sent = allows().filter(|said| said.to.is_some());
-        let ports = sent.fold(PortSet::EMPTY, |all, said| all.union(said.ports));
+        let ports = sent.fold(Ports::default(), |all, said| all.union(said.ports));
         for (at, one) in group.iter().enumerate().filter(|(_, said)| !said.denies) {
             if one.to.is_none() {
                 if !ports.contains_all(one.ports) {
@@ -104,12 +122,37 @@ impl Found {
                 other.to.is_some() && other.to != one.to && other.ports.overlaps(one.ports)
             };
             let other = group.iter().take(at).find(differs);
-            self.apart.extend(other.map(|other| {
-                let (first, second) = (one.rule.min(other.rule), one.rule.max(other.rule));
-                (second, first)
-            }));
+            self.apart
+                .extend(other.map(|other| later_first(one, other)));
         }
     }
+
+    /// What two allows of one pattern say about the flows of one port.
+    fn said(&mut self, group: &[Said<'_>]) {
+        for (at, one) in group.iter().enumerate().filter(|(_, said)| !said.denies) {
+            let Some(says) = one.says else {
+                continue;
+            };
+            for other in group.iter().take(at).filter(|other| !other.denies) {
+                let Some(others) = other.says.filter(|_| other.ports.overlaps(one.ports)) else {
+                    continue;
+                };
+                if !says.limits.is_empty() && !others.limits.is_empty() {
+                    self.limited.push(later_first(one, other));
+                }
+                if let (Some(a), Some(b)) = (&says.methods, &others.methods)
+                    && a.intersection(b).is_empty()
+                {
+                    self.no_method.push(later_first(one, other));
+                }
+            }
+        }
+    }
+}
+
+/// The one that was read later is the one to speak of.
+fn later_first(one: &Said<'_>, other: &Said<'_>) -> Pair {
+    (one.rule.max(other.rule), one.rule.min(other.rule))
 }
 
 fn text(rules: &RuleSet, id: RuleId) -> &str {

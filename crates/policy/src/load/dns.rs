@@ -1,7 +1,6 @@
-//! `[network.dns]` and `[network.limits]`: what a policy says about names besides which are listed.
+//! `[network.dns]`: what a policy says about names besides which are listed.
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 
 use portcullis_names::Name;
 
@@ -13,11 +12,6 @@ use super::source::{Place, SourceId};
 use crate::dns_settings::{Answers, MAX_RESOLVERS, MAX_ZONES, Resolve, Zone, synthetic_range};
 use crate::resolver::Resolver;
 use crate::types::{TypeError, TypeSet};
-
-/// Most queries a second that a limit may name; more are no limit.
-const MAX_PER_SECOND: i64 = 1_000_000;
-/// Most new names a minute that a limit may name; more are no limit.
-const MAX_PER_MINUTE: i64 = 1_000_000;
 
 /// `[network.dns]`.
 pub(super) fn dns(draft: &mut Draft, source: SourceId, node: &Node) {
@@ -64,21 +58,6 @@ pub(super) fn dns(draft: &mut Draft, source: SourceId, node: &Node) {
     }
     additions(draft, &mut dns);
     dns.finish(&mut draft.sources);
-}
-
-/// `[network.limits]`.
-pub(super) fn limits(draft: &mut Draft, source: SourceId, node: &Node) {
-    let mut limits = Section::open(&mut draft.sources, source, "network.limits", node);
-    let queries = (1, MAX_PER_SECOND);
-    if let Some((number, _)) = limits.integer(&mut draft.sources, "dns_queries_per_second", queries)
-    {
-        draft.settings.queries_per_second = NonZeroU32::new(number);
-    }
-    let names = (0, MAX_PER_MINUTE);
-    if let Some((number, _)) = limits.integer(&mut draft.sources, "new_names_per_minute", names) {
-        draft.settings.new_names_per_minute = Some(number);
-    }
-    limits.finish(&mut draft.sources);
 }
 
 /// The types of a `types` key, and where it stands.
@@ -242,7 +221,7 @@ fn zone_suffix(draft: &mut Draft, at: &Place, text: &str) -> Option<Name> {
 }
 
 /// Reports a word that is none of those that may stand here.
-fn unknown(draft: &mut Draft, place: &Place, word: &str, words: &[&str]) {
+pub(super) fn unknown(draft: &mut Draft, place: &Place, word: &str, words: &[&str]) {
     let hint = match nearest(word, words) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("write `{}`", words.join("` or `")),

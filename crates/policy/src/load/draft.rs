@@ -1,13 +1,17 @@
 //! A policy while it is being read: rules with their places, and settings that later files replace.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
-use portcullis_names::{PortSet, Target, TargetError};
+use portcullis_names::{PortSet, Target, TargetError, Transport};
 
 use super::source::{Place, SourceId, SourceKind, Sources};
+use super::target;
 use crate::dns_settings::{Answers, DnsSettings, Resolve, Zone};
+use crate::flow::Limits;
 use crate::resolver::Resolver;
 use crate::rules::{RuleId, RuleSetBuilder, Terms, Written};
 use crate::settings::{ProxyUrl, Settings};
@@ -38,6 +42,9 @@ pub(super) struct Draft {
     /// Allows are checked, but not taken: a profile that is not enabled.
     pub only_denies: bool,
     pub settings: SettingsDraft,
+    /// The files that rules name as `ca_file`, read before the rules: by the source that names each
+    /// and its path as written there.
+    pub ca_files: HashMap<(SourceId, String), Result<Arc<str>, String>>,
     /// The table of names in the first Codex profile, for suggestions.
     pub codex_domains: Option<String>,
 }
@@ -59,6 +66,11 @@ pub(super) struct SettingsDraft {
     pub no_proxy: Option<(String, Place)>,
     /// Where a file forbids chaining; no other file and no flag can allow it again.
     pub forbids_upstream: Option<Place>,
+    /// Where a file says `mode = "limited"`; no other can say that it is not.
+    pub limited: Option<Place>,
+    /// A file says `allow_local_binding = false`; no other can allow it again.
+    pub forbids_local_binding: bool,
+    pub limits: Limits,
 }
 
 /// How a rule's target may be written where it stands.
@@ -99,6 +111,9 @@ impl Draft {
         let Some(target) = self.target(&place, text, expect, terms.denies) else {
             return;
         };
+        if !target::suits(self, &place, (text, &target), &terms) {
+            return;
+        }
         if let Target::Name { pattern, .. } = &target
             && !terms.denies
             && pattern.is_wildcard()
@@ -183,6 +198,7 @@ impl Draft {
                 pattern,
                 ports: PortSet::ANY,
                 explicit_ports: true,
+                transport: Transport::Tcp,
             }),
             (
                 Expect::DirectHosts,
@@ -195,6 +211,7 @@ impl Draft {
                 pattern,
                 ports: PortSet::HTTPS,
                 explicit_ports: true,
+                transport: Transport::Tcp,
             }),
             (_, Target::Net { net, .. }) if !denies && is_too_broad(net) => {
                 let message = format!("`{text}` is too broad: it would allow {}", breadth(net));
@@ -254,6 +271,20 @@ impl Draft {
         }
     }
 
+    /// The text of a `ca_file`, or a report of what is wrong with it.
+    pub fn ca_file(&mut self, at: &Place, file: &str) -> Option<Arc<str>> {
+        const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
+        let read = self.ca_files.get(&(at.source, file.to_owned()));
+        let wrong = match read {
+            Some(Ok(pem)) if pem.contains(BEGIN) => return Some(pem.clone()),
+            Some(Ok(_)) => format!("`{file}` holds no certificate in PEM"),
+            Some(Err(why)) => why.clone(),
+            None => format!("`{file}` was not read"),
+        };
+        self.sources.error(at, wrong);
+        None
+    }
+
     /// Reads a proxy's URL, or reports what is wrong with it. The URL itself is not shown: it may hold
     /// a password.
     pub fn proxy(&mut self, place: Place, url: &str) -> Option<(ProxyUrl, Place)> {
@@ -288,6 +319,9 @@ impl Draft {
             resolvers,
             dns,
             allow_upstream_proxy: draft.forbids_upstream.is_none(),
+            allow_local_binding: !draft.forbids_local_binding,
+            limited: draft.limited.is_some(),
+            limits: draft.limits,
             ..Settings::default()
         };
         if let Some(forbidden) = &draft.forbids_upstream {

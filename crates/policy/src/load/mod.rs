@@ -9,12 +9,17 @@ mod dns;
 mod document;
 mod draft;
 mod json;
+mod later;
+mod limits;
 mod list;
+mod narrow;
 mod own;
 mod section;
 mod source;
+mod target;
 mod terms;
 mod toml;
+mod units;
 mod yaml;
 
 use std::io;
@@ -36,6 +41,10 @@ pub use self::source::MAX_DIAGNOSTICS;
 pub const MAX_FILE_BYTES: usize = 256 * 1024 * 1024;
 /// Most files of one policy, included ones too.
 pub const MAX_FILES: usize = 256;
+/// Largest file of certificates (`ca_file`), in bytes.
+const MAX_CA_FILE_BYTES: usize = 1024 * 1024;
+/// Most files of certificates of one policy.
+const MAX_CA_FILES: usize = 64;
 /// Deepest chain of files that include each other.
 pub const MAX_INCLUDE_DEPTH: usize = 8;
 
@@ -60,6 +69,7 @@ impl Policy {
             read,
             stack: Vec::new(),
             done: Vec::new(),
+            read_beside: Vec::new(),
         };
         if inputs.len() + MAX_FILES > MAX_SOURCES {
             let message = format!("a policy has at most {MAX_SOURCES} files and flags");
@@ -71,7 +81,9 @@ impl Policy {
             }
         }
         let mut draft = loader.draft;
+        let read_beside = loader.read_beside;
         flags(&mut draft, inputs);
+        let limited = draft.settings.limited.clone();
         let settings = draft.settle();
         let rules = draft.take_rules().build(draft.sources.names());
         let rules = match (draft.full.take(), rules) {
@@ -81,9 +93,12 @@ impl Policy {
             }
         };
         conflict::report(&mut draft, &rules);
+        target::report(&mut draft, &rules, limited.as_ref());
         if !draft.sources.errors.is_empty() {
             return Err(draft.sources.into_errors());
         }
+        let mut files = draft.sources.files();
+        files.extend(read_beside);
         let own_table = "network.domains".to_owned();
         let policy = Policy {
             rules: Arc::new(rules),
@@ -94,7 +109,7 @@ impl Policy {
         };
         Ok(Loaded {
             policy,
-            files: draft.sources.files(),
+            files,
             warnings: draft.sources.warnings,
         })
     }
@@ -108,6 +123,8 @@ struct Loader<'r> {
     stack: Vec<PathBuf>,
     /// The files that have been read.
     done: Vec<PathBuf>,
+    /// The files of certificates that have been read.
+    read_beside: Vec<PathBuf>,
 }
 
 impl Loader<'_> {
@@ -150,6 +167,7 @@ impl Loader<'_> {
         } else {
             // what is included comes first, so that this file's settings replace it
             self.includes(source, path, &root);
+            self.ca_files(source, path, &root);
             own::read(&mut self.draft, source, &root);
         }
         self.stack.pop();
@@ -183,6 +201,32 @@ impl Loader<'_> {
         }
     }
 
+    /// Reads the certificates that rules name.
+    fn ca_files(&mut self, source: SourceId, from: &Path, root: &Node) {
+        let mut files = Vec::new();
+        ca_files_of(root, &mut files);
+        for file in files {
+            let key = (source, file.to_owned());
+            if self.draft.ca_files.contains_key(&key) {
+                continue;
+            }
+            let path = normal(&from.parent().unwrap_or(Path::new("")).join(file));
+            let read = if self.draft.ca_files.len() >= MAX_CA_FILES {
+                Err(format!(
+                    "rules name more than {MAX_CA_FILES} files of certificates"
+                ))
+            } else {
+                match (self.read)(&path) {
+                    Ok(text) if text.len() <= MAX_CA_FILE_BYTES => Ok(text.into()),
+                    Ok(_) => Err(format!("`{file}` is larger than {MAX_CA_FILE_BYTES} bytes")),
+                    Err(error) => Err(format!("cannot read `{}`: {error}", path.display())),
+                }
+            };
+            self.read_beside.push(path);
+            self.draft.ca_files.insert(key, read);
+        }
+    }
+
     fn include(&mut self, place: &Place, from: &Path, file: &str) {
         let named = from.parent().unwrap_or(Path::new("")).join(file);
         let path = normal(&named);
@@ -211,6 +255,20 @@ impl Loader<'_> {
                     .sources
                     .error(place, format!("cannot read `{}`: {error}", path.display()));
             }
+        }
+    }
+}
+
+/// The texts that stand behind `ca_file` anywhere in a document.
+fn ca_files_of<'n>(node: &'n Node, found: &mut Vec<&'n str>) {
+    let Value::Table(entries) = &node.value else {
+        return;
+    };
+    for (key, node) in entries {
+        match &node.value {
+            Value::Text(file) if key.text == "ca_file" => found.push(file),
+            Value::Table(_) => ca_files_of(node, found),
+            _ => {}
         }
     }
 }

@@ -1,10 +1,12 @@
 //! Portcullis's own policy format, in TOML, YAML or JSON, and the YAML of a host gateway (case 1),
 //! whose few keys are ours too.
 
-use super::dns;
+use super::dns::{self, unknown};
 use super::document::{Node, Value};
 use super::draft::{Draft, Expect};
-use super::section::{ALLOW_NET, Section, nearest};
+use super::later::{self, LIMITED, NETWORK, NO_LOCAL_BINDING};
+use super::limits;
+use super::section::{ALLOW_NET, Section};
 use super::source::{Place, SourceId};
 use super::terms::terms;
 use crate::rules::Terms;
@@ -88,7 +90,7 @@ fn network(draft: &mut Draft, source: SourceId, node: &Node) {
         dns::dns(draft, source, node);
     }
     if let Some((_, node)) = network.take("limits") {
-        dns::limits(draft, source, node);
+        limits::limits(draft, source, node);
     }
     if let Some((_, node)) = network.take("proxy") {
         proxy(draft, source, node);
@@ -99,40 +101,22 @@ fn network(draft: &mut Draft, source: SourceId, node: &Node) {
 /// The switches that a Codex profile has as well.
 pub(super) fn switches(draft: &mut Draft, network: &mut Section<'_>) {
     if let Some((mode, place)) = network.text(&mut draft.sources, "mode") {
-        choice(draft, &place, mode, &["full"], &["limited"]);
+        match mode {
+            "full" => {}
+            "limited" => {
+                later::check(draft, &place, NETWORK, LIMITED);
+                draft.settings.limited.get_or_insert(place);
+            }
+            _ => unknown(draft, &place, mode, &["full", "limited"]),
+        }
     }
     if let Some((false, place)) = network.truth(&mut draft.sources, "allow_local_binding") {
-        later(draft, &place, "`allow_local_binding = false`");
+        later::check(draft, &place, NETWORK, NO_LOCAL_BINDING);
+        draft.settings.forbids_local_binding = true;
     }
     if let Some((false, place)) = network.truth(&mut draft.sources, "allow_upstream_proxy") {
         draft.settings.forbids_upstream.get_or_insert(place);
     }
-}
-
-/// One of some words; `not_yet` are words of the contract that a later release enforces.
-fn choice(draft: &mut Draft, place: &Place, word: &str, words: &[&str], not_yet: &[&str]) {
-    if words.contains(&word) {
-        return;
-    }
-    if not_yet.contains(&word) {
-        return later(draft, place, &format!("`{word}`"));
-    }
-    let hint = match nearest(word, words) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("write `{}`", words.join("` or `")),
-    };
-    draft
-        .sources
-        .error_with(place, format!("`{word}` is not known here"), hint);
-}
-
-fn later(draft: &mut Draft, place: &Place, what: &str) {
-    let message = format!("{what} comes with a later release; this one would not enforce it");
-    draft.sources.error_with(
-        place,
-        message,
-        "remove it, or wait for that release".to_owned(),
-    );
 }
 
 /// Every key of a table is a target, every value a verdict.

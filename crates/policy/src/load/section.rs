@@ -6,24 +6,6 @@
 use super::document::{Key, Node, Value};
 use super::source::{Place, SourceId, Sources};
 
-/// Keys of the contract that this build does not enforce yet, by section.
-const LATER: &[(&str, &[&str])] = &[
-    ("network", &["inspect", "ca_file", "methods", "paths"]),
-    ("network.limits", &["connections", "bytes_per_second"]),
-    (
-        RULE,
-        &[
-            "inspect",
-            "methods",
-            "paths",
-            "rate",
-            "connections",
-            "ca_file",
-            "mode",
-        ],
-    ),
-];
-
 /// The list of case 5, which stands at the top of a file.
 pub(super) const ALLOW_NET: &str = "allow_net";
 
@@ -194,22 +176,6 @@ impl<'n> Section<'n> {
         self.entries.sort_by_key(|(key, _)| key.span.start);
         for (key, _) in &self.entries {
             let (place, text) = (self.key_place(key), key.text.as_str());
-            let later = LATER.iter().filter(|(name, _)| *name == self.name);
-            if later
-                .flat_map(|(_, keys)| *keys)
-                .any(|later| *later == text)
-            {
-                let message = format!(
-                    "`{text}` in {} comes with a later release; this one would not enforce it",
-                    describe(self.name)
-                );
-                sources.error_with(
-                    &place,
-                    message,
-                    "remove it, or wait for that release".to_owned(),
-                );
-                continue;
-            }
             let hint = match nearest(text, &self.known) {
                 Some(known) => format!("did you mean `{known}`?"),
                 None if (self.name, text) == ("network", ALLOW_NET) => {

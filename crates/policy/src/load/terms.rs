@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::dns::types;
 use super::document::{Node, Value};
 use super::draft::{Draft, Expect};
+use super::narrow;
 use super::section::{RULE, Section, nearest};
 use super::source::{Place, SourceId};
 use crate::rules::Terms;
@@ -57,6 +58,9 @@ fn table(draft: &mut Draft, place: &Place, node: &Node, expect: Expect) -> Optio
             allows.push(("to", at));
         }
     }
+    let (says, seen) = narrow::says(draft, &mut rule, expect == Expect::Names);
+    terms.says = says;
+    allows.extend(seen);
     let missing = word.is_none() && node.get("verdict").is_none();
     rule.finish(&mut draft.sources);
     if missing {

@@ -49,7 +49,7 @@ fn unknown_keys() {
     );
     assert_eq!(
         domain("\"a.example\" = { verdict = \"allow\", colour = \"red\" }"),
-        "p.toml:3:36: error: unknown key `colour` in a rule (known keys: verdict, allow_no_sni, types, to)"
+        "p.toml:3:36: error: unknown key `colour` in a rule (known keys: verdict, allow_no_sni, types, to, inspect, ca_file, methods, paths, rate, connections, connections_per_second, total_bytes, idle_timeout)"
     );
     assert_eq!(
         error(
@@ -101,8 +101,8 @@ fn names_and_breadth() {
             "`https://a.example/x` is not a target: a target is a name or an address range, not a URL (write `a.example`)",
         ),
         (
-            "a.example:53/udp",
-            "`a.example:53/udp` is not a target: UDP ports come with a later release",
+            "a.example/udp",
+            "`a.example/udp` is not a target: a UDP target names its port (write `a.example:PORT/udp`",
         ),
         ("", "an empty text is not a target"),
         (
@@ -218,28 +218,6 @@ fn the_version() {
         toml("version = \"1\"\n"),
         "p.toml:1:11: error: this build reads `version = 1` only"
     );
-}
-
-#[test]
-fn keys_of_a_later_release_are_errors_not_ignored() {
-    for text in [
-        "[network]\nmode = \"limited\"",
-        "[network]\nallow_local_binding = false",
-        "[network.limits]\nconnections = 512",
-        "[network.limits]\nbytes_per_second = \"50MB\"",
-        "[network.domains]\n\"a.example\" = { verdict = \"allow\", inspect = true }",
-        "[network.domains]\n\"a.example\" = { verdict = \"allow\", methods = [\"GET\"] }",
-        "[network.domains]\n\"a.example\" = { verdict = \"allow\", paths = [\"/public/**\"] }",
-        "[network.domains]\n\"a.example\" = { verdict = \"allow\", rate = \"10MB/s\" }",
-        "[network.domains]\n\"a.example\" = { verdict = \"allow\", connections = 20 }",
-        "[network.domains]\n\"a.example\" = { verdict = \"allow\", ca_file = \"x.pem\" }",
-    ] {
-        let said = toml(&format!("version = 1\n{text}\n"));
-        assert!(
-            said.contains("comes with a later release"),
-            "{text}: {said}"
-        );
-    }
 }
 
 #[test]

@@ -217,7 +217,7 @@ fn terms_belong_to_rules_that_allow_names() {
         ),
         (
             "[network.addresses]\n\"10.0.0.1:80\" = { verdict = \"allow\", to = \":80\" }",
-            "p.toml:4:38: error: unknown key `to` in a rule (known keys: verdict)",
+            "p.toml:4:38: error: unknown key `to` in a rule (known keys: verdict, methods, paths, rate, connections, connections_per_second, total_bytes, idle_timeout)",
         ),
     ] {
         let said = said(line);

@@ -1,0 +1,144 @@
+//! Whether a rule's terms suit its target: what cannot be enforced for it does not load.
+//!
+//! Rules never silently widen: methods and paths of a rule for HTTPS that is not inspected would be
+//! believed in by their author and seen by nobody.
+
+use portcullis_names::{Target, Transport};
+
+use super::draft::Draft;
+use super::later::{self, UDP};
+use super::section::RULE;
+use super::source::Place;
+use crate::rules::{RuleSet, Terms};
+
+/// The port on which plain HTTP is expected.
+const HTTP_PORT: u16 = 80;
+/// The port on which TLS is expected.
+const HTTPS_PORT: u16 = 443;
+/// Datagrams to this port are the resolver's inside.
+const DNS_PORT: u16 = 53;
+/// Most UDP ports of one policy: each is a socket or two in every sandbox.
+pub(crate) const MAX_UDP_PORTS: usize = 64;
+
+/// Whether the rule may be taken; reports what is wrong with it.
+pub(super) fn suits(
+    draft: &mut Draft,
+    place: &Place,
+    (text, target): (&str, &Target),
+    terms: &Terms,
+) -> bool {
+    if terms.denies {
+        return true;
+    }
+    if target.transport() == Transport::Udp {
+        return datagrams(draft, place, (text, target), terms);
+    }
+    let Some(says) = terms.says.as_deref().filter(|says| says.only_http()) else {
+        return true;
+    };
+    if says.inspect || !target.ports().contains(HTTPS_PORT) {
+        return true;
+    }
+    let key = if says.methods.is_some() {
+        "methods"
+    } else {
+        "paths"
+    };
+    let message = format!(
+        "`{text}` covers port {HTTPS_PORT}, where `{key}` cannot be seen without inspection"
+    );
+    let plain = match target {
+        Target::Name { pattern, .. } => format!("\"{pattern}:{HTTP_PORT}\""),
+        Target::Net { net, .. } if net.addr().is_ipv4() => format!("\"{net}:{HTTP_PORT}\""),
+        Target::Net { net, .. } => format!("\"[{net}]:{HTTP_PORT}\""),
+    };
+    let hint = match target {
+        Target::Name { .. } => {
+            format!("add `inspect = true`, or write the rule for {plain} alone")
+        }
+        Target::Net { .. } => format!("write the rule for {plain}, or for a name"),
+    };
+    draft.sources.error_with(place, message, hint);
+    false
+}
+
+fn datagrams(
+    draft: &mut Draft,
+    place: &Place,
+    (text, target): (&str, &Target),
+    terms: &Terms,
+) -> bool {
+    later::check(draft, place, RULE, UDP);
+    let says = terms.says.as_deref();
+    let key = match says {
+        _ if terms.to.is_some() => "to",
+        _ if terms.types.is_some() => "types",
+        _ if terms.allow_no_sni => "allow_no_sni",
+        Some(says) if says.inspect => "inspect",
+        Some(says) if says.methods.is_some() => "methods",
+        Some(says) if says.paths.is_some() => "paths",
+        _ if target.ports().is_any() => {
+            let message =
+                format!("`{text}` is too broad: datagrams pass on the ports that are named");
+            let hint = "write a rule for each port, as in \"time.example.com:123/udp\"";
+            draft.sources.error_with(place, message, hint.to_owned());
+            return false;
+        }
+        _ if target.ports().contains(DNS_PORT) => {
+            let message =
+                format!("`{text}`: datagrams to port {DNS_PORT} are the sandbox's own resolver's");
+            let hint =
+                "name resolvers under [network.dns]; names need no rule to be looked up there";
+            draft.sources.error_with(place, message, hint.to_owned());
+            return false;
+        }
+        _ => return true,
+    };
+    let message = format!("`{key}` has no meaning for UDP, and `{text}` is a rule for UDP");
+    draft.sources.error(place, message);
+    false
+}
+
+/// Reports what only all rules together tell.
+pub(super) fn report(draft: &mut Draft, rules: &RuleSet, limited: Option<&Place>) {
+    let mut udp = portcullis_names::PortSet::EMPTY;
+    let names = rules
+        .names
+        .allows()
+        .map(|allow| (allow.rule, &allow.ports.udp));
+    let nets = rules
+        .nets
+        .allows()
+        .iter()
+        .map(|rule| (rule.rule, &rule.udp));
+    for (rule, ports) in names.chain(nets).filter(|(_, ports)| !ports.is_empty()) {
+        udp = udp.union(ports);
+        if udp.len() > MAX_UDP_PORTS {
+            let place = draft.place(rule);
+            let message = format!("rules let datagrams through on more than {MAX_UDP_PORTS} ports");
+            draft.sources.error(&place, message);
+            break;
+        }
+    }
+    let Some(limited) = limited else {
+        return;
+    };
+    let unseen = rules.names.allows().filter(|allow| {
+        allow.ports.tcp.contains(HTTPS_PORT) && !allow.says.is_some_and(|says| says.inspect)
+    });
+    // one warning for all: a list may have a million of them
+    let count = unseen.count();
+    if count > 0 {
+        let rules = if count == 1 {
+            "rule covers"
+        } else {
+            "rules cover"
+        };
+        let message = format!(
+            "`mode = \"limited\"` refuses HTTPS that is not inspected: {count} {rules} port \
+             {HTTPS_PORT} without `inspect = true`"
+        );
+        let hint = "add `inspect = true` to those that programs reach over HTTPS".to_owned();
+        draft.sources.warn(limited, message, hint);
+    }
+}

@@ -1,0 +1,210 @@
+//! Amounts with their units: `50MB`, `10MB/s`, `30s`.
+//!
+//! Units are those of data sheets: `kB`, `MB`, `GB`, `TB` are powers of 1000, `KiB`, `MiB`, `GiB`, `TiB`
+//! powers of 1024. `Mb` would be bits to some readers, and is refused.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+/// Largest amount of bytes: what a signed 64-bit number holds, so that sums of two never wrap.
+const MAX_BYTES: u64 = i64::MAX as u64;
+/// Longest time.
+const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+const BYTE_UNITS: [(&str, u64); 11] = [
+    ("B", 1),
+    ("kB", 1000),
+    ("KB", 1000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+    ("TB", 1_000_000_000_000),
+    ("KiB", 1 << 10),
+    ("kiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("TiB", 1 << 40),
+];
+const TIME_UNITS: [(&str, u64); 5] = [
+    ("ms", 1),
+    ("s", 1000),
+    ("m", 60_000),
+    ("h", 3_600_000),
+    ("d", 86_400_000),
+];
+
+/// What is wrong with an amount, and what to write instead.
+pub(super) type Wrong = (String, String);
+
+/// Reads an amount of bytes.
+pub(super) fn bytes(text: &str) -> Result<NonZeroU64, Wrong> {
+    const WRITE: &str = "write a number and its unit, as in \"50MB\" or \"512KiB\"";
+    let wrong = |what: &str| (format!("`{text}` {what}"), WRITE.to_owned());
+    let (number, unit) = split(text).ok_or_else(|| wrong("is not an amount of bytes"))?;
+    let Some(factor) = unit_of(unit, &BYTE_UNITS) else {
+        if unit.is_empty() {
+            return Err((
+                format!("`{text}` has no unit"),
+                format!("write \"{text}B\", \"{text}kB\" or \"{text}MB\""),
+            ));
+        }
+        let near = BYTE_UNITS
+            .iter()
+            .rev()
+            .find(|(known, _)| known.eq_ignore_ascii_case(unit));
+        return Err(match near {
+            Some((near, _)) => (
+                format!("`{unit}` in `{text}` is not a unit; is it bits or bytes?"),
+                format!("for bytes write \"{number}{near}\""),
+            ),
+            None => wrong("has a unit that is not known"),
+        });
+    };
+    number
+        .checked_mul(factor)
+        .filter(|bytes| *bytes <= MAX_BYTES)
+        .and_then(NonZeroU64::new)
+        .ok_or_else(|| {
+            wrong(if number == 0 {
+                "is nothing"
+            } else {
+                "is too much"
+            })
+        })
+}
+
+/// Reads an amount of bytes a second: `10MB/s`.
+pub(super) fn rate(text: &str) -> Result<NonZeroU64, Wrong> {
+    let Some(amount) = text.strip_suffix("/s") else {
+        let hint = match bytes(text) {
+            Ok(_) => format!("write \"{text}/s\""),
+            Err(_) => "write an amount of bytes a second, as in \"10MB/s\"".to_owned(),
+        };
+        return Err((format!("`{text}` is not a rate"), hint));
+    };
+    bytes(amount).map_err(|(message, hint)| {
+        let hint = match hint.strip_suffix('"') {
+            Some(rest) if !hint.contains(" or ") => format!("{rest}/s\""),
+            _ => "write an amount of bytes a second, as in \"10MB/s\"".to_owned(),
+        };
+        (message, hint)
+    })
+}
+
+/// Reads an amount of bytes a second where the key says that it is one: `50MB`, or `50MB/s`.
+pub(super) fn bytes_per_second(text: &str) -> Result<NonZeroU64, Wrong> {
+    bytes(text.strip_suffix("/s").unwrap_or(text))
+}
+
+/// Reads a time: `500ms`, `30s`, `10m`, `1h`, `7d`.
+pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
+    const WRITE: &str = "write a number and its unit, as in \"30s\" or \"10m\"";
+    let wrong = |what: &str| (format!("`{text}` {what}"), WRITE.to_owned());
+    let (number, unit) = split(text).ok_or_else(|| wrong("is not a time"))?;
+    let Some(factor) = unit_of(unit, &TIME_UNITS) else {
+        return Err(if unit.is_empty() {
+            (
+                format!("`{text}` has no unit"),
+                format!("write \"{text}s\" for seconds, \"{text}m\" for minutes"),
+            )
+        } else {
+            wrong("is not a time")
+        });
+    };
+    let time = number.checked_mul(factor).map(Duration::from_millis);
+    time.filter(|time| *time <= MAX_DURATION && !time.is_zero())
+        .ok_or_else(|| {
+            wrong(if number == 0 {
+                "is no time"
+            } else {
+                "is too long"
+            })
+        })
+}
+
+/// The number in front, and what is behind it.
+fn split(text: &str) -> Option<(u64, &str)> {
+    let digits = text
+        .bytes()
+        .position(|b| !b.is_ascii_digit())
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    Some((number.parse().ok()?, unit.trim_start_matches(' ')))
+}
+
+fn unit_of(unit: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let found = units.iter().find(|(known, _)| *known == unit);
+    found.map(|(_, factor)| *factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amounts_of_bytes() {
+        for (text, amount) in [
+            ("1B", 1),
+            ("512 B", 512),
+            ("50MB", 50_000_000),
+            ("1kB", 1000),
+            ("1KB", 1000),
+            ("1KiB", 1024),
+            ("2GiB", 2 << 30),
+            ("3 TB", 3_000_000_000_000),
+        ] {
+            assert_eq!(bytes(text).map(NonZeroU64::get), Ok(amount), "{text}");
+            assert_eq!(rate(&format!("{text}/s")).map(NonZeroU64::get), Ok(amount));
+            assert_eq!(bytes_per_second(text).map(NonZeroU64::get), Ok(amount));
+        }
+        for (text, hint) in [
+            ("", "as in \"50MB\""),
+            ("fast", "as in \"50MB\""),
+            ("50", "write \"50B\", \"50kB\" or \"50MB\""),
+            ("50Mb", "for bytes write \"50MB\""),
+            ("50mb", "for bytes write \"50MB\""),
+            ("50MBit", "as in"),
+            ("-5MB", "as in"),
+            ("1.5MB", "as in"),
+            ("0MB", "as in"),
+            ("99999999999999999999B", "as in"),
+            ("9999999TiB", "as in"),
+            ("10MB/s", "as in"),
+        ] {
+            let (message, said) = bytes(text).unwrap_err();
+            assert!(said.contains(hint), "{text}: {message} ({said})");
+        }
+        for (text, hint) in [
+            ("10MB", "write \"10MB/s\""),
+            ("10Mb/s", "for bytes write \"10MB/s\""),
+            ("10", "as in \"10MB/s\""),
+            ("10MB/m", "as in \"10MB/s\""),
+        ] {
+            let (message, said) = rate(text).unwrap_err();
+            assert!(said.contains(hint), "{text}: {message} ({said})");
+        }
+    }
+
+    #[test]
+    fn times() {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("30s", 30_000),
+            ("10m", 600_000),
+            ("1h", 3_600_000),
+            ("7d", 604_800_000),
+        ] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for (text, hint) in [
+            ("", "as in \"30s\""),
+            ("30", "write \"30s\" for seconds"),
+            ("0s", "as in"),
+            ("30sec", "as in"),
+            ("1h30m", "as in"),
+            ("400d", "as in"),
+        ] {
+            let (message, said) = duration(text).unwrap_err();
+            assert!(said.contains(hint), "{text}: {message} ({said})");
+        }
+    }
+}
