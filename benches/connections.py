@@ -15,6 +15,7 @@ import time
 
 ROUNDS = int(os.environ.get('ROUNDS', '5'))
 SECONDS = int(os.environ.get('SECONDS_EACH', '3'))
+PIN = os.environ.get('PIN', '1') != '0'
 PARTS = os.environ.get('ONLY', 'connections,bulk,idle,inside').split(',')
 # Connections under way at once while they are counted.
 CLIENTS = int(os.environ.get('CLIENTS', '16'))
@@ -30,7 +31,14 @@ START_SECONDS = 20
 PATIENCE = 120
 HOST = 'host.portcullis.internal'
 
+cores = sorted(os.sched_getaffinity(0))
+proxy_core, load_core = cores[0], cores[-1]
 processes = []
+
+
+def on(core):
+    """With PIN=0 everybody goes where the kernel puts him."""
+    return ['taskset', '-c', str(core)] if PIN else []
 
 
 def write(file, text):
@@ -52,8 +60,9 @@ def start(what, command, **more):
     return process
 
 
-def load(*arguments, prefix=()):
+def load(*arguments, prefix=None):
     """Runs one of the load generator's tasks; the numbers that it tells."""
+    prefix = on(load_core) if prefix is None else prefix
     command = [*prefix, './load', *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
     if done.returncode != 0:
@@ -69,7 +78,7 @@ class Proxy:
         self.process = None
 
     def start(self):
-        self.process = start(self.what, self.command)
+        self.process = start(self.what, [*on(proxy_core), *self.command])
         until = time.monotonic() + START_SECONDS
         address, _, port = self.ways['one'].partition('=')[0].partition(':')
         while True:
@@ -188,7 +197,7 @@ def idle(proxy, figures):
     load('latency', proxy.ways['one'], WARM)
     _, without = load('latency', proxy.ways['one'], LATENCIES)
     before = proxy.memory_kb()
-    command = ['./load', 'hold', proxy.ways['hold'], str(IDLE)]
+    command = [*on(load_core), './load', 'hold', proxy.ways['hold'], str(IDLE)]
     holder = start('hold', command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     if holder.stdout.readline() != 'held\n':
         sys.exit(f'{proxy.what}: {IDLE} tunnels: ' + open('hold.out').read())
@@ -235,7 +244,7 @@ def portcullis(port):
 
 
 def direct(port):
-    return load('bulk', f'127.0.0.1:{port}', FLOWS, INSIDE_BYTES)
+    return load('bulk', f'127.0.0.1:{port}', FLOWS, INSIDE_BYTES, prefix=[])
 
 
 def main():
@@ -243,7 +252,7 @@ def main():
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     if hard < 3 * IDLE:
         sys.exit(f'{IDLE} tunnels need {3 * IDLE} descriptors, {hard} may be had')
-    serve = start('serve', ['./load', 'serve'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    serve = start('serve', [*on(load_core), './load', 'serve'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                   text=True)
     servers = dict(zip(['one', 'bulk', 'hold'], map(int, serve.stdout.readline().split())))
     all_proxies = proxies(servers)
