@@ -43,12 +43,26 @@ pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Probes without an answer until the peer counts as gone.
 pub(crate) const KEEPALIVE_RETRIES: u32 = 4;
 
-/// What a relay reads at first, and while its reader is slow.
+/// What a relay reads at first, and while its reader is slow; a flow that fills it is bulk.
 pub(crate) const MIN_READ_BYTES: usize = 16 * 1024;
-/// What a relay reads of a fast flow; also the most that one direction ever holds.
+/// What a relay copies of a fast flow; also the most that one direction ever holds in memory.
 pub(crate) const MAX_READ_BYTES: usize = 128 * 1024;
+/// What a relay splices at once; also the most that one direction ever holds in a pipe.
+pub(crate) const MAX_SPLICE_BYTES: usize = 256 * 1024;
+/// A flow that has less than this is bulk no longer.
+pub(crate) const MIN_SPLICE_BYTES: usize = 4 * 1024;
 /// Reads in one turn of a relay before other flows get theirs.
 pub(crate) const MAX_ROUNDS: usize = 16;
+/// Bytes of one direction in one turn, give or take what is moved at once.
+pub(crate) const MAX_TURN_BYTES: usize = 1024 * 1024;
+/// Pipes in use or in reserve, over all threads; each is two descriptors.
+pub(crate) const MAX_PIPES: usize = 512;
+/// The same where descriptors are few.
+pub(crate) const MIN_PIPES: usize = 8;
+/// Descriptors that there must be for each pipe.
+pub(crate) const DESCRIPTORS_PER_PIPE: u64 = 32;
+/// Empty pipes that a worker thread keeps.
+pub(crate) const MAX_POOLED_PIPES: usize = 16;
 
 /// Bytes of a body on their way through the forwarder, each direction.
 pub(crate) const BODY_BUFFER_BYTES: usize = 32 * 1024;

@@ -1,12 +1,12 @@
 //! The relay: bytes from one socket to the other, both ways, exactly.
 //!
 //! Half-close, reset and error arrive on the other side as what they were. There is no idle
-//! timeout. An idle relay holds no buffer: bytes pass through a scratch buffer of the worker
-//! thread, and only what the receiving side does not take at once is kept, at most
-//! [`MAX_READ_BYTES`] in each direction; reading stops until it is gone.
-//!
-//! It owns two TCP sockets and nothing else, so that the kernel can do the copying (`splice`)
-//! without its callers seeing a difference.
+//! timeout. An idle relay holds neither buffer nor pipe: bytes pass through a scratch buffer of the
+//! worker thread, or through the kernel alone ([`direction`]), and only what the receiving side does
+//! not take at once is kept, within bounds; reading stops until it is gone.
+
+mod direction;
+mod pipe;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -20,7 +20,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::limits::{HALF_CLOSED_CHECK, MAX_READ_BYTES, MAX_ROUNDS, MIN_READ_BYTES};
+use self::direction::{Direction, Fault, leave};
+use crate::limits::{HALF_CLOSED_CHECK, MAX_READ_BYTES, MIN_READ_BYTES};
 use crate::meter::{Meter, Way};
 use crate::socket;
 use crate::stop::Stop;
@@ -77,21 +78,6 @@ pub(crate) struct Relay {
     meter: Option<Box<Meter>>,
 }
 
-/// One direction.
-#[derive(Default)]
-struct Direction {
-    /// Bytes that were read and not yet taken by the receiver, from `at` on.
-    held: Vec<u8>,
-    at: usize,
-    /// What to read next time; grows while the receiver takes everything.
-    read_bytes: usize,
-    /// The sender is done.
-    ended: bool,
-    /// The receiver knows, or cannot be told.
-    done: bool,
-    bytes: u64,
-}
-
 /// One end of a relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Side {
@@ -99,14 +85,6 @@ pub(crate) enum Side {
     Client,
     /// The destination.
     Upstream,
-}
-
-/// What went wrong in one direction, in terms of that direction.
-enum Fault {
-    Sender,
-    Receiver,
-    /// Nothing is wrong: a limit ends the flow.
-    Limit(CloseReason),
 }
 
 impl Relay {
@@ -156,7 +134,7 @@ impl Relay {
 
     /// Whether upstream has ended, or has bytes under way to the client.
     pub(crate) fn upstream_spoke(&self) -> bool {
-        self.down.bytes > 0 || !self.down.held.is_empty() || self.down.ended
+        self.down.began()
     }
 
     /// Lets the end of both sides be a reset.
@@ -188,7 +166,7 @@ impl Relay {
             if !self.down.done {
                 let (from, to) = (&mut self.upstream, &mut self.client);
                 let leave = leave(&mut self.meter, Way::Down);
-                match self.down.poll(cx, (from, to), leave, scratch) {
+                match self.down.poll(cx, (from, to), leave, scratch, false) {
                     Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(Err(end)),
                     Poll::Ready(Err(Fault::Sender)) => {
                         return Poll::Ready(Err(CloseReason::UpstreamReset));
@@ -200,7 +178,7 @@ impl Relay {
                 }
             }
             let mut leave = leave(&mut self.meter, Way::Up);
-            match self.up.poll_held(cx, &mut self.upstream, &mut leave) {
+            match self.up.poll_waiting(cx, &mut self.upstream, &mut leave) {
                 Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(Err(end)),
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(CloseReason::UpstreamReset)),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -251,7 +229,7 @@ impl Relay {
             if !self.up.done {
                 let (from, to) = (&mut self.client, &mut self.upstream);
                 let leave = leave(&mut self.meter, Way::Up);
-                match self.up.poll(cx, (from, to), leave, scratch) {
+                match self.up.poll(cx, (from, to), leave, scratch, self.down.done) {
                     Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(end),
                     Poll::Ready(Err(Fault::Sender)) => return Poll::Ready(Side::Client.reset()),
                     Poll::Ready(Err(Fault::Receiver)) => self.broken = Some(Side::Upstream),
@@ -261,7 +239,7 @@ impl Relay {
             if !self.down.done {
                 let (from, to) = (&mut self.upstream, &mut self.client);
                 let leave = leave(&mut self.meter, Way::Down);
-                match self.down.poll(cx, (from, to), leave, scratch) {
+                match self.down.poll(cx, (from, to), leave, scratch, self.up.done) {
                     Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(end),
                     Poll::Ready(Err(Fault::Sender)) => return Poll::Ready(Side::Upstream.reset()),
                     Poll::Ready(Err(Fault::Receiver)) => self.broken = Some(Side::Client),
@@ -293,25 +271,18 @@ impl Relay {
             .check
             .get_or_insert_with(|| Box::pin(sleep(HALF_CLOSED_CHECK)));
         while check.as_mut().poll(cx).is_ready() {
-            for (stream, side) in [
-                (&self.client, Side::Client),
-                (self.upstream.tcp(), Side::Upstream),
-            ] {
-                if matches!(stream.take_error(), Ok(Some(_)) | Err(_)) {
-                    return Poll::Ready(side.reset());
-                }
+            // The side that is still read tells its end in order, behind its last bytes.
+            let (stream, side) = match self.up.done {
+                true => (&self.client, Side::Client),
+                false => (self.upstream.tcp(), Side::Upstream),
+            };
+            if matches!(stream.take_error(), Ok(Some(_)) | Err(_)) {
+                return Poll::Ready(side.reset());
             }
             check.as_mut().reset(Instant::now() + HALF_CLOSED_CHECK);
         }
         Poll::Pending
     }
-}
-
-/// Who gives leave to write in one direction; nobody has to where there is no limit.
-type Leave<'m> = Option<(&'m mut Meter, Way)>;
-
-fn leave(meter: &mut Option<Box<Meter>>, way: Way) -> Leave<'_> {
-    Some((meter.as_deref_mut()?, way))
 }
 
 impl Side {
@@ -320,112 +291,5 @@ impl Side {
             Side::Client => CloseReason::ClientReset,
             Side::Upstream => CloseReason::UpstreamReset,
         }
-    }
-}
-
-impl Direction {
-    fn push(&mut self, bytes: Vec<u8>) {
-        if bytes.is_empty() {
-            // Not to keep an empty buffer's memory for as long as the relay lives.
-        } else if self.held.is_empty() {
-            self.held = bytes;
-        } else {
-            self.held.extend_from_slice(&bytes);
-        }
-    }
-
-    /// Moves what can be moved. Ready when this direction is done. A receiver that broke makes it
-    /// done too: the other direction may still have bytes of that side to deliver.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        (from, to): (
-            &mut (impl AsyncRead + Unpin),
-            &mut (impl AsyncWrite + Unpin),
-        ),
-        mut leave: Leave<'_>,
-        scratch: &mut [u8],
-    ) -> Poll<Result<(), Fault>> {
-        for _ in 0..MAX_ROUNDS {
-            if let Err(fault) = ready!(self.poll_held(cx, to, &mut leave)) {
-                self.done = true;
-                self.held = Vec::new();
-                return Poll::Ready(Err(fault));
-            }
-            if self.ended {
-                self.done = true;
-                let told = ready!(Pin::new(&mut *to).poll_shutdown(cx));
-                return Poll::Ready(told.map_err(|_| Fault::Receiver));
-            }
-            let most = match leave {
-                None => MAX_READ_BYTES,
-                Some(_) => MIN_READ_BYTES,
-            };
-            self.read_bytes = self.read_bytes.clamp(MIN_READ_BYTES, most);
-            let mut buffer = ReadBuf::new(&mut scratch[..self.read_bytes]);
-            if ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).is_err() {
-                return Poll::Ready(Err(Fault::Sender));
-            }
-            let read = buffer.filled();
-            if read.is_empty() {
-                self.ended = true;
-                continue;
-            }
-            if leave.is_some() {
-                self.push(read.to_vec());
-                continue;
-            }
-            let full = read.len() == self.read_bytes;
-            let written = match Pin::new(&mut *to).poll_write(cx, read) {
-                Poll::Ready(Ok(written)) => written,
-                Poll::Pending => 0,
-                Poll::Ready(Err(_)) => {
-                    self.done = true;
-                    return Poll::Ready(Err(Fault::Receiver));
-                }
-            };
-            self.bytes += written as u64;
-            if written < read.len() {
-                self.held = read[written..].to_vec();
-                self.at = 0;
-                self.read_bytes = MIN_READ_BYTES;
-            } else if full {
-                self.read_bytes *= 2;
-            }
-        }
-        // Others are waiting; go on in the next turn.
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    /// Writes what is held, and gives the buffer back when it is empty.
-    fn poll_held(
-        &mut self,
-        cx: &mut Context<'_>,
-        to: &mut (impl AsyncWrite + Unpin),
-        leave: &mut Leave<'_>,
-    ) -> Poll<Result<(), Fault>> {
-        while self.at < self.held.len() {
-            let mut bytes = &self.held[self.at..];
-            if let Some((meter, way)) = leave {
-                let may = ready!(meter.poll_leave(cx, *way, bytes.len()));
-                bytes = &bytes[..may.map_err(Fault::Limit)?];
-            }
-            let written = ready!(Pin::new(&mut *to).poll_write(cx, bytes));
-            let written = written.unwrap_or(0);
-            if written == 0 {
-                return Poll::Ready(Err(Fault::Receiver));
-            }
-            if let Some((meter, way)) = leave {
-                meter.passed(*way, written);
-            }
-            self.at += written;
-            self.bytes += written as u64;
-        }
-        if self.at > 0 {
-            self.held = Vec::new();
-            self.at = 0;
-        }
-        Poll::Ready(Ok(()))
     }
 }
