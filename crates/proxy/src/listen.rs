@@ -70,6 +70,7 @@ async fn serve(
     token: CancellationToken,
     door: Door,
 ) -> io::Result<()> {
+    socket::prepare_listener(&listener);
     let stop = Arc::new(Stop::default());
     let tracker = TaskTracker::new();
     let mut cancelled = pin!(token.cancelled());
@@ -109,7 +110,6 @@ fn admit(
     stream: TcpStream,
 ) {
     if let Some(slot) = ctx.slots.take() {
-        socket::prepare(&stream);
         tracker.spawn(connection(door, ctx.clone(), stream, slot, stop.clone()));
         return;
     }

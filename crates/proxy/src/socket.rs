@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use portcullis_dial::Stream;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::limits::{
@@ -16,12 +16,24 @@ use crate::limits::{
 /// Sets what every flow's sockets have: no Nagle delay, and keepalive so that a dead peer is found
 /// although there is no idle timeout. A socket that refuses an option works without it.
 pub(crate) fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    keep_alive(&SockRef::from(stream));
+}
+
+/// The same for every socket that the listener will accept: they inherit it (Linux), which saves
+/// five calls for each.
+pub(crate) fn prepare_listener(listener: &TcpListener) {
+    let socket = SockRef::from(listener);
+    let _ = socket.set_tcp_nodelay(true);
+    keep_alive(&socket);
+}
+
+fn keep_alive(socket: &SockRef<'_>) {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_TIME)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_RETRIES);
-    let _ = stream.set_nodelay(true);
-    let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    let _ = socket.set_tcp_keepalive(&keepalive);
 }
 
 /// Closes with RST, so that the peer cannot take the end for an orderly one.
@@ -67,4 +79,24 @@ pub(crate) async fn last_words(mut stream: TcpStream, bytes: &[u8]) {
 /// The same address in one spelling: an IPv4 connection on an IPv6 listener is an IPv4 connection.
 pub(crate) fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn accepted_sockets_have_the_listeners_options() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        prepare_listener(&listener);
+        let to = listener.local_addr().unwrap();
+        let (_client, accepted) = tokio::join!(TcpStream::connect(to), listener.accept());
+        let (accepted, _) = accepted.unwrap();
+        assert!(accepted.nodelay().unwrap());
+        let socket = SockRef::from(&accepted);
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_TIME);
+        assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
+    }
 }

@@ -20,6 +20,10 @@ const BATCH_BYTES: usize = 256 * 1024;
 pub(crate) const MAX_BATCHES: usize = MAX_BYTES / BATCH_BYTES + 1;
 /// Lines that may wait for the writer to look by itself, where it does.
 const UNHURRIED_LINES: usize = MAX_LINES / 16;
+/// How long the writer collects lines after it has written some. The first line after a quiet time is
+/// written at once; where lines follow each other, to wake the writer for each would cost more than
+/// the line.
+const COLLECT: Duration = Duration::from_millis(20);
 /// How much longer than the writer's last attempt its end is waited for.
 const END_SLACK: Duration = Duration::from_millis(200);
 
@@ -52,6 +56,8 @@ struct State {
     asleep: bool,
     /// It waits for a tick at most.
     ticking: bool,
+    /// It collects: nothing but many lines or an order wakes it.
+    collecting: bool,
     /// Flushes asked for and done; a flush is done when the number reaches its own.
     flushes_asked: u64,
     flushes_done: u64,
@@ -106,16 +112,21 @@ impl Queue {
         }
         state.bytes += item.line.len();
         state.lines.push_back(item);
-        if state.asleep && (!state.ticking || state.lines.len() > unhurried) {
+        let unhurried = match (state.collecting, state.ticking) {
+            (true, _) => UNHURRIED_LINES,
+            (false, true) => unhurried,
+            (false, false) => 0,
+        };
+        if state.asleep && state.lines.len() > unhurried {
             state.asleep = false;
             self.work.notify_one();
         }
     }
 
-    /// Wakes the writer so that it looks at the windows.
+    /// Wakes the writer so that it looks at the windows; one that collects looks by itself.
     pub(crate) fn wake(&self) {
         let mut state = self.state();
-        if state.asleep {
+        if state.asleep && !state.collecting {
             state.asleep = false;
             self.work.notify_one();
         }
@@ -142,6 +153,27 @@ impl Queue {
             state.asleep = false;
         }
         orders(&state)
+    }
+
+    /// Writer, when it has written: lets lines collect for a moment, unless there are orders.
+    pub(crate) fn collect(&self) {
+        let until = Instant::now() + COLLECT;
+        let mut state = self.state();
+        (state.asleep, state.collecting) = (true, true);
+        // Whoever wakes it says so in `asleep`.
+        while state.asleep
+            && state.flushes_asked == state.flushes_done
+            && state.stop.is_none()
+            && let left = until.saturating_duration_since(Instant::now())
+            && !left.is_zero()
+        {
+            state = self
+                .work
+                .wait_timeout(state, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        (state.asleep, state.collecting) = (false, false);
     }
 
     /// Writer: sleeps for `pause` whatever comes in, unless told to stop; for retries.
@@ -314,6 +346,26 @@ mod tests {
         assert_eq!(lost, Some(expected));
         assert_eq!(queue.take(&mut batch, false), None);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn a_writer_that_collects_is_woken_for_many_lines_or_a_flush() {
+        let queue = Queue::default();
+        // As `collect` leaves it while the writer sleeps.
+        (queue.state().asleep, queue.state().collecting) = (true, true);
+        for line in 0..=UNHURRIED_LINES {
+            assert!(queue.state().asleep, "woken before line {line}");
+            queue.wake();
+            queue.push(item(Kind::Urgent, 8));
+        }
+        assert!(!queue.state().asleep);
+        // An order that came before it sleeps is seen too.
+        queue.state().flushes_asked += 1;
+        let start = Instant::now();
+        for _ in 0..1_000 {
+            queue.collect();
+        }
+        assert!(start.elapsed() < COLLECT * 1_000 / 2, "did not wait");
     }
 
     #[test]

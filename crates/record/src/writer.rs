@@ -105,8 +105,12 @@ impl Desk {
 
     fn write_until_stopped(&self) {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut wrote = false;
         loop {
             let orders = if output.is_clean() {
+                if wrote {
+                    self.queue.collect();
+                }
                 self.queue.wait(TICK, || self.windows.any_open())
             } else {
                 self.queue.pause(RETRY_PAUSE)
@@ -114,8 +118,9 @@ impl Desk {
             let everything = orders.flush.is_some() || orders.stop.is_some();
             let result = self.write_all(&mut output, everything);
             self.note_error(result.as_ref().err());
+            wrote = matches!(result, Ok(true));
             match (result, orders.stop) {
-                (Ok(()), stop) => {
+                (Ok(_), stop) => {
                     if let Some(number) = orders.flush {
                         self.queue.flushed(number);
                     }
@@ -136,14 +141,16 @@ impl Desk {
     }
 
     /// Writes all that waits now: first what the sink did not take last time, then the windows
-    /// that are due, then the queue.
-    fn write_all(&self, output: &mut Output, all_windows: bool) -> io::Result<()> {
+    /// that are due, then the queue. Whether there was anything new.
+    fn write_all(&self, output: &mut Output, all_windows: bool) -> io::Result<bool> {
         let mut items = Vec::new();
+        let mut any = false;
         output.write()?;
         self.windows.close(Instant::now(), all_windows, &mut items);
         for batch in 1..=MAX_BATCHES {
             let lost = self.queue.take(&mut items, batch == MAX_BATCHES);
             for item in items.drain(..) {
+                any = true;
                 output.add(&item.line);
             }
             if let Some(lost) = lost {
@@ -155,6 +162,6 @@ impl Desk {
                 break;
             }
         }
-        Ok(())
+        Ok(any)
     }
 }

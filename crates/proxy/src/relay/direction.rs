@@ -108,6 +108,12 @@ impl Direction {
         self.bytes > 0 || !self.held.is_empty() || self.pipe.is_some() || self.ended
     }
 
+    /// Whether nothing of it waits anywhere.
+    #[cfg(test)]
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.held.capacity() == 0 && self.pipe.is_none()
+    }
+
     /// Moves what can be moved. Ready when this direction is done. A receiver that broke makes it
     /// done too: the other direction may still have bytes of that side to deliver. The receiver is
     /// told of the end unless `last` says that its socket is closed right after.
@@ -232,11 +238,7 @@ impl Direction {
     }
 
     /// Moves what the sender has into the pipe; false at its end.
-    fn poll_splice(
-        &mut self,
-        cx: &mut Context<'_>,
-        from: &impl End,
-    ) -> Poll<Result<bool, Fault>> {
+    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &impl End) -> Poll<Result<bool, Fault>> {
         let (Some(pipe), Some(socket)) = (&mut self.pipe, from.plain()) else {
             return Poll::Ready(Err(Fault::Sender));
         };

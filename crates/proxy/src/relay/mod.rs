@@ -7,6 +7,8 @@
 
 mod direction;
 mod pipe;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};

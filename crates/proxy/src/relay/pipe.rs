@@ -40,6 +40,10 @@ pub(super) struct Pipe {
 impl Pipe {
     /// An empty pipe, where one is to be had.
     pub(super) fn take() -> Option<Pipe> {
+        #[cfg(test)]
+        if testing::NONE.get() {
+            return None;
+        }
         let pooled = POOL.with_borrow_mut(Vec::pop);
         pooled.or_else(Pipe::open)
     }
@@ -54,6 +58,8 @@ impl Pipe {
         };
         // The user may have many pipes already; a small one serves too.
         let _ = fcntl_setpipe_size(&write, MAX_SPLICE_BYTES);
+        #[cfg(test)]
+        testing::LIVE.set(testing::LIVE.get() + 1);
         Some(Pipe {
             read,
             write,
@@ -111,6 +117,8 @@ impl Pipe {
             moved(&self.read, to, most)
         }))?;
         self.filled -= moved;
+        #[cfg(test)]
+        testing::SPLICED.set(testing::SPLICED.get() + moved as u64);
         Poll::Ready(Ok(moved))
     }
 }
@@ -118,6 +126,9 @@ impl Pipe {
 impl Drop for Pipe {
     fn drop(&mut self) {
         OPEN.fetch_sub(1, Ordering::Relaxed);
+        // A thread that ends drops its pool, when its counters may be gone.
+        #[cfg(test)]
+        let _ = testing::LIVE.try_with(|live| live.set(live.get() - 1));
     }
 }
 
@@ -164,20 +175,44 @@ fn poll_io(
     }
 }
 
+/// What tests look at; each of them has a thread of its own.
 #[cfg(test)]
-mod tests {
-    use super::*;
+pub(super) mod testing {
+    use std::cell::Cell;
 
-    #[test]
-    fn pipes_are_bounded_and_come_back() {
-        let mut all = Vec::new();
-        while let Some(pipe) = Pipe::take() {
-            all.push(pipe);
-            assert!(all.len() <= MAX_PIPES);
+    use super::POOL;
+
+    thread_local! {
+        pub(super) static SPLICED: Cell<u64> = const { Cell::new(0) };
+        pub(super) static LIVE: Cell<usize> = const { Cell::new(0) };
+        pub(super) static NONE: Cell<bool> = const { Cell::new(false) };
+    }
+
+    /// Bytes that came out of pipes on this thread.
+    pub(crate) fn spliced() -> u64 {
+        SPLICED.get()
+    }
+
+    /// Pipes of this thread that are open, and how many of them lie in the pool.
+    pub(crate) fn live() -> usize {
+        LIVE.get()
+    }
+
+    pub(crate) fn pooled() -> usize {
+        POOL.with_borrow(Vec::len)
+    }
+
+    /// While it lives, no pipe is to be had on this thread.
+    pub(crate) struct WithoutPipes;
+
+    pub(crate) fn without_pipes() -> WithoutPipes {
+        NONE.set(true);
+        WithoutPipes
+    }
+
+    impl Drop for WithoutPipes {
+        fn drop(&mut self) {
+            NONE.set(false);
         }
-        assert!(all.len() >= MIN_PIPES / 2, "other tests have some");
-        assert!(Pipe::take().is_none());
-        all.pop().unwrap().give_back();
-        assert!(Pipe::take().is_some());
     }
 }
