@@ -16,10 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::pipe::{Pipe, is_unsupported};
-use crate::meter::{Meter, Way};
 use crate::limits::{
     MAX_READ_BYTES, MAX_ROUNDS, MAX_SPLICE_BYTES, MAX_TURN_BYTES, MIN_READ_BYTES, MIN_SPLICE_BYTES,
 };
+use crate::meter::{Meter, Way};
 
 const _: () = assert!(MIN_SPLICE_BYTES <= MIN_READ_BYTES && MAX_SPLICE_BYTES <= MAX_TURN_BYTES);
 
@@ -187,7 +187,7 @@ impl Direction {
         }
         while let Some(pipe) = &mut self.pipe {
             if pipe.filled() == 0 {
-                self.pipe.take().map(Pipe::give_back);
+                self.release_pipe();
                 break;
             }
             let mut most = pipe.filled();
@@ -204,11 +204,7 @@ impl Direction {
     }
 
     /// Counts what the receiver took.
-    fn wrote(
-        &mut self,
-        written: io::Result<usize>,
-        leave: &mut Leave<'_>,
-    ) -> Result<usize, Fault> {
+    fn wrote(&mut self, written: io::Result<usize>, leave: &mut Leave<'_>) -> Result<usize, Fault> {
         let written = written.unwrap_or(0);
         if written == 0 {
             return Err(Fault::Receiver);
@@ -218,6 +214,12 @@ impl Direction {
         }
         self.bytes += written as u64;
         Ok(written)
+    }
+
+    fn release_pipe(&mut self) {
+        if let Some(pipe) = self.pipe.take() {
+            pipe.give_back();
+        }
     }
 
     /// The receiver broke: nothing waits for it any more.
@@ -245,7 +247,7 @@ impl Direction {
         let filled = pipe.poll_fill(cx, socket);
         if pipe.filled() == 0 {
             // Whoever waits, and whoever is at the end, holds no pipe.
-            self.pipe.take().map(Pipe::give_back);
+            self.release_pipe();
         }
         Poll::Ready(match ready!(filled) {
             Ok(0) => Ok(false),
