@@ -74,7 +74,8 @@ fn serve() -> Result<()> {
         listen("hold", 1, |stream| {
             exchange(&stream)?;
             // Held until the process ends.
-            Ok(std::mem::forget(stream))
+            std::mem::forget(stream);
+            Ok(())
         })?,
     ];
     println!("{one} {bulk} {hold}");
@@ -86,7 +87,8 @@ fn listen(
     threads: usize,
     serve: impl Fn(TcpStream) -> Result<()> + Copy + Send + 'static,
 ) -> Result<u16> {
-    let listener = TcpListener::bind("127.0.0.1:0").with_context(|| format!("no port for {what}"))?;
+    let listener =
+        TcpListener::bind("127.0.0.1:0").with_context(|| format!("no port for {what}"))?;
     let port = listener.local_addr()?.port();
     for _ in 0..threads {
         let listener = listener.try_clone()?;
