@@ -2,30 +2,25 @@
 
 use std::future::{Future, ready};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portcullis_dns::{DnsService, PolicyHandle, Resolved};
 use portcullis_names::Name;
-use portcullis_policy::{
-    ConnectPermit, HOST_NAME, PermitTarget, Policy, ProxyHost, ProxyUrl, Reason, Request,
-};
+use portcullis_policy::{ConnectPermit, HOST_NAME, PermitTarget, Policy, Reason, Request};
 use portcullis_record::{Stage, Timings};
 use tokio::time::timeout;
 
+use crate::company::{self, AbsoluteForm, Company};
 use crate::error::{DialError, all_failed};
 use crate::eyeballs::{interleave, race};
 use crate::guard::{ChosenBy, Guard};
 use crate::host::HostAddresses;
+use crate::socket;
 use crate::stream::Stream;
-use crate::{socket, tunnel};
 
 /// How long opening a connection may take, lookup and the company's proxy included.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the system's resolver may take for the company proxy's name.
-const SYSTEM_LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long its answer is used.
-const SYSTEM_LOOKUP_TTL: Duration = Duration::from_secs(60);
 
 /// What a [`Dialer`] needs. Start from [`DialConfig::new`].
 pub struct DialConfig {
@@ -62,8 +57,8 @@ pub struct Dialed {
     /// The company's proxy, if it goes through one: `http://host:port`, without credentials.
     pub via: Option<String>,
     /// The stream ends at the company's proxy itself, which expects plain HTTP requests in absolute
-    /// form. Only from [`Dialer::connect_http`].
-    pub absolute_form: bool,
+    /// form, written so. Only from [`Dialer::connect_http`].
+    pub absolute: Option<Arc<AbsoluteForm>>,
     /// The end of the name's CNAME chain, where the name was looked up and has one.
     pub canonical: Option<Name>,
     /// The addresses that the name has, where it was looked up; the address dialled otherwise.
@@ -74,16 +69,16 @@ pub struct Dialed {
 
 /// Opens connections for one sandbox.
 pub struct Dialer {
-    guard: Guard,
-    resolver: Arc<DnsService>,
-    /// The last answer of the system's resolver for a company proxy's name.
-    system: Mutex<Option<(Name, Vec<IpAddr>, Instant)>>,
+    pub(crate) guard: Guard,
+    pub(crate) resolver: Arc<DnsService>,
+    /// What is known of the company's proxies.
+    pub(crate) company: Company,
 }
 
 /// What a lookup for a dial brought.
-struct Found {
-    addresses: Vec<IpAddr>,
-    canonical: Option<Name>,
+pub(crate) struct Found {
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) canonical: Option<Name>,
 }
 
 impl From<Resolved> for Found {
@@ -109,7 +104,7 @@ impl Dialer {
         Dialer {
             guard: Guard::new(policy, host, listeners, resolver.leases().clone()),
             resolver,
-            system: Mutex::new(None),
+            company: Company::default(),
         }
     }
 
@@ -123,7 +118,7 @@ impl Dialer {
     }
 
     /// The same for a plain HTTP request that the caller will write: where the company has a proxy
-    /// for plain HTTP, the stream ends there and [`Dialed::absolute_form`] is set.
+    /// for plain HTTP, the stream ends there and [`Dialed::absolute`] is set.
     ///
     /// # Errors
     /// As for [`Dialer::connect`].
@@ -157,8 +152,8 @@ impl Dialer {
                 .dial(vec![to], ready(vec![]), sent_by(&policy, permit, to))
                 .await;
         }
-        match proxy_for(&policy, permit, tunnelled) {
-            Some(proxy) => self.through(proxy, permit, tunnelled).await,
+        match company::proxies_for(&policy, permit, tunnelled) {
+            Some(group) => self.through(group, permit, tunnelled).await,
             None => self.directly(permit).await,
         }
     }
@@ -177,7 +172,7 @@ impl Dialer {
         self.guard.check(address, chosen_by).is_ok()
     }
 
-    async fn directly(&self, permit: &ConnectPermit) -> Result<Dialed, DialError> {
+    pub(crate) async fn directly(&self, permit: &ConnectPermit) -> Result<Dialed, DialError> {
         let port = permit.port();
         match permit.target() {
             PermitTarget::Name(name) | PermitTarget::NameAt(name, _) if is_host(name) => {
@@ -249,7 +244,7 @@ impl Dialer {
                 stream: Stream::Tcp(stream),
                 address,
                 via: None,
-                absolute_form: false,
+                absolute: None,
                 canonical: None,
                 addresses: vec![address.ip()],
                 timings,
@@ -261,94 +256,12 @@ impl Dialer {
         }
     }
 
-    /// Goes through the company's proxy, which looks names up itself. An address that the sandbox
-    /// chose is checked here, since the proxy stands inside the company.
-    async fn through(
-        &self,
-        proxy: &ProxyUrl,
-        permit: &ConnectPermit,
-        tunnelled: bool,
-    ) -> Result<Dialed, DialError> {
-        let port = permit.port();
-        let authority = match permit.target() {
-            PermitTarget::Name(name) => format!("{name}:{port}"),
-            PermitTarget::NameAt(name, address) => {
-                self.check_for_proxy(SocketAddr::new(*address, port))?;
-                format!("{name}:{port}")
-            }
-            PermitTarget::Address(address) => {
-                let to = SocketAddr::new(*address, port);
-                self.check_for_proxy(to)?;
-                to.to_string()
-            }
-        };
-        if let Some(lookup) = permit.lookup()
-            && !self.resolver.admits(&lookup)
-        {
-            let detail = "too many new names below one pattern within a minute";
-            return Err(DialError::new(Reason::RateLimited, detail));
-        }
-        let failed = |error: DialError| {
-            // A loop is the operator's mistake and has its own name.
-            let reason = match error.reason {
-                Reason::GatewayLoop => Reason::GatewayLoop,
-                _ => Reason::UpstreamProxyFailed,
-            };
-            let detail = format!("proxy {proxy}: {}", error.detail);
-            let mut mapped = DialError::new(reason, detail);
-            (mapped.addresses, mapped.timings) = (error.addresses, error.timings);
-            mapped
-        };
-        let mut dialed = self.directly_to_proxy(proxy).await.map_err(failed)?;
-        dialed.via = Some(proxy.to_string());
-        dialed.canonical = None;
-        dialed.addresses = match permit.target() {
-            PermitTarget::Name(_) => Vec::new(),
-            PermitTarget::NameAt(_, address) | PermitTarget::Address(address) => vec![*address],
-        };
-        if !tunnelled {
-            dialed.absolute_form = true;
-            return Ok(dialed);
-        }
-        let start = Instant::now();
-        let opened = tunnel::open(&mut dialed.stream, &authority).await;
-        dialed.timings.set(Stage::Proxy, start.elapsed());
-        match opened {
-            Ok(()) => Ok(dialed),
-            Err(error) => Err(failed(DialError {
-                timings: dialed.timings,
-                addresses: dialed.addresses,
-                ..error
-            })),
-        }
-    }
-
-    /// Boxed to end the recursion of types: the proxy is reached as any direct destination is.
-    fn directly_to_proxy<'a>(
-        &'a self,
-        proxy: &'a ProxyUrl,
-    ) -> std::pin::Pin<Box<dyn Future<Output = Result<Dialed, DialError>> + Send + 'a>> {
-        Box::pin(async move { self.directly(&proxy.permit()).await })
-    }
-
-    fn check_for_proxy(&self, to: SocketAddr) -> Result<(), DialError> {
-        self.guard.check(to, ChosenBy::Sandbox).map_err(|reason| {
-            let mut error =
-                DialError::new(reason, format!("{to}: not asked of the proxy ({reason})"));
-            error.addresses = vec![to.ip()];
-            error
-        })
-    }
-
     /// The addresses of a permit's name.
-    async fn look_up(&self, permit: &ConnectPermit) -> Result<Found, DialError> {
+    pub(crate) async fn look_up(&self, permit: &ConnectPermit) -> Result<Found, DialError> {
         if permit.is_operators()
-            && let Some(addresses) = self.system_answer(permit)
+            && let Some(found) = self.company.known(permit).await
         {
-            return Ok(Found {
-                addresses,
-                canonical: None,
-            });
+            return Ok(found);
         }
         let error = match self.resolver.resolve_for(permit).await {
             Some(Ok(resolved)) => return Ok(resolved.into()),
@@ -356,46 +269,17 @@ impl Dialer {
             None => return Err(DialError::new(Reason::Internal, "a permit without a name")),
         };
         if permit.is_operators()
-            && let Some(addresses) = self.ask_system(permit).await
+            && let Some(found) = self.company.ask_system(permit).await
         {
-            return Ok(Found {
-                addresses,
-                canonical: None,
-            });
+            return Ok(found);
         }
         let mut failed = DialError::new(error.reason, error.to_string());
         failed.addresses = error.refused;
         Err(failed)
     }
-
-    fn system_answer(&self, permit: &ConnectPermit) -> Option<Vec<IpAddr>> {
-        let last = self.system.lock().unwrap_or_else(PoisonError::into_inner);
-        let (name, addresses, at) = last.as_ref()?;
-        let wanted = permit.lookup()?;
-        (name == wanted.name() && at.elapsed() < SYSTEM_LOOKUP_TTL).then(|| addresses.clone())
-    }
-
-    /// The system's own resolver, with `/etc/hosts`, for the company proxy's name and no other: the
-    /// sandbox cannot choose what is asked here.
-    async fn ask_system(&self, permit: &ConnectPermit) -> Option<Vec<IpAddr>> {
-        let name = permit
-            .lookup()
-            .filter(|_| permit.is_operators())?
-            .name()
-            .clone();
-        let asking = tokio::net::lookup_host((name.as_str(), permit.port()));
-        let found = timeout(SYSTEM_LOOKUP_TIMEOUT, asking).await.ok()?.ok()?;
-        let addresses: Vec<IpAddr> = found.map(|address| address.ip()).collect();
-        if addresses.is_empty() {
-            return None;
-        }
-        let mut last = self.system.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some((name, addresses.clone(), Instant::now()));
-        Some(addresses)
-    }
 }
 
-fn is_host(name: &Name) -> bool {
+pub(crate) fn is_host(name: &Name) -> bool {
     name.as_str() == HOST_NAME
 }
 
@@ -418,24 +302,5 @@ fn sent_by(policy: &Policy, permit: &ConnectPermit, to: SocketAddr) -> ChosenBy 
     match now.and_then(|permit| permit.to()) {
         Some(still) if still == to => ChosenBy::Rule,
         _ => ChosenBy::Sandbox,
-    }
-}
-
-/// The company's proxy for this destination. The host's own name never goes there.
-fn proxy_for<'p>(
-    policy: &'p Policy,
-    permit: &ConnectPermit,
-    tunnelled: bool,
-) -> Option<&'p ProxyUrl> {
-    let proxies = &policy.settings().upstream;
-    let port = permit.port();
-    match permit.target() {
-        _ if permit.is_operators() => None,
-        PermitTarget::Name(name) | PermitTarget::NameAt(name, _) if is_host(name) => None,
-        // The proxy's own name: through itself it would never be reached.
-        PermitTarget::Name(name) | PermitTarget::NameAt(name, _) => proxies
-            .for_name(name.as_ref(), port, tunnelled)
-            .filter(|proxy| !matches!(proxy.host(), ProxyHost::Name(own) if own == name && proxy.port() == port)),
-        PermitTarget::Address(address) => proxies.for_address(*address, port, tunnelled),
     }
 }

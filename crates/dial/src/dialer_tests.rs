@@ -50,7 +50,11 @@ async fn a_listed_name_is_resolved_and_dialled_with_its_timings() {
     let permit = world.by_name("a.example", at.port());
     let dialed = world.dialer.connect(&permit).await.unwrap();
     assert_eq!(
-        (dialed.address, dialed.via.as_deref(), dialed.absolute_form),
+        (
+            dialed.address,
+            dialed.via.as_deref(),
+            dialed.absolute.is_some()
+        ),
         (at, None, false)
     );
     assert!(dialed.timings.get(Stage::Resolve).is_some());
@@ -301,7 +305,7 @@ async fn a_name_that_its_rule_sends_elsewhere_is_dialled_there_and_nowhere_else(
                 false => world.dialer.connect_http(&permit).await.unwrap(),
             };
             assert_eq!((dialed.address, dialed.via), (at, None));
-            assert!(!dialed.absolute_form);
+            assert!(dialed.absolute.is_none());
         }
     }
     assert_eq!(world.names.asked(), 0);

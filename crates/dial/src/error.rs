@@ -24,6 +24,8 @@ pub struct DialError {
     pub addresses: Vec<IpAddr>,
     /// How long the stages took that were reached.
     pub timings: Timings,
+    /// The status with which the company's proxy refused.
+    pub received_status: Option<u16>,
 }
 
 impl DialError {
@@ -40,6 +42,7 @@ impl DialError {
             detail,
             addresses: Vec::new(),
             timings: Timings::default(),
+            received_status: None,
         }
     }
 }

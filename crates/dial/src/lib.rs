@@ -13,15 +13,20 @@
 //! Invariant: nothing is dialled without a [`ConnectPermit`](portcullis_policy::ConnectPermit).
 #![forbid(unsafe_code)]
 
+mod company;
 mod dialer;
 mod error;
 mod eyeballs;
 mod guard;
+mod health;
 mod host;
+mod secure;
 mod socket;
+mod socks;
 mod stream;
 mod tunnel;
 
+pub use company::AbsoluteForm;
 pub use dialer::{DIAL_TIMEOUT, DialConfig, Dialed, Dialer};
 pub use error::DialError;
 pub use host::{Host, HostAddresses, reaches};

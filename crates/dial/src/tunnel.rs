@@ -4,10 +4,13 @@
 //! bytes of a server that speaks first (SSH, SMTP), and they belong to the program. The proxy is
 //! not trusted to be well behaved: it may hang, close, or send rubbish without end.
 
+use std::fmt::{self, Write as _};
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use portcullis_policy::Reason;
+use portcullis_names::Name;
+use portcullis_policy::{Credentials, Reason};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -22,65 +25,173 @@ const MAX_INTERIM_REPLIES: usize = 8;
 pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest reason phrase kept for the record, in bytes.
 const MAX_PHRASE_BYTES: usize = 80;
+/// How every reply begins.
+const BEGINNING: &[u8] = b"HTTP/1.";
+/// What is said of one that does not.
+const GARBAGE: &str = "answered with something else than HTTP";
 /// The end of a head. Bare line feeds do not end one.
 const END: &[u8] = b"\r\n\r\n";
 
-/// Opens a tunnel to `authority` (`name:port`, `[v6]:port`) on a fresh connection to the proxy.
-///
-/// `authority` is made from a canonical name or an address: it holds no byte that could end the
-/// line.
-///
-/// # Errors
-/// `upstream-proxy-failed`, with the proxy's status in the detail.
-pub(crate) async fn open(stream: &mut Stream, authority: &str) -> Result<(), DialError> {
-    match timeout(REPLY_TIMEOUT, exchange(stream, authority)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(detail)) => Err(failed(&detail)),
-        Err(_) => Err(failed("did not answer CONNECT in time")),
+/// What a proxy is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) host: WantedHost,
+    pub(crate) port: u16,
+}
+
+/// By name, or by an address that the guard passed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum WantedHost {
+    Name(Name),
+    Address(IpAddr),
+}
+
+/// `name:port`, `[v6]:port`. Made from a canonical name or an address: it holds no byte that could
+/// end a line.
+impl fmt::Display for Wanted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            WantedHost::Name(name) => write!(f, "{name}:{}", self.port),
+            WantedHost::Address(address) => SocketAddr::new(*address, self.port).fmt(f),
+        }
     }
 }
 
-fn failed(detail: &str) -> DialError {
-    DialError::new(Reason::UpstreamProxyFailed, detail)
+/// Why a proxy opened no connection.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// It answered. Another proxy is not asked for a better answer.
+    Verdict(DialError),
+    /// It failed itself: another one may do better.
+    Down(DialError),
 }
 
-async fn exchange(stream: &mut Stream, authority: &str) -> Result<(), String> {
-    let request = format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n");
-    let broken = |error: io::Error| format!("broke off: {error}");
+impl Refused {
+    pub(crate) fn error(self) -> DialError {
+        match self {
+            Refused::Verdict(error) | Refused::Down(error) => error,
+        }
+    }
+}
+
+/// The value of `Proxy-Authorization` (RFC 7617).
+pub(crate) fn basic(credentials: &Credentials) -> String {
+    let pair = format!("{}:{}", credentials.user(), credentials.password());
+    format!("Basic {}", base64(pair.as_bytes()))
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for digit in 0..4 {
+            if digit <= group.len() {
+                let value = (bits >> (18 - 6 * digit)) & 0x3f;
+                text.push(char::from(ALPHABET[value as usize]));
+            } else {
+                text.push('=');
+            }
+        }
+    }
+    text
+}
+
+/// Opens a tunnel to `wanted` on a fresh connection to the proxy.
+///
+/// # Errors
+/// The proxy's verdict with its status, or how it failed.
+pub(crate) async fn open(
+    stream: &mut Stream,
+    wanted: &Wanted,
+    credentials: Option<&Credentials>,
+) -> Result<(), Refused> {
+    match timeout(REPLY_TIMEOUT, exchange(stream, wanted, credentials)).await {
+        Ok(result) => result,
+        Err(_) => Err(down(
+            Reason::UpstreamProxyTimeout,
+            "did not answer CONNECT in time",
+        )),
+    }
+}
+
+fn down(reason: Reason, detail: impl Into<String>) -> Refused {
+    Refused::Down(DialError::new(reason, detail))
+}
+
+fn broken(error: io::Error) -> Refused {
+    down(Reason::UpstreamProxyClosed, format!("broke off: {error}"))
+}
+
+async fn exchange(
+    stream: &mut Stream,
+    wanted: &Wanted,
+    credentials: Option<&Credentials>,
+) -> Result<(), Refused> {
+    let mut request = format!("CONNECT {wanted} HTTP/1.1\r\nHost: {wanted}\r\n");
+    if let Some(credentials) = credentials {
+        // Writing into a String cannot fail.
+        let _ = write!(request, "Proxy-Authorization: {}\r\n", basic(credentials));
+    }
+    request.push_str("\r\n");
     stream.write_all(request.as_bytes()).await.map_err(broken)?;
     stream.flush().await.map_err(broken)?;
     for _ in 0..=MAX_INTERIM_REPLIES {
         let head = read_head(stream).await?;
         let (status, phrase) =
-            parse_status(&head).ok_or("answered with something else than HTTP")?;
+            parse_status(&head).ok_or_else(|| down(Reason::UpstreamProxyProtocol, GARBAGE))?;
         match status {
-            // 101 would switch to a protocol that nobody asked for.
             100 | 102..=199 => {}
             200..=299 => return Ok(()),
-            _ => return Err(format!("answered {status} {phrase} to CONNECT {authority}")),
+            // It would switch to a protocol that nobody asked for.
+            101 => {
+                let detail = format!("answered {status} {phrase} to CONNECT");
+                return Err(down(Reason::UpstreamProxyProtocol, detail));
+            }
+            _ => {
+                let reason = refusal(status);
+                let detail = format!("answered {status} {phrase} to CONNECT {wanted}");
+                let mut error = DialError::new(reason, detail);
+                error.received_status = Some(status);
+                return Err(Refused::Verdict(error));
+            }
         }
     }
-    Err("answered with interim replies only".to_owned())
+    let detail = "answered with interim replies only";
+    Err(down(Reason::UpstreamProxyProtocol, detail))
+}
+
+/// What a status other than 2xx means: 5xx that it could not get there, all others that it will not.
+fn refusal(status: u16) -> Reason {
+    match status {
+        500..=599 => Reason::UpstreamProxyFailed,
+        _ => Reason::UpstreamProxyRefused,
+    }
 }
 
 /// Takes one head off the stream, up to and with its empty line, and not a byte more.
-async fn read_head(stream: &mut Stream) -> Result<Vec<u8>, String> {
+async fn read_head(stream: &mut Stream) -> Result<Vec<u8>, Refused> {
     let mut head = Vec::new();
     let mut seen = [0u8; 2048];
     loop {
-        let peeked = peek(stream, &mut seen)
-            .await
-            .map_err(|error| format!("broke off: {error}"))?;
+        let peeked = peek(stream, &mut seen).await.map_err(broken)?;
         if peeked == 0 {
             let when = if head.is_empty() {
                 "without an answer"
             } else {
                 "in its answer"
             };
-            return Err(format!("closed the connection {when}"));
+            let detail = format!("closed the connection {when}");
+            return Err(down(Reason::UpstreamProxyClosed, detail));
         }
         let before = head.len();
         head.extend_from_slice(&seen[..peeked]);
+        if head.iter().zip(BEGINNING).any(|(is, should)| is != should) {
+            // Told at once: it may never send what would be the end of a head.
+            return Err(down(Reason::UpstreamProxyProtocol, GARBAGE));
+        }
         // The end may have begun in what was taken before.
         let from = before.saturating_sub(END.len() - 1);
         let end = head[from..]
@@ -89,15 +200,14 @@ async fn read_head(stream: &mut Stream) -> Result<Vec<u8>, String> {
         let complete = end.map(|at| from + at + END.len());
         head.truncate(complete.unwrap_or(head.len()));
         let taken = head.len() - before;
-        stream
-            .read_exact(&mut seen[..taken])
-            .await
-            .map_err(|error| format!("broke off: {error}"))?;
+        let take = stream.read_exact(&mut seen[..taken]).await;
+        take.map_err(broken)?;
         if complete.is_some() && head.len() <= MAX_HEAD_BYTES {
             return Ok(head);
         }
         if head.len() > MAX_HEAD_BYTES {
-            return Err(format!("sent more than {MAX_HEAD_BYTES} bytes of header"));
+            let detail = format!("sent more than {MAX_HEAD_BYTES} bytes of header");
+            return Err(down(Reason::UpstreamProxyProtocol, detail));
         }
     }
 }
@@ -142,6 +252,24 @@ fn parse_status(head: &[u8]) -> Option<(u16, String)> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn rfc_4648_section_10_test_vectors() {
+        for (text, encoded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+            ("fooba", "Zm9vYmE="),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(text.as_bytes()), encoded);
+        }
+        // RFC 7617, section 2.
+        let aladdin = Credentials::parse("Aladdin:open sesame").unwrap();
+        assert_eq!(basic(&aladdin), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+    }
 
     #[test]
     fn status_lines() {

@@ -68,11 +68,12 @@ async fn dial(proxy: SocketAddr) -> Result<Dialed, DialError> {
     result
 }
 
-async fn fails_with(proxy: SocketAddr, detail: &str) {
+async fn fails_with(proxy: SocketAddr, reason: Reason, detail: &str) -> DialError {
     let error = dial(proxy).await.unwrap_err();
-    assert_eq!(error.reason, Reason::UpstreamProxyFailed, "{error}");
+    assert_eq!(error.reason, reason, "{error}");
     assert!(error.detail.contains(detail), "{error}");
     assert!(error.detail.contains(&format!("http://{proxy}")), "{error}");
+    error
 }
 
 #[tokio::test]
@@ -110,31 +111,77 @@ async fn connect_goes_through_the_proxy_and_a_server_that_speaks_first_is_heard_
 
 #[tokio::test]
 async fn a_proxy_that_refuses_is_named_with_its_status() {
-    let (at, _heads) = writing(&[b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n"]).await;
-    fails_with(
-        at,
-        "answered 407 Proxy Authentication Required to CONNECT a.example:22",
-    )
-    .await;
-    let (at, _heads) = writing(&[b"HTTP/1.1 101 Switching Protocols\r\n\r\n"]).await;
-    fails_with(at, "answered 101").await;
-    let (at, _heads) =
-        writing(&[b"HTTP/1.1 302 Found\r\nLocation: http://10.0.0.1/\r\n\r\n"]).await;
-    fails_with(at, "answered 302").await;
+    use Reason::{UpstreamProxyFailed, UpstreamProxyRefused};
+    for (answer, reason, status, detail) in [
+        (
+            &[b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n" as &[u8]]
+                as &'static [&'static [u8]],
+            UpstreamProxyRefused,
+            407,
+            "answered 407 Proxy Authentication Required to CONNECT a.example:22",
+        ),
+        (
+            &[b"HTTP/1.1 403 Forbidden\r\n\r\n"],
+            UpstreamProxyRefused,
+            403,
+            "answered 403",
+        ),
+        (
+            &[b"HTTP/1.1 302 Found\r\nLocation: http://10.0.0.1/\r\n\r\n"],
+            UpstreamProxyRefused,
+            302,
+            "answered 302",
+        ),
+        (
+            &[b"HTTP/1.1 503 Busy\r\n\r\n"],
+            UpstreamProxyFailed,
+            503,
+            "answered 503 Busy",
+        ),
+    ] {
+        let (at, _heads) = writing(answer).await;
+        let error = fails_with(at, reason, detail).await;
+        assert_eq!(error.received_status, Some(status));
+    }
 }
 
 #[tokio::test]
 async fn a_proxy_that_sends_garbage_closes_or_floods_is_given_up() {
+    use Reason::{UpstreamProxyClosed, UpstreamProxyProtocol};
     let (at, _heads) = writing(&[b"220 smtp ready\r\n\r\n"]).await;
-    fails_with(at, "something else than HTTP").await;
+    fails_with(at, UpstreamProxyProtocol, "something else than HTTP").await;
     let (at, _heads) = writing(&[]).await;
-    fails_with(at, "closed the connection without an answer").await;
+    fails_with(
+        at,
+        UpstreamProxyClosed,
+        "closed the connection without an answer",
+    )
+    .await;
     let (at, _heads) = writing(&[b"HTTP/1.1 200 OK\r\n"]).await;
-    fails_with(at, "closed the connection in its answer").await;
-    let (at, _heads) = writing(&[&[b'x'; 20_000]]).await;
-    fails_with(at, "bytes of header").await;
+    fails_with(
+        at,
+        UpstreamProxyClosed,
+        "closed the connection in its answer",
+    )
+    .await;
+    let (at, _heads) = writing(&[b"HTTP/1.1 200 ", &[b'x'; 20_000]]).await;
+    fails_with(at, UpstreamProxyProtocol, "bytes of header").await;
     let (at, _heads) = writing(&[b"HTTP/1.1 200 OK\n\nSSH"]).await;
-    fails_with(at, "closed the connection in its answer").await;
+    fails_with(
+        at,
+        UpstreamProxyClosed,
+        "closed the connection in its answer",
+    )
+    .await;
+    let (at, _heads) = writing(&[b"HTTP/1.1 101 Switching Protocols\r\n\r\n"]).await;
+    fails_with(at, UpstreamProxyProtocol, "answered 101").await;
+    // Neither an end of a line nor of the connection.
+    let (at, _heads) = proxy(|mut stream| async move {
+        let _ = stream.write_all(b"HTCPCP/1.0 418").await;
+        let _ = stream.read(&mut [0; 64]).await;
+    })
+    .await;
+    fails_with(at, UpstreamProxyProtocol, "something else than HTTP").await;
     let (at, _heads) = proxy(|mut stream| async move {
         while stream
             .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -143,7 +190,7 @@ async fn a_proxy_that_sends_garbage_closes_or_floods_is_given_up() {
         {}
     })
     .await;
-    fails_with(at, "interim replies only").await;
+    fails_with(at, UpstreamProxyProtocol, "interim replies only").await;
 }
 
 #[tokio::test]
@@ -159,7 +206,7 @@ async fn a_proxy_that_hangs_is_given_up_in_time() {
     // From here on only timers are left: let them run.
     tokio::time::pause();
     let error = dialing.await.unwrap().unwrap_err();
-    assert_eq!(error.reason, Reason::UpstreamProxyFailed);
+    assert_eq!(error.reason, Reason::UpstreamProxyTimeout);
     assert!(
         error.detail.contains("did not answer CONNECT in time"),
         "{error}"
@@ -172,7 +219,8 @@ async fn a_proxy_that_cannot_be_reached_is_the_proxys_failure_not_the_destinatio
     // Bound and not listening: nobody else gets the port meanwhile.
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-    fails_with(socket.local_addr().unwrap(), "onnection refused").await;
+    let at = socket.local_addr().unwrap();
+    fails_with(at, Reason::UpstreamProxyFailed, "onnection refused").await;
 }
 
 #[tokio::test]
@@ -181,7 +229,7 @@ async fn plain_http_ends_at_the_proxy_which_expects_absolute_form() {
     let world = World::new(&rules(at, "")).await;
     let permit = world.by_name("a.example", 80);
     let mut dialed = world.dialer.connect_http(&permit).await.unwrap();
-    assert!(dialed.absolute_form);
+    assert!(dialed.absolute.is_some());
     dialed
         .stream
         .write_all(b"GET http://a.example/ HTTP/1.1\r\n\r\n")

@@ -73,7 +73,7 @@ impl Diagnostic {
             message: message.into(),
             hint: None,
             snippet: Some(SourceLine {
-                text: text[from..to.max(start)].to_owned(),
+                text: without_credentials(&text[from..to.max(start)]),
                 marked,
             }),
         }
@@ -171,4 +171,21 @@ fn window(text: &str, line: Range<usize>, at: usize) -> (usize, usize) {
         from,
         floor(text, (from + MAX_SHOWN_LINE_BYTES).min(line.end)),
     )
+}
+
+/// The line with a star for each byte between `://` and `@`, where a URL has its password. Positions
+/// stay as they are.
+fn without_credentials(line: &str) -> String {
+    let mut masked = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(at) = rest.find("://") {
+        let (before, url) = rest.split_at(at + "://".len());
+        masked.push_str(before);
+        let end = url.find(['"', '\'', ' ', '\t']).unwrap_or(url.len());
+        let userinfo = url[..end].rfind('@').unwrap_or(0);
+        masked.extend(std::iter::repeat_n('*', userinfo));
+        rest = &url[userinfo..];
+    }
+    masked.push_str(rest);
+    masked
 }

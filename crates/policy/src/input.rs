@@ -1,6 +1,8 @@
 //! What a policy is made from.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::diagnostic::Diagnostic;
 use crate::dns_settings::{Answers, Resolve};
@@ -31,6 +33,32 @@ pub enum Input {
     Answers(Answers),
     /// `--upstream-proxy URL`, for HTTP and everything else; replaces the proxies of all files.
     UpstreamProxy(String),
+    /// Where the variables are that a policy names for credentials. Without it they are not looked
+    /// at: the policy loads, and has no credentials.
+    Environment(Environment),
+}
+
+/// The variables of a process.
+#[derive(Clone)]
+pub struct Environment(Arc<Variables>);
+
+type Variables = dyn Fn(&str) -> Option<String> + Send + Sync;
+
+impl Environment {
+    /// Variables as this function finds them.
+    pub fn new(find: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Environment {
+        Environment(Arc::new(find))
+    }
+
+    pub(crate) fn get(&self, name: &str) -> Option<String> {
+        (self.0)(name)
+    }
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Environment")
+    }
 }
 
 /// A policy that loaded.
@@ -42,4 +70,6 @@ pub struct Loaded {
     pub warnings: Vec<Diagnostic>,
     /// Every file that was read, included ones too, in order of reading.
     pub files: Vec<PathBuf>,
+    /// Those among them that hold credentials: nothing in the sandbox may read them.
+    pub secrets: Vec<PathBuf>,
 }

@@ -22,6 +22,7 @@ mod load;
 mod nets;
 mod permit;
 mod policy;
+mod proxies;
 mod reason;
 mod request;
 mod resolver;
@@ -42,15 +43,19 @@ pub use explain::Explanation;
 pub use flow::{Limits, RuleLimits, RuleTerms};
 pub use http::{LIMITED_METHODS, MethodSet, PathError, PathSet, canonical_path};
 pub use info::{RuleInfo, RuleSource};
-pub use input::{Input, Loaded};
+pub use input::{Environment, Input, Loaded};
 pub use load::{MAX_DIAGNOSTICS, MAX_FILE_BYTES, MAX_FILES, MAX_INCLUDE_DEPTH};
 pub use permit::{ConnectPermit, DatagramPermit, LookupPermit, PermitTarget};
 pub use policy::{Mode, Policy};
+pub use proxies::{
+    Credentials, MAX_PROXIES, MAX_PROXY_CHOICES, NoProxy, ProxyGroup, ProxyHost, ProxyScheme,
+    UpstreamProxies, UpstreamProxy,
+};
 pub use reason::Reason;
 pub use request::{Destination, Request, Seen, ShownBy};
 pub use resolver::Resolver;
 pub use rules::{AddressRule, MAX_RULES, MAX_SCOPES, RuleId};
-pub use settings::{ProxyHost, ProxyUrl, Settings, UpstreamProxies};
+pub use settings::Settings;
 pub use types::TypeSet;
 
 /// The name under which programs reach the loopback of the host that the gateway runs on. It is

@@ -283,10 +283,35 @@ reasons! {
         "connection-reset", 502, "connection_terminated", None,
         "The destination ended the connection.",
     );
-    /// The company's proxy refused or failed.
+    /// The company's proxy cannot be reached, or says that it could not reach the destination.
     UpstreamProxyFailed = error(
         "upstream-proxy-failed", 502, "destination_unavailable", None,
-        "The upstream proxy refused or failed.",
+        "The upstream proxy cannot be reached, or could not reach the destination.",
+    );
+    /// The company's proxy refused: credentials, or rules of its own.
+    UpstreamProxyRefused = error(
+        "upstream-proxy-refused", 502, "http_request_denied", None,
+        "The destination is allowed, but the upstream proxy refused the connection.",
+    );
+    /// The company's proxy did not answer.
+    UpstreamProxyTimeout = error(
+        "upstream-proxy-timeout", 504, "connection_timeout", None,
+        "The upstream proxy did not answer in time.",
+    );
+    /// The company's proxy closed or reset the connection instead of answering.
+    UpstreamProxyClosed = error(
+        "upstream-proxy-closed", 502, "connection_terminated", None,
+        "The upstream proxy ended the connection without an answer.",
+    );
+    /// The company's proxy does not speak the protocol that its URL says.
+    UpstreamProxyProtocol = error(
+        "upstream-proxy-protocol", 502, "http_protocol_error", None,
+        "The upstream proxy answered with something that is not its protocol.",
+    );
+    /// The certificate of a proxy that is spoken to in TLS does not hold.
+    UpstreamProxyCertificate = error(
+        "upstream-proxy-certificate", 502, "tls_certificate_error", None,
+        "The upstream proxy's certificate is not trusted.",
     );
     /// The destination does not speak the protocol it should.
     UpstreamProtocol = error(

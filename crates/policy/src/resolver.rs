@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use portcullis_names::{Name, PortSet, parse_port};
 
 use crate::permit::LookupPermit;
-use crate::settings::ProxyHost;
+use crate::proxies::ProxyHost;
 
 /// The port of DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;

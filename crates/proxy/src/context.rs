@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use portcullis_dial::{DialError, Dialer, Stream, reaches};
+use portcullis_dial::{AbsoluteForm, DialError, Dialer, Stream, reaches};
 use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_record::Recorder;
 
@@ -11,6 +11,9 @@ use crate::flows::Flows;
 use crate::limits::{MAX_CONNECTIONS, MAX_REFUSALS, Slots};
 use crate::note::Peer;
 use crate::target::Ruling;
+
+/// How requests are written, where a connection ends at the company's proxy.
+pub(crate) type Absolute = Option<Arc<AbsoluteForm>>;
 
 /// What the entrances of one sandbox share.
 pub struct ProxyContext {
@@ -80,14 +83,14 @@ impl ProxyContext {
         Ok(Peer::of(dialed))
     }
 
-    /// Opens the connection for a plain HTTP request; the last value says that the request is to be
-    /// written in absolute form, since the connection ends at the company's proxy.
+    /// Opens the connection for a plain HTTP request; the last value says how the request is to be
+    /// written in absolute form, where the connection ends at the company's proxy.
     pub(crate) async fn dial_http(
         &self,
         ruling: &Ruling,
-    ) -> Result<(Stream, Peer, bool), DialError> {
+    ) -> Result<(Stream, Peer, Absolute), DialError> {
         let dialed = self.dialer.connect_http(ruling.permit()?).await?;
-        let absolute = dialed.absolute_form;
+        let absolute = dialed.absolute.clone();
         let (stream, peer) = Peer::of(dialed);
         Ok((stream, peer, absolute))
     }

@@ -54,6 +54,8 @@ pub(crate) struct Refusal<'a> {
     pub(crate) suggestion: Option<&'a str>,
     /// A few words in place of the reason's own sentence.
     pub(crate) help: Option<&'a str>,
+    /// The status with which the company's proxy refused (RFC 9209 section 2.1.5).
+    pub(crate) received_status: Option<u16>,
 }
 
 impl<'a> Refusal<'a> {
@@ -64,6 +66,7 @@ impl<'a> Refusal<'a> {
             target: None,
             suggestion: None,
             help: None,
+            received_status: None,
         }
     }
 
@@ -80,13 +83,13 @@ impl<'a> Refusal<'a> {
         if let Some(error) = self.reason.http_error() {
             let _ = write!(head, "x-proxy-error: {error}\r\n");
         }
-        let _ = write!(
-            head,
-            "proxy-status: {GATEWAY}; error={}; details=\"{}; id={}\"\r\n",
-            self.reason.proxy_status(),
-            self.reason.code(),
-            self.id,
-        );
+        let error = self.reason.proxy_status();
+        let _ = write!(head, "proxy-status: {GATEWAY}; error={error}");
+        if let Some(status) = self.received_status {
+            let _ = write!(head, "; received-status={status}");
+        }
+        let (code, id) = (self.reason.code(), self.id);
+        let _ = write!(head, "; details=\"{code}; id={id}\"\r\n");
         if status == 429 {
             let _ = write!(head, "retry-after: {RETRY_AFTER_SECONDS}\r\n");
         }

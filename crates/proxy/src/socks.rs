@@ -95,7 +95,7 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
         target,
         ruling,
         peer,
-        absolute: false,
+        absolute: None,
         flow: Some(flow),
     };
     opened.follow(ctx, stop, relay, inbox).await

@@ -170,6 +170,7 @@ impl Ruling {
             detail: "not permitted".to_owned(),
             addresses: Vec::new(),
             timings: Timings::default(),
+            received_status: None,
         })
     }
 }

@@ -10,6 +10,7 @@ use portcullis_record::{Layer, Protocol};
 use tokio::net::TcpStream;
 
 use crate::ProxyContext;
+use crate::context::Absolute;
 use crate::note::{At, Peer, Via};
 use crate::socket;
 use crate::stop::Stop;
@@ -24,12 +25,12 @@ async fn dial(
     ctx: &ProxyContext,
     ruling: &Ruling,
     port: u16,
-) -> Result<(Stream, Peer, bool), DialError> {
+) -> Result<(Stream, Peer, Absolute), DialError> {
     if port == HTTP_PORT {
         return ctx.dial_http(ruling).await;
     }
     let (stream, peer) = ctx.dial(ruling).await?;
-    Ok((stream, peer, false))
+    Ok((stream, peer, None))
 }
 
 /// Takes one connection to the point where it only has to be relayed.

@@ -16,6 +16,7 @@ use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use crate::ProxyContext;
+use crate::context::Absolute;
 use crate::first::{First, Look, Peek};
 use crate::flows::{Carries, until_cut};
 use crate::http::{self, Behind};
@@ -74,7 +75,7 @@ pub(crate) struct Opened {
     pub(crate) ruling: Ruling,
     pub(crate) peer: Peer,
     /// It ends at the company's proxy, which expects a plain HTTP request in absolute form.
-    pub(crate) absolute: bool,
+    pub(crate) absolute: Absolute,
     /// The flow, where it is recorded already; a direct connection's record waits for the name.
     pub(crate) flow: Option<Flow>,
 }
@@ -194,13 +195,13 @@ impl Opened {
     /// What is not HTTP cannot go to a proxy that expects a request: such a connection is replaced
     /// by a tunnel. `None` when that failed, and the connection ended with it.
     async fn leave_absolute(&mut self, ctx: &ProxyContext, relay: Relay) -> Option<Relay> {
-        if !self.absolute {
+        if self.absolute.is_none() {
             return Some(relay);
         }
         match ctx.dial(&self.ruling).await {
             Ok((upstream, peer)) => {
                 self.peer = peer;
-                self.absolute = false;
+                self.absolute = None;
                 Some(Relay::new(relay.into_sockets().0, upstream))
             }
             Err(error) => {
@@ -281,7 +282,7 @@ impl Opened {
     /// than the one shown and may therefore end elsewhere than at an address of that name: a proxy
     /// resolves by itself, and the dialler may have taken another address of the first name.
     fn must_redial(&self, ruling: &Ruling) -> bool {
-        self.absolute
+        self.absolute.is_some()
             || elsewhere(
                 &self.target,
                 &self.peer,

@@ -8,13 +8,14 @@ use std::sync::Arc;
 use ipnet::{IpNet, Ipv4Net};
 use portcullis_names::{PortSet, Target, TargetError, Transport};
 
+use super::proxy::{Outside, ProxyDraft};
 use super::source::{Place, SourceId, SourceKind, Sources};
 use super::target;
 use crate::dns_settings::{Answers, DnsSettings, Resolve, Zone};
 use crate::flow::Limits;
 use crate::resolver::Resolver;
 use crate::rules::{RuleId, RuleSetBuilder, Terms, Written};
-use crate::settings::{ProxyUrl, Settings};
+use crate::settings::Settings;
 use crate::types::TypeSet;
 
 /// Shortest IPv4 prefix that may be allowed, in bits: the largest private range.
@@ -61,11 +62,7 @@ pub(super) struct SettingsDraft {
     pub types: Option<TypeSet>,
     pub queries_per_second: Option<NonZeroU32>,
     pub new_names_per_minute: Option<u32>,
-    pub http: Option<(ProxyUrl, Place)>,
-    pub https: Option<(ProxyUrl, Place)>,
-    pub no_proxy: Option<(String, Place)>,
-    /// Where a file forbids chaining; no other file and no flag can allow it again.
-    pub forbids_upstream: Option<Place>,
+    pub proxy: ProxyDraft,
     /// Where a file says `mode = "limited"`; no other can say that it is not.
     pub limited: Option<Place>,
     /// A file says `allow_local_binding = false`; no other can allow it again.
@@ -285,20 +282,8 @@ impl Draft {
         None
     }
 
-    /// Reads a proxy's URL, or reports what is wrong with it. The URL itself is not shown: it may hold
-    /// a password.
-    pub fn proxy(&mut self, place: Place, url: &str) -> Option<(ProxyUrl, Place)> {
-        match ProxyUrl::parse(url) {
-            Ok(proxy) => Some((proxy, place)),
-            Err(message) => {
-                self.sources.error(&place, message);
-                None
-            }
-        }
-    }
-
     /// The settings, after every source has been read.
-    pub fn settle(&mut self) -> Settings {
+    pub fn settle(&mut self, outside: &mut Outside<'_>) -> Settings {
         let draft = std::mem::take(&mut self.settings);
         let resolvers = draft.resolvers.unwrap_or_default();
         let plain = || resolvers.iter().filter_map(Resolver::plain).collect();
@@ -315,33 +300,17 @@ impl Draft {
                 .new_names_per_minute
                 .unwrap_or(without.new_names_per_minute),
         };
-        let mut settings = Settings {
+        let allow_upstream_proxy = draft.proxy.forbidden.is_none();
+        Settings {
             resolvers,
             dns,
-            allow_upstream_proxy: draft.forbids_upstream.is_none(),
+            allow_upstream_proxy,
+            upstream: draft.proxy.settle(&mut self.sources, outside),
             allow_local_binding: !draft.forbids_local_binding,
             limited: draft.limited.is_some(),
             limits: draft.limits,
             ..Settings::default()
-        };
-        if let Some(forbidden) = &draft.forbids_upstream {
-            for (_, place) in draft.http.iter().chain(&draft.https) {
-                let message = "an upstream proxy is named here, and another place forbids chaining";
-                let hint = format!(
-                    "{} says `allow_upstream_proxy = false`",
-                    self.sources.name(forbidden)
-                );
-                self.sources.error_with(place, message, hint);
-            }
         }
-        if let Some((text, place)) = &draft.no_proxy
-            && let Err(message) = settings.upstream.set_no_proxy(text)
-        {
-            self.sources.error(place, message);
-        }
-        settings.upstream.http = draft.http.map(|(proxy, _)| proxy);
-        settings.upstream.https = draft.https.map(|(proxy, _)| proxy);
-        settings
     }
 }
 

@@ -14,6 +14,7 @@ mod limits;
 mod list;
 mod narrow;
 mod own;
+mod proxy;
 mod section;
 mod source;
 mod target;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 use self::document::{Node, Value};
 use self::draft::{Draft, Expect};
+use self::proxy::Outside;
 use self::source::{Place, SourceId, SourceKind};
 use crate::diagnostic::Diagnostic;
 use crate::info::MAX_SOURCES;
@@ -80,11 +82,24 @@ impl Policy {
                 loader.file(&normal(path), path.display().to_string(), text.clone());
             }
         }
-        let mut draft = loader.draft;
-        let read_beside = loader.read_beside;
+        let Loader {
+            mut draft,
+            read,
+            read_beside,
+            ..
+        } = loader;
         flags(&mut draft, inputs);
         let limited = draft.settings.limited.clone();
-        let settings = draft.settle();
+        let mut outside = Outside {
+            read,
+            environment: inputs.iter().find_map(|input| match input {
+                Input::Environment(environment) => Some(environment),
+                _ => None,
+            }),
+            files: read_beside,
+            secrets: Vec::new(),
+        };
+        let settings = draft.settle(&mut outside);
         let rules = draft.take_rules().build(draft.sources.names());
         let rules = match (draft.full.take(), rules) {
             (None, Ok(rules)) => rules,
@@ -97,8 +112,6 @@ impl Policy {
         if !draft.sources.errors.is_empty() {
             return Err(draft.sources.into_errors());
         }
-        let mut files = draft.sources.files();
-        files.extend(read_beside);
         let own_table = "network.domains".to_owned();
         let policy = Policy {
             rules: Arc::new(rules),
@@ -107,9 +120,12 @@ impl Policy {
             names_carry_no_ports: draft.codex_domains.is_some(),
             domains_table: draft.codex_domains.take().unwrap_or(own_table).into(),
         };
+        let mut files = draft.sources.files();
+        files.append(&mut outside.files);
         Ok(Loaded {
             policy,
             files,
+            secrets: outside.secrets,
             warnings: draft.sources.warnings,
         })
     }
@@ -302,7 +318,7 @@ fn flags(draft: &mut Draft, inputs: &[Input]) {
     let mut resolvers = Vec::new();
     for input in inputs {
         match input {
-            Input::File { .. } => {}
+            Input::File { .. } | Input::Environment(_) => {}
             Input::Allow(target) => {
                 let place = draft.flag(ALLOW, target);
                 draft.rule(place, target, Expect::Both, Terms::default());
@@ -327,10 +343,9 @@ fn flags(draft: &mut Draft, inputs: &[Input]) {
             Input::Resolve(resolve) => draft.settings.resolve = Some(*resolve),
             Input::Answers(answers) => draft.settings.answers = Some(*answers),
             Input::UpstreamProxy(url) => {
-                let place = draft.flag(UPSTREAM_PROXY, url);
-                let proxy = draft.proxy(place, url);
-                draft.settings.http.clone_from(&proxy);
-                draft.settings.https = proxy;
+                // The URL may hold a password: nothing is called by it.
+                let place = draft.named_flag(UPSTREAM_PROXY, url, UPSTREAM_PROXY.to_owned());
+                proxy::flag(&mut draft.settings.proxy, &mut draft.sources, place, url);
             }
         }
     }

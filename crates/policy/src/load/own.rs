@@ -6,6 +6,7 @@ use super::document::{Node, Value};
 use super::draft::{Draft, Expect};
 use super::later::{self, LIMITED, NETWORK, NO_LOCAL_BINDING};
 use super::limits;
+use super::proxy;
 use super::section::{ALLOW_NET, Section};
 use super::source::{Place, SourceId};
 use super::terms::terms;
@@ -93,7 +94,7 @@ fn network(draft: &mut Draft, source: SourceId, node: &Node) {
         limits::limits(draft, source, node);
     }
     if let Some((_, node)) = network.take("proxy") {
-        proxy(draft, source, node);
+        proxy::read(&mut draft.settings.proxy, &mut draft.sources, source, node);
     }
     network.finish(&mut draft.sources);
 }
@@ -115,7 +116,7 @@ pub(super) fn switches(draft: &mut Draft, network: &mut Section<'_>) {
         draft.settings.forbids_local_binding = true;
     }
     if let Some((false, place)) = network.truth(&mut draft.sources, "allow_upstream_proxy") {
-        draft.settings.forbids_upstream.get_or_insert(place);
+        draft.settings.proxy.forbidden.get_or_insert(place);
     }
 }
 
@@ -161,18 +162,4 @@ pub(super) fn additions(draft: &mut Draft, section: &mut Section<'_>) {
     for (name, place) in names.into_iter().flat_map(|(_, names)| names) {
         draft.rule(place, name, Expect::WebNames, Terms::default());
     }
-}
-
-fn proxy(draft: &mut Draft, source: SourceId, node: &Node) {
-    let mut proxy = Section::open(&mut draft.sources, source, "network.proxy", node);
-    if let Some((url, place)) = proxy.text(&mut draft.sources, "http") {
-        draft.settings.http = draft.proxy(place, url);
-    }
-    if let Some((url, place)) = proxy.text(&mut draft.sources, "https") {
-        draft.settings.https = draft.proxy(place, url);
-    }
-    if let Some((text, place)) = proxy.text(&mut draft.sources, "no_proxy") {
-        draft.settings.no_proxy = Some((text.to_owned(), place));
-    }
-    proxy.finish(&mut draft.sources);
 }

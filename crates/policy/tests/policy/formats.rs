@@ -77,13 +77,13 @@ fn the_yaml_of_case_1() {
     assert_eq!(asked(&policy, "company.com", 443), Reason::NotListed);
     let settings = policy.settings();
     assert_eq!(settings.resolvers, [Resolver::parse("10.0.0.53").unwrap()]);
-    let proxy = settings.upstream.https.as_ref().unwrap();
+    let proxy = &settings.upstream.https.as_ref().unwrap().proxies()[0];
     assert_eq!(
         (proxy.host(), proxy.port()),
         (&ProxyHost::Name(name("proxy.internal")), 3128)
     );
-    assert_eq!(settings.upstream.http.as_ref(), Some(proxy));
-    assert_eq!(settings.upstream.no_proxy, "localhost,127.0.0.1");
+    assert_eq!(settings.upstream.http, settings.upstream.https);
+    assert_eq!(settings.upstream.no_proxy.as_str(), "localhost,127.0.0.1");
     let explanation = policy
         .decide(&Request::to_name(
             name("api.internal.company.com").as_ref(),

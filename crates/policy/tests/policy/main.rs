@@ -9,6 +9,7 @@ mod formats;
 mod lists;
 mod messages;
 mod order;
+mod proxies;
 mod shuffle;
 mod size;
 mod suggestions;

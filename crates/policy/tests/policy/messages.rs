@@ -248,16 +248,16 @@ fn settings() {
             "p.toml:3:13: error: `resolvers` is empty (leave it out",
         ),
         (
-            "[network.proxy]\nhttps = \"https://p.example:1\"",
-            "p.toml:3:9: error: proxies are reached over `http://` only",
+            "[network.proxy]\nhttps = \"ftp://p.example:1\"",
+            "p.toml:3:9: error: a proxy's URL begins with `http://`, `https://`",
         ),
         (
             "[network.proxy]\nhttps = \"p.example:1\"",
             "p.toml:3:9: error: a proxy is written as `http://HOST:PORT`",
         ),
         (
-            "[network.proxy]\nno_proxy = \"a b\"",
-            "p.toml:3:12: error: `a b` in no_proxy is neither",
+            "[network.proxy]\nno_proxy = \"a, b!\"",
+            "p.toml:3:12: error: `b!` in no_proxy is neither",
         ),
         (
             "network = 1",

@@ -32,7 +32,7 @@ impl Session<'_> {
                     target,
                     ruling,
                     peer,
-                    absolute: false,
+                    absolute: None,
                     flow,
                 };
                 Next::Connected(Box::new((opened, upstream)))
@@ -40,6 +40,7 @@ impl Session<'_> {
             Err(error) => {
                 let id = self.ctx.note_failed(at, &target, &ruling, &error);
                 let mut refusal = Refusal::new(error.reason, id);
+                refusal.received_status = error.received_status;
                 let authority = authority(&target);
                 refusal.target = Some(&authority);
                 Next::Words(

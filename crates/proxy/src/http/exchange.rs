@@ -63,6 +63,8 @@ pub(super) enum Outcome {
     Switched,
     /// Upstream closed before it said anything.
     Silent,
+    /// The company's proxy refused with this status, and the client has not been told anything yet.
+    RefusedByProxy(u16),
     /// Upstream failed, and the client has not been told anything yet.
     Failed(Reason, CloseReason, &'static str),
     /// The client's body was malformed, and it has not been told anything yet.
@@ -133,7 +135,7 @@ impl Exchange<'_> {
                 cut = idle(&mut watch) => return Outcome::Cut(cut),
             }
         };
-        fault.outcome(started.load(Ordering::Acquire))
+        fault.outcome(started.load(Ordering::Acquire), self.by_proxy)
     }
 
     /// Sends head and body, then watches for a client that is gone. Ends only with a fault.
@@ -202,8 +204,10 @@ impl Exchange<'_> {
                 client.pass(&words).await?;
             }
         };
-        if head.status == 407 && self.by_proxy {
-            return Err(ReceiveFault::Proxy);
+        // A 403 may be the destination's as well: it passes, unless a proxy says that it is its own.
+        let refused = head.status == 407 || head.status == 403 && head.by_a_proxy;
+        if refused && self.by_proxy {
+            return Err(ReceiveFault::Proxy(head.status));
         }
         inbox.drain(..head.len);
         let mut words = head.rewritten;
@@ -345,8 +349,8 @@ enum ReceiveFault {
     /// Upstream ended in the middle.
     Ended,
     Protocol(&'static str),
-    /// The company's proxy wants credentials that we do not have.
-    Proxy,
+    /// The company's proxy refused: credentials, or rules of its own.
+    Proxy(u16),
     Client,
     Limit(Cut),
 }
@@ -370,30 +374,35 @@ impl PassFault {
 }
 
 impl ReceiveFault {
-    fn outcome(self, started: bool) -> Outcome {
+    fn outcome(self, started: bool, by_proxy: bool) -> Outcome {
         match self {
             ReceiveFault::Client => Outcome::Broken(CloseReason::ClientReset),
             ReceiveFault::Limit(cut) => Outcome::Cut(cut),
             ReceiveFault::Ended | ReceiveFault::Silent if started => {
                 Outcome::Broken(CloseReason::UpstreamReset)
             }
-            ReceiveFault::Protocol(_) | ReceiveFault::Proxy if started => {
+            ReceiveFault::Protocol(_) | ReceiveFault::Proxy(_) if started => {
                 Outcome::Broken(CloseReason::UpstreamProtocol)
             }
             ReceiveFault::Silent => Outcome::Silent,
             ReceiveFault::Ended => Outcome::Failed(
-                Reason::ConnectionReset,
+                if by_proxy {
+                    Reason::UpstreamProxyClosed
+                } else {
+                    Reason::ConnectionReset
+                },
                 CloseReason::UpstreamReset,
                 "the response ended in its head",
             ),
             ReceiveFault::Protocol(why) => {
-                Outcome::Failed(Reason::UpstreamProtocol, CloseReason::UpstreamProtocol, why)
+                let reason = if by_proxy {
+                    Reason::UpstreamProxyProtocol
+                } else {
+                    Reason::UpstreamProtocol
+                };
+                Outcome::Failed(reason, CloseReason::UpstreamProtocol, why)
             }
-            ReceiveFault::Proxy => Outcome::Failed(
-                Reason::UpstreamProxyFailed,
-                CloseReason::UpstreamClosed,
-                "the upstream proxy wants credentials (407)",
-            ),
+            ReceiveFault::Proxy(status) => Outcome::RefusedByProxy(status),
         }
     }
 }

@@ -7,9 +7,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use portcullis_dial::{DialError, Stream};
+use portcullis_dial::{DialError, Dialer, Stream};
 use portcullis_names::{Host, Name, NameBuf};
-use portcullis_policy::{ConnectPermit, PermitTarget, Reason, ShownBy};
+use portcullis_policy::{ConnectPermit, MAX_PROXIES, PermitTarget, Reason, ShownBy};
 use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::http1::{BodyLength, RequestForm, RequestHead, Upgrade};
 
@@ -17,6 +17,7 @@ use super::exchange::{Conn, Counts, Exchange, Outcome, UpstreamConn};
 use super::request::{self, Plan};
 use super::response::Asked;
 use super::{Door, Next, Session, path, say};
+use crate::context::Absolute;
 use crate::flows::Carries;
 use crate::note::{At, Flow, Peer};
 use crate::refuse::{Refusal, authority};
@@ -35,7 +36,7 @@ pub(super) struct Upstream {
     /// What it was dialled for, where that was a request.
     dialled_for: Option<DialledFor>,
     /// It ends at the company's proxy.
-    absolute: bool,
+    absolute: Absolute,
     /// A request was answered on it: it may have been closed meanwhile.
     used: bool,
 }
@@ -46,7 +47,7 @@ impl Upstream {
         stream: Stream,
         peer: Peer,
         name: Option<Name>,
-        absolute: bool,
+        absolute: Absolute,
     ) -> Upstream {
         let conn = UpstreamConn {
             stream,
@@ -72,6 +73,35 @@ impl Upstream {
                 .stream
                 .try_read_buf(&mut byte)
                 .is_err_and(|error| would_block(&error))
+    }
+}
+
+/// The company's proxies that failed one request, after they were reached.
+#[derive(Default)]
+struct FailedProxies(Vec<String>);
+
+impl FailedProxies {
+    /// Whether the request failed because of a proxy that did not fail it before: the dialler asks
+    /// another one next, where there is one.
+    fn another_may_do(&mut self, dialer: &Dialer, upstream: &Upstream, outcome: &Outcome) -> bool {
+        use Reason::{UpstreamProxyClosed, UpstreamProxyProtocol};
+        let by_proxy = upstream.absolute.is_some();
+        let failed = match outcome {
+            Outcome::Silent => true,
+            Outcome::Failed(reason, ..) => {
+                matches!(reason, UpstreamProxyClosed | UpstreamProxyProtocol)
+            }
+            _ => false,
+        };
+        let Some(via) = upstream.peer.via.as_ref().filter(|_| by_proxy && failed) else {
+            return false;
+        };
+        dialer.proxy_failed(via);
+        if self.0.len() >= MAX_PROXIES || self.0.contains(via) {
+            return false;
+        }
+        self.0.push(via.clone());
+        true
     }
 }
 
@@ -127,6 +157,7 @@ impl Session<'_> {
     /// Sends a permitted request, on the connection that stands or on a new one.
     async fn send(&mut self, sending: &Sending<'_>, authority: &str) -> Next {
         let mut open = None;
+        let mut failed = FailedProxies::default();
         loop {
             if !self.reuses(sending) {
                 self.upstream = None;
@@ -161,11 +192,13 @@ impl Session<'_> {
                 flow.up += counts.up;
                 flow.down += counts.down;
             }
-            if outcome != Outcome::Silent || !upstream.used || !repeatable(sending.head) {
-                return self.after(outcome, sending, flow);
-            }
             // A kept connection was closed just before the request came: once more, on a new one,
             // which is not `used`.
+            let kept = outcome == Outcome::Silent && upstream.used;
+            let again = kept || failed.another_may_do(&self.ctx.dialer, upstream, &outcome);
+            if !again || !repeatable(sending.head) {
+                return self.after(outcome, sending, flow);
+            }
             self.upstream = None;
             open = Some(flow);
         }
@@ -200,8 +233,23 @@ impl Session<'_> {
                 return Next::Reset;
             }
             Outcome::Silent => {
+                let by_proxy = (self.upstream.as_ref()).is_some_and(|up| up.absolute.is_some());
                 let why = "upstream closed the connection without an answer";
-                (Reason::ConnectionReset, CloseReason::UpstreamClosed, why)
+                let reason = if by_proxy {
+                    Reason::UpstreamProxyClosed
+                } else {
+                    Reason::ConnectionReset
+                };
+                (reason, CloseReason::UpstreamClosed, why)
+            }
+            Outcome::RefusedByProxy(status) => {
+                self.upstream = None;
+                let mut refusal = Refusal::new(Reason::UpstreamProxyRefused, flow.id);
+                refusal.received_status = Some(status);
+                let words = say_to(refusal, sending);
+                flow.detail = Some("the upstream proxy refused the request");
+                flow.finish(CloseReason::UpstreamClosed);
+                return Next::Words(words, CloseReason::UpstreamClosed);
             }
             Outcome::Failed(reason, end, why) => (reason, end, why),
             Outcome::BadBody(why) => {
@@ -227,10 +275,9 @@ impl Session<'_> {
         if let Some(flow) = flow {
             flow.finish(CloseReason::UpstreamClosed);
         }
-        Next::Words(
-            say_to(Refusal::new(error.reason, id), sending),
-            CloseReason::UpstreamClosed,
-        )
+        let mut refusal = Refusal::new(error.reason, id);
+        refusal.received_status = error.received_status;
+        Next::Words(say_to(refusal, sending), CloseReason::UpstreamClosed)
     }
 
     /// Whether the request may go on the connection that stands.
@@ -253,7 +300,7 @@ impl Session<'_> {
 }
 
 impl Upstream {
-    fn dialled(dialled: (Stream, Peer, bool), sending: &Sending<'_>) -> Upstream {
+    fn dialled(dialled: (Stream, Peer, Absolute), sending: &Sending<'_>) -> Upstream {
         let (stream, peer, absolute) = dialled;
         socket::prepare(stream.tcp());
         let permit = sending.ruling.permit.as_ref();
@@ -280,11 +327,11 @@ impl Upstream {
     ) -> Outcome {
         let head = sending.head;
         let websocket = wants_websocket(head);
-        let (absolute, path) = (self.absolute, request_path(head));
+        let path = request_path(head);
         let plan = Plan {
             authority,
             path,
-            absolute,
+            absolute: self.absolute.as_deref(),
             websocket,
             explicit,
         };
@@ -297,7 +344,7 @@ impl Upstream {
             },
             websocket,
             keep_alive: head.keep_alive && head.minor_version == 1,
-            by_proxy: absolute,
+            by_proxy: self.absolute.is_some(),
         };
         exchange.run(client, &mut self.conn, counts, None).await
     }

@@ -26,6 +26,7 @@ use tokio::time::timeout;
 use self::exchange::Conn;
 use self::forward::Upstream;
 use crate::ProxyContext;
+use crate::context::Absolute;
 use crate::flows::until_cut;
 use crate::limits::{HEAD_BUFFER_BYTES, HEADER_TIMEOUT, KEEP_ALIVE_TIMEOUT};
 use crate::note::{At, Flow, Peer, Via};
@@ -57,7 +58,7 @@ pub(crate) struct Behind {
     /// The connection that stands, and the name that it was dialled by.
     pub(crate) upstream: (Stream, Peer, Option<Name>),
     /// It ends at the company's proxy, which expects requests in absolute form.
-    pub(crate) absolute: bool,
+    pub(crate) absolute: Absolute,
     /// The flow, where it is recorded already.
     pub(crate) flow: Option<Flow>,
 }
@@ -124,7 +125,7 @@ pub(crate) async fn behind(
     } = behind;
     let upstream = match peer.via {
         // A company's proxy for plain HTTP is spoken to in absolute form, not through a tunnel.
-        Some(_) if !absolute => None,
+        Some(_) if absolute.is_none() => None,
         _ => Some(Upstream::standing(stream, peer, name, absolute)),
     };
     let client = Conn {

@@ -7,6 +7,7 @@
 
 use std::fmt::Write as _;
 
+use portcullis_dial::AbsoluteForm;
 use portcullis_wire::http1::{BodyLength, RequestHead};
 
 use crate::refuse::GATEWAY;
@@ -19,7 +20,7 @@ pub(crate) struct Plan<'a> {
     /// The path with its query.
     pub(crate) path: &'a str,
     /// The next hop is the company's proxy: the target is written in absolute form.
-    pub(crate) absolute: bool,
+    pub(crate) absolute: Option<&'a AbsoluteForm>,
     /// The change to WebSocket is asked for.
     pub(crate) websocket: bool,
     /// We are a proxy to the client, and say so upstream (RFC 9110 section 7.6.3).
@@ -30,8 +31,11 @@ pub(crate) struct Plan<'a> {
 pub(crate) fn head(request: &RequestHead, raw: &[u8], plan: &Plan<'_>) -> Vec<u8> {
     let mut start = String::with_capacity(raw.len() + 128);
     let _ = write!(start, "{} ", request.method);
-    if plan.absolute {
-        let _ = write!(start, "http://{}", plan.authority);
+    match plan.absolute.map(|absolute| absolute.address) {
+        // Host keeps the name: the proxy is to connect to what was checked.
+        Some(Some(address)) => start.push_str(&format!("http://{address}")),
+        Some(None) => start.push_str(&format!("http://{}", plan.authority)),
+        None => {}
     }
     let minor = request.minor_version.min(1);
     let _ = write!(
@@ -55,6 +59,9 @@ pub(crate) fn head(request: &RequestHead, raw: &[u8], plan: &Plan<'_>) -> Vec<u8
             field(&mut head, "Content-Length", length.to_string().as_bytes());
         }
         BodyLength::Chunked => field(&mut head, "Transfer-Encoding", b"chunked"),
+    }
+    if let Some(secret) = plan.absolute.and_then(|a| a.authorization.as_deref()) {
+        field(&mut head, "Proxy-Authorization", secret.as_bytes());
     }
     if plan.explicit {
         field(&mut head, "Via", format!("1.{minor} {GATEWAY}").as_bytes());
@@ -155,7 +162,7 @@ mod tests {
             let plan = Plan {
                 authority: "a.example:8080",
                 path: "/p?q=1",
-                absolute: false,
+                absolute: None,
                 websocket: false,
                 explicit: true,
             };
@@ -176,14 +183,14 @@ mod tests {
         }
     }
 
-    fn rewrite(raw: &str, change: impl FnOnce(&mut Plan<'_>)) -> String {
+    fn rewrite<'p>(raw: &str, change: impl FnOnce(&mut Plan<'p>)) -> String {
         let HeadParse::Head(request) = read_head(raw.as_bytes()) else {
             panic!("not a head: {raw}")
         };
         let mut plan = Plan {
             authority: "a.example",
             path: "/p?q=1",
-            absolute: false,
+            absolute: None,
             websocket: false,
             explicit: true,
         };
@@ -198,8 +205,22 @@ mod tests {
             rewrite(raw, |_| {}),
             "GET /p?q=1 HTTP/1.1\r\nHost: a.example\r\nAccept: */*\r\nVia: 1.1 portcullis\r\n\r\n"
         );
-        let absolute = rewrite(raw, |plan| plan.absolute = true);
-        assert!(absolute.starts_with("GET http://a.example/p?q=1 HTTP/1.1\r\nHost: a.example\r\n"));
+        let form = |authorization, address| AbsoluteForm {
+            authorization,
+            address,
+        };
+        let to_proxy = |form: &AbsoluteForm| rewrite(raw, |plan| plan.absolute = Some(form));
+        let sent = to_proxy(&form(None, None));
+        assert!(sent.starts_with("GET http://a.example/p?q=1 HTTP/1.1\r\nHost: a.example\r\n"));
+        assert!(!sent.contains("Proxy-Authorization"));
+        let sent = to_proxy(&form(None, Some(([192, 0, 2, 1], 80).into())));
+        assert!(sent.starts_with("GET http://192.0.2.1:80/p?q=1 HTTP/1.1\r\nHost: a.example\r\n"));
+        let sent = to_proxy(&form(Some("Basic dTpw".into()), None));
+        assert_eq!(
+            sent.matches("Proxy-Authorization: Basic dTpw\r\n").count(),
+            1,
+            "{sent}"
+        );
         assert!(!rewrite(raw, |plan| plan.explicit = false).contains("Via"));
     }
 

@@ -20,6 +20,8 @@ pub(crate) struct ResponseHead {
     pub(crate) keep_alive: bool,
     /// Length of the head in the buffer.
     pub(crate) len: usize,
+    /// Whoever answered says that it is a proxy and that this is its own error.
+    pub(crate) by_a_proxy: bool,
     /// The head as it goes to the client, without `Connection` and the empty line.
     pub(crate) rewritten: Vec<u8>,
 }
@@ -133,6 +135,7 @@ fn head(
         status,
         body,
         keep_alive,
+        by_a_proxy: framing.by_a_proxy,
         len,
         rewritten,
     })
@@ -145,6 +148,7 @@ struct Framing<'b> {
     chunked: bool,
     close: bool,
     keep_alive: bool,
+    by_a_proxy: bool,
     /// Fields that `Connection` takes out.
     named: Vec<&'b [u8]>,
 }
@@ -162,6 +166,11 @@ impl<'b> Framing<'b> {
                 return Err("a Transfer-Encoding other than chunked");
             }
             self.chunked = true;
+        } else if name.eq_ignore_ascii_case("x-squid-error") {
+            self.by_a_proxy = true;
+        } else if name.eq_ignore_ascii_case("proxy-status") {
+            // RFC 9209, section 2.1.1: a member has `error` only where the proxy made the response.
+            self.by_a_proxy |= value.windows(6).any(|part| part == b"error=");
         } else if name.eq_ignore_ascii_case("connection") {
             for token in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
                 self.close |= token.eq_ignore_ascii_case(b"close");

@@ -1,0 +1,344 @@
+//! One proxy, as its URL says.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use portcullis_names::{Name, parse_port};
+
+use super::credentials::Credentials;
+use crate::permit::{ConnectPermit, PermitTarget};
+
+/// How a proxy is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyScheme {
+    /// HTTP: CONNECT, and absolute form for plain requests.
+    Http,
+    /// The same inside TLS.
+    Https,
+    /// SOCKS version 5 (RFC 1928), written `socks5://` or `socks5h://`.
+    Socks5,
+}
+
+impl ProxyScheme {
+    const fn as_str(self) -> &'static str {
+        match self {
+            ProxyScheme::Http => "http",
+            ProxyScheme::Https => "https",
+            ProxyScheme::Socks5 => "socks5",
+        }
+    }
+
+    /// The port of a URL without one.
+    const fn port(self) -> u16 {
+        match self {
+            ProxyScheme::Http => 80,
+            ProxyScheme::Https => 443,
+            ProxyScheme::Socks5 => 1080,
+        }
+    }
+}
+
+/// Where a proxy or a resolver is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ProxyHost {
+    /// By name, resolved through the policy's resolvers.
+    Name(Name),
+    /// By address.
+    Address(IpAddr),
+}
+
+/// An upstream proxy. Written out it is its URL without credentials.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamProxy {
+    scheme: ProxyScheme,
+    host: ProxyHost,
+    port: u16,
+    credentials: Option<Credentials>,
+    ca_pem: Option<Arc<str>>,
+}
+
+impl UpstreamProxy {
+    /// Reads `SCHEME://[USER:PASSWORD@]HOST[:PORT]`, with `http`, `https`, `socks5` or `socks5h`. A
+    /// user name or password is percent-encoded where it holds one of `/?#\@:%`.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong. It never repeats the URL, which may hold a password.
+    pub fn parse(url: &str) -> Result<UpstreamProxy, String> {
+        let Some((scheme, rest)) = url.split_once("://") else {
+            return Err("a proxy is written as `http://HOST:PORT`".into());
+        };
+        let scheme = match scheme.to_ascii_lowercase().as_str() {
+            "http" => ProxyScheme::Http,
+            "https" => ProxyScheme::Https,
+            "socks5" | "socks5h" => ProxyScheme::Socks5,
+            _ => {
+                return Err(
+                    "a proxy's URL begins with `http://`, `https://`, `socks5://` or `socks5h://`"
+                        .into(),
+                );
+            }
+        };
+        let authority = rest.strip_suffix('/').unwrap_or(rest);
+        if authority.contains(['/', '?', '#', '\\']) {
+            return Err(
+                "a proxy URL has no path: `http://HOST:PORT` (in a password write `%2F` for `/`)"
+                    .into(),
+            );
+        }
+        let (userinfo, authority) = match authority.rsplit_once('@') {
+            Some((userinfo, authority)) => (Some(userinfo), authority),
+            None => (None, authority),
+        };
+        let credentials = userinfo
+            .map(|text| read_userinfo(text, scheme))
+            .transpose()?;
+        let (host, port) = match authority.rsplit_once(':') {
+            // not the last colon of `[::1]`
+            Some((host, port)) if !port.ends_with(']') => {
+                let port = parse_port(port.as_bytes());
+                (
+                    host,
+                    port.ok_or("the proxy's port is not a number from 1 to 65535")?,
+                )
+            }
+            _ => (authority, scheme.port()),
+        };
+        Ok(UpstreamProxy {
+            scheme,
+            host: read_host(host)?,
+            port,
+            credentials,
+            ca_pem: None,
+        })
+    }
+
+    /// The same with these credentials, where the URL has none of its own.
+    ///
+    /// # Errors
+    /// They are too long for this kind of proxy.
+    pub(crate) fn with_credentials(
+        mut self,
+        credentials: Option<&Credentials>,
+    ) -> Result<UpstreamProxy, String> {
+        if self.credentials.is_none()
+            && let Some(credentials) = credentials
+        {
+            check_length(credentials, self.scheme)?;
+            self.credentials = Some(credentials.clone());
+        }
+        Ok(self)
+    }
+
+    /// The same with these authorities beside the host's, for a proxy that is spoken to in TLS.
+    pub(crate) fn with_authorities(mut self, ca_pem: Option<&Arc<str>>) -> UpstreamProxy {
+        self.ca_pem = ca_pem
+            .filter(|_| self.scheme == ProxyScheme::Https)
+            .cloned();
+        self
+    }
+
+    /// How it is spoken to.
+    pub fn scheme(&self) -> ProxyScheme {
+        self.scheme
+    }
+
+    /// The proxy's host.
+    pub fn host(&self) -> &ProxyHost {
+        &self.host
+    }
+
+    /// The proxy's port.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What it is told about its user.
+    pub fn credentials(&self) -> Option<&Credentials> {
+        self.credentials.as_ref()
+    }
+
+    /// Authorities (PEM) whose certificates it may show, beside those that the host trusts.
+    pub fn ca_pem(&self) -> Option<&Arc<str>> {
+        self.ca_pem.as_ref()
+    }
+
+    /// Leave to dial the proxy. The operator chose it, so no rule is needed and the address guard does
+    /// not apply.
+    pub fn permit(&self) -> ConnectPermit {
+        let target = match &self.host {
+            ProxyHost::Name(name) => PermitTarget::Name(name.clone()),
+            ProxyHost::Address(address) => PermitTarget::Address(*address),
+        };
+        ConnectPermit::for_operator(target, self.port)
+    }
+}
+
+fn read_userinfo(text: &str, scheme: ProxyScheme) -> Result<Credentials, String> {
+    let (user, password) = text.split_once(':').unwrap_or((text, ""));
+    let credentials = Credentials::new(&decode(user)?, &decode(password)?)?;
+    check_length(&credentials, scheme)?;
+    Ok(credentials)
+}
+
+/// SOCKS5 has one byte for each length (RFC 1929).
+fn check_length(credentials: &Credentials, scheme: ProxyScheme) -> Result<(), String> {
+    let longest = credentials.user().len().max(credentials.password().len());
+    if scheme == ProxyScheme::Socks5 && longest > usize::from(u8::MAX) {
+        return Err("a SOCKS proxy's user name or password is longer than 255 bytes".to_owned());
+    }
+    if scheme == ProxyScheme::Socks5 && credentials.password().is_empty() {
+        return Err("a SOCKS proxy's password is empty".to_owned());
+    }
+    Ok(())
+}
+
+/// Undoes percent-encoding (RFC 3986 section 2.1).
+fn decode(text: &str) -> Result<String, String> {
+    let wrong =
+        || "a `%` in a proxy URL's credentials needs two hex digits: `%25` is `%`".to_owned();
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let (digits, after) = rest.split_at_checked(2).ok_or_else(wrong)?;
+        let value = |digit: u8| char::from(digit).to_digit(16).ok_or_else(wrong);
+        let decoded = value(digits[0])? * 16 + value(digits[1])?;
+        bytes.push(u8::try_from(decoded).map_err(|_| wrong())?);
+        rest = after;
+    }
+    String::from_utf8(bytes).map_err(|_| "a proxy URL's credentials are not UTF-8".to_owned())
+}
+
+fn read_host(host: &str) -> Result<ProxyHost, String> {
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    match bare {
+        Some(v6) => match v6.parse::<std::net::Ipv6Addr>() {
+            Ok(address) => Ok(ProxyHost::Address(address.into())),
+            Err(_) => Err("the proxy's host is not an IPv6 address".into()),
+        },
+        None => match host.parse::<std::net::Ipv4Addr>() {
+            Ok(address) => Ok(ProxyHost::Address(address.into())),
+            // The error's own words would show the host, which may be half a password.
+            Err(_) => match Name::from_policy(host) {
+                Ok(name) => Ok(ProxyHost::Name(name)),
+                Err(_) => Err("the proxy's host is neither a name nor an address".into()),
+            },
+        },
+    }
+}
+
+impl fmt::Display for UpstreamProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.scheme.as_str();
+        match &self.host {
+            ProxyHost::Name(name) => write!(f, "{scheme}://{name}:{}", self.port),
+            ProxyHost::Address(address) => {
+                write!(f, "{scheme}://{}", SocketAddr::new(*address, self.port))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::from_policy(text).unwrap()
+    }
+
+    #[test]
+    fn proxy_urls() {
+        let url = UpstreamProxy::parse("http://proxy.internal:3128").unwrap();
+        assert_eq!(url.host(), &ProxyHost::Name(name("proxy.internal")));
+        assert_eq!((url.scheme(), url.port()), (ProxyScheme::Http, 3128));
+        for (text, shown) in [
+            ("http://proxy.internal:3128", "http://proxy.internal:3128"),
+            ("http://10.0.0.1/", "http://10.0.0.1:80"),
+            ("HTTPS://proxy.internal", "https://proxy.internal:443"),
+            ("socks5://10.0.0.1", "socks5://10.0.0.1:1080"),
+            (
+                "socks5h://proxy.internal:9050",
+                "socks5://proxy.internal:9050",
+            ),
+            ("http://[2001:db8::1]:3128", "http://[2001:db8::1]:3128"),
+            ("http://[2001:db8::1]", "http://[2001:db8::1]:80"),
+            (
+                "http://user:secret@proxy.internal:1",
+                "http://proxy.internal:1",
+            ),
+        ] {
+            assert_eq!(UpstreamProxy::parse(text).unwrap().to_string(), shown);
+        }
+        for bad in [
+            "proxy.internal:3128",
+            "ftp://proxy.internal:3128",
+            "socks4://proxy.internal",
+            "http://user:sec/ret@proxy.internal",
+            "http://user:secret%@proxy.internal",
+            "http://user:secret%zz@proxy.internal",
+            "http://user:secret%0d%0aX@proxy.internal",
+            "http://:secret@proxy.internal",
+            "http://us%3aer:secret@proxy.internal",
+            "http://user@secret!@proxy.internal:x",
+            "http://proxy.internal/path",
+            "http://proxy.internal:0",
+            "http://proxy.internal:99999",
+            "http://",
+            "http://:80",
+            "http://evil.com\\@proxy.internal",
+            "http://[::1%25eth0]:80",
+            "socks5://secret@proxy.internal",
+        ] {
+            let error = UpstreamProxy::parse(bad).unwrap_err();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn credentials_in_a_url_are_decoded_and_shown_nowhere() {
+        let proxy = UpstreamProxy::parse("http://us%40er:p%3a%2F%C3%A9%25@proxy.internal").unwrap();
+        let found = proxy.credentials().unwrap();
+        assert_eq!((found.user(), found.password()), ("us@er", "p:/é%"));
+        let proxy = UpstreamProxy::parse("http://alice:secret@proxy.internal").unwrap();
+        let shown = format!("{proxy} {proxy:?} {:?}", proxy.permit());
+        assert!(
+            !shown.contains("alice") && !shown.contains("secret"),
+            "{shown}"
+        );
+        let other = Credentials::parse("bob:other").unwrap();
+        let kept = proxy.clone().with_credentials(Some(&other)).unwrap();
+        assert_eq!(kept, proxy, "the URL's own win");
+        let long = Credentials::parse(&format!("u:{}", "p".repeat(256))).unwrap();
+        let with_long = |url| {
+            UpstreamProxy::parse(url)
+                .unwrap()
+                .with_credentials(Some(&long))
+        };
+        assert!(with_long("http://p").is_ok());
+        assert!(with_long("socks5://p").is_err());
+    }
+
+    #[test]
+    fn the_operators_proxy_needs_no_rule_and_knows_its_lookup() {
+        let permit = UpstreamProxy::parse("http://proxy.internal:3128")
+            .unwrap()
+            .permit();
+        assert!(permit.is_operators());
+        assert_eq!(permit.port(), 3128);
+        assert_eq!(permit.lookup().unwrap().name().as_str(), "proxy.internal");
+        let permit = UpstreamProxy::parse("http://10.0.0.1:3128")
+            .unwrap()
+            .permit();
+        assert_eq!(
+            permit.target(),
+            &PermitTarget::Address("10.0.0.1".parse().unwrap())
+        );
+        assert!(permit.lookup().is_none());
+    }
+}
