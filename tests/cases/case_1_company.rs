@@ -127,7 +127,7 @@ fn an_upstream_proxy_that_refuses_is_502_never_403() {
     let record = ran.records.one("connect", "github.com");
     assert_eq!(
         (&record["verdict"], &record["reason"]),
-        (&"error".into(), &"upstream-proxy-failed".into()),
+        (&"error".into(), &"upstream-proxy-refused".into()),
         "{ran}"
     );
 }

@@ -309,7 +309,6 @@ impl Draft {
             allow_local_binding: !draft.forbids_local_binding,
             limited: draft.limited.is_some(),
             limits: draft.limits,
-            ..Settings::default()
         }
     }
 }
