@@ -150,6 +150,9 @@ pub struct ServeArgs {
     /// SOCKS5 proxy on ADDR:PORT
     #[arg(long, value_name = "ADDR:PORT")]
     pub socks5: Option<SocketAddr>,
+    /// Write the certificate that programs must trust for inspected names to FILE (PEM)
+    #[arg(long, value_name = "FILE")]
+    pub ca_cert: Option<PathBuf>,
     /// Append decision records to FILE, one JSON object a line
     #[arg(long, value_name = "FILE")]
     pub log: Option<PathBuf>,

@@ -84,12 +84,18 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         open: OpenRules::default(),
         probe_refused: SocketAddr::from(([240, 0, 0, 1], 9)),
         addresses,
+        trust: false,
     };
-    spec.env =
-        crate::child_env::for_child(std::env::vars_os(), addresses.http(), addresses.socks());
     spec.read_only = read_only;
     spec.timeout = launch.timeout;
     portcullis_gateway::prepare(&launch.policy, &mut spec);
+    let (http, socks) = (addresses.http(), addresses.socks());
+    spec.env = crate::child_env::for_child(std::env::vars_os(), http, socks);
+    let mut more_roots = Vec::new();
+    if spec.trust {
+        more_roots = crate::trust_env::roots(&spec.env);
+        crate::trust_env::add(&mut spec.env);
+    }
     let config = RunConfig {
         sandbox: format!("run-{}", std::process::id()),
         policy: launch.policy,
@@ -99,6 +105,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         addresses,
         collect: launch.collect,
         resolve: launch.resolve,
+        more_roots,
         build: crate::BUILD,
     };
     // The gateway is another process: it leaves its report in a file that only lives in memory.

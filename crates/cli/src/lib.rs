@@ -16,6 +16,7 @@ mod probe;
 mod run;
 mod serve;
 mod talk;
+mod trust_env;
 
 use clap::Parser;
 use std::ffi::OsString;

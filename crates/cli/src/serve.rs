@@ -39,6 +39,10 @@ pub fn main(args: ServeArgs) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     }
+    if let Err(fix) = ca_cert(&args, &loaded.policy) {
+        talk::error("inspection and --ca-cert belong together", Some(fix));
+        return ExitCode::from(EXIT_USAGE);
+    }
     match serve(&args, loaded.policy) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -48,6 +52,22 @@ pub fn main(args: ServeArgs) -> ExitCode {
             }
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Programs have to trust the gateway's authority, which nobody can mount over anything here.
+fn ca_cert(args: &ServeArgs, policy: &portcullis_policy::Policy) -> Result<(), &'static str> {
+    let connections = args.http.is_some() || args.socks5.is_some();
+    let inspects = connections && policy.inspected().next().is_some();
+    match (&args.ca_cert, inspects) {
+        (None, true) => Err(
+            "the policy inspects names: say with --ca-cert FILE where to write the certificate that \
+             programs have to trust for them",
+        ),
+        (Some(_), false) => {
+            Err("no rule that is served here says `inspect = true`: leave --ca-cert out")
+        }
+        _ => Ok(()),
     }
 }
 
@@ -74,6 +94,7 @@ fn serve(args: &ServeArgs, policy: portcullis_policy::Policy) -> anyhow::Result<
         policy,
         resolvers,
         log,
+        ca_cert: args.ca_cert.clone(),
         build: crate::BUILD,
         dns,
         http,

@@ -29,7 +29,9 @@ pub struct DialError {
 }
 
 impl DialError {
-    pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> DialError {
+    /// A failure without addresses, timings or an answer.
+    #[must_use]
+    pub fn new(reason: Reason, detail: impl Into<String>) -> DialError {
         let mut detail = detail.into();
         if detail.len() > MAX_DETAIL_BYTES {
             let end = (0..=MAX_DETAIL_BYTES)

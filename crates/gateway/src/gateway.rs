@@ -9,7 +9,7 @@ use portcullis_dns::{
     StartupName, StartupSchedule,
 };
 use portcullis_policy::{Policy, Resolve};
-use portcullis_proxy::ProxyContext;
+use portcullis_proxy::{InspectError, Inspector, ProxyContext};
 use portcullis_record::Recorder;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -32,6 +32,7 @@ pub struct Builder {
     schedule: Option<StartupSchedule>,
     transparent: bool,
     lease_grace: Duration,
+    inspector: Option<Arc<Inspector>>,
 }
 
 impl Builder {
@@ -105,8 +106,19 @@ impl Builder {
         self
     }
 
+    /// What HTTPS is inspected with, where its certificate had to be known before. Without one the
+    /// gateway makes its own, where the policy inspects anything: see [`Gateway::ca_pem`].
+    pub fn inspector(mut self, inspector: Option<Arc<Inspector>>) -> Self {
+        self.inspector = inspector;
+        self
+    }
+
     /// Makes the gateway; nothing is served yet.
     pub fn build(self) -> Gateway {
+        let inspector = self.inspector.or_else(|| {
+            // Without certificates the names that are to be inspected are refused.
+            Inspector::new(&self.policy).ok().flatten().map(Arc::new)
+        });
         let resolve = self.resolve.unwrap_or(self.policy.settings().dns.resolve);
         let policy: PolicyHandle = Arc::new(ArcSwap::from_pointee(self.policy));
         let clock = Clock::system();
@@ -137,8 +149,10 @@ impl Builder {
             self.recorder.clone(),
         )
         .with_listeners(self.listeners)
-        .with_host_listeners(self.host_listeners);
+        .with_host_listeners(self.host_listeners)
+        .with_inspector(inspector.clone());
         Gateway {
+            inspector,
             policy,
             dns,
             leases,
@@ -163,6 +177,7 @@ pub struct Gateway {
     /// Set where names are resolved before anything is served.
     startup: Option<StartupSchedule>,
     transparent: bool,
+    inspector: Option<Arc<Inspector>>,
 }
 
 /// Names get synthetic addresses from now on, where the policy gives any some.
@@ -203,6 +218,7 @@ impl Gateway {
             schedule: None,
             transparent: true,
             lease_grace: LEASE_GRACE,
+            inspector: None,
         }
     }
 
@@ -222,6 +238,21 @@ impl Gateway {
         give_range(&self.leases, &policy, self.transparent);
         self.policy.store(policy.clone());
         self.leases.follow(&policy)
+    }
+
+    /// The certificate of the authority that inspected names are shown by, PEM; none where the
+    /// policy inspects nothing. It is public: programs have to trust it.
+    pub fn ca_pem(&self) -> Option<String> {
+        self.inspector.as_ref().map(|inspector| inspector.ca_pem())
+    }
+
+    /// Whether the gateway can put this policy in force as far as inspection goes: its authority is
+    /// held to the names that were inspected when it started, and programs trust no other.
+    ///
+    /// # Errors
+    /// What the policy inspects and the authority was not made for. In force, it would refuse that.
+    pub fn covers(&self, policy: &Policy) -> Result<(), InspectError> {
+        portcullis_proxy::covers(self.inspector.as_deref(), policy)
     }
 
     /// Which name gave out which address.

@@ -49,11 +49,13 @@ mod report;
 mod sandboxed;
 mod startup;
 mod synthetic;
+mod trust;
 
 pub use gateway::{Builder, Entrances, Gateway};
 pub use host::host_resolvers;
 pub use plain::{PlainConfig, serve_plain};
 pub use portcullis_dns::{OwnNames, StartupError, StartupFailure, StartupName, StartupSchedule};
+pub use portcullis_proxy::{InspectError, Inspector};
 pub use portcullis_record::open_file as open_records;
 pub use publish::Publish;
 pub use report::{Denied, Failed, LookedUp, Report, Used};

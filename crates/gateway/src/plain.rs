@@ -11,6 +11,7 @@ use portcullis_record::Recorder;
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,8 @@ pub struct PlainConfig {
     pub log: Option<File>,
     /// The build that serves, for the first record.
     pub build: &'static str,
+    /// Where the certificate of the gateway's authority is written, for programs to trust.
+    pub ca_cert: Option<PathBuf>,
     /// DNS over UDP and TCP.
     pub dns: Option<(UdpSocket, TcpListener)>,
     /// HTTP proxy.
@@ -97,6 +100,12 @@ async fn serve(
         .host_listeners(listeners)
         .plain()
         .build();
+    if let (Some(path), Some(pem)) = (&config.ca_cert, gateway.ca_pem()) {
+        // Before anything is served: whoever waits for that may read the file.
+        std::fs::write(path, pem).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })?;
+    }
     let (dns_udp, dns_tcp) = config.dns.into_iter().unzip();
     let entrances = Entrances {
         dns_udp,
@@ -179,6 +188,7 @@ mod tests {
             resolvers: host.iter().map(|text| text.parse().unwrap()).collect(),
             build: "test",
             log: None,
+            ca_cert: None,
             dns: None,
             http: None,
             socks5: None,

@@ -7,9 +7,11 @@ use crate::publish::{self, Publish};
 use crate::refused::RefusedReader;
 use crate::report::{Collector, Report, note_start};
 use crate::startup::{StartError, Unresolved, raise_descriptor_limit};
+use crate::trust::Trust;
 use portcullis_dns::{OwnNames, StartupError};
 use portcullis_names::{Name, NameBuf};
 use portcullis_policy::{AddressRule, Mode, Policy, Resolve};
+use portcullis_proxy::Inspector;
 use portcullis_record::{ProcessFinder, Recorder, Transport};
 use portcullis_sandbox::{
     self as sandbox, Addresses, Control, GatewaySide, OpenRule, OpenRules, Processes, Sockets, Spec,
@@ -17,6 +19,7 @@ use portcullis_sandbox::{
 use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
@@ -58,12 +61,16 @@ pub struct RunConfig {
     pub collect: bool,
     /// When exact names are resolved, where the policy's own word does not count.
     pub resolve: Option<Resolve>,
+    /// Files that the caller's own variables name certificate authorities in; programs inside trust
+    /// them too, where the policy inspects anything.
+    pub more_roots: Vec<PathBuf>,
     /// The build that serves, for the first record.
     pub build: &'static str,
 }
 
 /// Puts into `spec` what the kernel inside needs to know of the policy.
 pub fn prepare(policy: &Policy, spec: &mut Spec) {
+    spec.trust = policy.inspected().next().is_some();
     let audit = policy.mode() == Mode::Audit;
     let networks = |rules: &[AddressRule]| {
         let network = |rule: &AddressRule| OpenRule {
@@ -106,12 +113,17 @@ pub fn run_in_sandbox(mut side: GatewaySide, config: RunConfig) -> Report {
         Ok(runtime) => runtime,
         Err(error) => return refuse(&side.control, &format!("no runtime: {error}")),
     };
+    // Before the sockets: the sandbox's first process waits for it while it arranges files.
+    let inspector = match hand_over_trust(&side.control, &config) {
+        Ok(inspector) => inspector,
+        Err(error) => return refuse(&side.control, &error),
+    };
     // Threads start while the sandbox is being built; only then are its sockets waited for.
     let sockets = match side.receive() {
         Ok(sockets) => sockets,
         Err(error) => return refuse(&side.control, &error.to_string()),
     };
-    let report = runtime.block_on(serve(sockets, side.control, config));
+    let report = runtime.block_on(serve(sockets, side.control, config, inspector));
     // The process ends next, and its threads with it: waiting for them would only delay CMD's end.
     std::mem::forget(runtime);
     report
@@ -141,7 +153,28 @@ fn not_started(control: &Control, error: &StartError) -> Report {
     report
 }
 
-async fn serve(sockets: Sockets, control: Control, config: RunConfig) -> Report {
+/// Makes the authority of this run, where the policy inspects anything, and gives its certificate to
+/// the sandbox. Its key stays here.
+fn hand_over_trust(
+    control: &Control,
+    config: &RunConfig,
+) -> Result<Option<Arc<Inspector>>, String> {
+    let made = Inspector::new(&config.policy).map_err(|error| error.to_string())?;
+    let Some(inspector) = made else {
+        return Ok(None);
+    };
+    let trust = Trust::with(inspector.ca_pem(), &config.more_roots);
+    let handed = control.trust(&trust.files());
+    handed.map_err(|error| format!("cannot hand over certificates: {error}"))?;
+    Ok(Some(Arc::new(inspector)))
+}
+
+async fn serve(
+    sockets: Sockets,
+    control: Control,
+    config: RunConfig,
+    inspector: Option<Arc<Inspector>>,
+) -> Report {
     let recorder = match config.log {
         Some(file) => Recorder::from_file(file, &config.sandbox),
         None => Recorder::null(),
@@ -165,6 +198,7 @@ async fn serve(sockets: Sockets, control: Control, config: RunConfig) -> Report 
             publish: config.publish,
             addresses: config.addresses,
             resolve: config.resolve,
+            inspector,
         },
     );
     let started = tokio::select! {
@@ -225,6 +259,7 @@ struct Wanted {
     publish: Vec<Publish>,
     addresses: Addresses,
     resolve: Option<Resolve>,
+    inspector: Option<Arc<Inspector>>,
 }
 
 async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<(), StartError> {
@@ -249,6 +284,7 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<(), StartError> {
         .recorder(recorder.clone())
         .gate(Box::new(KernelGate(Arc::new(sockets.kernel))))
         .own(own_names(&addresses))
+        .inspector(wanted.inspector)
         .listeners(vec![
             addresses.http(),
             addresses.socks(),

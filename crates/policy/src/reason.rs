@@ -283,6 +283,16 @@ reasons! {
         "connection-reset", 502, "connection_terminated", None,
         "The destination ended the connection.",
     );
+    /// The certificate of an inspected destination does not hold.
+    CertificateInvalid = error(
+        "certificate-invalid", 502, "tls_certificate_error", None,
+        "The destination's certificate is not valid for its name, or not trusted.",
+    );
+    /// No TLS session with an inspected destination.
+    TlsFailed = error(
+        "tls-failed", 502, "tls_protocol_error", None,
+        "The destination is allowed, but no TLS session with it could be set up.",
+    );
     /// The company's proxy cannot be reached, or says that it could not reach the destination.
     UpstreamProxyFailed = error(
         "upstream-proxy-failed", 502, "destination_unavailable", None,

@@ -8,6 +8,7 @@ use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_record::Recorder;
 
 use crate::flows::Flows;
+use crate::inspect::Inspector;
 use crate::limits::{MAX_CONNECTIONS, MAX_REFUSALS, Slots};
 use crate::note::Peer;
 use crate::target::Ruling;
@@ -29,6 +30,8 @@ pub struct ProxyContext {
     pub(crate) slots: Arc<Slots>,
     /// Connections that are being told that there are too many.
     pub(crate) refusals: Arc<Slots>,
+    /// The certificates of inspected names, where there are any.
+    pub(crate) inspector: Option<Arc<Inspector>>,
 }
 
 impl ProxyContext {
@@ -49,6 +52,7 @@ impl ProxyContext {
             host_listeners: Vec::new(),
             slots: Slots::new(MAX_CONNECTIONS),
             refusals: Slots::new(MAX_REFUSALS),
+            inspector: None,
         }
     }
 
@@ -66,6 +70,13 @@ impl ProxyContext {
     #[must_use]
     pub fn with_host_listeners(mut self, listeners: Vec<SocketAddr>) -> ProxyContext {
         self.host_listeners = listeners;
+        self
+    }
+
+    /// What HTTPS is inspected with. Without it, names that a rule inspects are refused.
+    #[must_use]
+    pub fn with_inspector(mut self, inspector: Option<Arc<Inspector>>) -> ProxyContext {
+        self.inspector = inspector;
         self
     }
 

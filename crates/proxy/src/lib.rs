@@ -19,6 +19,7 @@ mod context;
 mod first;
 mod flows;
 mod http;
+mod inspect;
 mod limits;
 mod listen;
 #[allow(dead_code, unused_imports)] // nothing sets limits yet
@@ -34,6 +35,7 @@ mod transparent;
 mod tunnel;
 
 pub use context::ProxyContext;
+pub use inspect::{InspectError, Inspector, covers};
 pub use limits::MAX_CONNECTIONS;
 pub use listen::{serve_http, serve_socks5, serve_transparent};
 pub use relay::{Relayed, relay_between};

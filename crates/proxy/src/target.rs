@@ -11,7 +11,8 @@ use portcullis_dial::{DialError, reaches};
 use portcullis_dns::Owner;
 use portcullis_names::{Host, Name, NameBuf, NameRef};
 use portcullis_policy::{
-    ConnectPermit, Destination, HOST_NAME, Policy, Reason, Request, RuleId, Seen, ShownBy, Verdict,
+    ConnectPermit, Destination, HOST_NAME, Policy, Reason, Request, RuleId, RuleTerms, Seen,
+    ShownBy, Verdict,
 };
 use portcullis_record::Timings;
 
@@ -173,6 +174,11 @@ impl Ruling {
             received_status: None,
         })
     }
+
+    /// What the rule says about the flow; nothing for a plain rule.
+    pub(crate) fn terms(&self) -> Option<&RuleTerms> {
+        self.permit.as_ref()?.terms().map(|terms| &**terms)
+    }
 }
 
 impl Target {
@@ -295,7 +301,27 @@ impl Target {
         }
     }
 
+    /// Decides on one HTTP request: the target, what the request shows of it, its method and its path
+    /// (without the query).
+    pub(crate) fn decide_request(
+        &self,
+        ctx: &ProxyContext,
+        shown: ShownRef<'_>,
+        (method, path): (&str, &str),
+    ) -> Ruling {
+        self.ask_for(ctx, shown, Some((method, path)))
+    }
+
     fn ask(&self, ctx: &ProxyContext, shown: ShownRef<'_>) -> Ruling {
+        self.ask_for(ctx, shown, None)
+    }
+
+    fn ask_for(
+        &self,
+        ctx: &ProxyContext,
+        shown: ShownRef<'_>,
+        http: Option<(&str, &str)>,
+    ) -> Ruling {
         // A synthetic address that stands for nothing is refused here, whatever rules say about its
         // network: there is nothing that could be dialled, also where the policy only watches.
         let Some(how) = destination(self.borrowed(), shown) else {
@@ -305,9 +331,15 @@ impl Target {
             return self.refuse(ctx, Reason::GatewayLoop);
         }
         let policy = ctx.policy.load_full();
-        let request = Request::Connect {
-            how,
-            port: self.port,
+        let port = self.port;
+        let request = match http {
+            Some((method, path)) => Request::Http {
+                how,
+                port,
+                method,
+                path,
+            },
+            None => Request::Connect { how, port },
         };
         let decision = policy.decide(&request);
         let permit = decision.connect_permit();

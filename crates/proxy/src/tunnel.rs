@@ -20,6 +20,7 @@ use crate::context::Absolute;
 use crate::first::{First, Look, Peek};
 use crate::flows::{Carries, until_cut};
 use crate::http::{self, Behind};
+use crate::inspect::{self, Shown};
 use crate::limits::RECORD_DELAY;
 use crate::note::{At, Flow, Peer, Via};
 use crate::relay::Relay;
@@ -134,7 +135,7 @@ impl Opened {
             relay.push_up(peek.release());
         };
         match first {
-            First::Tls(hello) => self.tls(ctx, relay, peek, &hello).await,
+            First::Tls(hello) => self.tls(ctx, stop, relay, (peek, &hello)).await,
             First::BadTls(why) => {
                 let at = At::new(Layer::Tls, self.via).detail(Some(why));
                 ctx.note_malformed(at, Some(&self.target));
@@ -218,9 +219,9 @@ impl Opened {
     async fn tls(
         mut self,
         ctx: &ProxyContext,
+        stop: &Stop,
         relay: Relay,
-        peek: Peek,
-        hello: &tls::ClientHello,
+        (peek, hello): (Peek, &tls::ClientHello),
     ) -> Option<Tunnel> {
         let ruling = match &hello.sni {
             Some(sni) => self.target.decide_shown(ctx, sni.as_ref(), ShownBy::Sni),
@@ -238,6 +239,18 @@ impl Opened {
                 _ => Alert::UnrecognizedName,
             };
             self.refuse_tls(relay, alert, CloseReason::Denied).await;
+            return None;
+        }
+        if let Some(name) = inspect::by_name(&ruling) {
+            let pending = peek.into_pending();
+            let shown = Shown {
+                hello,
+                pending,
+                ruling,
+                name,
+            };
+            // Boxed: two TLS connections and HTTP take more than every other kind of flow.
+            Box::pin(inspect::inspect(self, ctx, stop, relay, shown)).await;
             return None;
         }
         let mut relay = relay;
@@ -259,10 +272,18 @@ impl Opened {
                 }
             }
         }
+        if let Some(flow) = &mut self.flow {
+            flow.detail = flow.detail.or(ech);
+        }
+        self.settle(ctx, at, ruling);
+        self.pass(ctx, relay, peek, Carries::Tls)
+    }
+
+    /// The flow stands by what was shown: recorded, where it is not yet or where that is news.
+    pub(crate) fn settle(&mut self, ctx: &ProxyContext, at: At<'_>, ruling: Ruling) {
         match &mut self.flow {
             // The record says by which name the flow was opened; another one is worth a line.
             Some(flow) => {
-                flow.detail = flow.detail.or(ech);
                 ctx.goes_on(&flow.standing, &ruling, &self.peer);
                 flow.lease = ctx.hold(&self.target, &ruling).or(flow.lease.take());
                 let news = ruling.verdict == Verdict::Audit && ruling.reason != self.ruling.reason;
@@ -275,13 +296,12 @@ impl Opened {
             }
         }
         self.ruling = ruling;
-        self.pass(ctx, relay, peek, Carries::Tls)
     }
 
     /// Whether the connection leads to a proxy that takes no TLS, or was dialled for another name
     /// than the one shown and may therefore end elsewhere than at an address of that name: a proxy
     /// resolves by itself, and the dialler may have taken another address of the first name.
-    fn must_redial(&self, ruling: &Ruling) -> bool {
+    pub(crate) fn must_redial(&self, ruling: &Ruling) -> bool {
         self.absolute.is_some()
             || elsewhere(
                 &self.target,
@@ -312,7 +332,7 @@ impl Opened {
         }
     }
 
-    async fn refuse_tls(self, relay: Relay, alert: Alert, end: CloseReason) {
+    pub(crate) async fn refuse_tls(self, relay: Relay, alert: Alert, end: CloseReason) {
         let (up, down) = relay.bytes();
         let (client, upstream) = relay.into_sockets();
         drop(upstream);
@@ -321,7 +341,7 @@ impl Opened {
     }
 
     /// Ends a flow that stands, for a reason that is not a refusal.
-    fn over(mut self, ctx: &ProxyContext, relay: Relay, end: CloseReason) {
+    pub(crate) fn over(mut self, ctx: &ProxyContext, relay: Relay, end: CloseReason) {
         self.note_open(ctx, None);
         self.cut(relay, end);
     }

@@ -68,6 +68,7 @@ fn main() {
 fn arguments() -> (Spec, Behaviour) {
     let mut arguments = std::env::args_os().skip(1);
     let mut spec = Spec {
+        trust: false,
         argv: Vec::new(),
         env: std::env::vars_os().collect(),
         cwd: None,

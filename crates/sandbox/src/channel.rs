@@ -24,6 +24,8 @@ pub(crate) enum ToInit {
     Failed = 2,
     /// Make a TCP socket; 4 or 6 follows.
     NewTcpSocket = 3,
+    /// What programs inside trust: three files.
+    Trust = 4,
 }
 
 /// What the sandbox's first process says to the gateway.

@@ -51,10 +51,12 @@ pub enum Step {
     Confine,
     /// The command's own user namespace.
     InnerNamespace,
+    /// The certificates that programs inside trust.
+    TrustFiles,
 }
 
 impl Step {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::Prepare,
         Self::Fork,
         Self::UserNamespace,
@@ -76,6 +78,7 @@ impl Step {
         Self::ProbeAnswered,
         Self::Confine,
         Self::InnerNamespace,
+        Self::TrustFiles,
     ];
 
     pub(crate) fn from_code(code: u8) -> Option<Self> {
@@ -108,6 +111,7 @@ impl Step {
             Self::ProbeAnswered => "self-proof failed: the sandbox's resolver did not answer",
             Self::Confine => "cannot confine the command",
             Self::InnerNamespace => "cannot make the command's own user namespace",
+            Self::TrustFiles => "cannot give the sandbox the certificates that it trusts",
         }
     }
 

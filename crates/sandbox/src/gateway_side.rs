@@ -15,6 +15,7 @@ use crate::kernel_set::KernelSet;
 use crate::process::Processes;
 use crate::refused::RefusedLog;
 use crate::socket_diag::SocketDiag;
+use crate::trust::TrustFiles;
 
 /// How long [`Control::new_tcp_socket`] waits for the sandbox's first process.
 const NEW_SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
@@ -104,6 +105,17 @@ impl Control {
         let mut message = vec![ToInit::Failed as u8];
         message.extend_from_slice(crate::channel::cut(text).as_bytes());
         self.lock().send(&message, &[])
+    }
+
+    /// Hands over what programs inside are to trust; once, before [`Control::ready`], where
+    /// [`crate::Spec::trust`] says that it comes.
+    ///
+    /// # Errors
+    /// The sandbox is gone, or there is no memory for the files.
+    pub fn trust(&self, files: &TrustFiles<'_>) -> io::Result<()> {
+        let files = files.descriptors()?;
+        let files = files.each_ref().map(AsFd::as_fd);
+        self.lock().send(&[ToInit::Trust as u8], &files)
     }
 
     /// A new, unconnected, non-blocking TCP socket that lives inside the sandbox.

@@ -20,7 +20,7 @@ use crate::mounts::Plan;
 use crate::parent::GRACE;
 use crate::signals::{Change, Saved, SignalFd};
 use crate::spec::{Addresses, OpenRules};
-use crate::{fds, link, listeners, masks, mounts, probe, refused, rules, signals, sys, tap};
+use crate::{fds, link, listeners, masks, mounts, probe, refused, rules, signals, sys, tap, trust};
 
 /// How long the gateway may take to say that it serves.
 const GATEWAY_READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -52,6 +52,7 @@ pub(crate) struct Init {
     pub(crate) open: OpenRules,
     pub(crate) tap: Option<String>,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) trust: bool,
     pub(crate) probe_refused: std::net::SocketAddr,
     pub(crate) command: Command,
     pub(crate) kept: Vec<RawFd>,
@@ -191,6 +192,9 @@ impl Init {
         }
         mounts::arrange(&self.plan)?;
         masks::resolver_files(&self.addresses)?;
+        if self.trust {
+            trust::install(self.await_gateway(ToInit::Trust)?)?;
+        }
         masks::cover_sockets(&self.unix_sockets, &self.cwd)?;
         mounts::protect(&self.plan)?;
         // By path, also when it does not change: the old one would still be the host's folder,
@@ -205,12 +209,17 @@ impl Init {
     }
 
     fn gateway_ready(&self) -> Result<(), SandboxError> {
-        let (message, _) = self
+        self.await_gateway(ToInit::Ready).map(drop)
+    }
+
+    /// Waits for what the gateway says next, which must be this, and for what comes with it.
+    fn await_gateway(&self, expected: ToInit) -> Result<Vec<OwnedFd>, SandboxError> {
+        let (message, fds) = self
             .gateway
             .receive_with_fds(GATEWAY_READY_TIMEOUT)
             .at(Step::Gateway, "waiting")?;
         match message.split_first() {
-            Some((code, _)) if *code == ToInit::Ready as u8 => Ok(()),
+            Some((code, _)) if *code == expected as u8 => Ok(fds),
             Some((code, text)) if *code == ToInit::Failed as u8 => Err(SandboxError::refused(
                 Step::Gateway,
                 String::from_utf8_lossy(text),

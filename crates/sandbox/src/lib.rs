@@ -37,6 +37,7 @@ mod spec;
 mod sys;
 mod tap;
 mod terminal;
+mod trust;
 
 pub use error::{SandboxError, Step};
 pub use gateway_side::{Control, Family, GatewaySide, Sockets};
@@ -48,6 +49,7 @@ pub use parent::run;
 pub use process::{Process, Processes, Transport};
 pub use refused::{Refused, RefusedBatch, RefusedLog, RefusedProtocol};
 pub use spec::{Addresses, OpenRule, OpenRules, Spec};
+pub use trust::{TRUST_BUNDLE, TRUST_CA, TRUST_JAVA, TrustFiles};
 
 /// The most static rules ([`OpenRules::rules`]) one sandbox may have.
 pub const MAX_OPEN_RULES: usize = 1024;

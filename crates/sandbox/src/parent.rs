@@ -76,6 +76,7 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
         open: spec.open,
         tap: spec.tap,
         timeout,
+        trust: spec.trust,
         probe_refused: spec.probe_refused,
         command,
         kept,

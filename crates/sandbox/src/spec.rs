@@ -30,6 +30,9 @@ pub struct Spec {
     pub probe_refused: SocketAddr,
     /// The addresses inside.
     pub addresses: Addresses,
+    /// The gateway hands over what programs inside trust ([`crate::Control::trust`]) before the
+    /// command starts.
+    pub trust: bool,
 }
 
 /// Static rules of the kernel inside the sandbox.

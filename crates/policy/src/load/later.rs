@@ -16,9 +16,6 @@ pub(super) const LIMITS: &str = "network.limits";
 /// The keys and values that nothing enforces yet, each with its section.
 #[rustfmt::skip]
 const NOT_ENFORCED: &[(&str, &str)] = &[
-    // inspection
-    (RULE, "inspect"),
-    (RULE, "ca_file"),
     // limits
     (RULE, "rate"),
     (RULE, "connections"),

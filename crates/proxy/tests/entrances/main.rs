@@ -8,6 +8,7 @@ mod connect;
 mod forward;
 mod framing;
 mod hello;
+mod inspect;
 mod live;
 mod relay;
 mod socks;

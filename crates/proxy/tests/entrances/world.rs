@@ -15,7 +15,7 @@ use portcullis_dial::{DialConfig, Dialer};
 use portcullis_dns::{Clock, DnsConfig, DnsService, LEASE_GRACE, Leases, NoGate, PolicyHandle};
 use portcullis_names::{Name, PortSet};
 use portcullis_policy::{Input, Mode, Policy};
-use portcullis_proxy::{ProxyContext, serve_http, serve_socks5, serve_transparent};
+use portcullis_proxy::{Inspector, ProxyContext, serve_http, serve_socks5, serve_transparent};
 use portcullis_record::{Memory, Recorder};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -35,6 +35,7 @@ version = 1
 "any.example:*" = "allow"
 "private.example" = "allow"
 "nowhere.example" = "allow"
+"look.example" = { verdict = "allow", inspect = true, ca_file = "ca.pem" }
 "blind.example" = { verdict = "allow", allow_no_sni = true }
 "host.portcullis.internal:9000" = "allow"
 [network.addresses]
@@ -54,6 +55,7 @@ pub struct World {
     dials: Dials,
     policy: PolicyHandle,
     ctx: Arc<ProxyContext>,
+    inspection_ca: String,
 }
 
 /// Ports on which every address inside leads to the catch-all.
@@ -110,7 +112,10 @@ impl World {
             doors.http.local_addr().unwrap(),
             doors.socks5.local_addr().unwrap(),
         ];
+        let inspector = Inspector::new(&policy.load()).unwrap().map(Arc::new);
+        let inspection_ca = inspector.as_ref().unwrap().ca_pem();
         let ctx = ProxyContext::new(policy.clone(), dialer, leases.clone(), recorder.clone())
+            .with_inspector(inspector)
             .with_listeners(listeners)
             .with_max_connections(connections);
         let ctx = Arc::new(ctx);
@@ -134,6 +139,7 @@ impl World {
             token,
             memory,
             dials,
+            inspection_ca,
             policy,
             ctx,
         }
@@ -145,6 +151,11 @@ impl World {
         self.policy.store(Arc::new(policy.clone()));
         self.leases.follow(&policy).unwrap();
         self.ctx.recheck(&policy)
+    }
+
+    /// What programs trust where the gateway inspects, PEM.
+    pub fn inspection_ca(&self) -> &str {
+        &self.inspection_ca
     }
 
     /// A server outside.
@@ -229,9 +240,13 @@ fn load(text: String) -> Policy {
         path: PathBuf::from("test.toml"),
         text,
     };
-    Policy::load(&[input], &mut |_| Err(io::ErrorKind::NotFound.into()))
-        .unwrap_or_else(|errors| panic!("{errors:?}"))
-        .policy
+    // The one file that rules may name: the authority of the tests' own servers.
+    Policy::load(&[input], &mut |path| match path.ends_with("ca.pem") {
+        true => Ok(crate::inspect::upstream_ca().to_owned()),
+        false => Err(io::ErrorKind::NotFound.into()),
+    })
+    .unwrap_or_else(|errors| panic!("{errors:?}"))
+    .policy
 }
 
 /// A listening server outside.

@@ -1,0 +1,354 @@
+//! From the decision on a ClientHello to two TLS connections, upstream's first.
+//!
+//! Upstream is dialled, verified and asked what it speaks before the program is answered, so that
+//! the program speaks what upstream does. Where that fails the program still gets a TLS session,
+//! and in it an answer that says what failed: a reset would look like a refusal.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use portcullis_dial::{DialError, Stream};
+use portcullis_names::{Name, NameBuf};
+use portcullis_policy::Reason;
+use portcullis_record::{CloseReason, Layer};
+use portcullis_wire::tls::{Alert, ClientHello};
+use rustls::AlertDescription;
+use rustls::server::Acceptor;
+use tokio::io::copy_bidirectional_with_sizes;
+use tokio::time::timeout;
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::{StartHandshake, TlsStream};
+
+use super::Inspector;
+use super::alpn::{Alpn, Offer};
+use super::exchange::{Session, Switched, Upstream, only_refuse};
+use super::io::{Activity, Client};
+use super::limits::SOCKET_BUFFER_BYTES;
+use super::serve::{self, Ended};
+use super::tasks::Tasks;
+use super::upstream::Secured;
+use crate::ProxyContext;
+use crate::flows::Carries;
+use crate::limits::{HEADER_TIMEOUT, HELLO_TIMEOUT};
+use crate::note::At;
+use crate::refuse::Refusal;
+use crate::relay::Relay;
+use crate::socket;
+use crate::stop::Stop;
+use crate::target::Ruling;
+use crate::tunnel::Opened;
+
+/// What a ClientHello led to: a decision that says to look inside.
+pub(crate) struct Shown<'h> {
+    pub(crate) hello: &'h ClientHello,
+    /// The client's bytes so far, the hello included.
+    pub(crate) pending: Vec<u8>,
+    /// The decision on it.
+    pub(crate) ruling: Ruling,
+    /// The name that was decided on.
+    pub(crate) name: Name,
+}
+
+/// Takes a connection over from the point where its ClientHello was decided on, to its end.
+pub(crate) async fn inspect(
+    mut opened: Opened,
+    ctx: &ProxyContext,
+    stop: &Stop,
+    relay: Relay,
+    shown: Shown<'_>,
+) {
+    let Shown {
+        hello,
+        pending,
+        ruling,
+        name,
+    } = shown;
+    let covered = |inspector: &&Inspector| inspector.holds_for(name.as_ref());
+    let Some(inspector) = ctx.inspector.as_deref().filter(covered) else {
+        // Fails closed: without a certificate that the program trusts there is no looking inside.
+        let ruling = opened.target.refuse(ctx, Reason::ProtocolNotAllowed);
+        let why = "the gateway was started without certificates for this name";
+        let at = At::new(Layer::Tls, opened.via).shown(Some(name.as_str()));
+        ctx.note_decision(at.detail(Some(why)), &opened.target, &ruling);
+        return opened
+            .refuse_tls(relay, Alert::AccessDenied, CloseReason::Denied)
+            .await;
+    };
+    if relay.upstream_spoke() {
+        return opened.over(ctx, relay, CloseReason::UpstreamProtocol);
+    }
+    let (client, upstream) = relay.into_sockets();
+    let client = Arc::new(client);
+    let activity = Activity::new();
+    let program = Client::new(client.clone(), pending, activity.clone());
+    let ended = {
+        let inspection = Inspection {
+            ctx,
+            inspector,
+            hello,
+            name: &name,
+            activity: &activity,
+        };
+        tokio::select! {
+            biased;
+            () = stop.wait() => Ended::of(CloseReason::Shutdown),
+            ended = inspection.run(&mut opened, ruling, (program, upstream)) => ended,
+        }
+    };
+    if let Some(why) = ended.malformed {
+        let at = At::new(Layer::Http, opened.via).shown(Some(name.as_str()));
+        ctx.note_malformed(at.detail(Some(why)), Some(&opened.target));
+    }
+    if let Ok(client) = Arc::try_unwrap(client) {
+        match ended.end {
+            CloseReason::Finished | CloseReason::Denied | CloseReason::ClientProtocol => {
+                socket::last_words(client, b"").await;
+            }
+            _ => socket::reset(client),
+        }
+    }
+    if let Some(mut flow) = opened.flow {
+        (flow.up, flow.down) = activity.bytes();
+        flow.detail = ended.detail.or(flow.detail);
+        flow.finish(ended.end);
+    }
+}
+
+/// What does not change while one connection is inspected.
+struct Inspection<'a> {
+    ctx: &'a ProxyContext,
+    inspector: &'a Inspector,
+    hello: &'a ClientHello,
+    name: &'a Name,
+    activity: &'a Arc<Activity>,
+}
+
+impl Inspection<'_> {
+    async fn run(
+        &self,
+        opened: &mut Opened,
+        ruling: Ruling,
+        (program, upstream): (Client, Stream),
+    ) -> Ended {
+        let at = At::new(Layer::Tls, opened.via).shown(Some(self.name.as_str()));
+        let Some(start) = hello(program, self.hello.sni.as_ref()).await else {
+            // Two readers that see different names in one hello: nobody knows what it means.
+            let why = "a ClientHello that cannot be answered";
+            self.ctx
+                .note_malformed(at.detail(Some(why)), Some(&opened.target));
+            return Ended::of(CloseReason::ClientProtocol);
+        };
+        let offer = Offer::of(start.client_hello().alpn());
+        if offer == Offer::Nothing {
+            let ruling = opened.target.refuse(self.ctx, Reason::ProtocolNotAllowed);
+            let why = "a protocol other than HTTP, where the rule inspects";
+            self.ctx
+                .note_decision(at.detail(Some(why)), &opened.target, &ruling);
+            // The library's own alert: no_application_protocol.
+            let _ = self.answer(start, Alpn::Http1).await;
+            return Ended::of(CloseReason::Denied);
+        }
+        match self.upstream(opened, upstream, (&ruling, &offer)).await {
+            Ok(secured) => {
+                let ech = (self.hello.ech)
+                    .then_some("inspected; an encrypted ClientHello beside the server name");
+                let at = at.detail(ech.or(Some("inspected")));
+                opened.settle(self.ctx, at, ruling);
+                match self.answer(start, secured.1).await {
+                    Ok(stream) => self.exchange(opened, stream, secured).await,
+                    Err(ended) => ended,
+                }
+            }
+            Err(error) => {
+                let target = &opened.target;
+                let id = self.ctx.note_failed(at, target, &ruling, &error);
+                let here = format!("{}:{}", self.name, target.port);
+                let mut refusal = Refusal::new(error.reason, id);
+                refusal.target = Some(&here);
+                refusal.received_status = error.received_status;
+                let alpn = offer.ours();
+                match self.answer(start, alpn).await {
+                    Ok(stream) => {
+                        let serve = |request| only_refuse(&refusal, self.activity, request);
+                        serve::requests(stream, alpn, self.activity, serve).await;
+                    }
+                    Err(ended) => return ended,
+                }
+                match error.reason {
+                    Reason::CertificateInvalid | Reason::TlsFailed => {
+                        Ended::of(CloseReason::UpstreamProtocol)
+                    }
+                    _ => Ended::of(CloseReason::UpstreamClosed),
+                }
+            }
+        }
+    }
+
+    /// TLS to upstream, on the connection that stands or on one that belongs to the name.
+    async fn upstream(
+        &self,
+        opened: &mut Opened,
+        mut stream: Stream,
+        (ruling, offer): (&Ruling, &Offer),
+    ) -> Result<Secured, DialError> {
+        if opened.must_redial(ruling) {
+            drop(stream);
+            (stream, opened.peer) = self.ctx.dial(ruling).await?;
+            opened.absolute = None;
+        }
+        socket::prepare(stream.tcp());
+        let name = self.name.as_ref();
+        self.inspector
+            .secure(stream, name, ruling, offer.protocols())
+            .await
+    }
+
+    /// Answers the program's hello.
+    async fn answer(
+        &self,
+        start: StartHandshake<Client>,
+        alpn: Alpn,
+    ) -> Result<TlsStream<Client>, Ended> {
+        let config = self.inspector.leaves.config(self.name.as_ref(), alpn);
+        let Ok(config) = config else {
+            return Err(Ended::of(CloseReason::Internal));
+        };
+        match timeout(HEADER_TIMEOUT, start.into_stream(config)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(distrust(&error)),
+            Err(_) => Err(Ended::because(
+                CloseReason::ClientProtocol,
+                "the program did not end its TLS handshake within 10 s",
+            )),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        opened: &Opened,
+        stream: TlsStream<Client>,
+        secured: Secured,
+    ) -> Ended {
+        let Some(flow) = &opened.flow else {
+            return Ended::of(CloseReason::Internal);
+        };
+        self.ctx
+            .carries(&flow.standing, Carries::Http, &opened.ruling);
+        let mut drivers = Tasks::new();
+        let alpn = secured.1;
+        let session = Session {
+            ctx: self.ctx,
+            inspector: self.inspector,
+            target: &opened.target,
+            name: self.name,
+            via: opened.via,
+            alpn,
+            activity: self.activity.clone(),
+            spawner: drivers.spawner(),
+            upstream: Mutex::new(Upstream {
+                sender: None,
+                peer: opened.peer.clone(),
+            }),
+            switched: Mutex::default(),
+        };
+        let serving = async {
+            if let Ok(sender) = session.speak(secured).await {
+                session.keep(sender);
+            }
+            let served = serve::requests(stream, alpn, self.activity, |request| {
+                session.serve(request)
+            })
+            .await;
+            let switched = session
+                .switched
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            match switched {
+                Some(switched) => websocket(switched).await,
+                None => served,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = flow.standing.until_cut() => Ended::of(CloseReason::PolicyChanged),
+            ended = drivers.until(serving) => ended,
+        }
+    }
+}
+
+/// Reads the hello once more, with the library that answers it; it must see the name that was
+/// decided on.
+async fn hello(program: Client, decided: Option<&NameBuf>) -> Option<StartHandshake<Client>> {
+    let acceptor = LazyConfigAcceptor::new(Acceptor::default(), program);
+    let start = timeout(HELLO_TIMEOUT, acceptor).await.ok()?.ok()?;
+    let seen = match start.client_hello().server_name() {
+        Some(name) => Some(NameBuf::from_program(name.as_bytes()).ok()?),
+        None => None,
+    };
+    (seen.as_ref() == decided).then_some(start)
+}
+
+/// Bytes both ways, as they come, once both sides have agreed on that.
+async fn websocket(switched: Switched) -> Ended {
+    let Switched {
+        program,
+        upstream,
+        open,
+    } = switched;
+    let agreed = timeout(HEADER_TIMEOUT, async {
+        tokio::try_join!(program, upstream)
+    })
+    .await;
+    let Ok(Ok((program, upstream))) = agreed else {
+        open.close(CloseReason::UpstreamReset, None);
+        return Ended::of(CloseReason::UpstreamReset);
+    };
+    let mut program = hyper_util::rt::TokioIo::new(program);
+    let mut upstream = hyper_util::rt::TokioIo::new(upstream);
+    let size = SOCKET_BUFFER_BYTES;
+    let copied = copy_bidirectional_with_sizes(&mut program, &mut upstream, size, size).await;
+    let end = match copied {
+        Ok((up, down)) => {
+            open.count(up, down);
+            CloseReason::Finished
+        }
+        Err(_) => CloseReason::UpstreamReset,
+    };
+    open.close(end, None);
+    Ended::of(end)
+}
+
+/// Why a program did not take the handshake, by its own alert where it sent one.
+fn distrust(error: &io::Error) -> Ended {
+    use AlertDescription as Alert;
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::AlertReceived(
+            Alert::UnknownCA
+            | Alert::BadCertificate
+            | Alert::CertificateUnknown
+            | Alert::UnsupportedCertificate
+            | Alert::CertificateRevoked
+            | Alert::CertificateExpired,
+        )) => Ended::because(
+            CloseReason::ClientProtocol,
+            "the program does not trust this sandbox's certificate authority (its TLS alert says so)",
+        ),
+        Some(rustls::Error::AlertReceived(_)) => Ended::because(
+            CloseReason::ClientProtocol,
+            "the program ended the TLS handshake with an alert",
+        ),
+        Some(_) => Ended::because(
+            CloseReason::ClientProtocol,
+            "no TLS version or protocol in common with the program",
+        ),
+        None => Ended::because(
+            CloseReason::ClientClosed,
+            "the program left in the TLS handshake: it may not trust this sandbox's certificate \
+             authority",
+        ),
+    }
+}

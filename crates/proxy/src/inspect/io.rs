@@ -1,0 +1,235 @@
+//! The program's end of an inspected connection: what was read of it before comes first, what
+//! passes is counted, and when something last came is known.
+
+use std::io;
+use std::net::Shutdown;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+/// What happens on one connection, seen by several parts of its task.
+#[derive(Debug)]
+pub(super) struct Activity {
+    started: Instant,
+    up: AtomicU64,
+    down: AtomicU64,
+    /// Requests that are being served.
+    open: AtomicU32,
+    /// Requests in all.
+    requests: AtomicU64,
+    /// When the last request ended, in milliseconds since the start.
+    idle_since: AtomicU64,
+    /// When bytes came that are not a request yet, in milliseconds since the start, and one more.
+    head_since: AtomicU64,
+}
+
+impl Activity {
+    pub(super) fn new() -> Arc<Activity> {
+        Arc::new(Activity {
+            started: Instant::now(),
+            up: AtomicU64::new(0),
+            down: AtomicU64::new(0),
+            open: AtomicU32::new(0),
+            requests: AtomicU64::new(0),
+            idle_since: AtomicU64::new(0),
+            head_since: AtomicU64::new(0),
+        })
+    }
+
+    /// Bytes from and to the program, as they passed on its connection.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (
+            self.up.load(Ordering::Relaxed),
+            self.down.load(Ordering::Relaxed),
+        )
+    }
+
+    /// A request begins.
+    pub(super) fn begin(&self) {
+        self.open.fetch_add(1, Ordering::Relaxed);
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.head_since.store(0, Ordering::Relaxed);
+    }
+
+    /// A request is over.
+    pub(super) fn end(&self) {
+        self.idle_since.store(self.now(), Ordering::Relaxed);
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether any request came.
+    pub(super) fn was_used(&self) -> bool {
+        self.requests.load(Ordering::Relaxed) > 0
+    }
+
+    /// How long there has been no request; `None` while there is one.
+    pub(super) fn idle(&self) -> Option<Duration> {
+        if self.open.load(Ordering::Relaxed) > 0 {
+            return None;
+        }
+        let since = self.idle_since.load(Ordering::Relaxed);
+        Some(Duration::from_millis(self.now().saturating_sub(since)))
+    }
+
+    /// How long bytes have been there that are no request yet.
+    pub(super) fn head_waits(&self) -> Option<Duration> {
+        match self.head_since.load(Ordering::Relaxed) {
+            0 => None,
+            since => Some(Duration::from_millis(
+                (self.now() + 1).saturating_sub(since),
+            )),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn came(&self, bytes: usize) {
+        self.up.fetch_add(bytes as u64, Ordering::Relaxed);
+        if self.open.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
+            self.head_since.store(self.now() + 1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The program's socket. It is shared with whoever will close it: the protocols on top let go of it
+/// as they end, which may be before the program has heard their last words.
+#[derive(Debug)]
+pub(super) struct Client {
+    stream: Arc<TcpStream>,
+    /// What was read already, from `at` on.
+    prefix: Vec<u8>,
+    at: usize,
+    activity: Arc<Activity>,
+}
+
+impl Client {
+    pub(super) fn new(stream: Arc<TcpStream>, prefix: Vec<u8>, activity: Arc<Activity>) -> Client {
+        Client {
+            stream,
+            prefix,
+            at: 0,
+            activity,
+        }
+    }
+}
+
+impl AsyncRead for Client {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let client = self.get_mut();
+        let left = &client.prefix[client.at..];
+        if !left.is_empty() {
+            let taken = left.len().min(buffer.remaining());
+            buffer.put_slice(&left[..taken]);
+            client.at += taken;
+            if client.at == client.prefix.len() {
+                (client.prefix, client.at) = (Vec::new(), 0);
+            }
+            client.activity.came(taken);
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            ready!(client.stream.poll_read_ready(cx))?;
+            match client.stream.try_read(buffer.initialize_unfilled()) {
+                Ok(read) => {
+                    buffer.advance(read);
+                    client.activity.came(read);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Client {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let client = self.get_mut();
+        loop {
+            ready!(client.stream.poll_write_ready(cx))?;
+            match client.stream.try_write(bytes) {
+                Ok(written) => {
+                    client
+                        .activity
+                        .down
+                        .fetch_add(written as u64, Ordering::Relaxed);
+                    return Poll::Ready(Ok(written));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(SockRef::from(&*self.stream).shutdown(Shutdown::Write))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn what_was_read_before_comes_first_and_all_is_counted() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let (mut program, accepted) = tokio::join!(TcpStream::connect(at), listener.accept());
+        let activity = Activity::new();
+        let mut client = Client::new(
+            Arc::new(accepted.unwrap().0),
+            b"read before, ".to_vec(),
+            activity.clone(),
+        );
+        program
+            .as_mut()
+            .unwrap()
+            .write_all(b"then sent")
+            .await
+            .unwrap();
+        let mut heard = [0; 22];
+        client.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"read before, then sent");
+        client.write_all(b"back").await.unwrap();
+        assert_eq!(activity.bytes(), (22, 4));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_that_does_not_come_to_its_end_is_noticed() {
+        let activity = Activity::new();
+        assert!(activity.head_waits().is_none() && !activity.was_used());
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(activity.idle(), Some(Duration::from_secs(3)));
+        activity.came(1);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(activity.head_waits(), Some(Duration::from_secs(2)));
+        activity.begin();
+        assert!(activity.head_waits().is_none() && activity.idle().is_none());
+        activity.came(1);
+        assert!(activity.head_waits().is_none(), "it is the request's body");
+        activity.end();
+        assert_eq!(activity.idle(), Some(Duration::ZERO));
+    }
+}

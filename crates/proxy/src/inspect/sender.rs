@@ -1,0 +1,122 @@
+//! The client's side towards upstream: one connection, HTTP/1.1 or HTTP/2.
+
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper::rt::Executor;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use portcullis_dial::DialError;
+use portcullis_policy::Reason;
+use portcullis_record::CloseReason;
+
+use super::alpn::Alpn;
+use super::body::Up;
+use super::limits::{
+    CONNECTION_WINDOW_BYTES, MAX_BUFFER_BYTES, MAX_ERROR_RESETS, MAX_FIELDS, MAX_FIELDS_BYTES,
+    MAX_RESET_STREAMS, MAX_STREAM_BUFFER_BYTES, STREAM_WINDOW_BYTES,
+};
+use super::tasks::Spawner;
+use super::upstream::Secured;
+
+/// Sends requests on one connection.
+pub(super) enum Sender {
+    /// One after the other.
+    Http1(http1::SendRequest<Up>),
+    /// Many at once.
+    Http2(http2::SendRequest<Up>),
+    /// In use: HTTP/1.1 has one user.
+    Taken,
+}
+
+/// What became of a request.
+pub(super) enum Sent {
+    Answered(Response<Incoming>),
+    /// Not a byte of it was sent.
+    Untaken(Request<Up>),
+    /// It broke off somewhere.
+    Broken(CloseReason),
+}
+
+impl Sender {
+    /// Begins HTTP on a connection; its driver is one of the connection's tasks.
+    ///
+    /// # Errors
+    /// Upstream does not speak HTTP/2 although it said so.
+    pub(super) async fn begin(
+        secured: Secured,
+        spawner: &Spawner<'static>,
+    ) -> Result<Sender, DialError> {
+        let (stream, alpn) = secured;
+        let io = TokioIo::new(stream);
+        let began = match alpn {
+            Alpn::None | Alpn::Http1 => {
+                let began = http1::Builder::new()
+                    .title_case_headers(true)
+                    .max_headers(MAX_FIELDS)
+                    .max_buf_size(MAX_BUFFER_BYTES)
+                    .handshake(io)
+                    .await;
+                began.map(|(sender, driver)| {
+                    let driver = driver.with_upgrades();
+                    // How it ended is known by those who wait for answers.
+                    spawner.execute(async move { drop(driver.await) });
+                    Sender::Http1(sender)
+                })
+            }
+            Alpn::Http2 => {
+                let began = http2::Builder::new(Spawner::clone(spawner))
+                    .timer(TokioTimer::new())
+                    .initial_stream_window_size(STREAM_WINDOW_BYTES)
+                    .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+                    .max_header_list_size(MAX_FIELDS_BYTES)
+                    .max_send_buf_size(MAX_STREAM_BUFFER_BYTES)
+                    .max_concurrent_reset_streams(MAX_RESET_STREAMS)
+                    .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
+                    .max_local_error_reset_streams(MAX_ERROR_RESETS)
+                    .handshake(io)
+                    .await;
+                began.map(|(sender, driver)| {
+                    spawner.execute(async move { drop(driver.await) });
+                    Sender::Http2(sender)
+                })
+            }
+        };
+        began
+            .map_err(|error| DialError::new(Reason::UpstreamProtocol, format!("upstream: {error}")))
+    }
+
+    /// For one request: HTTP/2's sender is shared, HTTP/1.1's is taken.
+    pub(super) fn take(&mut self) -> Option<Sender> {
+        match self {
+            Sender::Http2(sender) => Some(Sender::Http2(sender.clone())),
+            Sender::Http1(_) => Some(std::mem::replace(self, Sender::Taken)),
+            Sender::Taken => None,
+        }
+    }
+
+    /// Waits until the connection takes a request; false where it never will.
+    pub(super) async fn is_ready(&mut self) -> bool {
+        match self {
+            Sender::Http1(sender) => sender.ready().await.is_ok(),
+            Sender::Http2(sender) => sender.ready().await.is_ok(),
+            Sender::Taken => false,
+        }
+    }
+
+    /// Sends a request; returns with the head of its answer.
+    pub(super) async fn send(&mut self, request: Request<Up>) -> Sent {
+        let sent = match self {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender) => sender.try_send_request(request).await,
+            Sender::Taken => return Sent::Untaken(request),
+        };
+        match sent {
+            Ok(answer) => Sent::Answered(answer),
+            Err(mut failed) => match failed.take_message() {
+                Some(request) => Sent::Untaken(request),
+                None if failed.error().is_parse() => Sent::Broken(CloseReason::UpstreamProtocol),
+                None => Sent::Broken(CloseReason::UpstreamReset),
+            },
+        }
+    }
+}
