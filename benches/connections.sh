@@ -11,8 +11,9 @@
 #   throughput out of a sandbox at least pasta's (goal 1.3 of it) and 1.3 of slirp4netns's
 #
 #   benches/connections.sh [PORTCULLIS [LOAD]]  release builds; default target/release/portcullis{,-load}
-#   ROUNDS=5 SECONDS_EACH=3                     how long it takes
+#   ROUNDS=9 SECONDS_EACH=1                     how long it takes
 #   ONLY=connections,bulk,idle,inside           parts of it
+#   CLIENTS=16 PIN=0                            connections at once; everybody on all cores
 #
 # Needs the Debian packages haproxy, squid, tinyproxy, passt, slirp4netns, util-linux (setpriv,
 # unshare), python3.
