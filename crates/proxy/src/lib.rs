@@ -25,6 +25,7 @@ mod listen;
 #[allow(dead_code, unused_imports)] // nothing sets limits yet
 mod meter;
 mod note;
+mod pulse;
 mod refuse;
 mod relay;
 mod socket;

@@ -28,6 +28,8 @@ pub(crate) const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) const MAX_LINGER_BYTES: usize = 256 * 1024;
 /// For flows to end after the token was cancelled.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+/// How far away the next timer is while connections come in; shorter than what they wait for.
+pub(crate) const PULSE: Duration = Duration::from_millis(100);
 /// After a failed accept (no free descriptors).
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a direct connection's record waits for the name that its first bytes may show.

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use crate::ProxyContext;
 use crate::limits::{ACCEPT_PAUSE, DRAIN_TIMEOUT, Slot};
 use crate::note::Via;
+use crate::pulse::Pulse;
 use crate::refuse::{Format, Refusal};
 use crate::stop::Stop;
 use crate::{http, socket, socks, transparent};
@@ -74,12 +75,15 @@ async fn serve(
     let stop = Arc::new(Stop::default());
     let tracker = TaskTracker::new();
     let mut cancelled = pin!(token.cancelled());
+    let mut pulse = Pulse::default();
     let outcome = loop {
         let accepted = tokio::select! {
             biased;
             () = &mut cancelled => break Ok(()),
             accepted = listener.accept() => accepted,
+            () = pulse.beat() => continue,
         };
+        pulse.touch();
         match accepted {
             Ok((stream, _)) => admit(&ctx, &tracker, &stop, door, stream),
             Err(error) => match fault(&error) {

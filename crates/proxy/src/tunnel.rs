@@ -375,6 +375,6 @@ pub(crate) fn elsewhere(target: &Target, peer: &Peer, same_name: bool, ruling: &
 
 /// Sockets of a connection that stands.
 pub(crate) fn relay(client: TcpStream, upstream: Stream) -> Relay {
-    socket::prepare(upstream.tcp());
+    socket::prepare_dialled(upstream.tcp());
     Relay::new(client, upstream)
 }
