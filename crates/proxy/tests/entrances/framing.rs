@@ -223,3 +223,114 @@ scenario!(http_1_0_gets_no_chunks_and_no_second_request, |world| {
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
     );
 });
+
+/// The same faults as they stand on a direct connection, where the target is an address.
+const BAD_DIRECT: [(&str, &str); 9] = [
+    (
+        "duplicate Host",
+        "GET / HTTP/1.1\r\nHost: a.example\r\nHost: evil.example\r\n\r\n",
+    ),
+    ("no Host", "GET / HTTP/1.1\r\nX: y\r\n\r\n"),
+    (
+        "Host in a fold",
+        "GET / HTTP/1.1\r\nX: y\r\n Host: evil.example\r\nHost: a.example\r\n\r\n",
+    ),
+    (
+        "CL with TE",
+        "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ),
+    (
+        "two CL",
+        "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\n",
+    ),
+    ("bare LF", "GET / HTTP/1.1\nHost: a.example\n\n"),
+    (
+        "a NUL in a field",
+        "GET / HTTP/1.1\r\nHost: a.example\r\nX: \0\r\n\r\n",
+    ),
+    (
+        "Host with a list",
+        "GET / HTTP/1.1\r\nHost: a.example, evil.example\r\n\r\n",
+    ),
+    (
+        "an absolute target unlike Host",
+        "GET http://evil.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n",
+    ),
+];
+
+scenario!(
+    malformed_requests_on_direct_connections_reach_nobody,
+    |world| {
+        let server = world.listen("192.0.2.1:80").await;
+        world.lease("192.0.2.1", "a.example");
+        for (what, bytes) in BAD_DIRECT {
+            let mut client = world.connect("192.0.2.1:80").await;
+            let mut upstream = server.accept().await;
+            client.say(bytes).await;
+            let (answer, _) = client.hear_all().await;
+            let answer = String::from_utf8(answer).unwrap();
+            assert!(
+                answer.starts_with("HTTP/1.1 400 Bad Request\r\n"),
+                "{what}: {answer}"
+            );
+            assert_eq!(upstream.hear_all().await.0, b"", "{what}");
+        }
+    }
+);
+
+scenario!(what_a_client_says_as_a_proxy_steers_nothing, |world| {
+    let server = world.listen("192.0.2.1:80").await;
+    let mut client = world.http().await;
+    client
+        .say(
+            "GET http://a.example/x HTTP/1.1\r\nHost: a.example\r\nProxy-Connection: keep-alive\r\n\
+             Proxy-Authorization: Basic eDp5\r\nX-Forwarded-Host: evil.example\r\n\
+             X-Forwarded-For: 10.0.0.1\r\nForwarded: host=evil.example\r\nVia: 1.1 evil.example\r\n\
+             X-Kept: y\r\n\r\n",
+        )
+        .await;
+    let mut upstream = server.accept().await;
+    let head = upstream.hear_head().await;
+    assert!(
+        head.starts_with("GET /x HTTP/1.1\r\nHost: a.example\r\n"),
+        "{head}"
+    );
+    assert!(head.contains("X-Kept: y\r\n"), "{head}");
+    for word in ["proxy-", "eDp5", "evil.example", "10.0.0.1"] {
+        assert!(
+            !head.to_lowercase().contains(&word.to_lowercase()),
+            "{word}: {head}"
+        );
+    }
+});
+
+scenario!(
+    a_head_that_takes_for_ever_is_ended_and_reaches_nobody,
+    |world| {
+        let server = world.listen("192.0.2.1:80").await;
+        let mut client = world.http().await;
+        let (mut reading, mut writing) = client.split();
+        let dripping = async {
+            let head = b"GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nX: ";
+            let mut bytes = head.iter().copied().chain(std::iter::repeat(b'y'));
+            // Until it is hung up on.
+            while tokio::io::AsyncWriteExt::write_all(&mut writing, &[bytes.next().unwrap()])
+                .await
+                .is_ok()
+            {
+                tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        };
+        let mut answer = Vec::new();
+        let hearing = tokio::io::AsyncReadExt::read_to_end(&mut reading, &mut answer);
+        tokio::select! {
+            () = dripping => panic!("no answer"),
+            // The last byte may come behind the end, and be answered with a reset.
+            heard = tokio::time::timeout(crate::world::PATIENCE, hearing) => drop(heard.expect("in time")),
+        }
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(answer.contains("longer than 10 s"), "{answer}");
+        server.nobody().await;
+    }
+);

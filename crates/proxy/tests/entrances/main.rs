@@ -3,6 +3,7 @@
 //! addresses and ports are those of the real thing.
 
 mod alone;
+mod captured;
 mod company;
 mod connect;
 mod forward;
