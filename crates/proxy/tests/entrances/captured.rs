@@ -32,7 +32,7 @@ async fn say_cut(client: &mut TcpStream, hello: &[u8], at: usize) {
 /// Every place in the first of them; in the others every seventh, the headers whole.
 fn cuts() -> impl Iterator<Item = (&'static [u8], usize)> {
     CAPTURED.iter().enumerate().flat_map(|(place, hello)| {
-        let wanted = move |at: &usize| place == 0 || *at < 12 || at % 7 == 0;
+        let wanted = move |at: &usize| place == 0 || *at < 12 || at.is_multiple_of(7);
         (1..hello.len()).filter(wanted).map(|at| (*hello, at))
     })
 }
