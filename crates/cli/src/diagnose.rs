@@ -89,6 +89,7 @@ fn walk_in_sandbox(
         collect: true,
         // A name that is dead is what it looks for, not a reason to find nothing.
         resolve: Some(Resolve::OnDemand),
+        reload: None,
         command,
     })?;
     drop(writer);

@@ -3,7 +3,7 @@
 
 use crate::talk::Hinted;
 use anyhow::{Context, bail};
-use portcullis_gateway::{Publish, Report, RunConfig};
+use portcullis_gateway::{Publish, Reload, Report, RunConfig};
 use portcullis_policy::{Policy, Resolve};
 use portcullis_sandbox::{Addresses, OpenRules, Outcome, Spec};
 use std::ffi::OsString;
@@ -36,6 +36,8 @@ pub struct Launch {
     pub collect: bool,
     /// When names are resolved, where the policy's own word does not count.
     pub resolve: Option<Resolve>,
+    /// How the policy is followed, where it is.
+    pub reload: Option<Reload>,
     /// The command.
     pub command: Vec<OsString>,
 }
@@ -49,7 +51,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
     };
     let mut read_only = launch.read_only;
     if let Some(path) = &launch.log {
-        if crate::policy::is_nameless(path) {
+        if portcullis_gateway::is_nameless(path) {
             bail!(
                 "{}: decision records need a file; a pipe is CMD's as well, which could write to it",
                 path.display()
@@ -96,6 +98,11 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         more_roots = crate::trust_env::roots(&spec.env);
         crate::trust_env::add(&mut spec.env);
     }
+    let mut reload = launch.reload;
+    if let Some(reload) = &mut reload {
+        // CMD runs soon: from now on paths may lead where it likes.
+        reload.files.seal();
+    }
     let config = RunConfig {
         sandbox: format!("run-{}", std::process::id()),
         policy: launch.policy,
@@ -107,6 +114,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         resolve: launch.resolve,
         more_roots,
         build: crate::BUILD,
+        reload,
     };
     // The gateway is another process: it leaves its report in a file that only lives in memory.
     let report = rustix::fs::memfd_create("portcullis-report", rustix::fs::MemfdFlags::CLOEXEC)

@@ -62,6 +62,7 @@ fn learn(args: &LearnArgs, policy: Policy) -> anyhow::Result<ExitCode> {
         timeout: None,
         collect: true,
         resolve: Some(Resolve::OnDemand),
+        reload: None,
         command: args.command.clone(),
     })?;
     let never_ran = matches!(outcome, Outcome::NotFound(_) | Outcome::NotExecutable(_));

@@ -2,9 +2,11 @@
 //! policy. Nothing runs on a policy that has an error.
 
 use crate::args::{self, PolicyOptions, ResolveAt};
-use portcullis_policy::{Answers, Diagnostic, Input, Loaded, MAX_FILE_BYTES, Policy, Resolve};
-use std::fs::File;
-use std::io::{self, Read};
+use portcullis_gateway::{PolicyFiles, Reload, is_nameless};
+use portcullis_policy::{
+    Answers, Diagnostic, Input, Loaded, MAX_FILE_BYTES, Mode, Policy, Resolve, Severity,
+};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// The operator's list of hosts for direct TCP on port 443.
@@ -12,15 +14,47 @@ const DIRECT_TCP_HOSTS: &str = "OPENSHELL_DIRECT_TCP_HOSTS";
 
 /// Reads a policy file, bounded by what is read: a pipe (`--policy <(…)`) does not tell its length.
 pub fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    // One byte more, so that the policy's reader sees that the file is too large and says so.
-    let most = MAX_FILE_BYTES as u64 + 1;
-    File::open(path)?.take(most).read_to_string(&mut text)?;
-    Ok(text)
+    PolicyFiles::new(MAX_FILE_BYTES).read(path)
+}
+
+/// A policy, and what it takes to make it anew when its files change.
+pub struct Followed {
+    /// The policy.
+    pub loaded: Loaded,
+    /// How it is made again.
+    pub reload: Reload,
 }
 
 /// Loads what the options name. On failure everything that was wrong is already on stderr.
 pub fn load(options: &PolicyOptions) -> Result<Loaded, ()> {
+    load_by(options, &mut read).map_err(|diagnostics| show(&diagnostics))
+}
+
+/// The same for a policy that is followed, in this mode.
+pub fn follow(options: PolicyOptions, mode: Mode) -> Result<Followed, ()> {
+    let mut files = PolicyFiles::new(MAX_FILE_BYTES);
+    let loaded = load_by(&options, &mut |path| files.read(path));
+    let mut loaded = loaded.map_err(|diagnostics| show(&diagnostics))?;
+    loaded.policy = loaded.policy.with_mode(mode);
+    let load = move |read: &mut dyn FnMut(&Path) -> io::Result<String>| {
+        let mut loaded = load_by(&options, read)?;
+        loaded.policy = loaded.policy.with_mode(mode);
+        Ok(loaded)
+    };
+    let reload = Reload {
+        load: Box::new(load),
+        files,
+        asked: None,
+        tell: None,
+    };
+    Ok(Followed { loaded, reload })
+}
+
+/// Merges files, variables and flags into one policy.
+fn load_by(
+    options: &PolicyOptions,
+    read: &mut dyn FnMut(&Path) -> io::Result<String>,
+) -> Result<Loaded, Vec<Diagnostic>> {
     let mut inputs = Vec::new();
     for path in &options.policy {
         match read(path) {
@@ -28,13 +62,7 @@ pub fn load(options: &PolicyOptions) -> Result<Loaded, ()> {
                 path: path.clone(),
                 text,
             }),
-            Err(error) => {
-                crate::talk::error(
-                    format_args!("{}: {error}", path.display()),
-                    Some("a policy is a readable TOML, YAML or JSON file"),
-                );
-                return Err(());
-            }
+            Err(error) => return Err(vec![unreadable(path, &error)]),
         }
     }
     if let Ok(hosts) = std::env::var(DIRECT_TCP_HOSTS) {
@@ -62,12 +90,18 @@ pub fn load(options: &PolicyOptions) -> Result<Loaded, ()> {
             args::Answers::Synthetic => Answers::Synthetic,
         })
     }));
-    match Policy::load(&inputs, &mut |path| read(path)) {
-        Ok(loaded) => Ok(loaded),
-        Err(diagnostics) => {
-            show(&diagnostics);
-            Err(())
-        }
+    Policy::load(&inputs, read)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
+    Diagnostic {
+        path: path.display().to_string(),
+        line: 0,
+        column: 0,
+        severity: Severity::Error,
+        message: format!("cannot read it: {error}"),
+        hint: Some("a policy is a readable TOML, YAML or JSON file".to_owned()),
+        snippet: None,
     }
 }
 
@@ -87,10 +121,4 @@ pub fn files(options: &PolicyOptions, loaded: &Loaded) -> Vec<PathBuf> {
     files.sort();
     files.dedup();
     files
-}
-
-/// Whether this leads to something without a place among the files: a pipe or a socket that is
-/// open under `/dev/fd`, as `/dev/stdin` often is.
-pub fn is_nameless(path: &Path) -> bool {
-    path.exists() && path.canonicalize().is_err()
 }

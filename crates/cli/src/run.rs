@@ -18,14 +18,16 @@ const MAX_CLOSING_LINES: usize = 8;
 /// Runs CMD and gives its exit code, or 125 when it never started.
 pub fn main(args: RunArgs) -> ExitCode {
     let before_start = ExitCode::from(EXIT_BEFORE_START);
-    let Ok(loaded) = crate::policy::load(&args.policy) else {
+    let mode = if args.audit {
+        Mode::Audit
+    } else {
+        Mode::Enforce
+    };
+    let Ok(followed) = crate::policy::follow(args.policy.clone(), mode) else {
         return before_start;
     };
-    let read_only = crate::policy::files(&args.policy, &loaded);
-    let mut policy = loaded.policy;
-    if args.audit {
-        policy = policy.with_mode(Mode::Audit);
-    }
+    let read_only = crate::policy::files(&args.policy, &followed.loaded);
+    let policy = followed.loaded.policy;
     let result = host_resolvers(&policy).and_then(|resolvers| {
         launch(Launch {
             policy,
@@ -37,6 +39,8 @@ pub fn main(args: RunArgs) -> ExitCode {
             timeout: args.timeout,
             collect: false,
             resolve: None,
+            // Flags and pipes alone do not change.
+            reload: Some(followed.reload).filter(|reload| reload.files.can_change()),
             command: args.command.clone(),
         })
     });
@@ -87,6 +91,14 @@ fn closing(report: Option<&Report>) {
                 None,
             );
         }
+    }
+    if let Some(why) = &report.rejected
+        && crate::talk::stderr_is_terminal()
+    {
+        crate::talk::error(
+            format_args!("a change of the policy was not taken over: {why}"),
+            Some("the policy before it stayed in force; `portcullis policy check FILE` shows all"),
+        );
     }
     if report.denied.is_empty() || !crate::talk::stderr_is_terminal() {
         return;

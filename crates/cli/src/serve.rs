@@ -3,15 +3,20 @@
 use crate::EXIT_USAGE;
 use crate::args::ServeArgs;
 use crate::launch::{free_range, host_resolvers, open_log};
+use crate::policy::Followed;
 use crate::talk::{self, Hinted};
-use portcullis_gateway::{PlainConfig, StartError, Unresolved, serve_plain};
-use portcullis_policy::Answers;
+use portcullis_gateway::{Outcome, PlainConfig, Reload, StartError, Unresolved, serve_plain};
+use portcullis_policy::{Answers, Mode, Policy};
+use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
 
 /// Ports tried for `--dns ADDR:0`: one that is free for UDP may be taken for TCP.
 const PORT_TRIES: usize = 64;
+/// Reloads that were asked for and have not begun.
+const MAX_RELOADS_ASKED: usize = 1;
 
 /// Serves until SIGINT or SIGTERM; exits 0 then, 1 when it cannot serve, 2 for bad flags.
 pub fn main(args: ServeArgs) -> ExitCode {
@@ -22,7 +27,8 @@ pub fn main(args: ServeArgs) -> ExitCode {
         );
         return ExitCode::from(EXIT_USAGE);
     }
-    let Ok(loaded) = crate::policy::load(&args.policy) else {
+    let Ok(Followed { loaded, reload }) = crate::policy::follow(args.policy.clone(), Mode::Enforce)
+    else {
         return ExitCode::from(EXIT_USAGE);
     };
     crate::policy::show(&loaded.warnings);
@@ -43,7 +49,7 @@ pub fn main(args: ServeArgs) -> ExitCode {
         talk::error("inspection and --ca-cert belong together", Some(fix));
         return ExitCode::from(EXIT_USAGE);
     }
-    match serve(&args, loaded.policy) {
+    match serve(&args, loaded.policy, reload) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             match error.downcast_ref::<Unresolved>() {
@@ -56,7 +62,7 @@ pub fn main(args: ServeArgs) -> ExitCode {
 }
 
 /// Programs have to trust the gateway's authority, which nobody can mount over anything here.
-fn ca_cert(args: &ServeArgs, policy: &portcullis_policy::Policy) -> Result<(), &'static str> {
+fn ca_cert(args: &ServeArgs, policy: &Policy) -> Result<(), &'static str> {
     let connections = args.http.is_some() || args.socks5.is_some();
     let inspects = connections && policy.inspected().next().is_some();
     match (&args.ca_cert, inspects) {
@@ -71,8 +77,10 @@ fn ca_cert(args: &ServeArgs, policy: &portcullis_policy::Policy) -> Result<(), &
     }
 }
 
-fn serve(args: &ServeArgs, policy: portcullis_policy::Policy) -> anyhow::Result<()> {
-    let end = asked_to_end()?;
+fn serve(args: &ServeArgs, policy: Policy, mut reload: Reload) -> anyhow::Result<()> {
+    let (end, asked) = signals()?;
+    reload.asked = Some(asked);
+    reload.tell = Some(Box::new(tell));
     let tcp = |address: SocketAddr| {
         TcpListener::bind(address).map_err(|error| no_listener(address, "TCP", error))
     };
@@ -99,6 +107,7 @@ fn serve(args: &ServeArgs, policy: portcullis_policy::Policy) -> anyhow::Result<
         dns,
         http,
         socks5,
+        reload: Some(reload),
     };
     // Only then: whoever waits for this line may ask at once.
     let ready = || talk::line(format_args!("portcullis: serving {}", where_to.join(", ")));
@@ -126,35 +135,61 @@ fn bind_dns(address: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener)> {
     anyhow::bail!("no port of {} is free for both UDP and TCP", address.ip())
 }
 
-fn no_listener(address: SocketAddr, protocol: &str, error: std::io::Error) -> anyhow::Error {
+fn no_listener(address: SocketAddr, protocol: &str, error: io::Error) -> anyhow::Error {
     let what = format!("cannot listen on {address} ({protocol})");
     let hinted = Hinted::listening(what, &error);
     anyhow::Error::new(error).context(hinted)
 }
 
-/// Waits for SIGINT or SIGTERM, which are heard from now on: whoever sees a listener may end it in
-/// order. They have a thread of their own, since the gateway's runtime begins later.
-fn asked_to_end() -> std::io::Result<impl Future<Output = std::io::Result<()>>> {
+/// Says what came of a reload.
+fn tell(outcome: &Outcome) {
+    match outcome {
+        Outcome::Applied { replaced, warnings } => {
+            crate::policy::show(warnings);
+            talk::line(format_args!("portcullis: policy applied: {replaced}"));
+        }
+        Outcome::Invalid(diagnostics) => {
+            crate::policy::show(diagnostics);
+            talk::line("portcullis: policy rejected; the one before stays in force");
+        }
+        Outcome::Refused(why) => talk::line(format_args!(
+            "portcullis: policy rejected: {why}; the one before stays in force"
+        )),
+    }
+}
+
+/// The signals that `serve` listens to, from now on: whoever sees a listener may end it in order.
+/// SIGINT and SIGTERM end it; SIGHUP asks for a reload. They have a thread of their own, since the
+/// gateway's runtime begins later.
+fn signals() -> io::Result<(impl Future<Output = io::Result<()>>, mpsc::Receiver<()>)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
-    let (mut interrupt, mut terminate) = {
+    let (mut interrupt, mut terminate, mut hangup) = {
         let _inside = runtime.enter();
         (
             signal(SignalKind::interrupt())?,
             signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
         )
     };
-    let (asked, end) = tokio::sync::oneshot::channel();
+    let (asked, end) = oneshot::channel();
+    let (again, reload) = mpsc::channel(MAX_RELOADS_ASKED);
     std::thread::Builder::new().spawn(move || {
         runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+            loop {
+                tokio::select! {
+                    _ = interrupt.recv() => break,
+                    _ = terminate.recv() => break,
+                    _ = hangup.recv() => {
+                        // Full: one that has not begun yet will see this change too.
+                        let _ = again.try_send(());
+                    }
+                }
             }
         });
         // Nobody listens any more: it ends already.
         let _ = asked.send(());
     })?;
-    Ok(async move { end.await.map_err(std::io::Error::other) })
+    Ok((async move { end.await.map_err(io::Error::other) }, reload))
 }

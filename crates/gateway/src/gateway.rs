@@ -1,5 +1,6 @@
 //! The gateway itself: one policy, one resolver, one dialler and the entrances in front of them.
 
+use crate::replace::{Acceptable, Networks};
 use crate::startup::{self, StartError};
 use crate::synthetic;
 use arc_swap::ArcSwap;
@@ -13,7 +14,7 @@ use portcullis_proxy::{InspectError, Inspector, ProxyContext};
 use portcullis_record::Recorder;
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +34,8 @@ pub struct Builder {
     transparent: bool,
     lease_grace: Duration,
     inspector: Option<Arc<Inspector>>,
+    networks: Option<Networks>,
+    acceptable: Option<Acceptable>,
 }
 
 impl Builder {
@@ -113,6 +116,19 @@ impl Builder {
         self
     }
 
+    /// What puts the networks of another policy's address rules into the kernel, before that policy is
+    /// in force. Those of the first policy are there already.
+    pub fn networks(mut self, networks: Networks) -> Self {
+        self.networks = Some(networks);
+        self
+    }
+
+    /// What says, a few words, why another policy cannot be served here.
+    pub fn acceptable(mut self, acceptable: Acceptable) -> Self {
+        self.acceptable = Some(acceptable);
+        self
+    }
+
     /// Makes the gateway; nothing is served yet.
     pub fn build(self) -> Gateway {
         let inspector = self.inspector.or_else(|| {
@@ -163,6 +179,9 @@ impl Builder {
                 Resolve::OnDemand => None,
             },
             transparent: self.transparent,
+            networks: self.networks,
+            acceptable: self.acceptable,
+            replacing: Mutex::new(()),
         }
     }
 }
@@ -172,16 +191,20 @@ pub struct Gateway {
     policy: PolicyHandle,
     dns: Arc<DnsService>,
     leases: Arc<Leases>,
-    proxy: Arc<ProxyContext>,
+    pub(crate) proxy: Arc<ProxyContext>,
     recorder: Recorder,
     /// Set where names are resolved before anything is served.
     startup: Option<StartupSchedule>,
-    transparent: bool,
     inspector: Option<Arc<Inspector>>,
+    pub(crate) transparent: bool,
+    pub(crate) networks: Option<Networks>,
+    pub(crate) acceptable: Option<Acceptable>,
+    /// Held while a policy is put in the place of another.
+    pub(crate) replacing: Mutex<()>,
 }
 
 /// Names get synthetic addresses from now on, where the policy gives any some.
-fn give_range(leases: &Leases, policy: &Policy, transparent: bool) {
+pub(crate) fn give_range(leases: &Leases, policy: &Policy, transparent: bool) {
     if synthetic::answers_synthetic(policy) || (transparent && synthetic::makes_up(policy)) {
         // Another range than the one in use waits for the next start: programs hold its addresses.
         leases.use_synthetic_range(synthetic::range(policy));
@@ -219,25 +242,14 @@ impl Gateway {
             transparent: true,
             lease_grace: LEASE_GRACE,
             inspector: None,
+            networks: None,
+            acceptable: None,
         }
     }
 
     /// The policy in force. To put another one in force, see [`Gateway::replace_policy`].
     pub fn policy(&self) -> &PolicyHandle {
         &self.policy
-    }
-
-    /// Puts another policy in force, under live traffic. Leases of names that it lists live on, with
-    /// their ports there; addresses that it no longer lists are refused at the next connect().
-    ///
-    /// # Errors
-    /// The kernel did not take a change of the ports that it refuses at connect(). The policy is in
-    /// force all the same: each connection is decided on when it is accepted.
-    pub fn replace_policy(&self, policy: Policy) -> io::Result<()> {
-        let policy = Arc::new(policy);
-        give_range(&self.leases, &policy, self.transparent);
-        self.policy.store(policy.clone());
-        self.leases.follow(&policy)
     }
 
     /// The certificate of the authority that inspected names are shown by, PEM; none where the

@@ -38,6 +38,7 @@
 //! accept → identify destination → `policy.decide` → dial → relay → record.
 #![forbid(unsafe_code)]
 
+mod files;
 mod gate;
 mod gateway;
 mod guarded;
@@ -45,12 +46,16 @@ mod host;
 mod plain;
 mod publish;
 mod refused;
+mod reload;
+mod replace;
 mod report;
 mod sandboxed;
 mod startup;
 mod synthetic;
 mod trust;
+mod watch;
 
+pub use files::{PolicyFiles, is_nameless};
 pub use gateway::{Builder, Entrances, Gateway};
 pub use host::host_resolvers;
 pub use plain::{PlainConfig, serve_plain};
@@ -58,6 +63,8 @@ pub use portcullis_dns::{OwnNames, StartupError, StartupFailure, StartupName, St
 pub use portcullis_proxy::{InspectError, Inspector};
 pub use portcullis_record::open_file as open_records;
 pub use publish::Publish;
+pub use reload::{Load, Outcome, Reload, Tell};
+pub use replace::{Acceptable, Networks, ReplaceError, Replaced};
 pub use report::{Denied, Failed, LookedUp, Report, Used};
 pub use sandboxed::{RunConfig, prepare, run_in_sandbox};
 pub use startup::{StartError, Unresolved, UnresolvedName};

@@ -2,17 +2,19 @@
 //! proxy. There is no namespace here, so programs that ignore the listeners are not held in.
 
 use crate::gateway::{Entrances, Gateway};
+use crate::reload::{Rejected, Reload};
 use crate::report::note_start;
 use crate::startup::{StartError, raise_descriptor_limit};
 use portcullis_dial::{Host, HostAddresses, reaches};
 use portcullis_dns::OwnNames;
-use portcullis_policy::{Policy, Resolver};
+use portcullis_policy::{Answers, Policy, Resolver};
 use portcullis_record::Recorder;
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,6 +43,8 @@ pub struct PlainConfig {
     pub http: Option<TcpListener>,
     /// SOCKS5 proxy.
     pub socks5: Option<TcpListener>,
+    /// How the policy is followed, where it is.
+    pub reload: Option<Reload>,
 }
 
 /// Serves until `end` is ready (the command line's signals, for instance), on a runtime of its own:
@@ -68,9 +72,22 @@ async fn serve(
     ready: impl FnOnce(),
     end: impl Future<Output = io::Result<()>>,
 ) -> Result<(), StartError> {
-    if let Some((socket, _)) = &config.dns {
-        refuse_circle(socket.local_addr()?, &config)?;
-    }
+    let dns_at = match &config.dns {
+        Some((socket, _)) => Some(socket.local_addr()?),
+        None => None,
+    };
+    let takes_connections = config.http.is_some() || config.socks5.is_some();
+    let host_resolvers = config.resolvers.clone();
+    let acceptable = move |policy: &Policy| {
+        if let Some(listener) = dns_at {
+            refuse_circle(listener, policy, &host_resolvers).map_err(|error| error.to_string())?;
+        }
+        if policy.settings().dns.answers == Answers::Synthetic && !takes_connections {
+            return Err("nobody here would take connections to synthetic addresses".to_owned());
+        }
+        Ok(())
+    };
+    acceptable(&config.policy).map_err(io::Error::other)?;
     let recorder = match config.log {
         Some(file) => Recorder::from_file(file, "serve"),
         None => Recorder::null(),
@@ -98,6 +115,7 @@ async fn serve(
         .recorder(recorder.clone())
         .own(own)
         .host_listeners(listeners)
+        .acceptable(Box::new(acceptable))
         .plain()
         .build();
     if let (Some(path), Some(pem)) = (&config.ca_cert, gateway.ca_pem()) {
@@ -128,6 +146,10 @@ async fn serve(
         recorder.flush(FLUSH_TIMEOUT);
         return Err(error);
     }
+    if let Some(reload) = config.reload {
+        let gateway = Arc::new(gateway);
+        tracker.spawn(reload.follow(gateway, Rejected::default(), token.clone()));
+    }
     ready();
     let ended = tokio::select! {
         ended = &mut end => ended,
@@ -149,14 +171,18 @@ fn finish(recorder: &Recorder, ended: io::Result<()>) -> io::Result<()> {
 }
 
 /// A resolver that asks itself would send each question round until somebody gives up.
-fn refuse_circle(listener: SocketAddr, config: &PlainConfig) -> io::Result<()> {
-    let settings = config.policy.settings();
+fn refuse_circle(
+    listener: SocketAddr,
+    policy: &Policy,
+    host_resolvers: &[SocketAddr],
+) -> io::Result<()> {
+    let settings = policy.settings();
     let zones = settings.dns.zones.iter().flat_map(|zone| &zone.resolvers);
     let named = settings.resolvers.iter().chain(zones);
     let mut asked: Vec<SocketAddr> = named.filter_map(Resolver::plain).collect();
     asked.extend(&settings.dns.bootstrap);
     if settings.resolvers.is_empty() || settings.dns.bootstrap.is_empty() {
-        asked.extend(&config.resolvers);
+        asked.extend(host_resolvers);
     }
     let host = Host::new(HostAddresses::Interfaces);
     for resolver in asked {
@@ -175,31 +201,23 @@ mod tests {
     use super::*;
     use portcullis_policy::Input;
 
-    fn config(resolvers: &[&str], host: &[&str]) -> PlainConfig {
+    fn config(resolvers: &[&str], host: &[&str]) -> (Policy, Vec<SocketAddr>) {
         let named = resolvers
             .iter()
             .map(|text| Input::Resolver((*text).to_owned()));
         let inputs: Vec<Input> = named.collect();
         let mut no_files = |_: &std::path::Path| Err(io::ErrorKind::NotFound.into());
-        PlainConfig {
-            policy: Policy::load(&inputs, &mut no_files)
-                .expect("it loads")
-                .policy,
-            resolvers: host.iter().map(|text| text.parse().unwrap()).collect(),
-            build: "test",
-            log: None,
-            ca_cert: None,
-            dns: None,
-            http: None,
-            socks5: None,
-        }
+        let loaded = Policy::load(&inputs, &mut no_files).expect("it loads");
+        let host = host.iter().map(|text| text.parse().unwrap());
+        (loaded.policy, host.collect())
     }
 
     #[test]
     fn a_resolver_that_would_ask_itself_is_refused() {
         let listener: SocketAddr = "127.0.0.1:5353".parse().unwrap();
         let check = |resolvers: &[&str], host: &[&str]| {
-            refuse_circle(listener, &config(resolvers, host)).map_err(|error| error.to_string())
+            let (policy, host) = config(resolvers, host);
+            refuse_circle(listener, &policy, &host).map_err(|error| error.to_string())
         };
         assert!(check(&[], &["192.0.2.53:53"]).is_ok());
         assert!(check(&["127.0.0.1:53"], &[]).is_ok());
@@ -218,6 +236,7 @@ mod tests {
             "for its name"
         );
         let everywhere = "0.0.0.0:5353".parse().unwrap();
-        assert!(refuse_circle(everywhere, &config(&["127.0.0.1:5353"], &[])).is_err());
+        let (policy, host) = config(&["127.0.0.1:5353"], &[]);
+        assert!(refuse_circle(everywhere, &policy, &host).is_err());
     }
 }

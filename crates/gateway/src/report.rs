@@ -29,6 +29,8 @@ pub struct Report {
     pub record_error: Option<String>,
     /// The names that kept the sandbox from starting, if it did not start for them.
     pub unresolved: Option<Unresolved>,
+    /// Why the latest change of the policy was not taken over, if it was not.
+    pub rejected: Option<String>,
 }
 
 /// Leaves the first record of a log: which build decided what follows.

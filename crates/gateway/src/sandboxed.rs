@@ -5,6 +5,7 @@ use crate::gate::{KernelGate, ranges};
 use crate::gateway::{Entrances, Gateway};
 use crate::publish::{self, Publish};
 use crate::refused::RefusedReader;
+use crate::reload::{Rejected, Reload};
 use crate::report::{Collector, Report, note_start};
 use crate::startup::{StartError, Unresolved, raise_descriptor_limit};
 use crate::trust::Trust;
@@ -20,7 +21,7 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -66,11 +67,12 @@ pub struct RunConfig {
     pub more_roots: Vec<PathBuf>,
     /// The build that serves, for the first record.
     pub build: &'static str,
+    /// How the policy's files are followed, where they are.
+    pub reload: Option<Reload>,
 }
 
-/// Puts into `spec` what the kernel inside needs to know of the policy.
-pub fn prepare(policy: &Policy, spec: &mut Spec) {
-    spec.trust = policy.inspected().next().is_some();
+/// What the kernel inside needs to know of a policy.
+fn open_rules(policy: &Policy) -> OpenRules {
     let audit = policy.mode() == Mode::Audit;
     let networks = |rules: &[AddressRule]| {
         let network = |rule: &AddressRule| OpenRule {
@@ -81,7 +83,7 @@ pub fn prepare(policy: &Policy, spec: &mut Spec) {
         rules.iter().map(network).collect()
     };
     let denied = if audit { &[] } else { policy.denied_networks() };
-    spec.open = OpenRules {
+    OpenRules {
         rules: networks(policy.address_rules()),
         closed: networks(denied),
         audit,
@@ -90,7 +92,13 @@ pub fn prepare(policy: &Policy, spec: &mut Spec) {
         } else {
             Vec::new()
         },
-    };
+    }
+}
+
+/// Puts into `spec` what the kernel inside needs to know of the policy.
+pub fn prepare(policy: &Policy, spec: &mut Spec) {
+    spec.trust = policy.inspected().next().is_some();
+    spec.open = open_rules(policy);
     let refused = PROBES
         .into_iter()
         .map(|v4| SocketAddr::new(v4.into(), PROBE_PORT));
@@ -181,6 +189,7 @@ async fn serve(
     };
     note_start(&recorder, config.build);
     let collector = config.collect.then(|| Collector::new(&recorder));
+    let rejected = Rejected::default();
     let control = Arc::new(control);
     let token = CancellationToken::new();
     let tracker = TaskTracker::new();
@@ -199,6 +208,8 @@ async fn serve(
             addresses: config.addresses,
             resolve: config.resolve,
             inspector,
+            reload: config.reload,
+            rejected: rejected.clone(),
         },
     );
     let started = tokio::select! {
@@ -226,6 +237,10 @@ async fn serve(
         None => Report::default(),
     };
     report.add_denied(&recorder.denied_summary());
+    report.rejected = rejected
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take();
     let flushed = recorder.flush(FLUSH_TIMEOUT);
     report.record_error = flushed.error.or_else(|| {
         (!flushed.complete || flushed.lost > 0).then(|| format!("{} records lost", flushed.lost))
@@ -260,6 +275,8 @@ struct Wanted {
     addresses: Addresses,
     resolve: Option<Resolve>,
     inspector: Option<Arc<Inspector>>,
+    reload: Option<Reload>,
+    rejected: Rejected,
 }
 
 async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<(), StartError> {
@@ -277,12 +294,18 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<(), StartError> {
     let resolve = wanted
         .resolve
         .unwrap_or(wanted.policy.settings().dns.resolve);
+    let kernel = Arc::new(sockets.kernel);
+    let networks = kernel.clone();
     let gateway = Gateway::builder()
         .resolve(resolve)
         .policy(wanted.policy)
         .resolvers(wanted.resolvers)
         .recorder(recorder.clone())
-        .gate(Box::new(KernelGate(Arc::new(sockets.kernel))))
+        .gate(Box::new(KernelGate(kernel)))
+        .networks(Box::new(move |policy| {
+            let open = open_rules(policy);
+            networks.replace_networks(&open.rules, &open.closed)
+        }))
         .own(own_names(&addresses))
         .inspector(wanted.inspector)
         .listeners(vec![
@@ -301,6 +324,10 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<(), StartError> {
         transparent: vec![listener(sockets.catch_all4), listener(sockets.catch_all6)],
     };
     gateway.start(entrances, tracker, token).await?;
+    let gateway = Arc::new(gateway);
+    if let Some(reload) = wanted.reload {
+        tracker.spawn(reload.follow(gateway.clone(), wanted.rejected, token.clone()));
+    }
     let reader = RefusedReader {
         policy: gateway.policy().clone(),
         leases: gateway.leases().clone(),

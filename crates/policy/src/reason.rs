@@ -131,6 +131,11 @@ reasons! {
     SelfProbe = allow("self-probe", "The gateway's own probe at start-up.");
     /// The first record of a log.
     Started = allow("started", "The gateway started; `detail` says which build it is.");
+    /// A changed policy came into force.
+    PolicyReloaded = allow(
+        "policy-reloaded",
+        "Another policy came into force; `detail` says what that changed.",
+    );
 
     /// No rule lists the name.
     NotListed = deny("not-in-allowlist", ALLOWLIST, "The name is not on the allowlist.");
@@ -327,6 +332,11 @@ reasons! {
     UpstreamProtocol = error(
         "upstream-protocol", 502, "http_protocol_error", None,
         "The destination answered with something that is not the protocol asked for.",
+    );
+    /// A changed policy was not taken over.
+    PolicyRejected = error(
+        "policy-rejected", 500, "proxy_internal_error", Some(EDE_OTHER),
+        "A changed policy could not be taken over; the one before stays in force.",
     );
     /// A fault of the gateway.
     Internal = error(

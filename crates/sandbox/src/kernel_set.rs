@@ -9,9 +9,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::MAX_OPEN_RULES;
 use crate::netlink;
 use crate::nft::{Key, Transaction};
-use crate::rules::{ANY4, ANY6, OPEN4, OPEN6, OpenSet, TABLE};
+use crate::rules::{self, ANY4, ANY6, OPEN4, OPEN6, OpenSet, TABLE};
+use crate::spec::OpenRule;
 
 /// An address with more open ports than this is opened as a whole; the gateway still checks each.
 const MAX_SINGLE_PORTS: usize = 64;
@@ -93,6 +95,25 @@ impl KernelSet {
             }
         }
         Ok(())
+    }
+
+    /// Puts other networks in the place of those that are open or closed from the start
+    /// ([`crate::OpenRules`]). Leased addresses stay as they are.
+    ///
+    /// # Errors
+    /// More networks than [`crate::MAX_OPEN_RULES`], or the kernel's refusal: less may be open then
+    /// than before, never more.
+    pub fn replace_networks(&self, open: &[OpenRule], closed: &[OpenRule]) -> io::Result<()> {
+        let rules = open.len() + closed.len();
+        if rules > MAX_OPEN_RULES {
+            return Err(io::Error::other(format!(
+                "{rules} address rules, at most {MAX_OPEN_RULES} are possible"
+            )));
+        }
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        rules::replacement(open, closed)
+            .into_iter()
+            .try_for_each(|batch| netlink::transact(socket.as_fd(), batch))
     }
 
     fn transact(&self, build: impl FnOnce(&mut Transaction)) -> io::Result<()> {

@@ -16,6 +16,7 @@ const BATCH_END: u16 = 17;
 const NEW_TABLE: u16 = 0;
 const NEW_CHAIN: u16 = 3;
 const NEW_RULE: u16 = 6;
+const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
 const NEW_ELEMENT: u16 = 12;
 const DELETE_ELEMENT: u16 = 14;
@@ -204,6 +205,13 @@ impl Transaction {
             batch: &mut self.batch,
         });
         self.batch.end(list);
+    }
+
+    /// Deletes all rules of a chain.
+    pub(crate) fn delete_rules(&mut self, chain: &str) {
+        self.message(DELETE_RULE, 0);
+        self.batch.attr_str(1, self.table);
+        self.batch.attr_str(2, chain);
     }
 
     /// Adds elements to a set, or, with `exclusive`, fails with `EEXIST` where one is there.

@@ -31,6 +31,9 @@ const TRANSACTION_BYTES: usize = 12 * 1024;
 
 /// Static rules in one transaction: well below the system's default for a socket's send buffer.
 const RULES_PER_TRANSACTION: usize = 128;
+/// Networks that are closed in the very step in which the earlier ones go; each may have several
+/// ranges of ports.
+const NETWORKS_IN_ONE_STEP: usize = 32;
 /// A guess at a rule's size, in bytes.
 const RULE_BYTES: usize = 512;
 
@@ -85,6 +88,27 @@ pub(crate) fn transactions(
     // What is closed comes first, so that at no time more is open than in the end.
     networks(&mut all, "closed", &open.closed, Verdict::Goto("refuse"));
     networks(&mut all, "static", &open.rules, Verdict::Accept);
+    all
+}
+
+/// Other networks in the place of those that are there. What closes comes first, so that at no time
+/// more is open than before or after.
+pub(crate) fn replacement(open: &[OpenRule], closed: &[OpenRule]) -> Vec<Batch> {
+    let mut tx = Transaction::new(TABLE, RULE_BYTES);
+    tx.delete_rules("static");
+    let mut all = vec![tx.finish()];
+    // The first batch of what is closed now takes the place of what was in one step.
+    let mut tx = Transaction::new(TABLE, RULES_PER_TRANSACTION * RULE_BYTES);
+    tx.delete_rules("closed");
+    let (first, rest) = closed.split_at(closed.len().min(NETWORKS_IN_ONE_STEP));
+    for rule in first {
+        for ports in &rule.ports {
+            network(&mut tx, "closed", (rule, *ports), Verdict::Goto("refuse"));
+        }
+    }
+    all.push(tx.finish());
+    networks(&mut all, "closed", rest, Verdict::Goto("refuse"));
+    networks(&mut all, "static", open, Verdict::Accept);
     all
 }
 
@@ -172,9 +196,8 @@ fn open_chain(tx: &mut Transaction, addresses: &Addresses, open: &OpenRules) {
                 .accept();
         });
     }
-    if !open.closed.is_empty() {
-        tx.rule("open", |rule| rule.verdict(Verdict::Jump("closed")));
-    }
+    // Also while it is empty: another policy may come to fill it.
+    tx.rule("open", |rule| rule.verdict(Verdict::Jump("closed")));
     for set in [OPEN4, OPEN6, ANY4, ANY6] {
         tx.rule("open", |rule| {
             let protocol = match set.key {
@@ -186,9 +209,7 @@ fn open_chain(tx: &mut Transaction, addresses: &Addresses, open: &OpenRules) {
                 .accept();
         });
     }
-    if !open.rules.is_empty() {
-        tx.rule("open", |rule| rule.verdict(Verdict::Jump("static")));
-    }
+    tx.rule("open", |rule| rule.verdict(Verdict::Jump("static")));
     if open.audit {
         for (address, prefix) in &open.guarded {
             tx.rule("open", |rule| {
