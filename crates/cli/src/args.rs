@@ -63,6 +63,20 @@ enum Command {
     Doctor,
 }
 
+impl Cli {
+    /// What `--upstream-proxy` says.
+    pub fn upstream_proxy(&self) -> Option<&str> {
+        match &self.command {
+            Command::Run(args) => args.policy.upstream_proxy.as_deref(),
+            Command::Serve(args) => args.policy.upstream_proxy.as_deref(),
+            Command::Diagnose(args) => args.policy.upstream_proxy.as_deref(),
+            Command::Explain(args) => args.policy.upstream_proxy.as_deref(),
+            Command::Learn(args) => args.upstream_proxy.as_deref(),
+            Command::Policy(_) | Command::Doctor => None,
+        }
+    }
+}
+
 /// Which policy is in force: shared by `run`, `explain`, `diagnose` and `serve`.
 #[derive(Args, Clone, Default)]
 pub struct PolicyOptions {
@@ -79,7 +93,7 @@ pub struct PolicyOptions {
     /// the host's own)
     #[arg(long = "resolver", value_name = "RESOLVER")]
     pub resolver: Vec<String>,
-    /// The company's forward proxy, http://HOST:PORT
+    /// The company's forward proxy: http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT
     #[arg(long = "upstream-proxy", value_name = "URL")]
     pub upstream_proxy: Option<String>,
     /// When names without a wildcard are resolved (default: what the policy says, or on-demand)
@@ -186,7 +200,7 @@ pub struct LearnArgs {
     /// the host's own)
     #[arg(long = "resolver", value_name = "RESOLVER")]
     pub resolver: Vec<String>,
-    /// The company's forward proxy, http://HOST:PORT
+    /// The company's forward proxy: http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT
     #[arg(long = "upstream-proxy", value_name = "URL")]
     pub upstream_proxy: Option<String>,
     /// Append decision records to FILE, one JSON object a line

@@ -10,11 +10,21 @@ pub fn main(args: CheckArgs) -> ExitCode {
         policy: args.files,
         ..PolicyOptions::default()
     };
-    let Ok(loaded) = crate::policy::load(&options) else {
+    let Ok(loaded) = crate::policy::load_to_look(&options) else {
         return ExitCode::from(EXIT_USAGE);
     };
     crate::policy::show(&loaded.warnings);
-    let warnings = match loaded.warnings.len() {
+    let open = crate::policy::open_secrets(&loaded);
+    for (path, mode) in &open {
+        let path = path.display();
+        crate::talk::error(
+            format_args!(
+                "warning: {path} holds credentials, and others may read it (mode {mode:o})"
+            ),
+            Some(&format!("chmod 600 {path}")),
+        );
+    }
+    let warnings = match loaded.warnings.len() + open.len() {
         0 => "no warnings".to_owned(),
         1 => "1 warning".to_owned(),
         count => format!("{count} warnings"),

@@ -15,6 +15,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::os::fd::AsRawFd;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Largest set of findings that is read back, bytes.
@@ -44,7 +45,8 @@ pub fn main(args: DiagnoseArgs) -> ExitCode {
         return ExitCode::from(EXIT_USAGE);
     };
     let read_only = crate::policy::files(&args.policy, &loaded);
-    match walk_in_sandbox(&name, port, &loaded.policy, read_only) {
+    let files = (read_only, crate::policy::secrets(&loaded));
+    match walk_in_sandbox(&name, port, &loaded.policy, files) {
         Ok((findings, report)) => conclude(
             &name,
             port,
@@ -63,7 +65,7 @@ fn walk_in_sandbox(
     name: &str,
     port: u16,
     policy: &Policy,
-    read_only: Vec<std::path::PathBuf>,
+    (read_only, hidden): (Vec<PathBuf>, Vec<PathBuf>),
 ) -> anyhow::Result<(Vec<Finding>, Option<Report>)> {
     let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
     // The sandbox keeps inherited pipes; this one carries the findings out.
@@ -81,6 +83,7 @@ fn walk_in_sandbox(
     let (outcome, report) = launch(Launch {
         policy: policy.clone(),
         read_only,
+        hidden,
         resolvers: host_resolvers(policy)?,
         log: None,
         publish: Vec::new(),

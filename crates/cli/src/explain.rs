@@ -18,7 +18,7 @@ pub fn main(args: ExplainArgs) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let Ok(loaded) = crate::policy::load(&args.policy) else {
+    let Ok(loaded) = crate::policy::load_to_look(&args.policy) else {
         return ExitCode::from(EXIT_USAGE);
     };
     crate::policy::show(&loaded.warnings);

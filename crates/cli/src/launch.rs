@@ -22,6 +22,8 @@ pub struct Launch {
     pub policy: Policy,
     /// Files the sandbox must not change.
     pub read_only: Vec<PathBuf>,
+    /// Files the sandbox must not see.
+    pub hidden: Vec<PathBuf>,
     /// The host's resolvers, asked where the policy names none.
     pub resolvers: Vec<SocketAddr>,
     /// Where decision records go.
@@ -89,10 +91,16 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         trust: false,
     };
     spec.read_only = read_only;
+    spec.hidden = launch.hidden;
     spec.timeout = launch.timeout;
     portcullis_gateway::prepare(&launch.policy, &mut spec);
     let (http, socks) = (addresses.http(), addresses.socks());
-    spec.env = crate::child_env::for_child(std::env::vars_os(), http, socks);
+    let secret = &launch.policy.settings().upstream.secret_variables;
+    let host = std::env::vars_os().filter(|(name, _)| {
+        let is = |secret: &str| name == secret;
+        !is(crate::conceal::VARIABLE) && !secret.iter().any(|secret| is(secret))
+    });
+    spec.env = crate::child_env::for_child(host, http, socks);
     let mut more_roots = Vec::new();
     if spec.trust {
         more_roots = crate::trust_env::roots(&spec.env);

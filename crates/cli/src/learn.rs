@@ -55,6 +55,7 @@ fn learn(args: &LearnArgs, policy: Policy) -> anyhow::Result<ExitCode> {
     let (outcome, report) = launch(Launch {
         policy,
         read_only: vec![args.output.clone()],
+        hidden: Vec::new(),
         resolvers,
         log: args.log.clone(),
         publish: Vec::new(),

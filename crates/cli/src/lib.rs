@@ -6,6 +6,7 @@
 mod args;
 mod check;
 mod child_env;
+mod conceal;
 mod diagnose;
 mod doctor;
 mod explain;
@@ -54,8 +55,15 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
             Err(_) => ExitCode::from(EXIT_USAGE),
         };
     }
-    match args::Cli::try_parse_from(argv) {
-        Ok(cli) => args::dispatch(cli),
+    match args::Cli::try_parse_from(&argv) {
+        Ok(cli) => match conceal::conceal(&argv, cli.upstream_proxy()) {
+            Ok(()) => args::dispatch(cli),
+            Err(error) => {
+                let what = format!("cannot take credentials off the command line: {error}");
+                talk::error(what, Some("name them in the policy: credentials_file"));
+                ExitCode::from(if runs { EXIT_BEFORE_START } else { EXIT_USAGE })
+            }
+        },
         Err(error) => {
             // A closed stdout or stderr is the reader's choice, not our failure.
             let _ = error.print();

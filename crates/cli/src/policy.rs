@@ -4,9 +4,11 @@
 use crate::args::{self, PolicyOptions, ResolveAt};
 use portcullis_gateway::{PolicyFiles, Reload, is_nameless};
 use portcullis_policy::{
-    Answers, Diagnostic, Input, Loaded, MAX_FILE_BYTES, Mode, Policy, Resolve, Severity,
+    Answers, Diagnostic, Environment, Input, Loaded, MAX_FILE_BYTES, Mode, Policy, Resolve,
+    Severity,
 };
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The operator's list of hosts for direct TCP on port 443.
@@ -27,17 +29,28 @@ pub struct Followed {
 
 /// Loads what the options name. On failure everything that was wrong is already on stderr.
 pub fn load(options: &PolicyOptions) -> Result<Loaded, ()> {
-    load_by(options, &mut read).map_err(|diagnostics| show(&diagnostics))
+    load_by(options, variables(), &mut read).map_err(|diagnostics| show(&diagnostics))
+}
+
+/// The same where nothing will run on it: variables that hold credentials need not be there.
+pub fn load_to_look(options: &PolicyOptions) -> Result<Loaded, ()> {
+    load_by(options, Vec::new(), &mut read).map_err(|diagnostics| show(&diagnostics))
+}
+
+/// The variables of this process, for those that a policy names.
+fn variables() -> Vec<Input> {
+    let environment = Environment::new(|name| std::env::var(name).ok());
+    vec![Input::Environment(environment)]
 }
 
 /// The same for a policy that is followed, in this mode.
 pub fn follow(options: PolicyOptions, mode: Mode) -> Result<Followed, ()> {
     let mut files = PolicyFiles::new(MAX_FILE_BYTES);
-    let loaded = load_by(&options, &mut |path| files.read(path));
+    let loaded = load_by(&options, variables(), &mut |path| files.read(path));
     let mut loaded = loaded.map_err(|diagnostics| show(&diagnostics))?;
     loaded.policy = loaded.policy.with_mode(mode);
     let load = move |read: &mut dyn FnMut(&Path) -> io::Result<String>| {
-        let mut loaded = load_by(&options, read)?;
+        let mut loaded = load_by(&options, variables(), read)?;
         loaded.policy = loaded.policy.with_mode(mode);
         Ok(loaded)
     };
@@ -53,9 +66,9 @@ pub fn follow(options: PolicyOptions, mode: Mode) -> Result<Followed, ()> {
 /// Merges files, variables and flags into one policy.
 fn load_by(
     options: &PolicyOptions,
+    mut inputs: Vec<Input>,
     read: &mut dyn FnMut(&Path) -> io::Result<String>,
 ) -> Result<Loaded, Vec<Diagnostic>> {
-    let mut inputs = Vec::new();
     for path in &options.policy {
         match read(path) {
             Ok(text) => inputs.push(Input::File {
@@ -72,10 +85,8 @@ fn load_by(
     inputs.extend(options.deny.iter().cloned().map(Input::Deny));
     inputs.extend(options.resolver.iter().cloned().map(Input::Resolver));
     inputs.extend(
-        options
-            .upstream_proxy
-            .iter()
-            .cloned()
+        (options.upstream_proxy.clone())
+            .or_else(crate::conceal::concealed)
             .map(Input::UpstreamProxy),
     );
     inputs.extend(options.resolve.map(|resolve| {
@@ -121,4 +132,23 @@ pub fn files(options: &PolicyOptions, loaded: &Loaded) -> Vec<PathBuf> {
     files.sort();
     files.dedup();
     files
+}
+
+/// The files that hold credentials, which the sandbox must not see.
+pub fn secrets(loaded: &Loaded) -> Vec<PathBuf> {
+    let mut secrets = loaded.secrets.clone();
+    secrets.retain(|path| !is_nameless(path));
+    secrets.sort();
+    secrets.dedup();
+    secrets
+}
+
+/// Those of them that others on this host may read, each with its permissions.
+pub fn open_secrets(loaded: &Loaded) -> Vec<(PathBuf, u32)> {
+    let mode = |path: &PathBuf| Some(std::fs::metadata(path).ok()?.permissions().mode() & 0o777);
+    let modes = secrets(loaded).into_iter().filter_map(|path| {
+        let mode = mode(&path)?;
+        Some((path, mode))
+    });
+    modes.filter(|(_, mode)| mode & 0o044 != 0).collect()
 }

@@ -27,11 +27,13 @@ pub fn main(args: RunArgs) -> ExitCode {
         return before_start;
     };
     let read_only = crate::policy::files(&args.policy, &followed.loaded);
+    let hidden = crate::policy::secrets(&followed.loaded);
     let policy = followed.loaded.policy;
     let result = host_resolvers(&policy).and_then(|resolvers| {
         launch(Launch {
             policy,
             read_only,
+            hidden,
             resolvers,
             log: args.log,
             publish: args.publish,

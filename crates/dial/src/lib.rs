@@ -34,6 +34,8 @@ pub use socket::ATTEMPT_TIMEOUT;
 pub use stream::{ReadHalf, Stream, WriteHalf};
 
 #[cfg(test)]
+mod company_tests;
+#[cfg(test)]
 mod dialer_tests;
 #[cfg(test)]
 mod testing;
