@@ -101,6 +101,7 @@ pub(crate) fn decide<'r>(policy: &Policy, request: &Request<'r>) -> Decision<'r>
         way: outcome.way,
         transport,
         limited: policy.settings.limited,
+        enforced: policy.mode == Mode::Enforce,
     });
     Decision {
         verdict,

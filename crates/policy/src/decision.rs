@@ -54,6 +54,8 @@ pub(crate) struct Grant<'r> {
     pub transport: Transport,
     /// Whether the mode is `limited`.
     pub limited: bool,
+    /// Whether the policy enforces, rather than watches.
+    pub enforced: bool,
 }
 
 impl Grant<'_> {
@@ -146,7 +148,11 @@ impl<'r> Decision<'r> {
         let sent = |name: NameRef<'_>| grant.rules.names.sent_to(name.as_str(), port);
         let to = name.filter(|_| transport == Transport::Tcp).and_then(sent);
         let permit = ConnectPermit::new(target, port, self.rule, lookup, self.is_audit());
-        Some(permit.sent_to(to).with_terms(grant.terms(self.rule)))
+        Some(
+            permit
+                .sent_to(to)
+                .with_terms(grant.terms(self.rule), grant.enforced),
+        )
     }
 
     fn is_audit(&self) -> bool {

@@ -151,6 +151,7 @@ pub struct ConnectPermit {
     operators: bool,
     to: Option<SocketAddr>,
     terms: Option<Arc<RuleTerms>>,
+    only_http: bool,
 }
 
 impl ConnectPermit {
@@ -170,6 +171,7 @@ impl ConnectPermit {
             operators: false,
             to: None,
             terms: None,
+            only_http: false,
         }
     }
 
@@ -179,8 +181,13 @@ impl ConnectPermit {
     }
 
     /// The same where the rule says something about the flow.
-    pub(crate) fn with_terms(self, terms: Option<Arc<RuleTerms>>) -> Self {
-        ConnectPermit { terms, ..self }
+    pub(crate) fn with_terms(self, terms: Option<Arc<RuleTerms>>, enforced: bool) -> Self {
+        let only_http = enforced && terms.as_ref().is_some_and(|terms| terms.only_http());
+        ConnectPermit {
+            terms,
+            only_http,
+            ..self
+        }
     }
 
     /// For an endpoint that the operator named in the settings.
@@ -201,6 +208,7 @@ impl ConnectPermit {
             operators: true,
             to: None,
             terms: None,
+            only_http: false,
         }
     }
 
@@ -233,7 +241,7 @@ impl ConnectPermit {
     /// Whether nothing but conforming HTTP may pass on the connection, request by request: its rule
     /// has methods or paths, or the mode is `limited`. Never where the policy only watches.
     pub fn only_http(&self) -> bool {
-        !self.audit && self.terms.as_ref().is_some_and(|terms| terms.only_http())
+        self.only_http
     }
 
     /// Leave to resolve the target's name, where it has one.

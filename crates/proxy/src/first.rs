@@ -49,6 +49,8 @@ pub(crate) enum Look {
     Tls,
     /// HTTP too: only an address is known.
     TlsAndHttp,
+    /// HTTP too, and nothing passes before it is known to be that.
+    OnlyHttp,
 }
 
 /// Waits for the first bytes.
@@ -77,6 +79,11 @@ impl Peek {
     /// What the client sent so far and upstream has not got.
     pub(crate) fn into_pending(mut self) -> Vec<u8> {
         self.pending.split_off(self.released)
+    }
+
+    /// Whether the client has said nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
     }
 
     /// Gives what is held to be passed on. It is kept for what is still to come.
@@ -191,6 +198,7 @@ mod tests {
             assert!(first(Look::TlsAndHttp, word, false).is_none(), "{word:?}");
             assert!(may(Look::TlsAndHttp, word), "{word:?}");
             assert!(!may(Look::Tls, word), "a name is known: nothing waits");
+            assert!(!may(Look::OnlyHttp, word), "a word is not a request yet");
         }
         let tls = [22, 3, 1, 0, 100, 1, 0, 0, 96];
         for held in [

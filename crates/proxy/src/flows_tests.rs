@@ -12,6 +12,7 @@ use portcullis_record::Recorder;
 use proptest::prelude::*;
 
 use super::*;
+use crate::target::Asks;
 
 const NAMES: [&str; 4] = ["a.example", "b.example", "c.a.example", "private.example"];
 const PORTS: [u16; 3] = [80, 443, 5432];
@@ -110,7 +111,13 @@ fn ask(ctx: &ProxyContext, (way, which, port): Came) -> (Target, Ruling) {
             target.decide_shown(ctx, name.as_ref(), ShownBy::Sni)
         }
         Way::LeasedHidden => target.decide_hidden(ctx),
-        Way::Bare => target.decide_bare(ctx),
+        Way::Bare => target.decide_bare(
+            ctx,
+            Asks {
+                method: "GET",
+                path: "/",
+            },
+        ),
     };
     (target, ruling)
 }

@@ -24,6 +24,7 @@ mod limits;
 mod listen;
 #[allow(dead_code, unused_imports)] // nothing sets limits yet
 mod meter;
+mod narrow;
 mod note;
 mod pulse;
 mod refuse;

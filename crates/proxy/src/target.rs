@@ -142,6 +142,14 @@ pub(crate) fn destination<'a>(host: HostRef<'a>, shown: ShownRef<'a>) -> Option<
     })
 }
 
+/// What a request asks for of its target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asks<'a> {
+    pub(crate) method: &'a str,
+    /// Without query; `*` for a request about the server.
+    pub(crate) path: &'a str,
+}
+
 /// The policy's answer, with the policy it came from: rules are looked up in the policy that
 /// decided, not in one that replaced it.
 #[derive(Debug)]
@@ -178,6 +186,16 @@ impl Ruling {
     /// What the rule says about the flow; nothing for a plain rule.
     pub(crate) fn terms(&self) -> Option<&RuleTerms> {
         self.permit.as_ref()?.terms().map(|terms| &**terms)
+    }
+}
+
+impl Ruling {
+    /// Refuses what the policy permitted, for a reason that the rule has and the entrance saw.
+    pub(crate) fn refuse(&mut self, reason: Reason) {
+        self.verdict = reason.verdict();
+        self.reason = reason;
+        self.shown = Shown::Nothing;
+        self.permit = None;
     }
 }
 
@@ -258,6 +276,21 @@ impl Target {
         self.ask(ctx, ShownRef::Nothing)
     }
 
+    /// Decides on a request for the target, which has shown no other name.
+    pub(crate) fn decide_plain(&self, ctx: &ProxyContext, asks: Asks<'_>) -> Ruling {
+        self.decide_request(ctx, ShownRef::Nothing, asks)
+    }
+
+    /// The same for a request that names a host.
+    pub(crate) fn decide_host(
+        &self,
+        ctx: &ProxyContext,
+        host: NameRef<'_>,
+        asks: Asks<'_>,
+    ) -> Ruling {
+        self.decide_request(ctx, ShownRef::Name(host, ShownBy::Host), asks)
+    }
+
     /// Decides on the target together with a name that was shown on the connection.
     pub(crate) fn decide_shown(
         &self,
@@ -275,8 +308,8 @@ impl Target {
     }
 
     /// Decides on a request that names the address itself as its host.
-    pub(crate) fn decide_bare(&self, ctx: &ProxyContext) -> Ruling {
-        self.ask(ctx, ShownRef::Bare)
+    pub(crate) fn decide_bare(&self, ctx: &ProxyContext, asks: Asks<'_>) -> Ruling {
+        self.decide_request(ctx, ShownRef::Bare, asks)
     }
 
     /// A refusal that is the entrance's own, not a rule's.
@@ -307,9 +340,9 @@ impl Target {
         &self,
         ctx: &ProxyContext,
         shown: ShownRef<'_>,
-        (method, path): (&str, &str),
+        asks: Asks<'_>,
     ) -> Ruling {
-        self.ask_for(ctx, shown, Some((method, path)))
+        self.ask_for(ctx, shown, Some(asks))
     }
 
     fn ask(&self, ctx: &ProxyContext, shown: ShownRef<'_>) -> Ruling {
@@ -320,7 +353,7 @@ impl Target {
         &self,
         ctx: &ProxyContext,
         shown: ShownRef<'_>,
-        http: Option<(&str, &str)>,
+        asks: Option<Asks<'_>>,
     ) -> Ruling {
         // A synthetic address that stands for nothing is refused here, whatever rules say about its
         // network: there is nothing that could be dialled, also where the policy only watches.
@@ -332,8 +365,8 @@ impl Target {
         }
         let policy = ctx.policy.load_full();
         let port = self.port;
-        let request = match http {
-            Some((method, path)) => Request::Http {
+        let request = match asks {
+            Some(Asks { method, path }) => Request::Http {
                 how,
                 port,
                 method,

@@ -17,16 +17,17 @@ use tokio::time::sleep;
 
 use crate::ProxyContext;
 use crate::context::Absolute;
-use crate::first::{First, Look, Peek};
+use crate::first::{First, Peek};
 use crate::flows::{Carries, until_cut};
 use crate::http::{self, Behind};
 use crate::inspect::{self, Shown};
 use crate::limits::RECORD_DELAY;
+use crate::narrow::{self, OnTls};
 use crate::note::{At, Flow, Peer, Via};
 use crate::relay::Relay;
 use crate::socket;
 use crate::stop::Stop;
-use crate::target::{Asked, Ruling, Target};
+use crate::target::{Ruling, Target};
 
 /// A connection that has nothing left to decide: all that stays of it while it lives.
 pub(crate) struct Tunnel {
@@ -109,11 +110,7 @@ impl Opened {
         mut relay: Relay,
         pending: Vec<u8>,
     ) -> Option<Tunnel> {
-        let look = match self.target.host {
-            Asked::Name(_) => Look::Tls,
-            Asked::Address { .. } | Asked::Synthetic { .. } => Look::TlsAndHttp,
-        };
-        let mut peek = Peek::new(look, pending);
+        let mut peek = Peek::new(narrow::look(&self.target, &self.ruling), pending);
         let first = loop {
             tokio::select! {
                 biased;
@@ -172,6 +169,10 @@ impl Opened {
                 let why = "HTTP/2 without TLS: its requests' hosts cannot be seen";
                 let at = At::new(Layer::Http, self.via).detail(Some(why));
                 ctx.note_decision(at, &self.target, &ruling);
+                self.cut(relay, CloseReason::Denied);
+                None
+            }
+            First::Other if !peek.is_empty() && !self.may_be_other(ctx) => {
                 self.cut(relay, CloseReason::Denied);
                 None
             }
@@ -253,6 +254,18 @@ impl Opened {
             Box::pin(inspect::inspect(self, ctx, stop, relay, shown)).await;
             return None;
         }
+        match narrow::on_tls(&ruling) {
+            // Inspection takes the connection here, with what `peek` holds of it.
+            OnTls::Inspect | OnTls::Refuse => {
+                ctx.note_not_http((Layer::Tls, self.via), &self.target, &ruling, sni);
+                self.refuse_tls(relay, Alert::AccessDenied, CloseReason::Denied)
+                    .await;
+                return None;
+            }
+            OnTls::Relay => {
+                ctx.note_if_narrow((Layer::Tls, self.via), &self.target, &ruling, sni);
+            }
+        }
         let mut relay = relay;
         if self.must_redial(&ruling) {
             if relay.upstream_spoke() {
@@ -296,6 +309,11 @@ impl Opened {
             }
         }
         self.ruling = ruling;
+    }
+
+    /// Whether a protocol that is neither TLS nor HTTP may pass; records it where it is worth it.
+    fn may_be_other(&self, ctx: &ProxyContext) -> bool {
+        ctx.note_if_narrow((Layer::Tcp, self.via), &self.target, &self.ruling, None)
     }
 
     /// Whether the connection leads to a proxy that takes no TLS, or was dialled for another name

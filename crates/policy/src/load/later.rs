@@ -30,10 +30,7 @@ const NOT_ENFORCED: &[(&str, &str)] = &[
     (LIMITS, "header_timeout"),
     (LIMITS, "idle_timeout"),
     // narrower rules
-    (RULE, "methods"),
-    (RULE, "paths"),
     (RULE, UDP),
-    (NETWORK, LIMITED),
     (NETWORK, NO_LOCAL_BINDING),
 ];
 

@@ -8,6 +8,7 @@ mod files;
 mod formats;
 mod lists;
 mod messages;
+mod narrow;
 mod order;
 mod proxies;
 mod shuffle;

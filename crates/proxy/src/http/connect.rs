@@ -4,9 +4,10 @@ use portcullis_record::{CloseReason, Layer, Protocol};
 use portcullis_wire::http1::RequestHead;
 
 use super::{Next, Session, say};
+use crate::narrow;
 use crate::note::At;
 use crate::refuse::{Refusal, authority};
-use crate::target::Target;
+use crate::target::{Asks, Target};
 use crate::tunnel::Opened;
 
 /// Said only when the upstream connection stands.
@@ -18,7 +19,11 @@ impl Session<'_> {
     pub(super) async fn connect(&mut self, target: Target, head: &RequestHead, raw: &[u8]) -> Next {
         let via = self.via.speaking(Protocol::Connect);
         let at = At::new(Layer::Http, via).http(&head.method, None);
-        let ruling = target.decide(self.ctx);
+        let mut ruling = target.decide(self.ctx);
+        if narrow::refuses_connect(&target, &ruling) {
+            let method = &head.method;
+            ruling = target.decide_plain(self.ctx, Asks { method, path: "*" });
+        }
         if ruling.permit.is_none() {
             return self.denied(at, &target, &ruling, (head, raw));
         }

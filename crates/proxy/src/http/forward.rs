@@ -4,12 +4,13 @@
 //! upstream connection that a request is written to was dialled by the permit of this very
 //! request, or of one that ends at the same place.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use portcullis_dial::{DialError, Dialer, Stream};
 use portcullis_names::{Host, Name, NameBuf};
-use portcullis_policy::{ConnectPermit, MAX_PROXIES, PermitTarget, Reason, ShownBy};
+use portcullis_policy::{ConnectPermit, MAX_PROXIES, PermitTarget, Reason};
 use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::http1::{BodyLength, RequestForm, RequestHead, Upgrade};
 
@@ -19,9 +20,10 @@ use super::response::Asked;
 use super::{Door, Next, Session, path, say};
 use crate::context::Absolute;
 use crate::flows::Carries;
+use crate::narrow;
 use crate::note::{At, Flow, Peer};
 use crate::refuse::{Refusal, authority};
-use crate::target::{Asked as AskedFor, Ruling, Target};
+use crate::target::{Asked as AskedFor, Asks, Ruling, Target};
 use crate::{ProxyContext, socket, tunnel};
 
 /// The port that a Host field without one means.
@@ -115,6 +117,8 @@ fn dialled_for(permit: &ConnectPermit) -> DialledFor {
 /// One request on its way.
 struct Sending<'r> {
     head: &'r RequestHead,
+    /// The path with its query, as it goes upstream.
+    path: Cow<'r, str>,
     raw: &'r [u8],
     target: &'r Target,
     ruling: &'r Ruling,
@@ -129,23 +133,33 @@ impl Session<'_> {
         head: &RequestHead,
         raw: &[u8],
     ) -> Next {
-        let (ruling, host) = match &self.door {
+        let asks = Asks {
+            method: &head.method,
+            path: path(head).unwrap_or("*"),
+        };
+        let (mut ruling, host) = match &self.door {
             // An address in absolute form is its own Host.
-            Door::Proxy => (target.decide_bare(self.ctx), None),
+            Door::Proxy => (target.decide_bare(self.ctx, asks), None),
             Door::Behind { .. } => {
                 let host = shown_host(head);
-                (decide_behind(self.ctx, &target, host), host)
+                (decide_behind(self.ctx, &target, host, asks), host)
             }
         };
         let shown = host.and_then(|(host, _)| host.name()).map(NameBuf::as_str);
         let at = At::new(Layer::Http, self.via);
-        let at = at.http(&head.method, path(head)).shown(shown);
+        let mut at = at.http(&head.method, path(head)).shown(shown);
+        at.detail = narrow::why_no_path(&ruling, path(head));
+        if wants_websocket(head) && !narrow::allows_upgrade(&ruling) {
+            ruling.refuse(Reason::MethodNotAllowed);
+            at.detail = Some("a change to WebSocket, where the rule has methods");
+        }
         if ruling.permit.is_none() {
             return self.denied(at, &target, &ruling, (head, raw));
         }
         let authority = host_field(&target, host.map(|(host, _)| host));
         let sending = Sending {
             head,
+            path: narrow::sent_path(&ruling, request_path(head)),
             raw,
             target: &target,
             ruling: &ruling,
@@ -327,7 +341,7 @@ impl Upstream {
     ) -> Outcome {
         let head = sending.head;
         let websocket = wants_websocket(head);
-        let path = request_path(head);
+        let path = &*sending.path;
         let plan = Plan {
             authority,
             path,
@@ -364,13 +378,14 @@ fn decide_behind(
     ctx: &ProxyContext,
     target: &Target,
     host: Option<(&Host, Option<u16>)>,
+    asks: Asks<'_>,
 ) -> Ruling {
     match host {
         // HTTP/1.0 without Host: what is behind the address is all there is to go by.
-        None => target.decide(ctx),
+        None => target.decide_plain(ctx, asks),
         Some((_, Some(port))) if port != target.port => target.refuse(ctx, Reason::HostMismatch),
-        Some((Host::Name(name), _)) => target.decide_shown(ctx, name.as_ref(), ShownBy::Host),
-        Some((host, _)) if target.is(host) => target.decide_bare(ctx),
+        Some((Host::Name(name), _)) => target.decide_host(ctx, name.as_ref(), asks),
+        Some((host, _)) if target.is(host) => target.decide_bare(ctx, asks),
         Some(_) => target.refuse(ctx, Reason::HostMismatch),
     }
 }

@@ -319,6 +319,7 @@ impl Session<'_> {
         let authority = crate::refuse::authority(target);
         refusal.target = Some(&authority);
         refusal.suggestion = ruling.suggestion.as_deref();
+        refusal.help = at.detail;
         Next::Words(say(&refusal, Some(request)), CloseReason::Denied)
     }
 

@@ -5,6 +5,7 @@
 //! path are decided on by themselves. The answer comes from a connection that was dialled by a
 //! permit for that name, and whose certificate proved it.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -27,9 +28,10 @@ use super::tasks::Spawner;
 use super::upstream::Secured;
 use super::{Inspector, fields, words};
 use crate::ProxyContext;
+use crate::narrow;
 use crate::note::{At, Peer, Via};
 use crate::refuse::Refusal;
-use crate::target::{Ruling, ShownRef, Target};
+use crate::target::{Asks, Ruling, ShownRef, Target};
 
 /// The port that a Host without one means.
 const HTTPS_PORT: u16 = 443;
@@ -78,6 +80,17 @@ impl Odd {
     }
 }
 
+/// Brings the path into the form that was decided on.
+fn as_decided(ruling: &Ruling, parts: &mut Parts) {
+    let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let Cow::Owned(form) = narrow::sent_path(ruling, path) else {
+        return;
+    };
+    let mut uri = parts.uri.clone().into_parts();
+    uri.path_and_query = PathAndQuery::try_from(form).ok();
+    parts.uri = Uri::from_parts(uri).unwrap_or_default();
+}
+
 impl Session<'_> {
     /// Serves one request.
     pub(super) async fn serve(
@@ -95,12 +108,16 @@ impl Session<'_> {
         }
         let at = at.shown(Some(self.name.as_str()));
         let shown = ShownRef::Name(self.name.as_ref(), ShownBy::Host);
-        let ruling = self
-            .target
-            .decide_request(self.ctx, shown, (method.as_str(), &path));
+        let asks = Asks {
+            method: method.as_str(),
+            path: &path,
+        };
+        let ruling = self.target.decide_request(self.ctx, shown, asks);
+        let at = at.detail(narrow::why_no_path(&ruling, Some(&path)));
         if ruling.permit.is_none() {
             return Ok(self.denied(at, &ruling, &parts));
         }
+        as_decided(&ruling, &mut parts);
         let (mut sender, peer) = match self.ready(&ruling).await {
             Ok(ready) => ready,
             Err(error) => return Ok(self.failed(at, &ruling, &error, &parts)),

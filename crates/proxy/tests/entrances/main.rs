@@ -11,6 +11,7 @@ mod framing;
 mod hello;
 mod inspect;
 mod live;
+mod narrow;
 mod relay;
 mod socks;
 mod synthetic;

@@ -1,0 +1,406 @@
+//! Methods, paths, limits and datagrams of rules: what loads, what it decides, what is proposed.
+
+use portcullis_policy::{LIMITED_METHODS, Mode, RuleTerms};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::*;
+
+fn said(text: &str) -> String {
+    lines(&errors("p.toml", &format!("version = 1\n{text}\n")))
+}
+
+fn http(policy: &Policy, target: &str, port: u16, method: &str, path: &str) -> Reason {
+    let target = name(target);
+    let how = Destination::Asked(target.as_ref());
+    let request = Request::Http {
+        how,
+        port,
+        method,
+        path,
+    };
+    policy.decide(&request).reason
+}
+
+fn terms(policy: &Policy, target: &str, port: u16) -> Option<Arc<RuleTerms>> {
+    let target = name(target);
+    let decision = policy.decide(&Request::to_name(target.as_ref(), port));
+    decision.connect_permit().unwrap().terms().cloned()
+}
+
+fn suggestion(policy: &Policy, target: &str, (method, path): (&str, &str)) -> Option<String> {
+    let target = name(target);
+    policy.suggestion(&Request::Http {
+        how: Destination::Asked(target.as_ref()),
+        port: 80,
+        method,
+        path,
+    })
+}
+
+#[test]
+fn methods_and_paths_of_the_most_specific_rule() {
+    let policy = domains(
+        r#""**.x.example:80" = { verdict = "allow", methods = ["GET"] }
+"up.x.example:80" = { verdict = "allow", methods = ["GET", "PUT"], paths = ["/in/**"] }
+"free.x.example" = "allow"
+"no.x.example" = "deny""#,
+    );
+    for (target, method, path, reason) in [
+        ("a.x.example", "GET", "/any/../thing", Reason::Allowed),
+        ("a.x.example", "HEAD", "/", Reason::Allowed),
+        ("a.x.example", "POST", "/", Reason::MethodNotAllowed),
+        ("a.x.example", "get", "/", Reason::MethodNotAllowed),
+        ("up.x.example", "PUT", "/in/a", Reason::Allowed),
+        ("up.x.example", "PUT", "/out", Reason::PathNotAllowed),
+        ("up.x.example", "PUT", "/in/../out", Reason::PathNotAllowed),
+        ("up.x.example", "POST", "/out", Reason::MethodNotAllowed),
+        ("free.x.example", "DELETE", "/", Reason::Allowed),
+        ("no.x.example", "GET", "/", Reason::DeniedByRule),
+        ("other.example", "GET", "/", Reason::NotListed),
+    ] {
+        assert_eq!(
+            http(&policy, target, 80, method, path),
+            reason,
+            "{method} {target}{path}"
+        );
+    }
+    assert_eq!(
+        http(&policy, "up.x.example", 8080, "GET", "/in/a"),
+        Reason::PortNotAllowed
+    );
+    // a connection is judged as ever, and says what may pass on it
+    assert_eq!(asked(&policy, "up.x.example", 80), Reason::Allowed);
+    let up = terms(&policy, "up.x.example", 80).unwrap();
+    assert_eq!(&*up.key, "up.x.example:80");
+    assert_eq!(up.methods.as_ref().unwrap().to_string(), "GET, HEAD, PUT");
+    assert_eq!(up.paths.as_ref().unwrap().to_string(), "/in/**");
+    assert!(up.only_http() && !up.allows_upgrade());
+    assert!(terms(&policy, "free.x.example", 443).is_none());
+    // where it watches, it lets pass what it would refuse
+    let audit = policy.with_mode(Mode::Audit);
+    let target = name("a.x.example");
+    let how = Destination::Asked(target.as_ref());
+    let request = Request::Http {
+        how,
+        port: 80,
+        method: "POST",
+        path: "/",
+    };
+    let decision = audit.decide(&request);
+    assert_eq!(decision.reason, Reason::MethodNotAllowed);
+    assert!(decision.permits() && !decision.connect_permit().unwrap().only_http());
+}
+
+#[test]
+fn what_rules_of_one_pattern_say_adds_up_to_the_narrowest() {
+    let one = r#""a.example:80" = { verdict = "allow", methods = ["GET", "PUT"] }"#;
+    let two =
+        r#""A.example:80" = { verdict = "allow", methods = ["GET", "POST"], paths = ["/x/**"] }"#;
+    let bare = r#""a.example" = "allow""#;
+    for text in [[one, two, bare], [bare, two, one], [two, bare, one]] {
+        let policy = domains(&text.join("\n"));
+        for (method, path, reason) in [
+            ("GET", "/x/1", Reason::Allowed),
+            ("GET", "/y", Reason::PathNotAllowed),
+            ("PUT", "/x/1", Reason::MethodNotAllowed),
+            ("POST", "/x/1", Reason::MethodNotAllowed),
+        ] {
+            assert_eq!(
+                http(&policy, "a.example", 80, method, path),
+                reason,
+                "{method} {path}"
+            );
+        }
+        // 443 is the bare rule's alone
+        assert_eq!(
+            http(&policy, "a.example", 443, "PUT", "/y"),
+            Reason::Allowed
+        );
+    }
+    // a file or a flag that allows the name widens nothing
+    let file = file(
+        "p.toml",
+        &format!("version = 1\n[network.domains]\n{one}\n"),
+    );
+    let loaded = load(&[file, Input::Allow("a.example".into())]).unwrap();
+    assert_eq!(
+        http(&loaded.policy, "a.example", 80, "POST", "/"),
+        Reason::MethodNotAllowed
+    );
+    let apart = said(&format!(
+        "[network.domains]\n{one}\n\"A.example:80\" = {{ verdict = \"allow\", methods = [\"POST\"] }}"
+    ));
+    assert!(
+        apart.starts_with("p.toml:4:1: error: `A.example:80` leaves no method that another rule"),
+        "{apart}"
+    );
+}
+
+#[test]
+fn a_rule_for_https_that_nobody_looks_into_does_not_load() {
+    for (line, fix) in [
+        (
+            r#""a.example" = { verdict = "allow", methods = ["GET"] }"#,
+            "`a.example` covers port 443, where `methods` cannot be seen without inspection \
+             (add `inspect = true`, or write the rule for \"a.example:80\" alone)",
+        ),
+        (
+            r#""*.a.example:443" = { verdict = "allow", paths = ["/x"] }"#,
+            "or write the rule for \"*.a.example:80\" alone",
+        ),
+        (
+            r#""a.example:*" = { verdict = "allow", paths = ["/x"] }"#,
+            "or write the rule for \"a.example:80\" alone",
+        ),
+        (
+            "[network.addresses]\n\"192.0.2.0/24\" = { verdict = \"allow\", methods = [\"GET\"] }",
+            "(write the rule for \"192.0.2.0/24:80\", or for a name)",
+        ),
+    ] {
+        let said = said(&format!("[network.domains]\n{line}"));
+        assert!(said.contains(fix), "{said}");
+    }
+    let policy = with_addresses(
+        "",
+        "\"192.0.2.0/24:80\" = { verdict = \"allow\", methods = [\"GET\"] }",
+    );
+    let how = Destination::Address(address("192.0.2.9"));
+    for (method, reason) in [("GET", Reason::Allowed), ("PUT", Reason::MethodNotAllowed)] {
+        let request = Request::Http {
+            how,
+            port: 80,
+            method,
+            path: "/",
+        };
+        assert_eq!(policy.decide(&request).reason, reason);
+    }
+    let permit = policy
+        .decide(&Request::Connect { how, port: 80 })
+        .connect_permit()
+        .unwrap();
+    assert!(permit.only_http());
+    assert_eq!(&*permit.terms().unwrap().key, "[192.0.2.0/24]:80");
+}
+
+#[test]
+fn mistakes_in_methods_and_paths() {
+    for (terms, message) in [
+        (
+            "methods = [\"get\"]",
+            "`get` is not a method: they are written in capitals (write \"GET\")",
+        ),
+        ("methods = [\"GET POST\"]", "`GET POST` is not a method"),
+        ("methods = [\"CONNECT\"]", "`CONNECT` asks for a tunnel"),
+        ("methods = []", "`methods` is empty"),
+        ("methods = \"GET\"", "`methods` must be a list of texts"),
+        (
+            "paths = [\"public\"]",
+            "`public` is not a path: a path begins with `/` (write \"/public\")",
+        ),
+        (
+            "paths = [\"/a?b\"]",
+            "`/a?b` has a query, and queries are not matched (write \"/a\")",
+        ),
+        (
+            "paths = [\"/a/../b\"]",
+            "`/a/../b` matches nothing: the path has a dot segment",
+        ),
+        (
+            "paths = [\"/a**\"]",
+            "`/a**`: `**` stands for whole segments",
+        ),
+        (
+            "paths = [\"https://a.example/b\"]",
+            "is a URL, and the name stands in front",
+        ),
+        ("paths = []", "`paths` is empty"),
+        (
+            "path = [\"/a\"]",
+            "unknown key `path` in a rule (did you mean `paths`?)",
+        ),
+    ] {
+        let said = said(&format!(
+            "[network.domains]\n\"a.example:80\" = {{ verdict = \"allow\", {terms} }}"
+        ));
+        assert!(said.contains(message), "{terms}: {said}");
+    }
+    let denied =
+        said("[network.domains]\n\"a.example\" = { verdict = \"deny\", methods = [\"GET\"] }");
+    assert!(
+        denied.contains("`methods` has no meaning in a rule that denies"),
+        "{denied}"
+    );
+}
+
+#[test]
+fn limited_mode_narrows_every_rule() {
+    let text = "version = 1\n[network]\nmode = \"limited\"\n[network.domains]\n\
+                \"a.example\" = \"allow\"\n\
+                \"b.example:80\" = { verdict = \"allow\", methods = [\"GET\", \"POST\"] }\n\
+                [network.addresses]\n\"192.0.2.7:80\" = \"allow\"\n";
+    let loaded = loaded("p.toml", text);
+    assert_eq!(
+        lines(&loaded.warnings),
+        "p.toml:3:8: warning: `mode = \"limited\"` refuses HTTPS that is not inspected: 1 rule covers \
+         port 443 without `inspect = true` (add `inspect = true` to those that programs reach over HTTPS)\n"
+    );
+    let policy = loaded.policy;
+    for method in LIMITED_METHODS {
+        assert_eq!(http(&policy, "a.example", 80, method, "/"), Reason::Allowed);
+    }
+    for (target, method) in [
+        ("a.example", "POST"),
+        ("a.example", "CONNECT"),
+        ("b.example", "POST"),
+        ("b.example", "OPTIONS"),
+    ] {
+        assert_eq!(
+            http(&policy, target, 80, method, "/"),
+            Reason::MethodNotAllowed,
+            "{method}"
+        );
+    }
+    assert!(terms(&policy, "a.example", 443).unwrap().only_http());
+    let lines = suggestion(&policy, "a.example", ("POST", "/")).unwrap();
+    assert_eq!(lines, "[network]\nmode = \"full\"");
+    let permit = policy.decide(&Request::to_address(address("192.0.2.7"), 80));
+    assert!(permit.connect_permit().unwrap().only_http());
+    // a file that another includes cannot be undone by it
+    let full = file("q.toml", "version = 1\n[network]\nmode = \"full\"\n");
+    let both = load(&[file("p.toml", text), full]).unwrap().policy;
+    assert!(both.settings().limited);
+}
+
+#[test]
+fn the_line_that_would_allow_a_request() {
+    let policy =
+        domains(r#""a.example:80" = { verdict = "allow", methods = ["GET"], paths = ["/x/**"] }"#);
+    let method = suggestion(&policy, "a.example", ("PUT", "/x/1")).unwrap();
+    assert_eq!(
+        method,
+        "[network.domains.\"a.example:80\"]\nmethods = [\"GET\", \"HEAD\", \"PUT\"]"
+    );
+    let path = suggestion(&policy, "a.example", ("GET", "/%79")).unwrap();
+    assert_eq!(
+        path,
+        "[network.domains.\"a.example:80\"]\npaths = [\"/x/**\", \"/y\"]"
+    );
+    let wider = format!("version = 1\n{path}\nverdict = \"allow\"\n");
+    assert_eq!(
+        http(
+            &loaded("p.toml", &wider).policy,
+            "a.example",
+            80,
+            "GET",
+            "/y"
+        ),
+        Reason::Allowed
+    );
+    for ambiguous in ["/x/../y", "/y*", "/y%2f"] {
+        assert_eq!(
+            suggestion(&policy, "a.example", ("GET", ambiguous)),
+            None,
+            "{ambiguous}"
+        );
+    }
+    assert_eq!(suggestion(&policy, "a.example", ("GET", "/x/1")), None);
+    let other = suggestion(&policy, "b.example", ("GET", "/x")).unwrap();
+    assert_eq!(other, "[network.domains]\n\"b.example\" = \"allow\"");
+}
+
+#[test]
+fn a_request_that_names_no_host_must_suit_every_owner_of_the_address() {
+    let policy = domains(
+        "\"plain.example\" = \"allow\"\n\"narrow.example:80\" = { verdict = \"allow\", methods = [\"GET\"] }",
+    );
+    for owners in [
+        ["plain.example", "narrow.example"],
+        ["narrow.example", "plain.example"],
+    ] {
+        let names = names(&owners);
+        let leased = Destination::Leased {
+            address: address("192.0.2.1"),
+            names: &names,
+        };
+        // what is no HTTP passes by the plain one
+        let permit = policy.decide(&Request::Connect {
+            how: leased,
+            port: 80,
+        });
+        assert!(!permit.connect_permit().unwrap().only_http());
+        for (method, reason) in [("GET", Reason::Allowed), ("PUT", Reason::MethodNotAllowed)] {
+            let request = Request::Http {
+                how: leased,
+                port: 80,
+                method,
+                path: "/",
+            };
+            assert_eq!(
+                policy.decide(&request).reason,
+                reason,
+                "{owners:?} {method}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_request_s_decision_allocates_nothing() {
+    let policy = domains(
+        r#""a.example:80" = { verdict = "allow", methods = ["GET"], paths = ["/x/**", "/*/y"] }"#,
+    );
+    let target = name("a.example");
+    let how = Destination::Asked(target.as_ref());
+    for path in ["/x/1/2", "/nowhere"] {
+        let request = Request::Http {
+            how,
+            port: 80,
+            method: "GET",
+            path,
+        };
+        let used = allocation_counter::measure(|| drop(policy.decide(&request)));
+        assert_eq!(used.count_total, 0, "{path}");
+    }
+}
+
+#[test]
+fn amounts_and_times_are_read_with_their_units() {
+    for (text, message) in [
+        ("rate = \"10MB\"", "`10MB` is not a rate (write \"10MB/s\")"),
+        (
+            "rate = \"10Mb/s\"",
+            "is it bits or bytes? (for bytes write \"10MB/s\")",
+        ),
+        (
+            "rate = 10",
+            "`rate` must be text in quotes, and is a number",
+        ),
+        ("total_bytes = \"1\"", "`1` has no unit"),
+        (
+            "idle_timeout = \"10\"",
+            "`10` has no unit (write \"10s\" for seconds, \"10m\" for minutes)",
+        ),
+        (
+            "connections = 0",
+            "`connections` must be a whole number from 1 to 1000000",
+        ),
+    ] {
+        let said = said(&format!(
+            "[network.domains]\n\"a.example\" = {{ verdict = \"allow\", {text} }}"
+        ));
+        assert!(said.contains(message), "{text}: {said}");
+    }
+    for (text, message) in [
+        (
+            "bytes_per_second = \"fast\"",
+            "`fast` is not an amount of bytes",
+        ),
+        ("header_timeout = \"0s\"", "`0s` is no time"),
+        ("connection = 3", "did you mean `connections`?"),
+    ] {
+        let said = said(&format!("[network.limits]\n{text}"));
+        assert!(said.contains(message), "{text}: {said}");
+    }
+    assert_eq!(domains("").settings().limits.idle_timeout, None::<Duration>);
+}

@@ -1,0 +1,136 @@
+//! Rules that let nothing but HTTP through: what becomes of everything else on their connections.
+//!
+//! Methods and paths of a rule hold only if there is no way around the requests that they are about.
+//! So where a rule has them, or the mode is `limited`, a connection carries requests that are decided
+//! on one by one, TLS that is opened for that, or nothing: no TLS that passes unseen, no other
+//! protocol, no change to one (THREATS: "second request on a kept-alive connection", "`Upgrade`").
+//!
+//! Where the policy only watches, what would be refused is recorded as that, and passes.
+
+use std::borrow::Cow;
+
+use portcullis_policy::{PathError, Reason, RuleTerms, Verdict, canonical_path};
+use portcullis_record::Layer;
+
+use crate::ProxyContext;
+use crate::first::Look;
+use crate::note::{At, Via};
+use crate::target::{Asked, Ruling, Target};
+
+/// The port on which nothing but TLS is expected.
+const HTTPS_PORT: u16 = 443;
+
+/// What becomes of TLS on a connection that its rule allows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OnTls {
+    /// It passes as it is.
+    Relay,
+    /// It is opened, and its requests are decided on one by one.
+    Inspect,
+    /// Nothing could be seen of its requests.
+    Refuse,
+}
+
+/// What becomes of TLS under this ruling.
+pub(crate) fn on_tls(ruling: &Ruling) -> OnTls {
+    match terms(ruling) {
+        Some(terms) if terms.inspect => OnTls::Inspect,
+        _ if only_http(ruling) => OnTls::Refuse,
+        _ => OnTls::Relay,
+    }
+}
+
+/// Whether a tunnel to this port could carry nothing: TLS is all that is spoken there, and it would
+/// be refused.
+pub(crate) fn refuses_connect(target: &Target, ruling: &Ruling) -> bool {
+    target.port == HTTPS_PORT && narrow(ruling) && !terms(ruling).is_some_and(|t| t.inspect)
+}
+
+/// What has to be told apart among the first bytes of a connection.
+pub(crate) fn look(target: &Target, ruling: &Ruling) -> Look {
+    match target.host {
+        _ if only_http(ruling) => Look::OnlyHttp,
+        Asked::Name(_) if !narrow(ruling) => Look::Tls,
+        Asked::Name(_) | Asked::Address { .. } | Asked::Synthetic { .. } => Look::TlsAndHttp,
+    }
+}
+
+/// Whether nothing but HTTP may pass.
+pub(crate) fn only_http(ruling: &Ruling) -> bool {
+    let permit = ruling.permit.as_ref();
+    permit.is_some_and(|permit| permit.only_http())
+}
+
+/// The same, also where the policy only watches.
+fn narrow(ruling: &Ruling) -> bool {
+    terms(ruling).is_some_and(RuleTerms::only_http)
+}
+
+fn terms(ruling: &Ruling) -> Option<&RuleTerms> {
+    let terms = ruling.permit.as_ref()?.terms()?;
+    Some(terms)
+}
+
+impl ProxyContext {
+    /// Records that something other than HTTP was said where the rule lets nothing else through.
+    /// Whether it passes all the same, because the policy only watches.
+    pub(crate) fn note_not_http(
+        &self,
+        (layer, via): (Layer, Via),
+        target: &Target,
+        ruling: &Ruling,
+        shown: Option<&str>,
+    ) -> bool {
+        let passes = !only_http(ruling);
+        let mut refusal = target.refuse(self, Reason::ProtocolNotAllowed);
+        refusal.policy = ruling.policy.clone();
+        refusal.rule = ruling.rule;
+        refusal.name.clone_from(&ruling.name);
+        if passes {
+            refusal.verdict = Verdict::Audit;
+        }
+        let why = match layer {
+            Layer::Tls => "TLS that is not inspected, where the rule lets nothing but HTTP through",
+            _ => "not HTTP, where the rule lets nothing else through",
+        };
+        let at = At::new(layer, via).shown(shown).detail(Some(why));
+        self.note_decision(at, target, &refusal);
+        passes
+    }
+
+    /// The same where only what is narrow is worth a word.
+    pub(crate) fn note_if_narrow(
+        &self,
+        at: (Layer, Via),
+        target: &Target,
+        ruling: &Ruling,
+        shown: Option<&str>,
+    ) -> bool {
+        !narrow(ruling) || self.note_not_http(at, target, ruling, shown)
+    }
+}
+
+/// Whether a request under this ruling may change to another protocol.
+pub(crate) fn allows_upgrade(ruling: &Ruling) -> bool {
+    !only_http(ruling) || terms(ruling).is_none_or(RuleTerms::allows_upgrade)
+}
+
+/// A path and its query as they are sent on: where paths were decided on, in the very form that the
+/// rule matched, so that no server reads another one. Elsewhere as they came.
+pub(crate) fn sent_path<'p>(ruling: &Ruling, path: &'p str) -> Cow<'p, str> {
+    if !terms(ruling).is_some_and(|terms| terms.paths.is_some()) {
+        return Cow::Borrowed(path);
+    }
+    let (plain, query) = path.split_at(path.find('?').unwrap_or(path.len()));
+    match canonical_path(plain) {
+        Ok(Cow::Owned(form)) => Cow::Owned(form + query),
+        // as it came: in its form, or passed by a policy that only watches
+        Ok(Cow::Borrowed(_)) | Err(_) => Cow::Borrowed(path),
+    }
+}
+
+/// Why no rule for paths could match this one, in words.
+pub(crate) fn why_no_path(ruling: &Ruling, path: Option<&str>) -> Option<&'static str> {
+    let path = path.filter(|_| ruling.reason == Reason::PathNotAllowed)?;
+    canonical_path(path).err().map(PathError::describe)
+}
