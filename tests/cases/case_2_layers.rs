@@ -51,6 +51,24 @@ fn the_ordinary_tools_show_the_four_layers() {
 }
 
 #[test]
+fn a_limit_cuts_a_flow_in_mid_stream() {
+    require("curl");
+    let policy = "version = 1\n[network.domains]\n\
+                  \"api.example.com\" = { verdict = \"allow\", total_bytes = \"100kB\" }\n";
+    let ran = sandbox(&shared::world())
+        .policy("toml", policy)
+        .sh("curl -v -m 60 -o /dev/null https://api.example.com/bytes/500000");
+    // What curl calls a reset, and which limit it was.
+    ran.assert_code(56).assert_said("200").assert_said("reset");
+    ran.assert_no_denial();
+    let [close] = ran.records.closes()[..] else {
+        panic!("not one flow: {ran}")
+    };
+    assert_eq!(close["close_reason"], "limit", "{ran}");
+    assert_eq!(close["detail"], "total_bytes of the rule", "{ran}");
+}
+
+#[test]
 fn diagnose_names_the_layer_by_itself() {
     let world = shared::world();
     for (target, allow, code, words) in [

@@ -1,7 +1,7 @@
 //! The table of signatures that a program may rely on, row by row, read with the ordinary tools and
 //! with bytes written by hand; and that every denial leaves exactly one record.
 //!
-//! Not here, because what they need comes with a later release: limits, method and path policies,
+//! Not here, because what they need comes with a later release: method and path policies,
 //! stale answers, policies that change under a live flow.
 #![forbid(unsafe_code)]
 
@@ -14,6 +14,7 @@ mod bars;
 mod dns;
 mod every_layer;
 mod http;
+mod limits;
 mod socks;
 mod tcp;
 mod tls;

@@ -104,6 +104,7 @@ impl Gateway {
         }
         give_range(self.leases(), &policy, self.transparent);
         self.policy().store(policy.clone());
+        self.proxy.follow_limits(&policy);
         let kernel = self.leases().follow(&policy).err();
         Ok(Replaced {
             rules: policy.rule_count(),

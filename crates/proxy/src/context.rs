@@ -2,14 +2,19 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use portcullis_dial::{AbsoluteForm, DialError, Dialer, Stream, reaches};
 use portcullis_dns::{Leases, PolicyHandle};
+use portcullis_policy::{Mode, Policy};
 use portcullis_record::Recorder;
 
 use crate::flows::Flows;
 use crate::inspect::Inspector;
-use crate::limits::{MAX_CONNECTIONS, MAX_REFUSALS, Slots};
+use crate::limits::{
+    HEADER_TIMEOUT, HELLO_TIMEOUT, KEEP_ALIVE_TIMEOUT, MAX_CONNECTIONS, MAX_REFUSALS, Slot, Slots,
+};
+use crate::meter::{Limiter, Meter, Open, Refused};
 use crate::note::Peer;
 use crate::target::Ruling;
 
@@ -28,6 +33,10 @@ pub struct ProxyContext {
     pub(crate) host_listeners: Vec<SocketAddr>,
     /// Connections of the sandbox, over all entrances.
     pub(crate) slots: Arc<Slots>,
+    /// How many those may be where the policy does not say.
+    max_connections: usize,
+    /// What the policy limits.
+    pub(crate) limiter: Limiter,
     /// Connections that are being told that there are too many.
     pub(crate) refusals: Arc<Slots>,
     /// The certificates of inspected names, where there are any.
@@ -42,7 +51,8 @@ impl ProxyContext {
         leases: Arc<Leases>,
         recorder: Recorder,
     ) -> ProxyContext {
-        ProxyContext {
+        let limiter = Limiter::new(&policy.load());
+        let context = ProxyContext {
             policy,
             dialer,
             leases,
@@ -51,9 +61,13 @@ impl ProxyContext {
             listeners: Vec::new(),
             host_listeners: Vec::new(),
             slots: Slots::new(MAX_CONNECTIONS),
+            max_connections: MAX_CONNECTIONS,
+            limiter,
             refusals: Slots::new(MAX_REFUSALS),
             inspector: None,
-        }
+        };
+        context.follow_limits(&context.policy.load());
+        context
     }
 
     /// Names the gateway's listeners as programs reach them: a request for one of these addresses
@@ -80,18 +94,89 @@ impl ProxyContext {
         self
     }
 
-    /// Sets how many connections the sandbox may have at once, over all entrances
-    /// ([`MAX_CONNECTIONS`] by default).
+    /// Sets how many connections the sandbox may have at once, over all entrances, where its policy
+    /// does not say ([`MAX_CONNECTIONS`] by default).
     #[must_use]
     pub fn with_max_connections(mut self, max: usize) -> ProxyContext {
-        self.slots = Slots::new(max);
+        self.max_connections = max;
+        self.follow_limits(&self.policy.load());
         self
     }
 
-    /// Opens the connection that a ruling permits.
-    pub(crate) async fn dial(&self, ruling: &Ruling) -> Result<(Stream, Peer), DialError> {
-        let dialed = self.dialer.connect(ruling.permit()?).await?;
-        Ok(Peer::of(dialed))
+    /// Takes over the limits of a policy that came into force. What was used stays used.
+    pub fn follow_limits(&self, policy: &Policy) {
+        // A policy that only watches refuses nothing.
+        let enforces = policy.mode() != Mode::Audit;
+        let own = policy.settings().limits.connections.filter(|_| enforces);
+        let own = own.and_then(|most| usize::try_from(most.get()).ok());
+        self.slots.set_max(own.unwrap_or(self.max_connections));
+        self.limiter.follow(policy);
+    }
+
+    /// Takes in a connection.
+    ///
+    /// # Errors
+    /// The limit of the sandbox that it is above.
+    pub(crate) fn take_in(&self) -> Result<Slot, Refused> {
+        let slot = self.slots.take().ok_or(Refused::TOO_MANY)?;
+        self.limiter.enter()?;
+        Ok(slot)
+    }
+
+    /// A meter for a connection that stands, where anything of it is limited.
+    pub(crate) fn meter(&self, peer: &Peer) -> Option<Box<Meter>> {
+        self.limiter.meter(peer.admitted.as_ref())
+    }
+
+    /// Has a connection that stands count as one of the rule that it is decided by now.
+    ///
+    /// # Errors
+    /// The limit of that rule that it is above.
+    pub(crate) fn readmit(&self, peer: &mut Peer, ruling: &Ruling) -> Result<(), DialError> {
+        let already = peer.admitted.as_ref();
+        let admitted = self.limiter.admit(ruling.permit()?, already);
+        peer.admitted = admitted.map_err(DialError::from)?;
+        Ok(())
+    }
+
+    /// When what a rule's limit refused may be tried again.
+    pub(crate) fn retry_after(&self, ruling: &Ruling) -> Duration {
+        let permit = ruling.permit.as_ref();
+        permit.map_or(Duration::ZERO, |permit| self.limiter.retry_after(permit))
+    }
+
+    /// How long a handshake (TLS, SOCKS) may take.
+    pub(crate) fn handshake_timeout(&self) -> Duration {
+        let limits = self.policy.load().settings().limits;
+        limits.handshake_timeout.unwrap_or(HELLO_TIMEOUT)
+    }
+
+    /// How long a request's head may take.
+    pub(crate) fn header_timeout(&self) -> Duration {
+        let limits = self.policy.load().settings().limits;
+        limits.header_timeout.unwrap_or(HEADER_TIMEOUT)
+    }
+
+    /// How long a kept-alive connection may be silent between two requests.
+    pub(crate) fn keep_alive_timeout(&self) -> Duration {
+        let limits = self.policy.load().settings().limits;
+        let idle = limits.idle_timeout.unwrap_or(KEEP_ALIVE_TIMEOUT);
+        idle.min(KEEP_ALIVE_TIMEOUT)
+    }
+
+    /// Opens the connection that a ruling permits, where its rule has room for one more; `already`
+    /// is the room that the flow has, where this connection takes the place of another one of it.
+    pub(crate) async fn dial(
+        &self,
+        ruling: &Ruling,
+        already: Option<&Arc<Open>>,
+    ) -> Result<(Stream, Peer), DialError> {
+        let permit = ruling.permit()?;
+        let admitted = self.limiter.admit(permit, already)?;
+        let dialed = self.dialer.connect(permit).await?;
+        let (stream, mut peer) = Peer::of(dialed);
+        peer.admitted = admitted;
+        Ok((stream, peer))
     }
 
     /// Opens the connection for a plain HTTP request; the last value says how the request is to be
@@ -99,10 +184,14 @@ impl ProxyContext {
     pub(crate) async fn dial_http(
         &self,
         ruling: &Ruling,
+        already: Option<&Arc<Open>>,
     ) -> Result<(Stream, Peer, Absolute), DialError> {
-        let dialed = self.dialer.connect_http(ruling.permit()?).await?;
+        let permit = ruling.permit()?;
+        let admitted = self.limiter.admit(permit, already)?;
+        let dialed = self.dialer.connect_http(permit).await?;
         let absolute = dialed.absolute.clone();
-        let (stream, peer) = Peer::of(dialed);
+        let (stream, mut peer) = Peer::of(dialed);
+        peer.admitted = admitted;
         Ok((stream, peer, absolute))
     }
 

@@ -12,6 +12,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use portcullis_record::CloseReason;
 use portcullis_wire::{http1, tls};
@@ -60,6 +61,8 @@ pub(crate) struct Peek {
     released: usize,
     look: Look,
     ended: bool,
+    /// How long it may take until it is known what the bytes are, from the first one on.
+    patience: Duration,
     /// When the first of the bytes that are held came, and how long they may be.
     held: Option<(Instant, Pin<Box<Sleep>>)>,
 }
@@ -72,8 +75,14 @@ impl Peek {
             released: 0,
             look,
             ended: false,
+            patience: HELLO_TIMEOUT,
             held: None,
         }
+    }
+
+    /// Another time than [`HELLO_TIMEOUT`].
+    pub(crate) fn within(self, patience: Duration) -> Peek {
+        Peek { patience, ..self }
     }
 
     /// What the client sent so far and upstream has not got.
@@ -122,7 +131,7 @@ impl Peek {
         }
         let (wait, then) = match self.may_release() {
             true => (UNDECIDED_WAIT, First::Undecided),
-            false => (HELLO_TIMEOUT, First::Slow),
+            false => (self.patience, First::Slow),
         };
         let (since, sleep) = self.held.get_or_insert_with(|| {
             let now = Instant::now();

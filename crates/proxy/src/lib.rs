@@ -22,7 +22,6 @@ mod http;
 mod inspect;
 mod limits;
 mod listen;
-#[allow(dead_code, unused_imports)] // nothing sets limits yet
 mod meter;
 mod narrow;
 mod note;

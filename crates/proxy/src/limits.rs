@@ -85,7 +85,7 @@ pub(crate) const MAX_CONNECTION_FUTURE_BYTES: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Slots {
     taken: AtomicUsize,
-    max: usize,
+    max: AtomicUsize,
 }
 
 /// A place; dropping it gives it back.
@@ -96,13 +96,19 @@ impl Slots {
     pub(crate) fn new(max: usize) -> Arc<Slots> {
         Arc::new(Slots {
             taken: AtomicUsize::new(0),
-            max,
+            max: AtomicUsize::new(max),
         })
+    }
+
+    /// Makes room for so many from now on; those that are in stay.
+    pub(crate) fn set_max(&self, max: usize) {
+        self.max.store(max, Ordering::Release);
     }
 
     /// Takes a place if there is one.
     pub(crate) fn take(self: &Arc<Self>) -> Option<Slot> {
-        let more = |taken| (taken < self.max).then_some(taken + 1);
+        let max = self.max.load(Ordering::Acquire);
+        let more = |taken| (taken < max).then_some(taken + 1);
         self.taken
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, more)
             .ok()?;
@@ -128,6 +134,15 @@ mod tests {
         assert!(first.is_some() && second.is_some());
         assert!(slots.take().is_none());
         drop(first);
+        let third = slots.take();
+        assert!(third.is_some());
+        slots.set_max(1);
+        drop(third);
+        assert!(
+            slots.take().is_none(),
+            "one is in, and that is all there is room for"
+        );
+        slots.set_max(2);
         assert!(slots.take().is_some());
     }
 }

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ProxyContext;
 use crate::limits::{ACCEPT_PAUSE, DRAIN_TIMEOUT, Slot};
+use crate::meter::Refused;
 use crate::note::Via;
 use crate::pulse::Pulse;
 use crate::refuse::{Format, Refusal};
@@ -89,7 +90,8 @@ async fn serve(
             Err(error) => match fault(&error) {
                 Fault::OneConnection => {}
                 Fault::Exhausted => {
-                    ctx.note_too_many(Via::nobody(door.protocol()), &error.to_string());
+                    let (via, reason) = (Via::nobody(door.protocol()), Reason::TooManyConnections);
+                    ctx.note_too_many(via, reason, &error.to_string());
                     tokio::select! {
                         () = &mut cancelled => break Ok(()),
                         () = sleep(ACCEPT_PAUSE) => {}
@@ -113,17 +115,20 @@ fn admit(
     door: Door,
     stream: TcpStream,
 ) {
-    if let Some(slot) = ctx.slots.take() {
-        tracker.spawn(connection(door, ctx.clone(), stream, slot, stop.clone()));
-        return;
-    }
+    let refused = match ctx.take_in() {
+        Ok(slot) => {
+            tracker.spawn(connection(door, ctx.clone(), stream, slot, stop.clone()));
+            return;
+        }
+        Err(refused) => refused,
+    };
     match ctx.refusals.take() {
         Some(slot) if door != Door::Transparent => {
-            tracker.spawn(refuse(door, ctx.clone(), stream, slot));
+            tracker.spawn(refuse(door, ctx.clone(), stream, (refused, slot)));
         }
         _ => {
             let via = Via::new(door.protocol(), &stream);
-            ctx.note_too_many(via, "the limit of the sandbox");
+            ctx.note_too_many(via, refused.reason, refused.detail);
             socket::reset(stream);
         }
     }
@@ -138,30 +143,42 @@ async fn connection(
     slot: Slot,
     stop: Arc<Stop>,
 ) {
-    let tunnel = match door {
+    let mut tunnel = match door {
         Door::Http => Box::pin(http::open(&ctx, stream, &stop)).await,
         Door::Socks5 => Box::pin(socks::open(&ctx, stream, &stop)).await,
         Door::Transparent => Box::pin(transparent::open(&ctx, stream, &stop)).await,
     };
     drop(ctx);
-    if let Some(mut tunnel) = tunnel {
+    // By reference, then by value: a tunnel that is moved while it waits is there twice.
+    if let Some(tunnel) = &mut tunnel {
         tunnel.run(&stop).await;
+    }
+    if let Some(tunnel) = tunnel {
         tunnel.finish();
     }
     drop(slot);
 }
 
-/// Tells a client that there are too many connections.
-async fn refuse(door: Door, ctx: Arc<ProxyContext>, stream: TcpStream, slot: Slot) {
+/// Tells a client that its connection is one too many.
+async fn refuse(
+    door: Door,
+    ctx: Arc<ProxyContext>,
+    stream: TcpStream,
+    (refused, slot): (Refused, Slot),
+) {
     let via = Via::new(door.protocol(), &stream);
-    let id = ctx.note_too_many(via, "the limit of the sandbox");
+    let id = ctx.note_too_many(via, refused.reason, refused.detail);
     let words = match door {
         Door::Socks5 => {
             let mut words = socks5::METHOD_NONE.to_vec();
-            words.extend(socks::reply(Reason::TooManyConnections));
+            words.extend(socks::reply(refused.reason));
             words
         }
-        _ => Refusal::new(Reason::TooManyConnections, id).response(Format::Text, true),
+        _ => {
+            let mut refusal = Refusal::new(refused.reason, id);
+            refusal.retry_after = refused.retry_after;
+            refusal.response(Format::Text, true)
+        }
     };
     socket::last_words(stream, &words).await;
     drop(slot);
@@ -236,7 +253,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let (stream, _) = tokio::join!(TcpStream::connect(at), listener.accept());
-        let slot = ctx.slots.take().unwrap();
+        let slot = ctx.take_in().unwrap();
         let task = connection(Door::Http, ctx, stream.unwrap(), slot, Arc::default());
         let size = size_of_val(&task);
         eprintln!("{size} bytes for each connection");

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use crate::ProxyContext;
 use crate::flows::Entered;
+use crate::meter::Admitted;
 use crate::socket;
 use crate::target::{Ruling, Target};
 
@@ -118,6 +119,8 @@ pub(crate) struct Flow {
     pub(crate) detail: Option<&'static str>,
     /// Its share in the lease of the address that the program connected to.
     pub(crate) lease: Option<Hold>,
+    /// Its place among the connections of its rule.
+    pub(crate) admitted: Admitted,
     /// Its place among the flows that stand.
     pub(crate) standing: Entered,
 }
@@ -175,6 +178,7 @@ impl ProxyContext {
             end: CloseReason::Shutdown,
             detail: None,
             lease: self.hold(target, ruling),
+            admitted: upstream.admitted.clone(),
             standing: self.enter(target, ruling, upstream),
         }
     }
@@ -214,10 +218,9 @@ impl ProxyContext {
     }
 
     /// Records that a connection was one too many.
-    pub(crate) fn note_too_many(&self, via: Via, detail: &str) -> DecisionId {
+    pub(crate) fn note_too_many(&self, via: Via, reason: Reason, detail: &str) -> DecisionId {
         let at = At::new(Layer::Tcp, via).detail(Some(detail));
-        self.recorder
-            .decision(at.event(Verdict::Deny, Reason::TooManyConnections))
+        self.recorder.decision(at.event(Verdict::Deny, reason))
     }
 }
 
@@ -243,6 +246,8 @@ pub(crate) struct Peer {
     addresses: Vec<IpAddr>,
     canonical: Option<Name>,
     timings: Timings,
+    /// Its place among the connections of its rule.
+    pub(crate) admitted: Admitted,
 }
 
 impl Peer {
@@ -254,6 +259,7 @@ impl Peer {
             addresses: dialed.addresses,
             canonical: dialed.canonical,
             timings: dialed.timings,
+            admitted: None,
         };
         (dialed.stream, peer)
     }
@@ -274,6 +280,7 @@ impl Peer {
             addresses: vec![address.ip()],
             canonical: None,
             timings: Timings::default(),
+            admitted: None,
         }
     }
 }

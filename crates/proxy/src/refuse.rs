@@ -5,6 +5,7 @@
 //! record: nothing of a rule or of a dialler's error text gets here.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use portcullis_policy::Reason;
 use portcullis_record::DecisionId;
@@ -14,8 +15,8 @@ use crate::target::{Asked, Target};
 
 /// The name under which the gateway speaks in `Proxy-Status` (RFC 9209) and `Via`.
 pub(crate) const GATEWAY: &str = "portcullis";
-/// What a client over a limit is told to wait, in seconds.
-const RETRY_AFTER_SECONDS: u32 = 1;
+/// The least that a client over a limit is told to wait.
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// How the body is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub(crate) struct Refusal<'a> {
     pub(crate) help: Option<&'a str>,
     /// The status with which the company's proxy refused (RFC 9209 section 2.1.5).
     pub(crate) received_status: Option<u16>,
+    /// What a client over a limit is told to wait, where more than [`MIN_RETRY_AFTER`].
+    pub(crate) retry_after: Duration,
 }
 
 impl<'a> Refusal<'a> {
@@ -67,6 +70,7 @@ impl<'a> Refusal<'a> {
             suggestion: None,
             help: None,
             received_status: None,
+            retry_after: MIN_RETRY_AFTER,
         }
     }
 
@@ -91,7 +95,9 @@ impl<'a> Refusal<'a> {
         let (code, id) = (self.reason.code(), self.id);
         let _ = write!(head, "; details=\"{code}; id={id}\"\r\n");
         if status == 429 {
-            let _ = write!(head, "retry-after: {RETRY_AFTER_SECONDS}\r\n");
+            let wait = self.retry_after.max(MIN_RETRY_AFTER);
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            let _ = write!(head, "retry-after: {seconds}\r\n");
         }
         let _ = write!(
             head,
@@ -205,6 +211,23 @@ mod tests {
             assert!(
                 !text.contains(" Refused\r\n"),
                 "a status without a phrase: {text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_limit_says_when_to_try_again_in_whole_seconds() {
+        for (wait, said) in [(0, 1), (250, 1), (1_000, 1), (1_001, 2), (60_000, 60)] {
+            let mut refusal = Refusal::new(Reason::RateLimited, id());
+            refusal.retry_after = Duration::from_millis(wait);
+            let text = String::from_utf8(refusal.response(Format::Text, true)).unwrap();
+            assert!(
+                text.starts_with("HTTP/1.1 429 Too Many Requests\r\n"),
+                "{text}"
+            );
+            assert!(
+                text.contains(&format!("\r\nretry-after: {said}\r\n")),
+                "{text}"
             );
         }
     }

@@ -9,7 +9,6 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::ProxyContext;
-use crate::limits::HEADER_TIMEOUT;
 use crate::note::{At, Via};
 use crate::socket;
 use crate::stop::Stop;
@@ -22,11 +21,13 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
     let via = Via::new(Protocol::Socks5, &client);
     let at = At::new(Layer::Tcp, via);
     let mut inbox = Vec::new();
-    let talk = timeout(HEADER_TIMEOUT, handshake(&mut client, &mut inbox));
+    let mut said = false;
+    let talking = handshake(&mut client, &mut inbox, &mut said);
+    let talk = timeout(ctx.handshake_timeout(), talking);
     let talked = tokio::select! {
         biased;
         () = stop.wait() => return None,
-        talked = talk => talked.unwrap_or(Talk::Gone),
+        talked = talk => talked.unwrap_or(Talk::Slow),
     };
     let request = match talked {
         Talk::Request(request) => *request,
@@ -45,7 +46,12 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
             socket::last_words(client, &socks5::METHOD_REFUSED).await;
             return None;
         }
-        Talk::Gone => return None,
+        Talk::Slow if said => {
+            let why = "the SOCKS handshake took too long";
+            ctx.note_malformed(at.detail(Some(why)), None);
+            return None;
+        }
+        Talk::Gone | Talk::Slow => return None,
     };
     let target = Target::new(ctx, request.destination, request.port);
     let ruling = match request.command {
@@ -68,7 +74,7 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
     let dialled = tokio::select! {
         biased;
         () = stop.wait() => return None,
-        dialled = ctx.dial(&ruling) => dialled,
+        dialled = ctx.dial(&ruling, None) => dialled,
     };
     let (upstream, peer) = match dialled {
         Ok(dialled) => dialled,
@@ -115,13 +121,15 @@ enum Talk {
     Request(Box<socks5::Request>),
     Malformed(Fault),
     NoMethod,
-    /// The client went away, or took too long.
+    /// The client went away.
     Gone,
+    /// It took too long.
+    Slow,
 }
 
 /// Reads greeting and request; what the client sent behind them stays in `inbox`.
-async fn handshake(client: &mut TcpStream, inbox: &mut Vec<u8>) -> Talk {
-    let greeting = match message(client, inbox, socks5::read_greeting).await {
+async fn handshake(client: &mut TcpStream, inbox: &mut Vec<u8>, said: &mut bool) -> Talk {
+    let greeting = match message(client, inbox, said, socks5::read_greeting).await {
         Ok(greeting) => greeting,
         Err(talk) => return talk,
     };
@@ -131,7 +139,7 @@ async fn handshake(client: &mut TcpStream, inbox: &mut Vec<u8>) -> Talk {
     if !socket::answer(client, &socks5::METHOD_NONE).await {
         return Talk::Gone;
     }
-    match message(client, inbox, socks5::read_request).await {
+    match message(client, inbox, said, socks5::read_request).await {
         Ok(request) => Talk::Request(Box::new(request)),
         Err(talk) => talk,
     }
@@ -141,6 +149,7 @@ async fn handshake(client: &mut TcpStream, inbox: &mut Vec<u8>) -> Talk {
 async fn message<T>(
     client: &TcpStream,
     inbox: &mut Vec<u8>,
+    said: &mut bool,
     read: fn(&[u8]) -> Step<T>,
 ) -> Result<T, Talk> {
     loop {
@@ -158,7 +167,7 @@ async fn message<T>(
         }
         match client.try_read_buf(inbox) {
             Ok(0) => return Err(Talk::Gone),
-            Ok(_) => {}
+            Ok(_) => *said = true,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(_) => return Err(Talk::Gone),
         }

@@ -349,12 +349,7 @@ impl Target {
         self.ask_for(ctx, shown, None)
     }
 
-    fn ask_for(
-        &self,
-        ctx: &ProxyContext,
-        shown: ShownRef<'_>,
-        asks: Option<Asks<'_>>,
-    ) -> Ruling {
+    fn ask_for(&self, ctx: &ProxyContext, shown: ShownRef<'_>, asks: Option<Asks<'_>>) -> Ruling {
         // A synthetic address that stands for nothing is refused here, whatever rules say about its
         // network: there is nothing that could be dialled, also where the policy only watches.
         let Some(how) = destination(self.borrowed(), shown) else {

@@ -27,9 +27,9 @@ async fn dial(
     port: u16,
 ) -> Result<(Stream, Peer, Absolute), DialError> {
     if port == HTTP_PORT {
-        return ctx.dial_http(ruling).await;
+        return ctx.dial_http(ruling, None).await;
     }
-    let (stream, peer) = ctx.dial(ruling).await?;
+    let (stream, peer) = ctx.dial(ruling, None).await?;
     Ok((stream, peer, None))
 }
 

@@ -110,7 +110,9 @@ impl Opened {
         mut relay: Relay,
         pending: Vec<u8>,
     ) -> Option<Tunnel> {
-        let mut peek = Peek::new(narrow::look(&self.target, &self.ruling), pending);
+        let look = narrow::look(&self.target, &self.ruling);
+        let mut peek = Peek::new(look, pending).within(ctx.handshake_timeout());
+        relay.set_meter(ctx.meter(&self.peer));
         let first = loop {
             tokio::select! {
                 biased;
@@ -200,11 +202,13 @@ impl Opened {
         if self.absolute.is_none() {
             return Some(relay);
         }
-        match ctx.dial(&self.ruling).await {
+        match ctx.dial(&self.ruling, self.peer.admitted.as_ref()).await {
             Ok((upstream, peer)) => {
                 self.peer = peer;
                 self.absolute = None;
-                Some(Relay::new(relay.into_sockets().0, upstream))
+                let mut relay = Relay::new(relay.into_sockets().0, upstream);
+                relay.set_meter(ctx.meter(&self.peer));
+                Some(relay)
             }
             Err(error) => {
                 let at = At::new(Layer::Tcp, self.via);
@@ -242,6 +246,11 @@ impl Opened {
             self.refuse_tls(relay, alert, CloseReason::Denied).await;
             return None;
         }
+        if let Err(error) = ctx.readmit(&mut self.peer, &ruling) {
+            ctx.note_failed(at, &self.target, &ruling, &error);
+            self.cut(relay, CloseReason::Limit);
+            return None;
+        }
         if let Some(name) = inspect::by_name(&ruling) {
             let pending = peek.into_pending();
             let shown = Shown {
@@ -273,7 +282,7 @@ impl Opened {
                 return None;
             }
             let (client, _) = relay.into_sockets();
-            match ctx.dial(&ruling).await {
+            match ctx.dial(&ruling, self.peer.admitted.as_ref()).await {
                 Ok((upstream, peer)) => {
                     relay = Relay::new(client, upstream);
                     self.peer = peer;
@@ -297,6 +306,7 @@ impl Opened {
         match &mut self.flow {
             // The record says by which name the flow was opened; another one is worth a line.
             Some(flow) => {
+                flow.admitted.clone_from(&self.peer.admitted);
                 ctx.goes_on(&flow.standing, &ruling, &self.peer);
                 flow.lease = ctx.hold(&self.target, &ruling).or(flow.lease.take());
                 let news = ruling.verdict == Verdict::Audit && ruling.reason != self.ruling.reason;
@@ -340,6 +350,7 @@ impl Opened {
         let flow = self.flow?;
         ctx.carries(&flow.standing, carries, &self.ruling);
         relay.push_up(peek.into_pending());
+        relay.set_meter(ctx.meter(&self.peer));
         Some(Tunnel { relay, flow })
     }
 
@@ -364,7 +375,10 @@ impl Opened {
         self.cut(relay, end);
     }
 
-    fn cut(self, relay: Relay, end: CloseReason) {
+    fn cut(mut self, relay: Relay, end: CloseReason) {
+        if let Some(flow) = &mut self.flow {
+            flow.detail = relay.limit().or(flow.detail);
+        }
         let (up, down) = relay.bytes();
         relay.reset();
         close(self.flow, up, down, end);

@@ -93,7 +93,7 @@ codes! {
         Denied = "denied",
         /// The policy changed and no longer allows the flow.
         PolicyChanged = "policy-changed",
-        /// A limit cut the flow.
+        /// A limit cut the flow; `detail` says which.
         Limit = "limit",
         /// The program's bytes were not what the protocol asks for.
         ClientProtocol = "client-protocol",

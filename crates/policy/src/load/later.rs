@@ -16,19 +16,6 @@ pub(super) const LIMITS: &str = "network.limits";
 /// The keys and values that nothing enforces yet, each with its section.
 #[rustfmt::skip]
 const NOT_ENFORCED: &[(&str, &str)] = &[
-    // limits
-    (RULE, "rate"),
-    (RULE, "connections"),
-    (RULE, "connections_per_second"),
-    (RULE, "total_bytes"),
-    (RULE, "idle_timeout"),
-    (LIMITS, "connections"),
-    (LIMITS, "connections_per_second"),
-    (LIMITS, "bytes_per_second"),
-    (LIMITS, "total_bytes"),
-    (LIMITS, "handshake_timeout"),
-    (LIMITS, "header_timeout"),
-    (LIMITS, "idle_timeout"),
     // narrower rules
     (RULE, UDP),
     (NETWORK, NO_LOCAL_BINDING),

@@ -1,8 +1,9 @@
 //! CONNECT: a tunnel to a name or an address.
 
-use portcullis_record::{CloseReason, Layer, Protocol};
+use portcullis_record::{Layer, Protocol};
 use portcullis_wire::http1::RequestHead;
 
+use super::forward::end_of;
 use super::{Next, Session, say};
 use crate::narrow;
 use crate::note::At;
@@ -29,7 +30,7 @@ impl Session<'_> {
         }
         // An upstream that was kept for plain requests has no business here any more.
         self.upstream = None;
-        match self.ctx.dial(&ruling).await {
+        match self.ctx.dial(&ruling, None).await {
             Ok((upstream, peer)) => {
                 let flow = Some(self.ctx.note_open(at, &target, &ruling, &peer));
                 let opened = Opened {
@@ -48,10 +49,8 @@ impl Session<'_> {
                 refusal.received_status = error.received_status;
                 let authority = authority(&target);
                 refusal.target = Some(&authority);
-                Next::Words(
-                    say(&refusal, Some((head, raw))),
-                    CloseReason::UpstreamClosed,
-                )
+                refusal.retry_after = self.ctx.retry_after(&ruling);
+                Next::Words(say(&refusal, Some((head, raw))), end_of(&error))
             }
         }
     }

@@ -20,6 +20,7 @@ use super::response::Asked;
 use super::{Door, Next, Session, path, say};
 use crate::context::Absolute;
 use crate::flows::Carries;
+use crate::meter::Meter;
 use crate::narrow;
 use crate::note::{At, Flow, Peer};
 use crate::refuse::{Refusal, authority};
@@ -32,7 +33,7 @@ const HTTP_PORT: u16 = 80;
 /// The upstream connection of a client's connection. It is never used for another client.
 pub(super) struct Upstream {
     pub(super) conn: UpstreamConn,
-    peer: Peer,
+    pub(super) peer: Peer,
     /// The name that it was dialled by.
     name: Option<Name>,
     /// What it was dialled for, where that was a request.
@@ -175,7 +176,12 @@ impl Session<'_> {
         loop {
             if !self.reuses(sending) {
                 self.upstream = None;
-                match self.ctx.dial_http(sending.ruling).await {
+                let around = self.around.as_ref();
+                let already = open
+                    .as_ref()
+                    .or(around)
+                    .and_then(|flow: &Flow| flow.admitted.as_ref());
+                match self.ctx.dial_http(sending.ruling, already).await {
                     Ok(dialled) => self.upstream = Some(Upstream::dialled(dialled, sending)),
                     Err(error) => return self.undialled(sending, &error, open),
                 }
@@ -183,6 +189,10 @@ impl Session<'_> {
             let Some(upstream) = &mut self.upstream else {
                 return Next::Reset;
             };
+            if let Err(error) = self.ctx.readmit(&mut upstream.peer, sending.ruling) {
+                return self.undialled(sending, &error, open);
+            }
+            let mut meter = self.ctx.meter(&upstream.peer);
             let mut flow = open.take().unwrap_or_else(|| {
                 self.ctx
                     .note_open(sending.at, sending.target, sending.ruling, &upstream.peer)
@@ -192,8 +202,9 @@ impl Session<'_> {
             upstream.peer.forget_timings();
             let explicit = matches!(self.door, Door::Proxy);
             let mut counts = Counts::default();
-            let exchange =
-                upstream.exchange(&mut self.client, sending, authority, explicit, &mut counts);
+            let told = (authority, explicit);
+            let metered = (&mut counts, meter.as_deref_mut());
+            let exchange = upstream.exchange(&mut self.client, sending, told, metered);
             let outcome = tokio::select! {
                 biased;
                 () = flow.standing.until_cut() => Outcome::Broken(CloseReason::PolicyChanged),
@@ -286,12 +297,14 @@ impl Session<'_> {
         let id = self
             .ctx
             .note_failed(sending.at, sending.target, sending.ruling, error);
+        let end = end_of(error);
         if let Some(flow) = flow {
-            flow.finish(CloseReason::UpstreamClosed);
+            flow.finish(end);
         }
         let mut refusal = Refusal::new(error.reason, id);
         refusal.received_status = error.received_status;
-        Next::Words(say_to(refusal, sending), CloseReason::UpstreamClosed)
+        refusal.retry_after = self.ctx.retry_after(sending.ruling);
+        Next::Words(say_to(refusal, sending), end)
     }
 
     /// Whether the request may go on the connection that stands.
@@ -335,9 +348,8 @@ impl Upstream {
         &mut self,
         client: &mut Conn,
         sending: &Sending<'_>,
-        authority: &str,
-        explicit: bool,
-        counts: &mut Counts,
+        (authority, explicit): (&str, bool),
+        (counts, meter): (&mut Counts, Option<&mut Meter>),
     ) -> Outcome {
         let head = sending.head;
         let websocket = wants_websocket(head);
@@ -360,7 +372,17 @@ impl Upstream {
             keep_alive: head.keep_alive && head.minor_version == 1,
             by_proxy: self.absolute.is_some(),
         };
-        exchange.run(client, &mut self.conn, counts, None).await
+        exchange.run(client, &mut self.conn, counts, meter).await
+    }
+}
+
+/// How the flow ends that a connection could not be opened for.
+pub(super) fn end_of(error: &DialError) -> CloseReason {
+    match error.reason {
+        Reason::RateLimited | Reason::TooManyConnections | Reason::TotalBytesUsed => {
+            CloseReason::Limit
+        }
+        _ => CloseReason::UpstreamClosed,
     }
 }
 

@@ -13,6 +13,7 @@ mod response;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use portcullis_dial::Stream;
 use portcullis_names::Name;
@@ -28,7 +29,7 @@ use self::forward::Upstream;
 use crate::ProxyContext;
 use crate::context::Absolute;
 use crate::flows::until_cut;
-use crate::limits::{HEAD_BUFFER_BYTES, HEADER_TIMEOUT, KEEP_ALIVE_TIMEOUT};
+use crate::limits::HEAD_BUFFER_BYTES;
 use crate::note::{At, Flow, Peer, Via};
 use crate::refuse::{Format, Refusal};
 use crate::relay::Relay;
@@ -181,10 +182,15 @@ impl Session<'_> {
                 None
             }
             Next::Switched(flow) => {
-                let upstream = self.upstream?.conn;
+                let Upstream {
+                    conn: upstream,
+                    peer,
+                    ..
+                } = self.upstream?;
                 let mut relay = Relay::new(self.client.stream, upstream.stream);
                 relay.push_up(self.client.inbox);
                 relay.push_down(upstream.inbox);
+                relay.set_meter(self.ctx.meter(&peer));
                 Some(Tunnel::new(relay, flow))
             }
             Next::Connected(connected) => {
@@ -209,7 +215,16 @@ impl Session<'_> {
     async fn requests(&mut self) -> Next {
         let mut first = self.client.inbox.is_empty();
         loop {
-            let (head, raw) = match self.client.head(first).await {
+            let head = self.ctx.header_timeout();
+            let patience = Patience {
+                silence: if first {
+                    head
+                } else {
+                    self.ctx.keep_alive_timeout()
+                },
+                head,
+            };
+            let (head, raw) = match self.client.head(patience).await {
                 Ok(Some(read)) => read,
                 Ok(None) => return Next::Close,
                 Err(why) => return self.malformed(None, why, None),
@@ -353,28 +368,35 @@ fn path(head: &RequestHead) -> Option<&str> {
     }
 }
 
+/// How long a client may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    /// Until it says something.
+    silence: Duration,
+    /// From then on, until its request's head is there.
+    head: Duration,
+}
+
 impl Conn {
     /// The next head and its bytes; `None` when the client is done, or silent for too long.
     ///
     /// # Errors
     /// What is wrong with the head, a few words.
-    async fn head(&mut self, first: bool) -> Result<Option<(RequestHead, Vec<u8>)>, &'static str> {
-        let patience = if first {
-            HEADER_TIMEOUT
-        } else {
-            KEEP_ALIVE_TIMEOUT
-        };
+    async fn head(
+        &mut self,
+        patience: Patience,
+    ) -> Result<Option<(RequestHead, Vec<u8>)>, &'static str> {
         if self.inbox.is_empty() {
             self.inbox = Vec::new(); // an idle connection holds no buffer
-            match timeout(patience, self.stream.readable()).await {
+            match timeout(patience.silence, self.stream.readable()).await {
                 Ok(Ok(())) => {}
                 _ => return Ok(None),
             }
         }
-        match timeout(HEADER_TIMEOUT, self.rest_of_head()).await {
+        match timeout(patience.head, self.rest_of_head()).await {
             Ok(read) => read,
             Err(_) if self.inbox.is_empty() => Ok(None),
-            Err(_) => Err("the request head took longer than 10 s"),
+            Err(_) => Err("the request head took too long"),
         }
     }
 

@@ -80,8 +80,9 @@ pub(crate) async fn inspect(
     let (client, upstream) = relay.into_sockets();
     let client = Arc::new(client);
     let activity = Activity::new();
-    let program = Client::new(client.clone(), pending, activity.clone());
-    let ended = {
+    let meter = ctx.meter(&opened.peer);
+    let program = Client::new(client.clone(), pending, activity.clone()).metered(meter);
+    let mut ended = {
         let inspection = Inspection {
             ctx,
             inspector,
@@ -95,6 +96,9 @@ pub(crate) async fn inspect(
             ended = inspection.run(&mut opened, ruling, (program, upstream)) => ended,
         }
     };
+    if let Some(cut) = activity.cut() {
+        (ended.end, ended.detail) = (cut.end, Some(cut.detail));
+    }
     if let Some(why) = ended.malformed {
         let at = At::new(Layer::Http, opened.via).shown(Some(name.as_str()));
         ctx.note_malformed(at.detail(Some(why)), Some(&opened.target));
@@ -193,7 +197,8 @@ impl Inspection<'_> {
     ) -> Result<Secured, DialError> {
         if opened.must_redial(ruling) {
             drop(stream);
-            (stream, opened.peer) = self.ctx.dial(ruling).await?;
+            let already = opened.peer.admitted.clone();
+            (stream, opened.peer) = self.ctx.dial(ruling, already.as_ref()).await?;
             opened.absolute = None;
         }
         socket::prepare(stream.tcp());

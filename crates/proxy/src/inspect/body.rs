@@ -18,7 +18,7 @@ pub(super) struct Open {
     down: AtomicU64,
     /// The program's body broke off, or ended in the middle.
     program_failed: std::sync::atomic::AtomicBool,
-    _busy: Busy,
+    busy: Busy,
 }
 
 /// A request is being served.
@@ -44,7 +44,7 @@ impl Open {
             up: AtomicU64::new(0),
             down: AtomicU64::new(0),
             program_failed: false.into(),
-            _busy: busy,
+            busy,
         })
     }
 
@@ -65,10 +65,12 @@ impl Open {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         if let Some(mut flow) = flow {
+            let limit = self.busy.0.cut().filter(|_| end != CloseReason::Finished);
             let end = match flow.standing.is_cut() {
                 true => CloseReason::PolicyChanged,
-                false => end,
+                false => limit.map_or(end, |cut| cut.end),
             };
+            let detail = limit.map(|cut| cut.detail).or(detail);
             flow.up = self.up.load(Ordering::Relaxed);
             flow.down = self.down.load(Ordering::Relaxed);
             flow.detail = detail;

@@ -290,7 +290,11 @@ impl Session<'_> {
 
     /// Dials and proves again, by the permit of the very request.
     async fn dial(&self, ruling: &Ruling) -> Result<(Sender, Peer), DialError> {
-        let (stream, peer) = self.ctx.dial(ruling).await?;
+        let already = {
+            let upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
+            upstream.peer.admitted.clone()
+        };
+        let (stream, peer) = self.ctx.dial(ruling, already.as_ref()).await?;
         crate::socket::prepare(stream.tcp());
         let (secured, alpn) = self
             .inspector

@@ -4,8 +4,8 @@
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+
+use crate::meter::{Cut, MAX_CHUNK_BYTES, Meter, Way};
 
 /// What happens on one connection, seen by several parts of its task.
 #[derive(Debug)]
@@ -28,6 +30,8 @@ pub(super) struct Activity {
     idle_since: AtomicU64,
     /// When bytes came that are not a request yet, in milliseconds since the start, and one more.
     head_since: AtomicU64,
+    /// The limit that ended the connection.
+    cut: OnceLock<Cut>,
 }
 
 impl Activity {
@@ -40,6 +44,7 @@ impl Activity {
             requests: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
+            cut: OnceLock::new(),
         })
     }
 
@@ -49,6 +54,11 @@ impl Activity {
             self.up.load(Ordering::Relaxed),
             self.down.load(Ordering::Relaxed),
         )
+    }
+
+    /// The limit that ended the connection, if one did.
+    pub(super) fn cut(&self) -> Option<Cut> {
+        self.cut.get().copied()
     }
 
     /// A request begins.
@@ -109,6 +119,8 @@ pub(super) struct Client {
     prefix: Vec<u8>,
     at: usize,
     activity: Arc<Activity>,
+    /// Who gives leave for what passes here, TLS and all, where limits concern it.
+    meter: Option<Box<Meter>>,
 }
 
 impl Client {
@@ -118,7 +130,68 @@ impl Client {
             prefix,
             at: 0,
             activity,
+            meter: None,
         }
+    }
+
+    /// Has every byte ask for leave.
+    pub(super) fn metered(self, meter: Option<Box<Meter>>) -> Client {
+        Client { meter, ..self }
+    }
+
+    /// How many of so many bytes may pass now.
+    fn poll_leave(
+        &mut self,
+        cx: &mut Context<'_>,
+        way: Way,
+        want: usize,
+    ) -> Poll<io::Result<usize>> {
+        let Some(meter) = self.meter.as_deref_mut().filter(|meter| meter.counts()) else {
+            return Poll::Ready(Ok(want));
+        };
+        let leave = ready!(meter.poll_leave(cx, way, want));
+        Poll::Ready(leave.map_err(|_| self.over()))
+    }
+
+    fn passed(&mut self, way: Way, bytes: usize) {
+        if let Some(meter) = self.meter.as_deref_mut().filter(|meter| meter.counts()) {
+            meter.passed(way, bytes);
+        }
+    }
+
+    /// Nothing is there to be read: perhaps for too long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let (up, down) = self.activity.bytes();
+        let Some(meter) = &mut self.meter else {
+            return Poll::Pending;
+        };
+        let _ = ready!(meter.poll_idle(cx, up + down));
+        Poll::Ready(Err(self.over()))
+    }
+
+    fn over(&self) -> io::Error {
+        if let Some(cut) = self.meter.as_ref().and_then(|meter| meter.cut()) {
+            let _ = self.activity.cut.set(cut);
+        }
+        io::Error::other("a limit ended the connection")
+    }
+
+    /// What was read and not yet passed on.
+    fn poll_held(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let left = self.prefix.len() - self.at;
+        let taken = ready!(self.poll_leave(cx, Way::Up, left))?.min(buffer.remaining());
+        buffer.put_slice(&self.prefix[self.at..self.at + taken]);
+        self.passed(Way::Up, taken);
+        self.at += taken;
+        if self.at == self.prefix.len() {
+            (self.prefix, self.at) = (Vec::new(), 0);
+        }
+        self.activity.came(taken);
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -129,19 +202,25 @@ impl AsyncRead for Client {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let client = self.get_mut();
-        let left = &client.prefix[client.at..];
-        if !left.is_empty() {
-            let taken = left.len().min(buffer.remaining());
-            buffer.put_slice(&left[..taken]);
-            client.at += taken;
-            if client.at == client.prefix.len() {
-                (client.prefix, client.at) = (Vec::new(), 0);
-            }
-            client.activity.came(taken);
-            return Poll::Ready(Ok(()));
-        }
         loop {
-            ready!(client.stream.poll_read_ready(cx))?;
+            if client.at < client.prefix.len() {
+                return client.poll_held(cx, buffer);
+            }
+            match client.stream.poll_read_ready(cx) {
+                Poll::Pending => return client.poll_idle(cx),
+                Poll::Ready(ready) => ready?,
+            }
+            if client.meter.as_ref().is_some_and(|meter| meter.counts()) {
+                // Held here until it has leave.
+                client.prefix.reserve_exact(MAX_CHUNK_BYTES);
+                match client.stream.try_read_buf(&mut client.prefix) {
+                    Ok(0) => return Poll::Ready(Ok(())),
+                    Ok(_) => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+                continue;
+            }
             match client.stream.try_read(buffer.initialize_unfilled()) {
                 Ok(read) => {
                     buffer.advance(read);
@@ -164,8 +243,10 @@ impl AsyncWrite for Client {
         let client = self.get_mut();
         loop {
             ready!(client.stream.poll_write_ready(cx))?;
-            match client.stream.try_write(bytes) {
+            let may = ready!(client.poll_leave(cx, Way::Down, bytes.len()))?;
+            match client.stream.try_write(&bytes[..may]) {
                 Ok(written) => {
+                    client.passed(Way::Down, written);
                     client
                         .activity
                         .down

@@ -88,13 +88,21 @@ impl Bucket {
     /// # Errors
     /// How long it is until there is one.
     pub(crate) fn take_one(&mut self, now: Instant) -> Result<(), Duration> {
-        self.fill(now);
-        if self.level >= 1 {
+        let wait = self.time_to_one(now);
+        if wait.is_zero() {
             self.level -= 1;
             return Ok(());
         }
-        let missing = self.level.unsigned_abs().saturating_add(1);
-        Err(self.time_for(missing))
+        Err(wait)
+    }
+
+    /// How long it is until there is one.
+    pub(crate) fn time_to_one(&mut self, now: Instant) -> Duration {
+        self.fill(now);
+        match u64::try_from(1 - self.level) {
+            Err(_) | Ok(0) => Duration::ZERO,
+            Ok(missing) => self.time_for(missing),
+        }
     }
 
     /// Promises `amount`: it is there when [`Bucket::wait`] says so.

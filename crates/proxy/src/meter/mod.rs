@@ -10,6 +10,7 @@
 //! opens: leave is asked for before the first byte.
 
 mod bucket;
+mod limiter;
 mod share;
 #[cfg(test)]
 mod tests;
@@ -24,8 +25,10 @@ use std::time::Duration;
 use portcullis_record::CloseReason;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+pub(crate) use self::limiter::{Admitted, Limiter};
 use self::share::Turn;
-pub(crate) use self::share::{Caps, Cut, Of, Open, Refused, Share};
+use self::share::{Caps, Share};
+pub(crate) use self::share::{Cut, Open, Refused};
 
 /// The longest that a flow waits without looking: the rate may have changed, and flows in front of
 /// it may have gone.
@@ -34,7 +37,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub(crate) const MAX_CHUNK_BYTES: usize = 16 * 1024;
 
 /// The shares that concern a flow: the sandbox's and the rule's.
-pub(crate) type Shares = [Option<Arc<Share>>; 2];
+type Shares = [Option<Arc<Share>>; 2];
 
 /// A direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +54,10 @@ pub(crate) struct Meter {
     common: Common,
     lanes: [Lane; 2],
     idle: Option<Idle>,
+    /// Whether bytes need leave; where only the idle time is limited they do not.
+    counts: bool,
+    /// Bytes that had passed when the idle time was looked at.
+    seen: u64,
     /// What ended the flow.
     cut: Option<Cut>,
 }
@@ -108,6 +115,7 @@ impl Meter {
         if !caps.iter().any(Caps::concerns_bytes) {
             return None;
         }
+        let counts = caps.iter().any(Caps::counts_bytes);
         let start = Instant::now();
         // Both hold, so the shorter one does.
         let after = caps.iter().filter_map(|caps| caps.idle_timeout).min();
@@ -125,12 +133,15 @@ impl Meter {
             common,
             lanes: Default::default(),
             idle,
+            counts,
+            seen: 0,
             cut: None,
         }))
     }
 
     /// A meter of the same shares with turns of its own: for a stream among others on one
     /// connection, or for datagrams.
+    #[allow(dead_code)] // for inspected streams and datagrams
     pub(crate) fn another(&self) -> Option<Box<Meter>> {
         Meter::new(self.common.shares.clone())
     }
@@ -162,7 +173,11 @@ impl Meter {
     pub(crate) fn passed(&mut self, way: Way, bytes: usize) {
         let leave = &mut self.lanes[way as usize].leave;
         *leave = leave.saturating_sub(bytes);
-        self.common.moved(Instant::now());
+    }
+
+    /// Whether bytes need leave to pass.
+    pub(crate) fn counts(&self) -> bool {
+        self.counts
     }
 
     /// Which limit ended the flow, if one did.
@@ -196,9 +211,18 @@ impl Meter {
         )
     }
 
-    /// Ready when nothing passed for too long.
-    pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        let Meter { common, idle, .. } = self;
+    /// Ready when nothing passed for too long; `passed` are the bytes that have so far.
+    pub(crate) fn poll_idle(&mut self, cx: &mut Context<'_>, passed: u64) -> Poll<CloseReason> {
+        let Meter {
+            common, idle, seen, ..
+        } = self;
+        if idle.is_none() {
+            return Poll::Pending;
+        }
+        if *seen != passed {
+            *seen = passed;
+            common.moved(Instant::now());
+        }
         let cut = ready!(Watch { common, idle }.poll(cx));
         self.cut = Some(cut);
         Poll::Ready(cut.end)
@@ -281,6 +305,7 @@ impl Tap<'_> {
     ///
     /// # Errors
     /// The limit that ends the flow.
+    #[allow(dead_code)] // for inspected bodies and datagrams
     pub(crate) async fn take(&mut self, want: usize) -> Result<(), Cut> {
         let mut left = want;
         while left > 0 {

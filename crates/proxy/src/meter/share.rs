@@ -9,8 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use portcullis_dial::DialError;
 use portcullis_policy::Reason;
-use portcullis_record::CloseReason;
+use portcullis_record::{CloseReason, Timings};
 use tokio::time::Instant;
 
 use super::bucket::{Bucket, Place};
@@ -58,6 +59,28 @@ pub(crate) struct Refused {
     pub(crate) detail: &'static str,
 }
 
+impl Refused {
+    /// The sandbox has as many connections as it may.
+    pub(crate) const TOO_MANY: Refused = Refused {
+        reason: Reason::TooManyConnections,
+        retry_after: FULL_RETRY,
+        detail: "connections of the sandbox",
+    };
+}
+
+/// What was permitted and is refused all the same is for whoever dials a failure like others.
+impl From<Refused> for DialError {
+    fn from(refused: Refused) -> DialError {
+        DialError {
+            reason: refused.reason,
+            detail: refused.detail.to_owned(),
+            addresses: Vec::new(),
+            timings: Timings::default(),
+            received_status: None,
+        }
+    }
+}
+
 /// What ends a flow that stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cut {
@@ -102,9 +125,14 @@ impl Caps {
         *self == Caps::default()
     }
 
+    /// Whether the bytes of a flow need leave.
+    pub(crate) fn counts_bytes(&self) -> bool {
+        self.bytes_per_second.is_some() || self.total_bytes.is_some()
+    }
+
     /// Whether the bytes of a flow have to be counted or timed.
     pub(crate) fn concerns_bytes(&self) -> bool {
-        self.bytes_per_second.is_some() || self.total_bytes.is_some() || self.idle_timeout.is_some()
+        self.counts_bytes() || self.idle_timeout.is_some()
     }
 }
 
@@ -163,6 +191,18 @@ impl Share {
         }
         self.open.fetch_add(1, Ordering::AcqRel);
         Ok(Open(self.clone()))
+    }
+
+    /// When a connection that was refused may be tried again.
+    pub(crate) fn retry_after(&self) -> Duration {
+        let mut state = self.state();
+        if state.left() == Some(0) {
+            return USED_UP_RETRY;
+        }
+        let arrivals = state.arrivals.as_mut();
+        arrivals.map_or(FULL_RETRY, |arrivals| {
+            arrivals.time_to_one(Instant::now()).max(FULL_RETRY)
+        })
     }
 
     fn refused(&self, reason: Reason, retry_after: Duration) -> Refused {

@@ -5,6 +5,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::share::Of;
 use super::*;
 
 const KB: u64 = 1_000;
@@ -312,15 +313,14 @@ async fn silence_ends_a_flow_and_waiting_for_leave_is_none() {
         assert_eq!(start.elapsed().as_secs(), 100);
     }
     let start = Instant::now();
-    for _ in 0..5 {
-        let idle = timeout(Duration::from_secs(9), poll_fn(|cx| meter.poll_idle(cx)));
-        assert!(idle.await.is_err());
-        meter.passed(Way::Down, 0);
+    for passed in 1..=5 {
+        let idle = poll_fn(|cx| meter.poll_idle(cx, passed));
+        assert!(timeout(Duration::from_secs(9), idle).await.is_err());
     }
-    let cut = poll_fn(|cx| meter.poll_idle(cx)).await;
+    let cut = poll_fn(|cx| meter.poll_idle(cx, 5)).await;
     assert_eq!(cut, CloseReason::IdleTimeout);
     let took = start.elapsed().as_secs();
-    assert!((54..=56).contains(&took), "{took}");
+    assert_eq!(took, 4 * 9 + 10);
 }
 
 #[tokio::test(start_paused = true)]

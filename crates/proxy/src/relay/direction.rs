@@ -68,7 +68,8 @@ pub(super) type Leave<'m> = Option<(&'m mut Meter, Way)>;
 
 /// The leave of one direction of a flow.
 pub(super) fn leave(meter: &mut Option<Box<Meter>>, way: Way) -> Leave<'_> {
-    Some((meter.as_deref_mut()?, way))
+    let meter = meter.as_deref_mut().filter(|meter| meter.counts())?;
+    Some((meter, way))
 }
 
 /// One direction.

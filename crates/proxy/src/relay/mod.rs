@@ -104,7 +104,6 @@ impl Relay {
     }
 
     /// Has every byte from now on ask for leave.
-    #[allow(dead_code)] // nothing sets limits yet
     pub(crate) fn set_meter(&mut self, meter: Option<Box<Meter>>) {
         self.meter = meter;
     }
@@ -159,11 +158,17 @@ impl Relay {
         cx: &mut Context<'_>,
         pending: &mut Vec<u8>,
     ) -> Poll<Result<usize, CloseReason>> {
-        if let Some(meter) = &mut self.meter
-            && let Poll::Ready(end) = meter.poll_idle(cx)
-        {
-            return Poll::Ready(Err(end));
+        match self.poll_first(cx, pending) {
+            Poll::Pending => self.poll_idle(cx).map(Err),
+            read => read,
         }
+    }
+
+    fn poll_first(
+        &mut self,
+        cx: &mut Context<'_>,
+        pending: &mut Vec<u8>,
+    ) -> Poll<Result<usize, CloseReason>> {
         SCRATCH.with_borrow_mut(|scratch| {
             if !self.down.done {
                 let (from, to) = (&mut self.upstream, &mut self.client);
@@ -222,11 +227,22 @@ impl Relay {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
-        if let Some(meter) = &mut self.meter
-            && let Poll::Ready(end) = meter.poll_idle(cx)
-        {
-            return Poll::Ready(end);
+        match self.poll_both(cx) {
+            Poll::Pending => self.poll_idle(cx),
+            end => end,
         }
+    }
+
+    /// Ready when nothing passed for as long as a limit allows.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let passed = self.up.bytes + self.down.bytes;
+        match &mut self.meter {
+            Some(meter) => meter.poll_idle(cx, passed),
+            None => Poll::Pending,
+        }
+    }
+
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
         SCRATCH.with_borrow_mut(|scratch| {
             if !self.up.done {
                 let (from, to) = (&mut self.client, &mut self.upstream);

@@ -10,6 +10,7 @@ mod forward;
 mod framing;
 mod hello;
 mod inspect;
+mod limits;
 mod live;
 mod narrow;
 mod relay;

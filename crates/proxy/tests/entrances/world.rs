@@ -90,7 +90,15 @@ impl World {
     }
 
     async fn of(mode: Mode, connections: usize, more: &str, grace: Duration) -> World {
-        let text = format!("{POLICY}{more}");
+        World::under(format!("{POLICY}{more}"), mode, connections, grace).await
+    }
+
+    /// A world with a policy of its own.
+    pub async fn by(policy: &str) -> World {
+        World::under(policy.to_owned(), Mode::Enforce, 64, LEASE_GRACE).await
+    }
+
+    async fn under(text: String, mode: Mode, connections: usize, grace: Duration) -> World {
         let policy: PolicyHandle = Arc::new(ArcSwap::from_pointee(load(text).with_mode(mode)));
         let (recorder, memory) = Recorder::to_memory("test");
         let clock = Clock::system();
@@ -113,7 +121,10 @@ impl World {
             doors.socks5.local_addr().unwrap(),
         ];
         let inspector = Inspector::new(&policy.load()).unwrap().map(Arc::new);
-        let inspection_ca = inspector.as_ref().unwrap().ca_pem();
+        let inspection_ca = inspector
+            .as_ref()
+            .map(|own| own.ca_pem())
+            .unwrap_or_default();
         let ctx = ProxyContext::new(policy.clone(), dialer, leases.clone(), recorder.clone())
             .with_inspector(inspector)
             .with_listeners(listeners)
@@ -150,6 +161,7 @@ impl World {
         let policy = load(text.to_owned());
         self.policy.store(Arc::new(policy.clone()));
         self.leases.follow(&policy).unwrap();
+        self.ctx.follow_limits(&policy);
         self.ctx.recheck(&policy)
     }
 
@@ -181,6 +193,11 @@ impl World {
             Ok(mut stream) => assert_eq!(stream.hear_all().await, (vec![], End::Reset), "{to}"),
             Err(error) => assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{to}"),
         }
+    }
+
+    /// Connects from inside the sandbox, where that is not reset at once.
+    pub async fn knock(&self, to: &str) -> Option<TcpStream> {
+        self.try_connect(to).await.ok()
     }
 
     async fn try_connect(&self, to: &str) -> io::Result<TcpStream> {
