@@ -61,12 +61,12 @@ impl fmt::Display for Explanation {
 }
 
 /// The parts of an explanation that a decision supplies.
-struct Finding {
-    verdict: Verdict,
-    reason: Reason,
-    rule: Option<RuleId>,
-    suggestion: Option<String>,
-    sentences: Vec<String>,
+pub(crate) struct Finding {
+    pub verdict: Verdict,
+    pub reason: Reason,
+    pub rule: Option<RuleId>,
+    pub suggestion: Option<String>,
+    pub sentences: Vec<String>,
 }
 
 impl Policy {
@@ -86,6 +86,11 @@ impl Policy {
                 transport,
             } => self.explain_net(*net, (*transport, ports)),
         };
+        self.explanation(found, target.to_string())
+    }
+
+    /// A finding in words.
+    pub(crate) fn explanation(&self, found: Finding, target: String) -> Explanation {
         let info = found.rule.map(|id| self.rule(id));
         let mut sentences = vec![found.reason.sentence().to_owned()];
         sentences.extend(info.map(|info| {
@@ -100,7 +105,7 @@ impl Policy {
         Explanation {
             verdict: found.verdict,
             reason: found.reason,
-            target: target.to_string(),
+            target,
             rule: info.map(|info| info.text.to_owned()),
             source: info.map(|info| info.source.to_string()),
             sentences,
@@ -250,7 +255,7 @@ fn class_sentence(address: IpAddr) -> String {
     format!("{address} is {}.", classify(address).describe())
 }
 
-fn finding(decision: &Decision<'_>) -> Finding {
+pub(crate) fn finding(decision: &Decision<'_>) -> Finding {
     Finding {
         verdict: decision.verdict,
         reason: decision.reason,

@@ -14,6 +14,7 @@ mod decision;
 mod diagnostic;
 mod dns_settings;
 mod explain;
+mod explain_url;
 mod flow;
 mod http;
 mod info;

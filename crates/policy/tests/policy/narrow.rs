@@ -404,3 +404,57 @@ fn amounts_and_times_are_read_with_their_units() {
     }
     assert_eq!(domains("").settings().limits.idle_timeout, None::<Duration>);
 }
+
+#[test]
+fn a_request_is_explained_as_it_would_be_decided() {
+    let policy = domains(
+        r#""a.example:80" = { verdict = "allow", methods = ["GET"], paths = ["/x/**"] }
+"b.example" = "allow""#,
+    );
+    for (asked, first, says) in [
+        (
+            "http://a.example/x/1?q=secret",
+            "allow GET http://a.example:80/x/1 (allowed)",
+            "`a.example:80` (p.toml:3) allows it",
+        ),
+        (
+            "POST http://a.example/x/1",
+            "deny POST http://a.example:80/x/1 (method-not-allowed)",
+            "methods = [\"GET\", \"HEAD\", \"POST\"]",
+        ),
+        (
+            "GET http://a.example/y",
+            "deny GET http://a.example:80/y (path-not-allowed)",
+            "paths = [\"/x/**\", \"/y\"]",
+        ),
+        (
+            "https://b.example/any",
+            "allow GET https://b.example:443/any (allowed)",
+            "does not inspect HTTPS",
+        ),
+        (
+            "https://c.example",
+            "deny GET https://c.example:443/ (not-in-allowlist)",
+            "\"c.example\" = \"allow\"",
+        ),
+        (
+            "http://b.example:8080/",
+            "deny GET http://b.example:8080/ (port-not-allowed)",
+            "\"b.example:8080\" = \"allow\"",
+        ),
+    ] {
+        let text = policy.explain_url(asked).unwrap().unwrap().to_string();
+        assert!(text.starts_with(first), "{asked}: {text}");
+        assert!(text.contains(says), "{asked}: {text}");
+        assert!(!text.contains("secret"), "{text}");
+    }
+    assert!(policy.explain_url("a.example:80").is_none());
+    for wrong in [
+        "ftp://a.example/",
+        "http://u@a.example/",
+        "http:///x",
+        "GET http://a b/",
+    ] {
+        assert!(policy.explain_url(wrong).unwrap().is_err(), "{wrong}");
+    }
+}

@@ -1,0 +1,94 @@
+//! The policy's verdict for one request, written as people write it: `URL` or `METHOD URL`.
+
+use portcullis_names::Host;
+
+use crate::explain::{Explanation, finding};
+use crate::policy::Policy;
+use crate::reason::Reason;
+use crate::request::{Destination, Request};
+
+/// What a URL without a method means.
+const GET: &str = "GET";
+
+/// A request, taken apart.
+struct Asked<'t> {
+    method: &'t str,
+    tls: bool,
+    host: Host,
+    port: u16,
+    path: &'t str,
+}
+
+impl Policy {
+    /// Explains what happens to a request; the query is not looked at. `None` if the text has no URL in
+    /// it: then it may be a target.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, a few words.
+    pub fn explain_url(&self, text: &str) -> Option<Result<Explanation, &'static str>> {
+        let (method, url) = match text.split_once(' ') {
+            Some((method, url)) => (method, url.trim_start()),
+            None => (GET, text),
+        };
+        let (scheme, rest) = url.split_once("://")?;
+        Some(read(method, scheme, rest).map(|asked| self.explain_request(&asked)))
+    }
+
+    fn explain_request(&self, asked: &Asked<'_>) -> Explanation {
+        let how = match &asked.host {
+            Host::Name(name) => Destination::Asked(name.as_ref()),
+            Host::Address(address) => Destination::Address(*address),
+        };
+        let port = asked.port;
+        let connect = Request::Connect { how, port };
+        let permit = self.decide(&connect).connect_permit();
+        let terms = permit.as_ref().and_then(|permit| permit.terms().cloned());
+        let inspected = terms.as_ref().is_some_and(|terms| terms.inspect);
+        let narrow = terms.is_some_and(|terms| terms.only_http());
+        let http = |method, path| Request::Http {
+            how,
+            port,
+            method,
+            path,
+        };
+        let request = match asked.tls && !inspected {
+            // all that is seen of it
+            true if narrow => http("CONNECT", "*"),
+            true => connect,
+            false => http(asked.method, asked.path),
+        };
+        let mut found = finding(&self.decide(&request));
+        found.suggestion = self.suggestion(&request);
+        if found.reason == Reason::Allowed && asked.tls && !inspected {
+            let text = "Method and path are not looked at: the rule does not inspect HTTPS.";
+            found.sentences.push(text.to_owned());
+        }
+        let scheme = if asked.tls { "https" } else { "http" };
+        let (method, host, path) = (asked.method, &asked.host, asked.path);
+        let target = format!("{method} {scheme}://{host}:{port}{path}");
+        self.explanation(found, target)
+    }
+}
+
+fn read<'t>(method: &'t str, scheme: &str, rest: &'t str) -> Result<Asked<'t>, &'static str> {
+    let tls = match scheme {
+        "http" => false,
+        "https" => true,
+        _ => return Err("a request's URL begins with http:// or https://"),
+    };
+    let split = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(split);
+    if authority.contains('@') {
+        return Err("the URL has a user name in it");
+    }
+    let (host, port) =
+        Host::with_port(authority.as_bytes()).map_err(|_| "the URL has no valid host")?;
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    Ok(Asked {
+        method,
+        tls,
+        host,
+        port: port.unwrap_or(if tls { 443 } else { 80 }),
+        path: if path.is_empty() { "/" } else { path },
+    })
+}
