@@ -339,6 +339,8 @@ impl Dialer {
                     // A loop is the operator's mistake and has its own name.
                     Reason::GatewayLoop => Reason::GatewayLoop,
                     Reason::ConnectionTimeout => Reason::UpstreamProxyTimeout,
+                    // Between the handshake and our first look at the socket.
+                    Reason::ConnectionReset => Reason::UpstreamProxyClosed,
                     _ => Reason::UpstreamProxyFailed,
                 };
                 return Err(Refused::Down(error));
