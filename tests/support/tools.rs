@@ -15,7 +15,7 @@ const FOLDERS: [&str; 6] = [
 ];
 
 /// Programs whose Debian package has another name.
-const PACKAGES: [(&str, &str); 29] = [
+const PACKAGES: &[(&str, &str)] = &[
     ("dig", "bind9-dnsutils"),
     ("nslookup", "bind9-dnsutils"),
     ("nc", "netcat-openbsd"),
@@ -44,6 +44,10 @@ const PACKAGES: [(&str, &str); 29] = [
     ("klist", "krb5-user"),
     ("apache2", "apache2-bin"),
     ("musl-gcc", "musl-tools"),
+    ("nginx", "nginx-light"),
+    ("nghttp", "nghttp2-client"),
+    ("h2load", "nghttp2-client"),
+    ("keytool", "default-jdk-headless"),
     ("go", "golang-go"),
 ];
 

@@ -130,7 +130,22 @@ pub const PACKAGES: &[Package] = &[
         "musl-gcc",
         "a static program with musl's stub resolver",
     ),
-    slow("default-jdk-headless", "javac", "InetAddress, HttpClient"),
+    needs("nginx-light", "nginx", "an upstream that speaks HTTP/2"),
+    needs(
+        "nghttp2-client",
+        "nghttp",
+        "HTTP/2, stream by stream; h2load",
+    ),
+    package("python3-grpcio", "gRPC through inspection, both ends"),
+    package(
+        "python3-requests",
+        "requests, with a list of authorities of its own",
+    ),
+    slow(
+        "default-jdk-headless",
+        "javac",
+        "InetAddress, HttpClient, trust stores",
+    ),
     slow("golang-go", "go", "Go's own resolver, without libc"),
     slow(
         "qemu-system-x86",

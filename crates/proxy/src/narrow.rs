@@ -9,7 +9,7 @@
 
 use std::borrow::Cow;
 
-use portcullis_policy::{PathError, Reason, RuleTerms, Verdict, canonical_path};
+use portcullis_policy::{ConnectPermit, PathError, Reason, RuleTerms, Verdict, canonical_path};
 use portcullis_record::Layer;
 
 use crate::ProxyContext;
@@ -58,12 +58,14 @@ pub(crate) fn look(target: &Target, ruling: &Ruling) -> Look {
 /// Whether nothing but HTTP may pass.
 pub(crate) fn only_http(ruling: &Ruling) -> bool {
     let permit = ruling.permit.as_ref();
-    permit.is_some_and(|permit| permit.only_http())
+    // What is opened is opened to see requests: nothing else passes there either.
+    let opened = |permit: &ConnectPermit| permit.terms().is_some_and(|terms| terms.inspect);
+    permit.is_some_and(|permit| permit.only_http() || (opened(permit) && !permit.audit()))
 }
 
 /// The same, also where the policy only watches.
 fn narrow(ruling: &Ruling) -> bool {
-    terms(ruling).is_some_and(RuleTerms::only_http)
+    terms(ruling).is_some_and(|terms| terms.only_http() || terms.inspect)
 }
 
 fn terms(ruling: &Ruling) -> Option<&RuleTerms> {

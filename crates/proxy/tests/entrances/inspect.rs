@@ -377,3 +377,18 @@ scenario!(a_name_without_certificates_is_refused_not_passed, |world| {
     let records = world.records().await;
     records.denied("tls", "transparent", "protocol-not-allowed");
 });
+
+scenario!(
+    what_is_not_tls_does_not_pass_on_an_inspected_name,
+    |world| {
+        world.lease("192.0.2.7", "look.example");
+        let outside = world.listen(PLACE).await;
+        let mut program = world.connect(PLACE).await;
+        let mut upstream = outside.accept().await;
+        program.say("SSH-2.0-OpenSSH_9.9\r\n").await;
+        assert_eq!(program.hear_all().await.0, b"");
+        assert_eq!(upstream.hear_all().await.0, b"");
+        let records = world.records().await;
+        records.denied("tcp", "transparent", "protocol-not-allowed");
+    }
+);
