@@ -81,6 +81,10 @@ pub(crate) const MAX_INTERIM: usize = 32;
 #[cfg(test)]
 pub(crate) const MAX_CONNECTION_FUTURE_BYTES: usize = 1024;
 
+/// The same while the client has not said anything in its tunnel, the task itself aside.
+#[cfg(test)]
+pub(crate) const MAX_SILENT_FUTURE_BYTES: usize = 5 * 1024;
+
 /// A number of places, taken without a lock.
 #[derive(Debug)]
 pub(crate) struct Slots {

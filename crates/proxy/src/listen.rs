@@ -235,7 +235,7 @@ mod tests {
     use portcullis_record::Recorder;
 
     use super::*;
-    use crate::limits::MAX_CONNECTION_FUTURE_BYTES;
+    use crate::limits::{MAX_CONNECTION_FUTURE_BYTES, MAX_SILENT_FUTURE_BYTES};
 
     fn context() -> Arc<ProxyContext> {
         let policy: PolicyHandle = Arc::new(ArcSwap::from_pointee(Policy::deny_all()));
@@ -258,6 +258,26 @@ mod tests {
         let size = size_of_val(&task);
         eprintln!("{size} bytes for each connection");
         assert!(size <= MAX_CONNECTION_FUTURE_BYTES, "{size} bytes");
+    }
+
+    #[test]
+    fn tunnels_with_silent_clients_are_small_too() {
+        fn of_five<A, B, C, D, E, F>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
+            size_of::<F>()
+        }
+        fn of_three<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
+            size_of::<F>()
+        }
+        let follow = of_five(crate::tunnel::Opened::follow);
+        let doors = [
+            ("http", of_three(http::open) + follow),
+            ("socks5", of_three(socks::open)),
+            ("transparent", of_three(transparent::open)),
+        ];
+        for (door, size) in doors {
+            eprintln!("{door}: {size} bytes");
+            assert!(size <= MAX_SILENT_FUTURE_BYTES, "{door}: {size} bytes");
+        }
     }
 
     #[test]

@@ -68,8 +68,9 @@ pub(crate) async fn last_words(mut stream: TcpStream, bytes: &[u8]) {
     }
     let drain = async {
         let mut left = MAX_LINGER_BYTES;
-        let mut scratch = [0u8; 2048];
         while left > 0 && stream.readable().await.is_ok() {
+            // Not held across a wait: what waits is small.
+            let mut scratch = [0u8; 2048];
             match stream.try_read(&mut scratch) {
                 Ok(0) => return,
                 Ok(n) => left = left.saturating_sub(n),

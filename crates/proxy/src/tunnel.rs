@@ -129,17 +129,20 @@ impl Opened {
                     continue;
                 }
             }
-            relay = self.leave_absolute(ctx, relay).await?;
+            if self.absolute.is_some() {
+                relay = Box::pin(self.leave_absolute(ctx, relay)).await?;
+            }
             self.note_open(ctx, None);
             relay.push_up(peek.release());
         };
         match first {
-            First::Tls(hello) => self.tls(ctx, stop, relay, (peek, &hello)).await,
+            // Boxed, as whatever is large: most of the time a silent client is waited for.
+            First::Tls(hello) => Box::pin(self.tls(ctx, stop, relay, (peek, &hello))).await,
             First::BadTls(why) => {
                 let at = At::new(Layer::Tls, self.via).detail(Some(why));
                 ctx.note_malformed(at, Some(&self.target));
-                self.refuse_tls(relay, Alert::AccessDenied, CloseReason::ClientProtocol)
-                    .await;
+                let end = CloseReason::ClientProtocol;
+                Box::pin(self.refuse_tls(relay, Alert::AccessDenied, end)).await;
                 None
             }
             First::Http if peek.has_released() => {
@@ -179,7 +182,9 @@ impl Opened {
                 None
             }
             First::Other => {
-                let relay = self.leave_absolute(ctx, relay).await?;
+                if self.absolute.is_some() {
+                    relay = Box::pin(self.leave_absolute(ctx, relay)).await?;
+                }
                 self.pass(ctx, relay, peek, Carries::Other)
             }
             First::Undecided | First::Slow => {

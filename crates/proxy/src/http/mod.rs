@@ -11,6 +11,7 @@ mod metered;
 mod request;
 mod response;
 
+use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,7 +93,11 @@ enum Next {
 }
 
 /// Serves one connection to the proxy port.
-pub(crate) async fn open(ctx: &ProxyContext, client: TcpStream, stop: &Stop) -> Option<Tunnel> {
+pub(crate) fn open<'a>(
+    ctx: &'a ProxyContext,
+    client: TcpStream,
+    stop: &'a Stop,
+) -> impl Future<Output = Option<Tunnel>> + Send + 'a {
     let via = Via::new(Protocol::Http, &client);
     let client = Conn {
         stream: client,
@@ -106,7 +111,7 @@ pub(crate) async fn open(ctx: &ProxyContext, client: TcpStream, stop: &Stop) -> 
         upstream: None,
         around: None,
     };
-    session.serve(stop).await
+    session.serve(stop)
 }
 
 /// Serves a connection to an address that turned out to speak plain HTTP.
@@ -148,8 +153,33 @@ pub(crate) async fn behind(
     .await
 }
 
-impl Session<'_> {
-    async fn serve(mut self, stop: &Stop) -> Option<Tunnel> {
+/// What a connection has become when its requests are over.
+#[allow(clippy::large_enum_variant)] // moved once, into the task
+enum Became {
+    /// Nothing that has a decision to come.
+    Tunnel(Tunnel),
+    /// A tunnel whose first bytes are still to be looked at, with those that have come.
+    Opened(Box<(Opened, Relay, Vec<u8>)>),
+}
+
+impl<'a> Session<'a> {
+    /// What reads requests is boxed and gone before a tunnel's first bytes are waited for: a client
+    /// may be silent in its tunnel for as long as it likes.
+    fn serve(self, stop: &'a Stop) -> impl Future<Output = Option<Tunnel>> + Send + 'a {
+        let ctx = self.ctx;
+        let became = Box::pin(self.become_tunnel(stop));
+        async move {
+            match became.await? {
+                Became::Tunnel(tunnel) => Some(tunnel),
+                Became::Opened(opened) => {
+                    let (opened, relay, inbox) = *opened;
+                    Box::pin(opened.follow(ctx, stop, relay, inbox)).await
+                }
+            }
+        }
+    }
+
+    async fn become_tunnel(mut self, stop: &Stop) -> Option<Became> {
         let around = self.around.as_ref().map(|flow| (*flow.standing).clone());
         let next = tokio::select! {
             biased;
@@ -191,7 +221,7 @@ impl Session<'_> {
                 relay.push_up(self.client.inbox);
                 relay.push_down(upstream.inbox);
                 relay.set_meter(self.ctx.meter(&peer));
-                Some(Tunnel::new(relay, flow))
+                Some(Became::Tunnel(Tunnel::new(relay, flow)))
             }
             Next::Connected(connected) => {
                 let (opened, upstream) = *connected;
@@ -204,9 +234,7 @@ impl Session<'_> {
                     return None;
                 }
                 let relay = tunnel::relay(self.client.stream, upstream);
-                opened
-                    .follow(self.ctx, stop, relay, self.client.inbox)
-                    .await
+                Some(Became::Opened(Box::new((opened, relay, self.client.inbox))))
             }
         }
     }
