@@ -164,7 +164,8 @@ fn an_idle_connection_ends_where_a_rule_says_so_and_nowhere_else() {
 fn ten_thousand_half_open_connections_are_bounded_and_recorded() {
     // As many as the program may have descriptors for; the gateway takes 4,096, and none of them
     // ends by itself before the last one is there.
-    let sandbox = sandbox(&shared::world());
+    let world = shared::world();
+    let sandbox = sandbox(&world);
     let sandbox = sandbox.policy("toml", &policy("", "header_timeout = \"10m\""));
     let ran = sandbox.python(
         "import gate, resource, socket\n\
