@@ -376,3 +376,69 @@ fn plain_http_directly_is_decided_by_its_host() {
             .all(|event| !event.head_text().contains("host.evil"))
     );
 }
+
+const METHOD: [&str; 3] = [
+    "method-not-allowed",
+    "blocked-by-method-policy",
+    "http_request_denied",
+];
+const PATH: [&str; 3] = [
+    "path-not-allowed",
+    "blocked-by-path-policy",
+    "http_request_denied",
+];
+
+/// A rule that lets some requests through.
+const NARROW: &str = r#"version = 1
+[network.domains]
+"api.example.com:80" = { verdict = "allow", methods = ["GET"], paths = ["/public/**"] }
+"#;
+
+#[test]
+fn a_method_or_a_path_that_the_rule_has_not() {
+    let world = shared::world();
+    for (ask, words, line) in [
+        (
+            "gate.get('http://api.example.com/private?q=secret')",
+            PATH,
+            "paths = [\"/private\", \"/public/**\"]",
+        ),
+        (
+            "gate.get('http://api.example.com/public/../private')",
+            PATH,
+            "the path has a dot segment",
+        ),
+        (
+            r"gate.http('DELETE http://api.example.com/public/x HTTP/1.1\r\nHost: api.example.com\r\nConnection: close\r\n\r\n')",
+            METHOD,
+            "methods = [\"DELETE\", \"GET\", \"HEAD\"]",
+        ),
+    ] {
+        let ran = sandbox(&world)
+            .policy("toml", NARROW)
+            .python(&format!("import gate; print({ask})"));
+        ran.assert_ok();
+        assert_forbidden(&ran, words, "api.example.com");
+        ran.assert_out(line);
+        assert!(!ran.records.to_string().contains("secret"), "{ran}");
+    }
+    // curl on a direct connection, twice on one connection
+    let ran = sandbox(&world).policy("toml", NARROW).sh(
+        "curl -sS --noproxy '*' -o /dev/null -w '%{http_code} ' http://api.example.com/public/x \
+         --next -sS --noproxy '*' -o /dev/null -w '%{http_code}\\n' -X POST http://api.example.com/public/x",
+    );
+    ran.assert_ok();
+    assert_eq!(ran.out(), "200 403\n", "{ran}");
+    ran.assert_one_denial("http", "method-not-allowed", "api.example.com");
+}
+
+#[test]
+fn limited_mode_refuses_a_tunnel_for_https() {
+    let world = shared::world();
+    let policy = "version = 1\n[network]\nmode = \"limited\"\n[network.domains]\n\"api.example.com\" = \"allow\"\n";
+    let ran = sandbox(&world)
+        .policy("toml", policy)
+        .python("import gate; print(gate.connect('api.example.com:443')[1])");
+    ran.assert_ok();
+    assert_forbidden(&ran, METHOD, "api.example.com");
+}

@@ -18,6 +18,7 @@ mod limits;
 mod socks;
 mod tcp;
 mod tls;
+mod udp;
 
 use support::Ran;
 

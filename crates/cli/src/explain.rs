@@ -24,7 +24,7 @@ pub fn main(args: ExplainArgs) -> ExitCode {
             crate::talk::error(
                 format_args!("{}: {error}", args.target),
                 Some(
-                    "TARGET is NAME, NAME:PORT, NAME:*, CIDR, CIDR:PORT, URL or \
+                    "TARGET is NAME, NAME:PORT, NAME:*, NAME:PORT/udp, CIDR, CIDR:PORT, URL or \
                      'METHOD URL'",
                 ),
             );

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use portcullis_dns::{Leases, PolicyHandle};
+use portcullis_names::Transport;
 use portcullis_policy::{Policy, Reason};
 
 use crate::host::{Host, HostAddresses, reaches};
@@ -58,6 +59,27 @@ impl Guard {
     /// The reason to refuse it: `gateway-loop`, `denied-by-rule`, `private-address`; `internal`
     /// when the host's addresses cannot be read.
     pub(crate) fn check(&self, to: SocketAddr, chosen_by: ChosenBy) -> Result<(), Reason> {
+        self.check_on(to, chosen_by, Transport::Tcp)
+    }
+
+    /// The same before datagrams are sent.
+    ///
+    /// # Errors
+    /// As for [`Guard::check`].
+    pub(crate) fn check_datagrams(
+        &self,
+        to: SocketAddr,
+        chosen_by: ChosenBy,
+    ) -> Result<(), Reason> {
+        self.check_on(to, chosen_by, Transport::Udp)
+    }
+
+    fn check_on(
+        &self,
+        to: SocketAddr,
+        chosen_by: ChosenBy,
+        transport: Transport,
+    ) -> Result<(), Reason> {
         let own = self
             .host
             .owns(to.ip().to_canonical())
@@ -77,13 +99,19 @@ impl Guard {
             return Err(Reason::PrivateAddress);
         }
         let policy = self.policy.load();
-        match (chosen_by, policy.guard(to.ip(), to.port())) {
+        let (address, port) = (to.ip(), to.port());
+        let (guarded, lifted) = match transport {
+            Transport::Tcp => (policy.guard(address, port), policy.lifts(address, port)),
+            Transport::Udp => (
+                policy.guard_datagrams(address, port),
+                policy.lifts_datagrams(address, port),
+            ),
+        };
+        match (chosen_by, guarded) {
             (ChosenBy::Operator, _)
             | (ChosenBy::HostName | ChosenBy::Rule, Ok(()) | Err(Reason::PrivateAddress)) => Ok(()),
             (_, Err(reason)) => Err(reason),
-            (ChosenBy::Sandbox, Ok(())) if own && policy.lifts(to.ip(), to.port()).is_none() => {
-                Err(Reason::PrivateAddress)
-            }
+            (ChosenBy::Sandbox, Ok(())) if own && lifted.is_none() => Err(Reason::PrivateAddress),
             (ChosenBy::Sandbox, Ok(())) => Ok(()),
         }
     }

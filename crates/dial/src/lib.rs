@@ -7,13 +7,15 @@
 //! lookups, an answer that mixes public and private addresses, an IPv6 form of an internal IPv4
 //! address: they all meet the same check.
 //!
-//! Invariant: `socket::connect` is the only function that calls connect(2), and `guard::Guard`
-//! is asked about the very address it is given, with nothing in between.
+//! Invariant: `socket::connect` and, for datagrams, `socket::connect_datagrams` are the only functions
+//! that call connect(2), and `guard::Guard` is asked about the very address that they are given, with
+//! nothing in between.
 //!
 //! Invariant: nothing is dialled without a [`ConnectPermit`](portcullis_policy::ConnectPermit).
 #![forbid(unsafe_code)]
 
 mod company;
+mod datagrams;
 mod dialer;
 mod error;
 mod eyeballs;
@@ -27,6 +29,7 @@ mod stream;
 mod tunnel;
 
 pub use company::AbsoluteForm;
+pub use datagrams::Datagrams;
 pub use dialer::{DIAL_TIMEOUT, DialConfig, Dialed, Dialer};
 pub use error::DialError;
 pub use host::{Host, HostAddresses, reaches};

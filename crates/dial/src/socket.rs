@@ -1,9 +1,9 @@
-//! The only place that calls connect(2).
+//! The only place that calls connect(2): for connections, and for datagrams.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 use crate::error::Failure;
@@ -39,11 +39,31 @@ pub(crate) async fn connect(
     Ok(stream)
 }
 
+/// The same for datagrams: a socket with a port of its own, drawn by the kernel, that sends to the
+/// address and hears from nobody else.
+pub(crate) async fn connect_datagrams(
+    guard: &Guard,
+    to: SocketAddr,
+    chosen_by: ChosenBy,
+) -> Result<UdpSocket, Failure> {
+    let any: IpAddr = match to {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).await.map_err(Failure::Network)?;
+    guard
+        .check_datagrams(to, chosen_by)
+        .map_err(Failure::Refused)?;
+    socket.connect(to).await.map_err(Failure::Network)?;
+    Ok(socket)
+}
+
 #[cfg(test)]
 mod tests {
     /// Every file of the crate that is shipped.
-    const SOURCES: [&str; 13] = [
+    const SOURCES: [&str; 14] = [
         include_str!("company.rs"),
+        include_str!("datagrams.rs"),
         include_str!("dialer.rs"),
         include_str!("error.rs"),
         include_str!("eyeballs.rs"),
@@ -67,16 +87,17 @@ mod tests {
                 .map(|source| source.matches(needle).count())
                 .sum()
         };
-        assert_eq!(count("socket.connect("), 1);
+        // one for connections, one for datagrams
+        assert_eq!(count("socket.connect("), 2);
+        assert_eq!(count("UdpSocket::bind"), 1);
         for other in [
             "TcpStream::connect",
-            "UdpSocket",
             "nix::sys::socket",
             "std::net::TcpStream",
         ] {
             assert_eq!(count(other), 0, "{other}");
         }
-        let modules = shipped[7]
+        let modules = shipped[8]
             .lines()
             .filter(|line| line.starts_with("mod "))
             .count();

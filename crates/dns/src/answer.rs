@@ -405,6 +405,8 @@ impl Inner {
                         ttl,
                     },
                 )?;
+                let udp = permit.udp_ports();
+                self.leases.open_datagrams(*address, udp, ttl)?;
             }
         }
         self.learn_aliases(permits, entry);

@@ -63,6 +63,14 @@ pub trait AddressGate: Send + Sync {
     /// The kernel's refusal; the answer is then not given out.
     fn open(&self, address: IpAddr, ports: &PortSet, ttl: Duration) -> io::Result<()>;
 
+    /// The same for datagrams to `ports`. A gate that lets none through has nothing to open.
+    ///
+    /// # Errors
+    /// As for [`AddressGate::open`].
+    fn open_datagrams(&self, _address: IpAddr, _ports: &PortSet, _ttl: Duration) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Refuses `address` on `ports` again, after a reload took them from every name there. What
     /// stays open is refused at accept all the same.
     ///
@@ -235,6 +243,23 @@ impl Leases {
         // Outside the lock: it is a system call. The lease stands already, so a connection that
         // races ahead of the answer meets the same verdict.
         self.gate.open(address, grant.ports, left)?;
+        Ok(())
+    }
+
+    /// Lets datagrams to `ports` of a leased address through for `ttl` and the grace after it. Each is
+    /// decided on again by lease and rule when its flow begins.
+    ///
+    /// # Errors
+    /// See [`GrantError`].
+    pub fn open_datagrams(
+        &self,
+        address: IpAddr,
+        ports: &PortSet,
+        ttl: Duration,
+    ) -> Result<(), GrantError> {
+        if !ports.is_empty() {
+            self.gate.open_datagrams(address, ports, ttl + self.grace)?;
+        }
         Ok(())
     }
 

@@ -28,7 +28,7 @@ mod memo;
 mod mock;
 mod new_names;
 mod pace;
-mod pktinfo;
+pub mod pktinfo;
 mod reply;
 mod resolvconf;
 mod resolve;

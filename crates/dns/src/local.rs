@@ -125,7 +125,11 @@ impl Inner {
                 ports: permit.ports(),
                 ttl: Duration::from_secs(LOCAL_TTL.into()),
             };
-            if let Err(error) = self.leases.grant_chain(address, grant) {
+            let granted = self.leases.grant_chain(address, grant).and_then(|()| {
+                let udp = permit.udp_ports();
+                self.leases.open_datagrams(address, udp, grant.ttl)
+            });
+            if let Err(error) = granted {
                 let judged = Judged::of(grant_reason(&error), judged.rule);
                 let refusal = Refusal::Code(rcode::SERV_FAIL);
                 return self.refuse(turn, policy, judged, refusal, out);

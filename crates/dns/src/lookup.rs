@@ -143,7 +143,9 @@ impl Inner {
             let own = (self.host_owns)(address.to_canonical());
             ask.permits.iter().any(|permit| {
                 let lifted = !own || ask.policy.lifts_any(address, permit.ports());
+                let udp = permit.udp_ports();
                 lifted && ask.policy.guard_lookup(address, permit.ports())
+                    || !own && ask.policy.guard_datagram_lookup(address, udp)
             })
         };
         let (mut given, refused): (Vec<IpAddr>, Vec<IpAddr>) =

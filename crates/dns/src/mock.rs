@@ -75,7 +75,15 @@ impl Inner {
             let refused = (judged, Reason::RateLimited);
             return self.fail_own(turn, policy, refused, TOO_MANY_NEW_NAMES, out);
         }
-        match self.leases.grant_synthetic(permit.listed(), permit.ports()) {
+        let granted = self
+            .leases
+            .grant_synthetic(permit.listed(), permit.ports())
+            .and_then(|(address, ttl)| {
+                let udp = permit.udp_ports();
+                self.leases.open_datagrams(address.into(), udp, ttl)?;
+                Ok((address, ttl))
+            });
+        match granted {
             Ok((address, ttl)) => {
                 self.note_given(turn, policy, judged, address.into(), text);
                 // At most a minute.

@@ -5,16 +5,21 @@
 //! beside the datagram (`IP_PKTINFO`, `IPV6_PKTINFO`; ip(7), RFC 3542 section 6), and takes it back
 //! with the reply.
 
-use std::io::{self, IoSlice};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd};
 
+use nix::cmsg_space;
 use nix::libc::{in_addr, in_pktinfo, in6_addr, in6_pktinfo};
-use nix::sys::socket::{ControlMessage, MsgFlags, SockaddrStorage, sendmsg, setsockopt, sockopt};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+    sockopt,
+};
 
 /// The address that a datagram was sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub enum Asked {
+    /// The address.
     V4(Ipv4Addr),
     /// The address, and its interface where it means nothing without one.
     V6(Ipv6Addr, u32),
@@ -27,7 +32,7 @@ pub(crate) enum Asked {
 ///
 /// # Errors
 /// Those of setsockopt(2).
-pub(crate) fn enable(socket: &impl AsFd, v4: bool) -> io::Result<()> {
+pub fn enable(socket: &impl AsFd, v4: bool) -> io::Result<()> {
     if v4 {
         setsockopt(socket, sockopt::Ipv4PacketInfo, &true)?;
     } else {
@@ -93,15 +98,49 @@ impl Info {
 
 /// One reply and where it goes.
 #[derive(Debug)]
-pub(crate) struct Reply {
+pub struct Reply {
+    /// Who asked.
     pub to: SocketAddr,
     /// The address that it leaves from.
     pub asked: Asked,
+    /// Its bytes.
     pub payload: Vec<u8>,
 }
 
+/// Takes one datagram, without waiting: its length, who sent it, and the address that it was sent to.
+/// What is longer than the buffer is cut.
+///
+/// # Errors
+/// Those of recvmsg(2); [`io::ErrorKind::InvalidData`] if the kernel does not tell the sender.
+pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, Asked)> {
+    let mut parts = [IoSliceMut::new(buffer)];
+    let mut space = cmsg_space!(in6_pktinfo, in_pktinfo);
+    let fd = socket.as_fd().as_raw_fd();
+    let flags = MsgFlags::MSG_DONTWAIT;
+    let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut space), flags)?;
+    let asked = message.cmsgs()?.find_map(|told| match told {
+        ControlMessageOwned::Ipv4PacketInfo(info) => Some(Asked::from(info)),
+        ControlMessageOwned::Ipv6PacketInfo(info) => Some(Asked::from(info)),
+        _ => None,
+    });
+    let from = message.address.as_ref().and_then(|from| {
+        let v4 = from
+            .as_sockaddr_in()
+            .map(|v4| SocketAddrV4::from(*v4).into());
+        v4.or_else(|| {
+            from.as_sockaddr_in6()
+                .map(|v6| SocketAddrV6::from(*v6).into())
+        })
+    });
+    let from = from.ok_or(io::ErrorKind::InvalidData)?;
+    Ok((message.bytes, from, asked.unwrap_or(Asked::Bound)))
+}
+
 /// Sends one reply, without waiting.
-pub(crate) fn reply(socket: &impl AsFd, reply: &Reply) -> io::Result<()> {
+///
+/// # Errors
+/// Those of sendmsg(2).
+pub fn reply(socket: &impl AsFd, reply: &Reply) -> io::Result<()> {
     let parts = [IoSlice::new(&reply.payload)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
     let info = Info::of(reply.asked);

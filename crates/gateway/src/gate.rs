@@ -12,15 +12,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Opens leased addresses in one sandbox's kernel.
-pub(crate) struct KernelGate(pub Arc<KernelSet>);
+pub(crate) struct KernelGate {
+    pub set: Arc<KernelSet>,
+    /// The UDP ports that have a socket inside. A port that came with a later policy has none until
+    /// the next start, and is refused like any other.
+    pub datagrams: PortSet,
+}
 
 impl AddressGate for KernelGate {
     fn open(&self, address: IpAddr, ports: &PortSet, ttl: Duration) -> io::Result<()> {
-        self.0.allow(address, &ranges(ports), ttl)
+        self.set.allow(address, &ranges(ports), ttl)
+    }
+
+    fn open_datagrams(&self, address: IpAddr, ports: &PortSet, ttl: Duration) -> io::Result<()> {
+        let served = ranges(&ports.intersection(&self.datagrams));
+        self.set.allow_datagrams(address, &served, ttl)
     }
 
     fn close(&self, address: IpAddr, ports: &PortSet) -> io::Result<()> {
-        self.0.remove(address, &ranges(ports))
+        self.set.remove(address, &ranges(ports))
     }
 }
 

@@ -224,6 +224,9 @@ pub struct Entrances {
     pub socks5: Vec<TcpListener>,
     /// Catch-all listeners whose accepted sockets carry the original destination.
     pub transparent: Vec<TcpListener>,
+    /// Wildcard UDP sockets of the sandbox, one for each port (and family) that a rule lets datagrams
+    /// through on: they tell the address that was asked, and answer from it.
+    pub datagrams: Vec<UdpSocket>,
 }
 
 impl Gateway {
@@ -337,6 +340,13 @@ impl Gateway {
                 listener_of(listener)?,
                 token.clone(),
             );
+            spawn(tracker, token, serving);
+        }
+        for socket in entrances.datagrams {
+            socket.set_nonblocking(true)?;
+            let socket = tokio::net::UdpSocket::from_std(socket)?;
+            let serving =
+                portcullis_proxy::serve_datagrams(self.proxy.clone(), socket, token.clone());
             spawn(tracker, token, serving);
         }
         for listener in entrances.transparent {

@@ -131,6 +131,7 @@ async fn serve(
         http: config.http.into_iter().collect(),
         socks5: config.socks5.into_iter().collect(),
         transparent: Vec::new(),
+        datagrams: Vec::new(),
     };
     let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
     let mut end = pin!(end);

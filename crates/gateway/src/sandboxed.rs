@@ -10,7 +10,7 @@ use crate::report::{Collector, Report, note_start};
 use crate::startup::{StartError, Unresolved, raise_descriptor_limit};
 use crate::trust::Trust;
 use portcullis_dns::{OwnNames, StartupError};
-use portcullis_names::{Name, NameBuf};
+use portcullis_names::{Name, NameBuf, PortSet};
 use portcullis_policy::{AddressRule, Mode, Policy, Resolve};
 use portcullis_proxy::Inspector;
 use portcullis_record::{ProcessFinder, Recorder, Transport};
@@ -74,18 +74,20 @@ pub struct RunConfig {
 /// What the kernel inside needs to know of a policy.
 fn open_rules(policy: &Policy) -> OpenRules {
     let audit = policy.mode() == Mode::Audit;
-    let networks = |rules: &[AddressRule]| {
+    let networks = |rules: &[AddressRule], ports: fn(&AddressRule) -> &PortSet| {
         let network = |rule: &AddressRule| OpenRule {
             address: rule.net.addr(),
             prefix: rule.net.prefix_len(),
-            ports: ranges(&rule.ports),
+            ports: ranges(ports(rule)),
         };
         rules.iter().map(network).collect()
     };
     let denied = if audit { &[] } else { policy.denied_networks() };
     OpenRules {
-        rules: networks(policy.address_rules()),
-        closed: networks(denied),
+        rules: networks(policy.address_rules(), |rule| &rule.ports),
+        closed: networks(denied, |rule| &rule.ports),
+        datagrams: networks(policy.address_rules(), |rule| &rule.udp),
+        datagram_ports: policy.udp_ports().iter().flatten().collect(),
         audit,
         guarded: if audit {
             crate::guarded::networks()
@@ -296,12 +298,16 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<(), StartError> {
         .unwrap_or(wanted.policy.settings().dns.resolve);
     let kernel = Arc::new(sockets.kernel);
     let networks = kernel.clone();
+    let datagrams = wanted.policy.udp_ports();
     let gateway = Gateway::builder()
         .resolve(resolve)
         .policy(wanted.policy)
         .resolvers(wanted.resolvers)
         .recorder(recorder.clone())
-        .gate(Box::new(KernelGate(kernel)))
+        .gate(Box::new(KernelGate {
+            set: kernel,
+            datagrams,
+        }))
         .networks(Box::new(move |policy| {
             let open = open_rules(policy);
             networks.replace_networks(&open.rules, &open.closed)
@@ -322,6 +328,7 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<(), StartError> {
         http: vec![listener(sockets.http)],
         socks5: vec![listener(sockets.socks)],
         transparent: vec![listener(sockets.catch_all4), listener(sockets.catch_all6)],
+        datagrams: sockets.datagrams.into_iter().map(Into::into).collect(),
     };
     gateway.start(entrances, tracker, token).await?;
     let gateway = Arc::new(gateway);

@@ -9,6 +9,7 @@ use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_policy::{Mode, Policy};
 use portcullis_record::Recorder;
 
+use crate::datagrams::MAX_DATAGRAM_FLOWS;
 use crate::flows::Flows;
 use crate::inspect::Inspector;
 use crate::limits::{
@@ -41,6 +42,8 @@ pub struct ProxyContext {
     pub(crate) refusals: Arc<Slots>,
     /// The certificates of inspected names, where there are any.
     pub(crate) inspector: Option<Arc<Inspector>>,
+    /// Flows of datagrams.
+    pub(crate) datagram_slots: Arc<Slots>,
 }
 
 impl ProxyContext {
@@ -65,6 +68,7 @@ impl ProxyContext {
             limiter,
             refusals: Slots::new(MAX_REFUSALS),
             inspector: None,
+            datagram_slots: Slots::new(MAX_DATAGRAM_FLOWS),
         };
         context.follow_limits(&context.policy.load());
         context

@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod context;
+mod datagrams;
 mod first;
 mod flows;
 mod http;
@@ -36,6 +37,7 @@ mod transparent;
 mod tunnel;
 
 pub use context::ProxyContext;
+pub use datagrams::serve_datagrams;
 pub use inspect::{InspectError, Inspector, covers};
 pub use limits::MAX_CONNECTIONS;
 pub use listen::{serve_http, serve_socks5, serve_transparent};

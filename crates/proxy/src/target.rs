@@ -326,7 +326,7 @@ impl Target {
         }
     }
 
-    fn borrowed(&self) -> HostRef<'_> {
+    pub(crate) fn borrowed(&self) -> HostRef<'_> {
         match &self.host {
             Asked::Name(name) => HostRef::Name(name.as_ref()),
             Asked::Address { address, names } => HostRef::Address(*address, names),

@@ -11,9 +11,9 @@ use std::time::Duration;
 /// The longest message, in bytes.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 4096;
 /// The most descriptors in one message.
-const MAX_FDS: usize = 16;
+const MAX_FDS: usize = 96;
 /// Room for the descriptors' control message, in bytes.
-const CONTROL_BYTES: usize = 128;
+const CONTROL_BYTES: usize = 512;
 
 /// What the gateway says to the sandbox's first process: the first byte of a message.
 #[repr(u8)]

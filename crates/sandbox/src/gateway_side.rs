@@ -161,6 +161,8 @@ pub struct Sockets {
     pub catch_all4: OwnedFd,
     /// Every other IPv6 destination.
     pub catch_all6: OwnedFd,
+    /// UDP sockets for [`crate::OpenRules::datagram_ports`], made like the resolver's.
+    pub datagrams: Vec<OwnedFd>,
     /// Which process inside holds a socket.
     pub processes: Processes,
     /// The kernel's set of open destinations.
@@ -170,10 +172,11 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// How many descriptors travel.
+    /// How many descriptors travel, besides [`Sockets::datagrams`].
     pub(crate) const COUNT: usize = 11;
 
-    fn from_fds(fds: Vec<OwnedFd>, init: u32) -> Option<Self> {
+    fn from_fds(mut fds: Vec<OwnedFd>, init: u32) -> Option<Self> {
+        let datagrams = fds.split_off(Self::COUNT.min(fds.len()));
         let fds: [OwnedFd; Self::COUNT] = fds.try_into().ok()?;
         let [
             dns_udp4,
@@ -197,6 +200,7 @@ impl Sockets {
             socks,
             catch_all4,
             catch_all6,
+            datagrams,
             processes: Processes::new(init, SocketDiag::new(diag)),
             kernel: KernelSet::new(set),
             refused: RefusedLog::new(log),

@@ -149,6 +149,8 @@ impl Init {
     /// Makes the doors and the rules; returns the log's socket, which is not heard yet.
     fn build_network(&self) -> Result<OwnedFd, SandboxError> {
         let sockets = listeners::make(&self.addresses).at(Step::Listeners, "")?;
+        let datagrams =
+            listeners::datagrams(&self.open.datagram_ports).at(Step::Listeners, "udp")?;
         let tap = self.tap.as_deref();
         if tap.is_some() {
             // The device is given to a user, who must have a name here.
@@ -162,7 +164,7 @@ impl Init {
             crate::netlink::transact(set.as_fd(), batch).at(Step::Rules, "")?;
         }
         // Only now: the gateway may open destinations as soon as it has the sockets.
-        let borrowed: [_; Sockets::COUNT] = std::array::from_fn(|index| sockets[index].as_fd());
+        let borrowed: Vec<_> = sockets.iter().chain(&datagrams).map(AsFd::as_fd).collect();
         self.gateway
             .send(&[FromInit::Sockets as u8], &borrowed)
             .at(Step::HandOver, "")?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::MAX_OPEN_RULES;
 use crate::netlink;
 use crate::nft::{Key, Transaction};
-use crate::rules::{self, ANY4, ANY6, OPEN4, OPEN6, OpenSet, TABLE};
+use crate::rules::{self, ANY4, ANY6, DATAGRAMS4, DATAGRAMS6, OPEN4, OPEN6, OpenSet, TABLE};
 use crate::spec::OpenRule;
 
 /// An address with more open ports than this is opened as a whole; the gateway still checks each.
@@ -47,10 +47,33 @@ impl KernelSet {
         ports: &[(u16, u16)],
         timeout: Duration,
     ) -> io::Result<()> {
+        match elements(address, ports) {
+            Some((set, keys)) => self.open(set, keys, timeout),
+            None => Ok(()),
+        }
+    }
+
+    /// The same for datagrams to these ports. More than a few ports of one address are refused: a
+    /// rule names each.
+    ///
+    /// # Errors
+    /// As for [`KernelSet::allow`]; `E2BIG` for too many ports.
+    pub fn allow_datagrams(
+        &self,
+        address: IpAddr,
+        ports: &[(u16, u16)],
+        timeout: Duration,
+    ) -> io::Result<()> {
+        match elements(address, ports) {
+            Some((OPEN4, keys)) => self.open(DATAGRAMS4, keys, timeout),
+            Some((OPEN6, keys)) => self.open(DATAGRAMS6, keys, timeout),
+            Some(_) => Err(io::Error::from_raw_os_error(libc::E2BIG)),
+            None => Ok(()),
+        }
+    }
+
+    fn open(&self, set: OpenSet, keys: Vec<Vec<u8>>, timeout: Duration) -> io::Result<()> {
         let timeout = timeout.clamp(MIN_TIMEOUT, MAX_TIMEOUT).as_millis() as u64;
-        let Some((set, keys)) = elements(address, ports) else {
-            return Ok(());
-        };
         match self.transact(|tx| tx.add_elements(set.name, &keys, timeout, true)) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
             result => return result,

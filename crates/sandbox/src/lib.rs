@@ -42,6 +42,7 @@ mod trust;
 pub use error::{SandboxError, Step};
 pub use gateway_side::{Control, Family, GatewaySide, Sockets};
 pub use kernel_set::KernelSet;
+pub use listeners::MAX_DATAGRAM_PORTS;
 pub use outcome::{
     EXIT_FAILED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Outcome,
 };

@@ -11,6 +11,8 @@ use crate::sys;
 
 /// Connections that may wait to be accepted, per listener.
 const BACKLOG: i32 = 1024;
+/// The most UDP ports with a socket of their own in one sandbox.
+pub const MAX_DATAGRAM_PORTS: usize = 32;
 /// The resolver's port.
 pub(crate) const DNS_PORT: u16 = 53;
 
@@ -33,6 +35,16 @@ pub(crate) fn make(addresses: &Addresses) -> io::Result<[OwnedFd; Sockets::COUNT
         crate::netlink::open(libc::NETLINK_NETFILTER)?,
         crate::refused::make_socket()?,
     ])
+}
+
+/// A socket of each family for each UDP port: whatever address a datagram is sent to, it arrives
+/// there, and what is sent back may leave from any address.
+pub(crate) fn datagrams(ports: &[u16]) -> io::Result<Vec<OwnedFd>> {
+    let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    let all = ports.iter().take(MAX_DATAGRAM_PORTS);
+    all.flat_map(|port| any.map(|any| SocketAddr::new(any, *port)))
+        .map(|at| bound(at, libc::SOCK_DGRAM))
+        .collect()
 }
 
 /// A fresh TCP socket of the sandbox, for the gateway to connect.

@@ -49,7 +49,7 @@ const ICMP_ECHO_REQUEST: u8 = 8;
 const ICMP6_UNREACHABLE: u8 = 1;
 
 /// One set of open destinations.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OpenSet {
     pub(crate) name: &'static str,
     pub(crate) key: Key,
@@ -77,6 +77,18 @@ pub(crate) const ANY6: OpenSet = OpenSet {
     id: 4,
 };
 
+/// Where datagrams may go, as [`OPEN4`] and [`OPEN6`].
+pub(crate) const DATAGRAMS4: OpenSet = OpenSet {
+    name: "datagrams4",
+    key: Key::Address4Port,
+    id: 5,
+};
+pub(crate) const DATAGRAMS6: OpenSet = OpenSet {
+    name: "datagrams6",
+    key: Key::Address6Port,
+    id: 6,
+};
+
 /// The whole rule set: one transaction, and more only for what would not fit in one message to
 /// the kernel. What is not installed yet is refused.
 pub(crate) fn transactions(
@@ -88,6 +100,7 @@ pub(crate) fn transactions(
     // What is closed comes first, so that at no time more is open than in the end.
     networks(&mut all, "closed", &open.closed, Verdict::Goto("refuse"));
     networks(&mut all, "static", &open.rules, Verdict::Accept);
+    networks(&mut all, "datagrams", &open.datagrams, Verdict::Accept);
     all
 }
 
@@ -129,7 +142,7 @@ fn networks(all: &mut Vec<Batch>, chain: &str, rules: &[OpenRule], verdict: Verd
 fn base(addresses: &Addresses, open: &OpenRules, tap: Option<&str>) -> Batch {
     let mut tx = Transaction::new(TABLE, TRANSACTION_BYTES);
     tx.table();
-    for set in [OPEN4, OPEN6, ANY4, ANY6] {
+    for set in [OPEN4, OPEN6, ANY4, ANY6, DATAGRAMS4, DATAGRAMS6] {
         tx.timeout_set(set.name, set.key, set.id, MAX_OPEN_ELEMENTS);
     }
     // Chains come before the rules that jump to them.
@@ -137,6 +150,10 @@ fn base(addresses: &Addresses, open: &OpenRules, tap: Option<&str>) -> Batch {
     refuse_chain(&mut tx);
     tx.chain("closed");
     tx.chain("static");
+    tx.chain("datagrams");
+    for set in [DATAGRAMS4, DATAGRAMS6] {
+        in_set(&mut tx, "datagrams", set);
+    }
     tx.chain("open");
     open_chain(&mut tx, addresses, open);
     tx.base_chain("output", Hook::Output, PRIORITY_FILTER, Verdict::Drop);
@@ -175,6 +192,9 @@ fn refuse_chain(tx: &mut Transaction) {
 /// Judges a first packet to a foreign address. Never returns.
 fn open_chain(tx: &mut Transaction, addresses: &Addresses, open: &OpenRules) {
     tx.rule("open", |rule| {
+        rule.transport(UDP).verdict(Verdict::Jump("datagrams"));
+    });
+    tx.rule("open", |rule| {
         rule.transport_is(Compare::NotEqual, TCP)
             .verdict(Verdict::Goto("refuse"));
     });
@@ -199,15 +219,7 @@ fn open_chain(tx: &mut Transaction, addresses: &Addresses, open: &OpenRules) {
     // Also while it is empty: another policy may come to fill it.
     tx.rule("open", |rule| rule.verdict(Verdict::Jump("closed")));
     for set in [OPEN4, OPEN6, ANY4, ANY6] {
-        tx.rule("open", |rule| {
-            let protocol = match set.key {
-                Key::Address4 | Key::Address4Port => NFPROTO_IPV4,
-                Key::Address6 | Key::Address6Port => NFPROTO_IPV6,
-            };
-            rule.network(protocol)
-                .destination_in(set.name, set.id, set.key)
-                .accept();
-        });
+        in_set(tx, "open", set);
     }
     tx.rule("open", |rule| rule.verdict(Verdict::Jump("static")));
     if open.audit {
@@ -220,6 +232,19 @@ fn open_chain(tx: &mut Transaction, addresses: &Addresses, open: &OpenRules) {
         tx.rule("open", |rule| rule.accept());
     }
     tx.rule("open", |rule| rule.verdict(Verdict::Goto("refuse")));
+}
+
+/// Accepts what goes to a destination of the set.
+fn in_set(tx: &mut Transaction, chain: &str, set: OpenSet) {
+    tx.rule(chain, |rule| {
+        let protocol = match set.key {
+            Key::Address4 | Key::Address4Port => NFPROTO_IPV4,
+            Key::Address6 | Key::Address6Port => NFPROTO_IPV6,
+        };
+        rule.network(protocol)
+            .destination_in(set.name, set.id, set.key)
+            .accept();
+    });
 }
 
 fn network(

@@ -43,6 +43,11 @@ pub struct OpenRules {
     /// Networks that are open from the start; with [`OpenRules::closed`] at most
     /// [`crate::MAX_OPEN_RULES`].
     pub rules: Vec<OpenRule>,
+    /// Networks whose datagrams are open from the start; they count like [`OpenRules::rules`].
+    pub datagrams: Vec<OpenRule>,
+    /// UDP ports with a socket of their own inside, at most [`crate::MAX_DATAGRAM_PORTS`]: datagrams
+    /// to any open address arrive there.
+    pub datagram_ports: Vec<u16>,
     /// Networks that are refused even where a rule or a lease has them open.
     pub closed: Vec<OpenRule>,
     /// Let every TCP destination through to the gateway but [`OpenRules::guarded`].

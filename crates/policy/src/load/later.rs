@@ -6,7 +6,6 @@
 //! Whoever makes a key work takes its line out of [`NOT_ENFORCED`]; that is all there is to do here.
 
 use super::draft::Draft;
-use super::section::RULE;
 use super::source::Place;
 
 /// `[network]`.
@@ -17,7 +16,6 @@ pub(super) const LIMITS: &str = "network.limits";
 #[rustfmt::skip]
 const NOT_ENFORCED: &[(&str, &str)] = &[
     // narrower rules
-    (RULE, UDP),
     (NETWORK, NO_LOCAL_BINDING),
 ];
 

@@ -18,7 +18,7 @@ const HTTPS_PORT: u16 = 443;
 /// Datagrams to this port are the resolver's inside.
 const DNS_PORT: u16 = 53;
 /// Most UDP ports of one policy: each is a socket or two in every sandbox.
-pub(crate) const MAX_UDP_PORTS: usize = 64;
+pub(crate) const MAX_UDP_PORTS: usize = 32;
 
 /// Whether the rule may be taken; reports what is wrong with it.
 pub(super) fn suits(
@@ -77,6 +77,11 @@ fn datagrams(
         Some(says) if says.inspect => "inspect",
         Some(says) if says.methods.is_some() => "methods",
         Some(says) if says.paths.is_some() => "paths",
+        // flows of datagrams are bounded by number and silence; nothing counts their bytes yet
+        Some(says) if says.limits.rate.is_some() => "rate",
+        Some(says) if says.limits.connections.is_some() => "connections",
+        Some(says) if says.limits.connections_per_second.is_some() => "connections_per_second",
+        Some(says) if says.limits.total_bytes.is_some() => "total_bytes",
         _ if target.ports().is_any() => {
             let message =
                 format!("`{text}` is too broad: datagrams pass on the ports that are named");

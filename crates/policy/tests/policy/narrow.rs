@@ -458,3 +458,118 @@ fn a_request_is_explained_as_it_would_be_decided() {
         assert!(policy.explain_url(wrong).unwrap().is_err(), "{wrong}");
     }
 }
+
+#[test]
+fn datagrams_pass_by_a_rule_for_their_port_alone() {
+    let datagrams = |policy: &Policy, target: &str, port: u16| {
+        let target = name(target);
+        let how = Destination::Asked(target.as_ref());
+        policy.decide(&Request::Datagrams { how, port }).reason
+    };
+    let policy = domains(
+        r#""*.example.com" = "allow"
+"time.example.com:123/udp" = "allow"
+"no.example.org" = "deny"
+"**.example.org:123/udp" = "allow"
+"only.example.net:123/udp" = "allow""#,
+    );
+    for (target, port, reason) in [
+        ("time.example.com", 123, Reason::Allowed),
+        ("time.example.com", 443, Reason::ProtocolNotAllowed),
+        ("api.example.com", 123, Reason::ProtocolNotAllowed),
+        ("a.example.org", 123, Reason::Allowed),
+        ("no.example.org", 123, Reason::DeniedByRule),
+        ("other.example", 123, Reason::ProtocolNotAllowed),
+    ] {
+        assert_eq!(datagrams(&policy, target, port), reason, "{target}:{port}");
+    }
+    // a rule for datagrams takes no connection away, and gives none
+    assert_eq!(asked(&policy, "time.example.com", 443), Reason::Allowed);
+    assert_eq!(
+        asked(&policy, "time.example.com", 123),
+        Reason::PortNotAllowed
+    );
+    assert_eq!(
+        asked(&policy, "only.example.net", 443),
+        Reason::PortNotAllowed
+    );
+    assert_eq!(lookup(&policy, "only.example.net", 1), Reason::Allowed);
+    let only = name("only.example.net");
+    let request = Request::Lookup {
+        name: only.as_ref(),
+        qtype: 1,
+    };
+    let permit = policy.decide(&request).lookup_permit().unwrap();
+    assert_eq!((permit.ports().len(), permit.udp_ports().len()), (0, 1));
+    assert_eq!(
+        policy.udp_ports().iter().flatten().collect::<Vec<_>>(),
+        [123]
+    );
+    let how = Destination::Asked(only.as_ref());
+    let decision = policy.decide(&Request::Datagrams { how, port: 123 });
+    assert!(
+        decision.connect_permit().is_none(),
+        "a permit for datagrams dials no connection"
+    );
+    assert_eq!(decision.datagram_permit().unwrap().port(), 123);
+    assert!(
+        policy
+            .decide(&Request::to_name(only.as_ref(), 443))
+            .datagram_permit()
+            .is_none()
+    );
+    let line = policy
+        .suggestion(&Request::Datagrams { how, port: 443 })
+        .unwrap();
+    assert_eq!(
+        line,
+        "[network.domains]\n\"only.example.net:443/udp\" = \"allow\""
+    );
+    let addresses = with_addresses(
+        "",
+        "\"192.0.2.0/24:123/udp\" = \"allow\"\n\"192.0.2.7\" = \"deny\"",
+    );
+    for (to, reason) in [
+        ("192.0.2.9", Reason::Allowed),
+        ("192.0.2.7", Reason::DeniedByRule),
+        ("198.51.100.1", Reason::ProtocolNotAllowed),
+    ] {
+        let how = Destination::Address(address(to));
+        assert_eq!(
+            addresses
+                .decide(&Request::Datagrams { how, port: 123 })
+                .reason,
+            reason,
+            "{to}"
+        );
+    }
+    assert_eq!(
+        reached(&addresses, "192.0.2.9", 123),
+        Reason::AddressNotLeased
+    );
+    for (line, message) in [
+        (
+            "\"a.example:53/udp\" = \"allow\"",
+            "are the sandbox's own resolver's",
+        ),
+        (
+            "\"a.example:*/udp\" = \"allow\"",
+            "is too broad: datagrams pass on the ports that are named",
+        ),
+        (
+            "\"a.example:123/udp\" = { verdict = \"allow\", methods = [\"GET\"] }",
+            "`methods` has no meaning for UDP",
+        ),
+        (
+            "\"a.example:123/udp\" = { verdict = \"allow\", to = \":1\" }",
+            "`to` has no meaning for UDP",
+        ),
+    ] {
+        let said = said(&format!("[network.domains]\n{line}"));
+        assert!(said.contains(message), "{line}: {said}");
+    }
+    let many: String = (1000..1033)
+        .map(|port| format!("\"a.example:{port}/udp\" = \"allow\"\n"))
+        .collect();
+    assert!(said(&format!("[network.domains]\n{many}")).contains("through on more than 32 ports"));
+}

@@ -1,0 +1,351 @@
+//! Datagrams, where a rule lets them through: from a program's socket to one of its own outside, and
+//! back from the address that was asked.
+//!
+//! The kernel inside refuses every datagram whose destination is not leased for its UDP port, or named
+//! by an address rule (THREATS: QUIC, DoT, other resolvers). What arrives here is decided on again by
+//! lease and rule, once for each flow: a program's socket and one destination. Flows are bounded, end
+//! when nothing passes, and leave one decision and one close.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use portcullis_dns::pktinfo::{self, Asked, Reply};
+use portcullis_names::{Name, NameRef, PortSet};
+use portcullis_policy::{DatagramPermit, Policy, Reason, Request, RuleId, Verdict};
+use portcullis_record::{
+    Client, Close, CloseReason, DecisionId, Event, Layer, Protocol, Transport,
+};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::ProxyContext;
+use crate::limits::Slot;
+use crate::target::{ShownRef, Target, destination};
+
+/// Flows of one sandbox at once.
+pub(crate) const MAX_DATAGRAM_FLOWS: usize = 512;
+/// A flow ends when nothing has passed for this long, unless its rule says otherwise.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest datagram, in bytes.
+const MAX_DATAGRAM_BYTES: usize = 65_535;
+/// Datagrams of one flow that wait to be sent; more are lost, as on any full link.
+const MAX_QUEUED: usize = 16;
+/// How often an active flow has its way through the kernel kept open.
+const REOPEN_PAUSE: Duration = Duration::from_secs(60);
+/// After a failed read.
+const ERROR_PAUSE: Duration = Duration::from_millis(10);
+/// Failed reads in a row after which the socket is taken to be useless.
+const MAX_ERRORS: usize = 100;
+
+/// A program's socket, and the address that it sends to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    client: SocketAddr,
+    to: IpAddr,
+}
+
+/// One wildcard socket inside: every address on one port.
+struct Door {
+    ctx: Arc<ProxyContext>,
+    socket: UdpSocket,
+    port: u16,
+    token: CancellationToken,
+}
+
+/// Serves a wildcard socket of the sandbox until `token` is cancelled.
+///
+/// # Errors
+/// The socket cannot be read any more.
+pub async fn serve_datagrams(
+    ctx: Arc<ProxyContext>,
+    socket: UdpSocket,
+    token: CancellationToken,
+) -> io::Result<()> {
+    let port = socket.local_addr()?.port();
+    let door = Arc::new(Door {
+        ctx,
+        socket,
+        port,
+        token,
+    });
+    let tracker = TaskTracker::new();
+    let result = door.clone().read(&tracker).await;
+    tracker.close();
+    tracker.wait().await;
+    result
+}
+
+impl Door {
+    async fn read(self: Arc<Self>, tracker: &TaskTracker) -> io::Result<()> {
+        let mut flows: HashMap<Key, Sender<Vec<u8>>> = HashMap::new();
+        let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
+        let mut errors = 0;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.token.cancelled() => return Ok(()),
+                ready = self.socket.readable() => ready?,
+            }
+            let receive = || pktinfo::receive(&self.socket, &mut buffer);
+            let (len, client, asked) = match self.socket.try_io(Interest::READABLE, receive) {
+                Ok(received) => received,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                Err(error) => {
+                    // ECONNREFUSED and the like are about an earlier answer, not about the socket.
+                    errors += 1;
+                    if errors > MAX_ERRORS {
+                        return Err(error);
+                    }
+                    sleep(ERROR_PAUSE).await;
+                    continue;
+                }
+            };
+            errors = 0;
+            let to = match asked {
+                Asked::V4(address) => address.into(),
+                Asked::V6(address, _) => address.into(),
+                Asked::Bound => continue,
+            };
+            let key = Key { client, to };
+            let datagram = buffer.get(..len).unwrap_or_default().to_vec();
+            let sent = flows.get(&key).map(|flow| flow.try_send(datagram.clone()));
+            if !matches!(sent, None | Some(Err(TrySendError::Closed(_)))) {
+                continue;
+            }
+            // Those that have ended make room.
+            flows.retain(|_, flow| !flow.is_closed());
+            let Some(slot) = self.ctx.datagram_slots.take() else {
+                self.too_many(key);
+                continue;
+            };
+            let (send, receive) = mpsc::channel(MAX_QUEUED);
+            let _ = send.try_send(datagram);
+            flows.insert(key, send);
+            tracker.spawn(self.clone().flow(key, receive, (asked, slot)));
+        }
+    }
+
+    /// One flow, from its decision to its end.
+    async fn flow(self: Arc<Self>, key: Key, mut up: Receiver<Vec<u8>>, held: (Asked, Slot)) {
+        let (asked, _slot) = held;
+        let target = Target::address(&self.ctx, SocketAddr::new(key.to, self.port));
+        let mut judged = Judged::of(&target, self.ctx.policy.load_full());
+        let Some(permit) = judged.permit.take() else {
+            self.note(key, &target, &judged, &[], None);
+            return;
+        };
+        let opened = tokio::select! {
+            () = self.token.cancelled() => return,
+            opened = self.ctx.dialer.connect_datagrams(&permit) => opened,
+        };
+        let out = match opened {
+            Ok(out) => out,
+            Err(error) => {
+                judged.reason = error.reason;
+                judged.verdict = error.reason.verdict();
+                self.note(key, &target, &judged, &error.addresses, Some(&error.detail));
+                return;
+            }
+        };
+        let started = Instant::now();
+        let addresses = [out.address.ip()];
+        let id = self.note_open(key, &target, &judged, (&addresses, out.address));
+        let lease = |name: &Name| self.ctx.leases.hold(target.ip()?, name);
+        let _hold = judged.name.as_ref().and_then(lease);
+        let limit = permit.terms().and_then(|terms| terms.limits.idle_timeout);
+        let idle = limit.unwrap_or(IDLE_TIMEOUT);
+        let mut quiet = pin!(sleep(idle));
+        let mut opened = started;
+        let (mut sent, mut received) = (0, 0);
+        let end = loop {
+            tokio::select! {
+                biased;
+                () = self.token.cancelled() => break CloseReason::Shutdown,
+                datagram = up.recv() => {
+                    let Some(datagram) = datagram else {
+                        break CloseReason::Shutdown;
+                    };
+                    if !judged.stands(&target, &self.ctx, out.address) {
+                        break CloseReason::PolicyChanged;
+                    }
+                    match out.socket.send(&datagram).await {
+                        Ok(bytes) => sent += bytes as u64,
+                        Err(error) if is_fatal(&error) => break CloseReason::UpstreamReset,
+                        Err(_) => {} // too long for the way, or no room: lost, as datagrams are
+                    }
+                }
+                ready = out.socket.readable() => {
+                    if ready.is_err() {
+                        break CloseReason::Internal;
+                    }
+                    let mut answer = Vec::with_capacity(MAX_DATAGRAM_BYTES);
+                    match out.socket.try_recv_buf(&mut answer) {
+                        Ok(bytes) => received += bytes as u64,
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                        Err(_) => break CloseReason::UpstreamReset,
+                    }
+                    if !judged.stands(&target, &self.ctx, out.address) {
+                        break CloseReason::PolicyChanged;
+                    }
+                    // A program that is gone, or too slow, loses what it does not take.
+                    let _ = pktinfo::reply(&self.socket, &Reply { to: key.client, asked, payload: answer });
+                }
+                () = &mut quiet => break CloseReason::IdleTimeout,
+            }
+            quiet.as_mut().reset(tokio::time::Instant::now() + idle);
+            if judged.name.is_some() && opened.elapsed() >= REOPEN_PAUSE {
+                opened = Instant::now();
+                let port = PortSet::single(self.port);
+                // Refused, the next datagram is refused at once, and its flow begins anew.
+                let _ = self
+                    .ctx
+                    .leases
+                    .open_datagrams(key.to, &port, Duration::ZERO);
+            }
+        };
+        let close = Close::new(end, sent, received, started.elapsed());
+        self.ctx.recorder.close(id, close);
+    }
+
+    fn event<'a>(&self, key: Key, verdict: Verdict, reason: Reason) -> Event<'a> {
+        let mut event = Event::new(Layer::Udp, Protocol::Transparent, verdict, reason);
+        event.port = Some(self.port);
+        event.client = Some(Client {
+            transport: Transport::Udp,
+            address: key.client,
+            server: None,
+        });
+        event
+    }
+
+    /// Records a refusal or a failure.
+    fn note(
+        &self,
+        key: Key,
+        target: &Target,
+        judged: &Judged,
+        addresses: &[IpAddr],
+        detail: Option<&str>,
+    ) {
+        let asked = [key.to];
+        let mut event = self.event(key, judged.verdict, judged.reason);
+        judged.fill(&mut event, target);
+        event.addresses = if addresses.is_empty() {
+            &asked
+        } else {
+            addresses
+        };
+        event.detail = detail;
+        self.ctx.recorder.decision(event);
+    }
+
+    /// Records a flow that stands.
+    fn note_open(
+        &self,
+        key: Key,
+        target: &Target,
+        judged: &Judged,
+        (addresses, upstream): (&[IpAddr], SocketAddr),
+    ) -> DecisionId {
+        let upstream = upstream.to_string();
+        let mut event = self.event(key, judged.verdict, judged.reason);
+        judged.fill(&mut event, target);
+        event.addresses = addresses;
+        event.upstream = Some(&upstream);
+        self.ctx.recorder.decision(event)
+    }
+
+    fn too_many(&self, key: Key) {
+        let addresses = [key.to];
+        let mut event = self.event(key, Verdict::Deny, Reason::TooManyConnections);
+        event.addresses = &addresses;
+        event.detail = Some("flows of datagrams");
+        self.ctx.recorder.decision(event);
+    }
+}
+
+/// The policy's answer, with the policy that it came from.
+struct Judged {
+    policy: Arc<Policy>,
+    verdict: Verdict,
+    reason: Reason,
+    rule: Option<RuleId>,
+    name: Option<Name>,
+    permit: Option<DatagramPermit>,
+    suggestion: Option<String>,
+}
+
+impl Judged {
+    fn of(target: &Target, policy: Arc<Policy>) -> Judged {
+        let mut judged = Judged {
+            verdict: Verdict::Deny,
+            reason: Reason::AddressNotLeased,
+            rule: None,
+            name: None,
+            permit: None,
+            suggestion: None,
+            policy: policy.clone(),
+        };
+        // A synthetic address that stands for nothing leads nowhere.
+        let Some(how) = destination(target.borrowed(), ShownRef::Nothing) else {
+            return judged;
+        };
+        let request = Request::Datagrams {
+            how,
+            port: target.port,
+        };
+        let decision = policy.decide(&request);
+        judged.verdict = decision.verdict;
+        judged.reason = decision.reason;
+        judged.rule = decision.rule;
+        judged.name = decision.name().map(NameRef::to_name);
+        judged.permit = decision.datagram_permit();
+        if judged.permit.is_none() {
+            judged.suggestion = policy.suggestion(&request);
+        }
+        judged
+    }
+
+    /// Whether the policy in force now lets the flow through as it stands.
+    fn stands(&mut self, target: &Target, ctx: &ProxyContext, at: SocketAddr) -> bool {
+        let now = ctx.policy.load_full();
+        if Arc::ptr_eq(&now, &self.policy) {
+            return true;
+        }
+        let judged = Judged::of(target, now.clone());
+        let host = judged
+            .name
+            .as_ref()
+            .is_some_and(|name| name.as_str() == portcullis_policy::HOST_NAME);
+        let guarded = !host && now.guard_datagrams(at.ip(), at.port()).is_err();
+        self.policy = now;
+        judged.permit.is_some() && judged.name == self.name && !guarded
+    }
+
+    fn fill<'a>(&'a self, event: &mut Event<'a>, target: &'a Target) {
+        let known = self.name.as_ref().map(|name| name.as_str());
+        event.name = known.or(target.owner());
+        event.suggestion = self.suggestion.as_deref();
+        if let Some(rule) = self.rule {
+            let rule = self.policy.rule(rule);
+            event.rule = Some((rule.text, rule.source));
+        }
+    }
+}
+
+/// Whether an error says that nobody listens, rather than that one datagram was lost.
+fn is_fatal(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable};
+    matches!(
+        error.kind(),
+        ConnectionRefused | HostUnreachable | NetworkUnreachable
+    )
+}
