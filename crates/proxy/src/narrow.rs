@@ -120,7 +120,7 @@ pub(crate) fn allows_upgrade(ruling: &Ruling) -> bool {
 /// A path and its query as they are sent on: where paths were decided on, in the very form that the
 /// rule matched, so that no server reads another one. Elsewhere as they came.
 pub(crate) fn sent_path<'p>(ruling: &Ruling, path: &'p str) -> Cow<'p, str> {
-    if !terms(ruling).is_some_and(|terms| terms.paths.is_some()) {
+    if terms(ruling).is_none_or(|terms| terms.paths.is_none()) {
         return Cow::Borrowed(path);
     }
     let (plain, query) = path.split_at(path.find('?').unwrap_or(path.len()));

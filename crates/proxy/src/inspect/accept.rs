@@ -92,7 +92,7 @@ pub(crate) async fn inspect(
         };
         tokio::select! {
             biased;
-            () = stop.wait() => Ended::of(CloseReason::Shutdown),
+            ended = activity.taken_down(stop.wait(), CloseReason::Shutdown) => ended,
             ended = inspection.run(&mut opened, ruling, (program, upstream)) => ended,
         }
     };
@@ -276,7 +276,7 @@ impl Inspection<'_> {
         };
         tokio::select! {
             biased;
-            () = flow.standing.until_cut() => Ended::of(CloseReason::PolicyChanged),
+            ended = self.activity.taken_down(flow.standing.until_cut(), CloseReason::PolicyChanged) => ended,
             ended = drivers.until(serving) => ended,
         }
     }

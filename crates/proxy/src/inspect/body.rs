@@ -66,9 +66,11 @@ impl Open {
             .take();
         if let Some(mut flow) = flow {
             let limit = self.busy.0.cut().filter(|_| end != CloseReason::Finished);
+            // What took the whole connection down has ended its requests.
+            let taken_down = self.busy.0.ends().filter(|_| end != CloseReason::Finished);
             let end = match flow.standing.is_cut() {
                 true => CloseReason::PolicyChanged,
-                false => limit.map_or(end, |cut| cut.end),
+                false => taken_down.unwrap_or_else(|| limit.map_or(end, |cut| cut.end)),
             };
             let detail = limit.map(|cut| cut.detail).or(detail);
             flow.up = self.up.load(Ordering::Relaxed);

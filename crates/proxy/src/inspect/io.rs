@@ -9,11 +9,13 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use portcullis_record::CloseReason;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::serve::Ended;
 use crate::meter::{Cut, MAX_CHUNK_BYTES, Meter, Way};
 
 /// What happens on one connection, seen by several parts of its task.
@@ -32,6 +34,8 @@ pub(super) struct Activity {
     head_since: AtomicU64,
     /// The limit that ended the connection.
     cut: OnceLock<Cut>,
+    /// Why the connection is taken down, where it is.
+    ends: OnceLock<CloseReason>,
 }
 
 impl Activity {
@@ -45,6 +49,7 @@ impl Activity {
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
             cut: OnceLock::new(),
+            ends: OnceLock::new(),
         })
     }
 
@@ -59,6 +64,18 @@ impl Activity {
     /// The limit that ended the connection, if one did.
     pub(super) fn cut(&self) -> Option<Cut> {
         self.cut.get().copied()
+    }
+
+    /// Waits for a reason to take the connection down, and says it to the requests that end with it.
+    pub(super) async fn taken_down(&self, by: impl Future<Output = ()>, end: CloseReason) -> Ended {
+        by.await;
+        let _ = self.ends.set(end);
+        Ended::of(end)
+    }
+
+    /// Why the connection is being taken down, if it is.
+    pub(super) fn ends(&self) -> Option<CloseReason> {
+        self.ends.get().copied()
     }
 
     /// A request begins.
