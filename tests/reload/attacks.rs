@@ -92,6 +92,40 @@ fn another_folder_in_the_place_of_the_policy_s_is_not_read() {
     only_the_operator_counts(inside, &home.join("elsewhere/real/policy.toml"), &log);
 }
 
+/// Once the operator's editor has replaced the file, it is no mount inside any more: the program may
+/// put another one there, which is no policy. What the operator owns alone still is.
+#[test]
+fn what_the_program_puts_in_the_place_of_a_replaced_file_is_not_read() {
+    let world = world();
+    let policy = policy_in(&world, "a/b");
+    let (sandbox, log) = follows(&world, &policy);
+    let mut inside = Inside::start(&sandbox);
+    crate::replace(&policy, &allowing(&[API, "big.example.com"]));
+    until("the operator's change counts", || counts(&log).0 == 1);
+    inside.expect("name big.example.com", "203.0.113.81");
+    let (folder, evil) = (
+        policy.parent().unwrap(),
+        allowing(&[EVIL]).replace('\n', "\\n"),
+    );
+    let said = inside.ask(&format!(
+        "sh cd {}; printf '{evil}' > new && mv -f new policy.toml && echo replaced",
+        folder.display()
+    ));
+    assert_eq!(said, "replaced|", "the file system lets it");
+    until("it is noticed", || changes(&log).len() == 2);
+    assert_eq!(counts(&log), (1, 1), "{:?}", changes(&log));
+    let (_, detail) = changes(&log).pop().unwrap();
+    assert!(detail.contains("could have written"), "{detail}");
+    inside.expect(&format!("name {EVIL}"), "none");
+    inside.expect("name big.example.com", "203.0.113.81");
+    crate::replace(&policy, &allowing(&[API, "ssh.example.com:22"]));
+    until("the operator's next change counts", || counts(&log).0 == 2);
+    inside.expect("name ssh.example.com", "203.0.113.22");
+    let (status, said) = inside.end();
+    assert_eq!((status.code(), said.as_str()), (Some(0), ""));
+    world.assert_never_asked("evil");
+}
+
 /// Folders on the way may be links, which are the program's to turn.
 #[test]
 fn a_link_on_the_way_that_is_turned_is_not_followed() {

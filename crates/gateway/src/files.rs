@@ -3,10 +3,12 @@
 //! Answers "the sandboxed program writes its own policy". It runs as the same user, so it can rename
 //! every folder above the policy and put others in their place. So each folder is held by a
 //! descriptor from before the program starts, and files are read from the held folder whatever its
-//! path leads to by then. The names in it are the sandbox's read-only mounts: the program can neither
-//! write to them nor replace them. A file is not read by a symbolic link that appeared later, not
-//! where it has a second name by which it could be written, and not from a folder that was not held
-//! from the start.
+//! path leads to by then. The files themselves are read-only mounts inside, so that a change in place
+//! is the operator's. A file that was put in their place is not mounted inside any more, and whoever
+//! may write in that folder may have put it there: it counts only where the program's user can
+//! neither write nor own it. A file is not read by a symbolic link that appeared later, not where it
+//! has a second name by which it could be written, and not from a folder that was not held from the
+//! start.
 //!
 //! Under `serve` there is no such program, and paths are followed as they stand.
 
@@ -22,6 +24,8 @@ use std::path::{Path, PathBuf};
 
 /// Most folders that are held.
 const MAX_FOLDERS: usize = 256;
+/// Who owns what belongs to nobody that a user namespace knows (`/proc/sys/kernel/overflowuid`).
+const OVERFLOW_UID: u32 = 65_534;
 /// Symbolic links on the way from a policy's path to its file.
 const MAX_LINKS: usize = 8;
 
@@ -36,6 +40,9 @@ pub struct PolicyFiles {
     read: BTreeMap<PathBuf, Option<u64>>,
     /// Where the links on the way led when they were first read.
     led: Vec<PathBuf>,
+    /// The files that are read-only inside: those that were there when the program started. Held, so
+    /// that no other file gets the number of one that is gone.
+    kept: BTreeMap<PathBuf, OwnedFd>,
     /// Largest file that is read, bytes; one more is read of a larger one.
     max_bytes: u64,
 }
@@ -62,6 +69,14 @@ impl PolicyFiles {
     /// From now on a program runs that may want to change the policy: no folder is opened by its path
     /// any more.
     pub fn seal(&mut self) {
+        let kept = |path: &PathBuf| {
+            let (folder, name) = self.place(path)?;
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            let held = rustix::fs::openat(folder, name, flags, Mode::empty()).ok()?;
+            Some((path.clone(), held))
+        };
+        let paths = self.read.keys().chain(&self.led);
+        self.kept = paths.filter_map(kept).collect();
         self.sealed = true;
     }
 
@@ -195,7 +210,7 @@ impl PolicyFiles {
             match rustix::fs::openat(folder, name, flags | OFlags::NOFOLLOW, Mode::empty()) {
                 Ok(file) => {
                     let file = File::from(file);
-                    one_name(&file)?;
+                    self.not_the_program_s(&path, &file)?;
                     return Ok(file);
                 }
                 Err(rustix::io::Errno::LOOP) => {}
@@ -206,12 +221,44 @@ impl PolicyFiles {
                 // Nobody inside could have made the link, nor what it leads to beside it.
                 let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
                 let file = rustix::fs::openat2(folder, name, flags, Mode::empty(), beneath)?;
-                return Ok(file.into());
+                let file = File::from(file);
+                self.not_the_program_s(&path, &file)?;
+                return Ok(file);
             }
             let to = Path::new(OsStr::from_bytes(text.to_bytes()));
             path = folder_of(&path).join(to);
         }
         Err(io::Error::other("too many symbolic links"))
+    }
+
+    /// Refuses what the sandboxed program could have written.
+    fn not_the_program_s(&self, path: &Path, file: &File) -> io::Result<()> {
+        let found = rustix::fs::fstat(file)?;
+        // The overflow id is anybody's that this user namespace does not know.
+        let user = rustix::process::geteuid().as_raw();
+        let own = user == found.st_uid && user != OVERFLOW_UID;
+        if own && found.st_nlink > 1 {
+            return Err(refused(
+                "it has another name (a hard link), by which the sandboxed program could write it",
+            ));
+        }
+        if let Some(kept) = self.kept.get(path) {
+            let kept = rustix::fs::fstat(kept)?;
+            if (kept.st_dev, kept.st_ino) == (found.st_dev, found.st_ino) {
+                return Ok(());
+            }
+        }
+        // Numbers tell little across user namespaces: whose file it is shows in whether its mode may
+        // be set, to what it is.
+        let mode = Mode::from_raw_mode(found.st_mode);
+        let ours = rustix::fs::fchmod(file, mode).is_ok();
+        if own || ours || mode.intersects(Mode::WGRP | Mode::WOTH) {
+            return Err(refused(
+                "it was replaced by a file that the sandboxed program could have written; save it in \
+                 place, or keep it where that program's user cannot write",
+            ));
+        }
+        Ok(())
     }
 
     fn take(&self, file: File) -> io::Result<String> {
@@ -238,18 +285,6 @@ fn folder_of(path: &Path) -> &Path {
 /// Whether nobody of this user can change what is in a folder: another user's, or a read-only mount.
 fn is_fixed(folder: BorrowedFd<'_>) -> bool {
     rustix::fs::accessat(folder, ".", Access::WRITE_OK, AtFlags::EACCESS).is_err()
-}
-
-/// A file with two names can be written by the one that is not protected.
-fn one_name(file: &File) -> io::Result<()> {
-    let found = rustix::fs::fstat(file)?;
-    let own = rustix::process::geteuid().as_raw() == found.st_uid;
-    if own && found.st_nlink > 1 {
-        return Err(refused(
-            "it has another name (a hard link), by which the sandboxed program could write it",
-        ));
-    }
-    Ok(())
 }
 
 fn refused(why: &str) -> io::Error {

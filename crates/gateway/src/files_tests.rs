@@ -51,11 +51,28 @@ fn a_folder_that_is_new_and_a_file_with_two_names_are_not_read() {
         assert_eq!(result.unwrap_err().kind(), ErrorKind::PermissionDenied);
     };
     refused(files.read(&other));
-    // One more in the same folder is the operator's to name.
+    // Nor one more in the same folder, which anybody of this user can have written.
     fs::write(inner.join("more.toml"), "more").unwrap();
-    assert_eq!(files.read(&inner.join("more.toml")).unwrap(), "more");
+    refused(files.read(&inner.join("more.toml")));
     fs::hard_link(&path, folder.path().join("second")).unwrap();
     refused(files.read(&path));
+}
+
+#[test]
+fn what_was_put_in_the_place_of_a_file_is_not_read_where_the_program_could_have_written_it() {
+    let (_folder, inner) = folder();
+    let path = inner.join("policy.toml");
+    fs::write(&path, "first").unwrap();
+    let mut files = sealed(&path);
+    fs::write(&path, "in place").unwrap();
+    assert_eq!(files.read(&path).unwrap(), "in place");
+    fs::write(inner.join("new"), "replaced").unwrap();
+    fs::rename(inner.join("new"), &path).unwrap();
+    let error = files.read(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert!(error.to_string().contains("save it in place"), "{error}");
+    // Without a program it is the operator's business.
+    assert_eq!(PolicyFiles::new(1000).read(&path).unwrap(), "replaced");
 }
 
 #[test]
@@ -99,6 +116,8 @@ fn what_is_missing_is_told_from_what_is_there_and_too_much_is_cut() {
     assert_ne!(files.stamps(), before);
     assert!(files.read(&path).is_err());
     assert!(files.unchanged(), "still missing");
-    fs::write(&path, "x".repeat(5_000)).unwrap();
-    assert_eq!(files.read(&path).unwrap().len(), 1_001);
+    let other = inner.join("other.toml");
+    fs::write(&other, "x".repeat(5_000)).unwrap();
+    let mut files = sealed(&other);
+    assert_eq!(files.read(&other).unwrap().len(), 1_001);
 }

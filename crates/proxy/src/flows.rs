@@ -49,6 +49,8 @@ struct Basis {
     carries: Carries,
     /// It was dialled where the rule sends the name (`to`).
     sent: bool,
+    /// Nothing but requests may pass on it.
+    only_http: bool,
     /// The other end, where that is the destination's; `None` behind a company's proxy.
     peer: Option<SocketAddr>,
     /// The name that it was dialled by.
@@ -96,6 +98,7 @@ impl Basis {
             port: target.port,
             carries: Carries::Unknown,
             sent: false,
+            only_http: false,
             peer: None,
             by: None,
         };
@@ -107,6 +110,8 @@ impl Basis {
         let to = ruling.permit.as_ref().and_then(ConnectPermit::to);
         self.shown = ruling.shown.clone();
         self.sent = to.is_some();
+        let permit = ruling.permit.as_ref();
+        self.only_http = permit.is_some_and(ConnectPermit::only_http);
         self.peer = peer.via.is_none().then_some(peer.address);
         self.by.clone_from(&ruling.name);
     }
@@ -124,7 +129,21 @@ impl Basis {
         };
         let now = decision.name();
         let same_name = self.by.as_ref().map(Name::as_ref) == now;
-        self.ends_there(ctx, &permit, same_name)
+        self.may_carry(&permit) && self.ends_there(ctx, &permit, same_name)
+    }
+
+    /// Whether what runs on the flow may run on one by this permit: what passes untouched may not
+    /// where everything, or TLS, is to be looked into by now. Requests are decided on one by one, and
+    /// what has said nothing yet meets the policy in force when it does, unless that is looked at by
+    /// the decision that it was opened by.
+    fn may_carry(&self, permit: &ConnectPermit) -> bool {
+        let inspect = permit.terms().is_some_and(|terms| terms.inspect);
+        match self.carries {
+            Carries::Http => true,
+            Carries::Tls => !inspect && !permit.only_http(),
+            Carries::Other => !permit.only_http(),
+            Carries::Unknown => self.only_http || !permit.only_http(),
+        }
     }
 
     /// Whether a connection by this permit could end where the flow ends.

@@ -270,6 +270,28 @@ fn a_name_that_is_sent_elsewhere_now_has_no_flows_at_its_old_place() {
 }
 
 #[test]
+fn what_passes_untouched_is_cut_where_it_is_to_be_looked_into() {
+    let plain = "[network.domains]\n\"a.example\" = \"allow\"";
+    let looked_into = "[network.domains]\n\"a.example\" = { verdict = \"allow\", inspect = true }";
+    for (carries, lives) in [
+        (Carries::Tls, false),
+        (Carries::Other, true),
+        (Carries::Http, true),
+        (Carries::Unknown, true),
+    ] {
+        let ctx = context(policy(plain));
+        let (target, ruling) = ask(&ctx, (Way::Asked, 0, 1));
+        let peer = Peer::standing("192.0.2.1:443".parse().unwrap());
+        let flow = ctx.enter(&target, &ruling, &peer);
+        ctx.carries(&flow, carries, &ruling);
+        let now = policy(looked_into);
+        ctx.policy.store(Arc::new(now.clone()));
+        ctx.recheck(&now);
+        assert_eq!(!flow.is_cut(), lives, "{carries:?}");
+    }
+}
+
+#[test]
 fn the_guard_is_asked_again_about_the_address_that_was_dialled() {
     let lifted = "[network.domains]\n\"private.example:5432\" = \"allow\"\n\
                   [network.addresses]\n\"10.0.0.0/8:5432\" = \"allow\"";
