@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use portcullis_dns::pktinfo::{self, Asked, Reply};
 use portcullis_names::{Name, NameRef, PortSet};
-use portcullis_policy::{DatagramPermit, Policy, Reason, Request, RuleId, Verdict};
+use portcullis_policy::{DatagramPermit, Mode, Policy, Reason, Request, RuleId, Verdict};
 use portcullis_record::{
     Client, Close, CloseReason, DecisionId, Event, Layer, Protocol, Transport,
 };
@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ProxyContext;
 use crate::limits::Slot;
+use crate::meter::{Meter, Way};
 use crate::target::{ShownRef, Target, destination};
 
 /// Flows of one sandbox at once.
@@ -160,8 +161,14 @@ impl Door {
         let id = self.note_open(key, &target, &judged, (&addresses, out.address));
         let lease = |name: &Name| self.ctx.leases.hold(target.ip()?, name);
         let _hold = judged.name.as_ref().and_then(lease);
-        let limit = permit.terms().and_then(|terms| terms.limits.idle_timeout);
-        let idle = limit.unwrap_or(IDLE_TIMEOUT);
+        let of_rule = permit.terms().and_then(|terms| terms.limits.idle_timeout);
+        let of_sandbox = judged.policy.settings().limits.idle_timeout;
+        let idle = match judged.policy.mode() {
+            Mode::Audit => None,
+            Mode::Enforce => [of_rule, of_sandbox].into_iter().flatten().min(),
+        };
+        let idle = idle.unwrap_or(IDLE_TIMEOUT);
+        let mut meter = self.ctx.limiter.meter(None);
         let mut quiet = pin!(sleep(idle));
         let mut opened = started;
         let (mut sent, mut received) = (0, 0);
@@ -175,6 +182,9 @@ impl Door {
                     };
                     if !judged.stands(&target, &self.ctx, out.address) {
                         break CloseReason::PolicyChanged;
+                    }
+                    if let Some(end) = self.leave(&mut meter, Way::Up, datagram.len()).await {
+                        break end;
                     }
                     match out.socket.send(&datagram).await {
                         Ok(bytes) => sent += bytes as u64,
@@ -195,6 +205,9 @@ impl Door {
                     if !judged.stands(&target, &self.ctx, out.address) {
                         break CloseReason::PolicyChanged;
                     }
+                    if let Some(end) = self.leave(&mut meter, Way::Down, answer.len()).await {
+                        break end;
+                    }
                     // A program that is gone, or too slow, loses what it does not take.
                     let _ = pktinfo::reply(&self.socket, &Reply { to: key.client, asked, payload: answer });
                 }
@@ -213,6 +226,21 @@ impl Door {
         };
         let close = Close::new(end, sent, received, started.elapsed());
         self.ctx.recorder.close(id, close);
+    }
+
+    /// Waits until the sandbox's limits let a datagram pass, which counts whole; what comes meanwhile
+    /// waits too, or is lost as on any full link. What ends the flow instead, if something does.
+    async fn leave(
+        &self,
+        meter: &mut Option<Box<Meter>>,
+        way: Way,
+        bytes: usize,
+    ) -> Option<CloseReason> {
+        let meter = meter.as_mut().filter(|meter| meter.counts())?;
+        tokio::select! {
+            () = self.token.cancelled() => Some(CloseReason::Shutdown),
+            taken = async { meter.tap(way).take(bytes).await } => taken.err().map(|cut| cut.end),
+        }
     }
 
     fn event<'a>(&self, key: Key, verdict: Verdict, reason: Reason) -> Event<'a> {

@@ -139,13 +139,6 @@ impl Meter {
         }))
     }
 
-    /// A meter of the same shares with turns of its own: for a stream among others on one
-    /// connection, or for datagrams.
-    #[allow(dead_code)] // for inspected streams and datagrams
-    pub(crate) fn another(&self) -> Option<Box<Meter>> {
-        Meter::new(self.common.shares.clone())
-    }
-
     /// How many of `want` bytes have leave to pass in one direction, at least one; asks for it where
     /// none has. Say with [`Meter::passed`] how many did.
     ///
@@ -305,7 +298,6 @@ impl Tap<'_> {
     ///
     /// # Errors
     /// The limit that ends the flow.
-    #[allow(dead_code)] // for inspected bodies and datagrams
     pub(crate) async fn take(&mut self, want: usize) -> Result<(), Cut> {
         let mut left = want;
         while left > 0 {
