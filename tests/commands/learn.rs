@@ -142,7 +142,7 @@ fn bad_flags_of_learn_are_told_apart_from_a_failed_start() {
         "-o",
         &output,
         "--upstream-proxy",
-        "socks5://a.example",
+        "ftp://a.example",
         "--",
         "true",
     ];

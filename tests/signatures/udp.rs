@@ -115,3 +115,25 @@ fn an_address_rule_for_datagrams_needs_no_lookup() {
         "{ran}"
     );
 }
+
+#[test]
+fn datagrams_are_no_way_around_the_bytes_that_a_sandbox_may_pass() {
+    let world = shared::world();
+    let policy = "version = 1\n\
+                  [network.domains]\n\"dual.example.com:123/udp\" = \"allow\"\n\
+                  [network.limits]\ntotal_bytes = \"4kB\"\n";
+    // Each question and each answer is 1,000 bytes: two pass both ways.
+    let ran = sandbox(&world).policy("toml", policy).python(
+        "import gate, socket\n\
+         address = socket.getaddrinfo('dual.example.com', 123, socket.AF_INET)[0][4][0]\n\
+         print([gate.datagram(address, 123, bytes(1000), wait=2) == 'answered' for _ in range(4)])",
+    );
+    ran.assert_ok();
+    let answered = ran.out().matches("True").count();
+    assert!((1..=2).contains(&answered), "{ran}");
+    let limited = |close: &serde_json::Value| close["close_reason"] == "limit";
+    assert!(
+        ran.records.closes().into_iter().any(limited),
+        "no flow was ended by the limit: {ran}"
+    );
+}

@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ProxyContext;
 use crate::limits::Slot;
-use crate::meter::{Meter, Way};
+use crate::meter::{Cut, Meter, Way};
 use crate::target::{ShownRef, Target, destination};
 
 /// Flows of one sandbox at once.
@@ -172,6 +172,7 @@ impl Door {
         let mut quiet = pin!(sleep(idle));
         let mut opened = started;
         let (mut sent, mut received) = (0, 0);
+        let mut limit = None;
         let end = loop {
             tokio::select! {
                 biased;
@@ -183,8 +184,9 @@ impl Door {
                     if !judged.stands(&target, &self.ctx, out.address) {
                         break CloseReason::PolicyChanged;
                     }
-                    if let Some(end) = self.leave(&mut meter, Way::Up, datagram.len()).await {
-                        break end;
+                    if let Some(cut) = self.leave(&mut meter, Way::Up, datagram.len()).await {
+                        limit = Some(cut.detail);
+                        break cut.end;
                     }
                     match out.socket.send(&datagram).await {
                         Ok(bytes) => sent += bytes as u64,
@@ -205,8 +207,9 @@ impl Door {
                     if !judged.stands(&target, &self.ctx, out.address) {
                         break CloseReason::PolicyChanged;
                     }
-                    if let Some(end) = self.leave(&mut meter, Way::Down, answer.len()).await {
-                        break end;
+                    if let Some(cut) = self.leave(&mut meter, Way::Down, answer.len()).await {
+                        limit = Some(cut.detail);
+                        break cut.end;
                     }
                     // A program that is gone, or too slow, loses what it does not take.
                     let _ = pktinfo::reply(&self.socket, &Reply { to: key.client, asked, payload: answer });
@@ -224,22 +227,21 @@ impl Door {
                     .open_datagrams(key.to, &port, Duration::ZERO);
             }
         };
-        let close = Close::new(end, sent, received, started.elapsed());
+        let mut close = Close::new(end, sent, received, started.elapsed());
+        close.detail = limit;
         self.ctx.recorder.close(id, close);
     }
 
     /// Waits until the sandbox's limits let a datagram pass, which counts whole; what comes meanwhile
     /// waits too, or is lost as on any full link. What ends the flow instead, if something does.
-    async fn leave(
-        &self,
-        meter: &mut Option<Box<Meter>>,
-        way: Way,
-        bytes: usize,
-    ) -> Option<CloseReason> {
+    async fn leave(&self, meter: &mut Option<Box<Meter>>, way: Way, bytes: usize) -> Option<Cut> {
         let meter = meter.as_mut().filter(|meter| meter.counts())?;
         tokio::select! {
-            () = self.token.cancelled() => Some(CloseReason::Shutdown),
-            taken = async { meter.tap(way).take(bytes).await } => taken.err().map(|cut| cut.end),
+            () = self.token.cancelled() => Some(Cut {
+                end: CloseReason::Shutdown,
+                detail: "the gateway ended",
+            }),
+            taken = async { meter.tap(way).take(bytes).await } => taken.err(),
         }
     }
 
