@@ -19,8 +19,9 @@ use portcullis_names::Name;
 use portcullis_policy::{ConnectPermit, Policy, Request};
 
 use crate::ProxyContext;
+use crate::narrow;
 use crate::note::Peer;
-use crate::target::{Asked, HostRef, Ruling, Shown, Target, destination};
+use crate::target::{Asked, Asks, HostRef, Ruling, Shown, Target, destination};
 
 /// Parts of the registry, each with a lock of its own that a flow takes when it opens and when it
 /// closes.
@@ -36,8 +37,10 @@ pub(crate) enum Carries {
     Tls,
     /// A protocol that is not looked into.
     Other,
-    /// HTTP, request by request or what one of them has turned into.
+    /// HTTP, request by request.
     Http,
+    /// What a request has turned into (WebSocket).
+    Switched,
 }
 
 /// What a flow was let in by: enough to decide it again. Kept small, there are thousands.
@@ -47,6 +50,8 @@ struct Basis {
     shown: Shown,
     port: u16,
     carries: Carries,
+    /// What the request asks for, where the flow is one.
+    request: Option<Box<Requested>>,
     /// It was dialled where the rule sends the name (`to`).
     sent: bool,
     /// Nothing but requests may pass on it.
@@ -55,6 +60,13 @@ struct Basis {
     peer: Option<SocketAddr>,
     /// The name that it was dialled by.
     by: Option<Name>,
+}
+
+/// What one request asks for, as [`Asks`].
+#[derive(Debug)]
+struct Requested {
+    method: Box<str>,
+    path: Box<str>,
 }
 
 /// What was asked for, as [`Asked`] in a smaller form.
@@ -91,12 +103,20 @@ impl Host {
 }
 
 impl Basis {
-    fn new(target: &Target, ruling: &Ruling, peer: &Peer) -> Basis {
+    fn new(target: &Target, asks: Option<Asks<'_>>, ruling: &Ruling, peer: &Peer) -> Basis {
+        let request = asks.map(|Asks { method, path }| Requested {
+            method: method.into(),
+            path: path.into(),
+        });
         let mut basis = Basis {
             host: Host::of(target),
             shown: Shown::Nothing,
             port: target.port,
-            carries: Carries::Unknown,
+            carries: match request {
+                Some(_) => Carries::Http,
+                None => Carries::Unknown,
+            },
+            request: request.map(Box::new),
             sent: false,
             only_http: false,
             peer: None,
@@ -110,8 +130,7 @@ impl Basis {
         let to = ruling.permit.as_ref().and_then(ConnectPermit::to);
         self.shown = ruling.shown.clone();
         self.sent = to.is_some();
-        let permit = ruling.permit.as_ref();
-        self.only_http = permit.is_some_and(ConnectPermit::only_http);
+        self.only_http = narrow::only_http(ruling);
         self.peer = peer.via.is_none().then_some(peer.address);
         self.by.clone_from(&ruling.name);
     }
@@ -123,7 +142,15 @@ impl Basis {
             return false;
         };
         let port = self.port;
-        let decision = policy.decide(&Request::Connect { how, port });
+        let decision = policy.decide(&match self.request.as_deref() {
+            Some(Requested { method, path }) => Request::Http {
+                how,
+                port,
+                method,
+                path,
+            },
+            None => Request::Connect { how, port },
+        });
         let Some(permit) = decision.connect_permit() else {
             return false;
         };
@@ -140,9 +167,10 @@ impl Basis {
         let inspect = permit.terms().is_some_and(|terms| terms.inspect);
         match self.carries {
             Carries::Http => true,
+            Carries::Switched => narrow::may_switch(permit),
             Carries::Tls => !inspect && !permit.only_http(),
-            Carries::Other => !permit.only_http(),
-            Carries::Unknown => self.only_http || !permit.only_http(),
+            Carries::Other => !narrow::is_only_http(permit),
+            Carries::Unknown => self.only_http || !narrow::is_only_http(permit),
         }
     }
 
@@ -159,13 +187,21 @@ impl Basis {
     }
 }
 
+/// Who is told that a flow is cut.
+#[derive(Debug, Default)]
+struct Waiting {
+    waker: Option<Waker>,
+    /// The flow that it is a part of, which ends with it.
+    whole: Option<Arc<Standing>>,
+}
+
 /// One flow in the registry, shared by whoever carries it and by the registry.
 #[derive(Debug)]
 pub(crate) struct Standing {
     cut: AtomicBool,
     /// Its place in its shard.
     place: AtomicU32,
-    waiting: Mutex<Option<Waker>>,
+    waiting: Mutex<Waiting>,
     basis: Mutex<Basis>,
 }
 
@@ -185,9 +221,22 @@ impl Standing {
 
     fn trip(&self) {
         self.cut.store(true, Ordering::Release);
-        let waiting = lock(&self.waiting).take();
-        if let Some(waker) = waiting {
+        let Waiting { waker, whole } = std::mem::take(&mut *lock(&self.waiting));
+        if let Some(waker) = waker {
             waker.wake();
+        }
+        if let Some(whole) = whole {
+            whole.trip();
+        }
+    }
+
+    /// The flow is a request on a connection whose bytes nobody can tell apart any more: where it is
+    /// no longer allowed, the whole ends.
+    pub(crate) fn is_part_of(&self, whole: &Arc<Standing>) {
+        lock(&self.waiting).whole = Some(whole.clone());
+        // It may have been cut before there was anybody to tell.
+        if self.is_cut() {
+            whole.trip();
         }
     }
 }
@@ -204,7 +253,7 @@ impl Future for UntilCut<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if !self.registered {
             self.registered = true;
-            *lock(&self.standing.waiting) = Some(cx.waker().clone());
+            lock(&self.standing.waiting).waker = Some(cx.waker().clone());
         }
         if self.standing.is_cut() {
             Poll::Ready(())
@@ -269,7 +318,7 @@ impl Flows {
         let standing = Arc::new(Standing {
             cut: AtomicBool::new(false),
             place: AtomicU32::new(0),
-            waiting: Mutex::new(None),
+            waiting: Mutex::default(),
             basis: Mutex::new(basis),
         });
         let place = lock(&self.shards[shard]).take(standing.clone());
@@ -349,10 +398,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl ProxyContext {
-    /// Takes a flow into the registry. It may be cut already when this returns: the policy can have
+    /// Takes a flow into the registry; `asks` where it is one request. It may be cut already when this returns: the policy can have
     /// changed since it was decided on.
-    pub(crate) fn enter(&self, target: &Target, ruling: &Ruling, peer: &Peer) -> Entered {
-        let entered = self.flows.enter(Basis::new(target, ruling, peer));
+    pub(crate) fn enter(
+        &self,
+        target: &Target,
+        asks: Option<Asks<'_>>,
+        ruling: &Ruling,
+        peer: &Peer,
+    ) -> Entered {
+        let entered = self.flows.enter(Basis::new(target, asks, ruling, peer));
         self.look_again(&entered, ruling);
         entered
     }

@@ -57,10 +57,19 @@ pub(crate) fn look(target: &Target, ruling: &Ruling) -> Look {
 
 /// Whether nothing but HTTP may pass.
 pub(crate) fn only_http(ruling: &Ruling) -> bool {
-    let permit = ruling.permit.as_ref();
+    ruling.permit.as_ref().is_some_and(is_only_http)
+}
+
+/// The same of a permit.
+pub(crate) fn is_only_http(permit: &ConnectPermit) -> bool {
     // What is opened is opened to see requests: nothing else passes there either.
-    let opened = |permit: &ConnectPermit| permit.terms().is_some_and(|terms| terms.inspect);
-    permit.is_some_and(|permit| permit.only_http() || (opened(permit) && !permit.audit()))
+    let opened = permit.terms().is_some_and(|terms| terms.inspect);
+    permit.only_http() || (opened && !permit.audit())
+}
+
+/// Whether what a request has turned into may pass by this permit.
+pub(crate) fn may_switch(permit: &ConnectPermit) -> bool {
+    !is_only_http(permit) || permit.terms().is_none_or(|terms| terms.allows_upgrade())
 }
 
 /// The same, also where the policy only watches.
@@ -114,7 +123,7 @@ impl ProxyContext {
 
 /// Whether a request under this ruling may change to another protocol.
 pub(crate) fn allows_upgrade(ruling: &Ruling) -> bool {
-    !only_http(ruling) || terms(ruling).is_none_or(RuleTerms::allows_upgrade)
+    ruling.permit.as_ref().is_none_or(may_switch)
 }
 
 /// A path and its query as they are sent on: where paths were decided on, in the very form that the

@@ -16,7 +16,7 @@ use crate::ProxyContext;
 use crate::flows::Entered;
 use crate::meter::Admitted;
 use crate::socket;
-use crate::target::{Ruling, Target};
+use crate::target::{Asks, Ruling, Target};
 
 /// The way that a connection came in.
 #[derive(Clone, Copy, Debug)]
@@ -169,6 +169,9 @@ impl ProxyContext {
         event.canonical_name = upstream.canonical.as_ref().map(|name| name.as_str());
         event.timings = upstream.timings;
         let id = self.recorder.decision(event);
+        // CONNECT has no path: what it opens is no request.
+        let asks = at.method.zip(at.path);
+        let asks = asks.map(|(method, path)| Asks { method, path });
         Flow {
             recorder: self.recorder.clone(),
             id,
@@ -179,7 +182,7 @@ impl ProxyContext {
             detail: None,
             lease: self.hold(target, ruling),
             admitted: upstream.admitted.clone(),
-            standing: self.enter(target, ruling, upstream),
+            standing: self.enter(target, asks, ruling, upstream),
         }
     }
 

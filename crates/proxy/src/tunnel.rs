@@ -158,6 +158,9 @@ impl Opened {
                 None
             }
             First::Http => {
+                if let Some(flow) = &self.flow {
+                    ctx.carries(&flow.standing, Carries::Http, &self.ruling);
+                }
                 let (client, upstream) = relay.into_sockets();
                 let behind = Behind {
                     target: self.target,

@@ -210,6 +210,10 @@ impl Session<'_> {
                 () = flow.standing.until_cut() => Outcome::Broken(CloseReason::PolicyChanged),
                 outcome = exchange => outcome,
             };
+            if outcome == Outcome::Switched {
+                self.ctx
+                    .carries(&flow.standing, Carries::Switched, sending.ruling);
+            }
             for flow in [Some(&mut flow), self.around.as_mut()]
                 .into_iter()
                 .flatten()

@@ -248,6 +248,7 @@ impl Inspection<'_> {
             name: self.name,
             via: opened.via,
             alpn,
+            standing: &flow.standing,
             activity: self.activity.clone(),
             spawner: drivers.spawner(),
             upstream: Mutex::new(Upstream {

@@ -28,6 +28,7 @@ use super::tasks::Spawner;
 use super::upstream::Secured;
 use super::{Inspector, fields, words};
 use crate::ProxyContext;
+use crate::flows::{Carries, Standing};
 use crate::narrow;
 use crate::note::{At, Peer, Via};
 use crate::refuse::Refusal;
@@ -45,6 +46,9 @@ pub(super) struct Session<'a> {
     pub(super) name: &'a Name,
     pub(super) via: Via,
     pub(super) alpn: Alpn,
+    /// The connection among the flows that stand; it ends with each of its requests that the policy
+    /// no longer allows.
+    pub(super) standing: &'a Arc<Standing>,
     pub(super) activity: Arc<Activity>,
     pub(super) spawner: Spawner<'static>,
     pub(super) upstream: Mutex<Upstream>,
@@ -124,6 +128,8 @@ impl Session<'_> {
         };
         let flow = self.ctx.note_open(at, self.target, &ruling, &peer);
         let id = flow.id;
+        flow.standing.is_part_of(self.standing);
+        let standing = flow.standing.clone();
         let open = Open::new(flow, busy);
         // Behind it there are no methods any more; a rule that limits them lets none through.
         let websocket = ruling.terms().is_none_or(RuleTerms::allows_upgrade)
@@ -156,6 +162,7 @@ impl Session<'_> {
                     let why = "a change of protocol that was not asked for";
                     return Ok(self.broken(CloseReason::UpstreamProtocol, why, id, &open, &parts));
                 }
+                self.ctx.carries(&standing, Carries::Switched, &ruling);
                 Ok(self.switch(program, answer, open))
             }
             Ok(answer) => {

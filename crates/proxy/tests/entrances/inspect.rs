@@ -362,6 +362,45 @@ scenario!(a_policy_that_drops_the_name_cuts_the_connection, |world| {
     }
 });
 
+scenario!(
+    an_inspected_upload_and_websocket_that_would_outlive_their_rule_s_methods,
+    |_usual| {
+        let upload = (
+            "POST /up HTTP/1.1\r\nHost: look.example\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n",
+            "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n",
+        );
+        let websocket = (
+            "GET /ws HTTP/1.1\r\nHost: look.example\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        );
+        for (asked, answered) in [upload, websocket] {
+            let world = World::new(portcullis_policy::Mode::Enforce, 64).await;
+            world.lease("192.0.2.7", "look.example");
+            let (mut program, mut upstream) = both(&world).await;
+            say(&mut program, asked).await;
+            hear_until(&mut upstream, "\r\n\r\n").await;
+            say(&mut upstream, answered).await;
+            hear_until(&mut program, "\r\n\r\n").await;
+            let rule = |more: &str| {
+                format!(
+                    "version = 1\n[network.domains]\n\"look.example\" = \
+                     {{ verdict = \"allow\", inspect = true, ca_file = \"ca.pem\", {more} }}\n"
+                )
+            };
+            assert_eq!(world.change(&rule("paths = [\"/up\", \"/ws\"]")), 0);
+            say(&mut upstream, "still").await;
+            hear_until(&mut program, "still").await;
+            assert_eq!(world.change(&rule("methods = [\"GET\"]")), 1, "{asked}");
+            hear_rest(&mut program).await;
+            let records = world.records_after(2).await;
+            for close in records.closes() {
+                assert_eq!(close["close_reason"], "policy-changed", "{:#?}", records.0);
+            }
+        }
+    }
+);
+
 scenario!(a_name_without_certificates_is_refused_not_passed, |world| {
     world.lease("192.0.2.7", "look.example");
     let rule = "version = 1\n[network.domains]\n\"new.example\" = { verdict = \"allow\", inspect = true }\n";

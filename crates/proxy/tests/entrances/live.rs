@@ -230,6 +230,52 @@ scenario!(
     }
 );
 
+scenario!(
+    an_upload_and_a_websocket_that_would_outlive_their_rule_s_methods,
+    |world| {
+        let a = world.listen("192.0.2.1:80").await;
+        let mut upload = world.http().await;
+        upload
+            .say("POST http://a.example/up HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
+            .await;
+        let mut upload_upstream = a.accept().await;
+        upload_upstream.hear_head().await;
+        upload_upstream.hear_text("3\r\none\r\n").await;
+        let mut ws = world.http().await;
+        ws.say(
+            "GET http://a.example/ws HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
+        )
+        .await;
+        let mut ws_upstream = a.accept().await;
+        ws_upstream.hear_head().await;
+        ws_upstream
+            .say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+            .await;
+        ws.hear_head().await;
+        lives(&mut ws, &mut ws_upstream).await;
+        // A request that the narrower rule takes.
+        let mut get = world.http().await;
+        get.say("GET http://a.example/big HTTP/1.1\r\n\r\n").await;
+        let mut get_upstream = a.accept().await;
+        get_upstream.hear_head().await;
+        get_upstream
+            .say("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf")
+            .await;
+        get.hear_head().await;
+        get.hear_text("half").await;
+        let narrow = "version = 1\n[network.domains]\n\
+                      \"a.example:80\" = { verdict = \"allow\", methods = [\"GET\"] }\n";
+        assert_eq!(world.change(narrow), 2);
+        is_cut(upload, upload_upstream).await;
+        is_cut(ws, ws_upstream).await;
+        get_upstream.say("full").await;
+        get.hear_text("full").await;
+        let records = world.records_after(3).await;
+        assert_eq!((records.closes().len(), closed_by_policy(&records)), (3, 2));
+    }
+);
+
 scenario!(what_is_stuck_in_a_full_buffer_is_cut_too, |world| {
     let server = world.listen("192.0.2.1:443").await;
     let client = connect(&world, "a.example:443").await;
