@@ -126,6 +126,58 @@ pub(crate) fn allows_upgrade(ruling: &Ruling) -> bool {
     ruling.permit.as_ref().is_none_or(may_switch)
 }
 
+/// Fields by which frameworks take another method than the request's.
+const OTHER_METHOD: [&str; 3] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+];
+/// Fields by which frameworks take another path than the request's.
+const OTHER_PATH: [&str; 3] = ["x-original-url", "x-rewrite-url", "x-original-uri"];
+
+/// Why a request is refused by its fields: one of them would have a server read another method or
+/// path than the rule allowed.
+pub(crate) fn steered<'f>(
+    ruling: &Ruling,
+    fields: impl Iterator<Item = (&'f str, &'f [u8])>,
+) -> Option<(Reason, &'static str)> {
+    let permit = ruling.permit.as_ref().filter(|permit| permit.only_http())?;
+    let terms = permit.terms()?;
+    for (name, value) in fields {
+        let allowed = |value: &[u8]| {
+            let method = std::str::from_utf8(value.trim_ascii()).ok();
+            terms
+                .methods
+                .as_ref()
+                .is_none_or(|own| method.is_some_and(|m| own.allows(m)))
+        };
+        if is(name, &OTHER_METHOD) && !allowed(value) {
+            let why = "a field by which servers take another method, which the rule does not allow";
+            return Some((Reason::MethodNotAllowed, why));
+        }
+        if terms.paths.is_some() && is(name, &OTHER_PATH) {
+            let why = "a field by which servers take another path, where the rule has paths";
+            return Some((Reason::PathNotAllowed, why));
+        }
+    }
+    None
+}
+
+/// Whether some server takes another method or path than the request's by this field.
+pub(crate) fn is_steering(name: &str) -> bool {
+    is(name, &OTHER_METHOD) || is(name, &OTHER_PATH)
+}
+
+/// Servers that hand fields on as variables (CGI, WSGI) take `-` and `_` for one.
+fn is(name: &str, known: &[&str]) -> bool {
+    let plain = |b: u8| match b {
+        b'_' => b'-',
+        b => b.to_ascii_lowercase(),
+    };
+    let mut known = known.iter();
+    known.any(|known| name.bytes().map(plain).eq(known.bytes()))
+}
+
 /// A path and its query as they are sent on: where paths were decided on, in the very form that the
 /// rule matched, so that no server reads another one. Elsewhere as they came.
 pub(crate) fn sent_path<'p>(ruling: &Ruling, path: &'p str) -> Cow<'p, str> {

@@ -154,6 +154,10 @@ impl Session<'_> {
             ruling.refuse(Reason::MethodNotAllowed);
             at.detail = Some("a change to WebSocket, where the rule has methods");
         }
+        if let Some((reason, why)) = narrow::steered(&ruling, head.headers(raw)) {
+            ruling.refuse(reason);
+            at.detail = Some(why);
+        }
         if ruling.permit.is_none() {
             return self.denied(at, &target, &ruling, (head, raw));
         }

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use portcullis_record::CloseReason;
 
+use super::fields;
 use super::io::Activity;
 use crate::note::Flow;
 
@@ -109,9 +110,14 @@ impl Body for Up {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let body = self.get_mut();
-        let frame = ready!(Pin::new(&mut body.inner).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => body.open.count(length(frame), 0),
+        let mut frame = ready!(Pin::new(&mut body.inner).poll_frame(cx));
+        match &mut frame {
+            Some(Ok(frame)) => {
+                body.open.count(length(frame), 0);
+                if let Some(trailers) = frame.trailers_mut() {
+                    fields::behind_body(trailers);
+                }
+            }
             Some(Err(_)) => body.open.program_failed.store(true, Ordering::Relaxed),
             None => {}
         }

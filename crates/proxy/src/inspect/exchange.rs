@@ -116,8 +116,14 @@ impl Session<'_> {
             method: method.as_str(),
             path: &path,
         };
-        let ruling = self.target.decide_request(self.ctx, shown, asks);
-        let at = at.detail(narrow::why_no_path(&ruling, Some(&path)));
+        let mut ruling = self.target.decide_request(self.ctx, shown, asks);
+        let mut at = at.detail(narrow::why_no_path(&ruling, Some(&path)));
+        let fields = parts.headers.iter();
+        let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
+        if let Some((reason, why)) = narrow::steered(&ruling, fields) {
+            ruling.refuse(reason);
+            at = at.detail(Some(why));
+        }
         if ruling.permit.is_none() {
             return Ok(self.denied(at, &ruling, &parts));
         }

@@ -10,6 +10,8 @@ use hyper::header::{
 };
 use hyper::{Method, Version};
 
+use crate::narrow;
+
 /// Fields of one hop (RFC 9110 section 7.6.1) and fields by which somebody would speak as a proxy.
 const HOP: [&str; 7] = [
     "connection",
@@ -37,6 +39,21 @@ pub(super) fn for_upstream(fields: &mut HeaderMap, version: Version) {
     fields.remove(EXPECT);
     if trailers {
         fields.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Takes out of a request's trailers what no request may say of itself there: servers add them to
+/// the fields that were decided on.
+pub(super) fn behind_body(trailers: &mut HeaderMap) {
+    let version = Version::HTTP_11;
+    for_upstream(trailers, version);
+    trailers.remove(CONTENT_LENGTH);
+    let known: Vec<HeaderName> = trailers.keys().cloned().collect();
+    for name in known
+        .into_iter()
+        .filter(|name| narrow::is_steering(name.as_str()))
+    {
+        trailers.remove(name);
     }
 }
 
@@ -124,6 +141,17 @@ mod tests {
         );
         for_upstream(&mut sent, Version::HTTP_11);
         assert_eq!(names(&sent), ["content-length", "x-kept"]);
+    }
+
+    #[test]
+    fn trailers_do_not_say_what_fields_may_not() {
+        let mut sent = fields(
+            "host: evil.example\ncontent-length: 9\ntransfer-encoding: chunked\n\
+             x-forwarded-host: evil.example\nproxy-authorization: x\nx-original-url: /secret\n\
+             grpc-status: 0",
+        );
+        behind_body(&mut sent);
+        assert_eq!(names(&sent), ["grpc-status"]);
     }
 
     #[test]

@@ -401,6 +401,62 @@ scenario!(
     }
 );
 
+scenario!(
+    a_field_by_which_servers_take_another_method_or_path,
+    |_usual| {
+        let narrow = "[network.domains.\"look.example:8080\"]\nverdict = \"allow\"\n\
+                      methods = [\"POST\", \"PATCH\"]\npaths = [\"/public\"]\n";
+        let world = World::with(portcullis_policy::Mode::Enforce, 64, narrow).await;
+        world.change(&format!(
+            "version = 1\n[network.domains]\n\"look.example\" = {{ verdict = \"allow\", \
+             inspect = true, ca_file = \"ca.pem\", methods = [\"POST\", \"PATCH\"], \
+             paths = [\"/public\"] }}\n{narrow}"
+        ));
+        world.lease("192.0.2.7", "look.example");
+        for (field, code) in [
+            ("X-HTTP-Method-Override: DELETE", "blocked-by-method-policy"),
+            ("x_http_method: delete", "blocked-by-method-policy"),
+            ("X-Original-URL: /secret", "blocked-by-path-policy"),
+            ("X-Rewrite-URL: /public", "blocked-by-path-policy"),
+        ] {
+            let request = format!(
+                "POST /public HTTP/1.1\r\nHost: look.example\r\nContent-Length: 0\r\n{field}\r\n\r\n"
+            );
+            let (mut program, upstream) = both(&world).await;
+            say(&mut program, &request).await;
+            let heard = hear_until(&mut program, "\r\n\r\n").await;
+            assert!(heard.starts_with("HTTP/1.1 403 "), "{heard}");
+            assert!(
+                heard.contains(&format!("x-proxy-error: {code}\r\n")),
+                "{heard}"
+            );
+            drop(upstream);
+            let outside = world.listen("192.0.2.7:8080").await;
+            let mut plain = world.connect("192.0.2.7:8080").await;
+            plain
+                .say(request.replace("look.example", "look.example:8080"))
+                .await;
+            let heard = plain.hear_head().await;
+            assert!(heard.starts_with("HTTP/1.1 403 "), "{heard}");
+            assert!(
+                heard.contains(&format!("x-proxy-error: {code}\r\n")),
+                "{heard}"
+            );
+            drop(outside);
+        }
+        // One that the rule allows passes.
+        let (mut program, mut upstream) = both(&world).await;
+        say(
+            &mut program,
+            "POST /public HTTP/1.1\r\nHost: look.example\r\nContent-Length: 0\r\n\
+             X-HTTP-Method-Override: PATCH\r\n\r\n",
+        )
+        .await;
+        let head = hear_until(&mut upstream, "\r\n\r\n").await;
+        assert!(head.contains(": PATCH\r\n"), "{head}");
+    }
+);
+
 scenario!(a_name_without_certificates_is_refused_not_passed, |world| {
     world.lease("192.0.2.7", "look.example");
     let rule = "version = 1\n[network.domains]\n\"new.example\" = { verdict = \"allow\", inspect = true }\n";
