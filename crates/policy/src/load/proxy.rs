@@ -64,7 +64,7 @@ struct TermsDraft {
 
 /// Where credentials are, if not in the URL.
 #[derive(Clone)]
-enum Secret {
+pub(super) enum Secret {
     File(String),
     Variable(String),
 }
@@ -196,6 +196,12 @@ fn same(one: &UpstreamProxy, other: &UpstreamProxy) -> bool {
 /// a password.
 fn one(sources: &mut Sources, place: &Place, url: &str) -> Option<UpstreamProxy> {
     let parsed = UpstreamProxy::parse(url);
+    if parsed
+        .as_ref()
+        .is_ok_and(|proxy| proxy.credentials().is_some())
+    {
+        sources.credentials.push((None, place.clone()));
+    }
     parsed.map_err(|message| sources.error(place, message)).ok()
 }
 
@@ -214,6 +220,10 @@ fn terms(sources: &mut Sources, section: &mut Section<'_>) -> TermsDraft {
     }
     let file = file.map(|(path, place)| (Secret::File(path.to_owned()), place));
     let variable = variable.map(|(name, place)| (Secret::Variable(name.to_owned()), place));
+    for (secret, place) in file.iter().chain(&variable) {
+        let named = (Some(secret.clone()), place.clone());
+        sources.credentials.push(named);
+    }
     let ca_file = section.text(sources, "ca_file");
     let mut by_address = None;
     if let Some((word, place)) = section.text(sources, "connect") {
@@ -316,10 +326,48 @@ fn net(text: &str) -> Option<IpNet> {
     Some(net.trunc())
 }
 
+/// Where a file is that a source names: a policy file means its own folder.
+fn beside(sources: &Sources, place: &Place, file: &str) -> PathBuf {
+    let folder = match &sources.get(place.source).kind {
+        SourceKind::File(path) => path.parent().unwrap_or(Path::new("")),
+        SourceKind::Flag(_) => Path::new(""),
+    };
+    folder.join(file)
+}
+
+/// Notes every file that holds credentials, and gives the variables that do: also of proxies that
+/// another source put others in the place of. They are as secret as those that are used.
+fn secrets(sources: &mut Sources, outside: &mut Outside<'_>) -> Vec<String> {
+    let mut variables = Vec::new();
+    for (secret, place) in std::mem::take(&mut sources.credentials) {
+        let file = match (secret, &sources.get(place.source).kind) {
+            (Some(Secret::Variable(name)), _) => {
+                variables.push(name);
+                continue;
+            }
+            (Some(Secret::File(file)), _) => {
+                let file = beside(sources, &place, &file);
+                // One that is not there cannot be hidden; where it is used, that is an error.
+                match (outside.read)(&file) {
+                    Ok(_) => file,
+                    Err(_) => continue,
+                }
+            }
+            (None, SourceKind::File(path)) => path.clone(),
+            (None, SourceKind::Flag(_)) => continue,
+        };
+        if !outside.secrets.contains(&file) {
+            outside.secrets.push(file);
+        }
+    }
+    variables
+}
+
 impl ProxyDraft {
     /// The proxies, after every source has been read.
     pub fn settle(self, sources: &mut Sources, outside: &mut Outside<'_>) -> UpstreamProxies {
         let mut settled = UpstreamProxies::default();
+        settled.secret_variables = secrets(sources, outside);
         if let Some(forbidden) = &self.forbidden {
             let says = sources.name(forbidden);
             let special = self.choices.iter().flatten();
@@ -338,11 +386,7 @@ impl ProxyDraft {
                 Err(message) => sources.error(place, message),
             }
         }
-        let mut making = Making {
-            sources,
-            outside,
-            variables: Vec::new(),
-        };
+        let mut making = Making { sources, outside };
         // Read once, although two groups may use them.
         let shared = if self.http.is_some() || self.https.is_some() {
             making.terms(&self.terms)
@@ -358,7 +402,6 @@ impl ProxyDraft {
             way: choice.way.map(|group| making.group(group, None)),
         });
         let choices = choices.collect();
-        settled.secret_variables = making.variables;
         settled.set_choices(choices);
         settled
     }
@@ -375,7 +418,6 @@ struct Made {
 struct Making<'m, 'r> {
     sources: &'m mut Sources,
     outside: &'m mut Outside<'r>,
-    variables: Vec<String>,
 }
 
 impl Making<'_, '_> {
@@ -386,11 +428,6 @@ impl Making<'_, '_> {
         let made = own.as_ref().or(shared).unwrap_or(&none);
         let mut proxies = Vec::with_capacity(group.proxies.len());
         for (proxy, place) in group.proxies {
-            if proxy.credentials().is_some()
-                && let SourceKind::File(path) = &self.sources.get(place.source).kind
-            {
-                self.outside.secrets.push(path.clone());
-            }
             match proxy.with_credentials(made.credentials.as_ref()) {
                 Ok(proxy) => proxies.push(proxy.with_authorities(made.ca_pem.as_ref())),
                 Err(message) => self.sources.error(&place, message),
@@ -403,8 +440,7 @@ impl Making<'_, '_> {
         let credentials = terms.secret.as_ref().and_then(|(secret, place)| {
             let text = match secret {
                 Secret::File(file) => {
-                    let (path, text) = self.file(file, place)?;
-                    self.outside.secrets.push(path);
+                    let (_, text) = self.file(file, place)?;
                     text
                 }
                 Secret::Variable(name) => self.variable(name, place)?,
@@ -430,11 +466,7 @@ impl Making<'_, '_> {
 
     /// A file's path, relative to the policy file that names it, and its text.
     fn file(&mut self, file: &str, place: &Place) -> Option<(PathBuf, String)> {
-        let folder = match &self.sources.get(place.source).kind {
-            SourceKind::File(path) => path.parent().unwrap_or(Path::new("")),
-            SourceKind::Flag(_) => Path::new(""),
-        };
-        let path = folder.join(file);
+        let path = beside(self.sources, place, file);
         let shown = path.display();
         let why = match (self.outside.read)(&path) {
             Ok(text) if text.len() <= MAX_FILE_BYTES => {
@@ -449,7 +481,6 @@ impl Making<'_, '_> {
     }
 
     fn variable(&mut self, name: &str, place: &Place) -> Option<String> {
-        self.variables.push(name.to_owned());
         let value = self.outside.environment?.get(name);
         if value.is_none() {
             let message = format!("the environment variable `{name}` is not set");

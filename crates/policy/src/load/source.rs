@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
 
+use super::proxy::Secret;
 use crate::diagnostic::{Diagnostic, Severity};
 
 /// Most errors and warnings of one load; the rest are only counted.
@@ -69,6 +70,8 @@ pub(super) struct Sources {
     all: Vec<Source>,
     pub errors: Vec<Diagnostic>,
     pub warnings: Vec<Diagnostic>,
+    /// Where credentials stand: in the source's own text, or where it says.
+    pub credentials: Vec<(Option<Secret>, Place)>,
     dropped: usize,
 }
 

@@ -39,6 +39,30 @@ fn credentials(loaded: &Loaded) -> Option<(String, String)> {
 }
 
 #[test]
+fn credentials_of_a_proxy_that_another_source_replaced_stay_secret() {
+    let base = "version = 1\n[network.proxy]\nhttps = \"http://u:p@old.example\"\n";
+    let named = "version = 1\n[network.proxy]\ncredentials_file = \"old.secret\"\n";
+    let table = "version = 1\n[network.proxy]\n\
+                 http = { url = \"http://old.example\", credentials_env = \"OLD\" }\n";
+    let flag = Input::UpstreamProxy("http://new.example".to_owned());
+    let files = [
+        ("a/base.toml", base),
+        ("b/named.toml", named),
+        ("c/table.toml", table),
+    ];
+    let mut inputs: Vec<Input> = files.map(|(path, text)| file(path, text)).into();
+    inputs.push(flag);
+    let mut read = |path: &Path| match path.to_str() {
+        Some("b/old.secret") => Ok("alice:x\n".to_owned()),
+        _ => no_files(path),
+    };
+    let loaded = Policy::load(&inputs, &mut read).unwrap();
+    let paths = ["a/base.toml", "b/old.secret"].map(PathBuf::from);
+    assert_eq!(loaded.secrets, paths);
+    assert_eq!(upstream(&loaded).secret_variables, ["OLD"]);
+}
+
+#[test]
 fn credentials_come_from_the_url_a_file_or_a_variable() {
     let pair = |user: &str, password: &str| Some((user.to_owned(), password.to_owned()));
     let loaded = proxy("https = \"http://u:p%40q@p.example:3128\"", &[], &[]).unwrap();
