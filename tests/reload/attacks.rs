@@ -144,3 +144,21 @@ fn a_link_on_the_way_that_is_turned_is_not_followed() {
     std::thread::sleep(std::time::Duration::from_secs(5));
     only_the_operator_counts(inside, &policy, &log);
 }
+
+/// A file that was visible when the program started cannot be hidden from it later.
+#[test]
+fn a_password_written_into_a_visible_policy_does_not_take_effect() {
+    let world = world();
+    let policy = policy_in(&world, "a/b");
+    let (sandbox, log) = follows(&world, &policy);
+    let inside = Inside::start(&sandbox);
+    let proxy = "[network.proxy]\nhttps = \"http://bob:secret@203.0.113.99:3128\"\n";
+    let with_password = format!("{}{proxy}", allowing(&[API, EVIL]));
+    std::fs::write(&policy, with_password).unwrap();
+    until("the change is seen", || !changes(&log).is_empty());
+    let seen = changes(&log);
+    assert_eq!(seen[0].0, "policy-rejected", "{seen:?}");
+    assert!(seen[0].1.contains("holds credentials"), "{seen:?}");
+    assert!(!seen[0].1.contains("secret"), "{seen:?}");
+    only_the_operator_counts(inside, &policy, &log);
+}

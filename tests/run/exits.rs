@@ -160,7 +160,7 @@ fn a_bad_policy_is_shown_with_its_place_and_runs_nothing() {
         ),
         (
             "later.toml",
-            "version = 1\n[network]\nmode = \"limited\"\n",
+            "version = 1\n[network]\nallow_local_binding = false\n",
             ":3:",
         ),
         (

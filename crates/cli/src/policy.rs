@@ -2,7 +2,7 @@
 //! policy. Nothing runs on a policy that has an error.
 
 use crate::args::{self, PolicyOptions, ResolveAt};
-use portcullis_gateway::{PolicyFiles, Reload, is_nameless};
+use portcullis_gateway::{Load, PolicyFiles, Reload, is_nameless};
 use portcullis_policy::{
     Answers, Diagnostic, Environment, Input, Loaded, MAX_FILE_BYTES, Mode, Policy, Resolve,
     Severity,
@@ -114,6 +114,33 @@ fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
         hint: Some("a policy is a readable TOML, YAML or JSON file".to_owned()),
         snippet: None,
     }
+}
+
+/// Refuses a change by which a file would hold credentials that the program inside can read, since it
+/// was not hidden when that started.
+pub fn keep_hidden(reload: &mut Reload, hidden: Vec<PathBuf>) {
+    let nothing: Load = Box::new(|_| Err(Vec::new()));
+    let mut load = std::mem::replace(&mut reload.load, nothing);
+    reload.load = Box::new(move |read| {
+        let loaded = load(read)?;
+        let bare = secrets(&loaded)
+            .into_iter()
+            .find(|path| !hidden.contains(path));
+        match bare {
+            None => Ok(loaded),
+            Some(path) => Err(vec![Diagnostic {
+                path: path.display().to_string(),
+                line: 0,
+                column: 0,
+                severity: Severity::Error,
+                message: "it holds credentials now, and the program inside can read it".to_owned(),
+                hint: Some(
+                    "such a file is hidden from the start on: start anew with it".to_owned(),
+                ),
+                snippet: None,
+            }]),
+        }
+    });
 }
 
 /// Shows diagnostics on stderr, in colour only on a terminal.

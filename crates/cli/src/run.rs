@@ -23,11 +23,12 @@ pub fn main(args: RunArgs) -> ExitCode {
     } else {
         Mode::Enforce
     };
-    let Ok(followed) = crate::policy::follow(args.policy.clone(), mode) else {
+    let Ok(mut followed) = crate::policy::follow(args.policy.clone(), mode) else {
         return before_start;
     };
     let read_only = crate::policy::files(&args.policy, &followed.loaded);
     let hidden = crate::policy::secrets(&followed.loaded);
+    crate::policy::keep_hidden(&mut followed.reload, hidden.clone());
     let policy = followed.loaded.policy;
     let result = host_resolvers(&policy).and_then(|resolvers| {
         launch(Launch {

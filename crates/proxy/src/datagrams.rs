@@ -22,6 +22,7 @@ use portcullis_record::{
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -39,6 +40,8 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_DATAGRAM_BYTES: usize = 65_535;
 /// Datagrams of one flow that wait to be sent; more are lost, as on any full link.
 const MAX_QUEUED: usize = 16;
+/// Bytes of datagrams that wait to be sent behind one listed port, of all its flows; more are lost.
+const MAX_QUEUED_BYTES: usize = 2 * 1024 * 1024;
 /// How often an active flow has its way through the kernel kept open.
 const REOPEN_PAUSE: Duration = Duration::from_secs(60);
 /// After a failed read.
@@ -51,6 +54,12 @@ const MAX_ERRORS: usize = 100;
 struct Key {
     client: SocketAddr,
     to: IpAddr,
+}
+
+/// A datagram that waits to be sent, and its share of the room for those.
+struct Queued {
+    bytes: Vec<u8>,
+    _place: OwnedSemaphorePermit,
 }
 
 /// One wildcard socket inside: every address on one port.
@@ -86,7 +95,8 @@ pub async fn serve_datagrams(
 
 impl Door {
     async fn read(self: Arc<Self>, tracker: &TaskTracker) -> io::Result<()> {
-        let mut flows: HashMap<Key, Sender<Vec<u8>>> = HashMap::new();
+        let mut flows: HashMap<Key, Sender<Queued>> = HashMap::new();
+        let room = Arc::new(Semaphore::new(MAX_QUEUED_BYTES));
         let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
         let mut errors = 0;
         loop {
@@ -116,11 +126,21 @@ impl Door {
                 Asked::Bound => continue,
             };
             let key = Key { client, to };
-            let datagram = buffer.get(..len).unwrap_or_default().to_vec();
-            let sent = flows.get(&key).map(|flow| flow.try_send(datagram.clone()));
-            if !matches!(sent, None | Some(Err(TrySendError::Closed(_)))) {
+            let weight = u32::try_from(len).unwrap_or(u32::MAX);
+            let Ok(place) = room.clone().try_acquire_many_owned(weight) else {
                 continue;
-            }
+            };
+            let datagram = Queued {
+                bytes: buffer.get(..len).unwrap_or_default().to_vec(),
+                _place: place,
+            };
+            let datagram = match flows.get(&key) {
+                None => datagram,
+                Some(flow) => match flow.try_send(datagram) {
+                    Err(TrySendError::Closed(datagram)) => datagram,
+                    Ok(()) | Err(TrySendError::Full(_)) => continue,
+                },
+            };
             // Those that have ended make room.
             flows.retain(|_, flow| !flow.is_closed());
             let Some(slot) = self.ctx.datagram_slots.take() else {
@@ -135,7 +155,7 @@ impl Door {
     }
 
     /// One flow, from its decision to its end.
-    async fn flow(self: Arc<Self>, key: Key, mut up: Receiver<Vec<u8>>, held: (Asked, Slot)) {
+    async fn flow(self: Arc<Self>, key: Key, mut up: Receiver<Queued>, held: (Asked, Slot)) {
         let (asked, _slot) = held;
         let target = Target::address(&self.ctx, SocketAddr::new(key.to, self.port));
         let mut judged = Judged::of(&target, self.ctx.policy.load_full());
@@ -178,7 +198,7 @@ impl Door {
                 biased;
                 () = self.token.cancelled() => break CloseReason::Shutdown,
                 datagram = up.recv() => {
-                    let Some(datagram) = datagram else {
+                    let Some(Queued { bytes: datagram, .. }) = datagram else {
                         break CloseReason::Shutdown;
                     };
                     if !judged.stands(&target, &self.ctx, out.address) {
