@@ -56,7 +56,7 @@ fn a_connection_above_the_limit_is_429_or_2_or_a_reset() {
              assert held[1].startswith('HTTP/1.1 200 '), held\n\
              print(gate.connect('api.example.com:443')[1])\n\
              print('socks', gate.socks(b'api.example.com', 443)[1])\n\
-             print('direct', gate.read_all(gate.tcp('api.example.com', 443)))\n\
+             print('direct', gate.direct('api.example.com', 443))\n\
              curl = ['curl', '-sS', '-i', 'http://api.example.com/']\n\
              print(subprocess.run(curl, capture_output=True, text=True).stdout)\n\
              tunnel = ['curl', '-sS', 'https://api.example.com/']\n\

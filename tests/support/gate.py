@@ -78,6 +78,15 @@ def exactly(s, count):
     return data
 
 
+def direct(name, port):
+    """What one direct connection over IPv4 brings; a reset may be seen as early as in connect()."""
+    address = socket.getaddrinfo(name, port, socket.AF_INET)[0][4][0]
+    try:
+        return read_all(tcp(address, port))
+    except OSError as error:
+        return b'', errno.errorcode.get(error.errno, str(error))
+
+
 def read_all(s):
     """Everything up to the end, and how it ended."""
     data = b''
