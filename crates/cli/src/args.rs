@@ -43,6 +43,8 @@ enum Command {
     #[command(override_usage = "portcullis run [OPTIONS] -- <CMD>...", after_help = RUN_EXITS)]
     Run(RunArgs),
     /// Serve a policy on plain listeners of this host (DNS, HTTP proxy, SOCKS5)
+    ///
+    /// The policy's files are followed; SIGHUP reloads them at once.
     #[command(after_help = SERVE_EXITS)]
     Serve(ServeArgs),
     /// Find which layer refuses TARGET (DNS, TCP, TLS, HTTP), who refused, and what would allow it
@@ -83,7 +85,8 @@ pub struct PolicyOptions {
     /// Policy file (TOML, YAML or JSON by its extension); repeat to merge several
     #[arg(long = "policy", value_name = "FILE")]
     pub policy: Vec<PathBuf>,
-    /// Allow TARGET: NAME, NAME:PORT, NAME:*, CIDR or CIDR:PORT (a bare NAME is ports 80 and 443)
+    /// Allow TARGET: NAME, NAME:PORT, NAME:*, CIDR or CIDR:PORT (a bare NAME is ports 80 and 443);
+    /// with /udp behind a port, datagrams
     #[arg(long = "allow", value_name = "TARGET")]
     pub allow: Vec<String>,
     /// Deny TARGET; a denial always wins
