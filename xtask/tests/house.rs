@@ -9,5 +9,7 @@ mod source;
 mod arrows;
 #[path = "house/calls.rs"]
 mod calls;
+#[path = "house/cycles.rs"]
+mod cycles;
 #[path = "house/texts.rs"]
 mod texts;
