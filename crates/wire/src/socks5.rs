@@ -1,8 +1,7 @@
 //! SOCKS5 (RFC 1928), the server's side, without authentication.
 //!
 //! The sandbox is the trust boundary, so a password would prove nothing; what matters is that the
-//! destination is read once, as a canonical name or an address (THREATS.md: "NUL, CR, LF, space
-//! or other control bytes in a SOCKS … name").
+//! destination is read once, as a canonical name or an address (*names*, docs/threats.md).
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 

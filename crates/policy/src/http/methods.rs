@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use portcullis_wire::http1::MAX_METHOD_BYTES;
+use portcullis_wire::http1::{MAX_METHOD_BYTES, is_token_byte};
 
 /// Most methods of one rule.
 pub(crate) const MAX_METHODS: usize = 32;
@@ -105,8 +105,7 @@ pub(crate) enum MethodError {
 
 /// Checks a method of a rule.
 pub(crate) fn check(method: &str) -> Result<(), MethodError> {
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if method.is_empty() || !method.bytes().all(token) {
+    if method.is_empty() || !method.bytes().all(is_token_byte) {
         return Err(MethodError::NotAToken);
     }
     if method.len() > MAX_METHOD_BYTES {

@@ -1,6 +1,6 @@
 //! The guard in front of the DNS service: what a query is, before anything is looked up.
 //!
-//! Nothing of the client's message is ever forwarded (THREATS.md, "Resolution as a way out"), so
+//! Nothing of the client's message is ever forwarded (*resolution as a way out*, docs/threats.md), so
 //! this reads only what a new query is built from: one canonical name and a type, and what the
 //! answer must echo. Whatever else a message carries (extra questions, records, opcodes, classes)
 //! is refused here. It allocates nothing.

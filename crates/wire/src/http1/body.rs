@@ -4,7 +4,7 @@
 //! still belong to the body. Chunked framing is read as strictly as heads are, because a body
 //! whose end two readers see in different places hides a request (RFC 9112 section 7.1).
 
-use super::BodyLength;
+use super::head::BodyLength;
 
 /// Longest chunk-size line with its extensions, in bytes.
 const MAX_CHUNK_LINE_BYTES: usize = 1024;

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use portcullis_names::Host;
 
+use super::scan::{HeadScanner, MAX_HEADERS, Scan};
 use super::target::{self, RequestForm};
-use super::{HeadScanner, MAX_HEADERS, MAX_METHOD_BYTES, Scan, is_token_byte};
+use super::token::{MAX_METHOD_BYTES, is_token_byte};
 
 /// The outcome of reading a head.
 #[derive(Debug, Clone, PartialEq, Eq)]

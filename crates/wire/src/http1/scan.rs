@@ -2,7 +2,11 @@
 //!
 //! Keeps its place, so that a client that sends a byte a second costs one look at each byte.
 
-use super::{MAX_HEAD_BYTES, MAX_HEADERS};
+/// Longest request head, in bytes, with the empty line that ends it.
+pub const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// Most header fields in one request.
+pub const MAX_HEADERS: usize = 100;
 
 /// Where a head ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 //! Leans towards yes: what some HTTP server would serve must go through the head's checks. Text
 //! protocols whose first line merely has two words (SMTP, FTP, IRC, SSH) are not HTTP.
 
-use super::{MAX_METHOD_BYTES, is_token_byte};
+use super::token::{MAX_METHOD_BYTES, is_token_byte};
 
 /// Longest first line that is waited for, in bytes; a longer one that looked like HTTP so far
 /// counts as HTTP, and is then refused by the head's limit.

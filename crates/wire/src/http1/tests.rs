@@ -1,4 +1,4 @@
-//! Tests of HTTP heads and bodies: THREATS.md, "HTTP framing", and the odd authorities of "Names".
+//! Tests of HTTP heads and bodies: *HTTP framing* and odd authorities (*names*), docs/threats.md.
 
 use proptest::prelude::*;
 

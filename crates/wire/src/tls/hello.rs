@@ -2,8 +2,10 @@
 
 use portcullis_names::NameBuf;
 
-use super::MAX_EXTENSIONS;
 use crate::cursor::Cursor;
+
+/// Most extensions in one ClientHello; real ones have about twenty.
+pub const MAX_EXTENSIONS: usize = 256;
 
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;

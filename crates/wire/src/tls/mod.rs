@@ -3,25 +3,16 @@
 //! The gateway never decrypts anything here; it reads the name that the client asks the server
 //! for. The reader must see what any server would see: the hello may be split over records and
 //! segments, a post-quantum key share makes it larger than a packet, and a server that would
-//! accept an odd first record must not be reachable by sending one (THREATS.md: "no SNI, two SNIs,
-//! SNI split over records or segments, ClientHello of 16 KiB").
+//! accept an odd first record must not be reachable by sending one (*decision and
+//! destination differ*, docs/threats.md).
 
 mod alert;
 mod hello;
 mod record;
 
 pub use alert::{Alert, alert, fatal_alert};
-pub use hello::{Alpn, ClientHello};
-pub use record::{Sniff, looks_like_tls};
-
-/// Longest ClientHello that is read, in bytes on the wire, record headers included.
-pub const MAX_CLIENT_HELLO_BYTES: usize = 64 * 1024;
-
-/// Most records that one ClientHello may be split over.
-pub const MAX_CLIENT_HELLO_RECORDS: usize = 4096;
-
-/// Most extensions in one ClientHello; real ones have about twenty.
-pub const MAX_EXTENSIONS: usize = 256;
+pub use hello::{Alpn, ClientHello, MAX_EXTENSIONS};
+pub use record::{MAX_CLIENT_HELLO_BYTES, MAX_CLIENT_HELLO_RECORDS, Sniff, looks_like_tls};
 
 /// What the first bytes of a client's stream are.
 #[derive(Debug, Clone, PartialEq, Eq)]

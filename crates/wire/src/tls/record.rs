@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::MAX_CLIENT_HELLO_RECORDS;
+/// Longest ClientHello that is read, in bytes on the wire, record headers included.
+pub const MAX_CLIENT_HELLO_BYTES: usize = 64 * 1024;
+/// Most records that one ClientHello may be split over.
+pub const MAX_CLIENT_HELLO_RECORDS: usize = 4096;
 
 /// A record's type, version and length.
 const RECORD_HEADER_BYTES: usize = 5;
@@ -11,7 +14,7 @@ const MAX_RECORD_BYTES: usize = 1 << 14;
 /// A handshake message's type and length.
 const HANDSHAKE_HEADER_BYTES: usize = 4;
 /// Longest handshake message that is put together, in bytes.
-const MAX_HANDSHAKE_BYTES: usize = super::MAX_CLIENT_HELLO_BYTES;
+const MAX_HANDSHAKE_BYTES: usize = MAX_CLIENT_HELLO_BYTES;
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;

@@ -1,4 +1,4 @@
-//! Tests of the ClientHello reader: real hellos, and every way THREATS.md knows of hiding a name.
+//! Tests of the ClientHello reader: real hellos, and every known way of hiding a name.
 
 use proptest::prelude::*;
 

@@ -1,7 +1,7 @@
 //! ClientHellos of real clients, cut and split and damaged in every way, with rustls' `Acceptor` as
 //! the other reader: whatever a real server makes of a stream, ours reads the same name or refuses.
 //!
-//! Answers "SNI split over records or segments", "two SNIs" and "ClientHello of 16 KiB" (THREATS.md).
+//! Answers *decision and destination differ* (docs/threats.md): a split hello, two names, a hello of 16 KiB.
 //! The hellos were made by `testdata/capture.py`.
 
 use portcullis_wire::tls::{Hello, MAX_CLIENT_HELLO_BYTES, read_client_hello};
