@@ -457,7 +457,7 @@ fn reach<'a>(
     let mut found = BTreeSet::new();
     let mut next: Vec<&Vec<String>> = vec![from];
     while let Some(at) = next.pop() {
-        for ((a, b), _) in arrows {
+        for (a, b) in arrows.keys() {
             if a == at && found.insert(b) {
                 next.push(b);
             }
