@@ -5,7 +5,8 @@
 use crate::args::ProbeArgs;
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
-use hickory_proto::rr::{Name, RData, RecordType};
+use hickory_proto::rr::{self, Name, RData};
+use portcullis_names::RecordType;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -233,7 +234,7 @@ fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Result<Message, Stri
     let mut query = Message::query();
     let id = query.metadata.id;
     query.metadata.recursion_desired = true;
-    query.add_query(Query::query(name, kind));
+    query.add_query(Query::query(name, rr::RecordType::from(kind.number())));
     let mut edns = Edns::new();
     edns.set_max_payload(1_232);
     query.edns = Some(edns);

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_names::Name;
+use portcullis_names::{Name, RecordType};
 use portcullis_policy::{HOST_NAME, Policy, Reason, Request, Verdict};
 use portcullis_record::{DecisionId, Protocol};
 use portcullis_wire::dns::{Query, QueryError, guard_query, ptr_address};
@@ -17,7 +17,7 @@ use crate::flight::{Ask, Permits};
 use crate::leases::{Grant, GrantError};
 use crate::local;
 use crate::memo::Keep;
-use crate::reply::{self, Asked, Ede, rcode, rtype};
+use crate::reply::{self, Asked, Ede, rcode};
 use crate::reverse::Reverse;
 use crate::service::Inner;
 use crate::synthetic::{self, MadeUp};
@@ -80,7 +80,7 @@ impl Inner {
             return Step::Done(None);
         }
         let pending = match (query.qtype, ptr_address(turn.name)) {
-            (rtype::PTR, Some(address)) => self.begin_reverse(&turn, &policy, address, out),
+            (RecordType::PTR, Some(address)) => self.begin_reverse(&turn, &policy, address, out),
             _ => self.begin_forward(&turn, &policy, epoch, out),
         };
         let Some((judged, permits, wanted)) = pending else {
@@ -181,14 +181,19 @@ impl Inner {
         // Read before they are: what is learnt meanwhile makes this answer an old one.
         let aliases = self.aliases.learnt();
         // ANY asks about the name, and whatever is listed has an answer to it.
-        let asked_type = if qtype == rtype::ANY { rtype::A } else { qtype };
+        let asked_type = if qtype == RecordType::ANY {
+            RecordType::A
+        } else {
+            qtype
+        };
         let decision = policy.decide(&Request::Lookup {
             name,
             qtype: asked_type,
         });
         let mut judged = Judged::from(&decision);
         let mut known: Option<Permits> = None;
-        if decision.reason == Reason::NotListed && matches!(qtype, rtype::A | rtype::AAAA) {
+        if decision.reason == Reason::NotListed && matches!(qtype, RecordType::A | RecordType::AAAA)
+        {
             known = self.canonical(turn, policy);
         }
         if let Some(permits) = &known {
@@ -212,7 +217,7 @@ impl Inner {
             turn.may_repeat(None, None, Some(aliases));
             return None;
         }
-        if qtype == rtype::ANY {
+        if qtype == RecordType::ANY {
             self.note_own(turn, policy, judged, &[]);
             local::answer_any(turn, out);
             return None;
@@ -232,7 +237,7 @@ impl Inner {
                 MadeUp::No => {}
             }
         }
-        if qtype == rtype::AAAA && !(self.ipv6_route)() {
+        if qtype == RecordType::AAAA && !(self.ipv6_route)() {
             self.note_own(turn, policy, judged, &[]);
             reply::negative(out, &turn.asked, rcode::NO_ERROR, None);
             return None;
@@ -285,13 +290,13 @@ impl Inner {
         let name = turn.name;
         let owners = self.aliases.owners(name, self.clock.now());
         // Another type than an address's asks only whether the name is one that exists.
-        let qtypes: &[u16] = match turn.query.qtype {
-            rtype::A => &[rtype::A],
-            rtype::AAAA => &[rtype::AAAA],
-            _ => &[rtype::A, rtype::AAAA],
+        let qtypes: &[RecordType] = match turn.query.qtype {
+            RecordType::A => &[RecordType::A],
+            RecordType::AAAA => &[RecordType::AAAA],
+            _ => &[RecordType::A, RecordType::AAAA],
         };
         let permit = |listed: &Name| {
-            let decide = |qtype: &u16| {
+            let decide = |qtype: &RecordType| {
                 let (name, qtype) = (listed.as_ref(), *qtype);
                 policy
                     .decide(&Request::Lookup { name, qtype })

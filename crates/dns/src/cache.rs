@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use portcullis_names::{Name, NameRef};
+use portcullis_names::{Name, NameRef, RecordType};
 use portcullis_policy::Reason;
 use quick_cache::{Equivalent, Weighter, sync};
 use smallvec::SmallVec;
@@ -178,7 +178,7 @@ impl Entry {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     pub name: Name,
-    pub qtype: u16,
+    pub qtype: RecordType,
 }
 
 impl Hash for Key {
@@ -195,7 +195,7 @@ impl Hash for Key {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KeyRef<'a> {
     pub name: NameRef<'a>,
-    pub qtype: u16,
+    pub qtype: RecordType,
 }
 
 impl Hash for KeyRef<'_> {
@@ -259,7 +259,7 @@ mod tests {
     fn key(n: usize) -> Key {
         Key {
             name: Name::from_policy(&format!("n{n}.example")).unwrap(),
-            qtype: 1,
+            qtype: RecordType::A,
         }
     }
 
@@ -289,7 +289,7 @@ mod tests {
             cache
                 .get(KeyRef {
                     name: key.name.as_ref(),
-                    qtype: 1
+                    qtype: RecordType::A
                 })
                 .is_some()
         );
@@ -297,7 +297,7 @@ mod tests {
             cache
                 .get(KeyRef {
                     name: key.name.as_ref(),
-                    qtype: 28
+                    qtype: RecordType::AAAA
                 })
                 .is_none()
         );

@@ -8,11 +8,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, Query, ResponseCode};
-use hickory_proto::rr::{self, DNSClass, RData, Record, RecordType};
-use portcullis_names::{Name, NameBuf, NameRef};
+use hickory_proto::rr::{self, DNSClass, RData, Record};
+use portcullis_names::{Name, NameBuf, NameRef, RecordType};
 use smallvec::SmallVec;
 
-use crate::reply::{self, Body, rcode, rtype};
+use crate::reply::{self, Body, rcode};
 use crate::svcb;
 
 /// CNAMEs followed from one name, over all messages.
@@ -51,7 +51,7 @@ pub(crate) enum ChainError {
 pub(crate) struct Chain {
     /// The name asked for.
     asked: Name,
-    qtype: u16,
+    qtype: RecordType,
     /// Each CNAME's target, in order.
     targets: SmallVec<[Name; 2]>,
     cnames: Vec<Record>,
@@ -63,7 +63,7 @@ pub(crate) struct Chain {
 
 impl Chain {
     /// A chain that has not been asked for yet.
-    pub(crate) fn new(asked: Name, qtype: u16) -> Chain {
+    pub(crate) fn new(asked: Name, qtype: RecordType) -> Chain {
         Chain {
             asked,
             qtype,
@@ -76,7 +76,7 @@ impl Chain {
     }
 
     /// What is said of a name that does not exist and need not be asked for.
-    pub(crate) fn absent(asked: Name, qtype: u16) -> Chain {
+    pub(crate) fn absent(asked: Name, qtype: RecordType) -> Chain {
         Chain {
             nx_domain: true,
             ..Chain::new(asked, qtype)
@@ -117,7 +117,7 @@ impl Chain {
 
     /// Whether there is any record at the end.
     pub(crate) fn is_positive(&self) -> bool {
-        !self.records.is_empty() || (self.qtype == rtype::CNAME && !self.cnames.is_empty())
+        !self.records.is_empty() || (self.qtype == RecordType::CNAME && !self.cnames.is_empty())
     }
 
     /// Takes from an answer to a question for [`Chain::end`] what hangs on that name. `true` when
@@ -146,10 +146,10 @@ impl Chain {
         let followed_before = self.targets.len();
         loop {
             self.take_records(&mut answers)?;
-            if !self.records.is_empty() || self.qtype == rtype::CNAME {
+            if !self.records.is_empty() || self.qtype == RecordType::CNAME {
                 break;
             }
-            let Some(cname) = self.take_cname(&mut answers, RecordType::CNAME) else {
+            let Some(cname) = self.take_cname(&mut answers) else {
                 break;
             };
             self.push(cname)?;
@@ -157,9 +157,9 @@ impl Chain {
                 return Ok(false);
             }
         }
-        if self.qtype == rtype::CNAME {
+        if self.qtype == RecordType::CNAME {
             // Asked for the alias itself: it is the record, and nothing is followed.
-            if let Some(cname) = self.take_cname(&mut answers, RecordType::CNAME) {
+            if let Some(cname) = self.take_cname(&mut answers) {
                 self.cnames.push(cname);
             }
         }
@@ -176,8 +176,8 @@ impl Chain {
     }
 
     fn take_records(&mut self, answers: &mut [Option<Record>]) -> Result<(), ChainError> {
-        let kind = RecordType::from(self.qtype);
-        if self.qtype == rtype::CNAME {
+        let kind = rr::RecordType::from(self.qtype.number());
+        if self.qtype == RecordType::CNAME {
             return Ok(());
         }
         let end = self.end().clone();
@@ -195,8 +195,8 @@ impl Chain {
         Ok(())
     }
 
-    fn take_cname(&self, answers: &mut [Option<Record>], kind: RecordType) -> Option<Record> {
-        let end = self.end();
+    fn take_cname(&self, answers: &mut [Option<Record>]) -> Option<Record> {
+        let (end, kind) = (self.end(), rr::RecordType::CNAME);
         answers
             .iter_mut()
             .find(|slot| {
@@ -252,7 +252,7 @@ impl Chain {
     /// Hides the aliases: what is at the end stands under the asked name, for a policy that serves
     /// no CNAME.
     pub(crate) fn flatten(&mut self) {
-        if self.qtype == rtype::CNAME || self.targets.is_empty() {
+        if self.qtype == RecordType::CNAME || self.targets.is_empty() {
             return;
         }
         self.cnames.clear();
@@ -304,7 +304,10 @@ impl Chain {
         };
         let mut message = Message::query();
         let asked = to_rr(&self.asked)?;
-        message.add_query(Query::query(asked.clone(), RecordType::from(self.qtype)));
+        message.add_query(Query::query(
+            asked.clone(),
+            rr::RecordType::from(self.qtype.number()),
+        ));
         // Owners are written in their canonical form: what the servers spelt is not passed on.
         let mut owner = asked;
         let mut targets = self.targets.iter();

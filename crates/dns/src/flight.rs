@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use portcullis_names::NameBuf;
+use portcullis_names::{NameBuf, RecordType};
 use portcullis_policy::{LookupPermit, Policy, Reason};
 use smallvec::SmallVec;
 use tokio::sync::watch;
@@ -211,7 +211,7 @@ impl Inner {
         reason: Reason,
         detail: &str,
         epoch: u64,
-        qtype: u16,
+        qtype: RecordType,
     ) -> Arc<Entry> {
         Arc::new(self.failure(reason, detail, epoch, qtype))
     }
@@ -219,7 +219,7 @@ impl Inner {
 
 impl Key {
     /// The key of a question as parsed.
-    pub(crate) fn new(name: &NameBuf, qtype: u16) -> Key {
+    pub(crate) fn new(name: &NameBuf, qtype: RecordType) -> Key {
         Key {
             name: name.to_name(),
             qtype,

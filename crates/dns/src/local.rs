@@ -4,12 +4,12 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use portcullis_names::NameRef;
+use portcullis_names::{NameRef, RecordType};
 use portcullis_policy::{Policy, Reason};
 
 use crate::flight::Permits;
 use crate::leases::{Grant, GrantError};
-use crate::reply::{self, rcode, rtype};
+use crate::reply::{self, rcode};
 use crate::service::Inner;
 use crate::turn::{Judged, Refusal, Turn};
 
@@ -34,18 +34,18 @@ const ANY_HINFO: &[u8] = b"\x07RFC8482\x00";
 pub(crate) fn answer(turn: &Turn<'_>, out: &mut Vec<u8>) -> bool {
     let name = turn.name.as_str();
     let qtype = turn.query.qtype;
-    if matches!(qtype, rtype::AXFR | rtype::IXFR) {
+    if qtype.is_transfer() {
         return false;
     }
     if name == "localhost" || name.ends_with(".localhost") {
         match qtype {
-            rtype::A => {
+            RecordType::A => {
                 let data = Ipv4Addr::LOCALHOST.octets();
-                reply::one(out, &turn.asked, rtype::A, LOCAL_TTL, &data);
+                reply::one(out, &turn.asked, RecordType::A, LOCAL_TTL, &data);
             }
-            rtype::AAAA => {
+            RecordType::AAAA => {
                 let data = Ipv6Addr::LOCALHOST.octets();
-                reply::one(out, &turn.asked, rtype::AAAA, LOCAL_TTL, &data);
+                reply::one(out, &turn.asked, RecordType::AAAA, LOCAL_TTL, &data);
             }
             _ => reply::negative(out, &turn.asked, rcode::NO_ERROR, None),
         }
@@ -53,7 +53,7 @@ pub(crate) fn answer(turn: &Turn<'_>, out: &mut Vec<u8>) -> bool {
     }
     if name.ends_with(PROBE_ZONE) {
         match qtype {
-            rtype::TXT => reply::one(out, &turn.asked, rtype::TXT, 0, PROBE_TEXT),
+            RecordType::TXT => reply::one(out, &turn.asked, RecordType::TXT, 0, PROBE_TEXT),
             _ => reply::negative(out, &turn.asked, rcode::NO_ERROR, None),
         }
         return true;
@@ -87,7 +87,7 @@ impl Inner {
     /// list: it exists, with nothing to say. `false`: it is not that name.
     pub(crate) fn answer_own_hostname(&self, turn: &Turn<'_>, out: &mut Vec<u8>) -> bool {
         let own = self.own.hostname.as_ref().map(|own| own.as_ref());
-        let transfer = matches!(turn.query.qtype, rtype::AXFR | rtype::IXFR);
+        let transfer = turn.query.qtype.is_transfer();
         if own != Some(turn.name) || transfer {
             return false;
         }
@@ -98,7 +98,7 @@ impl Inner {
 
 /// Answers ANY for a permitted name with one small record (RFC 8482).
 pub(crate) fn answer_any(turn: &Turn<'_>, out: &mut Vec<u8>) {
-    reply::one(out, &turn.asked, rtype::HINFO, ANY_TTL, ANY_HINFO);
+    reply::one(out, &turn.asked, RecordType::HINFO, ANY_TTL, ANY_HINFO);
 }
 
 impl Inner {
@@ -112,7 +112,7 @@ impl Inner {
         permits: Permits,
         out: &mut Vec<u8>,
     ) {
-        if turn.query.qtype != rtype::A {
+        if turn.query.qtype != RecordType::A {
             self.note_own(turn, policy, judged, &[]);
             reply::negative(out, &turn.asked, rcode::NO_ERROR, None);
             return;
@@ -139,7 +139,7 @@ impl Inner {
         reply::one(
             out,
             &turn.asked,
-            rtype::A,
+            RecordType::A,
             LOCAL_TTL,
             &self.own.host.octets(),
         );

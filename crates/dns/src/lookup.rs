@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_names::{Name, NameRef};
+use portcullis_names::{Name, NameRef, RecordType};
 use portcullis_policy::{Answers, LookupPermit, Reason, Request};
 use tokio::time::Instant;
 
@@ -17,7 +17,6 @@ use crate::cache::{Entry, Key, KeyRef, Outcome};
 use crate::chain::{Chain, TTL_FLOOR};
 use crate::flight::Ask;
 use crate::local;
-use crate::reply::rtype;
 use crate::service::Inner;
 use crate::upstream::{Attempts, LOOKUP_BUDGET, UpstreamError};
 
@@ -45,7 +44,7 @@ const REVERSE_FAILURE_TTL: Duration = Duration::from_secs(60);
 const INTO_A_ZONE: &str = "its CNAME chain leads into a zone, to a name that is not listed";
 
 /// Whether the policy lists a name for this type by itself.
-fn lists(ask: &Ask, name: &Name, qtype: u16) -> bool {
+fn lists(ask: &Ask, name: &Name, qtype: RecordType) -> bool {
     let request = Request::Lookup {
         name: name.as_ref(),
         qtype,
@@ -56,7 +55,7 @@ fn lists(ask: &Ask, name: &Name, qtype: u16) -> bool {
 impl Inner {
     /// Asks until the question is answered, and judges the answer.
     pub(crate) async fn look_up(&self, ask: &Ask) -> Entry {
-        let budget = if ask.key.qtype == rtype::PTR {
+        let budget = if ask.key.qtype == RecordType::PTR {
             REVERSE_BUDGET
         } else {
             LOOKUP_BUDGET
@@ -72,7 +71,7 @@ impl Inner {
     }
 
     /// Asks for one type, along the CNAME chain to its end.
-    pub(crate) async fn look_up_type(&self, ask: &Ask, qtype: u16, how: Attempts) -> Entry {
+    pub(crate) async fn look_up_type(&self, ask: &Ask, qtype: RecordType, how: Attempts) -> Entry {
         let Some(first) = ask.permits.first() else {
             return self.failure(Reason::Internal, "no permit", ask.epoch, qtype);
         };
@@ -133,7 +132,7 @@ impl Inner {
     }
 
     /// Sorts an answer: what the guard lets through is written into the reply's body.
-    fn judge(&self, ask: &Ask, qtype: u16, mut chain: Chain) -> Entry {
+    fn judge(&self, ask: &Ask, qtype: RecordType, mut chain: Chain) -> Entry {
         let born = self.clock.now();
         let passes = |address: IpAddr| {
             // A real address of the range would be taken for another name's.
@@ -189,10 +188,10 @@ impl Inner {
     /// name has nothing at all (RFC 8020), so it takes a look at the other family.
     async fn weigh_other_family(&self, ask: &Ask, entry: Entry, how: Attempts) -> Entry {
         let other = match ask.key.qtype {
-            rtype::A => rtype::AAAA,
-            _ => rtype::A,
+            RecordType::A => RecordType::AAAA,
+            _ => RecordType::A,
         };
-        let routed = other == rtype::A || (self.ipv6_route)();
+        let routed = other == RecordType::A || (self.ipv6_route)();
         let served = ask.permits.iter().any(|permit| {
             let name = permit.listed().as_ref();
             let request = Request::Lookup { name, qtype: other };
@@ -250,8 +249,14 @@ impl Inner {
     }
 
     /// An entry that says why there is no answer.
-    pub(crate) fn failure(&self, reason: Reason, detail: &str, epoch: u64, qtype: u16) -> Entry {
-        let ttl = if qtype == rtype::PTR {
+    pub(crate) fn failure(
+        &self,
+        reason: Reason,
+        detail: &str,
+        epoch: u64,
+        qtype: RecordType,
+    ) -> Entry {
+        let ttl = if qtype == RecordType::PTR {
             REVERSE_FAILURE_TTL
         } else {
             FAILURE_TTL

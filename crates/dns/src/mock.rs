@@ -8,13 +8,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use portcullis_names::RecordType;
 use portcullis_policy::{LookupPermit, Policy, Reason};
 
 use crate::cache::{Entry, Outcome};
 use crate::flight::TOO_MANY_NEW_NAMES;
 use crate::leases::Grant;
 use crate::local;
-use crate::reply::{self, rcode, rtype};
+use crate::reply::{self, rcode};
 use crate::service::Inner;
 use crate::turn::{Judged, Refusal, Turn, write_refusal};
 
@@ -34,15 +35,15 @@ impl Inner {
     ) {
         let detail = format!("its rule sends it to {to}");
         if self.transparent {
-            if turn.query.qtype != rtype::A {
+            if turn.query.qtype != RecordType::A {
                 return self.answer_nothing(turn, policy, judged, out);
             }
             return self.answer_synthetic(turn, (policy, epoch), judged, permit, (&detail, out));
         }
         let address = to.ip().to_canonical();
         let data: &[u8] = match (address, turn.query.qtype) {
-            (IpAddr::V4(v4), rtype::A) => &v4.octets(),
-            (IpAddr::V6(v6), rtype::AAAA) => &v6.octets(),
+            (IpAddr::V4(v4), RecordType::A) => &v4.octets(),
+            (IpAddr::V6(v6), RecordType::AAAA) => &v6.octets(),
             _ => return self.answer_nothing(turn, policy, judged, out),
         };
         let grant = Grant {
@@ -88,7 +89,7 @@ impl Inner {
                 self.note_given(turn, policy, judged, address.into(), text);
                 // At most a minute.
                 let ttl = ttl.as_secs() as u32;
-                reply::one(out, &turn.asked, rtype::A, ttl, &address.octets());
+                reply::one(out, &turn.asked, RecordType::A, ttl, &address.octets());
             }
             Err(error) => {
                 let reason = local::grant_reason(&error);

@@ -112,7 +112,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use portcullis_names::NameBuf;
+    use portcullis_names::{NameBuf, RecordType};
     use portcullis_policy::{Input, Mode, Policy, Request};
 
     use super::*;
@@ -133,7 +133,7 @@ mod tests {
         let name = NameBuf::from_program(name.as_bytes()).unwrap();
         let request = Request::Lookup {
             name: name.as_ref(),
-            qtype: 1,
+            qtype: RecordType::A,
         };
         policy.decide(&request).lookup_permit().unwrap()
     }

@@ -7,6 +7,8 @@
 use std::fmt::{self, Write as _};
 use std::time::Duration;
 
+use portcullis_names::RecordType;
+
 /// Length of a message header, bytes (RFC 1035 4.1.1).
 pub(crate) const HEADER_BYTES: usize = 12;
 
@@ -36,23 +38,6 @@ pub(crate) mod rcode {
     pub(crate) const SERV_FAIL: u8 = 2;
     pub(crate) const NX_DOMAIN: u8 = 3;
     pub(crate) const REFUSED: u8 = 5;
-}
-
-/// Record types (IANA "Resource Record TYPEs").
-pub(crate) mod rtype {
-    pub(crate) const A: u16 = 1;
-    pub(crate) const CNAME: u16 = 5;
-    pub(crate) const SOA: u16 = 6;
-    pub(crate) const PTR: u16 = 12;
-    pub(crate) const HINFO: u16 = 13;
-    pub(crate) const TXT: u16 = 16;
-    pub(crate) const AAAA: u16 = 28;
-    pub(crate) const OPT: u16 = 41;
-    pub(crate) const SVCB: u16 = 64;
-    pub(crate) const HTTPS: u16 = 65;
-    pub(crate) const IXFR: u16 = 251;
-    pub(crate) const AXFR: u16 = 252;
-    pub(crate) const ANY: u16 = 255;
 }
 
 /// The class IN.
@@ -158,7 +143,7 @@ fn finish(out: &mut Vec<u8>, asked: &Asked<'_>, high_code: u8, ede: Option<&Ede<
         return;
     };
     out.push(0);
-    out.extend_from_slice(&rtype::OPT.to_be_bytes());
+    out.extend_from_slice(&RecordType::OPT.number().to_be_bytes());
     out.extend_from_slice(&EDNS_BYTES.to_be_bytes());
     out.extend_from_slice(&[high_code, 0, if dnssec_ok { 0x80 } else { 0 }, 0]);
     let length_at = out.len();
@@ -221,7 +206,7 @@ pub(crate) fn negative(out: &mut Vec<u8>, asked: &Asked<'_>, code: u8, ede: Opti
 }
 
 /// A positive reply with one record of our own.
-pub(crate) fn one(out: &mut Vec<u8>, asked: &Asked<'_>, kind: u16, ttl: u32, data: &[u8]) {
+pub(crate) fn one(out: &mut Vec<u8>, asked: &Asked<'_>, kind: RecordType, ttl: u32, data: &[u8]) {
     begin(out, asked, rcode::NO_ERROR, [1, 0], false);
     out.extend_from_slice(&QUESTION_NAME);
     record_tail(out, kind, ttl, data);
@@ -266,8 +251,8 @@ pub(crate) fn prepared(
 }
 
 /// Type, class, TTL and data of a record whose owner is already written.
-fn record_tail(out: &mut Vec<u8>, kind: u16, ttl: u32, data: &[u8]) {
-    out.extend_from_slice(&kind.to_be_bytes());
+fn record_tail(out: &mut Vec<u8>, kind: RecordType, ttl: u32, data: &[u8]) {
+    out.extend_from_slice(&kind.number().to_be_bytes());
     out.extend_from_slice(&CLASS_IN.to_be_bytes());
     out.extend_from_slice(&ttl.to_be_bytes());
     out.extend_from_slice(&(data.len() as u16).to_be_bytes());
@@ -284,7 +269,7 @@ fn own_soa(out: &mut Vec<u8>) {
     for (slot, number) in data[NAMES.len()..].chunks_exact_mut(4).zip(numbers) {
         slot.copy_from_slice(&number.to_be_bytes());
     }
-    record_tail(out, rtype::SOA, OWN_NEGATIVE_TTL, &data);
+    record_tail(out, RecordType::SOA, OWN_NEGATIVE_TTL, &data);
 }
 
 /// Splits an encoded message into the [`Body`] behind its question.
@@ -408,7 +393,7 @@ mod tests {
         let mut out = Vec::new();
         let mut data = [b'x'; 100];
         data[0] = 99;
-        one(&mut out, &asked(None), rtype::TXT, 60, &data);
+        one(&mut out, &asked(None), RecordType::TXT, 60, &data);
         let body = body_of(&out, rcode::NO_ERROR, 1, 0).unwrap();
         let big = Body {
             bytes: body.bytes.repeat(10).into(),
@@ -429,7 +414,7 @@ mod tests {
     #[test]
     fn ttls_count_down_and_never_below_zero() {
         let mut out = Vec::new();
-        one(&mut out, &asked(None), rtype::A, 60, &[192, 0, 2, 1]);
+        one(&mut out, &asked(None), RecordType::A, 60, &[192, 0, 2, 1]);
         let body = body_of(&out, rcode::NO_ERROR, 1, 0).unwrap();
         for (age, left) in [(0, 60), (25, 35), (61, 0), (u64::MAX, 0)] {
             prepared(
@@ -446,7 +431,7 @@ mod tests {
     #[test]
     fn another_ttl_leaves_the_records_as_they_are() {
         let mut out = Vec::new();
-        one(&mut out, &asked(None), rtype::A, 60, &[192, 0, 2, 1]);
+        one(&mut out, &asked(None), RecordType::A, 60, &[192, 0, 2, 1]);
         let body = body_of(&out, rcode::NO_ERROR, 1, 0).unwrap();
         let again = body.with_ttl(30);
         assert_eq!(again.with_ttl(60), body);
@@ -458,7 +443,7 @@ mod tests {
     #[test]
     fn a_cut_message_has_no_body() {
         let mut out = Vec::new();
-        one(&mut out, &asked(None), rtype::A, 60, &[192, 0, 2, 1]);
+        one(&mut out, &asked(None), RecordType::A, 60, &[192, 0, 2, 1]);
         for end in 0..out.len() {
             assert_eq!(body_of(&out[..end], 0, 1, 0), None, "prefix of {end} bytes");
         }

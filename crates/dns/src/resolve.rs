@@ -4,13 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_names::RecordType;
 use portcullis_policy::{LookupPermit, Reason};
 use smallvec::smallvec;
 use tokio::time::timeout;
 
 use crate::cache::{Entry, Key, Outcome};
 use crate::flight::Ask;
-use crate::reply::rtype;
 use crate::service::{Inner, ResolveError, Resolved};
 
 /// How long addresses of one family wait for the other's (RFC 8305 3 suggests 50 ms; resolvers on
@@ -64,10 +64,10 @@ impl Inner {
             epoch,
         };
         if !(self.ipv6_route)() {
-            return vec![self.fetch(ask(rtype::A)).await];
+            return vec![self.fetch(ask(RecordType::A)).await];
         }
-        let four = self.fetch(ask(rtype::A));
-        let six = self.fetch(ask(rtype::AAAA));
+        let four = self.fetch(ask(RecordType::A));
+        let six = self.fetch(ask(RecordType::AAAA));
         tokio::pin!(four, six);
         tokio::select! {
             four = &mut four => {

@@ -9,14 +9,14 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use portcullis_names::Name;
+use portcullis_names::{Name, RecordType};
 use portcullis_policy::{Policy, Reason, Request, Verdict};
 use smallvec::{SmallVec, smallvec};
 
 use crate::answer::Wanted;
 use crate::cache::{Entry, Outcome};
 use crate::flight::Permits;
-use crate::reply::{self, rcode, rtype};
+use crate::reply::{self, rcode};
 use crate::service::Inner;
 use crate::turn::{Judged, Refusal, Turn};
 
@@ -75,7 +75,7 @@ impl Inner {
         for owner in owners {
             let request = Request::Lookup {
                 name: owner.0.as_ref(),
-                qtype: rtype::PTR,
+                qtype: RecordType::PTR,
             };
             let decision = policy.decide(&request);
             if let Some(listed) = decision.lookup_permit() {
@@ -136,7 +136,7 @@ impl Inner {
                 || policy
                     .decide(&Request::Lookup {
                         name: name.as_ref(),
-                        qtype: rtype::A,
+                        qtype: RecordType::A,
                     })
                     .permits()
         });
@@ -156,7 +156,7 @@ impl Inner {
             data.extend_from_slice(label.as_bytes());
         }
         data.push(0);
-        reply::one(out, &turn.asked, rtype::PTR, REVERSE_TTL, &data);
+        reply::one(out, &turn.asked, RecordType::PTR, REVERSE_TTL, &data);
     }
 
     fn is_alias(&self, name: &Name) -> bool {

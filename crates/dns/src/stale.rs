@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::cache::{Entry, Outcome};
-use crate::reply::{rcode, rtype};
+use crate::reply::rcode;
+use portcullis_names::RecordType;
 
 /// How long after its end an answer may be given out again. RFC 8767 5 advises one to three days;
 /// the shortest of them, since an address opens the gate for the name, and addresses change hands.
@@ -34,12 +35,12 @@ pub(crate) fn because(detail: Option<&str>) -> String {
 impl Entry {
     /// Whether this answer may be given out after its end: records, or a name without records of
     /// this type. An NXDOMAIN is not: to say that a name is gone takes somebody who knows.
-    pub(crate) fn outlives_its_end(&self, now: Instant, epoch: u64, qtype: u16) -> bool {
+    pub(crate) fn outlives_its_end(&self, now: Instant, epoch: u64, qtype: RecordType) -> bool {
         let end = self.stale_since.unwrap_or(self.expires);
         self.outcome == Outcome::Found
             && self.body.rcode == rcode::NO_ERROR
             // A reverse lookup has the lease's own name to answer.
-            && qtype != rtype::PTR
+            && qtype != RecordType::PTR
             && self.epoch == epoch
             && now < end + MAX_STALE
     }
@@ -67,7 +68,7 @@ impl Entry {
 mod tests {
     use super::*;
 
-    const A: u16 = rtype::A;
+    const A: RecordType = RecordType::A;
 
     #[test]
     fn an_answer_is_given_out_again_for_a_day_and_under_its_own_policy() {
@@ -76,7 +77,7 @@ mod tests {
         let end = entry.expires;
         assert!(entry.outlives_its_end(end, 3, A));
         assert!(!entry.outlives_its_end(end, 4, A), "another policy");
-        assert!(!entry.outlives_its_end(end, 3, rtype::PTR));
+        assert!(!entry.outlives_its_end(end, 3, RecordType::PTR));
         let last = end + MAX_STALE - Duration::from_secs(1);
         let again = entry.again(last, SLOW);
         assert!(again.is_stale() && again.is_valid(last, 3));

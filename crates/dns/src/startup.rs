@@ -14,14 +14,13 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use portcullis_names::Name;
+use portcullis_names::{Name, RecordType};
 use portcullis_policy::{HOST_NAME, LookupPermit, Policy, Reason, Request};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::DnsService;
-use crate::reply::rtype;
 use crate::synthetic;
 
 mod round;
@@ -249,12 +248,14 @@ fn permits(policy: &Policy) -> Vec<LookupPermit> {
         if name.as_str() == HOST_NAME || name.as_str().split('.').any(underscored) {
             return None;
         }
-        [rtype::A, rtype::AAAA].into_iter().find_map(|qtype| {
-            let name = name.as_ref();
-            policy
-                .decide(&Request::Lookup { name, qtype })
-                .lookup_permit()
-        })
+        [RecordType::A, RecordType::AAAA]
+            .into_iter()
+            .find_map(|qtype| {
+                let name = name.as_ref();
+                policy
+                    .decide(&Request::Lookup { name, qtype })
+                    .lookup_permit()
+            })
     };
     policy
         .exact_names()

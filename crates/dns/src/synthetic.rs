@@ -9,11 +9,11 @@
 
 use std::sync::Arc;
 
+use portcullis_names::RecordType;
 use portcullis_policy::{Answers, LookupPermit, Policy};
 
 use crate::cache::{Entry, Key, Outcome};
 use crate::flight::{Ask, Permits};
-use crate::reply::rtype;
 use crate::service::Inner;
 use crate::turn::{Judged, Turn};
 
@@ -75,16 +75,18 @@ impl Inner {
         }
         let proxied = by_company_proxy(policy, permit);
         match turn.query.qtype {
-            rtype::A if proxied => {
+            RecordType::A if proxied => {
                 self.answer_synthetic(turn, (policy, epoch), judged, permit, (DETAIL, out));
                 MadeUp::Answered
             }
             // Aliases and hints would come from a resolver that need not know the name.
-            rtype::AAAA | rtype::CNAME | rtype::SVCB | rtype::HTTPS if proxied => {
+            RecordType::AAAA | RecordType::CNAME | RecordType::SVCB | RecordType::HTTPS
+                if proxied =>
+            {
                 self.answer_nothing(turn, policy, judged, out);
                 MadeUp::Answered
             }
-            rtype::A | rtype::AAAA => MadeUp::IfItExists,
+            RecordType::A | RecordType::AAAA => MadeUp::IfItExists,
             _ => MadeUp::No,
         }
     }
@@ -95,11 +97,11 @@ impl Inner {
             let name = ask.key.name.clone();
             self.at_hand(&Key { name, qtype }, ask.epoch)
         };
-        let four = at_hand(rtype::A)?;
+        let four = at_hand(RecordType::A)?;
         if self.settles(&four) {
             return Some(four);
         }
-        let six = at_hand(rtype::AAAA)?;
+        let six = at_hand(RecordType::AAAA)?;
         Some(if six.addresses.is_empty() { four } else { six })
     }
 
@@ -112,11 +114,11 @@ impl Inner {
             },
             ..ask.clone()
         };
-        let four = self.fetch(of(rtype::A)).await;
+        let four = self.fetch(of(RecordType::A)).await;
         if self.settles(&four) {
             return four;
         }
-        let six = self.fetch(of(rtype::AAAA)).await;
+        let six = self.fetch(of(RecordType::AAAA)).await;
         if six.addresses.is_empty() { four } else { six }
     }
 
@@ -140,7 +142,7 @@ impl Inner {
         self.learn_aliases(permits, entry);
         entry.count_use();
         match permits.first() {
-            Some(permit) if turn.query.qtype == rtype::A && !entry.addresses.is_empty() => {
+            Some(permit) if turn.query.qtype == RecordType::A && !entry.addresses.is_empty() => {
                 self.answer_synthetic(turn, (policy, epoch), judged, permit, (DETAIL, out));
             }
             _ => self.answer_nothing(turn, policy, judged, out),

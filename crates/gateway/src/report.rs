@@ -2,10 +2,9 @@
 //! used. Serialised, since the gateway and the command line are two processes.
 
 use crate::startup::Unresolved;
+use portcullis_names::RecordType;
 use portcullis_policy::{Reason, Verdict};
-use portcullis_record::{
-    DeniedSummary, Event, Layer, Protocol, Recorder, Seen, Subscription, qtype_name,
-};
+use portcullis_record::{DeniedSummary, Event, Layer, Protocol, Recorder, Seen, Subscription};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -93,9 +92,16 @@ pub struct LookedUp {
     pub records: BTreeSet<String>,
 }
 
-/// Record types that are asked for on the way to an address: A, CNAME, PTR, AAAA, SVCB, HTTPS. The
+/// Record types that are asked for on the way to an address. The
 /// connection that follows tells what the program needed.
-const ADDRESS_TYPES: [u16; 6] = [1, 5, 12, 28, 64, 65];
+const ADDRESS_TYPES: [RecordType; 6] = [
+    RecordType::A,
+    RecordType::CNAME,
+    RecordType::PTR,
+    RecordType::AAAA,
+    RecordType::SVCB,
+    RecordType::HTTPS,
+];
 /// Kinds of destinations, names and failures that a report keeps.
 const MAX_COLLECTED: usize = 10_000;
 /// Record types kept for one name.
@@ -172,7 +178,7 @@ impl Collector {
                     let records = self.looked_up.entry(seen.name).or_default();
                     let other = seen.qtype.filter(|qtype| !ADDRESS_TYPES.contains(qtype));
                     if let Some(qtype) = other.filter(|_| records.len() < MAX_RECORD_TYPES) {
-                        records.insert(qtype_name(qtype).into_owned());
+                        records.insert(qtype.to_string());
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! Canonical names, patterns, ports and address classes.
+//! Canonical names, patterns, ports, address classes and record types.
 //!
 //! The ground floor: every name that a sandboxed program or an operator writes becomes one
 //! canonical form here, once, or is refused. Only that form is matched, resolved, dialled and
@@ -18,6 +18,7 @@ mod name;
 mod pattern;
 mod policy_text;
 mod ports;
+mod record_type;
 mod target;
 
 pub use address::{AddressClass, classify, is_guarded};
@@ -27,6 +28,7 @@ pub use host::{Host, parse_port};
 pub use name::{Name, NameRef};
 pub use pattern::{Pattern, Specificity};
 pub use ports::{PortRange, PortSet, Transport};
+pub use record_type::{RecordType, Serving};
 pub use target::Target;
 
 /// Longest canonical name, in bytes: 255 on the wire (RFC 1035 section 2.3.4) less the first

@@ -7,15 +7,13 @@ use std::hint::black_box;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use portcullis_names::{NameBuf, NameRef};
+use portcullis_names::{NameBuf, NameRef, RecordType};
 use portcullis_policy::{Input, Policy, Reason, Request};
 
 /// Decisions in one round.
 const DECISIONS: usize = 200_000;
 /// Rounds; the fastest half of each kind counts, since whatever else the machine does only adds.
 const ROUNDS: usize = 16;
-/// The DNS type of an IPv4 address.
-const TYPE_A: u16 = 1;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -55,7 +53,7 @@ fn main() {
             let names = parsed(texts);
             let lookups = |name| Request::Lookup {
                 name,
-                qtype: TYPE_A,
+                qtype: RecordType::A,
             };
             times[3 * kind].push(time(&policy, &names, reason, lookups));
             let connections = |name| Request::to_name(name, 443);
@@ -108,7 +106,7 @@ fn time_questions(policy: &Policy, texts: &str, reason: Reason) -> Duration {
         let name = NameBuf::from_program(black_box(text.as_bytes())).expect("a name");
         let request = Request::Lookup {
             name: name.as_ref(),
-            qtype: TYPE_A,
+            qtype: RecordType::A,
         };
         let decision = policy.decide(&request);
         other += usize::from(decision.reason != reason);

@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use portcullis_names::{Name, NameRef, Transport, is_guarded};
+use portcullis_names::{Name, NameRef, RecordType, Transport, is_guarded};
 
 use crate::HOST_NAME;
 use crate::decision::{Decision, Grant, Verdict, Way};
@@ -19,9 +19,6 @@ use crate::reason::Reason;
 use crate::request::{Destination, Request, Seen, ShownBy};
 use crate::rules::RuleId;
 use crate::table::NameVerdict;
-
-/// IXFR and AXFR: zone transfers.
-const TRANSFER_TYPES: [u16; 2] = [251, 252];
 
 /// A port, and what it is a port of.
 #[derive(Clone, Copy)]
@@ -121,9 +118,9 @@ fn stands(outcome: &Outcome<'_>) -> bool {
     outcome.reason.stands_in_audit() || name.is_some_and(|name| name.as_str() == HOST_NAME)
 }
 
-fn lookup<'r>(policy: &Policy, name: NameRef<'r>, qtype: u16) -> Outcome<'r> {
+fn lookup<'r>(policy: &Policy, name: NameRef<'r>, qtype: RecordType) -> Outcome<'r> {
     let way = Way::Lookup(name);
-    if TRANSFER_TYPES.contains(&qtype) {
+    if qtype.is_transfer() {
         return Outcome::refuse(Reason::TransferRefused, None, way);
     }
     let (reason, rule) = match policy.rules.names.lookup_verdict(name.as_str()) {

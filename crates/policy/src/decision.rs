@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portcullis_names::{NameRef, PortSet, Transport};
+use portcullis_names::{NameRef, PortSet, RecordType, Transport};
 use serde::Serialize;
 
 use crate::flow;
@@ -14,9 +14,6 @@ use crate::permit::{ConnectPermit, DatagramPermit, LookupPermit, PermitTarget};
 use crate::reason::Reason;
 use crate::rules::{RuleId, RuleSet};
 use crate::types::TypeSet;
-
-/// The DNS type of an alias.
-const TYPE_CNAME: u16 = 5;
 
 /// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -170,7 +167,7 @@ impl<'r> Decision<'r> {
         LookupPermit::new(name.to_name(), self.rule, ports, self.is_audit())
             .with_datagrams(udp)
             .of_pattern(!names.lists_exactly(name.as_str()))
-            .of_flattened(!grant.types_for(name).contains(TYPE_CNAME))
+            .of_flattened(!grant.types_for(name).contains(RecordType::CNAME))
             .sent_to(names.lookup_sent_to(name.as_str()))
     }
 }

@@ -6,7 +6,9 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use portcullis_names::{NameRef, Pattern, PortSet, Target, Transport, classify, is_guarded};
+use portcullis_names::{
+    NameRef, Pattern, PortSet, RecordType, Target, Transport, classify, is_guarded,
+};
 
 use crate::decision::{Decision, Verdict};
 use crate::policy::Policy;
@@ -14,8 +16,6 @@ use crate::reason::Reason;
 use crate::request::{Destination, Request};
 use crate::rules::RuleId;
 
-/// The DNS type of an IPv4 address.
-const TYPE_A: u16 = 1;
 /// A label that stands for "any name below": no rule is likely to have it.
 const ANY_LABEL: &str = "any-name-below";
 
@@ -150,7 +150,7 @@ impl Policy {
     ) -> Finding {
         let lookup = Request::Lookup {
             name,
-            qtype: TYPE_A,
+            qtype: RecordType::A,
         };
         let decision = self.decide(&lookup);
         if decision.reason != Reason::Allowed {

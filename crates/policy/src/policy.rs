@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portcullis_names::{Name, NameRef, Pattern, PortSet, Transport, is_guarded};
+use portcullis_names::{Name, NameRef, Pattern, PortSet, RecordType, Transport, is_guarded};
 
 use crate::decide;
 use crate::decision::Decision;
@@ -18,9 +18,6 @@ use crate::rows::Kind;
 use crate::rules::{AddressRule, RuleId, RuleSet};
 use crate::settings::Settings;
 use crate::types::TypeSet;
-
-/// The DNS type of reverse lookups.
-const TYPE_PTR: u16 = 12;
 
 /// Whether refusals are enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -200,7 +197,7 @@ impl Policy {
 
     /// Whether a reverse lookup of an address that was given out for this name is answered.
     pub fn serves_ptr(&self, name: NameRef<'_>) -> bool {
-        self.types_for(name).contains(TYPE_PTR)
+        self.types_for(name).contains(RecordType::PTR)
     }
 
     /// The names that allow rules list without a wildcard, sorted: what can be resolved before any

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use portcullis_names::{Name, NameRef};
+use portcullis_names::{Name, NameRef, RecordType};
 
 /// One question to the policy.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +15,7 @@ pub enum Request<'a> {
         /// The name asked for.
         name: NameRef<'a>,
         /// The record type's number (1 is A, 28 is AAAA).
-        qtype: u16,
+        qtype: RecordType,
     },
     /// A TCP connection.
     Connect {

@@ -5,6 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use portcullis_names::RecordType;
 use portcullis_policy::{Reason, RuleSource, Verdict};
 
 macro_rules! codes {
@@ -252,7 +253,7 @@ pub struct Event<'a> {
     /// The destination's port.
     pub port: Option<u16>,
     /// The DNS record type that was asked for.
-    pub qtype: Option<u16>,
+    pub qtype: Option<RecordType>,
     /// Addresses answered, leased or dialled.
     pub addresses: &'a [IpAddr],
     /// Whether the record says of which families the addresses are (a name's at start-up).
@@ -357,7 +358,7 @@ impl<'a> Event<'a> {
 
     /// Sets the DNS record type.
     #[must_use]
-    pub const fn qtype(mut self, qtype: u16) -> Self {
+    pub const fn qtype(mut self, qtype: RecordType) -> Self {
         self.qtype = Some(qtype);
         self
     }

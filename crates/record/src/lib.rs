@@ -46,7 +46,6 @@ pub use recorder::{Flushed, Health, Recorder};
 pub use sink::open as open_file;
 pub use summary::{Denied, DeniedSummary};
 pub use tap::{Seen, Subscription};
-pub use text::qtype_name;
 
 #[cfg(test)]
 mod finder_tests;

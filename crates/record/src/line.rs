@@ -11,7 +11,7 @@ use portcullis_policy::Verdict;
 
 use crate::event::{Close, Event};
 use crate::id::DecisionId;
-use crate::text::{LineBuf, path_only, qtype_name, shown_name};
+use crate::text::{LineBuf, path_only, shown_name};
 
 /// The longest line that is ever written, line break included, in bytes.
 pub const MAX_LINE_BYTES: usize = 16 * 1024;
@@ -113,7 +113,7 @@ pub(crate) fn decision(
         line.format(format_args!(r#","port":{port}"#));
     }
     if let Some(qtype) = event.qtype {
-        line.format(format_args!(r#","qtype":"{}""#, qtype_name(qtype)));
+        line.format(format_args!(r#","qtype":"{}""#, qtype));
     }
     addresses(&mut line, event.addresses);
     if event.families {

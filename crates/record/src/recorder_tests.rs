@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use portcullis_names::RecordType;
 use portcullis_policy::{Reason, Verdict};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -33,7 +34,7 @@ pub(crate) fn lookup(name: &str) -> Event<'_> {
         Reason::Allowed,
     )
     .name(name)
-    .qtype(1)
+    .qtype(RecordType::A)
 }
 
 pub(crate) fn flow(name: &str) -> Event<'_> {
@@ -178,7 +179,7 @@ fn allowed_lookups_of_one_name_and_type_share_a_minute_whatever_the_answer() {
         first
     );
     assert_ne!(
-        recorder.decision_at(&lookup("a.example").qtype(28), later),
+        recorder.decision_at(&lookup("a.example").qtype(RecordType::AAAA), later),
         first
     );
     assert_ne!(
@@ -482,7 +483,7 @@ fn sixty_four_kib_paths_and_names_are_cut_and_marked_and_push_nothing_out() {
         command: &long,
     });
     event.attempts = Some(u32::MAX);
-    (event.port, event.qtype) = (Some(u16::MAX), Some(u16::MAX - 1));
+    (event.port, event.qtype) = (Some(u16::MAX), Some((u16::MAX - 1).into()));
     for stage in Stage::ALL {
         event.timings.set(*stage, Duration::MAX);
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use portcullis_names::RecordType;
 use portcullis_policy::{Reason, Verdict};
 use serde_json::Value;
 
@@ -25,7 +26,7 @@ fn full_records() -> Vec<(String, Value)> {
         .name("a.example")
         .canonical_name("b.example")
         .port(80)
-        .qtype(1)
+        .qtype(RecordType::A)
         .addresses(&addresses)
         .rule("a.example", "policy.toml:3")
         .upstream("192.0.2.1:80")

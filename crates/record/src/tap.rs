@@ -7,6 +7,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use portcullis_names::RecordType;
 use portcullis_policy::{Reason, Verdict};
 
 use crate::event::{Event, Layer, Protocol};
@@ -41,7 +42,7 @@ pub struct Seen {
     /// The destination's port.
     pub port: Option<u16>,
     /// The DNS record type.
-    pub qtype: Option<u16>,
+    pub qtype: Option<RecordType>,
     /// Addresses answered, leased or dialled.
     pub addresses: Vec<IpAddr>,
     /// The rule's text and source.

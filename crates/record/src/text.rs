@@ -133,38 +133,6 @@ pub(crate) fn shown_name(bytes: &[u8]) -> (Cow<'_, [u8]>, bool) {
     }
 }
 
-/// A DNS type's mnemonic, or `TYPE` and its number (RFC 3597, section 5).
-pub fn qtype_name(qtype: u16) -> Cow<'static, str> {
-    Cow::Borrowed(match qtype {
-        1 => "A",
-        2 => "NS",
-        5 => "CNAME",
-        6 => "SOA",
-        10 => "NULL",
-        12 => "PTR",
-        13 => "HINFO",
-        15 => "MX",
-        16 => "TXT",
-        28 => "AAAA",
-        33 => "SRV",
-        35 => "NAPTR",
-        43 => "DS",
-        44 => "SSHFP",
-        46 => "RRSIG",
-        47 => "NSEC",
-        48 => "DNSKEY",
-        52 => "TLSA",
-        64 => "SVCB",
-        65 => "HTTPS",
-        251 => "IXFR",
-        252 => "AXFR",
-        255 => "ANY",
-        256 => "URI",
-        257 => "CAA",
-        other => return Cow::Owned(format!("TYPE{other}")),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use portcullis_names::RecordType;
 use portcullis_policy::Verdict;
 
 use crate::again::{Again, Count, Recorded};
@@ -264,7 +265,7 @@ impl Windows {
         ];
         let kind = codes.iter().fold(there, |kind, code| kind << 8 | code);
         let number = |number: Option<u16>| number.map_or(0, |number| u64::from(number) + 1);
-        let numbers = number(event.port) << 32 | number(event.qtype);
+        let numbers = number(event.port) << 32 | number(event.qtype.map(RecordType::number));
         let half = |key: &RandomState| {
             let mut hasher = key.build_hasher();
             hasher.write_u64(kind);

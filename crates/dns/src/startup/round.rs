@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use portcullis_names::Name;
+use portcullis_names::{Name, RecordType};
 use portcullis_policy::{LookupPermit, Policy, Reason, Verdict};
 use portcullis_record::{Event, Layer, Protocol, Stage, Timings};
 use smallvec::smallvec;
@@ -18,7 +18,6 @@ use crate::Attempts;
 use crate::cache::{Entry, Key, Outcome};
 use crate::flight::Ask;
 use crate::local::grant_reason;
-use crate::reply::rtype;
 use crate::service::Inner;
 
 /// How long usable addresses of one family wait for the other family's answer, which can still be
@@ -38,7 +37,7 @@ pub(super) struct Round<'a> {
 
 /// What is known of one name: its two answers, once they are more than failures.
 struct Known {
-    entries: [(u16, Option<Entry>); 2],
+    entries: [(RecordType, Option<Entry>); 2],
     attempts: u32,
 }
 
@@ -61,7 +60,7 @@ impl Round<'_> {
     pub(super) async fn name(&self, permit: &LookupPermit) -> Result<StartupName, StartupFailure> {
         let started = Instant::now();
         let mut known = Known {
-            entries: [(rtype::A, None), (rtype::AAAA, None)],
+            entries: [(RecordType::A, None), (RecordType::AAAA, None)],
             attempts: 0,
         };
         for number in 0..self.schedule.attempts {
@@ -144,7 +143,7 @@ impl Round<'_> {
         }
     }
 
-    fn ask(&self, permit: &LookupPermit, qtype: u16) -> Ask {
+    fn ask(&self, permit: &LookupPermit, qtype: RecordType) -> Ask {
         Ask {
             key: Key {
                 name: permit.name().clone(),
@@ -214,7 +213,7 @@ impl Round<'_> {
     fn keep(
         &self,
         permit: &LookupPermit,
-        qtype: u16,
+        qtype: RecordType,
         entry: Entry,
     ) -> Result<(), (Reason, String)> {
         if !is_answer(&entry) {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use portcullis_names::RecordType;
 use portcullis_policy::LookupPermit;
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -19,7 +20,6 @@ use super::error::ExchangeError;
 use super::lookup::Core;
 use super::{Attempts, UpstreamError};
 use crate::chain::Chain;
-use crate::reply::rtype;
 
 /// Addresses tried of one server.
 const MAX_ADDRESSES: usize = 4;
@@ -78,9 +78,9 @@ impl Core {
             return Err(ExchangeError::unreachable("it has no name"));
         };
         let deadline = Instant::now() + LIMIT;
-        let four = self.addresses(permit, rtype::A, deadline);
+        let four = self.addresses(permit, RecordType::A, deadline);
         let (four, six) = if (self.ipv6_route)() {
-            let six = self.addresses(permit, rtype::AAAA, deadline);
+            let six = self.addresses(permit, RecordType::AAAA, deadline);
             let (four, six) = futures_util::join!(four, six);
             (four, Some(six))
         } else {
@@ -112,7 +112,7 @@ impl Core {
     async fn addresses(
         self: &Arc<Self>,
         permit: &LookupPermit,
-        qtype: u16,
+        qtype: RecordType,
         deadline: Instant,
     ) -> Result<(Vec<IpAddr>, Duration), UpstreamError> {
         let mut chain = Chain::new(permit.name().clone(), qtype);

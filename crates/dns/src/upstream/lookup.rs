@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use portcullis_names::RecordType;
 use portcullis_policy::{LookupPermit, Reason};
 use smallvec::SmallVec;
 use tokio::time::{Instant, sleep_until};
@@ -84,7 +85,7 @@ impl Core {
         self: &Arc<Self>,
         servers: &Group,
         permit: &LookupPermit,
-        qtype: u16,
+        qtype: RecordType,
         attempts: Attempts,
     ) -> Result<Answered, UpstreamError> {
         if servers.is_empty() {

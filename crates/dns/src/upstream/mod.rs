@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::Message;
+use portcullis_names::RecordType;
 use portcullis_policy::{LookupPermit, Reason};
 use tokio::time::Instant;
 
@@ -155,7 +156,7 @@ impl Upstream {
     pub async fn query(
         &self,
         permit: &LookupPermit,
-        qtype: u16,
+        qtype: RecordType,
         attempts: Attempts,
     ) -> Result<Answered, UpstreamError> {
         let servers = self.core.plan().servers_for(permit.name().as_ref());

@@ -6,9 +6,9 @@
 
 use std::io;
 
-use portcullis_names::NameRef;
+use portcullis_names::{NameRef, RecordType};
 
-use crate::reply::{EDNS_BYTES, HEADER_BYTES, rtype};
+use crate::reply::{EDNS_BYTES, HEADER_BYTES};
 
 /// Encrypted questions are padded to a multiple of this, bytes (RFC 8467 section 4.1): their length
 /// says nothing of the name.
@@ -24,7 +24,7 @@ const CASE_BIT: u8 = 0x20;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Question<'a> {
     pub name: NameRef<'a>,
-    pub qtype: u16,
+    pub qtype: RecordType,
 }
 
 /// How it is written.
@@ -76,7 +76,7 @@ impl Question<'_> {
             }
         }
         out.push(0);
-        out.extend_from_slice(&self.qtype.to_be_bytes());
+        out.extend_from_slice(&self.qtype.number().to_be_bytes());
         out.extend_from_slice(&[0, 1]);
         if form.edns {
             write_opt(&mut out, form.padded);
@@ -87,7 +87,7 @@ impl Question<'_> {
 
 fn write_opt(out: &mut Vec<u8>, padded: bool) {
     out.push(0);
-    out.extend_from_slice(&rtype::OPT.to_be_bytes());
+    out.extend_from_slice(&RecordType::OPT.number().to_be_bytes());
     out.extend_from_slice(&EDNS_BYTES.to_be_bytes());
     out.extend_from_slice(&[0; 4]);
     if !padded {
@@ -160,7 +160,7 @@ fn question_bytes(sent: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
     use hickory_proto::op::Message;
-    use hickory_proto::rr::RecordType;
+    use hickory_proto::rr;
     use portcullis_names::Name;
 
     const PLAIN: Form = Form {
@@ -173,7 +173,7 @@ mod tests {
         let name = Name::from_policy(name).unwrap();
         let question = Question {
             name: name.as_ref(),
-            qtype: rtype::AAAA,
+            qtype: RecordType::AAAA,
         };
         question.write(form).unwrap()
     }
@@ -193,7 +193,7 @@ mod tests {
         let sent = query(PLAIN);
         let message = Message::from_vec(&sent).unwrap();
         assert_eq!(message.queries.len(), 1);
-        assert_eq!(message.queries[0].query_type(), RecordType::AAAA);
+        assert_eq!(message.queries[0].query_type(), rr::RecordType::AAAA);
         assert_eq!(message.queries[0].name().to_ascii(), "www.example.org.");
         assert!(message.metadata.recursion_desired && !message.metadata.checking_disabled);
         let edns = message.edns.unwrap();

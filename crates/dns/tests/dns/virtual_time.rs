@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hickory_proto::op::ResponseCode;
 use portcullis_dns::{Attempts, Clock, Upstream, UpstreamConfig};
+use portcullis_names::RecordType;
 use portcullis_policy::Reason;
 use tokio::time::Instant;
 
@@ -114,10 +115,16 @@ async fn one_attempt_is_one_attempt() {
     let limit = Duration::from_secs(2);
     let started = Instant::now();
     let one = |number| Attempts::One { number, limit };
-    let error = upstream.query(&permit, A_TYPE, one(0)).await.unwrap_err();
+    let error = upstream
+        .query(&permit, RecordType::A, one(0))
+        .await
+        .unwrap_err();
     assert_eq!((error.reason, error.attempts), (Reason::DnsTimeout, 1));
     assert_eq!(started.elapsed(), limit);
-    let answered = upstream.query(&permit, A_TYPE, one(1)).await.unwrap();
+    let answered = upstream
+        .query(&permit, RecordType::A, one(1))
+        .await
+        .unwrap();
     assert_eq!(answered.attempts, 1);
     assert_eq!(
         started.elapsed(),

@@ -376,7 +376,7 @@ impl World {
         let name = portcullis_names::Name::from_policy(name).unwrap();
         let request = Request::Lookup {
             name: name.as_ref(),
-            qtype: 1,
+            qtype: 1.into(),
         };
         self.policy
             .load()

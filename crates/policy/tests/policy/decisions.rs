@@ -114,7 +114,7 @@ fn a_name_and_a_name_with_port_mean_the_union() {
     let permit = policy
         .decide(&Request::Lookup {
             name: a.as_ref(),
-            qtype: 1,
+            qtype: 1.into(),
         })
         .lookup_permit()
         .unwrap();
@@ -305,13 +305,13 @@ fn only_permitting_decisions_hand_out_permits() {
 
     let looked_up = policy.decide(&Request::Lookup {
         name: a.as_ref(),
-        qtype: 1,
+        qtype: 1.into(),
     });
     assert!(looked_up.connect_permit().is_none());
     assert_eq!(looked_up.lookup_permit().unwrap().listed(), &a);
     let refused = policy.decide(&Request::Lookup {
         name: a.as_ref(),
-        qtype: 252,
+        qtype: 252.into(),
     });
     assert!(refused.lookup_permit().is_none());
 }
@@ -353,7 +353,7 @@ fn audit_lets_pass_and_says_what_it_would_have_refused() {
     let b = name("b.example");
     let lookup = policy.decide(&Request::Lookup {
         name: b.as_ref(),
-        qtype: 1,
+        qtype: 1.into(),
     });
     let permit = lookup.lookup_permit().unwrap();
     assert!(permit.audit());
@@ -361,7 +361,7 @@ fn audit_lets_pass_and_says_what_it_would_have_refused() {
     for qtype in [10, 251, 252, 255] {
         let refused = policy.decide(&Request::Lookup {
             name: b.as_ref(),
-            qtype,
+            qtype: qtype.into(),
         });
         assert_eq!(refused.verdict, Verdict::Deny, "{qtype}");
     }
@@ -431,7 +431,7 @@ fn a_decision_allocates_nothing() {
         for qtype in [1, 255] {
             requests.push(Request::Lookup {
                 name: target,
-                qtype,
+                qtype: qtype.into(),
             });
         }
         for port in [80, 443, 22] {

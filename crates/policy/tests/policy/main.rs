@@ -96,7 +96,7 @@ fn lookup(policy: &Policy, target: &str, qtype: u16) -> Reason {
     policy
         .decide(&Request::Lookup {
             name: target.as_ref(),
-            qtype,
+            qtype: qtype.into(),
         })
         .reason
 }

@@ -497,7 +497,7 @@ fn datagrams_pass_by_a_rule_for_their_port_alone() {
     let only = name("only.example.net");
     let request = Request::Lookup {
         name: only.as_ref(),
-        qtype: 1,
+        qtype: 1.into(),
     };
     let permit = policy.decide(&request).lookup_permit().unwrap();
     assert_eq!((permit.ports().len(), permit.udp_ports().len()), (0, 1));

@@ -223,7 +223,7 @@ proptest! {
         let owners: Vec<_> = targets.iter().map(|target| name(target)).collect();
         let mut requests = Vec::new();
         for target in &owners {
-            requests.push(Request::Lookup { name: target.as_ref(), qtype: 1 });
+            requests.push(Request::Lookup { name: target.as_ref(), qtype: 1.into() });
             requests.push(Request::to_name(target.as_ref(), port));
         }
         for to in ADDRESSES {

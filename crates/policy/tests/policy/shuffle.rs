@@ -118,7 +118,7 @@ fn everything(policy: &Policy) -> Vec<String> {
         for qtype in TYPES {
             let request = Request::Lookup {
                 name: target,
-                qtype,
+                qtype: qtype.into(),
             };
             all.push(format!("{target} {qtype} {}", shown(&request)));
         }

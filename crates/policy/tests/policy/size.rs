@@ -123,7 +123,7 @@ fn a_decision_allocates_nothing_however_many_rules_there_are() {
         let used = allocation_counter::measure(|| {
             let lookup = Request::Lookup {
                 name: target.as_ref(),
-                qtype: 1,
+                qtype: 1.into(),
             };
             assert!(policy.decide(&lookup).rule.is_some() == target.as_str().contains("77"));
             let _ = policy.decide(&Request::to_name(target.as_ref(), 443));

@@ -36,7 +36,7 @@ fn a_name_that_is_not_listed() {
         policy
             .suggestion(&Request::Lookup {
                 name: api.as_ref(),
-                qtype: 1
+                qtype: 1.into()
             })
             .unwrap(),
         "[network.domains]\n\"api.example.org\" = \"allow\""
@@ -44,7 +44,7 @@ fn a_name_that_is_not_listed() {
     assert_eq!(
         policy.suggestion(&Request::Lookup {
             name: api.as_ref(),
-            qtype: 252
+            qtype: 252.into()
         }),
         None
     );
@@ -128,7 +128,10 @@ fn every_suggestion_allows_its_request_and_keeps_what_was_allowed() {
     let a = owners[0].as_ref();
     for text in texts {
         let policy = loaded("p.toml", text).policy;
-        let mut requests = vec![Request::Lookup { name: a, qtype: 1 }];
+        let mut requests = vec![Request::Lookup {
+            name: a,
+            qtype: 1.into(),
+        }];
         for port in [22, 80, 443] {
             requests.push(Request::to_name(a, port));
             for to in ["10.0.0.1", "192.0.2.1", "2001:db8::1"] {

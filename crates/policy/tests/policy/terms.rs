@@ -66,7 +66,7 @@ fn without_cname_a_permit_is_flattened() {
         let target = name(target);
         let request = Request::Lookup {
             name: target.as_ref(),
-            qtype: A,
+            qtype: A.into(),
         };
         let permit = policy.decide(&request).lookup_permit().unwrap();
         assert_eq!(permit.flattened(), flattened, "{target}");
@@ -116,7 +116,7 @@ fn to_is_in_the_permits_of_its_ports() {
         let target = name(target);
         let request = Request::Lookup {
             name: target.as_ref(),
-            qtype: A,
+            qtype: A.into(),
         };
         let to = policy.decide(&request).lookup_permit().unwrap().to();
         to.map(|to| to.to_string())

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use portcullis_names::{NameBuf, NameError};
+use portcullis_names::{NameBuf, NameError, RecordType};
 
 use crate::cursor::Cursor;
 
@@ -12,9 +12,6 @@ const MAX_WIRE_NAME_BYTES: usize = 255;
 /// Most labels that fit: 127 of one byte each.
 const MAX_LABELS: usize = 127;
 const CLASS_IN: u16 = 1;
-const TYPE_SOA: u16 = 6;
-const TYPE_OPT: u16 = 41;
-const TYPE_IXFR: u16 = 251;
 /// The smallest UDP size that is believed (RFC 6891 section 6.2.3).
 const MIN_UDP_BYTES: u16 = 512;
 
@@ -27,7 +24,7 @@ pub struct Query {
     /// The name, canonical.
     pub name: NameBuf,
     /// The type asked for.
-    pub qtype: u16,
+    pub qtype: RecordType,
     /// The class; always IN (1), others are refused.
     pub qclass: u16,
     /// Where the question stands in the message: to be echoed byte by byte, since clients check
@@ -184,7 +181,7 @@ pub fn guard_query(message: &[u8]) -> Result<Query, QueryError> {
     let Some(question) = read_question(&mut at) else {
         return fail(QueryFault::Question, Answer::FormErr);
     };
-    if counts.authorities == 1 && question.qtype != TYPE_IXFR {
+    if counts.authorities == 1 && question.qtype != RecordType::IXFR {
         return fail(QueryFault::Counts, Answer::FormErr);
     }
     let range = HEADER_BYTES..message.len() - at.remaining();
@@ -272,7 +269,7 @@ fn read_header(at: &mut Cursor<'_>, header: &mut Header) -> Option<Counts> {
 struct Question<'a> {
     /// The labels with their length bytes, without the root.
     wire: &'a [u8],
-    qtype: u16,
+    qtype: RecordType,
     qclass: u16,
 }
 
@@ -294,7 +291,7 @@ fn read_question<'a>(at: &mut Cursor<'a>) -> Option<Question<'a>> {
             let wire = { start }.take(bytes)?;
             return Some(Question {
                 wire,
-                qtype: at.u16()?,
+                qtype: at.u16()?.into(),
                 qclass: at.u16()?,
             });
         }
@@ -323,7 +320,7 @@ fn read_soa(at: &mut Cursor<'_>, question: &Question<'_>) -> Option<()> {
         let owner = at.take(question.wire.len())?;
         (owner.eq_ignore_ascii_case(question.wire) && at.u8()? == 0).then_some(())?;
     }
-    (at.u16()? == TYPE_SOA && at.u16()? == CLASS_IN).then_some(())?;
+    (at.u16()? == RecordType::SOA.number() && at.u16()? == CLASS_IN).then_some(())?;
     let _ttl = at.take(4)?;
     let mut data = Cursor::new(at.vec16()?);
     skip_name(&mut data)?;
@@ -374,7 +371,7 @@ fn read_additional(at: &mut Cursor<'_>, count: u16) -> Result<Option<Edns>, Addi
 
 /// An OPT record and its version (RFC 6891 section 6.1.2); its options are walked over, not used.
 fn read_opt(at: &mut Cursor<'_>) -> Option<(Edns, u8)> {
-    if at.u8()? != 0 || at.u16()? != TYPE_OPT {
+    if at.u8()? != 0 || at.u16()? != RecordType::OPT.number() {
         return None;
     }
     let udp_bytes = at.u16()?.max(MIN_UDP_BYTES);
