@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_dial::{AbsoluteForm, DialError, Dialer, Stream, reaches};
+use portcullis_dial::{AbsoluteForm, Dialer, Stream, reaches};
 use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_policy::{Mode, Policy};
 use portcullis_record::Recorder;
@@ -15,8 +15,9 @@ use crate::inspect::Inspector;
 use crate::limits::{
     HEADER_TIMEOUT, HELLO_TIMEOUT, KEEP_ALIVE_TIMEOUT, MAX_CONNECTIONS, MAX_REFUSALS, Slot, Slots,
 };
-use crate::meter::{Limiter, Meter, Open, Refused};
+use crate::meter::{Limiter, Meter, Open, OverLimit};
 use crate::note::Peer;
+use crate::open_error::OpenError;
 use crate::target::Ruling;
 
 /// How requests are written, where a connection ends at the company's proxy.
@@ -121,8 +122,8 @@ impl ProxyContext {
     ///
     /// # Errors
     /// The limit of the sandbox that it is above.
-    pub(crate) fn take_in(&self) -> Result<Slot, Refused> {
-        let slot = self.slots.take().ok_or(Refused::TOO_MANY)?;
+    pub(crate) fn take_in(&self) -> Result<Slot, OverLimit> {
+        let slot = self.slots.take().ok_or(OverLimit::TOO_MANY)?;
         self.limiter.enter()?;
         Ok(slot)
     }
@@ -136,17 +137,10 @@ impl ProxyContext {
     ///
     /// # Errors
     /// The limit of that rule that it is above.
-    pub(crate) fn readmit(&self, peer: &mut Peer, ruling: &Ruling) -> Result<(), DialError> {
+    pub(crate) fn readmit(&self, peer: &mut Peer, ruling: &Ruling) -> Result<(), OpenError> {
         let already = peer.admitted.as_ref();
-        let admitted = self.limiter.admit(ruling.permit()?, already);
-        peer.admitted = admitted.map_err(DialError::from)?;
+        peer.admitted = self.limiter.admit(ruling.permit()?, already)?;
         Ok(())
-    }
-
-    /// When what a rule's limit refused may be tried again.
-    pub(crate) fn retry_after(&self, ruling: &Ruling) -> Duration {
-        let permit = ruling.permit.as_ref();
-        permit.map_or(Duration::ZERO, |permit| self.limiter.retry_after(permit))
     }
 
     /// How long a handshake (TLS, SOCKS) may take.
@@ -174,7 +168,7 @@ impl ProxyContext {
         &self,
         ruling: &Ruling,
         already: Option<&Arc<Open>>,
-    ) -> Result<(Stream, Peer), DialError> {
+    ) -> Result<(Stream, Peer), OpenError> {
         let permit = ruling.permit()?;
         let admitted = self.limiter.admit(permit, already)?;
         let dialed = self.dialer.connect(permit).await?;
@@ -189,7 +183,7 @@ impl ProxyContext {
         &self,
         ruling: &Ruling,
         already: Option<&Arc<Open>>,
-    ) -> Result<(Stream, Peer, Absolute), DialError> {
+    ) -> Result<(Stream, Peer, Absolute), OpenError> {
         let permit = ruling.permit()?;
         let admitted = self.limiter.admit(permit, already)?;
         let dialed = self.dialer.connect_http(permit).await?;

@@ -26,6 +26,7 @@ mod listen;
 mod meter;
 mod narrow;
 mod note;
+mod open_error;
 mod pulse;
 mod refuse;
 mod relay;

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::ProxyContext;
 use crate::limits::{ACCEPT_PAUSE, DRAIN_TIMEOUT, Slot};
-use crate::meter::Refused;
+use crate::meter::OverLimit;
 use crate::note::Via;
 use crate::pulse::Pulse;
 use crate::refuse::{Format, Refusal};
@@ -164,19 +164,19 @@ async fn refuse(
     door: Door,
     ctx: Arc<ProxyContext>,
     stream: TcpStream,
-    (refused, slot): (Refused, Slot),
+    (over, slot): (OverLimit, Slot),
 ) {
     let via = Via::new(door.protocol(), &stream);
-    let id = ctx.note_too_many(via, refused.reason, refused.detail);
+    let id = ctx.note_too_many(via, over.reason, over.detail);
     let words = match door {
         Door::Socks5 => {
             let mut words = socks5::METHOD_NONE.to_vec();
-            words.extend(socks::reply(refused.reason));
+            words.extend(socks::reply(over.reason));
             words
         }
         _ => {
-            let mut refusal = Refusal::new(refused.reason, id);
-            refusal.retry_after = refused.retry_after;
+            let mut refusal = Refusal::new(over.reason, id);
+            refusal.retry_after = over.retry_after;
             refusal.response(Format::Text, true)
         }
     };

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
-use portcullis_dial::{DialError, Dialed, Stream};
+use portcullis_dial::{Dialed, Stream};
 use portcullis_dns::Hold;
 use portcullis_names::Name;
 use portcullis_policy::{Reason, Verdict};
@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use crate::ProxyContext;
 use crate::flows::Entered;
 use crate::meter::Admitted;
+use crate::open_error::OpenError;
 use crate::socket;
 use crate::target::{Asks, Ruling, Target};
 
@@ -197,13 +198,13 @@ impl ProxyContext {
         at: At<'_>,
         target: &Target,
         ruling: &Ruling,
-        error: &DialError,
+        error: &OpenError,
     ) -> DecisionId {
-        let at = at.detail(Some(&error.detail));
-        let mut event = at.event(error.reason.verdict(), error.reason);
+        let at = at.detail(Some(error.detail()));
+        let mut event = at.event(error.reason().verdict(), error.reason());
         fill(&mut event, &at, target, ruling);
-        event.addresses = &error.addresses;
-        event.timings = error.timings;
+        event.addresses = error.addresses();
+        event.timings = error.timings();
         self.recorder.decision(event)
     }
 

@@ -11,6 +11,7 @@ use portcullis_policy::Reason;
 use portcullis_record::DecisionId;
 use serde_json::json;
 
+use crate::open_error::OpenError;
 use crate::target::{Asked, Target};
 
 /// The name under which the gateway speaks in `Proxy-Status` (RFC 9209) and `Via`.
@@ -71,6 +72,15 @@ impl<'a> Refusal<'a> {
             help: None,
             received_status: None,
             retry_after: MIN_RETRY_AFTER,
+        }
+    }
+
+    /// The answer where a connection could not be opened.
+    pub(crate) fn failed(error: &OpenError, id: DecisionId) -> Refusal<'a> {
+        Refusal {
+            received_status: error.received_status(),
+            retry_after: error.retry_after().unwrap_or(MIN_RETRY_AFTER),
+            ..Refusal::new(error.reason(), id)
         }
     }
 

@@ -80,7 +80,7 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
         Ok(dialled) => dialled,
         Err(error) => {
             ctx.note_failed(at, &target, &ruling, &error);
-            refuse(client, error.reason).await;
+            refuse(client, error.reason()).await;
             return None;
         }
     };

@@ -7,16 +7,16 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use portcullis_dial::{DialError, reaches};
+use portcullis_dial::reaches;
 use portcullis_dns::Owner;
 use portcullis_names::{Host, Name, NameBuf, NameRef};
 use portcullis_policy::{
     ConnectPermit, Destination, HOST_NAME, Policy, Reason, Request, RuleId, RuleTerms, Seen,
     ShownBy, Verdict,
 };
-use portcullis_record::Timings;
 
 use crate::ProxyContext;
+use crate::open_error::OpenError;
 use crate::socket;
 
 /// A connection's destination, as the program asked for it.
@@ -173,14 +173,9 @@ impl Ruling {
     ///
     /// # Errors
     /// The refusal itself: whoever dials without having looked at the ruling dials nothing.
-    pub(crate) fn permit(&self) -> Result<&ConnectPermit, DialError> {
-        self.permit.as_ref().ok_or_else(|| DialError {
-            reason: self.reason,
-            detail: "not permitted".to_owned(),
-            addresses: Vec::new(),
-            timings: Timings::default(),
-            received_status: None,
-        })
+    pub(crate) fn permit(&self) -> Result<&ConnectPermit, OpenError> {
+        let permit = self.permit.as_ref();
+        permit.ok_or(OpenError::Denied(self.reason))
     }
 
     /// What the rule says about the flow; nothing for a plain rule.

@@ -5,13 +5,14 @@
 //! checked again all the same, since whoever can flush the kernel's rules reaches this listener
 //! directly. A refusal is a reset, at once.
 
-use portcullis_dial::{DialError, Stream};
+use portcullis_dial::Stream;
 use portcullis_record::{Layer, Protocol};
 use tokio::net::TcpStream;
 
 use crate::ProxyContext;
 use crate::context::Absolute;
 use crate::note::{At, Peer, Via};
+use crate::open_error::OpenError;
 use crate::socket;
 use crate::stop::Stop;
 use crate::target::{Ruling, Target};
@@ -25,7 +26,7 @@ async fn dial(
     ctx: &ProxyContext,
     ruling: &Ruling,
     port: u16,
-) -> Result<(Stream, Peer, Absolute), DialError> {
+) -> Result<(Stream, Peer, Absolute), OpenError> {
     if port == HTTP_PORT {
         return ctx.dial_http(ruling, None).await;
     }

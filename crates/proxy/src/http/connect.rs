@@ -3,7 +3,6 @@
 use portcullis_record::{Layer, Protocol};
 use portcullis_wire::http1::RequestHead;
 
-use super::forward::end_of;
 use super::{Next, Session, say};
 use crate::narrow;
 use crate::note::At;
@@ -45,12 +44,10 @@ impl Session<'_> {
             }
             Err(error) => {
                 let id = self.ctx.note_failed(at, &target, &ruling, &error);
-                let mut refusal = Refusal::new(error.reason, id);
-                refusal.received_status = error.received_status;
+                let mut refusal = Refusal::failed(&error, id);
                 let authority = authority(&target);
                 refusal.target = Some(&authority);
-                refusal.retry_after = self.ctx.retry_after(&ruling);
-                Next::Words(say(&refusal, Some((head, raw))), end_of(&error))
+                Next::Words(say(&refusal, Some((head, raw))), error.close_reason())
             }
         }
     }

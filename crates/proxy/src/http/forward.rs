@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use portcullis_dial::{DialError, Dialer, Stream};
+use portcullis_dial::{Dialer, Stream};
 use portcullis_names::{Host, Name, NameBuf};
 use portcullis_policy::{ConnectPermit, MAX_PROXIES, PermitTarget, Reason};
 use portcullis_record::{CloseReason, Layer};
@@ -23,6 +23,7 @@ use crate::flows::Carries;
 use crate::meter::Meter;
 use crate::narrow;
 use crate::note::{At, Flow, Peer};
+use crate::open_error::OpenError;
 use crate::refuse::{Refusal, authority};
 use crate::target::{Asked as AskedFor, Asks, Ruling, Target};
 use crate::{ProxyContext, socket, tunnel};
@@ -301,18 +302,15 @@ impl Session<'_> {
     }
 
     /// The upstream connection could not be opened.
-    fn undialled(&self, sending: &Sending<'_>, error: &DialError, flow: Option<Flow>) -> Next {
+    fn undialled(&self, sending: &Sending<'_>, error: &OpenError, flow: Option<Flow>) -> Next {
         let id = self
             .ctx
             .note_failed(sending.at, sending.target, sending.ruling, error);
-        let end = end_of(error);
+        let end = error.close_reason();
         if let Some(flow) = flow {
             flow.finish(end);
         }
-        let mut refusal = Refusal::new(error.reason, id);
-        refusal.received_status = error.received_status;
-        refusal.retry_after = self.ctx.retry_after(sending.ruling);
-        Next::Words(say_to(refusal, sending), end)
+        Next::Words(say_to(Refusal::failed(error, id), sending), end)
     }
 
     /// Whether the request may go on the connection that stands.
@@ -381,16 +379,6 @@ impl Upstream {
             by_proxy: self.absolute.is_some(),
         };
         exchange.run(client, &mut self.conn, counts, meter).await
-    }
-}
-
-/// How the flow ends that a connection could not be opened for.
-pub(super) fn end_of(error: &DialError) -> CloseReason {
-    match error.reason {
-        Reason::RateLimited | Reason::TooManyConnections | Reason::TotalBytesUsed => {
-            CloseReason::Limit
-        }
-        _ => CloseReason::UpstreamClosed,
     }
 }
 

@@ -7,7 +7,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use portcullis_dial::{DialError, Stream};
+use portcullis_dial::Stream;
 use portcullis_names::{Name, NameBuf};
 use portcullis_policy::Reason;
 use portcullis_record::{CloseReason, Layer};
@@ -31,6 +31,7 @@ use crate::ProxyContext;
 use crate::flows::Carries;
 use crate::limits::{HEADER_TIMEOUT, HELLO_TIMEOUT};
 use crate::note::At;
+use crate::open_error::OpenError;
 use crate::refuse::Refusal;
 use crate::relay::Relay;
 use crate::socket;
@@ -167,9 +168,8 @@ impl Inspection<'_> {
                 let target = &opened.target;
                 let id = self.ctx.note_failed(at, target, &ruling, &error);
                 let here = format!("{}:{}", self.name, target.port);
-                let mut refusal = Refusal::new(error.reason, id);
+                let mut refusal = Refusal::failed(&error, id);
                 refusal.target = Some(&here);
-                refusal.received_status = error.received_status;
                 let alpn = offer.ours();
                 match self.answer(start, alpn).await {
                     Ok(stream) => {
@@ -178,12 +178,7 @@ impl Inspection<'_> {
                     }
                     Err(ended) => return ended,
                 }
-                match error.reason {
-                    Reason::CertificateInvalid | Reason::TlsFailed => {
-                        Ended::of(CloseReason::UpstreamProtocol)
-                    }
-                    _ => Ended::of(CloseReason::UpstreamClosed),
-                }
+                Ended::of(error.close_reason())
             }
         }
     }
@@ -194,7 +189,7 @@ impl Inspection<'_> {
         opened: &mut Opened,
         mut stream: Stream,
         (ruling, offer): (&Ruling, &Offer),
-    ) -> Result<Secured, DialError> {
+    ) -> Result<Secured, OpenError> {
         if opened.must_redial(ruling) {
             drop(stream);
             let already = opened.peer.admitted.clone();

@@ -15,7 +15,6 @@ use hyper::http::request::Parts;
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
-use portcullis_dial::DialError;
 use portcullis_names::{Host, Name};
 use portcullis_policy::{Reason, RuleTerms, ShownBy};
 use portcullis_record::{CloseReason, Layer};
@@ -31,6 +30,7 @@ use crate::ProxyContext;
 use crate::flows::{Carries, Standing};
 use crate::narrow;
 use crate::note::{At, Peer, Via};
+use crate::open_error::OpenError;
 use crate::refuse::Refusal;
 use crate::target::{Asks, Ruling, ShownRef, Target};
 
@@ -285,7 +285,7 @@ impl Session<'_> {
     }
 
     /// The connection that stands, or another one to the same place.
-    async fn ready(&self, ruling: &Ruling) -> Result<(Sender, Peer), DialError> {
+    async fn ready(&self, ruling: &Ruling) -> Result<(Sender, Peer), OpenError> {
         let (sender, peer) = {
             let mut upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
             let sender = upstream.sender.as_mut().and_then(Sender::take);
@@ -302,7 +302,7 @@ impl Session<'_> {
     }
 
     /// Dials and proves again, by the permit of the very request.
-    async fn dial(&self, ruling: &Ruling) -> Result<(Sender, Peer), DialError> {
+    async fn dial(&self, ruling: &Ruling) -> Result<(Sender, Peer), OpenError> {
         let already = {
             let upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
             upstream.peer.admitted.clone()
@@ -315,7 +315,10 @@ impl Session<'_> {
             .await?;
         if alpn != self.alpn {
             let detail = "upstream speaks another protocol than before";
-            return Err(DialError::new(Reason::UpstreamProtocol, detail));
+            return Err(OpenError::Upstream {
+                reason: Reason::UpstreamProtocol,
+                detail: detail.to_owned(),
+            });
         }
         let sender = self.speak((secured, alpn)).await?;
         let mut upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
@@ -325,7 +328,7 @@ impl Session<'_> {
     }
 
     /// Begins HTTP on a connection.
-    pub(super) async fn speak(&self, secured: Secured) -> Result<Sender, DialError> {
+    pub(super) async fn speak(&self, secured: Secured) -> Result<Sender, OpenError> {
         Sender::begin(secured, &self.spawner).await
     }
 
@@ -378,13 +381,11 @@ impl Session<'_> {
         &self,
         at: At<'_>,
         ruling: &Ruling,
-        error: &DialError,
+        error: &OpenError,
         parts: &Parts,
     ) -> Response<Down> {
         let id = self.ctx.note_failed(at, self.target, ruling, error);
-        let mut refusal = Refusal::new(error.reason, id);
-        refusal.received_status = error.received_status;
-        self.say(refusal, parts)
+        self.say(Refusal::failed(error, id), parts)
     }
 
     /// The answer to a request whose record is open, and the record's end.

@@ -31,13 +31,14 @@ mod words;
 use std::sync::Arc;
 
 pub(crate) use self::accept::{Shown, inspect};
-use portcullis_dial::{DialError, Stream};
+use portcullis_dial::Stream;
 use portcullis_names::{Name, NameRef, Pattern};
 use portcullis_policy::Policy;
 
 use self::authority::Authority;
 use self::leaves::Leaves;
 use self::upstream::{Secured, Upstreams};
+use crate::open_error::OpenError;
 use crate::target::Ruling;
 
 /// Why a gateway cannot inspect, or not this.
@@ -138,7 +139,7 @@ impl Inspector {
         name: NameRef<'_>,
         ruling: &Ruling,
         offer: Vec<Vec<u8>>,
-    ) -> Result<Secured, DialError> {
+    ) -> Result<Secured, OpenError> {
         let ca = ruling.terms().and_then(|terms| terms.ca_pem.as_ref());
         self.upstreams.secure(stream, name, ca, offer).await
     }

@@ -5,7 +5,6 @@ use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use portcullis_dial::DialError;
 use portcullis_policy::Reason;
 use portcullis_record::CloseReason;
 
@@ -17,6 +16,7 @@ use super::limits::{
 };
 use super::tasks::Spawner;
 use super::upstream::Secured;
+use crate::open_error::OpenError;
 
 /// Sends requests on one connection.
 pub(super) enum Sender {
@@ -45,7 +45,7 @@ impl Sender {
     pub(super) async fn begin(
         secured: Secured,
         spawner: &Spawner<'static>,
-    ) -> Result<Sender, DialError> {
+    ) -> Result<Sender, OpenError> {
         let (stream, alpn) = secured;
         let io = TokioIo::new(stream);
         let began = match alpn {
@@ -81,8 +81,10 @@ impl Sender {
                 })
             }
         };
-        began
-            .map_err(|error| DialError::new(Reason::UpstreamProtocol, format!("upstream: {error}")))
+        began.map_err(|error| OpenError::Upstream {
+            reason: Reason::UpstreamProtocol,
+            detail: format!("upstream: {error}"),
+        })
     }
 
     /// For one request: HTTP/2's sender is shared, HTTP/1.1's is taken.

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use portcullis_dial::{DialError, Stream};
+use portcullis_dial::Stream;
 use portcullis_names::NameRef;
 use portcullis_policy::Reason;
 use rustls::crypto::CryptoProvider;
@@ -22,6 +22,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::alpn::{Alpn, Offer};
+use crate::open_error::OpenError;
 
 /// From the connection to the end of upstream's handshake.
 pub(super) const UPSTREAM_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -58,7 +59,7 @@ impl Upstreams {
         name: NameRef<'_>,
         ca: Option<&Arc<str>>,
         offer: Vec<Vec<u8>>,
-    ) -> Result<Secured, DialError> {
+    ) -> Result<Secured, OpenError> {
         let config = self.config(ca).await?;
         let server = ServerName::try_from(name.as_str().to_owned())
             .map_err(|_| failed(Reason::TlsFailed, "a name that no certificate can hold"))?;
@@ -79,7 +80,7 @@ impl Upstreams {
         }
     }
 
-    async fn config(&self, ca: Option<&Arc<str>>) -> Result<Arc<ClientConfig>, DialError> {
+    async fn config(&self, ca: Option<&Arc<str>>) -> Result<Arc<ClientConfig>, OpenError> {
         let key = ca.cloned();
         if let Some(config) = self.kept(&key) {
             return Ok(config);
@@ -135,7 +136,7 @@ async fn host_roots() -> Arc<RootCertStore> {
 }
 
 /// What a failed handshake means, by the library's own error and never by its words.
-fn why(error: &io::Error) -> DialError {
+fn why(error: &io::Error) -> OpenError {
     use rustls::Error as Tls;
     let reason = match error
         .get_ref()
@@ -150,6 +151,9 @@ fn why(error: &io::Error) -> DialError {
     failed(reason, &error.to_string())
 }
 
-fn failed(reason: Reason, detail: &str) -> DialError {
-    DialError::new(reason, format!("TLS to upstream: {detail}"))
+fn failed(reason: Reason, detail: &str) -> OpenError {
+    OpenError::Upstream {
+        reason,
+        detail: format!("TLS to upstream: {detail}"),
+    }
 }

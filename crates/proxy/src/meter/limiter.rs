@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use portcullis_names::Transport;
 use portcullis_policy::{
@@ -15,7 +14,7 @@ use portcullis_policy::{
 };
 
 use super::Meter;
-use super::share::{Caps, Of, Open, Refused, Share};
+use super::share::{Caps, Of, Open, OverLimit, Share};
 
 /// The limits of one sandbox.
 #[derive(Debug)]
@@ -111,7 +110,7 @@ impl Limiter {
     ///
     /// # Errors
     /// The limit that it is above.
-    pub(crate) fn enter(&self) -> Result<(), Refused> {
+    pub(crate) fn enter(&self) -> Result<(), OverLimit> {
         if !self.limited.load(Ordering::Acquire) {
             return Ok(());
         }
@@ -126,7 +125,7 @@ impl Limiter {
         &self,
         permit: impl Into<Permitted<'p>>,
         already: Option<&Arc<Open>>,
-    ) -> Result<Admitted, Refused> {
+    ) -> Result<Admitted, OverLimit> {
         let Some(share) = self.share(permit.into()) else {
             return Ok(None);
         };
@@ -141,12 +140,6 @@ impl Limiter {
         let limited = self.limited.load(Ordering::Acquire);
         let sandbox = limited.then(|| self.sandbox.clone());
         Meter::new([sandbox, admitted.map(|open| open.share().clone())])
-    }
-
-    /// When a connection that the permit's rule refused may be tried again.
-    pub(crate) fn retry_after(&self, permit: &ConnectPermit) -> Duration {
-        let share = self.share(permit.into());
-        share.map_or(Duration::ZERO, |share| share.retry_after())
     }
 
     fn share(&self, permit: Permitted<'_>) -> Option<Arc<Share>> {

@@ -28,7 +28,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub(crate) use self::limiter::{Admitted, Limiter};
 use self::share::Turn;
 use self::share::{Caps, Share};
-pub(crate) use self::share::{Cut, Open, Refused};
+pub(crate) use self::share::{Cut, Open, OverLimit};
 
 /// The longest that a flow waits without looking: the rate may have changed, and flows in front of
 /// it may have gone.

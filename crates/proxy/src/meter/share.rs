@@ -9,9 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use portcullis_dial::DialError;
 use portcullis_policy::Reason;
-use portcullis_record::{CloseReason, Timings};
+use portcullis_record::CloseReason;
 use tokio::time::Instant;
 
 use super::bucket::{Bucket, Place};
@@ -52,33 +51,20 @@ pub(crate) struct Caps {
 
 /// Why a connection is one too many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
+pub(crate) struct OverLimit {
     pub(crate) reason: Reason,
     pub(crate) retry_after: Duration,
     /// Which limit, in the words of the policy.
     pub(crate) detail: &'static str,
 }
 
-impl Refused {
+impl OverLimit {
     /// The sandbox has as many connections as it may.
-    pub(crate) const TOO_MANY: Refused = Refused {
+    pub(crate) const TOO_MANY: OverLimit = OverLimit {
         reason: Reason::TooManyConnections,
         retry_after: FULL_RETRY,
         detail: "connections of the sandbox",
     };
-}
-
-/// What was permitted and is refused all the same is for whoever dials a failure like others.
-impl From<Refused> for DialError {
-    fn from(refused: Refused) -> DialError {
-        DialError {
-            reason: refused.reason,
-            detail: refused.detail.to_owned(),
-            addresses: Vec::new(),
-            timings: Timings::default(),
-            received_status: None,
-        }
-    }
 }
 
 /// What ends a flow that stands.
@@ -175,37 +161,25 @@ impl Share {
     ///
     /// # Errors
     /// The limit that it is above, and when it may be tried again.
-    pub(crate) fn open(self: &Arc<Self>) -> Result<Open, Refused> {
+    pub(crate) fn open(self: &Arc<Self>) -> Result<Open, OverLimit> {
         let mut state = self.state();
         if state.left() == Some(0) {
-            return Err(self.refused(Reason::TotalBytesUsed, USED_UP_RETRY));
+            return Err(self.over_limit(Reason::TotalBytesUsed, USED_UP_RETRY));
         }
         let most = state.caps.connections.map_or(u32::MAX, NonZeroU32::get);
         // Counted under the lock, and only let go outside of it.
         if self.open.load(Ordering::Acquire) >= usize::try_from(most).unwrap_or(usize::MAX) {
-            return Err(self.refused(Reason::TooManyConnections, FULL_RETRY));
+            return Err(self.over_limit(Reason::TooManyConnections, FULL_RETRY));
         }
         if let Some(arrivals) = &mut state.arrivals {
             let taken = arrivals.take_one(Instant::now());
-            taken.map_err(|wait| self.refused(Reason::RateLimited, wait))?;
+            taken.map_err(|wait| self.over_limit(Reason::RateLimited, wait))?;
         }
         self.open.fetch_add(1, Ordering::AcqRel);
         Ok(Open(self.clone()))
     }
 
-    /// When a connection that was refused may be tried again.
-    pub(crate) fn retry_after(&self) -> Duration {
-        let mut state = self.state();
-        if state.left() == Some(0) {
-            return USED_UP_RETRY;
-        }
-        let arrivals = state.arrivals.as_mut();
-        arrivals.map_or(FULL_RETRY, |arrivals| {
-            arrivals.time_to_one(Instant::now()).max(FULL_RETRY)
-        })
-    }
-
-    fn refused(&self, reason: Reason, retry_after: Duration) -> Refused {
+    fn over_limit(&self, reason: Reason, retry_after: Duration) -> OverLimit {
         let detail = match (self.of, reason) {
             (Of::Sandbox, Reason::TotalBytesUsed) => "total_bytes of the sandbox",
             (Of::Rule, Reason::TotalBytesUsed) => "total_bytes of the rule",
@@ -214,7 +188,7 @@ impl Share {
             (Of::Sandbox, _) => "connections of the sandbox",
             (Of::Rule, _) => "connections of the rule",
         };
-        Refused {
+        OverLimit {
             reason,
             retry_after,
             detail,
@@ -225,7 +199,9 @@ impl Share {
     fn used_up(&self) -> Cut {
         Cut {
             end: CloseReason::Limit,
-            detail: self.refused(Reason::TotalBytesUsed, USED_UP_RETRY).detail,
+            detail: self
+                .over_limit(Reason::TotalBytesUsed, USED_UP_RETRY)
+                .detail,
         }
     }
 
