@@ -3,15 +3,28 @@
 //! `bare [OPTIONS] -- CMD…` runs a command in a sandbox. Its gateway answers every DNS query with
 //! an echo (all that the self-proof needs), tells every client of a catch-all where it wanted to
 //! go, and writes what the kernel refused to a file. It decides nothing.
+//!
+//! `bare --foreign [OPTIONS] -- CMD…` serves the same sockets in a namespace that `unshare` made,
+//! where another process has them made and sends them here.
 
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use portcullis_sandbox::{Addresses, Family, GatewaySide, OpenRule, OpenRules, Sockets, Spec};
+use portcullis_sandbox::{
+    Addresses, Control, Family, GatewaySide, Inside, NamedSockets, OpenRule, OpenRules, SocketName,
+    Sockets, Spec,
+};
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socketpair,
+};
+
+/// How long the foreign namespace may take to be built.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How the gateway behaves.
 #[derive(Default)]
@@ -30,6 +43,8 @@ struct Behaviour {
     mute: bool,
     /// Writes its process id there once it is ready.
     pid_file: Option<OsString>,
+    /// Serves a namespace that somebody else made.
+    foreign: bool,
 }
 
 fn main() {
@@ -42,7 +57,13 @@ fn main() {
         }
         return;
     }
+    if std::env::args().nth(1).as_deref() == Some("--build") {
+        std::process::exit(build(std::env::args_os().skip(2)));
+    }
     let (spec, behaviour) = arguments();
+    if behaviour.foreign {
+        std::process::exit(foreign(&spec, behaviour).expect("a foreign namespace"));
+    }
     let name = spec
         .argv
         .first()
@@ -123,6 +144,7 @@ fn arguments() -> (Spec, Behaviour) {
             "--die" => behaviour.die = true,
             "--mute" => behaviour.mute = true,
             "--pid-file" => behaviour.pid_file = Some(value()),
+            "--foreign" => behaviour.foreign = true,
             other => panic!("unknown option {other}"),
         }
     }
@@ -151,6 +173,27 @@ fn gateway(mut side: GatewaySide, mut behaviour: Behaviour) -> i32 {
         let _ = side.control.failed("no upstream");
         return 1;
     }
+    open(&sockets, &behaviour);
+    if side.control.ready().is_err() {
+        return 1;
+    }
+    if let Some(path) = &behaviour.pid_file {
+        std::fs::write(path, std::process::id().to_string()).expect("a pid file");
+    }
+    let control = &side.control;
+    match serve(control.lifeline(), Some(control), &sockets, &mut behaviour) {
+        Ok(()) => 0,
+        Err(error) => {
+            if let Some(file) = &mut behaviour.refused {
+                let _ = writeln!(file, "gateway: {error}");
+            }
+            1
+        }
+    }
+}
+
+/// Opens what is to be open in the kernel's set.
+fn open(sockets: &Sockets, behaviour: &Behaviour) {
     for address in &behaviour.open {
         let port = address.port();
         // Twice: the second extends the first.
@@ -162,28 +205,55 @@ fn gateway(mut side: GatewaySide, mut behaviour: Behaviour) -> i32 {
                 .expect("the kernel takes it");
         }
     }
-    if side.control.ready().is_err() {
-        return 1;
-    }
-    if let Some(path) = &behaviour.pid_file {
-        std::fs::write(path, std::process::id().to_string()).expect("a pid file");
-    }
-    match serve(&side, &sockets, &mut behaviour) {
-        Ok(()) => 0,
-        Err(error) => {
-            if let Some(file) = &mut behaviour.refused {
-                let _ = writeln!(file, "gateway: {error}");
-            }
-            1
-        }
-    }
 }
 
-/// Serves until the sandbox is gone.
-fn serve(side: &GatewaySide, sockets: &Sockets, behaviour: &mut Behaviour) -> io::Result<()> {
+/// Serves a namespace that `unshare` makes and [`build`] furnishes; returns CMD's exit code.
+fn foreign(spec: &Spec, mut behaviour: Behaviour) -> io::Result<i32> {
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, flags, None)?;
+    let mut maker = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net"])
+        .arg(std::env::current_exe()?)
+        .arg("--build")
+        .args(&spec.argv)
+        .stdin(theirs)
+        .spawn()?;
+    let sockets = NamedSockets::receive(ours.as_fd(), BUILD_TIMEOUT)?;
+    let sockets = Sockets::of(sockets, maker.id())?;
+    open(&sockets, &behaviour);
+    send(&ours, b"go", SendFlags::NOSIGNAL)?;
+    serve(ours.as_fd(), None, &sockets, &mut behaviour)?;
+    Ok(maker.wait()?.code().unwrap_or(1))
+}
+
+/// Furnishes the namespace that it finds itself in, sends the sockets over its standard input, and
+/// runs CMD there once it is told to.
+fn build(mut command: impl Iterator<Item = OsString>) -> i32 {
+    let sockets = Inside::default().build().expect("a namespace of its own");
+    let log = sockets.get(SocketName::RefusalLog).expect("a log");
+    portcullis_sandbox::begin_refusal_log(log).expect("the kernel logs");
+    let gateway = io::stdin();
+    sockets.send(gateway.as_fd()).expect("a gateway");
+    drop(sockets);
+    let mut go = [0; 2];
+    recv(gateway.as_fd(), &mut go, RecvFlags::empty()).expect("a word from the gateway");
+    let status = Command::new(command.next().expect("a command"))
+        .args(command)
+        .stdin(Stdio::null())
+        .status();
+    status.expect("the command runs").code().unwrap_or(1)
+}
+
+/// Serves until the sandbox is gone, which the lifeline tells.
+fn serve(
+    lifeline: BorrowedFd<'_>,
+    control: Option<&Control>,
+    sockets: &Sockets,
+    behaviour: &mut Behaviour,
+) -> io::Result<()> {
     loop {
         let fds = [
-            side.control.lifeline(),
+            lifeline,
             sockets.dns_udp4.as_fd(),
             sockets.dns_udp6.as_fd(),
             sockets.catch_all4.as_fd(),
@@ -209,8 +279,8 @@ fn serve(side: &GatewaySide, sockets: &Sockets, behaviour: &mut Behaviour) -> io
         if ready[0] {
             return Ok(());
         }
-        if let Some(port) = behaviour.publish
-            && let Ok(heard) = visit(side, port)
+        if let (Some(port), Some(control)) = (behaviour.publish, control)
+            && let Ok(heard) = visit(control, port)
         {
             behaviour.publish = None;
             if let Some(file) = &mut behaviour.refused {
@@ -238,30 +308,11 @@ fn write_refused(sockets: &Sockets, behaviour: &mut Behaviour) -> io::Result<()>
 }
 
 /// Reaches a server inside, as `--publish` does.
-fn visit(side: &GatewaySide, port: u16) -> io::Result<String> {
+fn visit(control: &Control, port: u16) -> io::Result<String> {
     use std::io::Read;
-    let socket = side.control.new_tcp_socket(Family::V4)?;
-    let address = libc::sockaddr_in {
-        sin_family: libc::AF_INET as u16,
-        sin_port: port.to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from_ne_bytes([127, 0, 0, 1]),
-        },
-        sin_zero: [0; 8],
-    };
-    let mut stream = TcpStream::from(socket);
+    let mut stream = TcpStream::from(control.new_tcp_socket(Family::V4)?);
     stream.set_nonblocking(false)?;
-    // SAFETY: the address is live and of the size given.
-    let result = unsafe {
-        libc::connect(
-            stream.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_in>() as libc::socklen_t,
-        )
-    };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    connect(&stream, &SocketAddr::from(([127, 0, 0, 1], port)))?;
     stream.write_all(b"hello\n")?;
     let mut heard = String::new();
     stream.read_to_string(&mut heard)?;

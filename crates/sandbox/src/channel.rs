@@ -3,17 +3,24 @@
 //! One packet is one message, so there is no framing to get wrong. Both ends are ours; the
 //! command never holds one (all are close-on-exec, and the command's other descriptors go too).
 
-use std::io;
-use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair,
+};
 
 /// The longest message, in bytes.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 4096;
 /// The most descriptors in one message.
 const MAX_FDS: usize = 96;
 /// Room for the descriptors' control message, in bytes.
-const CONTROL_BYTES: usize = 512;
+const CONTROL_BYTES: usize = rustix::cmsg_space!(ScmRights(MAX_FDS));
 
 /// What the gateway says to the sandbox's first process: the first byte of a message.
 #[repr(u8)]
@@ -31,12 +38,21 @@ pub(crate) enum ToInit {
 /// What the sandbox's first process says to the gateway.
 #[repr(u8)]
 pub(crate) enum FromInit {
-    /// Here are the sockets.
+    /// Here are the sockets; their names follow.
     Sockets = 1,
     /// Here is the socket that was asked for.
     TcpSocket = 2,
     /// It could not be made.
     NoSocket = 3,
+}
+
+/// What one packet brought.
+#[derive(Debug)]
+pub(crate) struct Message {
+    /// Its bytes; none at the end of file.
+    pub(crate) bytes: Vec<u8>,
+    /// The descriptors that came with it.
+    pub(crate) fds: Vec<OwnedFd>,
 }
 
 /// One end of a seqpacket pair.
@@ -46,110 +62,19 @@ pub(crate) struct Channel(OwnedFd);
 impl Channel {
     /// A connected pair, close-on-exec.
     pub(crate) fn pair() -> io::Result<(Self, Self)> {
-        let (a, b) = crate::sys::socketpair_seqpacket()?;
+        let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+        let (a, b) = socketpair(AddressFamily::UNIX, kind, flags, None)?;
         Ok((Self(a), Self(b)))
     }
 
     /// Sends one message; never raises SIGPIPE.
     pub(crate) fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
-        if message.len() > MAX_MESSAGE_BYTES || fds.len() > MAX_FDS {
-            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
-        }
-        let mut iov = libc::iovec {
-            iov_base: message.as_ptr().cast_mut().cast(),
-            iov_len: message.len(),
-        };
-        let mut control = Control([0; CONTROL_BYTES]);
-        // SAFETY: an all-zero msghdr is a valid empty one.
-        let mut header: libc::msghdr = unsafe { mem::zeroed() };
-        header.msg_iov = &raw mut iov;
-        header.msg_iovlen = 1;
-        if !fds.is_empty() {
-            let bytes = size_of_val(fds);
-            header.msg_control = control.0.as_mut_ptr().cast();
-            // SAFETY: CMSG_SPACE only computes; MAX_FDS descriptors fit in CONTROL_BYTES.
-            header.msg_controllen = unsafe { libc::CMSG_SPACE(bytes as u32) } as _;
-            // SAFETY: msg_control points at CONTROL_BYTES zeroed, aligned bytes, of which
-            // msg_controllen are described, so the first header exists and has room for the fds.
-            unsafe {
-                let first = libc::CMSG_FIRSTHDR(&raw const header);
-                (*first).cmsg_level = libc::SOL_SOCKET;
-                (*first).cmsg_type = libc::SCM_RIGHTS;
-                (*first).cmsg_len = libc::CMSG_LEN(bytes as u32) as _;
-                let data = libc::CMSG_DATA(first).cast::<RawFd>();
-                for (index, fd) in fds.iter().enumerate() {
-                    data.add(index).write_unaligned(fd.as_raw_fd());
-                }
-            }
-        }
-        loop {
-            // SAFETY: header describes live buffers of this frame.
-            let sent =
-                unsafe { libc::sendmsg(self.0.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
-            if sent >= 0 {
-                return Ok(());
-            }
-            let error = io::Error::last_os_error();
-            if error.kind() != io::ErrorKind::Interrupted {
-                return Err(error);
-            }
-        }
+        send(self.as_fd(), message, fds)
     }
 
-    /// Receives one message and its descriptors; an empty message is the end of file.
-    pub(crate) fn receive_with_fds(&self, wait: Duration) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-        if !crate::sys::poll_readable(self.0.as_fd(), Some(wait))? {
-            return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
-        }
-        let mut message = [0_u8; MAX_MESSAGE_BYTES];
-        let mut iov = libc::iovec {
-            iov_base: message.as_mut_ptr().cast(),
-            iov_len: message.len(),
-        };
-        let mut control = Control([0; CONTROL_BYTES]);
-        // SAFETY: an all-zero msghdr is a valid empty one.
-        let mut header: libc::msghdr = unsafe { mem::zeroed() };
-        header.msg_iov = &raw mut iov;
-        header.msg_iovlen = 1;
-        header.msg_control = control.0.as_mut_ptr().cast();
-        header.msg_controllen = CONTROL_BYTES as _;
-        let mut resets = 0;
-        let length = loop {
-            // SAFETY: header describes live buffers of this frame.
-            let got = unsafe {
-                libc::recvmsg(self.0.as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC)
-            };
-            if let Ok(length) = usize::try_from(got) {
-                break length;
-            }
-            let error = io::Error::last_os_error();
-            match error.kind() {
-                io::ErrorKind::Interrupted => {}
-                // The peer ended without having read all: said once, before its last words.
-                io::ErrorKind::ConnectionReset if resets == 0 => resets += 1,
-                _ => return Err(error),
-            }
-        };
-        let mut fds = Vec::new();
-        // SAFETY: the kernel filled msg_control and set msg_controllen; the CMSG macros stay
-        // within it, and each descriptor it reports is new and owned by nobody else.
-        unsafe {
-            let mut next = libc::CMSG_FIRSTHDR(&raw const header);
-            while !next.is_null() {
-                if (*next).cmsg_level == libc::SOL_SOCKET && (*next).cmsg_type == libc::SCM_RIGHTS {
-                    let bytes = (*next).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
-                    let data = libc::CMSG_DATA(next).cast::<RawFd>();
-                    for index in 0..bytes / size_of::<RawFd>() {
-                        fds.push(OwnedFd::from_raw_fd(data.add(index).read_unaligned()));
-                    }
-                }
-                next = libc::CMSG_NXTHDR(&raw const header, next);
-            }
-        }
-        if header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0 {
-            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
-        }
-        Ok((message[..length].to_vec(), fds))
+    /// Receives one message, which must come within `wait`.
+    pub(crate) fn receive(&self, wait: Duration) -> io::Result<Message> {
+        receive(self.as_fd(), wait)
     }
 }
 
@@ -159,9 +84,61 @@ impl AsFd for Channel {
     }
 }
 
-/// Aligned room for control messages.
-#[repr(C, align(8))]
-struct Control([u8; CONTROL_BYTES]);
+/// [`Channel::send`] on a seqpacket socket that is somebody else's.
+pub(crate) fn send(to: BorrowedFd<'_>, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if message.len() > MAX_MESSAGE_BYTES || fds.len() > MAX_FDS {
+        return Err(Errno::MSGSIZE.into());
+    }
+    let mut room = [MaybeUninit::uninit(); CONTROL_BYTES];
+    let mut control = SendAncillaryBuffer::new(&mut room);
+    // There is room for as many as are allowed.
+    if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
+        return Err(Errno::MSGSIZE.into());
+    }
+    let parts = [IoSlice::new(message)];
+    loop {
+        match sendmsg(to, &parts, &mut control, SendFlags::NOSIGNAL) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// [`Channel::receive`] on a seqpacket socket that is somebody else's.
+pub(crate) fn receive(from: BorrowedFd<'_>, wait: Duration) -> io::Result<Message> {
+    if !crate::sys::poll_readable(from, Some(wait))? {
+        return Err(Errno::TIMEDOUT.into());
+    }
+    let mut bytes = [0_u8; MAX_MESSAGE_BYTES];
+    let mut room = [MaybeUninit::uninit(); CONTROL_BYTES];
+    let mut control = RecvAncillaryBuffer::new(&mut room);
+    let mut resets = 0;
+    let got = loop {
+        let mut parts = [IoSliceMut::new(&mut bytes)];
+        match recvmsg(from, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+            Ok(got) => break got,
+            Err(Errno::INTR) => {}
+            // The peer ended without having read all: said once, before its last words.
+            Err(Errno::CONNRESET) if resets == 0 => resets += 1,
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let mut fds = Vec::new();
+    for part in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(some) = part {
+            fds.extend(some);
+        }
+    }
+    if got
+        .flags
+        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
+    {
+        return Err(Errno::MSGSIZE.into());
+    }
+    let bytes = bytes[..got.bytes].to_vec();
+    Ok(Message { bytes, fds })
+}
 
 /// Cuts a text so that it fits in a message with room to spare.
 pub(crate) fn cut(text: &str) -> &str {
@@ -182,14 +159,14 @@ mod tests {
         let file = std::fs::File::open("/dev/null").unwrap();
         a.send(b"hello", &[file.as_fd(), file.as_fd()]).unwrap();
         a.send(b"again", &[]).unwrap();
-        let (message, fds) = b.receive_with_fds(Duration::from_secs(1)).unwrap();
-        assert_eq!((message.as_slice(), fds.len()), (b"hello".as_slice(), 2));
-        let (message, fds) = b.receive_with_fds(Duration::from_secs(1)).unwrap();
-        assert_eq!((message.as_slice(), fds.len()), (b"again".as_slice(), 0));
+        let got = b.receive(Duration::from_secs(1)).unwrap();
+        assert_eq!((&*got.bytes, got.fds.len()), (&b"hello"[..], 2));
+        let got = b.receive(Duration::from_secs(1)).unwrap();
+        assert_eq!((&*got.bytes, got.fds.len()), (&b"again"[..], 0));
         drop(a);
-        let (message, _) = b.receive_with_fds(Duration::from_secs(1)).unwrap();
+        let got = b.receive(Duration::from_secs(1)).unwrap();
         assert!(
-            message.is_empty(),
+            got.bytes.is_empty(),
             "a closed peer reads as an empty message"
         );
     }
@@ -200,29 +177,31 @@ mod tests {
         a.send(b"unread", &[]).unwrap();
         b.send(b"last words", &[]).unwrap();
         drop(b);
-        assert_eq!(
-            a.receive_with_fds(Duration::from_secs(1)).unwrap().0,
-            b"last words"
-        );
-        assert!(
-            a.receive_with_fds(Duration::from_secs(1))
-                .unwrap()
-                .0
-                .is_empty()
-        );
+        let wait = Duration::from_secs(1);
+        assert_eq!(a.receive(wait).unwrap().bytes, b"last words");
+        assert!(a.receive(wait).unwrap().bytes.is_empty());
     }
 
     #[test]
-    fn oversized_messages_are_refused() {
-        let (a, _b) = Channel::pair().unwrap();
+    fn the_largest_message_passes_and_larger_ones_are_refused() {
+        let (a, b) = Channel::pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        a.send(&[1; MAX_MESSAGE_BYTES], &[file.as_fd(); MAX_FDS])
+            .unwrap();
+        let got = b.receive(Duration::from_secs(1)).unwrap();
+        assert_eq!(
+            (got.bytes.len(), got.fds.len()),
+            (MAX_MESSAGE_BYTES, MAX_FDS)
+        );
         assert!(a.send(&[0; MAX_MESSAGE_BYTES + 1], &[]).is_err());
+        assert!(a.send(&[0], &[file.as_fd(); MAX_FDS + 1]).is_err());
     }
 
     #[test]
     fn silence_times_out() {
         let (a, _b) = Channel::pair().unwrap();
-        let error = a.receive_with_fds(Duration::from_millis(5)).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(libc::ETIMEDOUT));
+        let error = a.receive(Duration::from_millis(5)).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::TIMEDOUT.raw_os_error()));
     }
 
     #[test]

@@ -5,12 +5,15 @@
 //! and so has no capability over either, whoever its user is.
 
 use std::ffi::{CString, OsStr, OsString};
-use std::io;
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr;
 use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::execve;
+use rustix::process::{DumpableBehavior, Pid, set_dumpable_behavior};
 
 use crate::channel::Channel;
 use crate::error::{At, SandboxError, Step};
@@ -26,6 +29,9 @@ const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
 const MAX_PATH_BYTES: usize = libc::PATH_MAX as usize;
 /// How long the two processes wait for each other's short steps.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the command's process exits with where it could not become the command.
+const EXIT_NOT_STARTED: i32 = 127;
 
 const READY_FOR_MAPS: u8 = 1;
 const MAPPED: u8 = 2;
@@ -68,38 +74,29 @@ impl Command {
 
     /// Replaces this process; returns the errno of the attempt that counts.
     fn execute(&self) -> i32 {
-        let mut argv: Vec<_> = self.argv.iter().map(|word| word.as_ptr()).collect();
-        argv.push(ptr::null());
-        let mut env: Vec<_> = self.env.iter().map(|word| word.as_ptr()).collect();
-        env.push(ptr::null());
-        let mut result = libc::ENOENT;
+        let mut result = Errno::ENOENT;
         for path in candidates(self.argv[0].as_bytes(), &self.path) {
-            // SAFETY: all strings are NUL-terminated, both arrays end with a null pointer.
-            unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), env.as_ptr()) };
-            match io::Error::last_os_error()
-                .raw_os_error()
-                .unwrap_or(libc::EIO)
-            {
+            let Err(error) = execve(&path, &self.argv, &self.env);
+            match error {
                 // A script without an interpreter line is the shell's, as with execvp.
-                libc::ENOEXEC => {
+                Errno::ENOEXEC => {
                     let shell = c"/bin/sh";
-                    let mut words = vec![shell.as_ptr(), path.as_ptr()];
-                    words.extend_from_slice(&argv[1..]);
-                    // SAFETY: as above.
-                    unsafe { libc::execve(shell.as_ptr(), words.as_ptr(), env.as_ptr()) };
-                    return libc::ENOEXEC;
+                    let mut words = vec![shell, &path];
+                    words.extend(self.argv[1..].iter().map(CString::as_c_str));
+                    let Err(_) = execve(shell, &words, &self.env);
+                    return error as i32;
                 }
-                errno @ (libc::ENOENT | libc::ENOTDIR) => {
-                    if result == libc::ENOENT {
-                        result = errno;
+                Errno::ENOENT | Errno::ENOTDIR => {
+                    if result == Errno::ENOENT {
+                        result = error;
                     }
                 }
                 // Go on looking, but remember that something was there.
-                libc::EACCES => result = libc::EACCES,
-                errno => return errno,
+                Errno::EACCES => result = error,
+                _ => return error as i32,
             }
         }
-        result
+        result as i32
     }
 }
 
@@ -127,7 +124,7 @@ fn candidates(name: &[u8], path: &[u8]) -> Vec<CString> {
 
 /// A command's process that waits for its start.
 pub(crate) struct Waiting {
-    pub(crate) pid: libc::pid_t,
+    pub(crate) pid: Pid,
     channel: Channel,
 }
 
@@ -142,8 +139,8 @@ pub(crate) struct Confinement<'a> {
 pub(crate) fn fork(command: &Command, with: &Confinement<'_>) -> Result<Waiting, SandboxError> {
     let (ours, theirs) = Channel::pair().at(Step::InnerNamespace, "channel")?;
     // SAFETY: this process has one thread, so the child may do anything.
-    match sys::check(unsafe { libc::fork() }).at(Step::InnerNamespace, "fork")? {
-        0 => {
+    match unsafe { sys::fork() }.at(Step::InnerNamespace, "fork")? {
+        None => {
             drop(ours);
             // A panic must end here: what is above on the stack is the first process's own code.
             let _ = catch_unwind(AssertUnwindSafe(|| {
@@ -153,10 +150,9 @@ pub(crate) fn fork(command: &Command, with: &Confinement<'_>) -> Result<Waiting,
                 };
                 let _ = theirs.send(&message, &[]);
             }));
-            // SAFETY: ends this process without running the parent's exit handlers.
-            unsafe { libc::_exit(127) }
+            sys::exit(EXIT_NOT_STARTED)
         }
-        pid => Ok(Waiting { pid, channel: ours }),
+        Some(pid) => Ok(Waiting { pid, channel: ours }),
     }
 }
 
@@ -167,13 +163,10 @@ fn no_exec(errno: i32) -> Vec<u8> {
 }
 
 fn become_inner(channel: &Channel, with: &Confinement<'_>) -> Result<(), SandboxError> {
-    // SAFETY: plain system calls; this process has one thread.
-    unsafe {
-        // Inherited as "not dumpable" from the first process, which would hide this process's
-        // own id maps from it.
-        sys::check(libc::prctl(libc::PR_SET_DUMPABLE, 1, 0, 0, 0)).at(Step::InnerNamespace, "")?;
-        sys::check(libc::unshare(libc::CLONE_NEWUSER)).at(Step::InnerNamespace, "")?;
-    }
+    // Inherited as "not dumpable" from the first process, which would hide this process's own id
+    // maps from it.
+    set_dumpable_behavior(DumpableBehavior::Dumpable).at(Step::InnerNamespace, "")?;
+    unshare(CloneFlags::CLONE_NEWUSER).at(Step::InnerNamespace, "")?;
     if with.maps.privileged() {
         channel
             .send(&[READY_FOR_MAPS], &[])
@@ -191,10 +184,10 @@ fn become_inner(channel: &Channel, with: &Confinement<'_>) -> Result<(), Sandbox
 }
 
 fn expect(channel: &Channel, what: u8) -> Result<(), SandboxError> {
-    let (message, _) = channel
-        .receive_with_fds(STEP_TIMEOUT)
+    let message = channel
+        .receive(STEP_TIMEOUT)
         .at(Step::InnerNamespace, "wait")?;
-    if message.first() == Some(&what) {
+    if message.bytes.first() == Some(&what) {
         Ok(())
     } else {
         Err(SandboxError::refused(
@@ -216,10 +209,8 @@ impl Waiting {
         if !maps.privileged() {
             return Ok(());
         }
-        let (message, _) = self
-            .channel
-            .receive_with_fds(STEP_TIMEOUT)
-            .at(Step::InnerNamespace, "wait")?;
+        let message = self.channel.receive(STEP_TIMEOUT);
+        let message = message.at(Step::InnerNamespace, "wait")?.bytes;
         if message.first() != Some(&READY_FOR_MAPS) {
             return Err(failure(&message));
         }
@@ -234,10 +225,8 @@ impl Waiting {
     pub(crate) fn start(self) -> Result<Started, SandboxError> {
         // A process that has failed already is not there to hear it, but what it said is.
         let _ = self.channel.send(&[GO], &[]);
-        let (message, _) = self
-            .channel
-            .receive_with_fds(STEP_TIMEOUT)
-            .at(Step::Confine, "wait")?;
+        let message = self.channel.receive(STEP_TIMEOUT);
+        let message = message.at(Step::Confine, "wait")?.bytes;
         match message.first() {
             None => Ok(Started::Running),
             Some(&FAILED) => {

@@ -4,15 +4,20 @@
 //! user who asks: a setting that looks right is no proof, and a sandbox needs no more than this.
 
 use std::fs;
-use std::io;
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::Duration;
 
+use nix::sched::unshare;
+use rustix::net::netlink::NETFILTER;
+use rustix::process::{Signal, WaitOptions, geteuid, kill_process, waitpid};
+use rustix::system::uname;
+
 use crate::channel::Channel;
 use crate::error::{At, SandboxError, Step};
 use crate::ids::IdMaps;
+use crate::init::NAMESPACES;
 use crate::message::Report;
 use crate::spec::{Addresses, OpenRules};
 use crate::{link, listeners, mounts, netlink, refused, rules, seccomp, sys, tap};
@@ -55,9 +60,7 @@ pub fn checks() -> Vec<Check> {
     }));
     found.push(trial("transparent listeners", || {
         spaces()?;
-        listeners::make(&Addresses::new())
-            .at(Step::Listeners, "")
-            .map(drop)
+        listeners::make(&Addresses::new(), |_, _| {}).at(Step::Listeners, "")
     }));
     found.push(trial(
         "packet rules (nf_tables: sets, tproxy, log, reject)",
@@ -77,21 +80,17 @@ pub fn checks() -> Vec<Check> {
 }
 
 fn spaces() -> Result<(), SandboxError> {
-    let spaces = libc::CLONE_NEWNET | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
-    // SAFETY: plain system call in a throw-away process with one thread.
-    sys::check(unsafe { libc::unshare(spaces) })
-        .at(Step::Namespaces, "")
-        .map(drop)
+    unshare(NAMESPACES).at(Step::Namespaces, "")
 }
 
 fn packet_rules() -> Result<(), SandboxError> {
     spaces()?;
-    let socket = netlink::open(libc::NETLINK_NETFILTER).at(Step::Rules, "")?;
+    let socket = netlink::open(Some(NETFILTER)).at(Step::Rules, "")?;
     for batch in rules::transactions(&Addresses::new(), &OpenRules::default(), None) {
         netlink::transact(socket.as_fd(), batch).at(Step::Rules, "")?;
     }
     let log = refused::make_socket().at(Step::Rules, "log of refusals")?;
-    refused::begin(log.as_fd()).at(Step::Rules, "log of refusals")
+    refused::begin_refusal_log(log.as_fd()).at(Step::Rules, "log of refusals")
 }
 
 /// Does something in a throw-away process with its own user and PID namespaces.
@@ -118,8 +117,9 @@ fn trial(name: &'static str, attempt: impl FnOnce() -> Result<(), SandboxError>)
 fn in_throw_away(attempt: impl FnOnce() -> Result<(), SandboxError>) -> Result<(), SandboxError> {
     let (ours, theirs) = Channel::pair().at(Step::Prepare, "channel")?;
     let maps = IdMaps::of_caller().at(Step::IdMap, "reading")?;
-    let pid = crate::parent::clone_init()?;
-    if pid == 0 {
+    // SAFETY: as for `run`, the caller has one thread.
+    let child = unsafe { sys::fork_into_namespaces() }.at(Step::UserNamespace, "")?;
+    let Some(child) = child else {
         let own = || {
             if maps.privileged() {
                 Ok(())
@@ -138,25 +138,21 @@ fn in_throw_away(attempt: impl FnOnce() -> Result<(), SandboxError>) -> Result<(
         // A process that has ended cannot be mapped any more: wait to be killed, or for the end of
         // who would do it.
         drop(ours);
-        let _ = theirs.receive_with_fds(TRIAL_TIMEOUT);
-        // SAFETY: ends this process without running the parent's exit handlers.
-        unsafe { libc::_exit(0) }
-    }
+        let _ = theirs.receive(TRIAL_TIMEOUT);
+        sys::exit(0)
+    };
     drop(theirs);
     let mapped = if maps.privileged() {
-        maps.write_for(pid).at(Step::IdMap, "")
+        maps.write_for(child).at(Step::IdMap, "")
     } else {
         Ok(())
     };
-    let answer = ours.receive_with_fds(TRIAL_TIMEOUT);
-    // SAFETY: the process is our child and not reaped yet; a null status is allowed.
-    unsafe {
-        libc::kill(pid, libc::SIGKILL);
-        libc::waitpid(pid, std::ptr::null_mut(), 0);
-    }
+    let answer = ours.receive(TRIAL_TIMEOUT);
+    let _ = kill_process(child, Signal::KILL);
+    let _ = waitpid(Some(child), WaitOptions::empty());
     mapped?;
-    let (message, _) = answer.at(Step::Prepare, "no answer")?;
-    match Report::decode(&message) {
+    let message = answer.at(Step::Prepare, "no answer")?;
+    match Report::decode(&message.bytes) {
         Some(Report::Exited(0)) => Ok(()),
         Some(Report::Failed(error)) => Err(error),
         _ => Err(SandboxError::refused(
@@ -216,8 +212,7 @@ impl Setting {
 
     fn judge(&self, value: &str) -> Check {
         // Root is not held up by what keeps others from user namespaces.
-        // SAFETY: geteuid cannot fail.
-        let root = unsafe { libc::geteuid() } == 0 && self.path.starts_with("/proc/sys/kernel/");
+        let root = geteuid().is_root() && self.path.starts_with("/proc/sys/kernel/");
         let ok = value != self.forbids || root;
         Check {
             name: self.name,
@@ -234,20 +229,8 @@ const OLDEST_KERNEL: (u32, u32) = (5, 12);
 
 fn kernel() -> Check {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease")
-        .or_else(|_| uname_release())
-        .unwrap_or_default();
+        .unwrap_or_else(|_| uname().release().to_string_lossy().into_owned());
     judge_kernel(release.trim())
-}
-
-fn uname_release() -> io::Result<String> {
-    // SAFETY: an all-zero utsname is valid, uname fills it with NUL-terminated texts.
-    unsafe {
-        let mut name: libc::utsname = std::mem::zeroed();
-        sys::check(libc::uname(&raw mut name))?;
-        Ok(std::ffi::CStr::from_ptr(name.release.as_ptr())
-            .to_string_lossy()
-            .into_owned())
-    }
 }
 
 fn judge_kernel(release: &str) -> Check {

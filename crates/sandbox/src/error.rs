@@ -221,14 +221,14 @@ impl SandboxError {
     }
 }
 
-/// Names the step at which an `io::Result` failed.
+/// Names the step at which a system call failed.
 pub(crate) trait At<T> {
     fn at(self, step: Step, detail: &str) -> Result<T, SandboxError>;
 }
 
-impl<T> At<T> for io::Result<T> {
+impl<T, E: Into<io::Error>> At<T> for Result<T, E> {
     fn at(self, step: Step, detail: &str) -> Result<T, SandboxError> {
-        self.map_err(|source| SandboxError::setup(step, detail, source))
+        self.map_err(|source| SandboxError::setup(step, detail, source.into()))
     }
 }
 

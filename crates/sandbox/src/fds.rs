@@ -6,8 +6,12 @@
 
 use std::fs;
 use std::io;
-use std::mem;
 use std::os::fd::{BorrowedFd, RawFd};
+
+use rustix::fs::{FileType, fstat, fstatfs, major, minor};
+use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
+use rustix::net::{AddressFamily, SocketType, getpeername, sockopt};
+use rustix::termios::isatty;
 
 use crate::error::{SandboxError, Step};
 use crate::sys;
@@ -54,8 +58,8 @@ pub(crate) fn check_standard() -> Result<(), SandboxError> {
                 ));
             }
             Ok(_) => {}
-            Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
-            Err(error) => return Err(SandboxError::setup(Step::Descriptors, name, error)),
+            Err(Errno::BADF) => {}
+            Err(error) => return Err(SandboxError::setup(Step::Descriptors, name, error.into())),
         }
     }
     Ok(())
@@ -75,12 +79,9 @@ pub(crate) fn inherited() -> io::Result<Vec<RawFd>> {
         else {
             continue;
         };
-        // SAFETY: F_GETFD on any number is harmless.
-        let flags = unsafe { libc::fcntl(fd, libc::F_GETFD) };
-        if fd < FIRST_EXTRA || flags < 0 || flags & libc::FD_CLOEXEC != 0 {
-            continue;
-        }
-        if matches!(kind(fd), Ok(Kind::Pipe | Kind::File)) && kept.len() < MAX_KEPT {
+        let inherited = fd >= FIRST_EXTRA
+            && fcntl_getfd(borrow(fd)).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC));
+        if inherited && matches!(kind(fd), Ok(Kind::Pipe | Kind::File)) && kept.len() < MAX_KEPT {
             kept.push(fd);
         }
     }
@@ -89,17 +90,11 @@ pub(crate) fn inherited() -> io::Result<Vec<RawFd>> {
 
 /// Closes, on exec, every descriptor but the standard ones and `kept`.
 pub(crate) fn hand_on(kept: &[RawFd]) -> io::Result<()> {
-    // SAFETY: plain system calls; nothing is closed yet, only marked.
-    unsafe {
-        sys::check_long(libc::syscall(
-            libc::SYS_close_range,
-            FIRST_EXTRA,
-            libc::c_uint::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        ))?;
-        for fd in kept {
-            sys::check(libc::fcntl(*fd, libc::F_SETFD, 0))?;
-        }
+    let mark = libc::CLOSE_RANGE_CLOEXEC;
+    // SAFETY: nothing is closed yet, only marked.
+    unsafe { close_range(FIRST_EXTRA, RawFd::MAX, mark)? };
+    for fd in kept {
+        fcntl_setfd(borrow(*fd), FdFlags::empty())?;
     }
     Ok(())
 }
@@ -114,52 +109,58 @@ pub(crate) unsafe fn close_all_but(needed: &mut [RawFd]) -> io::Result<()> {
     for fd in needed.iter().copied().chain([RawFd::MAX]) {
         if fd > from {
             // SAFETY: the caller says that nobody uses what is closed.
-            unsafe {
-                sys::check_long(libc::syscall(libc::SYS_close_range, from, fd - 1, 0))?;
-            }
+            unsafe { close_range(from, fd - 1, 0)? };
         }
         from = fd.saturating_add(1);
     }
     Ok(())
 }
 
-fn kind(fd: RawFd) -> io::Result<Kind> {
-    // SAFETY: an all-zero stat is valid, fstat fills it or fails.
-    let mut stat: libc::stat = unsafe { mem::zeroed() };
-    // SAFETY: as above.
-    sys::check(unsafe { libc::fstat(fd, &raw mut stat) })?;
-    Ok(match stat.st_mode & libc::S_IFMT {
-        libc::S_IFIFO => Kind::Pipe,
-        libc::S_IFREG => plain_file(fd)?,
-        libc::S_IFSOCK => socket(fd),
-        libc::S_IFDIR => Kind::Dangerous("a folder"),
-        libc::S_IFCHR => {
-            // SAFETY: isatty only asks.
-            if unsafe { libc::isatty(fd) } == 1 {
+/// Closes or marks a range of descriptors, both ends included.
+///
+/// # Safety
+/// Nothing that owns a descriptor that is closed may be used or dropped afterwards.
+unsafe fn close_range(from: RawFd, to: RawFd, flags: u32) -> io::Result<()> {
+    // SAFETY: the caller vouches for what is closed; the call takes three numbers.
+    sys::check(unsafe { libc::syscall(libc::SYS_close_range, from, to, flags) }).map(drop)
+}
+
+fn borrow(fd: RawFd) -> BorrowedFd<'static> {
+    // SAFETY: an inherited descriptor stays open, since nothing here owns it; one that was never
+    // open is only asked about, which the kernel refuses.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+fn kind(fd: RawFd) -> Result<Kind, Errno> {
+    let fd = borrow(fd);
+    let stat = fstat(fd)?;
+    Ok(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Fifo => Kind::Pipe,
+        FileType::RegularFile => plain_file(fd)?,
+        FileType::Socket => socket(fd),
+        FileType::Directory => Kind::Dangerous("a folder"),
+        FileType::CharacterDevice => {
+            if isatty(fd) {
                 Kind::Terminal
-            } else if libc::major(stat.st_rdev) == MEMORY_MAJOR
-                && HARMLESS_MEMORY.contains(&libc::minor(stat.st_rdev))
+            } else if major(stat.st_rdev) == MEMORY_MAJOR
+                && HARMLESS_MEMORY.contains(&minor(stat.st_rdev))
             {
                 Kind::HarmlessDevice
             } else {
                 Kind::Dangerous("a device")
             }
         }
-        libc::S_IFBLK => Kind::Dangerous("a block device"),
+        FileType::BlockDevice => Kind::Dangerous("a block device"),
         _ => Kind::Dangerous("a kernel object"),
     })
 }
 
-fn plain_file(fd: RawFd) -> io::Result<Kind> {
-    // SAFETY: an all-zero statfs is valid, fstatfs fills it or fails.
-    let mut stat: libc::statfs = unsafe { mem::zeroed() };
-    // SAFETY: as above.
-    sys::check(unsafe { libc::fstatfs(fd, &raw mut stat) })?;
+fn plain_file(fd: BorrowedFd<'_>) -> Result<Kind, Errno> {
     #[allow(
         clippy::unnecessary_cast,
         reason = "the field's type differs between machines"
     )]
-    let kind = stat.f_type as i64;
+    let kind = fstatfs(fd)?.f_type as i64;
     Ok(if KERNEL_FILE_SYSTEMS.contains(&kind) {
         Kind::Dangerous("a kernel file")
     } else {
@@ -168,25 +169,16 @@ fn plain_file(fd: RawFd) -> io::Result<Kind> {
 }
 
 /// Only a connected Unix stream is no way out: it cannot be connected elsewhere.
-fn socket(fd: RawFd) -> Kind {
-    // SAFETY: fd is open for the time of this call (it was just examined).
-    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
-    let option = |name| sys::get_option(borrowed, libc::SOL_SOCKET, name).unwrap_or(-1);
-    let unix = option(libc::SO_DOMAIN) == libc::AF_UNIX;
-    let stream = matches!(
-        option(libc::SO_TYPE),
-        libc::SOCK_STREAM | libc::SOCK_SEQPACKET
-    );
-    // SAFETY: the kernel writes at most `length` bytes into the storage.
-    let connected = unsafe {
-        let mut storage: libc::sockaddr_storage = mem::zeroed();
-        let mut length = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-        libc::getpeername(fd, (&raw mut storage).cast(), &raw mut length) == 0
-    };
-    match (unix, stream, connected) {
-        (true, true, true) => Kind::ConnectedUnixSocket,
-        (true, ..) => Kind::Dangerous("an unconnected or datagram socket"),
-        _ => Kind::Dangerous("a network socket"),
+fn socket(fd: BorrowedFd<'_>) -> Kind {
+    if sockopt::socket_domain(fd) != Ok(AddressFamily::UNIX) {
+        return Kind::Dangerous("a network socket");
+    }
+    let kind = sockopt::socket_type(fd);
+    let stream = kind == Ok(SocketType::STREAM) || kind == Ok(SocketType::SEQPACKET);
+    if stream && getpeername(fd).is_ok() {
+        Kind::ConnectedUnixSocket
+    } else {
+        Kind::Dangerous("an unconnected or datagram socket")
     }
 }
 
@@ -225,7 +217,7 @@ mod tests {
 
     #[test]
     fn pipes_files_null_and_connected_streams_stay() {
-        let (read, _write) = sys::pipe().unwrap();
+        let (read, _write) = rustix::pipe::pipe().unwrap();
         assert_eq!(kind(read.as_raw_fd()).unwrap(), Kind::Pipe);
         let file = tempfile::tempfile().unwrap();
         assert_eq!(kind(file.as_raw_fd()).unwrap(), Kind::File);

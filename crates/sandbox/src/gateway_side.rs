@@ -15,6 +15,7 @@ use crate::kernel_set::KernelSet;
 use crate::process::Processes;
 use crate::refused::RefusedLog;
 use crate::socket_diag::SocketDiag;
+use crate::sockets::{Family, NamedSockets, SocketName};
 use crate::trust::TrustFiles;
 
 /// How long [`Control::new_tcp_socket`] waits for the sandbox's first process.
@@ -51,17 +52,9 @@ impl GatewaySide {
             .requests
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
-        let (message, fds) = channel
-            .receive_with_fds(RECEIVE_TIMEOUT)
-            .at(Step::HandOver, "waiting for the sandbox's sockets")?;
-        if message.first() != Some(&(FromInit::Sockets as u8)) {
-            return Err(SandboxError::refused(
-                Step::HandOver,
-                "the sandbox ended before it stood",
-            ));
-        }
-        Sockets::from_fds(fds, self.control.init)
-            .ok_or_else(|| SandboxError::refused(Step::HandOver, "sockets are missing"))
+        NamedSockets::receive(channel.as_fd(), RECEIVE_TIMEOUT)
+            .and_then(|sockets| Sockets::of(sockets, self.control.init))
+            .at(Step::HandOver, "waiting for the sandbox's sockets")
     }
 }
 
@@ -72,15 +65,6 @@ pub struct Control {
     lifeline: OwnedFd,
     /// The sandbox's first process, as the host sees it.
     init: u32,
-}
-
-/// The address family of a socket made inside.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
 }
 
 impl Control {
@@ -123,14 +107,10 @@ impl Control {
     /// # Errors
     /// The sandbox is gone, has no free descriptor, or did not answer in 2 s.
     pub fn new_tcp_socket(&self, family: Family) -> io::Result<OwnedFd> {
-        let which = match family {
-            Family::V4 => 4,
-            Family::V6 => 6,
-        };
         let channel = self.lock();
-        channel.send(&[ToInit::NewTcpSocket as u8, which], &[])?;
-        let (message, mut fds) = channel.receive_with_fds(NEW_SOCKET_TIMEOUT)?;
-        match (message.first(), fds.pop()) {
+        channel.send(&[ToInit::NewTcpSocket as u8, family.number()], &[])?;
+        let mut message = channel.receive(NEW_SOCKET_TIMEOUT)?;
+        match (message.bytes.first(), message.fds.pop()) {
             (Some(code), Some(fd)) if *code == FromInit::TcpSocket as u8 => Ok(fd),
             _ => Err(io::Error::other("the sandbox could not make a socket")),
         }
@@ -172,38 +152,30 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// How many descriptors travel, besides [`Sockets::datagrams`].
-    pub(crate) const COUNT: usize = 11;
-
-    fn from_fds(mut fds: Vec<OwnedFd>, init: u32) -> Option<Self> {
-        let datagrams = fds.split_off(Self::COUNT.min(fds.len()));
-        let fds: [OwnedFd; Self::COUNT] = fds.try_into().ok()?;
-        let [
-            dns_udp4,
-            dns_udp6,
-            dns_tcp4,
-            dns_tcp6,
-            http,
-            socks,
-            catch_all4,
-            catch_all6,
-            diag,
-            set,
-            log,
-        ] = fds;
-        Some(Self {
-            dns_udp4,
-            dns_udp6,
-            dns_tcp4,
-            dns_tcp6,
-            http,
-            socks,
-            catch_all4,
-            catch_all6,
+    /// Takes each socket by its name. `first_process` is the process, as this one sees it, below
+    /// which the holders of sockets are looked for: the sandbox's first one.
+    ///
+    /// # Errors
+    /// A socket that every sandbox has is missing.
+    pub fn of(mut named: NamedSockets, first_process: u32) -> io::Result<Self> {
+        let datagrams = named.take_datagrams();
+        let mut take = |name| named.take(name);
+        Ok(Self {
+            dns_udp4: take(SocketName::DnsUdp(Family::V4))?,
+            dns_udp6: take(SocketName::DnsUdp(Family::V6))?,
+            dns_tcp4: take(SocketName::DnsTcp(Family::V4))?,
+            dns_tcp6: take(SocketName::DnsTcp(Family::V6))?,
+            http: take(SocketName::HttpProxy)?,
+            socks: take(SocketName::SocksProxy)?,
+            catch_all4: take(SocketName::CatchAll(Family::V4))?,
+            catch_all6: take(SocketName::CatchAll(Family::V6))?,
             datagrams,
-            processes: Processes::new(init, SocketDiag::new(diag)),
-            kernel: KernelSet::new(set),
-            refused: RefusedLog::new(log),
+            processes: Processes::new(
+                first_process,
+                SocketDiag::new(take(SocketName::SocketDiag)?),
+            ),
+            kernel: KernelSet::new(take(SocketName::PacketRules)?),
+            refused: RefusedLog::new(take(SocketName::RefusalLog)?),
         })
     }
 }

@@ -7,6 +7,8 @@
 use std::fs;
 use std::io;
 
+use rustix::process::{Pid, getegid, geteuid};
+
 /// Writing a map's file takes one `write`, so a map is at most a page, in bytes.
 const MAX_MAP_BYTES: usize = 4096;
 /// The most lines that the kernel takes in a map.
@@ -26,9 +28,8 @@ pub(crate) struct IdMaps {
 impl IdMaps {
     /// The maps that the caller may give: all ids as root, its own otherwise.
     pub(crate) fn of_caller() -> io::Result<Self> {
-        // SAFETY: these calls cannot fail.
-        let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
-        if uid == 0 {
+        let (uid, gid) = (geteuid(), getegid());
+        if uid.is_root() {
             let users = fs::read_to_string("/proc/self/uid_map")?;
             let groups = fs::read_to_string("/proc/self/gid_map")?;
             if let (Some(uid), Some(gid)) = (identity(&users), identity(&groups)) {
@@ -69,8 +70,8 @@ impl IdMaps {
     }
 
     /// Writes the maps of another process, from the parent namespace.
-    pub(crate) fn write_for(&self, pid: libc::pid_t) -> io::Result<()> {
-        self.write_files(&pid.to_string())
+    pub(crate) fn write_for(&self, pid: Pid) -> io::Result<()> {
+        self.write_files(&pid.as_raw_pid().to_string())
     }
 
     fn write_files(&self, who: &str) -> io::Result<()> {

@@ -9,11 +9,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::MAX_OPEN_RULES;
 use crate::netlink;
 use crate::nft::{Key, Transaction};
 use crate::rules::{self, ANY4, ANY6, DATAGRAMS4, DATAGRAMS6, OPEN4, OPEN6, OpenSet, TABLE};
-use crate::spec::OpenRule;
+use crate::spec::{MAX_OPEN_RULES, OpenRule};
 
 /// An address with more open ports than this is opened as a whole; the gateway still checks each.
 const MAX_SINGLE_PORTS: usize = 64;

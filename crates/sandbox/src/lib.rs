@@ -16,6 +16,7 @@ mod fds;
 mod gateway_side;
 mod ids;
 mod init;
+mod inside;
 mod kernel_set;
 mod link;
 mod listeners;
@@ -33,6 +34,7 @@ mod rules;
 mod seccomp;
 mod signals;
 mod socket_diag;
+mod sockets;
 mod spec;
 mod sys;
 mod tap;
@@ -40,17 +42,15 @@ mod terminal;
 mod trust;
 
 pub use error::{SandboxError, Step};
-pub use gateway_side::{Control, Family, GatewaySide, Sockets};
+pub use gateway_side::{Control, GatewaySide, Sockets};
+pub use inside::Inside;
 pub use kernel_set::KernelSet;
-pub use listeners::MAX_DATAGRAM_PORTS;
 pub use outcome::{
     EXIT_FAILED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Outcome,
 };
 pub use parent::run;
 pub use process::{Process, Processes, Transport};
-pub use refused::{Refused, RefusedBatch, RefusedLog, RefusedProtocol};
-pub use spec::{Addresses, OpenRule, OpenRules, Spec};
+pub use refused::{Refused, RefusedBatch, RefusedLog, RefusedProtocol, begin_refusal_log};
+pub use sockets::{Family, NamedSockets, SocketName};
+pub use spec::{Addresses, MAX_DATAGRAM_PORTS, MAX_OPEN_RULES, OpenRule, OpenRules, Spec};
 pub use trust::{TRUST_BUNDLE, TRUST_CA, TRUST_JAVA, TrustFiles};
-
-/// The most static rules ([`OpenRules::rules`]) one sandbox may have.
-pub const MAX_OPEN_RULES: usize = 1024;

@@ -26,7 +26,7 @@ const TABLE_MAIN: u8 = 254;
 /// With a TAP the gateway's and the resolver's addresses are on that device (`tap_index`), and the
 /// catching routes give way to its network.
 pub(crate) fn configure(addresses: &Addresses, tap_index: Option<u32>) -> io::Result<()> {
-    let socket = netlink::open(libc::NETLINK_ROUTE)?;
+    let socket = netlink::open(netlink::ROUTE)?;
     let mut batch = Batch::with_capacity(1024);
     up(&mut batch, LOOPBACK_INDEX);
     address(

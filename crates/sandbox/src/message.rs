@@ -1,9 +1,15 @@
 //! What the terminal's parent and the sandbox's first process tell each other.
 
 use std::io;
+use std::time::Duration;
 
 use crate::channel;
 use crate::error::{SandboxError, Step};
+
+/// The first process's exit code when the gateway is gone; the parent knows it by that.
+pub(crate) const EXIT_GATEWAY_GONE: i32 = 3;
+/// How long the command may take to end after SIGTERM when its time is over.
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
 
 /// From the parent to the sandbox's first process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,13 +4,18 @@
 //! Files are otherwise as the user sees them. Nothing made here propagates to the host, and
 //! nothing that the host mounts later shows up inside.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::CWD;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind,
+    mount_change, move_mount, open_tree,
+};
 
 use crate::error::{At, SandboxError, Step};
 use crate::sys;
@@ -53,9 +58,10 @@ pub(crate) struct Plan {
 
 /// Cuts the tree off from the host's and mounts the new `/proc`.
 pub(crate) fn begin() -> Result<(), SandboxError> {
-    mount(None, c"/", None, libc::MS_REC | libc::MS_PRIVATE, None).at(Step::Mount, "/")?;
-    let flags = libc::MS_NOSUID | libc::MS_NODEV | libc::MS_NOEXEC;
-    mount(Some(c"proc"), c"/proc", Some(c"proc"), flags, None).at(Step::Proc, "")
+    let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+    mount_change(c"/", private).at(Step::Mount, "/")?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount(c"proc", c"/proc", c"proc", flags, None).at(Step::Proc, "")
 }
 
 /// Masks, and protects what must not change. Ids must be mapped by now.
@@ -88,7 +94,7 @@ pub(crate) fn protect(plan: &Plan) -> Result<(), SandboxError> {
 }
 
 fn settings_read_only() -> io::Result<()> {
-    match set_read_only(libc::AT_FDCWD, SYS, libc::AT_RECURSIVE) {
+    match set_read_only(CWD, SYS, libc::AT_RECURSIVE) {
         // A plain folder, which may have mounts below.
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
             read_only_bind(Path::new("/sys"))
@@ -145,44 +151,38 @@ fn mask_runtime_dir(folder: &Path) -> io::Result<()> {
 }
 
 fn mask_folder(folder: &Path) -> io::Result<()> {
-    let flags = libc::MS_NOSUID | libc::MS_NODEV;
-    mount(
-        Some(c"tmpfs"),
-        &c_path(folder)?,
-        Some(c"tmpfs"),
-        flags,
-        Some(MASK_OPTIONS),
-    )
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    Ok(mount(c"tmpfs", folder, c"tmpfs", flags, MASK_OPTIONS)?)
 }
 
 /// Puts `/dev/null` over a file or socket: nothing is behind its name any more.
 pub(crate) fn cover(path: &Path) -> io::Result<()> {
-    mount(
-        Some(c"/dev/null"),
-        &c_path(path)?,
-        None,
-        libc::MS_BIND,
-        None,
-    )
+    Ok(mount_bind(c"/dev/null", path)?)
 }
 
 /// Binds a file or folder over itself, read-only. All other flags stay as they are.
 fn read_only_bind(path: &Path) -> io::Result<()> {
-    let path = c_path(path)?;
-    let tree = open_tree(&path, libc::AT_RECURSIVE as u32)?;
-    set_read_only(
-        tree.as_raw_fd(),
-        c"",
-        libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
-    )?;
-    move_mount(&tree, &path)
+    mount_read_only(path, path, true)
 }
 
 /// Shows `source` in the place of `target`, read-only; a symbolic link is replaced, not followed.
 pub(crate) fn show(source: &Path, target: &Path) -> io::Result<()> {
-    let tree = open_tree(&c_path(source)?, 0)?;
-    set_read_only(tree.as_raw_fd(), c"", libc::AT_EMPTY_PATH)?;
-    move_mount(&tree, &c_path(target)?)
+    mount_read_only(source, target, false)
+}
+
+/// Mounts a read-only copy of what is at `source`, with all mounts below it or without, on `target`,
+/// which is not followed if it is a symbolic link.
+fn mount_read_only(source: &Path, target: &Path, recursive: bool) -> io::Result<()> {
+    let mut copy = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let mut flags = libc::AT_EMPTY_PATH;
+    if recursive {
+        copy |= OpenTreeFlags::AT_RECURSIVE;
+        flags |= libc::AT_RECURSIVE;
+    }
+    let tree = open_tree(CWD, source, copy)?;
+    set_read_only(tree.as_fd(), c"", flags)?;
+    let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    Ok(move_mount(&tree, c"", CWD, target, whole)?)
 }
 
 /// What is missing needs no protection.
@@ -193,84 +193,23 @@ pub(crate) fn skip_missing(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-pub(crate) fn c_path(path: &Path) -> io::Result<CString> {
-    Ok(CString::new(path.as_os_str().as_bytes())?)
-}
-
-fn mount(
-    source: Option<&CStr>,
-    target: &CStr,
-    kind: Option<&CStr>,
-    flags: libc::c_ulong,
-    options: Option<&CStr>,
-) -> io::Result<()> {
-    let pointer = |text: Option<&CStr>| text.map_or(std::ptr::null(), CStr::as_ptr);
-    // SAFETY: all strings are NUL-terminated or null, and live for the call.
-    sys::check(unsafe {
-        libc::mount(
-            pointer(source),
-            target.as_ptr(),
-            pointer(kind),
-            flags,
-            pointer(options).cast(),
-        )
-    })
-    .map(drop)
-}
-
-/// A detached copy of what is mounted at a path.
-fn open_tree(path: &CStr, flags: u32) -> io::Result<OwnedFd> {
-    const CLONE: u32 = 1;
-    let flags = flags | CLONE | libc::O_CLOEXEC as u32;
-    // SAFETY: path is NUL-terminated; the call makes a new descriptor or fails.
-    unsafe {
-        sys::own(libc::syscall(libc::SYS_open_tree, libc::AT_FDCWD, path.as_ptr(), flags) as i32)
-    }
-}
-
-/// Attaches a detached tree at a path, which is not followed if it is a symbolic link.
-fn move_mount(tree: &OwnedFd, target: &CStr) -> io::Result<()> {
-    const FROM_EMPTY_PATH: u32 = 4;
-    // SAFETY: both strings are NUL-terminated and live for the call.
-    sys::check_long(unsafe {
-        libc::syscall(
-            libc::SYS_move_mount,
-            tree.as_raw_fd(),
-            c"".as_ptr(),
-            libc::AT_FDCWD,
-            target.as_ptr(),
-            FROM_EMPTY_PATH,
-        )
-    })
-    .map(drop)
-}
-
-/// `struct mount_attr`.
-#[repr(C)]
-struct MountAttributes {
-    set: u64,
-    clear: u64,
-    propagation: u64,
-    user_namespace: u64,
-}
-
-fn set_read_only(folder: i32, path: &CStr, flags: i32) -> io::Result<()> {
-    const READ_ONLY: u64 = 1;
-    let attributes = MountAttributes {
-        set: READ_ONLY,
-        clear: 0,
+/// Sets what `path`, below `folder`, is mounted by to read-only (mount_setattr(2)).
+fn set_read_only(folder: BorrowedFd<'_>, path: &CStr, flags: i32) -> io::Result<()> {
+    let attributes = libc::mount_attr {
+        attr_set: libc::MOUNT_ATTR_RDONLY,
+        attr_clr: 0,
         propagation: 0,
-        user_namespace: 0,
+        userns_fd: 0,
     };
     // SAFETY: path is NUL-terminated, attributes is live and of the size given.
-    sys::check_long(unsafe {
+    sys::check(unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
-            folder,
+            folder.as_raw_fd(),
             path.as_ptr(),
             flags,
             &raw const attributes,
-            size_of::<MountAttributes>(),
+            size_of_val(&attributes),
         )
     })
     .map(drop)

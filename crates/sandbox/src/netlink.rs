@@ -5,8 +5,14 @@
 //! the answers are there at once, and an error of any message in a packet fails the packet.
 
 use std::io;
-use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send,
+    socket_with,
+};
 
 /// Netlink attributes and messages are padded to this many bytes.
 const ALIGN: usize = 4;
@@ -129,12 +135,9 @@ impl Batch {
 pub(crate) fn tell(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
     let bytes = batch.into_bytes();
     if bytes.len() > MAX_SEND_BYTES {
-        return Err(io::Error::from_raw_os_error(libc::E2BIG));
+        return Err(Errno::TOOBIG.into());
     }
-    // SAFETY: bytes is a live buffer of that length.
-    crate::sys::check_long(unsafe {
-        libc::send(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), 0) as libc::c_long
-    })?;
+    send(fd, &bytes, SendFlags::empty())?;
     Ok(())
 }
 
@@ -144,7 +147,7 @@ pub(crate) fn transact(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
     tell(fd, batch)?;
     let mut buffer = [0_u8; ANSWER_BYTES];
     for _ in 0..MAX_ANSWERS {
-        let length = receive(fd, &mut buffer, libc::MSG_DONTWAIT)?;
+        let length = receive(fd, &mut buffer)?;
         let mut rest = &buffer[..length];
         while let Some((header, body, after)) = next_message(rest) {
             if header.kind == libc::NLMSG_ERROR as u16 {
@@ -153,7 +156,7 @@ pub(crate) fn transact(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
             rest = after;
         }
     }
-    Err(io::Error::from_raw_os_error(libc::EBADMSG))
+    Err(Errno::BADMSG.into())
 }
 
 /// What an `NLMSG_ERROR` says: zero is an acknowledgement.
@@ -165,22 +168,13 @@ pub(crate) fn answer(body: &[u8]) -> io::Result<()> {
     {
         Some(0) => Ok(()),
         Some(code) => Err(io::Error::from_raw_os_error(-code)),
-        None => Err(io::Error::from_raw_os_error(libc::EBADMSG)),
+        None => Err(Errno::BADMSG.into()),
     }
 }
 
-/// Receives one packet.
-pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8], flags: i32) -> io::Result<usize> {
-    // SAFETY: buffer is a live buffer of that length.
-    let got = unsafe {
-        libc::recv(
-            fd.as_raw_fd(),
-            buffer.as_mut_ptr().cast(),
-            buffer.len(),
-            flags,
-        )
-    };
-    usize::try_from(got).map_err(|_| io::Error::last_os_error())
+/// Receives one packet that is there.
+pub(crate) fn receive(fd: BorrowedFd<'_>, buffer: &mut [u8]) -> Result<usize, Errno> {
+    recv(fd, buffer, RecvFlags::DONTWAIT).map(|(length, _)| length)
 }
 
 /// The parts of a message's header that matter here.
@@ -211,27 +205,16 @@ pub(crate) fn next_attr(bytes: &[u8]) -> Option<(u16, &[u8], &[u8])> {
     Some((kind & libc::NLA_TYPE_MASK as u16, value, after))
 }
 
-/// A netlink socket of the namespace the caller is in.
-pub(crate) fn open(protocol: i32) -> io::Result<OwnedFd> {
-    let fd = crate::sys::socket(libc::AF_NETLINK, libc::SOCK_RAW, protocol)?;
-    bind(fd.as_fd())?;
-    Ok(fd)
-}
+/// `NETLINK_ROUTE`, which is number 0.
+pub(crate) const ROUTE: Option<Protocol> = None;
 
-/// Gives a netlink socket its own address.
-fn bind(fd: BorrowedFd<'_>) -> io::Result<()> {
-    // SAFETY: an all-zero sockaddr_nl is valid; the kernel picks the address.
-    let mut address: libc::sockaddr_nl = unsafe { mem::zeroed() };
-    address.nl_family = libc::AF_NETLINK as libc::sa_family_t;
-    // SAFETY: the address is live and of the size given.
-    crate::sys::check(unsafe {
-        libc::bind(
-            fd.as_raw_fd(),
-            (&raw const address).cast(),
-            size_of::<libc::sockaddr_nl>() as libc::socklen_t,
-        )
-    })
-    .map(drop)
+/// A netlink socket of the namespace the caller is in.
+pub(crate) fn open(protocol: Option<Protocol>) -> io::Result<OwnedFd> {
+    let (kind, flags) = (SocketType::RAW, SocketFlags::CLOEXEC);
+    let socket = socket_with(AddressFamily::NETLINK, kind, flags, protocol)?;
+    // The kernel picks the address.
+    bind(&socket, &SocketAddrNetlink::new(0, 0))?;
+    Ok(socket)
 }
 
 #[cfg(test)]

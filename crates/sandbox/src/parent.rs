@@ -4,31 +4,34 @@
 //! own so that no key stops it; the sandbox's first process. This one has a single thread, since
 //! it forks.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid, kill_process, setsid, waitpid};
+use rustix::stdio::{dup2_stdin, dup2_stdout};
+
 use crate::channel::Channel;
 use crate::command::{self, Command};
 use crate::error::{At, SandboxError, Step};
 use crate::gateway_side::GatewaySide;
 use crate::ids::IdMaps;
-use crate::init::{EXIT_GATEWAY_GONE, Init};
-use crate::message::{Order, Report};
+use crate::init::Init;
+use crate::inside::Inside;
+use crate::message::{EXIT_GATEWAY_GONE, GRACE, Order, Report};
 use crate::mounts::Plan;
 use crate::outcome::Outcome;
 use crate::signals::{self, Change, Saved, SignalFd};
-use crate::spec::Spec;
+use crate::spec::{MAX_OPEN_RULES, Spec};
 use crate::terminal::Terminal;
-use crate::{MAX_OPEN_RULES, fds, masks, sys, tap};
+use crate::{fds, masks, sys, tap};
 
 /// How long the gateway may take to write its last records after the sandbox has ended.
 const GATEWAY_END_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the command may take to end after SIGTERM when its time is over.
-pub(crate) const GRACE: Duration = Duration::from_secs(2);
 /// How long a killed process may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the gateway's end may follow the sandbox's when it was its cause.
@@ -60,21 +63,24 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
     let terminal = Terminal::remember();
     let (parent, init_parent) = Channel::pair().at(Step::Prepare, "channel")?;
     let (gateway_channel, init_gateway) = Channel::pair().at(Step::Prepare, "channel")?;
-    let (gateway_life, init_life) = sys::pipe().at(Step::Prepare, "pipe")?;
+    let pipe = pipe_with(PipeFlags::CLOEXEC).at(Step::Prepare, "pipe")?;
+    let (gateway_life, init_life) = pipe;
     let saved = signals::take_over().at(Step::Prepare, "signals")?;
     let signals = SignalFd::for_parent().at(Step::Prepare, "signals")?;
     let timeout = spec.timeout;
     let init = Init {
         parent: init_parent,
         gateway: init_gateway,
-        lifeline: init_life,
+        lifeline: Some(init_life),
         maps,
         unix_sockets,
         plan,
         cwd,
-        addresses: spec.addresses,
-        open: spec.open,
-        tap: spec.tap,
+        inside: Inside {
+            addresses: spec.addresses,
+            open: spec.open,
+            tap: spec.tap,
+        },
         timeout,
         trust: spec.trust,
         probe_refused: spec.probe_refused,
@@ -82,103 +88,98 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
         kept,
         signals: saved,
     };
-    let result = start(init, gateway, (gateway_channel, gateway_life)).and_then(
-        |((init, gateway), maps)| {
-            let mut family = Family {
-                parent,
-                signals,
-                init: Child {
-                    pid: init,
-                    end: None,
-                },
-                gateway: Child {
-                    pid: gateway,
-                    end: None,
-                },
-                stops: 0,
-                started: false,
-                interrupted: None,
-            };
-            let result = family.map(&maps).and_then(|()| family.follow(timeout));
-            family.end(result)
-        },
-    );
+    let ends = GatewayEnds {
+        channel: gateway_channel,
+        lifeline: gateway_life,
+    };
+    let result = start(init, gateway, ends).and_then(|started| {
+        let mut family = Family {
+            parent,
+            signals,
+            init: Child::new(started.init),
+            gateway: Child::new(started.gateway),
+            stops: 0,
+            started: false,
+            interrupted: None,
+        };
+        let mapped = family.map(&started.maps);
+        let result = mapped.and_then(|()| family.follow(timeout));
+        family.end(result)
+    });
     terminal.take_back();
     saved.restore();
     result
 }
 
+/// The gateway's ends of what connects it with the sandbox.
+struct GatewayEnds {
+    channel: Channel,
+    lifeline: OwnedFd,
+}
+
+/// The two processes that have been started.
+struct Started {
+    init: Pid,
+    gateway: Pid,
+    maps: IdMaps,
+}
+
 /// Starts the sandbox's first process, then the gateway's.
+///
+/// The costly namespaces are left to the first process, so that they are made while the gateway
+/// starts.
 fn start(
     init: Init,
     gateway: impl FnOnce(GatewaySide) -> i32,
-    (channel, life): (Channel, OwnedFd),
-) -> Result<((libc::pid_t, libc::pid_t), IdMaps), SandboxError> {
-    let first = clone_init()?;
-    if first == 0 {
+    ends: GatewayEnds,
+) -> Result<Started, SandboxError> {
+    // SAFETY: this process has one thread, which `check` has seen.
+    let Some(first) = unsafe { sys::fork_into_namespaces() }.at(Step::UserNamespace, "")? else {
         init.main();
-    }
+    };
     let saved = init.signals;
-    // SAFETY: this process has one thread, so the child may do anything.
-    let second = match sys::check(unsafe { libc::fork() }) {
-        Ok(0) => {
+    // SAFETY: as above.
+    match unsafe { sys::fork() } {
+        Ok(None) => {
             // The sandbox's ends must not stay open here: their closing is the news of its end.
             drop(init);
-            // SAFETY: getppid cannot fail.
-            let parent = unsafe { libc::getppid() };
+            let parent = getppid();
             become_gateway(&saved);
-            let side = GatewaySide::new(channel, life, first.unsigned_abs());
+            let first = first.as_raw_pid().unsigned_abs();
+            let side = GatewaySide::new(ends.channel, ends.lifeline, first);
             let code = catch_unwind(AssertUnwindSafe(|| gateway(side))).unwrap_or(EXIT_PANIC);
             wake(parent);
-            // SAFETY: ends the gateway's process without running the parent's exit handlers.
-            unsafe { libc::_exit(code) }
+            sys::exit(code)
         }
-        Ok(pid) => pid,
+        Ok(Some(second)) => Ok(Started {
+            init: first,
+            gateway: second,
+            maps: init.maps,
+        }),
         Err(error) => {
-            kill(first, libc::SIGKILL);
-            // SAFETY: a null status is allowed.
-            unsafe { libc::waitpid(first, std::ptr::null_mut(), 0) };
-            return Err(SandboxError::setup(Step::Fork, "", error));
+            let _ = kill_process(first, Signal::KILL);
+            let _ = waitpid(Some(first), WaitOptions::empty());
+            Err(SandboxError::setup(Step::Fork, "", error))
         }
-    };
-    Ok(((first, second), init.maps))
-}
-
-/// A child in new user and PID namespaces; returns 0 in it.
-///
-/// The costly namespaces are left to the child, so that they are made while the gateway starts.
-pub(crate) fn clone_init() -> Result<libc::pid_t, SandboxError> {
-    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::SIGCHLD;
-    // SAFETY: a clone without a new stack is a fork; this process has one thread.
-    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
-    sys::check_long(pid)
-        .at(Step::UserNamespace, "")
-        .map(|pid| pid as libc::pid_t)
+    }
 }
 
 /// A session of its own: no terminal, so no key reaches it. It reads nothing and prints nothing.
 fn become_gateway(saved: &Saved) {
-    // SAFETY: plain system calls; the path is NUL-terminated.
-    unsafe {
-        libc::setsid();
-        let null = libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
-        if null >= 0 {
-            libc::dup2(null, 0);
-            libc::dup2(null, 1);
-            libc::close(null);
-        }
+    let _ = setsid();
+    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
+        let _ = dup2_stdin(&null);
+        let _ = dup2_stdout(&null);
     }
     saved.restore();
 }
 
 /// Lets the parent go on if it is stopped: the command's job is, and nobody else would tell it that
 /// the sandbox is gone.
-fn wake(parent: libc::pid_t) {
-    // SAFETY: getppid cannot fail; the process is this one's parent still, or nothing is sent.
-    unsafe {
-        if libc::getppid() == parent {
-            libc::kill(parent, libc::SIGCONT);
-        }
+fn wake(parent: Option<Pid>) {
+    // The process is this one's parent still, or nothing is sent.
+    if let Some(parent) = parent.filter(|_| getppid() == parent) {
+        let _ = kill_process(parent, Signal::CONT);
     }
 }
 
@@ -242,8 +243,21 @@ fn absolute(path: &Path) -> PathBuf {
 
 #[derive(Debug)]
 struct Child {
-    pid: libc::pid_t,
+    pid: Pid,
     end: Option<Change>,
+}
+
+impl Child {
+    fn new(pid: Pid) -> Self {
+        Self { pid, end: None }
+    }
+
+    /// Ends it, unless it has been reaped: its number may be another's then.
+    fn kill(&self) {
+        if self.end.is_none() {
+            let _ = kill_process(self.pid, Signal::KILL);
+        }
+    }
 }
 
 /// The processes that this one looks after.
@@ -267,12 +281,9 @@ impl Family {
                 .at(Step::IdMap, "")
                 .map_err(|error| {
                     // A process that has ended cannot be mapped; why it has ended is the news.
-                    match self
-                        .parent
-                        .receive_with_fds(Duration::ZERO)
-                        .map(|got| Report::decode(&got.0))
-                    {
-                        Ok(Some(Report::Failed(cause))) => cause,
+                    let news = self.parent.receive(Duration::ZERO).ok();
+                    match news.and_then(|news| Report::decode(&news.bytes)) {
+                        Some(Report::Failed(cause)) => cause,
                         _ => error,
                     }
                 })?;
@@ -315,9 +326,10 @@ impl Family {
             if !report {
                 continue;
             }
-            let message = self.parent.receive_with_fds(Duration::ZERO);
-            let message = message.map(|(message, _)| message).unwrap_or_default();
-            let report = Report::decode(&message);
+            let message = self.parent.receive(Duration::ZERO);
+            let report = message
+                .ok()
+                .and_then(|message| Report::decode(&message.bytes));
             if matches!(report, Some(Report::Stopped)) {
                 self.stops = self.stops.wrapping_add(1);
             }
@@ -337,7 +349,9 @@ impl Family {
                 Some(Report::Stopped)
                     if deadline.is_some_and(|at| at <= Instant::now()) || self.init_ended() => {}
                 // The shell sees this process stop, as it would see the command.
-                Some(Report::Stopped) => kill(std::process::id() as libc::pid_t, libc::SIGSTOP),
+                Some(Report::Stopped) => {
+                    let _ = kill_process(getpid(), Signal::STOP);
+                }
                 // The first process ends by itself what this one, stopped, could not.
                 None if timed_out || deadline.is_some_and(|at| at <= Instant::now()) => {
                     return Ok(Outcome::TimedOut);
@@ -375,7 +389,7 @@ impl Family {
     fn reap(&mut self) {
         for child in [&mut self.init, &mut self.gateway] {
             if child.end.is_none()
-                && let Some((_, end)) = signals::reap(child.pid)
+                && let Some(end) = signals::reap(child.pid)
                 && end.is_end()
             {
                 child.end = Some(end);
@@ -418,12 +432,12 @@ impl Family {
     /// Ends everything that is left, whatever the result.
     fn end(mut self, result: Result<Outcome, SandboxError>) -> Result<Outcome, SandboxError> {
         if !matches!(result, Ok(Outcome::Exited(_) | Outcome::Signaled(_))) {
-            kill(self.init.pid, libc::SIGKILL);
+            self.init.kill();
         }
         self.await_init();
         self.await_end(GATEWAY_END_TIMEOUT, |family| family.gateway.end.is_some());
         if self.gateway.end.is_none() {
-            kill(self.gateway.pid, libc::SIGKILL);
+            self.gateway.kill();
             self.await_end(KILL_TIMEOUT, |family| family.gateway.end.is_some());
         }
         result
@@ -446,9 +460,4 @@ impl Family {
             while self.signals.next().is_some() {}
         }
     }
-}
-
-fn kill(pid: libc::pid_t, signal: i32) {
-    // SAFETY: the process is this one or a child that has not been reaped.
-    unsafe { libc::kill(pid, signal) };
 }

@@ -3,11 +3,14 @@
 //! It answers "failing open": rules that did not apply, a gateway that does not serve. Both
 //! probes are in flight at once and nothing sleeps.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, SocketType, connect, recv, send, sockopt};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::error::{At, SandboxError, Step};
 use crate::listeners::{self, DNS_PORT};
@@ -17,7 +20,10 @@ use crate::sys;
 /// How long the resolver may take to answer the probe.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a refusal may take; it is the kernel's and takes microseconds.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+const REFUSAL_TIMEOUT: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
 /// Random bytes in the probe's name; the name has two characters for each.
 const NONCE_BYTES: usize = 8;
 /// The length of a DNS header, in bytes.
@@ -40,22 +46,12 @@ pub(crate) struct Question {
 /// It can be sent before the gateway serves: the datagram waits at the listener.
 pub(crate) fn ask(addresses: &Addresses) -> Result<Question, SandboxError> {
     let mut random = [0_u8; NONCE_BYTES + 2];
-    random_bytes(&mut random).at(Step::ProbeAnswered, "random bytes")?;
+    getrandom(&mut random, GetRandomFlags::empty()).at(Step::ProbeAnswered, "random bytes")?;
     let query = query(&random);
-    let socket = sys::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_NONBLOCK, 0)
-        .at(Step::ProbeAnswered, "socket")?;
+    let socket = listeners::open(true, SocketType::DGRAM).at(Step::ProbeAnswered, "socket")?;
     let resolver = SocketAddr::new(IpAddr::V4(addresses.resolver4), DNS_PORT);
-    listeners::connect(socket.as_fd(), resolver).at(Step::ProbeAnswered, "connect")?;
-    // SAFETY: query is a live buffer of that length.
-    sys::check_long(unsafe {
-        libc::send(
-            socket.as_raw_fd(),
-            query.as_ptr().cast(),
-            query.len(),
-            libc::MSG_NOSIGNAL,
-        ) as libc::c_long
-    })
-    .at(Step::ProbeAnswered, "send")?;
+    connect(&socket, &resolver).at(Step::ProbeAnswered, "connect")?;
+    send(&socket, &query, SendFlags::NOSIGNAL).at(Step::ProbeAnswered, "send")?;
     Ok(Question { socket, query })
 }
 
@@ -71,17 +67,9 @@ impl Question {
                 "no answer within 2 s",
             ));
         }
-        // SAFETY: answer is a live buffer of that length.
-        let got = sys::check_long(unsafe {
-            libc::recv(
-                self.socket.as_raw_fd(),
-                answer.as_mut_ptr().cast(),
-                answer.len(),
-                0,
-            ) as libc::c_long
-        })
-        .at(Step::ProbeAnswered, "receive")?;
-        if answers(&self.query, &answer[..got as usize]) {
+        let (got, _) = recv(&self.socket, &mut answer, RecvFlags::empty())
+            .at(Step::ProbeAnswered, "receive")?;
+        if answers(&self.query, &answer[..got]) {
             Ok(())
         } else {
             Err(SandboxError::refused(
@@ -94,58 +82,27 @@ impl Question {
 
 /// Connects to an address that must be refused.
 pub(crate) fn refused(destination: SocketAddr) -> Result<(), SandboxError> {
-    let domain = if destination.is_ipv4() {
-        libc::AF_INET
-    } else {
-        libc::AF_INET6
-    };
-    let socket = sys::socket(domain, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0)
+    let socket = listeners::open(destination.is_ipv4(), SocketType::STREAM)
         .at(Step::ProbeRefused, "socket")?;
-    let error = match listeners::connect(socket.as_fd(), destination) {
-        Ok(()) => None,
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {
-            let mut set = libc::pollfd {
-                fd: socket.as_raw_fd(),
-                events: libc::POLLOUT,
-                revents: 0,
-            };
-            // SAFETY: set is one live entry.
-            sys::check(unsafe {
-                libc::poll(&raw mut set, 1, REFUSAL_TIMEOUT.as_millis() as libc::c_int)
-            })
-            .at(Step::ProbeRefused, "poll")?;
-            match sys::get_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_ERROR)
-                .at(Step::ProbeRefused, "status")?
-            {
-                0 => None,
-                errno => Some(errno),
-            }
+    let error = match connect(&socket, &destination) {
+        Err(Errno::INPROGRESS) => {
+            let mut set = [PollFd::new(&socket, PollFlags::OUT)];
+            poll(&mut set, Some(&REFUSAL_TIMEOUT)).at(Step::ProbeRefused, "poll")?;
+            sockopt::socket_error(&socket).at(Step::ProbeRefused, "status")?
         }
-        Err(error) => error.raw_os_error(),
+        result => result,
     };
     match error {
-        Some(libc::ECONNREFUSED) => Ok(()),
-        Some(errno) => Err(SandboxError::refused(
+        Err(Errno::CONNREFUSED) => Ok(()),
+        Err(error) => Err(SandboxError::refused(
             Step::ProbeRefused,
-            format!(
-                "connecting to {destination} gave: {}",
-                io::Error::from_raw_os_error(errno)
-            ),
+            format!("connecting to {destination} gave: {error}"),
         )),
-        None => Err(SandboxError::refused(
+        Ok(()) => Err(SandboxError::refused(
             Step::ProbeRefused,
             format!("a connection to {destination} was not refused"),
         )),
     }
-}
-
-fn random_bytes(buffer: &mut [u8]) -> io::Result<()> {
-    // SAFETY: buffer is live and of that length.
-    let got = unsafe { libc::getrandom(buffer.as_mut_ptr().cast(), buffer.len(), 0) };
-    if got == buffer.len() as isize {
-        return Ok(());
-    }
-    File::open("/dev/urandom")?.read_exact(buffer)
 }
 
 /// A query for `<16 hex digits>.probe.portcullis.internal TXT`; two random bytes are its id.

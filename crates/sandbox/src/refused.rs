@@ -7,11 +7,15 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use rustix::io::Errno;
+use rustix::net::netlink::NETFILTER;
+use rustix::net::sockopt;
+
 use crate::netlink::{self, Batch};
 use crate::rules::LOG_GROUP;
 
 /// The kernel's queue for one sandbox, in bytes.
-const QUEUE_BYTES: i32 = 1024 * 1024;
+const QUEUE_BYTES: usize = 1024 * 1024;
 /// The most packets of messages one [`RefusedLog::read`] takes.
 const MAX_READS: usize = 64;
 /// Room for one packet of messages, in bytes.
@@ -93,14 +97,12 @@ impl RefusedLog {
         let mut batch = RefusedBatch::default();
         let mut buffer = [0_u8; READ_BYTES];
         for _ in 0..MAX_READS {
-            match netlink::receive(self.socket.as_fd(), &mut buffer, libc::MSG_DONTWAIT) {
+            match netlink::receive(self.socket.as_fd(), &mut buffer) {
                 Ok(length) => parse(&buffer[..length], &mut batch.refused)?,
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EAGAIN) => return Ok(batch),
-                    Some(libc::ENOBUFS) => batch.overflows += 1,
-                    Some(libc::EINTR) => {}
-                    _ => return Err(error),
-                },
+                Err(Errno::AGAIN) => return Ok(batch),
+                Err(Errno::NOBUFS) => batch.overflows += 1,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         batch.more = true;
@@ -122,32 +124,24 @@ impl AsRawFd for RefusedLog {
 
 /// Makes the log's socket; it hears nothing before [`begin`].
 pub(crate) fn make_socket() -> io::Result<OwnedFd> {
-    let socket = netlink::open(libc::NETLINK_NETFILTER)?;
+    let socket = netlink::open(Some(NETFILTER))?;
     // Needs CAP_NET_ADMIN over the namespace; without it the system's limit applies.
-    if crate::sys::set_option(
-        socket.as_fd(),
-        libc::SOL_SOCKET,
-        libc::SO_RCVBUFFORCE,
-        QUEUE_BYTES,
-    )
-    .is_err()
-    {
-        crate::sys::set_option(
-            socket.as_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVBUF,
-            QUEUE_BYTES,
-        )?;
+    if sockopt::set_socket_recv_buffer_size_force(&socket, QUEUE_BYTES).is_err() {
+        sockopt::set_socket_recv_buffer_size(&socket, QUEUE_BYTES)?;
     }
     Ok(socket)
 }
 
-/// Begins logging to the socket; the kernel has it when this returns.
+/// Begins logging to [`crate::SocketName::RefusalLog`]; the kernel has it when this returns. Needs
+/// `CAP_NET_ADMIN` over the socket's namespace.
 ///
 /// The gateway reads the socket already, so no answer is waited for here: it would be taken by the
 /// gateway. The kernel only answers when it refuses, and [`RefusedLog::read`] then fails, which
 /// ends the sandbox.
-pub(crate) fn begin(socket: BorrowedFd<'_>) -> io::Result<()> {
+///
+/// # Errors
+/// The message cannot be sent.
+pub fn begin_refusal_log(socket: BorrowedFd<'_>) -> io::Result<()> {
     let [high, low] = LOG_GROUP.to_be_bytes();
     let mut batch = Batch::with_capacity(64);
     batch.message(MESSAGE_CONFIG, 0, &[0, 0, high, low]);

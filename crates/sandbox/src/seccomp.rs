@@ -8,6 +8,8 @@
 
 use std::io;
 
+use rustix::thread::set_no_new_privs;
+
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const JUMP_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
@@ -169,21 +171,17 @@ const fn jump(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
 
 /// Puts the calling process, and all it will start, under the filter, for good.
 pub(crate) fn install(program: &[libc::sock_filter]) -> io::Result<()> {
+    set_no_new_privs(true)?;
     let header = libc::sock_fprog {
         len: program.len() as libc::c_ushort,
         filter: program.as_ptr().cast_mut(),
     };
-    // SAFETY: plain prctl, then a filter of `len` live instructions that the kernel copies.
-    unsafe {
-        crate::sys::check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
-        crate::sys::check_long(libc::syscall(
-            libc::SYS_seccomp,
-            libc::SECCOMP_SET_MODE_FILTER,
-            0,
-            &raw const header,
-        ))?;
-    }
-    Ok(())
+    // SAFETY: the filter has `len` live instructions, which the kernel copies.
+    let installed = unsafe {
+        let mode = libc::SECCOMP_SET_MODE_FILTER;
+        libc::syscall(libc::SYS_seccomp, mode, 0, &raw const header)
+    };
+    crate::sys::check(installed).map(drop)
 }
 
 #[cfg(test)]

@@ -2,56 +2,49 @@
 
 use std::io;
 use std::mem;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr;
 
-use crate::sys;
+use nix::sys::signal::{SigAction, SigHandler, SigSet, SigmaskHow, Signal, sigaction};
+use nix::sys::signalfd::{self, SfdFlags};
+use rustix::process::{Pid, WaitOptions, WaitStatus, wait, waitpid};
 
 /// The signals that the parent passes on. The terminal's own reach the command by themselves.
-const PASSED_ON: [i32; 9] = [
-    libc::SIGHUP,
-    libc::SIGINT,
-    libc::SIGQUIT,
-    libc::SIGTERM,
-    libc::SIGUSR1,
-    libc::SIGUSR2,
-    libc::SIGWINCH,
-    libc::SIGTSTP,
-    libc::SIGCONT,
+const PASSED_ON: [Signal; 9] = [
+    Signal::SIGHUP,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGTERM,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGWINCH,
+    Signal::SIGTSTP,
+    Signal::SIGCONT,
 ];
 
 /// The signal state of the caller, for the command to start with.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Saved {
-    mask: libc::sigset_t,
-    child: libc::sigaction,
+    mask: SigSet,
+    child: SigAction,
 }
 
 /// Blocks what is going to be read from a descriptor, and makes children waitable.
 pub(crate) fn take_over() -> io::Result<Saved> {
-    let set = set_of(
-        PASSED_ON
-            .iter()
-            .chain(&[libc::SIGCHLD, libc::SIGTTOU, libc::SIGTTIN]),
-    );
-    // SAFETY: all pointers are to live values of the right type; a zeroed sigaction is the
-    // default action.
-    unsafe {
-        let mut mask: libc::sigset_t = mem::zeroed();
-        sys::check(libc::sigprocmask(
-            libc::SIG_BLOCK,
-            &raw const set,
-            &raw mut mask,
-        ))?;
-        let mut child: libc::sigaction = mem::zeroed();
-        let default: libc::sigaction = mem::zeroed();
-        sys::check(libc::sigaction(
-            libc::SIGCHLD,
-            &raw const default,
-            &raw mut child,
-        ))?;
-        Ok(Saved { mask, child })
-    }
+    let own = [Signal::SIGCHLD, Signal::SIGTTOU, Signal::SIGTTIN];
+    let blocked: SigSet = PASSED_ON.into_iter().chain(own).collect();
+    let mask = blocked.thread_swap_mask(SigmaskHow::SIG_BLOCK)?;
+    // SAFETY: the default action runs no code of this process.
+    let child = unsafe { sigaction(Signal::SIGCHLD, &default_action())? };
+    Ok(Saved { mask, child })
+}
+
+fn default_action() -> SigAction {
+    SigAction::new(
+        SigHandler::SigDfl,
+        nix::sys::signal::SaFlags::empty(),
+        SigSet::empty(),
+    )
 }
 
 /// Whether the caller has this signal ignored (`nohup`, a shell's background job): what is blocked
@@ -68,81 +61,61 @@ pub(crate) fn is_ignored(signal: i32) -> bool {
 impl Saved {
     /// Gives the caller its state back.
     pub(crate) fn restore(&self) {
-        // SAFETY: both values came from the kernel.
-        unsafe {
-            libc::sigaction(libc::SIGCHLD, &raw const self.child, ptr::null_mut());
-            libc::sigprocmask(libc::SIG_SETMASK, &raw const self.mask, ptr::null_mut());
-        }
+        // SAFETY: the action is the caller's own.
+        let _ = unsafe { sigaction(Signal::SIGCHLD, &self.child) };
+        let _ = self.mask.thread_set_mask();
     }
 
     /// The state a command expects: the caller's, but with SIGPIPE as the kernel has it, since
     /// the Rust runtime ignores it in this process.
     pub(crate) fn restore_for_command(&self) {
-        // SAFETY: SIG_DFL is a valid disposition.
-        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+        // SAFETY: the default action runs no code of this process.
+        let _ = unsafe { sigaction(Signal::SIGPIPE, &default_action()) };
         self.restore();
     }
 }
 
 /// Signals read from a descriptor.
 #[derive(Debug)]
-pub(crate) struct SignalFd(OwnedFd);
+pub(crate) struct SignalFd(signalfd::SignalFd);
 
-/// One signal that arrived.
+/// A signal that arrived.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrived {
     pub(crate) number: i32,
-    /// Sent by the kernel (a key on the terminal), not by a process.
+    /// Sent by the kernel (a key at the terminal, a child) and not by another process.
     pub(crate) from_kernel: bool,
 }
 
 impl SignalFd {
     /// Reads what [`take_over`] blocks.
     pub(crate) fn for_parent() -> io::Result<Self> {
-        Self::of(&set_of(PASSED_ON.iter().chain(&[libc::SIGCHLD])))
+        Self::of(PASSED_ON.into_iter().chain([Signal::SIGCHLD]).collect())
     }
 
     /// Reads SIGCHLD only.
     pub(crate) fn for_children() -> io::Result<Self> {
-        Self::of(&set_of(&[libc::SIGCHLD]))
+        Self::of(SigSet::from(Signal::SIGCHLD))
     }
 
-    fn of(set: &libc::sigset_t) -> io::Result<Self> {
-        let flags = libc::SFD_CLOEXEC | libc::SFD_NONBLOCK;
-        // SAFETY: set is live; the call makes a new descriptor or fails.
-        unsafe { sys::own(libc::signalfd(-1, ptr::from_ref(set), flags)).map(Self) }
+    fn of(set: SigSet) -> io::Result<Self> {
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Self(signalfd::SignalFd::with_flags(&set, flags)?))
     }
 
     /// The next signal, if one is there.
     pub(crate) fn next(&self) -> Option<Arrived> {
-        // SAFETY: an all-zero signalfd_siginfo is valid, read fills at most its size.
-        unsafe {
-            let mut info: libc::signalfd_siginfo = mem::zeroed();
-            let size = size_of::<libc::signalfd_siginfo>();
-            let got = libc::read(self.0.as_raw_fd(), (&raw mut info).cast(), size);
-            (got == size as isize).then_some(Arrived {
-                number: info.ssi_signo as i32,
-                from_kernel: info.ssi_code > 0,
-            })
-        }
+        let info = self.0.read_signal().ok()??;
+        Some(Arrived {
+            number: info.ssi_signo as i32,
+            from_kernel: info.ssi_code > 0,
+        })
     }
 }
 
 impl AsFd for SignalFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
-    }
-}
-
-fn set_of<'a>(signals: impl IntoIterator<Item = &'a i32>) -> libc::sigset_t {
-    // SAFETY: sigemptyset makes the zeroed set valid; the numbers are signals.
-    unsafe {
-        let mut set: libc::sigset_t = mem::zeroed();
-        libc::sigemptyset(&raw mut set);
-        for signal in signals {
-            libc::sigaddset(&raw mut set, *signal);
-        }
-        set
     }
 }
 
@@ -156,29 +129,37 @@ pub(crate) enum Change {
 }
 
 impl Change {
+    fn of(status: WaitStatus) -> Self {
+        if let Some(code) = status.exit_status() {
+            Self::Exited(code)
+        } else if let Some(signal) = status.terminating_signal() {
+            Self::Signaled(signal)
+        } else if status.continued() {
+            Self::Continued
+        } else {
+            Self::Stopped
+        }
+    }
+
     /// Whether the child is gone.
     pub(crate) fn is_end(self) -> bool {
         matches!(self, Self::Exited(_) | Self::Signaled(_))
     }
 }
 
-/// Reaps one child (`-1`: any), without waiting; none when there is nothing to reap.
-pub(crate) fn reap(pid: libc::pid_t) -> Option<(libc::pid_t, Change)> {
-    let mut status = 0;
-    let what = libc::WNOHANG | libc::WUNTRACED | libc::WCONTINUED;
-    // SAFETY: status is live.
-    let found = unsafe { libc::waitpid(pid, &raw mut status, what) };
-    if found <= 0 {
-        return None;
-    }
-    let change = if libc::WIFEXITED(status) {
-        Change::Exited(libc::WEXITSTATUS(status))
-    } else if libc::WIFSIGNALED(status) {
-        Change::Signaled(libc::WTERMSIG(status))
-    } else if libc::WIFCONTINUED(status) {
-        Change::Continued
-    } else {
-        Change::Stopped
-    };
-    Some((found, change))
+/// What is looked for at children: any change, without waiting for one.
+const CHANGES: WaitOptions = WaitOptions::NOHANG
+    .union(WaitOptions::UNTRACED)
+    .union(WaitOptions::CONTINUED);
+
+/// Reaps one child, without waiting; none when there is nothing to reap.
+pub(crate) fn reap(child: Pid) -> Option<Change> {
+    let (_, status) = waitpid(Some(child), CHANGES).ok()??;
+    Some(Change::of(status))
+}
+
+/// The same for whichever child has changed.
+pub(crate) fn reap_any() -> Option<(Pid, Change)> {
+    let (pid, status) = wait(CHANGES).ok()??;
+    Some((pid, Change::of(status)))
 }

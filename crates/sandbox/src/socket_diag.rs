@@ -9,6 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
+use rustix::net::netlink::SOCK_DIAG;
+
 use crate::netlink::{self, Batch};
 
 /// `SOCK_DIAG_BY_FAMILY`
@@ -36,7 +38,7 @@ pub(crate) struct SocketDiag(Mutex<OwnedFd>);
 
 /// Makes the netlink socket.
 pub(crate) fn make_socket() -> io::Result<OwnedFd> {
-    netlink::open(libc::NETLINK_SOCK_DIAG)
+    netlink::open(Some(SOCK_DIAG))
 }
 
 impl SocketDiag {
@@ -59,7 +61,7 @@ impl SocketDiag {
         netlink::tell(socket.as_fd(), batch)?;
         let mut buffer = [0_u8; ANSWER_BYTES];
         for _ in 0..MAX_ANSWERS {
-            let length = netlink::receive(socket.as_fd(), &mut buffer, libc::MSG_DONTWAIT)?;
+            let length = netlink::receive(socket.as_fd(), &mut buffer)?;
             let Some((header, body, _)) = netlink::next_message(&buffer[..length]) else {
                 break;
             };

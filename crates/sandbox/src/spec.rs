@@ -7,6 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The most static rules ([`OpenRules::rules`] and [`OpenRules::closed`]) one sandbox may have.
+pub const MAX_OPEN_RULES: usize = 1024;
+/// The most UDP ports with a socket of their own in one sandbox.
+pub const MAX_DATAGRAM_PORTS: usize = 32;
+
 /// How one sandbox is to be made and what runs in it.
 #[derive(Debug, Clone)]
 pub struct Spec {

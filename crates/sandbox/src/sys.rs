@@ -1,65 +1,46 @@
-//! Thin safe wrappers over the system calls that several files need.
+//! Thin wrappers over the system calls that the libraries do not have, or not as safe functions.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::process::Pid;
+
 /// The usual `-1` convention as a `Result`.
-pub(crate) fn check(result: libc::c_int) -> io::Result<libc::c_int> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
+pub(crate) fn check(result: impl Into<i64>) -> io::Result<i64> {
+    match result.into() {
+        result if result < 0 => Err(io::Error::last_os_error()),
+        result => Ok(result),
     }
 }
 
-/// The same for raw system calls.
-pub(crate) fn check_long(result: libc::c_long) -> io::Result<libc::c_long> {
-    if result < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(result)
-    }
+/// Ends this process at once, without anything that was to be done at its exit.
+pub(crate) fn exit(code: i32) -> ! {
+    // SAFETY: the call has no conditions and does not return.
+    unsafe { libc::_exit(code) }
 }
 
-/// Takes a descriptor the kernel has just returned.
+/// Makes a child process; none in the child itself.
 ///
 /// # Safety
-/// `fd` is the result of a system call that makes a new descriptor, or negative with errno set.
-pub(crate) unsafe fn own(fd: libc::c_int) -> io::Result<OwnedFd> {
-    // SAFETY: the caller says that a non-negative fd is new and unowned.
-    check(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+/// The calling process has a single thread: the child may then do anything.
+pub(crate) unsafe fn fork() -> io::Result<Option<Pid>> {
+    // SAFETY: the caller vouches for the single thread.
+    let pid = check(unsafe { libc::fork() })?;
+    Ok(Pid::from_raw(pid as i32))
 }
 
-/// A connected pair of Unix seqpacket sockets, close-on-exec.
-pub(crate) fn socketpair_seqpacket() -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut fds = [-1; 2];
-    // SAFETY: fds has room for the two descriptors.
-    check(unsafe {
-        libc::socketpair(
-            libc::AF_UNIX,
-            libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
-            0,
-            fds.as_mut_ptr(),
-        )
-    })?;
-    // SAFETY: both descriptors are new.
-    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
-}
-
-/// A pipe (read end, write end), close-on-exec.
-pub(crate) fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut fds = [-1; 2];
-    // SAFETY: fds has room for the two descriptors.
-    check(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) })?;
-    // SAFETY: both descriptors are new.
-    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
-}
-
-/// A socket, close-on-exec; `kind` may carry `SOCK_NONBLOCK`.
-pub(crate) fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
-    // SAFETY: socket makes a new descriptor or fails.
-    unsafe { own(libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol)) }
+/// Makes a child process in new user and PID namespaces; none in the child itself.
+///
+/// # Safety
+/// The calling process has a single thread: the child may then do anything.
+pub(crate) unsafe fn fork_into_namespaces() -> io::Result<Option<Pid>> {
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWPID | libc::SIGCHLD;
+    // SAFETY: a clone without a new stack is a fork; the caller vouches for the single thread.
+    let pid = check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) })?;
+    Ok(Pid::from_raw(pid as i32))
 }
 
 /// Sets an integer socket option.
@@ -77,55 +58,23 @@ pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) 
     .map(drop)
 }
 
-/// Reads an integer socket option.
-pub(crate) fn get_option(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i32> {
-    let mut value = 0_i32;
-    let mut length = size_of::<i32>() as libc::socklen_t;
-    // SAFETY: value has room for `length` bytes.
-    check(unsafe {
-        libc::getsockopt(
-            fd.as_raw_fd(),
-            level,
-            name,
-            (&raw mut value).cast(),
-            &raw mut length,
-        )
-    })?;
-    Ok(value)
-}
-
 /// Polls several descriptors for input; true where one is readable, hung up or broken.
 pub(crate) fn poll<const N: usize>(
     fds: [BorrowedFd<'_>; N],
     wait: Option<Duration>,
 ) -> io::Result<[bool; N]> {
     let deadline = wait.map(|wait| Instant::now() + wait);
-    let mut set = fds.map(|fd| libc::pollfd {
-        fd: fd.as_raw_fd(),
-        events: libc::POLLIN,
-        revents: 0,
-    });
+    let mut set = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
     loop {
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let timeout = left.map(|left| libc::timespec {
-            tv_sec: left.as_secs() as libc::time_t,
+        let left = left.map(|left| Timespec {
+            tv_sec: left.as_secs() as i64,
             tv_nsec: left.subsec_nanos().into(),
         });
-        let pointer = timeout
-            .as_ref()
-            .map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY: set holds N entries; timeout outlives the call.
-        match check(unsafe {
-            libc::ppoll(
-                set.as_mut_ptr(),
-                N as libc::nfds_t,
-                pointer,
-                std::ptr::null(),
-            )
-        }) {
-            Ok(_) => return Ok(set.map(|entry| entry.revents != 0)),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        match rustix::event::poll(&mut set, left.as_ref()) {
+            Ok(_) => return Ok(set.map(|entry| !entry.revents().is_empty())),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

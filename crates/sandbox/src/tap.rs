@@ -7,6 +7,11 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 
+use rustix::net::SocketType;
+use rustix::net::netdevice::name_to_index;
+use rustix::process::geteuid;
+
+use crate::listeners;
 use crate::sys;
 
 /// The prefix length of the guest's network.
@@ -27,8 +32,12 @@ pub(crate) fn valid_name(name: &str) -> bool {
 /// Makes the device for the calling user; returns its index.
 pub(crate) fn make(name: &str) -> io::Result<u32> {
     let tun = OpenOptions::new().read(true).write(true).open(DEVICE)?;
-    // SAFETY: an all-zero ifreq is valid.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    let mut request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru {
+            ifru_flags: (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short,
+        },
+    };
     for (to, from) in request
         .ifr_name
         .iter_mut()
@@ -36,18 +45,14 @@ pub(crate) fn make(name: &str) -> io::Result<u32> {
     {
         *to = from as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as _;
-    // SAFETY: TUNSETIFF reads and writes one ifreq.
-    sys::check(unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) })?;
-    // SAFETY: geteuid cannot fail; the two requests take an integer argument.
+    let user = libc::c_ulong::from(geteuid().as_raw());
+    let persist: libc::c_ulong = 1;
+    // SAFETY: TUNSETIFF reads and writes one live ifreq; the other two take a number.
     unsafe {
-        let user = libc::c_ulong::from(libc::geteuid());
-        sys::check(libc::ioctl(tun.as_raw_fd(), libc::TUNSETOWNER as _, user))?;
-        sys::check(libc::ioctl(
-            tun.as_raw_fd(),
-            libc::TUNSETPERSIST as _,
-            1 as libc::c_ulong,
-        ))?;
+        let tun = tun.as_raw_fd();
+        sys::check(libc::ioctl(tun, libc::TUNSETIFF as _, &raw mut request))?;
+        sys::check(libc::ioctl(tun, libc::TUNSETOWNER as _, user))?;
+        sys::check(libc::ioctl(tun, libc::TUNSETPERSIST as _, persist))?;
     }
     // IPv6 on the device would have the kernel speak first; the guest's IPv6 comes later.
     let switch = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
@@ -55,12 +60,9 @@ pub(crate) fn make(name: &str) -> io::Result<u32> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let name = std::ffi::CString::new(name)?;
-    // SAFETY: name is a NUL-terminated string.
-    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
-        0 => Err(io::Error::last_os_error()),
-        index => Ok(index),
-    }
+    // Any socket of the namespace answers.
+    let socket = listeners::open(true, SocketType::DGRAM)?;
+    Ok(name_to_index(&socket, name)?)
 }
 
 #[cfg(test)]

@@ -12,9 +12,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{MemfdFlags, memfd_create};
+
 use crate::error::{At, SandboxError, Step};
 use crate::mounts;
-use crate::sys;
 
 /// The gateway's own authority, PEM, inside the sandbox.
 pub const TRUST_CA: &str = "/run/portcullis/ca.pem";
@@ -110,9 +111,7 @@ fn write(path: &str, from: File) -> io::Result<()> {
 
 /// A file that exists in memory alone, to be read from its start.
 fn in_memory(bytes: &[u8]) -> io::Result<OwnedFd> {
-    // SAFETY: the name is NUL-terminated; the call makes a new descriptor or fails.
-    let fd = unsafe { sys::own(libc::memfd_create(c"trust".as_ptr(), libc::MFD_CLOEXEC))? };
-    let mut file = File::from(fd);
+    let mut file = File::from(memfd_create(c"trust", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
     file.rewind()?;
     Ok(file.into())

@@ -289,3 +289,45 @@ fn the_only_device_is_loopback_and_no_route_leads_elsewhere() {
         assert!(line.contains("dev lo"), "{line}");
     }
 }
+
+#[test]
+fn a_namespace_that_somebody_else_made_gets_the_same_doors() {
+    let folder = folder();
+    for user in users() {
+        let file = folder.path().join(format!("refused-{user:?}"));
+        let script = format!(
+            "{CONNECT}
+for host, port in [('93.184.216.34', 443), ('2001:db8::7', 22)]:
+    result, s = attempt(host, port)
+    print(result.split()[0], s.makefile().readline().strip())
+print(attempt('10.0.2.2', 3128)[0].split()[0], attempt('10.0.2.2', 1080)[0].split()[0])
+print(attempt('93.184.216.34', 444)[0], attempt('2001:db8::7', 443)[0])
+q = b'\\0\\1\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\1a\\0\\0\\1\\0\\1'
+for host in ['10.0.2.3', '8.8.8.8', '2606:4700:4700::1111']:
+    s = socket.socket(socket.AF_INET6 if ':' in host else socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(20); s.sendto(q, (host, 53)); data, source = s.recvfrom(100)
+    print(source[0] == host, data[2] & 0x80 != 0)
+l = socket.socket(); l.bind(('127.0.0.1', 80)); l.listen(); print(attempt('127.0.0.1', 80)[0].split()[0])
+"
+        );
+        let options = ["--foreign", "--open", "93.184.216.34:443", "--open"];
+        let log = ["[2001:db8::7]:22", "--refused", file.to_str().unwrap()];
+        let seen = python(user, &[&options[..], &log].concat(), &script);
+        assert_eq!(
+            seen.lines().collect::<Vec<_>>(),
+            [
+                "ok 93.184.216.34:443",
+                "ok [2001:db8::7]:22",
+                "ok ok",
+                "ECONNREFUSED quick ECONNREFUSED quick",
+                "True True",
+                "True True",
+                "True True",
+                "ok",
+            ],
+            "{user:?}"
+        );
+        let refused = fs::read_to_string(&file).unwrap();
+        assert!(refused.contains("Tcp 93.184.216.34:444"), "{refused}");
+    }
+}

@@ -1,0 +1,71 @@
+//! What a namespace needs to be a sandbox: addresses, routes, packet rules, and the sockets that are
+//! its only doors.
+//!
+//! [`Inside::build`] works on the network namespace of the calling thread and on nothing else: not on
+//! mounts, users or processes. The sandbox's first process calls it in the namespace that it made;
+//! a process that has entered the namespace of a container or a virtual machine may call it there.
+
+use std::fs;
+
+use rustix::net::netlink::NETFILTER;
+
+use crate::error::{At, SandboxError, Step};
+use crate::listeners;
+use crate::netlink;
+use crate::sockets::{NamedSockets, SocketName};
+use crate::spec::{Addresses, OpenRules};
+use crate::{link, refused, rules, socket_diag, tap};
+
+/// The first port that needs no privilege, of the namespace of whoever asks.
+const PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+
+/// What is to be made in a network namespace.
+#[derive(Debug, Clone, Default)]
+pub struct Inside {
+    /// The addresses that exist there.
+    pub addresses: Addresses,
+    /// What the kernel lets through from the start, and the UDP ports with sockets of their own.
+    pub open: OpenRules,
+    /// A TAP device of this name, owned by the calling process's user.
+    pub tap: Option<String>,
+}
+
+impl Inside {
+    /// Makes it in the calling thread's network namespace, which must have no devices but its own
+    /// loopback.
+    ///
+    /// Needs `CAP_NET_ADMIN` and `CAP_NET_BIND_SERVICE` over the namespace, and a `/proc` whose
+    /// `sys/net` may be written. When this returns, every rule is in force, and a connection to
+    /// anything that is not open is refused. The sockets belong to the namespace for good and may
+    /// be served by any process that they are sent to ([`NamedSockets::send`]).
+    ///
+    /// # Errors
+    /// The kernel refused a step. What was made by then stays: no destination is open.
+    pub fn build(&self) -> Result<NamedSockets, SandboxError> {
+        let sockets = self.sockets()?;
+        let rules = sockets.get(SocketName::PacketRules);
+        let rules = rules.ok_or_else(|| SandboxError::refused(Step::Rules, "no socket"))?;
+        let tap = self.tap.as_deref();
+        let tap_index = tap.map(tap::make).transpose().at(Step::Tap, tap::DEVICE)?;
+        link::configure(&self.addresses, tap_index).at(Step::Network, "")?;
+        fs::write(PORT_START, "0").at(Step::Network, PORT_START)?;
+        for batch in rules::transactions(&self.addresses, &self.open, tap) {
+            netlink::transact(rules, batch).at(Step::Rules, "")?;
+        }
+        Ok(sockets)
+    }
+
+    fn sockets(&self) -> Result<NamedSockets, SandboxError> {
+        let mut sockets = NamedSockets::default();
+        let mut add = |name, socket| sockets.add(name, socket);
+        listeners::make(&self.addresses, &mut add).at(Step::Listeners, "")?;
+        let diag = socket_diag::make_socket().at(Step::Listeners, "sock_diag")?;
+        add(SocketName::SocketDiag, diag);
+        let rules = netlink::open(Some(NETFILTER)).at(Step::Listeners, "nf_tables")?;
+        add(SocketName::PacketRules, rules);
+        let log = refused::make_socket().at(Step::Listeners, "nflog")?;
+        add(SocketName::RefusalLog, log);
+        listeners::datagrams(&self.open.datagram_ports, &mut add).at(Step::Listeners, "udp")?;
+        Ok(sockets)
+    }
+}
