@@ -6,19 +6,29 @@
 //! counts by a lease or a rule, never by what is said on the connection.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use portcullis_names::{Name, NameRef, RecordType, Transport, is_guarded};
 
-use crate::HOST_NAME;
-use crate::decision::{Decision, Grant, Verdict, Way};
-use crate::flow::Says;
+use crate::decision::{Decision, Grant, Way};
+use crate::host_name::HOST_NAME;
 use crate::http::LIMITED_METHODS;
-use crate::nets::NetVerdict;
-use crate::policy::{Mode, Policy};
 use crate::reason::Reason;
 use crate::request::{Destination, Request, Seen, ShownBy};
-use crate::rules::RuleId;
-use crate::table::NameVerdict;
+use crate::rules::{NameVerdict, NetVerdict, RuleId, RuleSet, Says};
+use crate::types::TypeSet;
+use crate::verdict::{Mode, Verdict};
+
+/// What is decided by.
+#[derive(Clone, Copy)]
+pub(crate) struct Basis<'p> {
+    pub rules: &'p Arc<RuleSet>,
+    /// What is served for names whose rules do not say.
+    pub types: TypeSet,
+    /// Whether requests have the methods of `mode = "limited"` alone.
+    pub limited: bool,
+    pub mode: Mode,
+}
 
 /// A port, and what it is a port of.
 #[derive(Clone, Copy)]
@@ -35,12 +45,12 @@ impl Door {
         }
     }
 
-    fn name(self, policy: &Policy, name: NameRef<'_>) -> NameVerdict {
+    fn name(self, policy: Basis<'_>, name: NameRef<'_>) -> NameVerdict {
         let names = &policy.rules.names;
         names.verdict(name.as_str(), self.transport, self.port)
     }
 
-    fn net(self, policy: &Policy, address: IpAddr) -> NetVerdict {
+    fn net(self, policy: Basis<'_>, address: IpAddr) -> NetVerdict {
         policy
             .rules
             .nets
@@ -70,7 +80,7 @@ impl<'r> Outcome<'r> {
     }
 }
 
-pub(crate) fn decide<'r>(policy: &Policy, request: &Request<'r>) -> Decision<'r> {
+pub(crate) fn decide<'r>(policy: Basis<'_>, request: &Request<'r>) -> Decision<'r> {
     let (outcome, transport) = match *request {
         Request::Lookup { name, qtype } => (lookup(policy, name, qtype), Transport::Tcp),
         Request::Connect { how, port } => {
@@ -94,10 +104,10 @@ pub(crate) fn decide<'r>(policy: &Policy, request: &Request<'r>) -> Decision<'r>
     let passes = matches!(verdict, Verdict::Allow | Verdict::Audit);
     let grant = passes.then(|| Grant {
         rules: policy.rules.clone(),
-        types: policy.settings.dns.types,
+        types: policy.types,
         way: outcome.way,
         transport,
-        limited: policy.settings.limited,
+        limited: policy.limited,
         enforced: policy.mode == Mode::Enforce,
     });
     Decision {
@@ -118,7 +128,7 @@ fn stands(outcome: &Outcome<'_>) -> bool {
     outcome.reason.stands_in_audit() || name.is_some_and(|name| name.as_str() == HOST_NAME)
 }
 
-fn lookup<'r>(policy: &Policy, name: NameRef<'r>, qtype: RecordType) -> Outcome<'r> {
+fn lookup<'r>(policy: Basis<'_>, name: NameRef<'r>, qtype: RecordType) -> Outcome<'r> {
     let way = Way::Lookup(name);
     if qtype.is_transfer() {
         return Outcome::refuse(Reason::TransferRefused, None, way);
@@ -132,13 +142,20 @@ fn lookup<'r>(policy: &Policy, name: NameRef<'r>, qtype: RecordType) -> Outcome<
     };
     // a type that is not served stays so in audit mode, where unlisted names pass
     let would_pass = reason == Reason::Allowed || policy.mode == Mode::Audit;
-    if would_pass && !policy.types_for(name).contains(qtype) {
+    if would_pass
+        && !policy
+            .rules
+            .names
+            .types_for(name.as_str())
+            .unwrap_or(policy.types)
+            .contains(qtype)
+    {
         return Outcome::refuse(Reason::TypeNotServed, rule, way);
     }
     Outcome { reason, rule, way }
 }
 
-fn connect<'r>(policy: &Policy, how: Destination<'r>, door: Door) -> Outcome<'r> {
+fn connect<'r>(policy: Basis<'_>, how: Destination<'r>, door: Door) -> Outcome<'r> {
     let at = |address, names| At {
         policy,
         address,
@@ -178,7 +195,7 @@ fn connect<'r>(policy: &Policy, how: Destination<'r>, door: Door) -> Outcome<'r>
 }
 
 /// A request passes where a connection would, and has the method and the path that the rules want.
-fn http<'r>(policy: &Policy, how: Destination<'r>, port: u16, asks: (&str, &str)) -> Outcome<'r> {
+fn http<'r>(policy: Basis<'_>, how: Destination<'r>, port: u16, asks: (&str, &str)) -> Outcome<'r> {
     let door = Door::tcp(port);
     let outcome = connect(policy, how, door);
     if outcome.reason != Reason::Allowed {
@@ -204,7 +221,7 @@ fn http<'r>(policy: &Policy, how: Destination<'r>, port: u16, asks: (&str, &str)
             narrowed(says(policy, name, port), asks)
         }
     };
-    if policy.settings.limited && !LIMITED_METHODS.contains(&asks.0) {
+    if policy.limited && !LIMITED_METHODS.contains(&asks.0) {
         return Outcome {
             reason: Reason::MethodNotAllowed,
             ..outcome
@@ -217,7 +234,7 @@ fn http<'r>(policy: &Policy, how: Destination<'r>, port: u16, asks: (&str, &str)
 }
 
 fn says<'p>(
-    policy: &'p Policy,
+    policy: Basis<'p>,
     name: NameRef<'_>,
     port: u16,
 ) -> impl Iterator<Item = (RuleId, &'p Says)> {
@@ -245,7 +262,7 @@ fn narrowed<'p>(
 
 /// Datagrams pass by a rule for their port alone; what no such rule is about is a protocol that does
 /// not pass, whatever else is listed.
-fn datagrams<'r>(policy: &Policy, how: Destination<'r>, port: u16) -> Outcome<'r> {
+fn datagrams<'r>(policy: Basis<'_>, how: Destination<'r>, port: u16) -> Outcome<'r> {
     let door = Door {
         transport: Transport::Udp,
         port,
@@ -263,7 +280,7 @@ fn datagrams<'r>(policy: &Policy, how: Destination<'r>, port: u16) -> Outcome<'r
 /// The address was made up for the name, so the name alone counts: it is what is dialled, and the
 /// guard looks at the addresses that it turns out to have. What is shown must still be that name, as
 /// on any direct connection.
-fn synthetic<'r>(policy: &Policy, name: NameRef<'r>, seen: Seen<'r>, door: Door) -> Outcome<'r> {
+fn synthetic<'r>(policy: Basis<'_>, name: NameRef<'r>, seen: Seen<'r>, door: Door) -> Outcome<'r> {
     let outcome = asked(policy, name, door);
     if outcome.reason != Reason::Allowed {
         return outcome;
@@ -292,7 +309,7 @@ fn not_listed(by: ShownBy) -> Reason {
     }
 }
 
-fn asked<'r>(policy: &Policy, name: NameRef<'r>, door: Door) -> Outcome<'r> {
+fn asked<'r>(policy: Basis<'_>, name: NameRef<'r>, door: Door) -> Outcome<'r> {
     let way = Way::ToName(name, door.port);
     match door.name(policy, name) {
         NameVerdict::Allowed { rule, .. } => Outcome::allow(rule, way),
@@ -302,7 +319,7 @@ fn asked<'r>(policy: &Policy, name: NameRef<'r>, door: Door) -> Outcome<'r> {
     }
 }
 
-fn by_address<'r>(policy: &Policy, address: IpAddr, door: Door) -> Outcome<'r> {
+fn by_address<'r>(policy: Basis<'_>, address: IpAddr, door: Door) -> Outcome<'r> {
     let way = Way::ToAddress(address, door.port);
     match door.net(policy, address) {
         NetVerdict::Allowed(rule) => Outcome::allow(rule, way),
@@ -339,7 +356,7 @@ fn mismatch(by: ShownBy) -> Reason {
 
 /// A direct connection to an address.
 struct At<'p, 'r> {
-    policy: &'p Policy,
+    policy: Basis<'p>,
     address: IpAddr,
     names: &'r [Name],
     door: Door,
@@ -377,7 +394,11 @@ impl<'r> At<'_, 'r> {
 
     fn by_rule(&self) -> Option<Outcome<'r>> {
         let Door { transport, port } = self.door;
-        let rule = self.policy.lifts_on(self.address, transport, port)?;
+        let rule = self
+            .policy
+            .rules
+            .nets
+            .lifts(self.address, transport, port)?;
         Some(Outcome::allow(rule, self.to_address()))
     }
 

@@ -7,27 +7,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use portcullis_names::{NameRef, PortSet, RecordType, Transport};
-use serde::Serialize;
 
-use crate::flow;
 use crate::permit::{ConnectPermit, DatagramPermit, LookupPermit, PermitTarget};
 use crate::reason::Reason;
-use crate::rules::{RuleId, RuleSet};
+use crate::rules::{RuleId, RuleSet, RuleTerms, together};
 use crate::types::TypeSet;
-
-/// What happens to a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Verdict {
-    /// It may pass.
-    Allow,
-    /// It is refused.
-    Deny,
-    /// It may pass, but failed.
-    Error,
-    /// It would be refused, and passes because the policy only watches.
-    Audit,
-}
+use crate::verdict::Verdict;
 
 /// The policy's answer to one [`Request`](crate::Request).
 #[derive(Clone, Debug)]
@@ -62,7 +47,7 @@ impl Grant<'_> {
     }
 
     /// What the rules that let the flow through say about it.
-    fn terms(&self, rule: Option<RuleId>) -> Option<Arc<flow::RuleTerms>> {
+    fn terms(&self, rule: Option<RuleId>) -> Option<Arc<RuleTerms>> {
         let transport = self.transport;
         // datagrams have no methods
         let limited = self.limited && transport == Transport::Tcp;
@@ -72,13 +57,13 @@ impl Grant<'_> {
                 let (names, name) = (&self.rules.names, name.as_str());
                 let says = names.says(name, transport, port);
                 let key = |rule| names.key(name, transport, rule).unwrap_or_default();
-                flow::together(says, limited, key, || rule)
+                together(says, limited, key, || rule)
             }
             Way::ToAddress(address, port) => {
                 let nets = &self.rules.nets;
                 let says = nets.says(address, transport, port);
                 let key = |rule| nets.key(address, transport, rule).unwrap_or_default();
-                flow::together(says, limited, key, || rule)
+                together(says, limited, key, || rule)
             }
         }
     }

@@ -10,11 +10,12 @@ use portcullis_names::{
     NameRef, Pattern, PortSet, RecordType, Target, Transport, classify, is_guarded,
 };
 
-use crate::decision::{Decision, Verdict};
+use crate::decision::Decision;
 use crate::policy::Policy;
 use crate::reason::Reason;
 use crate::request::{Destination, Request};
 use crate::rules::RuleId;
+use crate::verdict::Verdict;
 
 /// A label that stands for "any name below": no rule is likely to have it.
 const ANY_LABEL: &str = "any-name-below";

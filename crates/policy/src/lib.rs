@@ -15,39 +15,37 @@ mod diagnostic;
 mod dns_settings;
 mod explain;
 mod explain_url;
-mod flow;
+mod host_name;
 mod http;
-mod info;
 mod input;
+mod limits;
 mod load;
-mod nets;
 mod permit;
 mod policy;
 mod proxies;
 mod reason;
 mod request;
 mod resolver;
-mod rows;
 mod rules;
 mod settings;
 mod suggest;
-mod table;
 mod types;
+mod verdict;
 
-pub use decision::{Decision, Verdict};
+pub use decision::Decision;
 pub use diagnostic::{Diagnostic, Severity, SourceLine};
 pub use dns_settings::{
     Answers, DEFAULT_NEW_NAMES_PER_MINUTE, DnsSettings, MAX_RESOLVERS, MAX_SYNTHETIC_PREFIX_BITS,
     MAX_ZONES, Resolve, Zone,
 };
 pub use explain::Explanation;
-pub use flow::{Limits, RuleLimits, RuleTerms};
+pub use host_name::HOST_NAME;
 pub use http::{LIMITED_METHODS, MethodSet, PathError, PathSet, canonical_path};
-pub use info::{RuleInfo, RuleSource};
 pub use input::{Environment, Input, Loaded};
+pub use limits::Limits;
 pub use load::{MAX_DIAGNOSTICS, MAX_FILE_BYTES, MAX_FILES, MAX_INCLUDE_DEPTH};
 pub use permit::{ConnectPermit, DatagramPermit, LookupPermit, PermitTarget};
-pub use policy::{Mode, Policy};
+pub use policy::Policy;
 pub use proxies::{
     Credentials, MAX_PROXIES, MAX_PROXY_CHOICES, NoProxy, ProxyGroup, ProxyHost, ProxyScheme,
     UpstreamProxies, UpstreamProxy,
@@ -55,10 +53,9 @@ pub use proxies::{
 pub use reason::Reason;
 pub use request::{Destination, Request, Seen, ShownBy};
 pub use resolver::Resolver;
-pub use rules::{AddressRule, MAX_RULES, MAX_SCOPES, RuleId};
+pub use rules::{
+    AddressRule, MAX_RULES, MAX_SCOPES, RuleId, RuleInfo, RuleLimits, RuleSource, RuleTerms,
+};
 pub use settings::Settings;
 pub use types::TypeSet;
-
-/// The name under which programs reach the loopback of the host that the gateway runs on. It is
-/// listed like any other name, but only by a rule for this very name.
-pub const HOST_NAME: &str = "host.portcullis.internal";
+pub use verdict::{Mode, Verdict};

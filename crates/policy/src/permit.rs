@@ -10,8 +10,7 @@ use std::sync::Arc;
 use portcullis_names::{Name, PortSet};
 use portcullis_wire::dns::ptr_name;
 
-use crate::flow::RuleTerms;
-use crate::rules::RuleId;
+use crate::rules::{RuleId, RuleTerms};
 
 /// Leave to resolve one name.
 #[derive(Clone, Debug, PartialEq, Eq)]

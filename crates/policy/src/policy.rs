@@ -7,27 +7,16 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portcullis_names::{Name, NameRef, Pattern, PortSet, RecordType, Transport, is_guarded};
+use portcullis_names::{Name, NameRef, Pattern, PortSet, Transport, is_guarded};
 
-use crate::decide;
+use crate::decide::{self, Basis};
 use crate::decision::Decision;
-use crate::info::{RuleInfo, RuleSource};
 use crate::reason::Reason;
 use crate::request::Request;
-use crate::rows::Kind;
-use crate::rules::{AddressRule, RuleId, RuleSet};
+use crate::rules::{AddressRule, Allow, Kind, RuleId, RuleInfo, RuleSet, RuleSource};
 use crate::settings::Settings;
 use crate::types::TypeSet;
-
-/// Whether refusals are enforced.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
-    /// Refuse what is not allowed.
-    #[default]
-    Enforce,
-    /// Decide as ever, but let everything pass that the address guard does not keep.
-    Audit,
-}
+use crate::verdict::Mode;
 
 /// A compiled policy. Cloning is cheap.
 #[derive(Clone)]
@@ -66,7 +55,13 @@ impl Policy {
 
     /// Decides one request. Allocates nothing, and does not depend on the order of rules.
     pub fn decide<'r>(&self, request: &Request<'r>) -> Decision<'r> {
-        decide::decide(self, request)
+        let basis = Basis {
+            rules: &self.rules,
+            types: self.settings.dns.types,
+            limited: self.settings.limited,
+            mode: self.mode,
+        };
+        decide::decide(basis, request)
     }
 
     /// The last check before a connection is opened, on the very address dialled.
@@ -114,10 +109,7 @@ impl Policy {
         transport: Transport,
         port: u16,
     ) -> Option<RuleId> {
-        match self.rules.nets.verdict(address, transport, port) {
-            crate::nets::NetVerdict::Allowed(rule) => Some(rule),
-            _ => None,
-        }
+        self.rules.nets.lifts(address, transport, port)
     }
 
     /// Whether DNS may give this address out for a name with these ports: not if none of them could
@@ -158,11 +150,6 @@ impl Policy {
         }
     }
 
-    /// The UDP ports on which this name may be reached, whatever the mode.
-    pub fn udp_ports_for(&self, name: NameRef<'_>) -> PortSet {
-        self.rules.names.ports_for(name.as_str(), Transport::Udp)
-    }
-
     /// Every UDP port that any rule allows.
     pub fn udp_ports(&self) -> PortSet {
         let names = self.rules.names.allows().map(|allow| &allow.ports.udp);
@@ -174,7 +161,7 @@ impl Policy {
     /// What any rule inspects: patterns and TCP ports, one for each rule, in no order to rely on. A
     /// deny may still take some of it away.
     pub fn inspected(&self) -> impl Iterator<Item = (Pattern, PortSet)> + '_ {
-        let inspects = |allow: &crate::table::Allow<'_>| allow.says.is_some_and(|s| s.inspect);
+        let inspects = |allow: &Allow<'_>| allow.says.is_some_and(|s| s.inspect);
         let allows = self.rules.names.allows().filter(inspects);
         // A rule's base is canonical already.
         allows.filter_map(|allow| {
@@ -193,11 +180,6 @@ impl Policy {
     pub fn types_for(&self, name: NameRef<'_>) -> TypeSet {
         let own = self.rules.names.types_for(name.as_str());
         own.unwrap_or(self.settings.dns.types)
-    }
-
-    /// Whether a reverse lookup of an address that was given out for this name is answered.
-    pub fn serves_ptr(&self, name: NameRef<'_>) -> bool {
-        self.types_for(name).contains(RecordType::PTR)
     }
 
     /// The names that allow rules list without a wildcard, sorted: what can be resolved before any

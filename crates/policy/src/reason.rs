@@ -6,7 +6,7 @@
 
 use serde::{Serialize, Serializer};
 
-use crate::decision::Verdict;
+use crate::verdict::Verdict;
 
 /// RFC 8914 "Other": a limit refused the query.
 const EDE_OTHER: u16 = 0;

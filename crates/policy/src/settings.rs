@@ -1,7 +1,7 @@
 //! What a policy says besides verdicts: resolvers and upstream proxies.
 
 use crate::dns_settings::DnsSettings;
-use crate::flow::Limits;
+use crate::limits::Limits;
 use crate::proxies::UpstreamProxies;
 use crate::resolver::Resolver;
 
@@ -14,8 +14,6 @@ pub struct Settings {
     pub dns: DnsSettings,
     /// The company's proxies.
     pub upstream: UpstreamProxies,
-    /// Programs may listen on and reach the sandbox's own loopback. Always true in this release.
-    pub allow_local_binding: bool,
     /// `mode = "limited"`: requests have the methods GET, HEAD and OPTIONS, and nothing but requests
     /// passes.
     pub limited: bool,
@@ -32,7 +30,6 @@ impl Default for Settings {
             resolvers: Vec::new(),
             dns: DnsSettings::default(),
             upstream: UpstreamProxies::default(),
-            allow_local_binding: true,
             limited: false,
             limits: Limits::default(),
             allow_upstream_proxy: true,

@@ -8,13 +8,13 @@ use std::net::IpAddr;
 
 use portcullis_names::{NameRef, PortSet, Target, Transport, is_guarded};
 
-use crate::HOST_NAME;
-use crate::flow::Says;
+use crate::host_name::HOST_NAME;
 use crate::http::canonical_path;
-use crate::policy::{Mode, Policy};
+use crate::policy::Policy;
 use crate::reason::Reason;
 use crate::request::{Destination, Request, Seen};
-use crate::rules::RuleId;
+use crate::rules::{RuleId, Says};
+use crate::verdict::Mode;
 
 const DOMAINS: &str = "network.domains";
 const ADDRESSES: &str = "network.addresses";

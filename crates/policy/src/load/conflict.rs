@@ -7,8 +7,7 @@
 
 use super::draft::Draft;
 use super::source::Place;
-use crate::rules::{Ports, RuleId, RuleSet};
-use crate::table::Said;
+use crate::rules::{Ports, RuleId, RuleSet, Said};
 
 /// Two rules that meet; the first is the one to speak of.
 type Pair = (RuleId, RuleId);

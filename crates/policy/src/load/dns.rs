@@ -6,12 +6,12 @@ use portcullis_names::Name;
 
 use super::document::Node;
 use super::draft::Draft;
-use super::own::additions;
-use super::section::{Section, nearest};
+use super::rules::additions;
+use super::section::{Section, unknown};
 use super::source::{Place, SourceId};
+use super::types::types;
 use crate::dns_settings::{Answers, MAX_RESOLVERS, MAX_ZONES, Resolve, Zone, synthetic_range};
 use crate::resolver::Resolver;
-use crate::types::{TypeError, TypeSet};
 
 /// `[network.dns]`.
 pub(super) fn dns(draft: &mut Draft, source: SourceId, node: &Node) {
@@ -36,13 +36,13 @@ pub(super) fn dns(draft: &mut Draft, source: SourceId, node: &Node) {
     if let Some((word, place)) = dns.text(&mut draft.sources, "resolve") {
         match Resolve::parse(word) {
             Some(resolve) => draft.settings.resolve = Some(resolve),
-            None => unknown(draft, &place, word, &Resolve::WORDS),
+            None => unknown(&mut draft.sources, &place, word, &Resolve::WORDS),
         }
     }
     if let Some((word, place)) = dns.text(&mut draft.sources, "answers") {
         match Answers::parse(word) {
             Some(answers) => draft.settings.answers = Some(answers),
-            None => unknown(draft, &place, word, &Answers::WORDS),
+            None => unknown(&mut draft.sources, &place, word, &Answers::WORDS),
         }
     }
     if let Some((text, place)) = dns.text(&mut draft.sources, "synthetic_range") {
@@ -58,51 +58,6 @@ pub(super) fn dns(draft: &mut Draft, source: SourceId, node: &Node) {
     }
     additions(draft, &mut dns);
     dns.finish(&mut draft.sources);
-}
-
-/// The types of a `types` key, and where it stands.
-pub(super) fn types(draft: &mut Draft, section: &mut Section<'_>) -> Option<(TypeSet, Place)> {
-    let (place, texts) = section.list(&mut draft.sources, "types")?;
-    if texts.is_empty() {
-        let hint = "leave it out for the types of a plain allow, or deny the name".to_owned();
-        draft.sources.error_with(&place, "`types` is empty", hint);
-        return None;
-    }
-    let mut all = TypeSet::EMPTY;
-    for (text, at) in texts {
-        match TypeSet::parse(text) {
-            Ok(one) => all = all.union(one),
-            Err(error) => bad_type(draft, &at, text, error),
-        }
-    }
-    Some((all, place))
-}
-
-fn bad_type(draft: &mut Draft, at: &Place, text: &str, error: TypeError) {
-    let (message, hint) = match error {
-        TypeError::NeverServed => (
-            format!("`{text}` is never answered"),
-            "it stands for a whole zone or one message, not for a record of a name".to_owned(),
-        ),
-        TypeError::Unknown => {
-            let names = TypeSet::names();
-            let hint = match nearest_type(text, &names) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("known types: {}", names.join(", ")),
-            };
-            (format!("`{text}` is not a record type"), hint)
-        }
-    };
-    draft.sources.error_with(at, message, hint);
-}
-
-/// The nearest type; their names are in upper case, and short.
-fn nearest_type<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
-    let lower: Vec<String> = names.iter().map(|name| name.to_lowercase()).collect();
-    let words: Vec<&str> = lower.iter().map(String::as_str).collect();
-    let near = nearest(text, &words)?;
-    let at = words.iter().position(|word| *word == near)?;
-    names.get(at).copied()
 }
 
 /// A list of resolvers; `None` where there is no such key, or nothing right in it.
@@ -218,15 +173,4 @@ fn zone_suffix(draft: &mut Draft, at: &Place, text: &str) -> Option<Name> {
     };
     draft.sources.error_with(at, message, hint);
     None
-}
-
-/// Reports a word that is none of those that may stand here.
-pub(super) fn unknown(draft: &mut Draft, place: &Place, word: &str, words: &[&str]) {
-    let hint = match nearest(word, words) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None => format!("write `{}`", words.join("` or `")),
-    };
-    draft
-        .sources
-        .error_with(place, format!("`{word}` is not known here"), hint);
 }

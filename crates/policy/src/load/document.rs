@@ -4,9 +4,6 @@
 //! for them, and every value can say where it was written.
 
 use std::ops::Range;
-use std::path::Path;
-
-use super::{json, toml, yaml};
 
 /// Deepest nesting of tables and lists that is looked at.
 pub(super) const MAX_DEPTH: usize = 32;
@@ -70,16 +67,6 @@ impl Node {
 pub(super) struct SyntaxError {
     pub span: Range<usize>,
     pub message: String,
-}
-
-/// Reads a text in the format that its file's extension names; TOML if it names none.
-pub(super) fn parse(path: &Path, text: &str) -> Result<Node, Vec<SyntaxError>> {
-    let extension = path.extension().and_then(|extension| extension.to_str());
-    match extension.map(str::to_ascii_lowercase).as_deref() {
-        Some("yaml" | "yml") => yaml::parse(text),
-        Some("json") => json::parse(text),
-        _ => toml::parse(text),
-    }
 }
 
 /// The byte at which a line and column begin, both counted from 1, the column in characters.

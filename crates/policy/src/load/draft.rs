@@ -12,9 +12,9 @@ use super::proxy::{Outside, ProxyDraft};
 use super::source::{Place, SourceId, SourceKind, Sources};
 use super::target;
 use crate::dns_settings::{Answers, DnsSettings, Resolve, Zone};
-use crate::flow::Limits;
+use crate::limits::Limits;
 use crate::resolver::Resolver;
-use crate::rules::{RuleId, RuleSetBuilder, Terms, Written};
+use crate::rules::{RuleId, RulePlace, RuleSetBuilder, Terms};
 use crate::settings::Settings;
 use crate::types::TypeSet;
 
@@ -65,8 +65,6 @@ pub(super) struct SettingsDraft {
     pub proxy: ProxyDraft,
     /// Where a file says `mode = "limited"`; no other can say that it is not.
     pub limited: Option<Place>,
-    /// A file says `allow_local_binding = false`; no other can allow it again.
-    pub forbids_local_binding: bool,
     pub limits: Limits,
 }
 
@@ -108,7 +106,7 @@ impl Draft {
         let Some(target) = self.target(&place, text, expect, terms.denies) else {
             return;
         };
-        if !target::suits(self, &place, (text, &target), &terms) {
+        if !target::suits(&mut self.sources, &place, (text, &target), &terms) {
             return;
         }
         if let Target::Name { pattern, .. } = &target
@@ -123,8 +121,8 @@ impl Draft {
             return;
         }
         let source = place.source.number();
-        let written = Written { text, source, line };
-        match self.rules.push(&target, terms, written) {
+        let written = RulePlace { source, line };
+        match self.rules.push(&target, terms, text, written) {
             Ok(_) => self.spans.push(Span {
                 source,
                 len: u16::try_from(place.span.len()).unwrap_or(u16::MAX),
@@ -306,7 +304,6 @@ impl Draft {
             dns,
             allow_upstream_proxy,
             upstream: draft.proxy.settle(&mut self.sources, outside),
-            allow_local_binding: !draft.forbids_local_binding,
             limited: draft.limited.is_some(),
             limits: draft.limits,
         }

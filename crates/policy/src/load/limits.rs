@@ -3,14 +3,15 @@
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
+use super::document::Node;
 use super::draft::Draft;
-use super::later::{self, LIMITS};
-use super::section::{RULE, Section};
+use super::section::Section;
 use super::source::{Place, SourceId};
 use super::units;
-use crate::flow::RuleLimits;
-use crate::load::document::Node;
+use crate::rules::RuleLimits;
 
+/// The section.
+const LIMITS: &str = "network.limits";
 /// Most queries a second that a limit may name; more are no limit.
 const MAX_PER_SECOND: i64 = 1_000_000;
 /// Most new names a minute that a limit may name; more are no limit.
@@ -30,7 +31,7 @@ pub(super) fn limits(draft: &mut Draft, source: SourceId, node: &Node) {
     if let Some((number, _)) = limits.integer(&mut draft.sources, "new_names_per_minute", names) {
         draft.settings.new_names_per_minute = Some(number);
     }
-    let mut keys = Keys::of(draft, &mut limits, LIMITS);
+    let mut keys = Keys::of(draft, &mut limits);
     let connections = keys.number("connections");
     let connections_per_second = keys.number("connections_per_second");
     let bytes_per_second = keys.amount("bytes_per_second", units::bytes_per_second);
@@ -54,7 +55,7 @@ pub(super) fn of_rule(
     draft: &mut Draft,
     rule: &mut Section<'_>,
 ) -> (RuleLimits, Vec<(&'static str, Place)>) {
-    let mut keys = Keys::of(draft, rule, RULE);
+    let mut keys = Keys::of(draft, rule);
     let limits = RuleLimits {
         rate: keys.amount("rate", units::rate),
         connections: keys.number("connections"),
@@ -69,22 +70,19 @@ pub(super) fn of_rule(
 struct Keys<'d, 's, 'n> {
     draft: &'d mut Draft,
     section: &'s mut Section<'n>,
-    name: &'static str,
     seen: Vec<(&'static str, Place)>,
 }
 
 impl<'d, 's, 'n> Keys<'d, 's, 'n> {
-    fn of(draft: &'d mut Draft, section: &'s mut Section<'n>, name: &'static str) -> Self {
+    fn of(draft: &'d mut Draft, section: &'s mut Section<'n>) -> Self {
         Keys {
             draft,
             section,
-            name,
             seen: Vec::new(),
         }
     }
 
     fn note(&mut self, key: &'static str, place: Place) {
-        later::check(self.draft, &place, self.name, key);
         self.seen.push((key, place));
     }
 

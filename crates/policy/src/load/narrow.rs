@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use super::draft::Draft;
-use super::later;
 use super::limits;
-use super::section::{RULE, Section};
+use super::section::Section;
 use super::source::Place;
-use crate::flow::Says;
 use crate::http::{
     MAX_METHODS, MAX_PATHS, MAX_PATTERN_BYTES, MethodError, MethodSet, PathPattern, PathSet,
     PatternError, check_method,
 };
+use crate::rules::Says;
 
 /// Keys that were there, with their places.
 pub(super) type Seen = Vec<(&'static str, Place)>;
@@ -29,7 +28,7 @@ pub(super) fn says(
         if let Some((truth, at)) = rule.truth(&mut draft.sources, "inspect") {
             says.inspect = truth;
             if truth {
-                note(draft, &mut seen, "inspect", at);
+                seen.push(("inspect", at));
             }
         }
         if let Some((file, at)) = rule.text(&mut draft.sources, "ca_file") {
@@ -40,27 +39,22 @@ pub(super) fn says(
                 let hint = "add `inspect = true`, or remove it".to_owned();
                 draft.sources.error_with(&at, message, hint);
             }
-            note(draft, &mut seen, "ca_file", at);
+            seen.push(("ca_file", at));
         }
     }
     if let Some((methods, at)) = methods(draft, rule) {
         says.methods = Some(methods);
-        note(draft, &mut seen, "methods", at);
+        seen.push(("methods", at));
     }
     if let Some((paths, at)) = paths(draft, rule) {
         says.paths = Some(paths);
-        note(draft, &mut seen, "paths", at);
+        seen.push(("paths", at));
     }
     let (limits, limiting) = limits::of_rule(draft, rule);
     says.limits = limits;
     seen.extend(limiting);
     let says = (says != Says::default()).then(|| Arc::new(says));
     (says, seen)
-}
-
-fn note(draft: &mut Draft, seen: &mut Seen, key: &'static str, at: Place) {
-    later::check(draft, &at, RULE, key);
-    seen.push((key, at));
 }
 
 fn methods(draft: &mut Draft, rule: &mut Section<'_>) -> Option<(MethodSet, Place)> {

@@ -1,15 +1,12 @@
 //! Portcullis's own policy format, in TOML, YAML or JSON, and the YAML of a host gateway (case 1),
 //! whose few keys are ours too.
 
-use super::dns::{self, unknown};
 use super::document::{Node, Value};
 use super::draft::{Draft, Expect};
-use super::later::{self, LIMITED, NETWORK, NO_LOCAL_BINDING};
-use super::limits;
-use super::proxy;
-use super::section::{ALLOW_NET, Section};
+use super::rules::{additions, rules};
+use super::section::{ALLOW_NET, Section, unknown};
 use super::source::{Place, SourceId};
-use super::terms::terms;
+use super::{dns, limits, proxy};
 use crate::rules::Terms;
 
 /// The version of the format that this build reads.
@@ -105,61 +102,19 @@ pub(super) fn switches(draft: &mut Draft, network: &mut Section<'_>) {
         match mode {
             "full" => {}
             "limited" => {
-                later::check(draft, &place, NETWORK, LIMITED);
                 draft.settings.limited.get_or_insert(place);
             }
-            _ => unknown(draft, &place, mode, &["full", "limited"]),
+            _ => unknown(&mut draft.sources, &place, mode, &["full", "limited"]),
         }
     }
     if let Some((false, place)) = network.truth(&mut draft.sources, "allow_local_binding") {
-        later::check(draft, &place, NETWORK, NO_LOCAL_BINDING);
-        draft.settings.forbids_local_binding = true;
+        // A key that is read and not enforced is a rule that its author believes in.
+        let message = "`allow_local_binding = false` comes with a later release; this one would \
+                       not enforce it";
+        let hint = "remove it, or wait for that release".to_owned();
+        draft.sources.error_with(&place, message, hint);
     }
     if let Some((false, place)) = network.truth(&mut draft.sources, "allow_upstream_proxy") {
         draft.settings.proxy.forbidden.get_or_insert(place);
-    }
-}
-
-/// Every key of a table is a target, every value a verdict.
-fn rules(draft: &mut Draft, source: SourceId, (name, node): (&str, &Node), expect: Expect) {
-    let section = Section::open(&mut draft.sources, source, name, node);
-    for (key, node) in section.rest() {
-        let place = Place {
-            source,
-            span: key.span.clone(),
-        };
-        if let Some(name) = unquoted(&key.text, node) {
-            let message = format!("`{name}` stands here without quotes");
-            draft
-                .sources
-                .error_with(&place, message, format!("write \"{name}\""));
-        } else if let Some(terms) = terms(draft, source, node, expect) {
-            draft.rule(place, &key.text, expect, terms);
-        }
-    }
-}
-
-/// The name that was meant, if TOML made tables of it because it has dots and no quotes:
-/// `api.example.org = "allow"`.
-fn unquoted(key: &str, node: &Node) -> Option<String> {
-    let mut name = key.to_owned();
-    let mut inner = node;
-    while let Value::Table(entries) = &inner.value {
-        let [(label, value)] = entries.as_slice() else {
-            return None;
-        };
-        name = format!("{name}.{}", label.text);
-        inner = value;
-    }
-    let is_verdict = matches!(&inner.value, Value::Text(word) if word == "allow" || word == "deny");
-    let is_table = matches!(node.value, Value::Table(_));
-    (is_table && is_verdict && node.get("verdict").is_none()).then_some(name)
-}
-
-/// `allowlist_additions` of case 1: names on ports 80 and 443.
-pub(super) fn additions(draft: &mut Draft, section: &mut Section<'_>) {
-    let names = section.list(&mut draft.sources, "allowlist_additions");
-    for (name, place) in names.into_iter().flat_map(|(_, names)| names) {
-        draft.rule(place, name, Expect::WebNames, Terms::default());
     }
 }

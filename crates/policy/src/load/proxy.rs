@@ -12,7 +12,7 @@ use portcullis_names::{Pattern, PortSet, parse_port};
 
 use super::document::{Node, Value};
 use super::section::Section;
-use super::source::{Place, SourceId, SourceKind, Sources};
+use super::source::{Place, Secret, SourceId, SourceKind, Sources};
 use crate::input::Environment;
 use crate::proxies::{
     Choice, Credentials, Destinations, MAX_PROXIES, MAX_PROXY_CHOICES, NoProxy, ProxyGroup,
@@ -60,13 +60,6 @@ struct TermsDraft {
     secret: Option<(Secret, Place)>,
     ca_file: Option<(String, Place)>,
     by_address: Option<bool>,
-}
-
-/// Where credentials are, if not in the URL.
-#[derive(Clone)]
-pub(super) enum Secret {
-    File(String),
-    Variable(String),
 }
 
 /// What proxies are made from beside the policy's own text.

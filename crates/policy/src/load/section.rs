@@ -199,3 +199,12 @@ fn describe(name: &str) -> String {
         name => format!("[{name}]"),
     }
 }
+
+/// Reports a word that is none of those that may stand here.
+pub(super) fn unknown(sources: &mut Sources, place: &Place, word: &str, words: &[&str]) {
+    let hint = match nearest(word, words) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => format!("write `{}`", words.join("` or `")),
+    };
+    sources.error_with(place, format!("`{word}` is not known here"), hint);
+}

@@ -5,7 +5,6 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use super::proxy::Secret;
 use crate::diagnostic::{Diagnostic, Severity};
 
 /// Most errors and warnings of one load; the rest are only counted.
@@ -62,6 +61,13 @@ impl SourceId {
 pub(super) struct Place {
     pub source: SourceId,
     pub span: Range<usize>,
+}
+
+/// Where credentials are, if not in the URL.
+#[derive(Clone)]
+pub(super) enum Secret {
+    File(String),
+    Variable(String),
 }
 
 /// All sources and diagnostics of one load.

@@ -5,11 +5,8 @@
 
 use portcullis_names::{Target, Transport};
 
-use super::draft::Draft;
-use super::later::{self, UDP};
-use super::section::RULE;
-use super::source::Place;
-use crate::rules::{RuleSet, Terms};
+use super::source::{Place, Sources};
+use crate::rules::Terms;
 
 /// The port on which plain HTTP is expected.
 const HTTP_PORT: u16 = 80;
@@ -17,12 +14,9 @@ const HTTP_PORT: u16 = 80;
 const HTTPS_PORT: u16 = 443;
 /// Datagrams to this port are the resolver's inside.
 const DNS_PORT: u16 = 53;
-/// Most UDP ports of one policy: each is a socket or two in every sandbox.
-pub(crate) const MAX_UDP_PORTS: usize = 32;
-
 /// Whether the rule may be taken; reports what is wrong with it.
 pub(super) fn suits(
-    draft: &mut Draft,
+    sources: &mut Sources,
     place: &Place,
     (text, target): (&str, &Target),
     terms: &Terms,
@@ -31,7 +25,7 @@ pub(super) fn suits(
         return true;
     }
     if target.transport() == Transport::Udp {
-        return datagrams(draft, place, (text, target), terms);
+        return datagrams(sources, place, (text, target), terms);
     }
     let Some(says) = terms.says.as_deref().filter(|says| says.only_http()) else {
         return true;
@@ -58,17 +52,16 @@ pub(super) fn suits(
         }
         Target::Net { .. } => format!("write the rule for {plain}, or for a name"),
     };
-    draft.sources.error_with(place, message, hint);
+    sources.error_with(place, message, hint);
     false
 }
 
 fn datagrams(
-    draft: &mut Draft,
+    sources: &mut Sources,
     place: &Place,
     (text, target): (&str, &Target),
     terms: &Terms,
 ) -> bool {
-    later::check(draft, place, RULE, UDP);
     let says = terms.says.as_deref();
     let key = match says {
         _ if terms.to.is_some() => "to",
@@ -86,7 +79,7 @@ fn datagrams(
             let message =
                 format!("`{text}` is too broad: datagrams pass on the ports that are named");
             let hint = "write a rule for each port, as in \"time.example.com:123/udp\"";
-            draft.sources.error_with(place, message, hint.to_owned());
+            sources.error_with(place, message, hint.to_owned());
             return false;
         }
         _ if target.ports().contains(DNS_PORT) => {
@@ -94,56 +87,12 @@ fn datagrams(
                 format!("`{text}`: datagrams to port {DNS_PORT} are the sandbox's own resolver's");
             let hint =
                 "name resolvers under [network.dns]; names need no rule to be looked up there";
-            draft.sources.error_with(place, message, hint.to_owned());
+            sources.error_with(place, message, hint.to_owned());
             return false;
         }
         _ => return true,
     };
     let message = format!("`{key}` has no meaning for UDP, and `{text}` is a rule for UDP");
-    draft.sources.error(place, message);
+    sources.error(place, message);
     false
-}
-
-/// Reports what only all rules together tell.
-pub(super) fn report(draft: &mut Draft, rules: &RuleSet, limited: Option<&Place>) {
-    let mut udp = portcullis_names::PortSet::EMPTY;
-    let names = rules
-        .names
-        .allows()
-        .map(|allow| (allow.rule, &allow.ports.udp));
-    let nets = rules
-        .nets
-        .allows()
-        .iter()
-        .map(|rule| (rule.rule, &rule.udp));
-    for (rule, ports) in names.chain(nets).filter(|(_, ports)| !ports.is_empty()) {
-        udp = udp.union(ports);
-        if udp.len() > MAX_UDP_PORTS {
-            let place = draft.place(rule);
-            let message = format!("rules let datagrams through on more than {MAX_UDP_PORTS} ports");
-            draft.sources.error(&place, message);
-            break;
-        }
-    }
-    let Some(limited) = limited else {
-        return;
-    };
-    let unseen = rules.names.allows().filter(|allow| {
-        allow.ports.tcp.contains(HTTPS_PORT) && !allow.says.is_some_and(|says| says.inspect)
-    });
-    // one warning for all: a list may have a million of them
-    let count = unseen.count();
-    if count > 0 {
-        let rules = if count == 1 {
-            "rule covers"
-        } else {
-            "rules cover"
-        };
-        let message = format!(
-            "`mode = \"limited\"` refuses HTTPS that is not inspected: {count} {rules} port \
-             {HTTPS_PORT} without `inspect = true`"
-        );
-        let hint = "add `inspect = true` to those that programs reach over HTTPS".to_owned();
-        draft.sources.warn(limited, message, hint);
-    }
 }

@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::dns::types;
 use super::document::{Node, Value};
 use super::draft::{Draft, Expect};
 use super::narrow;
 use super::section::{RULE, Section, nearest};
 use super::source::{Place, SourceId};
+use super::types::types;
 use crate::rules::Terms;
 
 /// A verdict: a word, or a table with one.

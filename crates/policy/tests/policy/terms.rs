@@ -46,8 +46,16 @@ types = ["A", "CNAME", "PTR"]
         }
     }
     assert_eq!(lookup(&policy, "other.example", SRV), Reason::NotListed);
-    assert!(policy.serves_ptr(name("plain.example").as_ref()));
-    assert!(!policy.serves_ptr(name("x.wide.example").as_ref()));
+    assert!(
+        policy
+            .types_for(name("plain.example").as_ref())
+            .contains(portcullis_names::RecordType::PTR)
+    );
+    assert!(
+        !policy
+            .types_for(name("x.wide.example").as_ref())
+            .contains(portcullis_names::RecordType::PTR)
+    );
     // what is not served stays so where the policy only watches
     let audit = policy.with_mode(Mode::Audit);
     assert_eq!(

@@ -13,7 +13,7 @@ use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::RandomState;
 
-use crate::rules::RuleId;
+use super::rule::RuleId;
 
 /// Bytes of a rule in front of its base name.
 const HEADER_BYTES: usize = 8;

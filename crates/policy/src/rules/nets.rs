@@ -11,9 +11,8 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use portcullis_names::{PortSet, Transport};
 
-use crate::flow::Says;
-use crate::rules::{AddressRule, Ports, RuleId, Terms};
-use crate::table::Said;
+use super::rule::{AddressRule, Ports, RuleId, Said, Terms};
+use super::terms::Says;
 
 /// One address rule.
 #[derive(Clone, Debug)]
@@ -60,6 +59,14 @@ impl NetTable {
                 let other = allows(rows, transport).next();
                 other.map_or(NetVerdict::Unlisted, |row| NetVerdict::OtherPort(row.rule))
             }
+        }
+    }
+
+    /// The rule that lifts the guard for this address and port.
+    pub fn lifts(&self, address: IpAddr, transport: Transport, port: u16) -> Option<RuleId> {
+        match self.verdict(address, transport, port) {
+            NetVerdict::Allowed(rule) => Some(rule),
+            _ => None,
         }
     }
 

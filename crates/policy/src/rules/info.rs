@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use crate::rules::RuleId;
+use super::rule::RuleId;
 
 /// Longest text of a rule, in bytes. The longest name in its own script is not a third as long.
 const MAX_TEXT_BYTES: u16 = 4095;
@@ -54,6 +54,13 @@ impl<'p> From<&'p str> for RuleSource<'p> {
     }
 }
 
+/// Where a rule was written: the source's number, and the line, 0 for a flag.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub source: u16,
+    pub line: u32,
+}
+
 /// Texts and places of all rules: twelve bytes a rule, and the text only where it is not simply the
 /// name.
 #[derive(Debug, Default)]
@@ -96,7 +103,7 @@ impl Infos {
     pub fn push(
         &mut self,
         text: &str,
-        (source, line): (u16, u32),
+        Place { source, line }: Place,
         denies: bool,
     ) -> Result<(RuleId, u32), String> {
         let id = u32::try_from(self.rows.len()).map_err(|_| "too many rules".to_owned())?;

@@ -13,11 +13,14 @@ use std::sync::Arc;
 
 use portcullis_names::{Pattern, PortSet, Transport};
 
-use crate::HOST_NAME;
-use crate::flow::Says;
-use crate::rows::{self, Kind, Row, Rows, RowsBuilder, Saying};
-use crate::rules::{MAX_SCOPES, Ports, RuleId, Terms};
+use super::rows::{self, Kind, Row, Rows, RowsBuilder, Saying};
+use super::rule::{Ports, RuleId, Said, Terms};
+use super::terms::Says;
+use crate::host_name::HOST_NAME;
 use crate::types::TypeSet;
+
+/// Most different sets of ports and terms of one policy: rows keep their number in 16 bits.
+pub const MAX_SCOPES: usize = 65_536;
 
 /// What many rows have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -482,15 +485,6 @@ impl NameTable {
     fn ports(&self, row: Row) -> &Ports {
         &self.scope(row).ports
     }
-}
-
-/// A rule for a pattern, as [`NameTable::patterns`] shows it.
-pub(crate) struct Said<'t> {
-    pub rule: RuleId,
-    pub denies: bool,
-    pub ports: &'t Ports,
-    pub to: Option<SocketAddr>,
-    pub says: Option<&'t Says>,
 }
 
 /// An allow rule, as [`NameTable::allows`] shows it.

@@ -1,0 +1,74 @@
+//! Flags and variables, which add to the files and replace their settings.
+
+use super::draft::{Draft, Expect};
+use super::proxy;
+use super::source::Place;
+use crate::input::Input;
+use crate::rules::Terms;
+
+const ALLOW: &str = "--allow";
+const DENY: &str = "--deny";
+const RESOLVER: &str = "--resolver";
+const UPSTREAM_PROXY: &str = "--upstream-proxy";
+const DIRECT_TCP_HOSTS: &str = "OPENSHELL_DIRECT_TCP_HOSTS";
+
+/// Reads them, after all files.
+pub(super) fn flags(draft: &mut Draft, inputs: &[Input]) {
+    let mut resolvers = Vec::new();
+    for input in inputs {
+        match input {
+            Input::File { .. } | Input::Environment(_) => {}
+            Input::Allow(target) => {
+                let place = draft.flag(ALLOW, target);
+                draft.rule(place, target, Expect::Both, Terms::default());
+            }
+            Input::Deny(target) => {
+                let place = draft.flag(DENY, target);
+                draft.rule(
+                    place,
+                    target,
+                    Expect::Both,
+                    Terms {
+                        denies: true,
+                        ..Terms::default()
+                    },
+                );
+            }
+            Input::DirectTcpHosts(hosts) => direct_tcp_hosts(draft, hosts),
+            Input::Resolver(text) => {
+                let place = draft.flag(RESOLVER, text);
+                resolvers.extend(draft.resolver(&place, text));
+            }
+            Input::Resolve(resolve) => draft.settings.resolve = Some(*resolve),
+            Input::Answers(answers) => draft.settings.answers = Some(*answers),
+            Input::UpstreamProxy(url) => {
+                // The URL may hold a password: nothing is called by it.
+                let place = draft.named_flag(UPSTREAM_PROXY, url, UPSTREAM_PROXY.to_owned());
+                proxy::flag(&mut draft.settings.proxy, &mut draft.sources, place, url);
+            }
+        }
+    }
+    if !resolvers.is_empty() {
+        draft.settings.resolvers = Some(resolvers);
+    }
+}
+
+/// Names separated by commas, on port 443.
+fn direct_tcp_hosts(draft: &mut Draft, hosts: &str) {
+    let name = DIRECT_TCP_HOSTS.to_owned();
+    let whole = draft.named_flag(DIRECT_TCP_HOSTS, hosts, name);
+    let mut at = 0;
+    for part in hosts.split(',') {
+        let host = part.trim();
+        let start = at + (part.len() - part.trim_start().len());
+        at += part.len() + 1;
+        if host.is_empty() {
+            continue;
+        }
+        let place = Place {
+            source: whole.source,
+            span: start..start + host.len(),
+        };
+        draft.rule(place, host, Expect::DirectHosts, Terms::default());
+    }
+}

@@ -1,0 +1,16 @@
+//! Which parser reads a file.
+
+use std::path::Path;
+
+use super::document::{Node, SyntaxError};
+use super::{json, toml, yaml};
+
+/// Reads a text in the format that its file's extension names; TOML if it names none.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Node, Vec<SyntaxError>> {
+    let extension = path.extension().and_then(|extension| extension.to_str());
+    match extension.map(str::to_ascii_lowercase).as_deref() {
+        Some("yaml" | "yml") => yaml::parse(text),
+        Some("json") => json::parse(text),
+        _ => toml::parse(text),
+    }
+}
