@@ -1,7 +1,7 @@
 //! Which addresses belong to the host or its network.
 //!
 //! A sandboxed program that may reach `example.org` must not reach the metadata service because
-//! example.org's owner points it there. The guard is the list of THREATS.md, "Addresses"; what is
+//! example.org's owner points it there. The guard answers *addresses* (docs/threats.md); what is
 //! not plainly public is guarded, so that a range this table does not know is refused, not let
 //! through. Documentation ranges are not guarded: nothing lives there, and tests use them as
 //! public-looking addresses.

@@ -6,7 +6,9 @@
 use std::fmt;
 use std::hash::{Hash, Hasher};
 
-use crate::{MAX_LABEL_BYTES, MAX_NAME_BYTES, Name, NameError, NameRef};
+use crate::error::NameError;
+use crate::limits::{MAX_LABEL_BYTES, MAX_NAME_BYTES};
+use crate::name::{Name, NameRef};
 
 /// Size of the buffer, in bytes: a name and one byte to spare for its trailing dot.
 const BUFFER_BYTES: usize = MAX_NAME_BYTES + 1;
@@ -98,6 +100,45 @@ impl NameBuf {
     /// An owned, shareable copy; allocates.
     pub fn to_name(&self) -> Name {
         self.as_ref().to_name()
+    }
+}
+
+impl<'a> NameRef<'a> {
+    /// Borrows text that is canonical already.
+    ///
+    /// # Errors
+    /// As [`NameBuf::from_program`]; text that is a name but not in canonical form (upper case,
+    /// trailing dot) is refused with [`NameError::NotPlain`].
+    pub fn from_canonical(text: &'a str) -> Result<NameRef<'a>, NameError> {
+        let name = NameBuf::from_program(text.as_bytes())?;
+        if name.as_str() != text {
+            return Err(NameError::NotPlain {
+                plain: name.as_str().into(),
+            });
+        }
+        Ok(NameRef::trusted(text))
+    }
+}
+
+impl Name {
+    /// Reads a name that a program sent, see [`NameBuf::from_program`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn from_program(text: &[u8]) -> Result<Name, NameError> {
+        NameBuf::from_program(text).map(|name| name.to_name())
+    }
+}
+
+impl From<&NameBuf> for Name {
+    fn from(name: &NameBuf) -> Name {
+        name.to_name()
+    }
+}
+
+impl From<NameBuf> for Name {
+    fn from(name: NameBuf) -> Name {
+        name.to_name()
     }
 }
 

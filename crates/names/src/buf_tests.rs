@@ -1,4 +1,4 @@
-//! Tests of program input: THREATS.md, "Names", line by line.
+//! Tests of program input: *names* (docs/threats.md), line by line.
 
 use proptest::prelude::*;
 

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::{MAX_LABEL_BYTES, MAX_NAME_BYTES};
+use crate::limits::{MAX_LABEL_BYTES, MAX_NAME_BYTES};
 
 /// Why a name has no canonical form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

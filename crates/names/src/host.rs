@@ -1,13 +1,14 @@
 //! A host as a program names it: a name or a literal address, never something in between.
 //!
-//! Answers THREATS.md's `[::1%25eth0]`, `[evil.com]`, `0177.0.0.1` and their like: an address has
-//! one spelling that is accepted, everything else must be a canonical name, and a name never ends
+//! Answers *names* (docs/threats.md): `[::1%25eth0]`, `[evil.com]`, `0177.0.0.1` and their like. An
+//! address has one spelling that is accepted, everything else must be a canonical name, and a name never ends
 //! in a number.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::{NameBuf, NameError};
+use crate::buf::NameBuf;
+use crate::error::NameError;
 
 /// A destination host.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -1,4 +1,4 @@
-//! Tests of hosts: THREATS.md's odd spellings of addresses.
+//! Tests of hosts: odd spellings of addresses (*names*, docs/threats.md).
 
 use proptest::prelude::*;
 

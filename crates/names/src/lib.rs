@@ -2,9 +2,9 @@
 //!
 //! The ground floor: every name that a sandboxed program or an operator writes becomes one
 //! canonical form here, once, or is refused. Only that form is matched, resolved, dialled and
-//! logged, so no later layer has to ask itself about case, trailing dots, IDNA or `0x7f.1`
-//! (THREATS.md, "Names"). The same floor says which addresses belong to the host or its network
-//! and are therefore guarded ("Addresses").
+//! logged, so no later layer has to ask itself about case, trailing dots, IDNA or `0x7f.1`. This
+//! answers *names* (docs/threats.md). The same crate says which addresses belong to the host or
+//! its network and are therefore guarded (*addresses*).
 //!
 //! No I/O, no clock, no async; parsing what a program sent allocates nothing.
 #![forbid(unsafe_code)]
@@ -14,6 +14,7 @@ mod address;
 mod buf;
 mod error;
 mod host;
+mod limits;
 mod name;
 mod pattern;
 mod policy_text;
@@ -25,15 +26,9 @@ pub use address::{AddressClass, classify, is_guarded};
 pub use buf::NameBuf;
 pub use error::{NameError, PatternError, TargetError};
 pub use host::{Host, parse_port};
+pub use limits::{MAX_LABEL_BYTES, MAX_NAME_BYTES};
 pub use name::{Name, NameRef};
 pub use pattern::{Pattern, Specificity};
 pub use ports::{PortRange, PortSet, Transport};
 pub use record_type::{RecordType, Serving};
 pub use target::Target;
-
-/// Longest canonical name, in bytes: 255 on the wire (RFC 1035 section 2.3.4) less the first
-/// length byte and the root label.
-pub const MAX_NAME_BYTES: usize = 253;
-
-/// Longest label, in bytes (RFC 1035 section 2.3.4).
-pub const MAX_LABEL_BYTES: usize = 63;

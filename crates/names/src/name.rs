@@ -2,13 +2,12 @@
 //!
 //! Invariant of every type here: lower-case ASCII, no trailing dot, 1 to 253 bytes, labels of 1 to
 //! 63 bytes from `[a-z0-9_-]`, and a last label that is not a number. Two names are the same name
-//! exactly if their bytes are equal.
+//! exactly if their bytes are equal. The parsers make them: [`crate::NameBuf`] of what programs
+//! send, `policy_text` of what operators write.
 
 use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
-
-use crate::{NameBuf, NameError, policy_text};
 
 /// A borrowed canonical name. `Hash` and `Eq` agree with `str`'s.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -18,21 +17,6 @@ impl<'a> NameRef<'a> {
     /// Wraps text that one of this crate's parsers has checked.
     pub(crate) fn trusted(text: &'a str) -> NameRef<'a> {
         NameRef(text)
-    }
-
-    /// Borrows text that is canonical already.
-    ///
-    /// # Errors
-    /// As [`NameBuf::from_program`]; text that is a name but not in canonical form (upper case,
-    /// trailing dot) is refused with [`NameError::NotPlain`].
-    pub fn from_canonical(text: &'a str) -> Result<NameRef<'a>, NameError> {
-        let name = NameBuf::from_program(text.as_bytes())?;
-        if name.as_str() != text {
-            return Err(NameError::NotPlain {
-                plain: name.as_str().into(),
-            });
-        }
-        Ok(NameRef(text))
     }
 
     /// The name as text.
@@ -99,25 +83,6 @@ impl serde::Serialize for NameRef<'_> {
 pub struct Name(Arc<str>);
 
 impl Name {
-    /// Reads a name that an operator wrote: as [`Name::from_program`], and international names are
-    /// accepted and made ASCII (UTS 46, non-transitional).
-    ///
-    /// # Errors
-    /// [`NameError::NotPlain`] for text that IDNA would silently turn into another
-    /// (full-width letters or dots, superscript digits, invisible characters),
-    /// [`NameError::BadIdna`] for `xn--` labels that do not round-trip, and the rest.
-    pub fn from_policy(text: &str) -> Result<Name, NameError> {
-        policy_text::name(text).map(|name| name.to_name())
-    }
-
-    /// Reads a name that a program sent, see [`NameBuf::from_program`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn from_program(text: &[u8]) -> Result<Name, NameError> {
-        NameBuf::from_program(text).map(|name| name.to_name())
-    }
-
     /// The name, borrowed.
     pub fn as_ref(&self) -> NameRef<'_> {
         NameRef(&self.0)
@@ -137,18 +102,6 @@ impl Borrow<str> for Name {
 
 impl From<NameRef<'_>> for Name {
     fn from(name: NameRef<'_>) -> Name {
-        name.to_name()
-    }
-}
-
-impl From<&NameBuf> for Name {
-    fn from(name: &NameBuf) -> Name {
-        name.to_name()
-    }
-}
-
-impl From<NameBuf> for Name {
-    fn from(name: NameBuf) -> Name {
         name.to_name()
     }
 }

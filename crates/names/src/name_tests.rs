@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::buf::NameBuf;
 
 fn name(text: &str) -> Name {
     Name::from_policy(text).unwrap()

@@ -6,7 +6,8 @@
 
 use std::fmt;
 
-use crate::{Name, NameRef, PatternError, policy_text};
+use crate::error::PatternError;
+use crate::name::{Name, NameRef};
 
 /// What a rule says about names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,7 +45,7 @@ impl Pattern {
         if base.contains('*') {
             return Err(PatternError::MisplacedWildcard);
         }
-        let pattern = wrap(policy_text::name(base)?.to_name());
+        let pattern = wrap(Name::from_policy(base)?);
         if !matches!(pattern, Pattern::Exact(_)) && suffix(pattern.base()) == Some(Suffix::Public) {
             return Err(PatternError::TooBroad {
                 pattern: pattern.to_string().into(),

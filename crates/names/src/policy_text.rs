@@ -7,10 +7,25 @@
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
-use crate::{NameBuf, NameError};
+use crate::buf::NameBuf;
+use crate::error::NameError;
+use crate::name::Name;
+
+impl Name {
+    /// Reads a name that an operator wrote: as [`Name::from_program`], and international names are
+    /// accepted and made ASCII (UTS 46, non-transitional).
+    ///
+    /// # Errors
+    /// [`NameError::NotPlain`] for text that IDNA would silently turn into another
+    /// (full-width letters or dots, superscript digits, invisible characters),
+    /// [`NameError::BadIdna`] for `xn--` labels that do not round-trip, and the rest.
+    pub fn from_policy(text: &str) -> Result<Name, NameError> {
+        canonical(text).map(|name| name.to_name())
+    }
+}
 
 /// Reads one name, without wildcard.
-pub(crate) fn name(text: &str) -> Result<NameBuf, NameError> {
+fn canonical(text: &str) -> Result<NameBuf, NameError> {
     // Plain ASCII without xn-- is what nearly every policy has; IDNA adds nothing to it.
     if text.is_ascii() && !has_punycode(text) {
         return NameBuf::from_program(text.as_bytes());

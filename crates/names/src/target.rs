@@ -9,7 +9,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use crate::{Pattern, PatternError, PortSet, TargetError, Transport, parse_port};
+use crate::error::{NameError, PatternError, TargetError};
+use crate::host::parse_port;
+use crate::pattern::Pattern;
+use crate::ports::{PortSet, Transport};
 
 /// Longest piece of the operator's text that an error repeats, in characters.
 const MAX_QUOTED_CHARS: usize = 64;
@@ -256,8 +259,8 @@ fn quoted(text: &str) -> Box<str> {
     text.chars().take(MAX_QUOTED_CHARS).collect()
 }
 
-impl From<crate::NameError> for TargetError {
-    fn from(e: crate::NameError) -> Self {
+impl From<NameError> for TargetError {
+    fn from(e: NameError) -> Self {
         TargetError::Pattern(PatternError::Name(e))
     }
 }

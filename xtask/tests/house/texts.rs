@@ -1,7 +1,7 @@
 //! Files as a reader meets them: not too long, opened by a comment, nothing skipped, every reason
-//! code in the documentation.
+//! code in the documentation, every threat that a comment names in the list of threats.
 
-use crate::source::{File, files, files_ending, none, shipped};
+use crate::source::{File, files, files_ending, none, root, shipped};
 
 /// The longest file, in lines.
 const MAX_FILE_LINES: usize = 700;
@@ -73,6 +73,65 @@ fn every_reason_is_documented() {
         "reason codes that no .md file explains (as `code`):",
         missing,
     );
+}
+
+/// The list of threats that comments name.
+const THREATS: &str = "docs/threats.md";
+
+/// A comment that points to the list of threats names a heading of it: *exhaustion*
+/// (docs/threats.md).
+#[test]
+fn threats_that_comments_name_are_listed() {
+    let list = std::fs::read_to_string(root().join(THREATS)).expect(THREATS);
+    let headings: Vec<String> = list
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("## ")?.to_lowercase()))
+        .collect();
+    assert!(!headings.is_empty(), "{THREATS} has no headings");
+    let (mut pointers, mut broken) = (0, Vec::new());
+    for file in all() {
+        for comment in comments(&file.text) {
+            if !comment.contains(THREATS) {
+                continue;
+            }
+            pointers += 1;
+            let named = emphasised(&comment);
+            if named.is_empty() {
+                broken.push(format!("{}: names no heading: {comment}", file.path));
+            }
+            let unknown = named
+                .into_iter()
+                .filter(|name| !headings.contains(&name.to_lowercase()));
+            broken.extend(unknown.map(|name| format!("{}: *{name}*", file.path)));
+        }
+    }
+    assert!(pointers > 0, "no comment points to {THREATS}");
+    none("threats that docs/threats.md does not list:", broken);
+}
+
+/// The comments of a file: lines that follow each other are one.
+fn comments(text: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut before = false;
+    for line in text.lines() {
+        let comment = line.trim_start().strip_prefix("//");
+        if let Some(comment) = comment {
+            let comment = comment.trim_start_matches(['/', '!']).trim();
+            match found.last_mut().filter(|_| before) {
+                Some(last) => last.extend([" ", comment]),
+                None => found.push(comment.to_owned()),
+            }
+        }
+        before = comment.is_some();
+    }
+    found
+}
+
+/// What stands between `*` and `*`, outside of code.
+fn emphasised(comment: &str) -> Vec<String> {
+    let prose: String = comment.split('`').step_by(2).collect();
+    let parts = prose.split('*').skip(1).step_by(2);
+    parts.map(str::to_owned).collect()
 }
 
 /// The codes are the first text in `= allow(`, `= deny(`, `= error(` and the rows made of them.
