@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use portcullis_dns::{DnsService, PolicyHandle, Resolved};
 use portcullis_names::Name;
-use portcullis_policy::{ConnectPermit, HOST_NAME, PermitTarget, Policy, Reason, Request};
+use portcullis_policy::{
+    ConnectPermit, Destination, HOST_NAME, PermitTarget, Policy, Reason, Request,
+};
 use portcullis_record::{Stage, Timings};
 use tokio::time::timeout;
 
@@ -296,9 +298,9 @@ fn sent_by(policy: &Policy, permit: &ConnectPermit, to: SocketAddr) -> ChosenBy 
     let (PermitTarget::Name(name) | PermitTarget::NameAt(name, _)) = permit.target() else {
         return ChosenBy::Sandbox;
     };
-    let now = policy
-        .decide(&Request::to_name(name.as_ref(), permit.port()))
-        .connect_permit();
+    let named = Destination::name(name.as_ref());
+    let request = Request::connect(&named, permit.port());
+    let now = policy.decide(&request).connect_permit();
     match now.and_then(|permit| permit.to()) {
         Some(still) if still == to => ChosenBy::Rule,
         _ => ChosenBy::Sandbox,

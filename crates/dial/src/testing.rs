@@ -168,25 +168,22 @@ impl World {
 
     pub(crate) fn by_name(&self, name: &str, port: u16) -> ConnectPermit {
         let name = Name::from_policy(name).unwrap();
-        self.permit(&Request::to_name(name.as_ref(), port))
+        self.permit(&Destination::name(name), port)
     }
 
     pub(crate) fn by_address(&self, address: &str, port: u16) -> ConnectPermit {
-        self.permit(&Request::to_address(address.parse().unwrap(), port))
+        self.permit(&Destination::address(address.parse().unwrap()), port)
     }
 
     pub(crate) fn by_lease(&self, name: &str, address: &str, port: u16) -> ConnectPermit {
         let names = [Name::from_policy(name).unwrap()];
-        let how = Destination::Leased {
-            address: address.parse().unwrap(),
-            names: &names,
-        };
-        self.permit(&Request::Connect { how, port })
+        self.permit(&Destination::leased(address.parse().unwrap(), &names), port)
     }
 
-    fn permit(&self, request: &Request<'_>) -> ConnectPermit {
+    fn permit(&self, to: &Destination<'_>, port: u16) -> ConnectPermit {
         let policy = self.policy.load();
-        let decision = policy.decide(request);
+        let request = Request::connect(to, port);
+        let decision = policy.decide(&request);
         decision
             .connect_permit()
             .unwrap_or_else(|| panic!("the policy says {decision:?}"))

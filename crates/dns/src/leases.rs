@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use portcullis_names::{Name, PortSet};
-use portcullis_policy::Policy;
+use portcullis_policy::{Asked, CowName, Policy};
 use smallvec::SmallVec;
 use tokio_util::sync::CancellationToken;
 
@@ -132,6 +132,22 @@ pub enum Owner {
     /// The address is of the synthetic range: it stands for this name, or for nothing. It is never
     /// dialled.
     Synthetic(Option<Name>),
+}
+
+impl Owner {
+    /// The address that it is the owner of, as a destination.
+    pub fn asked(self, address: IpAddr) -> Asked<'static> {
+        match self {
+            Owner::Names(names) => Asked::Address {
+                address,
+                owners: names.into(),
+            },
+            Owner::Synthetic(name) => Asked::Synthetic {
+                address,
+                name: name.map(CowName::Owned),
+            },
+        }
+    }
 }
 
 /// A connection's share in its lease: while it lives the lease does not run out, is not evicted and

@@ -3,8 +3,8 @@
 //! A connect() that fails in the kernel never reaches the gateway, yet every denial at every layer
 //! leaves a record: the sandbox's rules log each refusal, and this reads the log.
 
-use portcullis_dns::{Leases, Owner, PolicyHandle};
-use portcullis_policy::{Destination, Reason, Request, Seen, Verdict};
+use portcullis_dns::{Leases, PolicyHandle};
+use portcullis_policy::{Reason, Request, Verdict};
 use portcullis_record::{Client, Event, Layer, Protocol, Recorder, Transport};
 use portcullis_sandbox::{Refused, RefusedLog, RefusedProtocol};
 use std::net::SocketAddr;
@@ -107,36 +107,19 @@ impl RefusedReader {
 
     fn record_tcp(&self, destination: SocketAddr) {
         let (address, port) = (destination.ip(), destination.port());
-        let owner = self.leases.owner(address);
-        let how = match &owner {
-            Owner::Names(names) if names.is_empty() => Destination::Address(address),
-            Owner::Names(names) => Destination::Leased { address, names },
-            Owner::Synthetic(None) => Destination::Address(address),
-            Owner::Synthetic(Some(name)) => Destination::Synthetic {
-                name,
-                seen: Seen::Nothing,
-            },
-        };
-        let request = Request::Connect { how, port };
+        let to = self.leases.owner(address).asked(address).unshown();
+        let request = Request::connect(&to, port);
         let policy = self.policy.load();
         let decision = policy.decide(&request);
-        let reason = match &owner {
-            // Made up, and not for anything now: rules about its network do not mean it.
-            Owner::Synthetic(None) => Reason::AddressNotLeased,
-            // Refused although the policy would let it pass: the lease ran out before the program
-            // came, or a rule denies the made-up address itself.
-            _ if decision.permits() => match policy.guard(address, port) {
-                Err(Reason::DeniedByRule) => Reason::DeniedByRule,
-                _ => Reason::AddressNotLeased,
-            },
-            _ => decision.reason,
+        // Refused although the policy would let it pass: the lease ran out before the program came,
+        // or a rule denies the made-up address itself.
+        let reason = match decision.permits().then(|| policy.guard(address, port)) {
+            None => decision.reason,
+            Some(Err(Reason::DeniedByRule)) => Reason::DeniedByRule,
+            Some(_) => Reason::AddressNotLeased,
         };
         let rule = decision.rule.map(|id| policy.rule(id));
-        // No rule about a made-up address would allow anything.
-        let suggestion = match &owner {
-            Owner::Synthetic(None) => None,
-            _ => policy.suggestion(&request),
-        };
+        let suggestion = policy.suggestion(&request);
         let addresses = [address];
         let mut event = Event::new(Layer::Tcp, Protocol::Kernel, Verdict::Deny, reason)
             .port(port)
@@ -144,10 +127,7 @@ impl RefusedReader {
         if let Some(rule) = &rule {
             event = event.rule(rule.text, rule.source);
         }
-        event.name = match &owner {
-            Owner::Names(names) => names.first().map(|name| name.as_str()),
-            Owner::Synthetic(name) => name.as_ref().map(|name| name.as_str()),
-        };
+        event.name = to.asked.owner().map(|name| name.as_str());
         event.suggestion = suggestion.as_deref();
         self.recorder.decision(event);
     }

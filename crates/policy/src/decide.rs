@@ -1,6 +1,6 @@
 //! How each kind of request is weighed.
 //!
-//! THREATS, "decision and destination differ". What a name is worth depends on how it is known: a
+//! Answers *decision and destination differ* (docs/threats.md). What a name is worth depends on how it is known: a
 //! name that was asked for is resolved by us, so it speaks for itself; a name that was merely shown
 //! on a connection to some address counts only if DNS gave that address out for it; an address
 //! counts by a lease or a rule, never by what is said on the connection.
@@ -11,10 +11,11 @@ use std::sync::Arc;
 use portcullis_names::{Name, NameRef, RecordType, Transport, is_guarded};
 
 use crate::decision::{Decision, Grant, Way};
+use crate::destination::{Asked, Destination, Shown, ShownBy};
 use crate::host_name::HOST_NAME;
 use crate::http::LIMITED_METHODS;
 use crate::reason::Reason;
-use crate::request::{Destination, Request, Seen, ShownBy};
+use crate::request::Request;
 use crate::rules::{NameVerdict, NetVerdict, RuleId, RuleSet, Says};
 use crate::types::TypeSet;
 use crate::verdict::{Mode, Verdict};
@@ -83,17 +84,17 @@ impl<'r> Outcome<'r> {
 pub(crate) fn decide<'r>(policy: Basis<'_>, request: &Request<'r>) -> Decision<'r> {
     let (outcome, transport) = match *request {
         Request::Lookup { name, qtype } => (lookup(policy, name, qtype), Transport::Tcp),
-        Request::Connect { how, port } => {
+        Request::Connect { to, port } => {
             let door = Door::tcp(port);
-            (connect(policy, how, door), Transport::Tcp)
+            (connect(policy, to, door), Transport::Tcp)
         }
         Request::Http {
-            how,
+            to,
             port,
             method,
             path,
-        } => (http(policy, how, port, (method, path)), Transport::Tcp),
-        Request::Datagrams { how, port } => (datagrams(policy, how, port), Transport::Udp),
+        } => (http(policy, to, port, (method, path)), Transport::Tcp),
+        Request::Datagrams { to, port } => (datagrams(policy, to, port), Transport::Udp),
     };
     // the kernel inside refuses datagrams by its own set, also where the policy only watches
     let watches = policy.mode == Mode::Audit && transport == Transport::Tcp;
@@ -119,11 +120,12 @@ pub(crate) fn decide<'r>(policy: Basis<'_>, request: &Request<'r>) -> Decision<'
 }
 
 /// Whether a refusal stands although the policy only watches: the host's own loopback is as private
-/// by its name as it is by its address.
+/// by its name as it is by its address, and where nothing is known to dial nothing can pass.
 fn stands(outcome: &Outcome<'_>) -> bool {
     let name = match outcome.way {
         Way::Lookup(name) | Way::ToName(name, _) | Way::ToNameAt(name, ..) => Some(name),
         Way::ToAddress(..) => None,
+        Way::Nowhere => return true,
     };
     outcome.reason.stands_in_audit() || name.is_some_and(|name| name.as_str() == HOST_NAME)
 }
@@ -155,60 +157,66 @@ fn lookup<'r>(policy: Basis<'_>, name: NameRef<'r>, qtype: RecordType) -> Outcom
     Outcome { reason, rule, way }
 }
 
-fn connect<'r>(policy: Basis<'_>, how: Destination<'r>, door: Door) -> Outcome<'r> {
-    let at = |address, names| At {
-        policy,
-        address,
-        names,
-        door,
-    };
-    match how {
-        Destination::Asked(name) => asked(policy, name, door),
-        Destination::AskedAndShown {
-            asked: name,
-            shown,
-            by,
-        } => {
-            let outcome = asked(policy, name, door);
-            if outcome.reason == Reason::Allowed && name != shown {
-                return Outcome {
-                    reason: mismatch(by),
-                    ..outcome
-                };
+fn connect<'r>(policy: Basis<'_>, to: &'r Destination<'r>, door: Door) -> Outcome<'r> {
+    match &to.asked {
+        Asked::Name(name) => {
+            let outcome = asked(policy, name.as_ref(), door);
+            match &to.shown {
+                Shown::Name(shown, by) if outcome.reason == Reason::Allowed && shown != name => {
+                    Outcome {
+                        reason: mismatch(*by),
+                        ..outcome
+                    }
+                }
+                _ => outcome,
             }
-            outcome
         }
-        Destination::Address(address) => by_address(policy, address, door),
-        Destination::Leased { address, names } => at(address, names).unshown(false),
-        Destination::Hidden { address, names } => at(address, names).unshown(true),
-        Destination::Shown {
-            address,
-            names,
-            shown,
-            by,
-        } => {
-            let at = at(address, names);
-            at.refused().unwrap_or_else(|| at.by_shown(shown, by))
+        Asked::Address { address, owners } => {
+            let at = At {
+                policy,
+                address: *address,
+                names: owners,
+                door,
+            };
+            match &to.shown {
+                Shown::Bare => by_address(policy, *address, door),
+                Shown::Nothing if owners.is_empty() => by_address(policy, *address, door),
+                Shown::Nothing => at.unshown(false),
+                Shown::Hidden => at.unshown(true),
+                Shown::Name(shown, by) => {
+                    (at.refused()).unwrap_or_else(|| at.by_shown(shown.as_ref(), *by))
+                }
+            }
         }
-        Destination::Synthetic { name, seen } => synthetic(policy, name.as_ref(), seen, door),
+        Asked::Synthetic { name: None, .. } => {
+            Outcome::refuse(Reason::AddressNotLeased, None, Way::Nowhere)
+        }
+        Asked::Synthetic {
+            name: Some(name), ..
+        } => synthetic(policy, name.as_ref(), &to.shown, door),
     }
 }
 
 /// A request passes where a connection would, and has the method and the path that the rules want.
-fn http<'r>(policy: Basis<'_>, how: Destination<'r>, port: u16, asks: (&str, &str)) -> Outcome<'r> {
+fn http<'r>(
+    policy: Basis<'_>,
+    to: &'r Destination<'r>,
+    port: u16,
+    asks: (&str, &str),
+) -> Outcome<'r> {
     let door = Door::tcp(port);
-    let outcome = connect(policy, how, door);
+    let outcome = connect(policy, to, door);
     if outcome.reason != Reason::Allowed {
         return outcome;
     }
-    let refused = match (outcome.way, how) {
-        (Way::Lookup(_), _) => None,
+    let refused = match (outcome.way, &to.asked) {
+        (Way::Lookup(_) | Way::Nowhere, _) => None,
         (Way::ToAddress(address, port), _) => {
             let says = policy.rules.nets.says(address, Transport::Tcp, port);
             narrowed(says, asks)
         }
         // It shows no name, so it may be for any that owns the address: all of them must take it.
-        (Way::ToNameAt(..), Destination::Leased { names, .. }) => names
+        (Way::ToNameAt(..), Asked::Address { owners, .. }) if to.shown == Shown::Nothing => owners
             .iter()
             .filter(|name| {
                 matches!(
@@ -262,13 +270,14 @@ fn narrowed<'p>(
 
 /// Datagrams pass by a rule for their port alone; what no such rule is about is a protocol that does
 /// not pass, whatever else is listed.
-fn datagrams<'r>(policy: Basis<'_>, how: Destination<'r>, port: u16) -> Outcome<'r> {
+fn datagrams<'r>(policy: Basis<'_>, to: &'r Destination<'r>, port: u16) -> Outcome<'r> {
     let door = Door {
         transport: Transport::Udp,
         port,
     };
-    let outcome = connect(policy, how, door);
+    let outcome = connect(policy, to, door);
     match outcome.reason {
+        _ if matches!(outcome.way, Way::Nowhere) => outcome,
         Reason::NotListed | Reason::AddressNotLeased | Reason::PortNotAllowed => Outcome {
             reason: Reason::ProtocolNotAllowed,
             ..outcome
@@ -280,23 +289,23 @@ fn datagrams<'r>(policy: Basis<'_>, how: Destination<'r>, port: u16) -> Outcome<
 /// The address was made up for the name, so the name alone counts: it is what is dialled, and the
 /// guard looks at the addresses that it turns out to have. What is shown must still be that name, as
 /// on any direct connection.
-fn synthetic<'r>(policy: Basis<'_>, name: NameRef<'r>, seen: Seen<'r>, door: Door) -> Outcome<'r> {
+fn synthetic<'r>(policy: Basis<'_>, name: NameRef<'r>, shown: &Shown<'r>, door: Door) -> Outcome<'r> {
     let outcome = asked(policy, name, door);
     if outcome.reason != Reason::Allowed {
         return outcome;
     }
-    let (reason, rule) = match seen {
-        Seen::Nothing => return outcome,
-        Seen::Hidden => match door.name(policy, name) {
+    let (reason, rule) = match shown {
+        Shown::Nothing | Shown::Bare => return outcome,
+        Shown::Hidden => match door.name(policy, name) {
             NameVerdict::Allowed { no_sni: true, .. } => return outcome,
             _ => (Reason::SniMissing, outcome.rule),
         },
-        Seen::Name(shown, _) if shown == name => return outcome,
-        Seen::Name(shown, by) => match door.name(policy, shown) {
+        Shown::Name(shown, _) if shown.as_ref() == name => return outcome,
+        Shown::Name(shown, by) => match door.name(policy, shown.as_ref()) {
             NameVerdict::Denied(rule) => (Reason::DeniedByRule, Some(rule)),
-            NameVerdict::Allowed { rule, .. } => (mismatch(by), Some(rule)),
+            NameVerdict::Allowed { rule, .. } => (mismatch(*by), Some(rule)),
             NameVerdict::OtherPort(rule) => (Reason::PortNotAllowed, Some(rule)),
-            NameVerdict::Unlisted => (not_listed(by), None),
+            NameVerdict::Unlisted => (not_listed(*by), None),
         },
     };
     Outcome::refuse(reason, rule, outcome.way)

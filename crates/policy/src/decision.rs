@@ -52,7 +52,7 @@ impl Grant<'_> {
         // datagrams have no methods
         let limited = self.limited && transport == Transport::Tcp;
         match self.way {
-            Way::Lookup(_) => None,
+            Way::Lookup(_) | Way::Nowhere => None,
             Way::ToName(name, port) | Way::ToNameAt(name, _, port) => {
                 let (names, name) = (&self.rules.names, name.as_str());
                 let says = names.says(name, transport, port);
@@ -72,6 +72,8 @@ impl Grant<'_> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Way<'r> {
     Lookup(NameRef<'r>),
+    /// There is nothing that could be dialled.
+    Nowhere,
     ToName(NameRef<'r>, u16),
     ToAddress(IpAddr, u16),
     ToNameAt(NameRef<'r>, IpAddr, u16),
@@ -88,7 +90,7 @@ impl<'r> Decision<'r> {
     pub fn name(&self) -> Option<NameRef<'r>> {
         match self.grant.as_ref()?.way {
             Way::Lookup(name) | Way::ToName(name, _) | Way::ToNameAt(name, ..) => Some(name),
-            Way::ToAddress(..) => None,
+            Way::ToAddress(..) | Way::Nowhere => None,
         }
     }
 
@@ -117,7 +119,7 @@ impl<'r> Decision<'r> {
         let permits = |grant: &&Grant<'_>| self.permits() && grant.transport == transport;
         let grant = self.grant.as_ref().filter(permits)?;
         let (target, port, name) = match grant.way {
-            Way::Lookup(_) => return None,
+            Way::Lookup(_) | Way::Nowhere => return None,
             Way::ToName(name, port) => (PermitTarget::Name(name.to_name()), port, Some(name)),
             Way::ToAddress(address, port) => (PermitTarget::Address(address), port, None),
             Way::ToNameAt(name, address, port) => (

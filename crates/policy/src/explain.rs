@@ -11,9 +11,10 @@ use portcullis_names::{
 };
 
 use crate::decision::Decision;
+use crate::destination::Destination;
 use crate::policy::Policy;
 use crate::reason::Reason;
-use crate::request::{Destination, Request};
+use crate::request::Request;
 use crate::rules::RuleId;
 use crate::verdict::Verdict;
 
@@ -154,10 +155,11 @@ impl Policy {
             qtype: RecordType::A,
         };
         let decision = self.decide(&lookup);
+        let to = Destination::name(name);
         if decision.reason != Reason::Allowed {
             // the suggestion for the port that was asked about, rather than for the lookup
             let port = one_port(ports).unwrap_or(443);
-            let suggestion = self.suggestion(&to_name(name, transport, port));
+            let suggestion = self.suggestion(&over(transport, &to, port));
             return Finding {
                 suggestion,
                 ..finding(&decision)
@@ -174,7 +176,7 @@ impl Policy {
         let Some(port) = asked else {
             return finding(&decision);
         };
-        let request = to_name(name, transport, port);
+        let request = over(transport, &to, port);
         let mut found = finding(&self.decide(&request));
         found.suggestion = self.suggestion(&request);
         if found.reason != Reason::Allowed && open.is_empty() {
@@ -200,7 +202,8 @@ impl Policy {
             .or_else(|| first_port(&ports.difference(&open)))
             .or_else(|| first_port(&some))
             .unwrap_or(443);
-        let request = to_address(address, transport, asked);
+        let to = Destination::address(address);
+        let request = over(transport, &to, asked);
         let mut found = finding(&self.decide(&request));
         let single = net.prefix_len() == net.max_prefix_len();
         if found.reason == Reason::Allowed && !some.contains_all(ports) {
@@ -223,8 +226,8 @@ impl Policy {
         } else if found.reason == Reason::Allowed
             && self.lifts_on(net.broadcast(), transport, asked).is_none()
         {
-            let refused = to_address(net.broadcast(), transport, asked);
-            let refused = finding(&self.decide(&refused));
+            let last = Destination::address(net.broadcast());
+            let refused = finding(&self.decide(&over(transport, &last, asked)));
             found = Finding {
                 sentences: vec!["Only part of the range is allowed.".into()],
                 ..refused
@@ -237,18 +240,10 @@ impl Policy {
 /// Ports that are asked about, and what they are ports of.
 type Asked<'p> = (Transport, &'p PortSet);
 
-fn to_name(name: NameRef<'_>, transport: Transport, port: u16) -> Request<'_> {
-    to(Destination::Asked(name), transport, port)
-}
-
-fn to_address<'a>(address: IpAddr, transport: Transport, port: u16) -> Request<'a> {
-    to(Destination::Address(address), transport, port)
-}
-
-fn to(how: Destination<'_>, transport: Transport, port: u16) -> Request<'_> {
+fn over<'a>(transport: Transport, to: &'a Destination<'a>, port: u16) -> Request<'a> {
     match transport {
-        Transport::Tcp => Request::Connect { how, port },
-        Transport::Udp => Request::Datagrams { how, port },
+        Transport::Tcp => Request::Connect { to, port },
+        Transport::Udp => Request::Datagrams { to, port },
     }
 }
 

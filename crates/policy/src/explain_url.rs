@@ -2,10 +2,11 @@
 
 use portcullis_names::Host;
 
+use crate::destination::Destination;
 use crate::explain::{Explanation, finding};
 use crate::policy::Policy;
 use crate::reason::Reason;
-use crate::request::{Destination, Request};
+use crate::request::Request;
 
 /// What a URL without a method means.
 const GET: &str = "GET";
@@ -35,18 +36,19 @@ impl Policy {
     }
 
     fn explain_request(&self, asked: &Asked<'_>) -> Explanation {
-        let how = match &asked.host {
-            Host::Name(name) => Destination::Asked(name.as_ref()),
-            Host::Address(address) => Destination::Address(*address),
+        let to = match &asked.host {
+            Host::Name(name) => Destination::name(name.as_ref()),
+            Host::Address(address) => Destination::address(*address),
         };
+        let to = &to;
         let port = asked.port;
-        let connect = Request::Connect { how, port };
+        let connect = Request::Connect { to, port };
         let permit = self.decide(&connect).connect_permit();
         let terms = permit.as_ref().and_then(|permit| permit.terms().cloned());
         let inspected = terms.as_ref().is_some_and(|terms| terms.inspect);
         let narrow = terms.is_some_and(|terms| terms.only_http());
         let http = |method, path| Request::Http {
-            how,
+            to,
             port,
             method,
             path,

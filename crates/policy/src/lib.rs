@@ -11,6 +11,7 @@
 
 mod decide;
 mod decision;
+mod destination;
 mod diagnostic;
 mod dns_settings;
 mod explain;
@@ -33,6 +34,7 @@ mod types;
 mod verdict;
 
 pub use decision::Decision;
+pub use destination::{Asked, CowName, Destination, Shown, ShownBy};
 pub use diagnostic::{Diagnostic, Severity, SourceLine};
 pub use dns_settings::{
     Answers, DEFAULT_NEW_NAMES_PER_MINUTE, DnsSettings, MAX_RESOLVERS, MAX_SYNTHETIC_PREFIX_BITS,
@@ -51,7 +53,7 @@ pub use proxies::{
     UpstreamProxies, UpstreamProxy,
 };
 pub use reason::Reason;
-pub use request::{Destination, Request, Seen, ShownBy};
+pub use request::Request;
 pub use resolver::Resolver;
 pub use rules::{
     AddressRule, MAX_RULES, MAX_SCOPES, RuleId, RuleInfo, RuleLimits, RuleSource, RuleTerms,

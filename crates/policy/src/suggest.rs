@@ -8,11 +8,12 @@ use std::net::IpAddr;
 
 use portcullis_names::{NameRef, PortSet, Target, Transport, is_guarded};
 
+use crate::destination::{Asked, Destination, Shown};
 use crate::host_name::HOST_NAME;
 use crate::http::canonical_path;
 use crate::policy::Policy;
 use crate::reason::Reason;
-use crate::request::{Destination, Request, Seen};
+use crate::request::Request;
 use crate::rules::{RuleId, Says};
 use crate::verdict::Mode;
 
@@ -32,9 +33,9 @@ impl Policy {
             Request::Lookup { name, .. } => {
                 (reason == Reason::NotListed).then(|| self.name_lines(name, None))
             }
-            Request::Connect { how, port } => self.suggest_connect(how, port, reason),
+            Request::Connect { to, port } => self.suggest_connect(to, port, reason),
             Request::Http {
-                how,
+                to,
                 port,
                 method,
                 path,
@@ -43,10 +44,10 @@ impl Policy {
                     let rule = self.clone().with_mode(Mode::Enforce).decide(request).rule?;
                     self.narrow_lines(rule, reason, (method, path))
                 }
-                _ => self.suggest_connect(how, port, reason),
+                _ => self.suggest_connect(to, port, reason),
             },
-            Request::Datagrams { how, port } => {
-                let (name, address) = subjects(&how);
+            Request::Datagrams { to, port } => {
+                let (name, address) = subjects(to);
                 let denied = matches!(reason, Reason::Allowed | Reason::DeniedByRule);
                 if denied || self.names_carry_no_ports || port == DNS_PORT {
                     return None;
@@ -102,12 +103,12 @@ impl Policy {
         }
     }
 
-    fn suggest_connect(&self, how: Destination<'_>, port: u16, reason: Reason) -> Option<String> {
-        let (name, address) = subjects(&how);
+    fn suggest_connect(&self, to: &Destination<'_>, port: u16, reason: Reason) -> Option<String> {
+        let (name, address) = subjects(to);
         match reason {
             Reason::NotListed | Reason::SniNotListed => Some(self.name_lines(name?, Some(port))),
             Reason::PortNotAllowed => match (name, address) {
-                (_, Some(address)) if self.needs_address_rule(address, &how) => {
+                (_, Some(address)) if self.needs_address_rule(address, to) => {
                     Some(self.address_lines(address, port))
                 }
                 // of several names of one address, the one that is listed on another port
@@ -116,7 +117,7 @@ impl Policy {
                     let listed = |n: &NameRef<'_>| {
                         !names.listed_ports(n.as_str(), Transport::Tcp).is_empty()
                     };
-                    let name = leased(&how).find(listed).unwrap_or(name);
+                    let name = leased(to).find(listed).unwrap_or(name);
                     Some(self.name_lines(name, Some(port)))
                 }
                 (None, _) => Some(self.address_lines(address?, port)),
@@ -128,7 +129,7 @@ impl Policy {
                 let names = &self.rules.names;
                 let ports = |n: &NameRef<'_>| names.ports_for(n.as_str(), Transport::Tcp);
                 let open = |n: &NameRef<'_>| ports(n).contains(port);
-                let name = leased(&how).find(open)?;
+                let name = leased(to).find(open)?;
                 let keys = self.keeping(name, Some(port)).into_iter();
                 Some(table(
                     DOMAINS,
@@ -143,8 +144,8 @@ impl Policy {
     }
 
     /// Whether no name can open this destination: a guarded address, unless it stands for the host.
-    fn needs_address_rule(&self, address: IpAddr, how: &Destination<'_>) -> bool {
-        is_guarded(address) && !leased(how).any(|name| name.as_str() == HOST_NAME)
+    fn needs_address_rule(&self, address: IpAddr, to: &Destination<'_>) -> bool {
+        is_guarded(address) && !leased(to).any(|name| name.as_str() == HOST_NAME)
     }
 
     fn name_lines(&self, name: NameRef<'_>, port: Option<u16>) -> String {
@@ -224,32 +225,29 @@ fn terms_without_sni(key: &str, port: u16) -> &'static str {
 }
 
 /// The name and the address that a rule could be about.
-fn subjects<'a>(how: &Destination<'a>) -> (Option<NameRef<'a>>, Option<IpAddr>) {
-    match *how {
-        Destination::Asked(name) | Destination::AskedAndShown { asked: name, .. } => {
-            (Some(name), None)
-        }
-        Destination::Address(address) => (None, Some(address)),
-        Destination::Shown { address, shown, .. } => (Some(shown), Some(address)),
-        Destination::Leased { address, names } | Destination::Hidden { address, names } => {
-            (names.first().map(|name| name.as_ref()), Some(address))
-        }
-        Destination::Synthetic {
-            seen: Seen::Name(shown, _),
-            ..
-        } => (Some(shown), None),
-        Destination::Synthetic { name, .. } => (Some(name.as_ref()), None),
+fn subjects<'a>(to: &'a Destination<'_>) -> (Option<NameRef<'a>>, Option<IpAddr>) {
+    let shown = match &to.shown {
+        Shown::Name(shown, _) => Some(shown.as_ref()),
+        Shown::Nothing | Shown::Hidden | Shown::Bare => None,
+    };
+    match &to.asked {
+        Asked::Name(name) => (Some(name.as_ref()), None),
+        Asked::Address { address, .. } if to.shown == Shown::Bare => (None, Some(*address)),
+        Asked::Address { address, .. } => (shown.or(to.asked.owner()), Some(*address)),
+        // No rule about a made-up address would allow anything.
+        Asked::Synthetic { .. } => (shown.or(to.asked.owner()), None),
     }
 }
 
 /// The names that own the destination's address by lease; for a shown name, that name alone.
-fn leased<'a>(how: &Destination<'a>) -> impl Iterator<Item = NameRef<'a>> + use<'a> {
-    let names = match *how {
-        Destination::Leased { names, .. } | Destination::Hidden { names, .. } => names,
-        Destination::Synthetic { name, .. } => std::slice::from_ref(name),
-        _ => &[],
+fn leased<'a>(to: &'a Destination<'_>) -> impl Iterator<Item = NameRef<'a>> + use<'a> {
+    let (owners, made_up) = match (&to.asked, &to.shown) {
+        (Asked::Address { owners, .. }, Shown::Nothing | Shown::Hidden) => (&**owners, None),
+        (Asked::Synthetic { name, .. }, _) => (&[][..], name.as_ref()),
+        _ => (&[][..], None),
     };
-    names.iter().map(|name| name.as_ref())
+    let owners = owners.iter().map(|name| name.as_ref());
+    owners.chain(made_up.map(|name| name.as_ref()))
 }
 
 fn table<'v>(name: &str, lines: impl IntoIterator<Item = (String, &'v str)>) -> String {

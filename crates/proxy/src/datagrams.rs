@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 use crate::ProxyContext;
 use crate::limits::Slot;
 use crate::meter::{Cut, Meter, Way};
-use crate::target::{ShownRef, Target, destination};
+use crate::target::Target;
 
 /// Flows of one sandbox at once.
 pub(crate) const MAX_DATAGRAM_FLOWS: usize = 512;
@@ -344,12 +344,8 @@ impl Judged {
             suggestion: None,
             policy: policy.clone(),
         };
-        // A synthetic address that stands for nothing leads nowhere.
-        let Some(how) = destination(target.borrowed(), ShownRef::Nothing) else {
-            return judged;
-        };
         let request = Request::Datagrams {
-            how,
+            to: &target.asked.borrowed().unshown(),
             port: target.port,
         };
         let decision = policy.decide(&request);

@@ -9,19 +9,19 @@
 //! policy in force first and then looks at the registry.
 
 use std::future::{Future, poll_fn};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use portcullis_names::Name;
-use portcullis_policy::{ConnectPermit, Policy, Request};
+use portcullis_policy::{Asked, ConnectPermit, Destination, Policy, Request};
 
 use crate::ProxyContext;
 use crate::narrow;
 use crate::note::Peer;
-use crate::target::{Asked, Asks, HostRef, Ruling, Shown, Target, destination};
+use crate::target::{Asks, Ruling, Target};
 
 /// Parts of the registry, each with a lock of its own that a flow takes when it opens and when it
 /// closes.
@@ -46,8 +46,7 @@ pub(crate) enum Carries {
 /// What a flow was let in by: enough to decide it again. Kept small, there are thousands.
 #[derive(Debug)]
 struct Basis {
-    host: Host,
-    shown: Shown,
+    to: Destination<'static>,
     port: u16,
     carries: Carries,
     /// What the request asks for, where the flow is one.
@@ -69,39 +68,6 @@ struct Requested {
     path: Box<str>,
 }
 
-/// What was asked for, as [`Asked`] in a smaller form.
-#[derive(Debug)]
-enum Host {
-    Name(Name),
-    Address(IpAddr, Box<[Name]>),
-    Synthetic(Option<Name>),
-}
-
-impl Host {
-    fn of(target: &Target) -> Host {
-        match &target.host {
-            Asked::Name(name) => Host::Name(name.into()),
-            Asked::Address { address, names } => Host::Address(*address, names.as_slice().into()),
-            Asked::Synthetic { name, .. } => Host::Synthetic(name.clone()),
-        }
-    }
-
-    fn borrowed(&self) -> HostRef<'_> {
-        match self {
-            Host::Name(name) => HostRef::Name(name.as_ref()),
-            Host::Address(address, names) => HostRef::Address(*address, names),
-            Host::Synthetic(name) => HostRef::Synthetic(name.as_ref()),
-        }
-    }
-
-    fn ip(&self) -> Option<IpAddr> {
-        match self {
-            Host::Address(address, _) => Some(*address),
-            Host::Name(_) | Host::Synthetic(_) => None,
-        }
-    }
-}
-
 impl Basis {
     fn new(target: &Target, asks: Option<Asks<'_>>, ruling: &Ruling, peer: &Peer) -> Basis {
         let request = asks.map(|Asks { method, path }| Requested {
@@ -109,8 +75,7 @@ impl Basis {
             path: path.into(),
         });
         let mut basis = Basis {
-            host: Host::of(target),
-            shown: Shown::Nothing,
+            to: target.asked.clone().unshown(),
             port: target.port,
             carries: match request {
                 Some(_) => Carries::Http,
@@ -128,7 +93,7 @@ impl Basis {
 
     fn follow(&mut self, ruling: &Ruling, peer: &Peer) {
         let to = ruling.permit.as_ref().and_then(ConnectPermit::to);
-        self.shown = ruling.shown.clone();
+        self.to.shown = ruling.shown.clone();
         self.sent = to.is_some();
         self.only_http = narrow::only_http(ruling);
         self.peer = peer.via.is_none().then_some(peer.address);
@@ -138,18 +103,15 @@ impl Basis {
     /// Whether `policy` allows the flow as it stands: the same destination by the same evidence, the
     /// address that it ends at, and what runs on it.
     fn stands(&self, ctx: &ProxyContext, policy: &Policy) -> bool {
-        let Some(how) = destination(self.host.borrowed(), self.shown.borrowed()) else {
-            return false;
-        };
-        let port = self.port;
+        let (to, port) = (&self.to, self.port);
         let decision = policy.decide(&match self.request.as_deref() {
             Some(Requested { method, path }) => Request::Http {
-                how,
+                to,
                 port,
                 method,
                 path,
             },
-            None => Request::Connect { how, port },
+            None => Request::Connect { to, port },
         });
         let Some(permit) = decision.connect_permit() else {
             return false;
@@ -181,8 +143,12 @@ impl Basis {
             return permit.to().is_none();
         };
         // Under another name only the address that was asked for is surely that name's.
-        let there = Some(peer.ip().to_canonical()) == self.host.ip();
-        let known = permit.to().is_some() || same_name || there || self.host.ip().is_none();
+        let address = match self.to.asked {
+            Asked::Address { address, .. } => Some(address),
+            Asked::Name(_) | Asked::Synthetic { .. } => None,
+        };
+        let there = Some(peer.ip().to_canonical()) == address;
+        let known = permit.to().is_some() || same_name || there || address.is_none();
         known && self.sent == permit.to().is_some() && ctx.dialer.would_open(permit, peer)
     }
 }

@@ -6,8 +6,7 @@ use std::path::Path;
 use arc_swap::ArcSwap;
 use portcullis_dial::{DialConfig, Dialer, HostAddresses};
 use portcullis_dns::{Clock, DnsConfig, DnsService, Leases, NoGate, PolicyHandle};
-use portcullis_names::NameBuf;
-use portcullis_policy::{Destination, Input, Reason, Seen, ShownBy};
+use portcullis_policy::{Input, Reason, Shown, ShownBy};
 use portcullis_record::Recorder;
 use proptest::prelude::*;
 
@@ -91,20 +90,15 @@ fn everything() -> impl Iterator<Item = Came> {
 fn ask(ctx: &ProxyContext, (way, which, port): Came) -> (Target, Ruling) {
     let (name, port) = (name(NAMES[which]), PORTS[port]);
     let address = address_of(name.as_str());
-    let host = match way {
-        Way::Asked | Way::AskedWithSni => {
-            Asked::Name(NameBuf::from_program(name.as_str().as_bytes()).unwrap())
-        }
+    let asked = match way {
+        Way::Asked | Way::AskedWithSni => Asked::Name(name.clone().into()),
         Way::Leased | Way::LeasedWithSni | Way::LeasedHidden | Way::Bare => Asked::Address {
             address,
-            names: vec![name.clone()],
+            owners: vec![name.clone()].into(),
         },
-        Way::Synthetic => Asked::Synthetic {
-            address: "100.64.0.9".parse().unwrap(),
-            name: Some(name.clone()),
-        },
+        Way::Synthetic => made_up(&name).into_owned(),
     };
-    let target = Target { host, port };
+    let target = Target { asked, port };
     let ruling = match way {
         Way::Asked | Way::Leased | Way::Synthetic => target.decide(ctx),
         Way::AskedWithSni | Way::LeasedWithSni => {
@@ -122,40 +116,29 @@ fn ask(ctx: &ProxyContext, (way, which, port): Came) -> (Target, Ruling) {
     (target, ruling)
 }
 
+/// A synthetic address that stands for this name.
+fn made_up(name: &Name) -> Asked<'_> {
+    Asked::Synthetic {
+        address: "100.64.0.9".parse().unwrap(),
+        name: Some(name.as_ref().into()),
+    }
+}
+
 /// What the policy itself says, without any of the code under test.
 fn allowed(policy: &Policy, (way, which, port): Came) -> bool {
     let (name, port) = (name(NAMES[which]), PORTS[port]);
     let names = [name.clone()];
     let (address, shown) = (address_of(name.as_str()), name.as_ref());
-    let by = ShownBy::Sni;
-    let how = match way {
-        Way::Asked => Destination::Asked(shown),
-        Way::AskedWithSni => Destination::AskedAndShown {
-            asked: shown,
-            shown,
-            by,
-        },
-        Way::Leased => Destination::Leased {
-            address,
-            names: &names,
-        },
-        Way::LeasedWithSni => Destination::Shown {
-            address,
-            names: &names,
-            shown,
-            by,
-        },
-        Way::LeasedHidden => Destination::Hidden {
-            address,
-            names: &names,
-        },
-        Way::Bare => Destination::Address(address),
-        Way::Synthetic => Destination::Synthetic {
-            name: &name,
-            seen: Seen::Nothing,
-        },
+    let to = match way {
+        Way::Asked => Destination::name(shown),
+        Way::AskedWithSni => Destination::name(shown).showing(Shown::sni(shown)),
+        Way::Leased => Destination::leased(address, &names),
+        Way::LeasedWithSni => Destination::leased(address, &names).showing(Shown::sni(shown)),
+        Way::LeasedHidden => Destination::leased(address, &names).showing(Shown::Hidden),
+        Way::Bare => Destination::address(address),
+        Way::Synthetic => made_up(&name).unshown(),
     };
-    policy.decide(&Request::Connect { how, port }).permits() && policy.guard(address, port).is_ok()
+    policy.decide(&Request::connect(&to, port)).permits() && policy.guard(address, port).is_ok()
 }
 
 /// A file for each of these rules that is in, with its verdict.

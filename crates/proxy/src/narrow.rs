@@ -9,13 +9,15 @@
 
 use std::borrow::Cow;
 
-use portcullis_policy::{ConnectPermit, PathError, Reason, RuleTerms, Verdict, canonical_path};
+use portcullis_policy::{
+    Asked, ConnectPermit, PathError, Reason, RuleTerms, Verdict, canonical_path,
+};
 use portcullis_record::Layer;
 
 use crate::ProxyContext;
 use crate::first::Look;
 use crate::note::{At, Via};
-use crate::target::{Asked, Ruling, Target};
+use crate::target::{Ruling, Target};
 
 /// The port on which nothing but TLS is expected.
 const HTTPS_PORT: u16 = 443;
@@ -48,7 +50,7 @@ pub(crate) fn refuses_connect(target: &Target, ruling: &Ruling) -> bool {
 
 /// What has to be told apart among the first bytes of a connection.
 pub(crate) fn look(target: &Target, ruling: &Ruling) -> Look {
-    match target.host {
+    match target.asked {
         _ if only_http(ruling) => Look::OnlyHttp,
         Asked::Name(_) if !narrow(ruling) => Look::Tls,
         Asked::Name(_) | Asked::Address { .. } | Asked::Synthetic { .. } => Look::TlsAndHttp,

@@ -7,12 +7,12 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use portcullis_policy::Reason;
+use portcullis_policy::{Asked, Reason};
 use portcullis_record::DecisionId;
 use serde_json::json;
 
 use crate::open_error::OpenError;
-use crate::target::{Asked, Target};
+use crate::target::Target;
 
 /// The name under which the gateway speaks in `Proxy-Status` (RFC 9209) and `Via`.
 pub(crate) const GATEWAY: &str = "portcullis";
@@ -157,7 +157,7 @@ impl<'a> Refusal<'a> {
 /// `host:port` as the program asked for it.
 pub(crate) fn authority(target: &Target) -> String {
     let port = target.port;
-    match &target.host {
+    match &target.asked {
         Asked::Name(name) => format!("{name}:{port}"),
         Asked::Synthetic {
             name: Some(name), ..

@@ -59,7 +59,8 @@ fn names_are_matched_in_canonical_form() {
         Reason::Allowed
     );
     let as_program = written("api.XN--BCHER-KVA.example.");
-    let decision = policy.decide(&Request::to_name(as_program.as_ref(), 443));
+    let to = Destination::name(as_program.as_ref());
+    let decision = policy.decide(&Request::connect(&to, 443));
     assert!(decision.permits());
 }
 
@@ -255,7 +256,8 @@ fn decisions_name_their_rule() {
     let policy = loaded.policy;
     let rule = |port| {
         let a = name("a.example.org");
-        let decision = policy.decide(&Request::to_name(a.as_ref(), port));
+        let to = Destination::name(a.as_ref());
+        let decision = policy.decide(&Request::connect(&to, port));
         let info = policy.rule(decision.rule.unwrap());
         (info.text.to_owned(), info.source.to_string(), info.denies)
     };
@@ -275,7 +277,10 @@ fn decisions_name_their_rule() {
     let unlisted = name("b.example.com");
     assert_eq!(
         policy
-            .decide(&Request::to_name(unlisted.as_ref(), 443))
+            .decide(&Request::connect(
+                &Destination::name(unlisted.as_ref()),
+                443
+            ))
             .rule,
         None
     );
@@ -285,13 +290,15 @@ fn decisions_name_their_rule() {
 fn only_permitting_decisions_hand_out_permits() {
     let policy = domains(r#""a.example:5432" = "allow""#);
     let (a, b) = (name("a.example"), name("b.example"));
-    let refused = policy.decide(&Request::to_name(b.as_ref(), 5432));
+    let to = Destination::name(b.as_ref());
+    let refused = policy.decide(&Request::connect(&to, 5432));
     assert_eq!(refused.verdict, Verdict::Deny);
     assert!(!refused.permits());
     assert!(refused.connect_permit().is_none());
     assert!(refused.lookup_permit().is_none());
 
-    let allowed = policy.decide(&Request::to_name(a.as_ref(), 5432));
+    let to = Destination::name(a.as_ref());
+    let allowed = policy.decide(&Request::connect(&to, 5432));
     assert_eq!(allowed.verdict, Verdict::Allow);
     assert!(
         allowed.lookup_permit().is_none(),
@@ -322,7 +329,8 @@ fn audit_lets_pass_and_says_what_it_would_have_refused() {
         domains("\"a.example\" = \"allow\"\n\"d.example\" = \"deny\"").with_mode(Mode::Audit);
     let decide = |target: &str, port| {
         let target = name(target);
-        let decision = policy.decide(&Request::to_name(target.as_ref(), port));
+        let to = Destination::name(target.as_ref());
+        let decision = policy.decide(&Request::connect(&to, port));
         (
             decision.verdict,
             decision.reason,
@@ -368,7 +376,7 @@ fn audit_lets_pass_and_says_what_it_would_have_refused() {
 
     let to = |text: &str| {
         policy
-            .decide(&Request::to_address(address(text), 443))
+            .decide(&Request::connect(&Destination::address(address(text)), 443))
             .verdict
     };
     assert_eq!(to("192.0.2.1"), Verdict::Audit);
@@ -426,6 +434,7 @@ fn a_decision_allocates_nothing() {
         name("example.com"),
     );
     let mut requests = Vec::new();
+    let mut connections = Vec::new();
     for target in [&listed, &deep, &other] {
         let target = target.as_ref();
         for qtype in [1, 255] {
@@ -435,7 +444,7 @@ fn a_decision_allocates_nothing() {
             });
         }
         for port in [80, 443, 22] {
-            requests.push(Request::to_name(target, port));
+            connections.push((Destination::name(target), port));
             for to in [
                 "192.0.2.1",
                 "192.0.2.7",
@@ -444,28 +453,18 @@ fn a_decision_allocates_nothing() {
                 "::ffff:10.0.0.1",
             ] {
                 let address = address(to);
-                requests.push(Request::to_address(address, port));
-                for how in [
-                    Destination::Leased {
-                        address,
-                        names: &owners,
-                    },
-                    Destination::Hidden {
-                        address,
-                        names: &owners,
-                    },
-                    Destination::Shown {
-                        address,
-                        names: &owners,
-                        shown: target,
-                        by: ShownBy::Sni,
-                    },
+                connections.push((Destination::address(address), port));
+                for to in [
+                    Destination::leased(address, &owners),
+                    Destination::leased(address, &owners).showing(Shown::Hidden),
+                    Destination::leased(address, &owners).showing(Shown::sni(target)),
                 ] {
-                    requests.push(Request::Connect { how, port });
+                    connections.push((to, port));
                 }
             }
         }
     }
+    requests.extend((connections.iter()).map(|(to, port)| Request::connect(to, *port)));
     let count = allocation_counter::measure(|| {
         for request in &requests {
             std::hint::black_box(policy.decide(request));

@@ -2,13 +2,23 @@
 //! known.
 
 use portcullis_names::PortSet;
-use portcullis_policy::{Destination, Mode, PermitTarget, Reason, Request, Seen, ShownBy, Verdict};
+use portcullis_policy::{Asked, Mode, PermitTarget, ShownBy, Verdict};
 
 use super::*;
 
 /// A public address that DNS gave out.
 const LEASED: &str = "192.0.2.10";
 const TLS: u16 = 443;
+/// An address that stands for a name.
+const MADE_UP: &str = "100.64.0.9";
+
+fn made_up(name: &Name) -> Destination<'_> {
+    let asked = Asked::Synthetic {
+        address: address(MADE_UP),
+        name: Some(name.as_ref().into()),
+    };
+    asked.unshown()
+}
 
 #[test]
 fn a_direct_connection_needs_a_lease_and_its_port() {
@@ -39,7 +49,8 @@ fn a_direct_connection_needs_a_lease_and_its_port() {
 fn a_leased_connection_goes_by_the_name_that_allows_it() {
     let policy = domains("\"a.example\" = \"allow\"\n\"db.example:5432\" = \"allow\"");
     let owners = names(&["a.example", "db.example"]);
-    let decision = decide_leased(&policy, LEASED, &owners, 5432);
+    let to = Destination::leased(address(LEASED), &owners);
+    let decision = policy.decide(&Request::connect(&to, 5432));
     assert_eq!(decision.name().unwrap().as_str(), "db.example");
     let permit = decision.connect_permit().unwrap();
     assert_eq!(
@@ -104,7 +115,10 @@ fn an_address_rule_lifts_the_guard_for_its_range_and_ports() {
         Reason::PrivateAddress
     );
     let permit = policy
-        .decide(&Request::to_address(address("10.20.1.2"), 5432))
+        .decide(&Request::connect(
+            &Destination::address(address("10.20.1.2")),
+            5432,
+        ))
         .connect_permit()
         .unwrap();
     assert_eq!(
@@ -223,13 +237,10 @@ fn host_must_be_listed_and_own_the_address() {
     let owners = names(&["a.example"]);
     let decide = |host: &str| {
         let host = name(host);
-        let how = Destination::Shown {
-            address: address(LEASED),
-            names: &owners,
-            shown: host.as_ref(),
-            by: ShownBy::Host,
-        };
-        policy.decide(&Request::Connect { how, port: 80 }).reason
+        let to = Destination::leased(address(LEASED), &owners).showing(Shown::host(host.as_ref()));
+        policy
+            .decide(&Request::Connect { to: &to, port: 80 })
+            .reason
     };
     assert_eq!(decide("a.example"), Reason::Allowed);
     assert_eq!(decide("b.example"), Reason::HostMismatch);
@@ -284,12 +295,10 @@ fn under_connect_the_sni_is_the_name_asked_for() {
     let policy = domains("\"a.example\" = \"allow\"\n\"b.example\" = \"allow\"");
     let decide = |asked: &str, shown: &str, by| {
         let (asked, shown) = (name(asked), name(shown));
-        let how = Destination::AskedAndShown {
-            asked: asked.as_ref(),
-            shown: shown.as_ref(),
-            by,
-        };
-        policy.decide(&Request::Connect { how, port: TLS }).reason
+        let to = Destination::name(asked.as_ref()).showing(Shown::Name(shown.as_ref().into(), by));
+        policy
+            .decide(&Request::Connect { to: &to, port: TLS })
+            .reason
     };
     assert_eq!(
         decide("a.example", "a.example", ShownBy::Sni),
@@ -340,7 +349,8 @@ fn audit_keeps_the_guard_whatever_address_rules_say() {
         ("10.0.0.1", 23, Verdict::Deny),
         ("10.0.0.2", 22, Verdict::Deny),
     ] {
-        let decision = policy.decide(&Request::to_address(address(to), port));
+        let reached = Destination::address(address(to));
+        let decision = policy.decide(&Request::connect(&reached, port));
         assert_eq!(decision.verdict, verdict, "{to}:{port}");
     }
 }
@@ -353,16 +363,13 @@ fn a_synthetic_address_is_judged_and_dialled_by_its_one_name() {
          \"blind.example\" = { verdict = \"allow\", allow_no_sni = true }",
     );
     let decide = |name: &str, seen: Option<(&str, ShownBy)>, port| {
-        let (name, shown) = (
-            self::name(name),
-            seen.map(|(text, by)| (self::name(text), by)),
-        );
-        let seen = match &shown {
-            None => Seen::Nothing,
-            Some((shown, by)) => Seen::Name(shown.as_ref(), *by),
+        let name = self::name(name);
+        let shown = match seen {
+            None => Shown::Nothing,
+            Some((text, by)) => Shown::Name(self::name(text).into(), by),
         };
-        let how = Destination::Synthetic { name: &name, seen };
-        let decision = policy.decide(&Request::Connect { how, port });
+        let to = made_up(&name).showing(shown);
+        let decision = policy.decide(&Request::Connect { to: &to, port });
         if let Some(permit) = decision.connect_permit() {
             assert_eq!(permit.target(), &PermitTarget::Name(name.clone()));
             assert_eq!(permit.lookup().unwrap().name(), &name);
@@ -398,25 +405,44 @@ fn a_synthetic_address_is_judged_and_dialled_by_its_one_name() {
     );
     let hidden = |text: &str| {
         let name = name(text);
-        let how = Destination::Synthetic {
-            name: &name,
-            seen: Seen::Hidden,
-        };
-        policy.decide(&Request::Connect { how, port: TLS }).reason
+        let to = made_up(&name).showing(Shown::Hidden);
+        policy
+            .decide(&Request::Connect { to: &to, port: TLS })
+            .reason
     };
     assert_eq!(hidden("a.example"), Reason::SniMissing);
     assert_eq!(hidden("blind.example"), Reason::Allowed);
 }
 
 #[test]
+fn a_synthetic_address_that_stands_for_nothing_leads_nowhere() {
+    // not by a rule for its network, and not where the policy only watches
+    let policy = with_addresses("", "\"100.64.0.0/10:443\" = \"allow\"");
+    for policy in [policy.clone(), policy.with_mode(Mode::Audit)] {
+        let to = Asked::Synthetic {
+            address: address(MADE_UP),
+            name: None,
+        };
+        let to = to.unshown();
+        for request in [
+            Request::connect(&to, TLS),
+            Request::Datagrams { to: &to, port: TLS },
+        ] {
+            let decision = policy.decide(&request);
+            assert_eq!(decision.verdict, Verdict::Deny);
+            assert_eq!(decision.reason, Reason::AddressNotLeased);
+            assert!(decision.rule.is_none() && decision.connect_permit().is_none());
+            assert_eq!(policy.suggestion(&request), None);
+        }
+    }
+}
+
+#[test]
 fn audit_dials_a_synthetic_address_by_its_name_whatever_is_shown() {
     let policy = domains("\"a.example\" = \"allow\"").with_mode(Mode::Audit);
     let (own, other) = (name("a.example"), name("other.example"));
-    let how = Destination::Synthetic {
-        name: &own,
-        seen: Seen::Name(other.as_ref(), ShownBy::Sni),
-    };
-    let decision = policy.decide(&Request::Connect { how, port: TLS });
+    let to = made_up(&own).showing(Shown::sni(other.as_ref()));
+    let decision = policy.decide(&Request::Connect { to: &to, port: TLS });
     assert_eq!(decision.verdict, Verdict::Audit);
     let permit = decision.connect_permit().unwrap();
     assert_eq!(permit.target(), &PermitTarget::Name(own.clone()));

@@ -85,8 +85,8 @@ fn the_yaml_of_case_1() {
     assert_eq!(settings.upstream.http, settings.upstream.https);
     assert_eq!(settings.upstream.no_proxy.as_str(), "localhost,127.0.0.1");
     let explanation = policy
-        .decide(&Request::to_name(
-            name("api.internal.company.com").as_ref(),
+        .decide(&Request::connect(
+            &Destination::name(name("api.internal.company.com").as_ref()),
             443,
         ))
         .rule;

@@ -20,9 +20,7 @@ use std::io;
 use std::path::Path;
 
 use portcullis_names::{Name, NameBuf};
-use portcullis_policy::{
-    Decision, Destination, Diagnostic, Input, Loaded, Policy, Reason, Request, ShownBy,
-};
+use portcullis_policy::{Destination, Diagnostic, Input, Loaded, Policy, Reason, Request, Shown};
 
 /// Nothing is included.
 fn no_files(path: &Path) -> io::Result<String> {
@@ -87,7 +85,7 @@ fn address(text: &str) -> std::net::IpAddr {
 fn asked(policy: &Policy, target: &str, port: u16) -> Reason {
     let target = name(target);
     policy
-        .decide(&Request::to_name(target.as_ref(), port))
+        .decide(&Request::connect(&Destination::name(target.as_ref()), port))
         .reason
 }
 
@@ -103,42 +101,26 @@ fn lookup(policy: &Policy, target: &str, qtype: u16) -> Reason {
 
 fn reached(policy: &Policy, to: &str, port: u16) -> Reason {
     policy
-        .decide(&Request::to_address(address(to), port))
+        .decide(&Request::connect(&Destination::address(address(to)), port))
         .reason
 }
 
-fn decide_leased<'n>(policy: &Policy, to: &str, names: &'n [Name], port: u16) -> Decision<'n> {
-    policy.decide(&Request::Connect {
-        how: Destination::Leased {
-            address: address(to),
-            names,
-        },
-        port,
-    })
-}
-
 fn leased(policy: &Policy, to: &str, owners: &[&str], port: u16) -> Reason {
-    decide_leased(policy, to, &names(owners), port).reason
+    let owners = names(owners);
+    let to = Destination::leased(address(to), &owners);
+    policy.decide(&Request::connect(&to, port)).reason
 }
 
 fn hidden(policy: &Policy, to: &str, owners: &[&str], port: u16) -> Reason {
     let owners = names(owners);
-    let how = Destination::Hidden {
-        address: address(to),
-        names: &owners,
-    };
-    policy.decide(&Request::Connect { how, port }).reason
+    let to = Destination::leased(address(to), &owners).showing(Shown::Hidden);
+    policy.decide(&Request::Connect { to: &to, port }).reason
 }
 
 fn shown(policy: &Policy, (to, owners): (&str, &[&str]), show: &str, port: u16) -> Reason {
     let (owners, show) = (names(owners), name(show));
-    let how = Destination::Shown {
-        address: address(to),
-        names: &owners,
-        shown: show.as_ref(),
-        by: ShownBy::Sni,
-    };
-    policy.decide(&Request::Connect { how, port }).reason
+    let to = Destination::leased(address(to), &owners).showing(Shown::sni(show.as_ref()));
+    policy.decide(&Request::Connect { to: &to, port }).reason
 }
 
 /// A name as a program writes it.

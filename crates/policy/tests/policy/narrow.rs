@@ -12,9 +12,9 @@ fn said(text: &str) -> String {
 
 fn http(policy: &Policy, target: &str, port: u16, method: &str, path: &str) -> Reason {
     let target = name(target);
-    let how = Destination::Asked(target.as_ref());
+    let to = Destination::name(target.as_ref());
     let request = Request::Http {
-        how,
+        to: &to,
         port,
         method,
         path,
@@ -24,14 +24,15 @@ fn http(policy: &Policy, target: &str, port: u16, method: &str, path: &str) -> R
 
 fn terms(policy: &Policy, target: &str, port: u16) -> Option<Arc<RuleTerms>> {
     let target = name(target);
-    let decision = policy.decide(&Request::to_name(target.as_ref(), port));
+    let to = Destination::name(target.as_ref());
+    let decision = policy.decide(&Request::connect(&to, port));
     decision.connect_permit().unwrap().terms().cloned()
 }
 
 fn suggestion(policy: &Policy, target: &str, (method, path): (&str, &str)) -> Option<String> {
     let target = name(target);
     policy.suggestion(&Request::Http {
-        how: Destination::Asked(target.as_ref()),
+        to: &Destination::name(target.as_ref()),
         port: 80,
         method,
         path,
@@ -80,9 +81,9 @@ fn methods_and_paths_of_the_most_specific_rule() {
     // where it watches, it lets pass what it would refuse
     let audit = policy.with_mode(Mode::Audit);
     let target = name("a.x.example");
-    let how = Destination::Asked(target.as_ref());
+    let to = Destination::name(target.as_ref());
     let request = Request::Http {
-        how,
+        to: &to,
         port: 80,
         method: "POST",
         path: "/",
@@ -165,10 +166,10 @@ fn a_rule_for_https_that_nobody_looks_into_does_not_load() {
         "",
         "\"192.0.2.0/24:80\" = { verdict = \"allow\", methods = [\"GET\"] }",
     );
-    let how = Destination::Address(address("192.0.2.9"));
+    let to = Destination::address(address("192.0.2.9"));
     for (method, reason) in [("GET", Reason::Allowed), ("PUT", Reason::MethodNotAllowed)] {
         let request = Request::Http {
-            how,
+            to: &to,
             port: 80,
             method,
             path: "/",
@@ -176,7 +177,7 @@ fn a_rule_for_https_that_nobody_looks_into_does_not_load() {
         assert_eq!(policy.decide(&request).reason, reason);
     }
     let permit = policy
-        .decide(&Request::Connect { how, port: 80 })
+        .decide(&Request::Connect { to: &to, port: 80 })
         .connect_permit()
         .unwrap();
     assert!(permit.only_http());
@@ -264,7 +265,8 @@ fn limited_mode_narrows_every_rule() {
     assert!(terms(&policy, "a.example", 443).unwrap().only_http());
     let lines = suggestion(&policy, "a.example", ("POST", "/")).unwrap();
     assert_eq!(lines, "[network]\nmode = \"full\"");
-    let permit = policy.decide(&Request::to_address(address("192.0.2.7"), 80));
+    let to = Destination::address(address("192.0.2.7"));
+    let permit = policy.decide(&Request::connect(&to, 80));
     assert!(permit.connect_permit().unwrap().only_http());
     // a file that another includes cannot be undone by it
     let full = file("q.toml", "version = 1\n[network]\nmode = \"full\"\n");
@@ -319,19 +321,16 @@ fn a_request_that_names_no_host_must_suit_every_owner_of_the_address() {
         ["narrow.example", "plain.example"],
     ] {
         let names = names(&owners);
-        let leased = Destination::Leased {
-            address: address("192.0.2.1"),
-            names: &names,
-        };
+        let leased = Destination::leased(address("192.0.2.1"), &names);
         // what is no HTTP passes by the plain one
         let permit = policy.decide(&Request::Connect {
-            how: leased,
+            to: &leased,
             port: 80,
         });
         assert!(!permit.connect_permit().unwrap().only_http());
         for (method, reason) in [("GET", Reason::Allowed), ("PUT", Reason::MethodNotAllowed)] {
             let request = Request::Http {
-                how: leased,
+                to: &leased,
                 port: 80,
                 method,
                 path: "/",
@@ -351,10 +350,10 @@ fn a_request_s_decision_allocates_nothing() {
         r#""a.example:80" = { verdict = "allow", methods = ["GET"], paths = ["/x/**", "/*/y"] }"#,
     );
     let target = name("a.example");
-    let how = Destination::Asked(target.as_ref());
+    let to = Destination::name(target.as_ref());
     for path in ["/x/1/2", "/nowhere"] {
         let request = Request::Http {
-            how,
+            to: &to,
             port: 80,
             method: "GET",
             path,
@@ -463,8 +462,8 @@ fn a_request_is_explained_as_it_would_be_decided() {
 fn datagrams_pass_by_a_rule_for_their_port_alone() {
     let datagrams = |policy: &Policy, target: &str, port: u16| {
         let target = name(target);
-        let how = Destination::Asked(target.as_ref());
-        policy.decide(&Request::Datagrams { how, port }).reason
+        let to = Destination::name(target.as_ref());
+        policy.decide(&Request::Datagrams { to: &to, port }).reason
     };
     let policy = domains(
         r#""*.example.com" = "allow"
@@ -505,8 +504,8 @@ fn datagrams_pass_by_a_rule_for_their_port_alone() {
         policy.udp_ports().iter().flatten().collect::<Vec<_>>(),
         [123]
     );
-    let how = Destination::Asked(only.as_ref());
-    let decision = policy.decide(&Request::Datagrams { how, port: 123 });
+    let to = Destination::name(only.as_ref());
+    let decision = policy.decide(&Request::Datagrams { to: &to, port: 123 });
     assert!(
         decision.connect_permit().is_none(),
         "a permit for datagrams dials no connection"
@@ -514,12 +513,12 @@ fn datagrams_pass_by_a_rule_for_their_port_alone() {
     assert_eq!(decision.datagram_permit().unwrap().port(), 123);
     assert!(
         policy
-            .decide(&Request::to_name(only.as_ref(), 443))
+            .decide(&Request::connect(&Destination::name(only.as_ref()), 443))
             .datagram_permit()
             .is_none()
     );
     let line = policy
-        .suggestion(&Request::Datagrams { how, port: 443 })
+        .suggestion(&Request::Datagrams { to: &to, port: 443 })
         .unwrap();
     assert_eq!(
         line,
@@ -534,10 +533,13 @@ fn datagrams_pass_by_a_rule_for_their_port_alone() {
         ("192.0.2.7", Reason::DeniedByRule),
         ("198.51.100.1", Reason::ProtocolNotAllowed),
     ] {
-        let how = Destination::Address(address(to));
+        let reached = Destination::address(address(to));
         assert_eq!(
             addresses
-                .decide(&Request::Datagrams { how, port: 123 })
+                .decide(&Request::Datagrams {
+                    to: &reached,
+                    port: 123
+                })
                 .reason,
             reason,
             "{to}"

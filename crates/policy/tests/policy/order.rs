@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 
 use portcullis_names::{Pattern, PortSet, Target};
-use portcullis_policy::{Destination, Request};
 use proptest::prelude::*;
 
 use super::*;
@@ -221,25 +220,24 @@ proptest! {
     ) {
         let (one, other) = (policy_of(&rules), policy_of(&shuffled));
         let owners: Vec<_> = targets.iter().map(|target| name(target)).collect();
-        let mut requests = Vec::new();
+        let (mut requests, mut connections) = (Vec::new(), Vec::new());
         for target in &owners {
             requests.push(Request::Lookup { name: target.as_ref(), qtype: 1.into() });
-            requests.push(Request::to_name(target.as_ref(), port));
+            connections.push(Destination::name(target.as_ref()));
         }
         for to in ADDRESSES {
             let address = address(to);
-            requests.push(Request::to_address(address, port));
+            connections.push(Destination::address(address));
             let names = &owners[1..];
             let shown = owners[0].as_ref();
-            for how in [
-                Destination::Leased { address, names },
-                Destination::Hidden { address, names },
-                Destination::Shown { address, names, shown, by: ShownBy::Sni },
-                Destination::Shown { address, names: &owners, shown, by: ShownBy::Host },
-            ] {
-                requests.push(Request::Connect { how, port });
-            }
+            connections.extend([
+                Destination::leased(address, names),
+                Destination::leased(address, names).showing(Shown::Hidden),
+                Destination::leased(address, names).showing(Shown::sni(shown)),
+                Destination::leased(address, &owners).showing(Shown::host(shown)),
+            ]);
         }
+        requests.extend(connections.iter().map(|to| Request::connect(to, port)));
         for request in &requests {
             let (a, b) = (one.decide(request), other.decide(request));
             prop_assert_eq!((a.verdict, a.reason), (b.verdict, b.reason), "{:?}", request);

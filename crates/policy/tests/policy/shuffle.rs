@@ -2,7 +2,6 @@
 //! the rule that is named and the ports, types and `to` of the permit.
 
 use portcullis_names::Target;
-use portcullis_policy::{Destination, Request};
 use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
@@ -124,19 +123,18 @@ fn everything(policy: &Policy) -> Vec<String> {
         }
         let address = address("192.0.2.1");
         for port in PORTS {
-            let request = Request::to_name(target, port);
+            let to = Destination::name(target);
+            let request = Request::connect(&to, port);
             all.push(format!("{target}:{port} {}", shown(&request)));
-            let how = Destination::Hidden {
-                address,
-                names: &owners,
-            };
-            let request = Request::Connect { how, port };
+            let to = Destination::leased(address, &owners).showing(Shown::Hidden);
+            let request = Request::Connect { to: &to, port };
             all.push(format!("hidden {target}:{port} {}", shown(&request)));
         }
     }
     for to in ADDRESSES {
         for port in PORTS {
-            let request = Request::to_address(address(to), port);
+            let reached = Destination::address(address(to));
+            let request = Request::connect(&reached, port);
             all.push(format!("{to}:{port} {}", shown(&request)));
         }
     }

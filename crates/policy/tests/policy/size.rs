@@ -34,7 +34,7 @@ fn a_large_list_is_compact() {
     );
     let last = name(&format!("host{}.example.org", NAMES - 1));
     let rule = policy
-        .decide(&Request::to_name(last.as_ref(), 443))
+        .decide(&Request::connect(&Destination::name(last.as_ref()), 443))
         .rule
         .unwrap();
     assert_eq!(
@@ -126,7 +126,8 @@ fn a_decision_allocates_nothing_however_many_rules_there_are() {
                 qtype: 1.into(),
             };
             assert!(policy.decide(&lookup).rule.is_some() == target.as_str().contains("77"));
-            let _ = policy.decide(&Request::to_name(target.as_ref(), 443));
+            let to = Destination::name(target.as_ref());
+            let _ = policy.decide(&Request::connect(&to, 443));
         });
         assert_eq!(used.count_total, 0, "{target}");
     }

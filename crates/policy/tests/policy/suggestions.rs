@@ -1,13 +1,12 @@
 //! What is suggested works, is the least that works, and takes nothing away.
 
 use portcullis_names::PortSet;
-use portcullis_policy::{Destination, Request};
 
 use super::*;
 
 fn suggest_name(policy: &Policy, target: &str, port: u16) -> Option<String> {
     let target = name(target);
-    policy.suggestion(&Request::to_name(target.as_ref(), port))
+    policy.suggestion(&Request::connect(&Destination::name(target.as_ref()), port))
 }
 
 /// The policy with a suggestion added.
@@ -69,7 +68,7 @@ fn an_address() {
     let policy = Policy::deny_all();
     let suggest = |to: &str| {
         policy
-            .suggestion(&Request::to_address(address(to), 5432))
+            .suggestion(&Request::connect(&Destination::address(address(to)), 5432))
             .unwrap()
     };
     assert_eq!(
@@ -92,13 +91,9 @@ fn what_no_addition_can_allow() {
     );
     assert_eq!(suggest_name(&policy, "d.example", 443), None);
     let (a, b) = (name("a.example"), name("b.example"));
-    let how = Destination::AskedAndShown {
-        asked: a.as_ref(),
-        shown: b.as_ref(),
-        by: ShownBy::Sni,
-    };
+    let to = Destination::name(a.as_ref()).showing(Shown::sni(b.as_ref()));
     assert_eq!(
-        policy.suggestion(&Request::Connect { how, port: 443 }),
+        policy.suggestion(&Request::Connect { to: &to, port: 443 }),
         None
     );
 }
@@ -132,41 +127,24 @@ fn every_suggestion_allows_its_request_and_keeps_what_was_allowed() {
             name: a,
             qtype: 1.into(),
         }];
+        let mut connections = Vec::new();
         for port in [22, 80, 443] {
-            requests.push(Request::to_name(a, port));
+            connections.push((Destination::name(a), port));
             for to in ["10.0.0.1", "192.0.2.1", "2001:db8::1"] {
                 let address = address(to);
-                requests.push(Request::to_address(address, port));
-                for how in [
-                    Destination::Leased {
-                        address,
-                        names: &owners,
-                    },
-                    Destination::Leased {
-                        address,
-                        names: &[],
-                    },
-                    Destination::Hidden {
-                        address,
-                        names: &owners,
-                    },
-                    Destination::Shown {
-                        address,
-                        names: &owners,
-                        shown: a,
-                        by: ShownBy::Sni,
-                    },
-                    Destination::Shown {
-                        address,
-                        names: &owners,
-                        shown: a,
-                        by: ShownBy::Host,
-                    },
+                connections.push((Destination::address(address), port));
+                for to in [
+                    Destination::leased(address, &owners),
+                    Destination::leased(address, &[]),
+                    Destination::leased(address, &owners).showing(Shown::Hidden),
+                    Destination::leased(address, &owners).showing(Shown::sni(a)),
+                    Destination::leased(address, &owners).showing(Shown::host(a)),
                 ] {
-                    requests.push(Request::Connect { how, port });
+                    connections.push((to, port));
                 }
             }
         }
+        requests.extend((connections.iter()).map(|(to, port)| Request::connect(to, *port)));
         for request in &requests {
             let decision = policy.decide(request);
             let suggestion = policy.suggestion(request);
@@ -210,12 +188,9 @@ fn a_rule_without_sni_is_suggested_for_its_port_alone() {
     let text = "version = 1\n[network.domains]\n\"*.example\" = \"allow\"\n";
     let policy = loaded("p.toml", text).policy;
     let owners = names(&["a.example"]);
-    let how = Destination::Hidden {
-        address: address("192.0.2.1"),
-        names: &owners,
-    };
+    let to = Destination::leased(address("192.0.2.1"), &owners).showing(Shown::Hidden);
     let suggestion = policy
-        .suggestion(&Request::Connect { how, port: 443 })
+        .suggestion(&Request::Connect { to: &to, port: 443 })
         .unwrap();
     assert_eq!(
         suggestion,

@@ -84,7 +84,8 @@ fn without_cname_a_permit_is_flattened() {
             flattened,
             "the chain's end is the same listed name's"
         );
-        let connect = policy.decide(&Request::to_name(target.as_ref(), 443));
+        let to = Destination::name(target.as_ref());
+        let connect = policy.decide(&Request::connect(&to, 443));
         let lookup = connect.connect_permit().unwrap().lookup().unwrap();
         assert_eq!(lookup.flattened(), flattened, "{target}");
     }
@@ -101,7 +102,8 @@ fn to_is_in_the_permits_of_its_ports() {
     );
     let to = |target: &str, port| {
         let target = name(target);
-        let decision = policy.decide(&Request::to_name(target.as_ref(), port));
+        let to = Destination::name(target.as_ref());
+        let decision = policy.decide(&Request::connect(&to, port));
         let to = decision.connect_permit().unwrap().to();
         to.map(|to| to.to_string())
     };
@@ -139,12 +141,14 @@ fn to_is_in_the_permits_of_its_ports() {
 
     // by the name that owns the address, as by the name itself
     let owners = names(&["mock.example"]);
-    let leased = decide_leased(&policy, "198.18.0.1", &owners, 80);
+    let to = Destination::leased(address("198.18.0.1"), &owners);
+    let leased = policy.decide(&Request::connect(&to, 80));
     assert!(
         leased.connect_permit().is_none(),
         "a guarded address needs more than a lease"
     );
-    let leased = decide_leased(&policy, "192.0.2.1", &owners, 80);
+    let to = Destination::leased(address("192.0.2.1"), &owners);
+    let leased = policy.decide(&Request::connect(&to, 80));
     let to = leased.connect_permit().unwrap().to();
     assert_eq!(to, Some("127.0.0.1:8080".parse().unwrap()));
 }
@@ -264,7 +268,7 @@ fn two_rules_that_send_a_name_to_two_places() {
     let policy = load(&files).unwrap().policy;
     let a = name("a.example");
     let permit = policy
-        .decide(&Request::to_name(a.as_ref(), 443))
+        .decide(&Request::connect(&Destination::name(a.as_ref()), 443))
         .connect_permit();
     assert_eq!(permit.unwrap().to(), Some("127.0.0.1:1".parse().unwrap()));
     // across files as well, since nothing says which should win

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use portcullis_dial::{Dialer, Stream};
 use portcullis_names::{Host, Name, NameBuf};
-use portcullis_policy::{ConnectPermit, MAX_PROXIES, PermitTarget, Reason};
+use portcullis_policy::{Asked as AskedFor, ConnectPermit, MAX_PROXIES, PermitTarget, Reason};
 use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::http1::{BodyLength, RequestForm, RequestHead, Upgrade};
 
@@ -25,7 +25,7 @@ use crate::narrow;
 use crate::note::{At, Flow, Peer};
 use crate::open_error::OpenError;
 use crate::refuse::{Refusal, authority};
-use crate::target::{Asked as AskedFor, Asks, Ruling, Target};
+use crate::target::{Asks, Ruling, Target};
 use crate::{ProxyContext, socket, tunnel};
 
 /// The port that a Host field without one means.
@@ -419,7 +419,7 @@ fn shown_host(head: &RequestHead) -> Option<(&Host, Option<u16>)> {
 
 /// The Host field for upstream: what was decided on, in one spelling.
 fn host_field(target: &Target, shown: Option<&Host>) -> String {
-    let host = match (shown, &target.host) {
+    let host = match (shown, &target.asked) {
         // A synthetic address means nothing outside.
         (
             None | Some(Host::Address(_)),

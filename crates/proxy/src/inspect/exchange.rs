@@ -16,7 +16,7 @@ use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use portcullis_names::{Host, Name};
-use portcullis_policy::{Reason, RuleTerms, ShownBy};
+use portcullis_policy::{Reason, RuleTerms, Shown};
 use portcullis_record::{CloseReason, Layer};
 
 use super::alpn::Alpn;
@@ -32,7 +32,7 @@ use crate::narrow;
 use crate::note::{At, Peer, Via};
 use crate::open_error::OpenError;
 use crate::refuse::Refusal;
-use crate::target::{Asks, Ruling, ShownRef, Target};
+use crate::target::{Asks, Ruling, Target};
 
 /// The port that a Host without one means.
 const HTTPS_PORT: u16 = 443;
@@ -111,7 +111,7 @@ impl Session<'_> {
             return Ok(self.odd(at, &odd, &parts));
         }
         let at = at.shown(Some(self.name.as_str()));
-        let shown = ShownRef::Name(self.name.as_ref(), ShownBy::Host);
+        let shown = Shown::host(self.name.as_ref());
         let asks = Asks {
             method: method.as_str(),
             path: &path,

@@ -171,20 +171,20 @@ impl Limiter {
 impl Rule {
     /// What `policy` says about a flow that the rule allowed.
     fn terms(&self, policy: &Policy) -> Option<Arc<RuleTerms>> {
-        let how = match &self.target {
+        let to = &match &self.target {
             PermitTarget::Name(name) | PermitTarget::NameAt(name, _) => {
-                Destination::Asked(name.as_ref())
+                Destination::name(name.as_ref())
             }
-            PermitTarget::Address(address) => Destination::Address(*address),
+            PermitTarget::Address(address) => Destination::address(*address),
         };
         let port = self.port;
         match self.transport {
             Transport::Tcp => {
-                let decision = policy.decide(&Request::Connect { how, port });
+                let decision = policy.decide(&Request::Connect { to, port });
                 decision.connect_permit()?.terms().cloned()
             }
             Transport::Udp => {
-                let decision = policy.decide(&Request::Datagrams { how, port });
+                let decision = policy.decide(&Request::Datagrams { to, port });
                 decision.datagram_permit()?.terms().cloned()
             }
         }
