@@ -9,7 +9,7 @@
 //! policy in force first and then looks at the registry.
 
 use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,9 +56,16 @@ struct Basis {
     /// Nothing but requests may pass on it.
     only_http: bool,
     /// The other end, where that is the destination's; `None` behind a company's proxy.
-    peer: Option<SocketAddr>,
+    peer: Option<Endpoint>,
     /// The name that it was dialled by.
     by: Option<Name>,
+}
+
+/// A socket address without what IPv6 may say besides: two thirds of its size.
+#[derive(Clone, Copy, Debug)]
+struct Endpoint {
+    ip: IpAddr,
+    port: u16,
 }
 
 /// What one request asks for, as [`Asks`].
@@ -96,7 +103,11 @@ impl Basis {
         self.to.shown = ruling.shown.clone();
         self.sent = to.is_some();
         self.only_http = narrow::only_http(ruling);
-        self.peer = peer.via.is_none().then_some(peer.address);
+        let endpoint = Endpoint {
+            ip: peer.address.ip(),
+            port: peer.address.port(),
+        };
+        self.peer = peer.via.is_none().then_some(endpoint);
         self.by.clone_from(&ruling.name);
     }
 
@@ -138,10 +149,11 @@ impl Basis {
 
     /// Whether a connection by this permit could end where the flow ends.
     fn ends_there(&self, ctx: &ProxyContext, permit: &ConnectPermit, same_name: bool) -> bool {
-        let Some(peer) = self.peer else {
+        let Some(Endpoint { ip, port }) = self.peer else {
             // A company's proxy found the way; a rule that sends the name elsewhere knows none.
             return permit.to().is_none();
         };
+        let peer = SocketAddr::new(ip, port);
         // Under another name only the address that was asked for is surely that name's.
         let address = match self.to.asked {
             Asked::Address { address, .. } => Some(address),
@@ -167,8 +179,13 @@ pub(crate) struct Standing {
     cut: AtomicBool,
     /// Its place in its shard.
     place: AtomicU32,
-    waiting: Mutex<Waiting>,
-    basis: Mutex<Basis>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    basis: Basis,
+    waiting: Waiting,
 }
 
 impl Standing {
@@ -187,7 +204,7 @@ impl Standing {
 
     fn trip(&self) {
         self.cut.store(true, Ordering::Release);
-        let Waiting { waker, whole } = std::mem::take(&mut *lock(&self.waiting));
+        let Waiting { waker, whole } = std::mem::take(&mut lock(&self.state).waiting);
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -199,7 +216,7 @@ impl Standing {
     /// The flow is a request on a connection whose bytes nobody can tell apart any more: where it is
     /// no longer allowed, the whole ends.
     pub(crate) fn is_part_of(&self, whole: &Arc<Standing>) {
-        lock(&self.waiting).whole = Some(whole.clone());
+        lock(&self.state).waiting.whole = Some(whole.clone());
         // It may have been cut before there was anybody to tell.
         if self.is_cut() {
             whole.trip();
@@ -219,7 +236,7 @@ impl Future for UntilCut<'_> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if !self.registered {
             self.registered = true;
-            lock(&self.standing.waiting).waker = Some(cx.waker().clone());
+            lock(&self.standing.state).waiting.waker = Some(cx.waker().clone());
         }
         if self.standing.is_cut() {
             Poll::Ready(())
@@ -284,8 +301,10 @@ impl Flows {
         let standing = Arc::new(Standing {
             cut: AtomicBool::new(false),
             place: AtomicU32::new(0),
-            waiting: Mutex::default(),
-            basis: Mutex::new(basis),
+            state: Mutex::new(State {
+                basis,
+                waiting: Waiting::default(),
+            }),
         });
         let place = lock(&self.shards[shard]).take(standing.clone());
         // The shard is the low part, so that one number is enough.
@@ -310,7 +329,7 @@ impl Flows {
             // Out of the lock: deciding takes longer than opening a flow may wait.
             let standing = lock(shard).standing();
             for flow in standing {
-                if !flow.is_cut() && !stands(&lock(&flow.basis)) {
+                if !flow.is_cut() && !stands(&lock(&flow.state).basis) {
                     flow.trip();
                     cut += 1;
                 }
@@ -380,19 +399,21 @@ impl ProxyContext {
 
     /// The flow goes on by another decision, perhaps on another connection.
     pub(crate) fn goes_on(&self, standing: &Standing, ruling: &Ruling, peer: &Peer) {
-        lock(&standing.basis).follow(ruling, peer);
+        lock(&standing.state).basis.follow(ruling, peer);
         self.look_again(standing, ruling);
     }
 
     /// What the flow carries is known now. `ruling` is what it was decided by.
     pub(crate) fn carries(&self, standing: &Standing, carries: Carries, ruling: &Ruling) {
-        lock(&standing.basis).carries = carries;
+        lock(&standing.state).basis.carries = carries;
         self.look_again(standing, ruling);
     }
 
     fn look_again(&self, standing: &Standing, ruling: &Ruling) {
         let policy = self.policy.load();
-        if !Arc::ptr_eq(&policy, &ruling.policy) && !lock(&standing.basis).stands(self, &policy) {
+        if !Arc::ptr_eq(&policy, &ruling.policy)
+            && !lock(&standing.state).basis.stands(self, &policy)
+        {
             standing.trip();
         }
     }
