@@ -1,7 +1,5 @@
 //! The questions that the policy answers.
 
-use portcullis_names::NameRef;
-
 use portcullis_names::{NameRef, RecordType};
 
 use crate::destination::Destination;
