@@ -289,7 +289,12 @@ fn datagrams<'r>(policy: Basis<'_>, to: &'r Destination<'r>, port: u16) -> Outco
 /// The address was made up for the name, so the name alone counts: it is what is dialled, and the
 /// guard looks at the addresses that it turns out to have. What is shown must still be that name, as
 /// on any direct connection.
-fn synthetic<'r>(policy: Basis<'_>, name: NameRef<'r>, shown: &Shown<'r>, door: Door) -> Outcome<'r> {
+fn synthetic<'r>(
+    policy: Basis<'_>,
+    name: NameRef<'r>,
+    shown: &Shown<'r>,
+    door: Door,
+) -> Outcome<'r> {
     let outcome = asked(policy, name, door);
     if outcome.reason != Reason::Allowed {
         return outcome;
