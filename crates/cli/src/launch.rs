@@ -3,8 +3,8 @@
 
 use crate::talk::Hinted;
 use anyhow::{Context, bail};
-use portcullis_gateway::{Publish, Reload, Report, RunConfig};
 use portcullis_policy::{Policy, Resolve};
+use portcullis_runner::{Publish, Reload, Report, RunConfig};
 use portcullis_sandbox::{Addresses, OpenRules, Outcome, Spec};
 use std::ffi::OsString;
 use std::fs::File;
@@ -53,7 +53,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
     };
     let mut read_only = launch.read_only;
     if let Some(path) = &launch.log {
-        if portcullis_gateway::is_nameless(path) {
+        if portcullis_runner::is_nameless(path) {
             bail!(
                 "{}: decision records need a file; a pipe is CMD's as well, which could write to it",
                 path.display()
@@ -93,7 +93,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
     spec.read_only = read_only;
     spec.hidden = launch.hidden;
     spec.timeout = launch.timeout;
-    portcullis_gateway::prepare(&launch.policy, &mut spec);
+    portcullis_runner::prepare(&launch.policy, &mut spec);
     let (http, socks) = (addresses.http(), addresses.socks());
     let secret = &launch.policy.settings().upstream.secret_variables;
     let host = std::env::vars_os().filter(|(name, _)| {
@@ -132,7 +132,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         .try_clone()
         .context("cannot make the report's file")?;
     let outcome = portcullis_sandbox::run(spec, move |side| {
-        let report = portcullis_gateway::run_in_sandbox(side, config);
+        let report = portcullis_runner::run_in_sandbox(side, config);
         match serde_json::to_vec(&report).map(|bytes| writer.write_all(&bytes)) {
             Ok(Ok(())) => 0,
             _ => 1,

@@ -9,8 +9,8 @@ use crate::run::{failed, finish};
 use crate::talk::Hinted;
 use crate::{EXIT_BEFORE_START, EXIT_USAGE, talk};
 use anyhow::Context;
-use portcullis_gateway::{LookedUp, Report};
 use portcullis_policy::{Mode, Policy, Resolve};
+use portcullis_runner::{LookedUp, Report};
 use portcullis_sandbox::Outcome;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -168,8 +168,8 @@ fn write_rules(text: &mut String, name: &str, ports: &mut [u16]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use portcullis_gateway::Used;
     use portcullis_policy::Input;
+    use portcullis_runner::Used;
 
     #[test]
     fn what_was_used_is_what_is_written_and_it_loads() {

@@ -2,11 +2,11 @@
 //! policy. Nothing runs on a policy that has an error.
 
 use crate::args::{self, PolicyOptions, ResolveAt};
-use portcullis_gateway::{Load, PolicyFiles, Reload, is_nameless};
 use portcullis_policy::{
     Answers, Diagnostic, Environment, Input, Loaded, MAX_FILE_BYTES, Mode, Policy, Resolve,
     Severity,
 };
+use portcullis_runner::{Load, PolicyFiles, Reload, is_nameless};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -57,7 +57,7 @@ pub fn follow(options: PolicyOptions, mode: Mode) -> Result<Followed, ()> {
     let reload = Reload {
         load: Box::new(load),
         files,
-        asked: None,
+        requests: None,
         tell: None,
     };
     Ok(Followed { loaded, reload })

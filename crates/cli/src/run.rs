@@ -7,8 +7,8 @@ use crate::EXIT_BEFORE_START;
 use crate::args::RunArgs;
 use crate::launch::{Launch, host_resolvers, launch};
 use crate::talk::line;
-use portcullis_gateway::{Report, Unresolved};
 use portcullis_policy::Mode;
+use portcullis_runner::{Report, Unresolved};
 use portcullis_sandbox::{Outcome, SandboxError};
 use std::process::ExitCode;
 

@@ -5,8 +5,9 @@ use crate::args::ServeArgs;
 use crate::launch::{free_range, host_resolvers, open_log};
 use crate::policy::Followed;
 use crate::talk::{self, Hinted};
-use portcullis_gateway::{Outcome, PlainConfig, Reload, StartError, Unresolved, serve_plain};
+use anyhow::Context;
 use portcullis_policy::{Answers, Mode, Policy};
+use portcullis_runner::{DnsSockets, PlainConfig, Reload, ReloadResult, ServeError, serve_plain};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::process::ExitCode;
@@ -52,9 +53,9 @@ pub fn main(args: ServeArgs) -> ExitCode {
     match serve(&args, loaded.policy, reload) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            match error.downcast_ref::<Unresolved>() {
-                Some(unresolved) => talk::unresolved(unresolved),
-                None => talk::failure(&error),
+            match error.downcast_ref::<ServeError>() {
+                Some(ServeError::Unresolved(unresolved)) => talk::unresolved(unresolved),
+                _ => talk::failure(&error),
             }
             ExitCode::FAILURE
         }
@@ -78,8 +79,8 @@ fn ca_cert(args: &ServeArgs, policy: &Policy) -> Result<(), &'static str> {
 }
 
 fn serve(args: &ServeArgs, policy: Policy, mut reload: Reload) -> anyhow::Result<()> {
-    let (end, asked) = signals()?;
-    reload.asked = Some(asked);
+    let (end, requests) = signals()?;
+    reload.requests = Some(requests);
     reload.tell = Some(Box::new(tell));
     let tcp = |address: SocketAddr| {
         TcpListener::bind(address).map_err(|error| no_listener(address, "TCP", error))
@@ -90,7 +91,7 @@ fn serve(args: &ServeArgs, policy: Policy, mut reload: Reload) -> anyhow::Result
     let resolvers = host_resolvers(&policy)?;
     let log = args.log.as_deref().map(open_log).transpose()?;
     let mut where_to = Vec::new();
-    if let Some((udp, _)) = &dns {
+    if let Some(DnsSockets { udp, .. }) = &dns {
         where_to.push(format!("dns {}", udp.local_addr()?));
     }
     for (what, listener) in [("http", &http), ("socks5", &socks5)] {
@@ -111,23 +112,16 @@ fn serve(args: &ServeArgs, policy: Policy, mut reload: Reload) -> anyhow::Result
     };
     // Only then: whoever waits for this line may ask at once.
     let ready = || talk::line(format_args!("portcullis: serving {}", where_to.join(", ")));
-    serve_plain(config, ready, end).map_err(|error| {
-        if let StartError::Names(names) = &error
-            && let Some(unresolved) = Unresolved::of(names)
-        {
-            return unresolved.into();
-        }
-        anyhow::Error::new(error).context("cannot serve")
-    })
+    serve_plain(config, ready, end).context("cannot serve")
 }
 
 /// UDP and TCP on one port; with port 0, on one that is free for both.
-fn bind_dns(address: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener)> {
+fn bind_dns(address: SocketAddr) -> anyhow::Result<DnsSockets> {
     for last in (0..PORT_TRIES).rev() {
         let udp = UdpSocket::bind(address).map_err(|error| no_listener(address, "UDP", error))?;
         let bound = udp.local_addr()?;
         match TcpListener::bind(bound) {
-            Ok(tcp) => return Ok((udp, tcp)),
+            Ok(tcp) => return Ok(DnsSockets { udp, tcp }),
             Err(_) if address.port() == 0 && last > 0 => {}
             Err(error) => return Err(no_listener(bound, "TCP", error)),
         }
@@ -142,17 +136,17 @@ fn no_listener(address: SocketAddr, protocol: &str, error: io::Error) -> anyhow:
 }
 
 /// Says what came of a reload.
-fn tell(outcome: &Outcome) {
+fn tell(outcome: &ReloadResult) {
     match outcome {
-        Outcome::Applied { replaced, warnings } => {
+        ReloadResult::Applied { replaced, warnings } => {
             crate::policy::show(warnings);
             talk::line(format_args!("portcullis: policy applied: {replaced}"));
         }
-        Outcome::Invalid(diagnostics) => {
+        ReloadResult::Invalid(diagnostics) => {
             crate::policy::show(diagnostics);
             talk::line("portcullis: policy rejected; the one before stays in force");
         }
-        Outcome::Refused(why) => talk::line(format_args!(
+        ReloadResult::Refused(why) => talk::line(format_args!(
             "portcullis: policy rejected: {why}; the one before stays in force"
         )),
     }

@@ -2,7 +2,7 @@
 //! Neither may end the program: exit codes say what happened to CMD or what the policy decided,
 //! also when nobody reads along.
 
-use portcullis_gateway::Unresolved;
+use portcullis_runner::Unresolved;
 use std::fmt::{self, Display};
 use std::io::{self, ErrorKind, Write};
 

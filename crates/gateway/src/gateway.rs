@@ -1,20 +1,20 @@
 //! The gateway itself: one policy, one resolver, one dialler and the entrances in front of them.
 
-use crate::replace::{Acceptable, Networks};
-use crate::startup::{self, StartError};
-use crate::synthetic;
+use crate::entrances::{Entrances, Serving};
+use crate::replace::{Acceptable, Networks, PolicySlot, ReplaceError, Replaced};
+use crate::startup::{self, BuildError, StartError};
+use crate::synthetic::{self, check_synthetic_range};
 use arc_swap::ArcSwap;
 use portcullis_dial::{DialConfig, Dialer, Host, HostAddresses};
 use portcullis_dns::{
     AddressGate, Clock, DnsConfig, DnsService, LEASE_GRACE, Leases, NoGate, OwnNames, PolicyHandle,
-    StartupName, StartupSchedule,
+    StartupSchedule,
 };
 use portcullis_policy::{Policy, Resolve};
-use portcullis_proxy::{InspectError, Inspector, ProxyContext};
+use portcullis_proxy::{Inspector, ProxyContext};
 use portcullis_record::Recorder;
-use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::sync::{Arc, Mutex};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -95,10 +95,11 @@ impl Builder {
         self
     }
 
-    /// That connections of programs do not come here by themselves (plain listeners of the host): a
-    /// mocked name is answered with its target's own address then.
-    pub fn plain(mut self) -> Self {
-        self.transparent = false;
+    /// Whether every connection of a program comes here by itself, as in a namespace whose catch-all
+    /// this gateway serves; true unless it is told. Where it is false (plain listeners of a host), a
+    /// mocked name is answered with its target's own address.
+    pub fn transparent(mut self, transparent: bool) -> Self {
+        self.transparent = transparent;
         self
     }
 
@@ -110,7 +111,7 @@ impl Builder {
     }
 
     /// What HTTPS is inspected with, where its certificate had to be known before. Without one the
-    /// gateway makes its own, where the policy inspects anything: see [`Gateway::ca_pem`].
+    /// gateway makes its own if the policy inspects anything: see [`Gateway::ca_pem`].
     pub fn inspector(mut self, inspector: Option<Arc<Inspector>>) -> Self {
         self.inspector = inspector;
         self
@@ -123,24 +124,35 @@ impl Builder {
         self
     }
 
-    /// What says, a few words, why another policy cannot be served here.
+    /// What says in a few words why a policy cannot be served here. Asked of the first policy and of
+    /// each that is to replace it.
     pub fn acceptable(mut self, acceptable: Acceptable) -> Self {
         self.acceptable = Some(acceptable);
         self
     }
 
     /// Makes the gateway; nothing is served yet.
-    pub fn build(self) -> Gateway {
-        let inspector = self.inspector.or_else(|| {
-            // Without certificates the names that are to be inspected are refused.
-            Inspector::new(&self.policy).ok().flatten().map(Arc::new)
-        });
+    ///
+    /// # Errors
+    /// What this gateway could not do under its policy: see [`BuildError`].
+    pub fn build(self) -> Result<Gateway, BuildError> {
+        if let Some(acceptable) = &self.acceptable {
+            acceptable(&self.policy).map_err(BuildError::Unacceptable)?;
+        }
+        if synthetic::needs_range(&self.policy, self.transparent) {
+            check_synthetic_range(&self.policy)?;
+        }
+        let inspector = match self.inspector {
+            Some(inspector) => Some(inspector),
+            None => Inspector::new(&self.policy)?.map(Arc::new),
+        };
+        portcullis_proxy::covers(inspector.as_deref(), &self.policy)?;
         let resolve = self.resolve.unwrap_or(self.policy.settings().dns.resolve);
         let policy: PolicyHandle = Arc::new(ArcSwap::from_pointee(self.policy));
         let clock = Clock::system();
         let leases = Leases::new(self.gate, clock.clone()).with_grace(self.lease_grace);
         let leases = Arc::new(leases);
-        give_range(&leases, &policy.load(), self.transparent);
+        synthetic::give_range(&leases, &policy.load(), self.transparent);
         let mut dns = DnsConfig::new(
             policy.clone(),
             self.resolvers,
@@ -167,66 +179,36 @@ impl Builder {
         .with_listeners(self.listeners)
         .with_host_listeners(self.host_listeners)
         .with_inspector(inspector.clone());
-        Gateway {
-            inspector,
-            policy,
+        let proxy = Arc::new(proxy);
+        Ok(Gateway {
             dns,
-            leases,
-            proxy: Arc::new(proxy),
-            recorder: self.recorder,
+            proxy: proxy.clone(),
             startup: match resolve {
                 Resolve::Startup => Some(self.schedule.unwrap_or_else(startup::schedule)),
                 Resolve::OnDemand => None,
             },
-            transparent: self.transparent,
-            networks: self.networks,
-            acceptable: self.acceptable,
-            replacing: Mutex::new(()),
-        }
+            policy: PolicySlot {
+                policy,
+                leases,
+                proxy,
+                recorder: self.recorder,
+                inspector,
+                transparent: self.transparent,
+                networks: self.networks,
+                acceptable: self.acceptable,
+                replacing: Default::default(),
+            },
+        })
     }
 }
 
 /// One sandbox's gateway.
 pub struct Gateway {
-    policy: PolicyHandle,
+    policy: PolicySlot,
     dns: Arc<DnsService>,
-    leases: Arc<Leases>,
-    pub(crate) proxy: Arc<ProxyContext>,
-    recorder: Recorder,
+    proxy: Arc<ProxyContext>,
     /// Set where names are resolved before anything is served.
     startup: Option<StartupSchedule>,
-    inspector: Option<Arc<Inspector>>,
-    pub(crate) transparent: bool,
-    pub(crate) networks: Option<Networks>,
-    pub(crate) acceptable: Option<Acceptable>,
-    /// Held while a policy is put in the place of another.
-    pub(crate) replacing: Mutex<()>,
-}
-
-/// Names get synthetic addresses from now on, where the policy gives any some.
-pub(crate) fn give_range(leases: &Leases, policy: &Policy, transparent: bool) {
-    if synthetic::answers_synthetic(policy) || (transparent && synthetic::makes_up(policy)) {
-        // Another range than the one in use waits for the next start: programs hold its addresses.
-        leases.use_synthetic_range(synthetic::range(policy));
-    }
-}
-
-/// The sockets that a gateway serves. Any may be missing; all are made non-blocking here.
-#[derive(Debug, Default)]
-pub struct Entrances {
-    /// DNS over UDP.
-    pub dns_udp: Vec<UdpSocket>,
-    /// DNS over TCP.
-    pub dns_tcp: Vec<TcpListener>,
-    /// HTTP proxy.
-    pub http: Vec<TcpListener>,
-    /// SOCKS5 proxy.
-    pub socks5: Vec<TcpListener>,
-    /// Catch-all listeners whose accepted sockets carry the original destination.
-    pub transparent: Vec<TcpListener>,
-    /// Wildcard UDP sockets of the sandbox, one for each port (and family) that a rule lets datagrams
-    /// through on: they tell the address that was asked, and answer from it.
-    pub datagrams: Vec<UdpSocket>,
 }
 
 impl Gateway {
@@ -252,129 +234,72 @@ impl Gateway {
 
     /// The policy in force. To put another one in force, see [`Gateway::replace_policy`].
     pub fn policy(&self) -> &PolicyHandle {
-        &self.policy
+        &self.policy.policy
     }
 
     /// The certificate of the authority that inspected names are shown by, PEM; none where the
     /// policy inspects nothing. It is public: programs have to trust it.
     pub fn ca_pem(&self) -> Option<String> {
-        self.inspector.as_ref().map(|inspector| inspector.ca_pem())
-    }
-
-    /// Whether the gateway can put this policy in force as far as inspection goes: its authority is
-    /// held to the names that were inspected when it started, and programs trust no other.
-    ///
-    /// # Errors
-    /// What the policy inspects and the authority was not made for. In force, it would refuse that.
-    pub fn covers(&self, policy: &Policy) -> Result<(), InspectError> {
-        portcullis_proxy::covers(self.inspector.as_deref(), policy)
+        let inspector = self.policy.inspector.as_ref();
+        inspector.map(|inspector| inspector.ca_pem())
     }
 
     /// Which name gave out which address.
     pub fn leases(&self) -> &Arc<Leases> {
-        &self.leases
+        &self.policy.leases
     }
 
     /// Where decisions are recorded.
     pub fn recorder(&self) -> &Recorder {
-        &self.recorder
+        &self.policy.recorder
     }
 
     /// Starts serving on tasks of `tracker`, until `token` is cancelled. Call it within a Tokio
-    /// runtime with I/O and time. An entrance that fails for good cancels `token`: a gateway with a
-    /// dead door is not left half open.
+    /// runtime with I/O and time. An entrance that fails for good cancels `token`, since a gateway
+    /// with a dead entrance would be half open: [`Serving::ended`] says which and why.
     ///
-    /// Where the policy says `resolve = "startup"`, its exact names are resolved first, and are
-    /// what is returned, sorted; otherwise it returns at once. Cancelling `token` meanwhile ends
-    /// that at once; no signal handler is touched.
+    /// Where the policy says `resolve = "startup"`, its exact names are resolved first: see
+    /// [`Serving::names`]. Otherwise it returns at once. Cancelling `token` meanwhile ends that at
+    /// once; no signal handler is touched.
     ///
     /// # Errors
-    /// Names that did not resolve, all of them, or a socket that the runtime cannot take; nothing is
-    /// served then.
+    /// Names that did not resolve, all of them, or a socket that cannot be served; nothing is served
+    /// then.
     pub async fn start(
         &self,
         entrances: Entrances,
         tracker: &TaskTracker,
         token: &CancellationToken,
-    ) -> Result<Vec<StartupName>, StartError> {
+    ) -> Result<Serving, StartError> {
         let names = match &self.startup {
             Some(schedule) => self.dns.resolve_all(schedule, token).await?,
             None => Vec::new(),
         };
-        self.serve(entrances, tracker, token)?;
-        Ok(names)
-    }
-
-    fn serve(
-        &self,
-        entrances: Entrances,
-        tracker: &TaskTracker,
-        token: &CancellationToken,
-    ) -> io::Result<()> {
-        let (leases, until) = (self.leases.clone(), token.clone());
+        let opened = entrances.open()?;
+        let (leases, until) = (self.leases().clone(), token.clone());
         tracker.spawn(async move { leases.keep_held(until).await });
-        for socket in entrances.dns_udp {
-            socket.set_nonblocking(true)?;
-            let socket = tokio::net::UdpSocket::from_std(socket)?;
-            let serving = self.dns.clone().serve_udp(socket, token.clone());
-            spawn(tracker, token, serving);
-        }
-        for listener in entrances.dns_tcp {
-            let serving = self
-                .dns
-                .clone()
-                .serve_tcp(listener_of(listener)?, token.clone());
-            spawn(tracker, token, serving);
-        }
-        for listener in entrances.http {
-            let serving = portcullis_proxy::serve_http(
-                self.proxy.clone(),
-                listener_of(listener)?,
-                token.clone(),
-            );
-            spawn(tracker, token, serving);
-        }
-        for listener in entrances.socks5 {
-            let serving = portcullis_proxy::serve_socks5(
-                self.proxy.clone(),
-                listener_of(listener)?,
-                token.clone(),
-            );
-            spawn(tracker, token, serving);
-        }
-        for socket in entrances.datagrams {
-            socket.set_nonblocking(true)?;
-            let socket = tokio::net::UdpSocket::from_std(socket)?;
-            let serving =
-                portcullis_proxy::serve_datagrams(self.proxy.clone(), socket, token.clone());
-            spawn(tracker, token, serving);
-        }
-        for listener in entrances.transparent {
-            let serving = portcullis_proxy::serve_transparent(
-                self.proxy.clone(),
-                listener_of(listener)?,
-                token.clone(),
-            );
-            spawn(tracker, token, serving);
-        }
-        Ok(())
+        let serving = Serving::new(names, self.recorder().clone(), token.clone());
+        opened.serve(&self.dns, &self.proxy, &serving, tracker);
+        Ok(serving)
     }
-}
 
-fn listener_of(listener: TcpListener) -> io::Result<tokio::net::TcpListener> {
-    listener.set_nonblocking(true)?;
-    tokio::net::TcpListener::from_std(listener)
-}
+    /// Puts another policy in force, under live traffic. Leases of names that it lists live on, with
+    /// their ports there; addresses that it no longer lists are refused at the next connect(); flows
+    /// that it no longer allows are reset. Budgets of new names and what upstream servers were found
+    /// to be go on. Names that are new are resolved when they are asked for, also where the policy
+    /// says `resolve = "startup"`: nothing waits for them.
+    ///
+    /// It leaves one record, whatever comes of it.
+    ///
+    /// # Errors
+    /// See [`ReplaceError`]; the policy before is in force then, unchanged.
+    pub fn replace_policy(&self, policy: Policy) -> Result<Replaced, ReplaceError> {
+        self.policy.replace(policy)
+    }
 
-fn spawn(
-    tracker: &TaskTracker,
-    token: &CancellationToken,
-    serving: impl Future<Output = io::Result<()>> + Send + 'static,
-) {
-    let token = token.clone();
-    tracker.spawn(async move {
-        if serving.await.is_err() {
-            token.cancel();
-        }
-    });
+    /// Records that a policy was not put in force because it did not even load: `why` is its first
+    /// error.
+    pub fn record_rejected(&self, why: &str) {
+        self.policy.record_rejected(why);
+    }
 }

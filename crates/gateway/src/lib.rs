@@ -1,20 +1,22 @@
-//! The gateway of one sandbox, wired: DNS, HTTP, SOCKS5 and transparent entrances, the dialler, the
-//! recorder, and what the kernel refused. Also the embeddable library: [`Gateway::builder`] makes a
-//! gateway on sockets the embedder hands in, ended by a cancellation token.
+//! The gateway of a sandbox as a library: sockets and a policy in, decision records out, a token to
+//! end it.
 //!
-//! An embedder's program keeps its own signals, and ends a start that takes too long with a token:
+//! [`Gateway::builder`] takes the policy and where records go; [`Gateway::start`] takes the sockets
+//! that were made inside the sandbox, whoever made it. Everything that this needs is exported here,
+//! so that an embedder depends on this one crate. Nothing here starts a process, watches a file,
+//! touches a signal handler or knows of a namespace.
 //!
 //! ```
-//! use portcullis_gateway::{Entrances, Gateway, StartError};
-//! use portcullis_policy::{Input, Policy, Resolve};
-//! use tokio_util::{sync::CancellationToken, task::TaskTracker};
+//! use portcullis_gateway::{
+//!     CancellationToken, Entrances, Gateway, Input, Policy, Resolve, StartError, TaskTracker,
+//! };
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let inputs = [Input::Allow("api.example.com".into()), Input::Resolve(Resolve::Startup)];
 //! let loaded = Policy::load(&inputs, &mut |path| std::fs::read_to_string(path));
 //! let policy = loaded.map_err(|errors| format!("{errors:?}"))?.policy;
-//! let gateway = Gateway::builder().policy(policy).build();
+//! let gateway = Gateway::builder().policy(policy).build()?;
 //! let entrances = Entrances {
 //!     dns_udp: vec![std::net::UdpSocket::bind("127.0.0.1:0")?],
 //!     ..Entrances::default()
@@ -22,10 +24,11 @@
 //! let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
 //! // Cancel `token` from anywhere: `start` returns at once, and so does what it has started.
 //! match gateway.start(entrances, &tracker, &token).await {
-//!     Ok(names) => println!("serving; {} names are resolved", names.len()),
+//!     // `serving.ended()` waits for the end, and says which entrance failed if one did.
+//!     Ok(serving) => println!("serving; {} names are resolved", serving.names().len()),
 //!     // No resolver was given here, so the name fails, and nothing is served.
 //!     Err(StartError::Names(error)) => eprintln!("{error}"),
-//!     Err(StartError::Socket(error)) => return Err(error.into()),
+//!     Err(error) => return Err(error.into()),
 //! }
 //! token.cancel();
 //! tracker.close();
@@ -34,38 +37,35 @@
 //! # }
 //! ```
 //!
-//! Nothing here touches signal handlers or parses command lines. A request's way is one line:
-//! accept → identify destination → `policy.decide` → dial → relay → record.
+//! `examples/embed.rs` does the whole: a namespace, listeners in it, one name allowed.
+//!
+//! A request's way is one line: accept → identify destination → `policy.decide` → dial → relay →
+//! record.
 #![forbid(unsafe_code)]
 
-mod files;
-mod gate;
+mod entrances;
 mod gateway;
-mod guarded;
 mod host;
-mod plain;
-mod publish;
-mod refused;
-mod reload;
 mod replace;
-mod report;
-mod sandboxed;
 mod startup;
 mod synthetic;
-mod trust;
-mod watch;
 
-pub use files::{PolicyFiles, is_nameless};
-pub use gateway::{Builder, Entrances, Gateway};
+pub use entrances::{Entrance, EntranceError, Entrances, Serving};
+pub use gateway::{Builder, Gateway};
 pub use host::host_resolvers;
-pub use plain::{PlainConfig, serve_plain};
-pub use portcullis_dns::{OwnNames, StartupError, StartupFailure, StartupName, StartupSchedule};
-pub use portcullis_proxy::{InspectError, Inspector};
-pub use portcullis_record::open_file as open_records;
-pub use publish::Publish;
-pub use reload::{Load, Outcome, Reload, Tell};
 pub use replace::{Acceptable, Networks, ReplaceError, Replaced};
-pub use report::{Denied, Failed, LookedUp, Report, Used};
-pub use sandboxed::{RunConfig, prepare, run_in_sandbox};
-pub use startup::{StartError, Unresolved, UnresolvedName};
+pub use startup::{BuildError, StartError};
 pub use synthetic::{RangeError, check_synthetic_range};
+
+// What an embedder needs of the crates below.
+pub use portcullis_dns::{
+    AddressGate, Leases, OwnNames, PolicyHandle, StartupError, StartupFailure, StartupName,
+    StartupSchedule,
+};
+pub use portcullis_names::PortSet;
+pub use portcullis_policy::{
+    Diagnostic, Environment, Input, Loaded, Mode, Policy, Reason, Resolve, Verdict,
+};
+pub use portcullis_proxy::{InspectError, Inspector};
+pub use portcullis_record::{Recorder, Seen, Subscription, open_file as open_records};
+pub use tokio_util::{sync::CancellationToken, task::TaskTracker};

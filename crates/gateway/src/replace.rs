@@ -1,7 +1,7 @@
 //! Another policy under live traffic: checked, put in force in one step, then everything that stands
 //! follows.
 //!
-//! Answers "a reload that fails" and "a reload that narrows" among the threats: what cannot be put in
+//! Answers *failing open* (docs/threats.md): what cannot be put in
 //! force as a whole is not put in force at all, and what is in force is in force for the flows that
 //! stand as well.
 //!
@@ -10,12 +10,13 @@
 //! flows. A connection that comes in between is decided on by whichever policy it meets and looked at
 //! again when it opens.
 
-use crate::gateway::{Gateway, give_range};
 use crate::synthetic::{self, RangeError};
-use portcullis_policy::{Policy, Reason, Verdict};
-use portcullis_record::{Event, Layer, Protocol};
+use portcullis_dns::{Leases, PolicyHandle};
+use portcullis_policy::{Policy, Reason};
+use portcullis_proxy::{InspectError, Inspector, ProxyContext};
+use portcullis_record::{Event, Layer, Protocol, Recorder};
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Puts the networks of a policy's address rules into the kernel; see
 /// [`Builder::networks`](crate::Builder::networks).
@@ -55,6 +56,9 @@ pub enum ReplaceError {
     /// The range of made-up addresses that it needs is in use.
     #[error(transparent)]
     Range(#[from] RangeError),
+    /// It inspects names that the gateway's authority was not made for.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
     /// This gateway could not serve it.
     #[error("{0}")]
     Unacceptable(String),
@@ -63,35 +67,39 @@ pub enum ReplaceError {
     Kernel(#[source] io::Error),
 }
 
-impl Gateway {
-    /// Puts another policy in force, under live traffic. Leases of names that it lists live on, with
-    /// their ports there; addresses that it no longer lists are refused at the next connect(); flows
-    /// that it no longer allows are reset. Budgets of new names and what upstream servers were found
-    /// to be go on. Names that are new are resolved when they are asked for, also where the policy
-    /// says `resolve = "startup"`: nothing waits for them.
-    ///
-    /// It leaves one record, whatever comes of it.
-    ///
-    /// # Errors
-    /// See [`ReplaceError`]; the policy before is in force then, unchanged.
-    pub fn replace_policy(&self, policy: Policy) -> Result<Replaced, ReplaceError> {
+/// The policy in force, and everything that follows it when another takes its place.
+pub(crate) struct PolicySlot {
+    pub(crate) policy: PolicyHandle,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) proxy: Arc<ProxyContext>,
+    pub(crate) recorder: Recorder,
+    pub(crate) inspector: Option<Arc<Inspector>>,
+    pub(crate) transparent: bool,
+    pub(crate) networks: Option<Networks>,
+    pub(crate) acceptable: Option<Acceptable>,
+    /// Held while a policy is put in the place of another.
+    pub(crate) replacing: Mutex<()>,
+}
+
+impl PolicySlot {
+    /// See [`Gateway::replace_policy`](crate::Gateway::replace_policy).
+    pub(crate) fn replace(&self, policy: Policy) -> Result<Replaced, ReplaceError> {
         // One at a time: the steps of two would mix.
-        let turn = self.replacing.lock();
-        let _turn = turn.unwrap_or_else(PoisonError::into_inner);
-        let result = self.replace(Arc::new(policy));
+        let replacing = self.replacing.lock();
+        let _replacing = replacing.unwrap_or_else(PoisonError::into_inner);
+        let result = self.put_in_force(Arc::new(policy));
         match &result {
-            Ok(replaced) => self.note_policy(Reason::PolicyReloaded, &replaced.to_string()),
-            Err(error) => self.note_policy(Reason::PolicyRejected, &error.to_string()),
+            Ok(replaced) => self.record(Reason::PolicyReloaded, &replaced.to_string()),
+            Err(error) => self.record_rejected(&error.to_string()),
         }
         result
     }
 
-    fn replace(&self, policy: Arc<Policy>) -> Result<Replaced, ReplaceError> {
-        if self.needs_range(&policy) {
+    fn put_in_force(&self, policy: Arc<Policy>) -> Result<Replaced, ReplaceError> {
+        if synthetic::needs_range(&policy, self.transparent) {
             synthetic::check_synthetic_range(&policy)?;
         }
-        self.covers(&policy)
-            .map_err(|error| ReplaceError::Unacceptable(error.to_string()))?;
+        portcullis_proxy::covers(self.inspector.as_deref(), &policy)?;
         if let Some(acceptable) = &self.acceptable {
             acceptable(&policy).map_err(ReplaceError::Unacceptable)?;
         }
@@ -99,13 +107,13 @@ impl Gateway {
             && let Err(error) = networks(&policy)
         {
             // As it was, as far as the kernel takes that; it has less open now, never more.
-            let _ = networks(&self.policy().load());
+            let _ = networks(&self.policy.load());
             return Err(ReplaceError::Kernel(error));
         }
-        give_range(self.leases(), &policy, self.transparent);
-        self.policy().store(policy.clone());
+        synthetic::give_range(&self.leases, &policy, self.transparent);
+        self.policy.store(policy.clone());
         self.proxy.follow_limits(&policy);
-        let kernel = self.leases().follow(&policy).err();
+        let kernel = self.leases.follow(&policy).err();
         Ok(Replaced {
             rules: policy.rule_count(),
             cut: self.proxy.recheck(&policy),
@@ -113,18 +121,12 @@ impl Gateway {
         })
     }
 
-    fn needs_range(&self, policy: &Policy) -> bool {
-        synthetic::answers_synthetic(policy) || (self.transparent && synthetic::makes_up(policy))
+    pub(crate) fn record_rejected(&self, why: &str) {
+        self.record(Reason::PolicyRejected, why);
     }
 
-    /// Leaves the record of a policy that did not even load: `why` is its first error.
-    pub fn note_rejected(&self, why: &str) {
-        self.note_policy(Reason::PolicyRejected, why);
-    }
-
-    fn note_policy(&self, reason: Reason, detail: &str) {
-        let verdict: Verdict = reason.verdict();
-        let event = Event::new(Layer::Gateway, Protocol::Startup, verdict, reason);
-        self.recorder().decision(event.detail(detail));
+    fn record(&self, reason: Reason, detail: &str) {
+        let event = Event::new(Layer::Gateway, Protocol::Startup, reason.verdict(), reason);
+        self.recorder.decision(event.detail(detail));
     }
 }

@@ -1,13 +1,13 @@
 //! The range of synthetic addresses, and whether this host uses it for something else.
 //!
-//! Answers "an address that means two things": where the host routes part of the range, or a rule
+//! Answers *addresses* (docs/threats.md): where the host routes part of the range, or a rule
 //! allows addresses of it, a program could not reach those any more, and would not be told why. So
 //! nothing starts then, and the operator is told the route and the key.
 //!
 //! The range means something inside the sandbox only: the dialler never dials an address of it.
 
 use ipnet::Ipv4Net;
-use portcullis_dns::SYNTHETIC_RANGE;
+use portcullis_dns::{Leases, SYNTHETIC_RANGE};
 use portcullis_policy::{Answers, Policy};
 use std::fs::File;
 use std::io::{self, Read};
@@ -54,19 +54,22 @@ impl RangeError {
     }
 }
 
-/// Whether names are given synthetic addresses under this policy, in a sandbox: all of them, or
-/// those that a rule sends elsewhere.
-pub(crate) fn makes_up(policy: &Policy) -> bool {
-    policy.has_mocks() || answers_synthetic(policy)
+/// Whether names are given synthetic addresses under this policy: all of them, or, where connections
+/// come to the gateway by themselves (`transparent`), those that a rule sends elsewhere.
+pub(crate) fn needs_range(policy: &Policy, transparent: bool) -> bool {
+    policy.settings().dns.answers == Answers::Synthetic || (transparent && policy.has_mocks())
 }
 
-/// Whether all names are given synthetic addresses.
-pub(crate) fn answers_synthetic(policy: &Policy) -> bool {
-    policy.settings().dns.answers == Answers::Synthetic
+/// Names get synthetic addresses from now on, where the policy gives any some.
+pub(crate) fn give_range(leases: &Leases, policy: &Policy, transparent: bool) {
+    if needs_range(policy, transparent) {
+        // Another range than the one in use waits for the next start: programs hold its addresses.
+        leases.use_synthetic_range(range(policy));
+    }
 }
 
 /// The range that a policy means.
-pub(crate) fn range(policy: &Policy) -> Ipv4Net {
+fn range(policy: &Policy) -> Ipv4Net {
     policy
         .settings()
         .dns
@@ -80,7 +83,7 @@ pub(crate) fn range(policy: &Policy) -> Ipv4Net {
 /// # Errors
 /// [`RangeError`]: nothing should start.
 pub fn check_synthetic_range(policy: &Policy) -> Result<(), RangeError> {
-    if !makes_up(policy) {
+    if !needs_range(policy, true) {
         return Ok(());
     }
     let range = range(policy);

@@ -3,6 +3,7 @@
 //! The socket to the server is made inside by the sandbox's first process, so it can only reach
 //! what the sandbox's own loopback has; nothing of the host becomes reachable from inside.
 
+use portcullis_gateway::{CancellationToken, TaskTracker};
 use portcullis_policy::{Reason, Verdict};
 use portcullis_proxy::relay_between;
 use portcullis_record::{Close, Event, Layer, Protocol, Recorder};
@@ -12,8 +13,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// Connections to one published port at a time.
 const MAX_PUBLISHED_CONNECTIONS: usize = 256;
@@ -38,7 +37,7 @@ pub(crate) async fn serve(
     recorder: Recorder,
     token: CancellationToken,
 ) {
-    let room = Arc::new(tokio::sync::Semaphore::new(MAX_PUBLISHED_CONNECTIONS));
+    let places = Arc::new(tokio::sync::Semaphore::new(MAX_PUBLISHED_CONNECTIONS));
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -50,12 +49,13 @@ pub(crate) async fn serve(
             continue;
         };
         // Beyond the limit the connection is closed: the dev server's user sees it at once.
-        let Ok(permit) = room.clone().try_acquire_owned() else {
+        let Ok(permit) = places.clone().try_acquire_owned() else {
             continue;
         };
         let (control, recorder, token) = (control.clone(), recorder.clone(), token.clone());
         connections.spawn(async move {
-            one((stream, peer), port, &control, &recorder, &token).await;
+            let client = Client { stream, peer };
+            relay(client, port, &control, &recorder, &token).await;
             drop(permit);
         });
     }
@@ -63,8 +63,14 @@ pub(crate) async fn serve(
     connections.wait().await;
 }
 
-async fn one(
-    (outside, peer): (TcpStream, SocketAddr),
+/// Who came to a published port.
+struct Client {
+    stream: TcpStream,
+    peer: SocketAddr,
+}
+
+async fn relay(
+    client: Client,
     port: u16,
     control: &Arc<Control>,
     recorder: &Recorder,
@@ -72,7 +78,7 @@ async fn one(
 ) {
     let start = Instant::now();
     let addresses = [IpAddr::V4(Ipv4Addr::LOCALHOST)];
-    let from = format!("from {peer}");
+    let from = format!("from {}", client.peer);
     let event = |verdict, reason| {
         Event::new(Layer::Tcp, Protocol::Publish, verdict, reason)
             .port(port)
@@ -91,7 +97,7 @@ async fn one(
         }
     };
     let id = recorder.decision(event(Verdict::Allow, Reason::Allowed).detail(&from));
-    let relayed = relay_between(inside, outside, token).await;
+    let relayed = relay_between(inside, client.stream, token).await;
     recorder.close(
         id,
         Close::new(relayed.end, relayed.up, relayed.down, start.elapsed()),

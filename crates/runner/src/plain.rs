@@ -1,14 +1,16 @@
 //! The same gateway on plain listeners of the host: a restrictive resolver, an HTTP proxy, a SOCKS5
 //! proxy. There is no namespace here, so programs that ignore the listeners are not held in.
 
-use crate::gateway::{Entrances, Gateway};
+use crate::descriptors::raise_limit;
 use crate::reload::{Rejected, Reload};
-use crate::report::note_start;
-use crate::startup::{StartError, raise_descriptor_limit};
+use crate::report::record_start;
+use crate::unresolved::Unresolved;
 use portcullis_dial::{Host, HostAddresses, reaches};
-use portcullis_dns::OwnNames;
-use portcullis_policy::{Answers, Policy, Resolver};
-use portcullis_record::Recorder;
+use portcullis_gateway::{
+    BuildError, CancellationToken, Entrances, Gateway, OwnNames, Policy, Recorder, StartError,
+    TaskTracker,
+};
+use portcullis_policy::{Answers, Resolver};
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -16,8 +18,6 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// How long flows may take to close at the end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
@@ -37,8 +37,8 @@ pub struct PlainConfig {
     pub build: &'static str,
     /// Where the certificate of the gateway's authority is written, for programs to trust.
     pub ca_cert: Option<PathBuf>,
-    /// DNS over UDP and TCP.
-    pub dns: Option<(UdpSocket, TcpListener)>,
+    /// DNS.
+    pub dns: Option<DnsSockets>,
     /// HTTP proxy.
     pub http: Option<TcpListener>,
     /// SOCKS5 proxy.
@@ -47,18 +47,56 @@ pub struct PlainConfig {
     pub reload: Option<Reload>,
 }
 
+/// Where DNS is served: one address, both transports.
+#[derive(Debug)]
+pub struct DnsSockets {
+    /// For datagrams.
+    pub udp: UdpSocket,
+    /// For streams.
+    pub tcp: TcpListener,
+}
+
+/// Why plain listeners are not served, or not any more.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Names that were to be resolved before, and were not.
+    #[error(transparent)]
+    Unresolved(Unresolved),
+    /// The policy cannot be served here.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// A socket that cannot be served, or names that could not even be tried.
+    #[error(transparent)]
+    Start(StartError),
+    /// An entrance failed, all together ended; or records did not reach their file, `end` failed, or
+    /// there is no runtime.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<StartError> for ServeError {
+    fn from(error: StartError) -> ServeError {
+        match &error {
+            StartError::Names(names) => match Unresolved::of(names) {
+                Some(unresolved) => ServeError::Unresolved(unresolved),
+                None => ServeError::Start(error),
+            },
+            _ => ServeError::Start(error),
+        }
+    }
+}
+
 /// Serves until `end` is ready (the command line's signals, for instance), on a runtime of its own:
 /// embedders have one, and use [`Gateway::start`]. `ready` is called once everything is served.
 ///
 /// # Errors
-/// Names that did not resolve at start-up; no runtime, a socket it cannot take, `end`'s own error, or
-/// records that did not reach their file.
+/// See [`ServeError`].
 pub fn serve_plain(
     config: PlainConfig,
     ready: impl FnOnce(),
     end: impl Future<Output = io::Result<()>>,
-) -> Result<(), StartError> {
-    raise_descriptor_limit();
+) -> Result<(), ServeError> {
+    raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -71,9 +109,9 @@ async fn serve(
     config: PlainConfig,
     ready: impl FnOnce(),
     end: impl Future<Output = io::Result<()>>,
-) -> Result<(), StartError> {
+) -> Result<(), ServeError> {
     let dns_at = match &config.dns {
-        Some((socket, _)) => Some(socket.local_addr()?),
+        Some(dns) => Some(dns.udp.local_addr()?),
         None => None,
     };
     let takes_connections = config.http.is_some() || config.socks5.is_some();
@@ -87,17 +125,16 @@ async fn serve(
         }
         Ok(())
     };
-    acceptable(&config.policy).map_err(io::Error::other)?;
     let recorder = match config.log {
         Some(file) => Recorder::from_file(file, "serve"),
         None => Recorder::null(),
     };
-    note_start(&recorder, config.build);
+    record_start(&recorder, config.build);
     let mut listeners = Vec::new();
     for listener in config
         .dns
         .iter()
-        .map(|(_, tcp)| tcp)
+        .map(|dns| &dns.tcp)
         .chain(&config.http)
         .chain(&config.socks5)
     {
@@ -116,18 +153,18 @@ async fn serve(
         .own(own)
         .host_listeners(listeners)
         .acceptable(Box::new(acceptable))
-        .plain()
-        .build();
+        .transparent(false)
+        .build()?;
     if let (Some(path), Some(pem)) = (&config.ca_cert, gateway.ca_pem()) {
         // Before anything is served: whoever waits for that may read the file.
         std::fs::write(path, pem).map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", path.display()))
         })?;
     }
-    let (dns_udp, dns_tcp) = config.dns.into_iter().unzip();
+    let (dns_udp, dns_tcp) = config.dns.map(|dns| (dns.udp, dns.tcp)).unzip();
     let entrances = Entrances {
-        dns_udp,
-        dns_tcp,
+        dns_udp: dns_udp.into_iter().collect(),
+        dns_tcp: dns_tcp.into_iter().collect(),
         http: config.http.into_iter().collect(),
         socks5: config.socks5.into_iter().collect(),
         transparent: Vec::new(),
@@ -140,13 +177,16 @@ async fn serve(
         biased;
         // Nobody waits for names any more.
         ended = &mut end => return Ok(finish(&recorder, ended)?),
-        started = gateway.start(entrances, &tracker, &token) => started.map(drop),
+        started = gateway.start(entrances, &tracker, &token) => started,
     };
-    if let Err(error) = started {
-        // Why is in the records too.
-        recorder.flush(FLUSH_TIMEOUT);
-        return Err(error);
-    }
+    let serving = match started {
+        Ok(serving) => serving,
+        Err(error) => {
+            // Why is in the records too.
+            recorder.flush(FLUSH_TIMEOUT);
+            return Err(error.into());
+        }
+    };
     if let Some(reload) = config.reload {
         let gateway = Arc::new(gateway);
         tracker.spawn(reload.follow(gateway, Rejected::default(), token.clone()));
@@ -154,7 +194,7 @@ async fn serve(
     ready();
     let ended = tokio::select! {
         ended = &mut end => ended,
-        () = token.cancelled() => Err(io::Error::other("a listener failed")),
+        ended = serving.ended() => ended.map_err(|error| io::Error::other(error.to_string())),
     };
     token.cancel();
     tracker.close();

@@ -3,8 +3,7 @@
 //! It makes a refusal show at connect(), in the kernel, within microseconds. It is not what keeps a
 //! program in: the gateway looks at lease and port again on every connection it accepts.
 
-use portcullis_dns::AddressGate;
-use portcullis_names::PortSet;
+use portcullis_gateway::{AddressGate, PortSet};
 use portcullis_sandbox::KernelSet;
 use std::io;
 use std::net::IpAddr;

@@ -1,32 +1,33 @@
 //! The gateway as a sandbox's own process: serves the sockets made inside, until the sandbox is
 //! gone, and leaves a report.
 
-use crate::gate::{KernelGate, ranges};
-use crate::gateway::{Entrances, Gateway};
+use crate::descriptors::raise_limit;
+use crate::kernel_gate::{KernelGate, ranges};
 use crate::publish::{self, Publish};
 use crate::refused::RefusedReader;
 use crate::reload::{Rejected, Reload};
-use crate::report::{Collector, Report, note_start};
-use crate::startup::{StartError, Unresolved, raise_descriptor_limit};
+use crate::report::{Collector, Report, record_start};
 use crate::trust::Trust;
-use portcullis_dns::{OwnNames, StartupError};
-use portcullis_names::{Name, NameBuf, PortSet};
-use portcullis_policy::{AddressRule, Mode, Policy, Resolve};
-use portcullis_proxy::Inspector;
-use portcullis_record::{ProcessFinder, Recorder, Transport};
+use crate::unresolved::Unresolved;
+use portcullis_gateway::{
+    BuildError, CancellationToken, Entrances, Gateway, Inspector, Mode, OwnNames, Policy, PortSet,
+    Recorder, Resolve, Serving, StartError, StartupError, TaskTracker,
+};
+use portcullis_names::{Name, NameBuf};
+use portcullis_policy::AddressRule;
+use portcullis_record::{ProcessFinder, Transport};
 use portcullis_sandbox::{
     self as sandbox, Addresses, Control, GatewaySide, OpenRule, OpenRules, Processes, Sockets, Spec,
 };
 use std::fs::File;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// Threads that serve one sandbox.
 const WORKER_THREADS: usize = 2;
@@ -90,7 +91,7 @@ fn open_rules(policy: &Policy) -> OpenRules {
         datagram_ports: policy.udp_ports().iter().flatten().collect(),
         audit,
         guarded: if audit {
-            crate::guarded::networks()
+            crate::guarded_networks::networks()
         } else {
             Vec::new()
         },
@@ -114,7 +115,7 @@ pub fn prepare(policy: &Policy, spec: &mut Spec) {
 
 /// Serves one sandbox until it is gone; called in the gateway's own process, before any thread.
 pub fn run_in_sandbox(mut side: GatewaySide, config: RunConfig) -> Report {
-    raise_descriptor_limit();
+    raise_limit();
     let started = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .enable_all()
@@ -145,12 +146,23 @@ fn refuse(control: &Control, why: &str) -> Report {
     Report::default()
 }
 
+/// Why a sandbox is not served.
+#[derive(Debug, thiserror::Error)]
+enum NotServed {
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
 /// Tells the sandbox that it ends before its command started; names that were the cause go into the
 /// report, since there may be many.
-fn not_started(control: &Control, error: &StartError) -> Report {
+fn not_started(control: &Control, error: &NotServed) -> Report {
     let unresolved = match error {
-        StartError::Names(error) => Unresolved::of(error),
-        StartError::Socket(_) => None,
+        NotServed::Start(StartError::Names(error)) => Unresolved::of(error),
+        _ => None,
     };
     let mut report = match &unresolved {
         Some(unresolved) => {
@@ -189,7 +201,7 @@ async fn serve(
         Some(file) => Recorder::from_file(file, &config.sandbox),
         None => Recorder::null(),
     };
-    note_start(&recorder, config.build);
+    record_start(&recorder, config.build);
     let collector = config.collect.then(|| Collector::new(&recorder));
     let rejected = Rejected::default();
     let control = Arc::new(control);
@@ -217,18 +229,28 @@ async fn serve(
     let started = tokio::select! {
         started = starting => started,
         // Nobody waits for names any more: the person at the terminal has ended it.
-        () = gone(&control, &token) => Err(StartupError::Cancelled.into()),
+        () = gone(&control) => Err(StartError::from(StartupError::Cancelled).into()),
     };
-    if let Err(error) = started.and_then(|()| Ok(control.ready()?)) {
-        token.cancel();
-        // Why is in the records too, before anybody is told.
-        recorder.flush(FLUSH_TIMEOUT);
-        return not_started(&control, &error);
-    }
+    let started = started.and_then(|serving| Ok(control.ready().map(|()| serving)?));
+    let serving = match started {
+        Ok(serving) => serving,
+        Err(error) => {
+            token.cancel();
+            // Why is in the records too, before anybody is told.
+            recorder.flush(FLUSH_TIMEOUT);
+            return not_started(&control, &error);
+        }
+    };
     // Flows that end now are still recorded: collecting goes on until they are.
     let drained = CancellationToken::new();
     let collecting = collector.map(|collector| tokio::spawn(collector.run(drained.clone())));
-    gone(&control, &token).await;
+    let failed = tokio::select! {
+        () = gone(&control) => None,
+        ended = serving.gateway.ended() => match ended {
+            Err(error) => Some(error.to_string()),
+            Ok(()) => serving.refused_log.get().map(|error| format!("the kernel's log of refusals: {error}")),
+        },
+    };
     token.cancel();
     tracker.close();
     // What does not end in time (a dial in the middle of a handshake) ends with the process.
@@ -239,10 +261,8 @@ async fn serve(
         None => Report::default(),
     };
     report.add_denied(&recorder.denied_summary());
-    report.rejected = rejected
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .take();
+    report.rejected = rejected.take();
+    report.failed = failed;
     let flushed = recorder.flush(FLUSH_TIMEOUT);
     report.record_error = flushed.error.or_else(|| {
         (!flushed.complete || flushed.lost > 0).then(|| format!("{} records lost", flushed.lost))
@@ -281,7 +301,14 @@ struct Wanted {
     rejected: Rejected,
 }
 
-async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<(), StartError> {
+/// A sandbox that is served.
+struct Served {
+    gateway: Serving,
+    /// Why the kernel's refusals cannot be read any more.
+    refused_log: Arc<OnceLock<io::Error>>,
+}
+
+async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Served, NotServed> {
     let Parts {
         sockets,
         control,
@@ -320,7 +347,7 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<(), StartError> {
             SocketAddr::new(addresses.gateway4.into(), 53),
             SocketAddr::new(addresses.resolver4.into(), 53),
         ])
-        .build();
+        .build()?;
     let listener = |fd: OwnedFd| std::net::TcpListener::from(fd);
     let entrances = Entrances {
         dns_udp: vec![sockets.dns_udp4.into(), sockets.dns_udp6.into()],
@@ -330,7 +357,7 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<(), StartError> {
         transparent: vec![listener(sockets.catch_all4), listener(sockets.catch_all6)],
         datagrams: sockets.datagrams.into_iter().map(Into::into).collect(),
     };
-    gateway.start(entrances, tracker, token).await?;
+    let serving = gateway.start(entrances, tracker, token).await?;
     let gateway = Arc::new(gateway);
     if let Some(reload) = wanted.reload {
         tracker.spawn(reload.follow(gateway.clone(), wanted.rejected, token.clone()));
@@ -341,10 +368,12 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<(), StartError> {
         recorder: recorder.clone(),
     };
     let (log, cancelled) = (sockets.refused, token.clone());
-    let failed = token.clone();
+    let refused_log = Arc::new(OnceLock::new());
+    let (failed, failure) = (token.clone(), refused_log.clone());
     tracker.spawn(async move {
         // Without this log refusals would go unrecorded: the sandbox ends instead.
-        if reader.run(log, cancelled).await.is_err() {
+        if let Err(error) = reader.run(log, cancelled).await {
+            let _ = failure.set(error);
             failed.cancel();
         }
     });
@@ -360,7 +389,10 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<(), StartError> {
             token.clone(),
         ));
     }
-    Ok(())
+    Ok(Served {
+        gateway: serving,
+        refused_log,
+    })
 }
 
 /// Nobody outside could answer for these.
@@ -388,17 +420,13 @@ fn own_hostname(nodename: &[u8]) -> Option<Name> {
     Some(name.as_ref().to_name())
 }
 
-/// Waits until the sandbox is gone or an entrance failed for good.
-async fn gone(control: &Control, token: &CancellationToken) {
+/// Waits until the sandbox is gone.
+async fn gone(control: &Control) {
     #[expect(
         deprecated,
         reason = "the borrowed descriptor lives as long as the control it is borrowed from"
     )]
-    let Ok(lifeline) = AsyncFd::with_interest(control.lifeline(), Interest::READABLE) else {
-        return;
-    };
-    tokio::select! {
-        _ = lifeline.readable() => {}
-        () = token.cancelled() => {}
+    if let Ok(lifeline) = AsyncFd::with_interest(control.lifeline(), Interest::READABLE) {
+        let _ = lifeline.readable().await;
     }
 }

@@ -4,15 +4,12 @@
 //! does not load, or cannot be put in force, changes nothing and is recorded.
 
 use crate::files::PolicyFiles;
-use crate::gateway::Gateway;
-use crate::replace::Replaced;
 use crate::watch::Watch;
-use portcullis_policy::{Diagnostic, Loaded};
+use portcullis_gateway::{CancellationToken, Diagnostic, Gateway, Loaded, Replaced};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 /// Makes a policy anew: flags and files merged as at the start. It reads files through what it is
 /// given, and through nothing else.
@@ -22,7 +19,7 @@ pub type Load = Box<
 >;
 
 /// Is told what came of a reload.
-pub type Tell = Box<dyn FnMut(&Outcome) + Send>;
+pub type Tell = Box<dyn FnMut(&ReloadResult) + Send>;
 
 /// What a gateway needs to follow its policy.
 pub struct Reload {
@@ -30,8 +27,8 @@ pub struct Reload {
     pub load: Load,
     /// The files that it was made of.
     pub files: PolicyFiles,
-    /// Asks for a reload, whether or not a file changed.
-    pub asked: Option<mpsc::Receiver<()>>,
+    /// Requests to reload, whether or not a file changed.
+    pub requests: Option<mpsc::Receiver<()>>,
     /// Is told what came of each.
     pub tell: Option<Tell>,
 }
@@ -46,7 +43,7 @@ impl std::fmt::Debug for Reload {
 
 /// What came of a reload.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum ReloadResult {
     /// It is in force.
     Applied {
         /// What that changed.
@@ -61,7 +58,18 @@ pub enum Outcome {
 }
 
 /// Why the latest change of the policy was not taken over, if it was not.
-pub(crate) type Rejected = Arc<Mutex<Option<String>>>;
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rejected(Arc<Mutex<Option<String>>>);
+
+impl Rejected {
+    fn set(&self, why: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
+    pub(crate) fn take(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
 
 impl Reload {
     /// Follows until `token` is cancelled. `rejected` holds why the latest change was not taken over.
@@ -72,27 +80,26 @@ impl Reload {
         token: CancellationToken,
     ) {
         // It may have changed between its first reading and the first watch.
-        let mut news = News::Changed;
+        let mut cause = Cause::Changed;
         loop {
             // Before reading: what happens while it is read is news again. After a reload files may
             // be others than before.
             let mut watch = Watch::new(&self.files);
-            let (next, outcome) = match self.read(&gateway, news).await {
+            let (next, result) = match self.read(&gateway, cause).await {
                 Some(read) => read,
                 None => return,
             };
             self = next;
-            if let Some(outcome) = outcome {
-                let why = outcome.why();
-                *rejected.lock().unwrap_or_else(PoisonError::into_inner) = why;
+            if let Some(result) = result {
+                rejected.set(result.rejection());
                 if let Some(tell) = &mut self.tell {
-                    tell(&outcome);
+                    tell(&result);
                 }
             }
-            news = tokio::select! {
+            cause = tokio::select! {
                 () = token.cancelled() => return,
-                () = watch.changed(&self.files) => News::Changed,
-                () = asked(&mut self.asked) => News::Asked,
+                () = watch.changed(&self.files) => Cause::Changed,
+                () = requested(&mut self.requests) => Cause::Requested,
             };
         }
     }
@@ -102,31 +109,31 @@ impl Reload {
     async fn read(
         mut self,
         gateway: &Arc<Gateway>,
-        news: News,
-    ) -> Option<(Reload, Option<Outcome>)> {
+        cause: Cause,
+    ) -> Option<(Reload, Option<ReloadResult>)> {
         let gateway = gateway.clone();
         let read = tokio::task::spawn_blocking(move || {
             // Equal texts make an equal policy, and what was wrong with them is on record.
-            if news == News::Changed && self.files.unchanged() {
+            if cause == Cause::Changed && self.files.unchanged() {
                 return (self, None);
             }
             self.files.begin();
             let files = &mut self.files;
             let loaded = (self.load)(&mut |path| files.read(path));
-            let outcome = match loaded {
+            let result = match loaded {
                 Ok(loaded) => match gateway.replace_policy(loaded.policy) {
-                    Ok(replaced) => Outcome::Applied {
+                    Ok(replaced) => ReloadResult::Applied {
                         replaced,
                         warnings: loaded.warnings,
                     },
-                    Err(error) => Outcome::Refused(error.to_string()),
+                    Err(error) => ReloadResult::Refused(error.to_string()),
                 },
                 Err(diagnostics) => {
-                    gateway.note_rejected(&first(&diagnostics));
-                    Outcome::Invalid(diagnostics)
+                    gateway.record_rejected(&summary(&diagnostics));
+                    ReloadResult::Invalid(diagnostics)
                 }
             };
-            (self, Some(outcome))
+            (self, Some(result))
         });
         read.await.ok()
     }
@@ -134,23 +141,23 @@ impl Reload {
 
 /// Why a reload may be due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum News {
+enum Cause {
     Changed,
-    Asked,
+    Requested,
 }
 
-impl Outcome {
-    fn why(&self) -> Option<String> {
+impl ReloadResult {
+    fn rejection(&self) -> Option<String> {
         match self {
-            Outcome::Applied { .. } => None,
-            Outcome::Invalid(diagnostics) => Some(first(diagnostics)),
-            Outcome::Refused(why) => Some(why.clone()),
+            ReloadResult::Applied { .. } => None,
+            ReloadResult::Invalid(diagnostics) => Some(summary(diagnostics)),
+            ReloadResult::Refused(why) => Some(why.clone()),
         }
     }
 }
 
 /// The first error, and how many more there are.
-fn first(diagnostics: &[Diagnostic]) -> String {
+fn summary(diagnostics: &[Diagnostic]) -> String {
     match diagnostics {
         [] => "the policy does not load".to_owned(),
         [only] => only.to_string(),
@@ -158,12 +165,12 @@ fn first(diagnostics: &[Diagnostic]) -> String {
     }
 }
 
-async fn asked(by: &mut Option<mpsc::Receiver<()>>) {
-    let heard = match by {
-        Some(by) => by.recv().await,
+async fn requested(requests: &mut Option<mpsc::Receiver<()>>) {
+    let request = match requests {
+        Some(requests) => requests.recv().await,
         None => None,
     };
-    if heard.is_none() {
+    if request.is_none() {
         std::future::pending().await
     }
 }

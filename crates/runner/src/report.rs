@@ -1,7 +1,8 @@
 //! What a run leaves behind for the person who started it: what was denied, what failed, what was
 //! used. Serialised, since the gateway and the command line are two processes.
 
-use crate::startup::Unresolved;
+use crate::unresolved::Unresolved;
+use portcullis_gateway::CancellationToken;
 use portcullis_names::RecordType;
 use portcullis_policy::{Reason, Verdict};
 use portcullis_record::{DeniedSummary, Event, Layer, Protocol, Recorder, Seen, Subscription};
@@ -9,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 /// The end of a run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -30,10 +30,12 @@ pub struct Report {
     pub unresolved: Option<Unresolved>,
     /// Why the latest change of the policy was not taken over, if it was not.
     pub rejected: Option<String>,
+    /// Why the gateway ended although the sandbox was still there, if it did.
+    pub failed: Option<String>,
 }
 
 /// Leaves the first record of a log: which build decided what follows.
-pub(crate) fn note_start(recorder: &Recorder, build: &str) {
+pub(crate) fn record_start(recorder: &Recorder, build: &str) {
     let event = Event::new(
         Layer::Gateway,
         Protocol::Startup,

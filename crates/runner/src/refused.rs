@@ -3,7 +3,7 @@
 //! A connect() that fails in the kernel never reaches the gateway, yet every denial at every layer
 //! leaves a record: the sandbox's rules log each refusal, and this reads the log.
 
-use portcullis_dns::{Leases, PolicyHandle};
+use portcullis_gateway::{CancellationToken, Leases, PolicyHandle};
 use portcullis_policy::{Reason, Request, Verdict};
 use portcullis_record::{Client, Event, Layer, Protocol, Recorder, Transport};
 use portcullis_sandbox::{Refused, RefusedLog, RefusedProtocol};
@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio_util::sync::CancellationToken;
 
 /// Turns kernel refusals of one sandbox into records.
 pub(crate) struct RefusedReader {

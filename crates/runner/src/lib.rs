@@ -1,0 +1,31 @@
+//! The gateway as a process of its own: what `portcullis run` and `portcullis serve` need besides the
+//! library.
+//!
+//! [`run_in_sandbox`] serves the sockets of one sandbox until it is gone, and leaves a [`Report`];
+//! [`serve_plain`] serves plain listeners of the host. Both follow the policy's files ([`Reload`]).
+//! Whoever has a process and a sandbox of their own wants `portcullis-gateway` alone.
+//!
+//! Nothing here parses a command line or touches a signal handler.
+#![forbid(unsafe_code)]
+
+mod descriptors;
+mod files;
+mod guarded_networks;
+mod kernel_gate;
+mod plain;
+mod publish;
+mod refused;
+mod reload;
+mod report;
+mod sandboxed;
+mod trust;
+mod unresolved;
+mod watch;
+
+pub use files::{PolicyFiles, is_nameless};
+pub use plain::{DnsSockets, PlainConfig, ServeError, serve_plain};
+pub use publish::Publish;
+pub use reload::{Load, Reload, ReloadResult, Tell};
+pub use report::{Denied, Failed, LookedUp, Report, Used};
+pub use sandboxed::{RunConfig, prepare, run_in_sandbox};
+pub use unresolved::{Unresolved, UnresolvedName};
