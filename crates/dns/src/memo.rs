@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use hashbrown::DefaultHashBuilder;
 use hashbrown::hash_table::{Entry, HashTable};
-use portcullis_record::Again;
+use portcullis_record::Repeat;
 use std::hash::BuildHasher;
 
 use crate::service::Inner;
@@ -36,7 +36,7 @@ pub(crate) struct Keep {
     /// The state of the canonical names, where the answer might be another under others.
     pub aliases: Option<u64>,
     /// Where it counts.
-    pub again: Again,
+    pub again: Repeat,
 }
 
 /// The state of affairs that a batch is answered in.
@@ -100,7 +100,7 @@ impl Memo {
         let Some(known) = self.table.find(hash, |known| known.question() == question) else {
             return false;
         };
-        if !known.holds(inner, moment) || !inner.recorder.again(&known.keep.again, moment.stamp) {
+        if !known.holds(inner, moment) || !inner.recorder.repeat(&known.keep.again, moment.stamp) {
             return false;
         }
         out.clear();

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use portcullis_names::NameRef;
 use portcullis_policy::{Decision, Policy, Reason, Request, RuleId, Verdict};
-use portcullis_record::{Again, Client, DecisionId, Event, Layer, Protocol, Stage, Timings};
+use portcullis_record::{Client, DecisionId, Event, Layer, Protocol, Repeat, Stage, Timings};
 use portcullis_wire::dns::Query;
 
 use crate::cache::Entry;
@@ -86,7 +86,7 @@ pub(crate) struct Turn<'a> {
     pub via: Via,
     pub started: Instant,
     /// How the decision that was recorded last may be repeated.
-    again: Cell<Option<Again>>,
+    again: Cell<Option<Repeat>>,
     keep: Cell<Option<Keep>>,
 }
 
@@ -179,7 +179,7 @@ impl Inner {
         };
         let recorded = self.recorder.decide(&event, turn.started, &suggest);
         let id = recorded.id;
-        turn.again.set(recorded.again);
+        turn.again.set(recorded.repeat);
         write_refusal(turn, judged.reason, id, refusal, out);
     }
 
@@ -206,7 +206,7 @@ impl Inner {
         let took = now.saturating_duration_since(turn.started);
         event.timings = Timings::default().with(Stage::Total, took);
         let recorded = self.recorder.decide(&event, now, &|| None);
-        turn.again.set(recorded.again);
+        turn.again.set(recorded.repeat);
         recorded.id
     }
 

@@ -9,10 +9,10 @@ use portcullis_names::RecordType;
 use portcullis_policy::{Reason, RuleSource, Verdict};
 
 macro_rules! codes {
-    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $code:literal,)+ }) => {
+    ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $code:literal,)+ }) => {
         $(#[$meta])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-        pub enum $name { $($(#[$doc])* $variant,)+ }
+        pub enum $name { $($(#[doc = $doc])+ $variant,)+ }
         impl $name {
             /// Every value, in the order of the documentation.
             pub const ALL: &'static [$name] = &[$($name::$variant,)+];
@@ -20,6 +20,11 @@ macro_rules! codes {
             #[must_use]
             pub const fn code(self) -> &'static str {
                 match self { $($name::$variant => $code,)+ }
+            }
+            /// What the code means: a sentence for people.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $($name::$variant => concat!($($doc),+).trim_ascii(),)+ }
             }
         }
         impl std::fmt::Display for $name {
@@ -40,12 +45,12 @@ codes! {
         Tcp = "tcp",
         /// A name shown in a TLS handshake.
         Tls = "tls",
-        /// A request to the HTTP proxy, CONNECT included, or a `Host` seen on the way.
+        /// A request to the HTTP proxy, CONNECT included, or a `Host` seen on a connection.
         Http = "http",
         /// A datagram that is not DNS.
         Udp = "udp",
-        /// The gateway about itself: a policy that would not load, records that were lost. Such
-        /// records have no destination.
+        /// The gateway itself: a policy that did not load, records that were lost. Such records have
+        /// no destination.
         Gateway = "gateway",
     }
 }
@@ -63,12 +68,12 @@ codes! {
         Connect = "connect",
         /// SOCKS5.
         Socks5 = "socks5",
-        /// A direct connection, caught in the sandbox's own network.
+        /// A direct connection, intercepted in the sandbox's own network.
         Transparent = "transparent",
         /// Refused by the sandbox's kernel before it reached the gateway.
         Kernel = "kernel",
-        /// The gateway's own start and proof, names resolved before CMD starts, policy changes, and
-        /// the state of the record itself.
+        /// The gateway's own start and self-test, names resolved before CMD starts, policy changes,
+        /// and the state of the record itself.
         Startup = "startup",
         /// A connection from the host to a published port of the sandbox.
         Publish = "publish",
@@ -78,7 +83,7 @@ codes! {
 codes! {
     /// Why a flow ended.
     CloseReason {
-        /// Both sides said that they were done.
+        /// Both sides finished.
         Finished = "finished",
         /// The program ended the connection while upstream was still open.
         ClientClosed = "client-closed",
@@ -88,21 +93,22 @@ codes! {
         ClientReset = "client-reset",
         /// Upstream reset the connection.
         UpstreamReset = "upstream-reset",
-        /// Nothing passed in either direction for too long, or a half-closed side lingered.
+        /// Nothing passed in either direction for too long, or one side stayed half-closed.
         IdleTimeout = "idle-timeout",
-        /// What the flow showed later (a TLS name, a Host) was refused; a denial has the details.
+        /// Something that the flow showed later (a TLS name, a Host) was refused; a denial has the
+        /// details.
         Denied = "denied",
         /// The policy changed and no longer allows the flow.
         PolicyChanged = "policy-changed",
         /// A limit cut the flow; `detail` says which.
         Limit = "limit",
-        /// The program's bytes were not what the protocol asks for.
+        /// The program violated the protocol.
         ClientProtocol = "client-protocol",
-        /// Upstream's bytes were not what the protocol asks for.
+        /// Upstream violated the protocol.
         UpstreamProtocol = "upstream-protocol",
         /// The sandbox or the gateway was shut down.
         Shutdown = "shutdown",
-        /// A fault of the gateway.
+        /// The gateway itself failed.
         Internal = "internal",
     }
 }
@@ -110,7 +116,7 @@ codes! {
 codes! {
     /// A stretch of a request's way through the gateway, for [`Timings`].
     Stage {
-        /// Reading what the program asked for.
+        /// Reading the program's request.
         Read = "read",
         /// The policy's decision.
         Decide = "decide",
@@ -120,7 +126,7 @@ codes! {
         Connect = "connect",
         /// The company's proxy answering CONNECT.
         Proxy = "proxy",
-        /// From the first byte of the request to the decision's outcome.
+        /// From the first byte of the request to the outcome of the decision.
         Total = "total",
     }
 }

@@ -27,7 +27,7 @@ const MAX_PATH_BYTES: usize = 4096;
 const MAX_COMMAND_BYTES: usize = 512;
 const MAX_DETAIL_BYTES: usize = 2048;
 /// Addresses in one record; further ones are cut.
-const MAX_ADDRESSES: usize = 32;
+pub(crate) const MAX_ADDRESSES: usize = 32;
 /// The longest IPv6 text (an IPv4-mapped one) with quotes and comma.
 const MAX_ADDRESS_BYTES: usize = 48;
 /// Keys, punctuation, numbers, codes, the time and the id together.

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use portcullis_policy::Verdict;
 
-use crate::again::{Again, Recorded};
 use crate::counters::{Counters, Snapshot};
 use crate::event::{Close, Event, Process};
 use crate::finder::{Finder, ProcessFinder};
@@ -18,11 +17,12 @@ use crate::id::{DecisionId, IdSource};
 use crate::line::{self, Origin};
 use crate::memory::Memory;
 use crate::queue::{Item, Kind};
+use crate::repeat::{Recorded, Repeat};
 use crate::sink::{self, Output, Sink};
+use crate::subscription::{Subscribers, Subscription};
 use crate::summary::{DeniedSummary, Groups, Tally};
-use crate::tap::{Subscription, Taps};
 use crate::windows::{Fresh, Merge};
-use crate::writer::{Desk, LAST_WORDS_TIMEOUT};
+use crate::writer::{FINAL_WRITE_TIMEOUT, Writer};
 
 /// Takes decisions and closes, and writes them in its own time. Clones share everything.
 ///
@@ -34,14 +34,14 @@ pub struct Recorder(Arc<Inner>);
 struct Inner {
     counters: Counters,
     denied: Groups,
-    taps: Taps,
+    subscribers: Subscribers,
     finder: OnceLock<Finder>,
-    sheet: Sheet,
+    lines: Lines,
 }
 
 /// Whether lines are written at all.
-enum Sheet {
-    Written(Arc<Desk>),
+enum Lines {
+    Written(Arc<Writer>),
     /// Only counted.
     Null(IdSource),
 }
@@ -103,22 +103,22 @@ impl Recorder {
     /// Writes nothing; counters, summary and subscriptions work.
     #[must_use]
     pub fn null() -> Recorder {
-        Recorder::with_sheet(Sheet::Null(IdSource::new()))
+        Recorder::with_lines(Lines::Null(IdSource::new()))
     }
 
     fn with_sink(sink: Sink, sandbox: &str) -> Recorder {
-        let desk = Desk::new(Origin::new(sandbox), Output::new(sink));
-        Recorder::with_sheet(Sheet::Written(Arc::new(desk)))
+        let writer = Writer::new(Origin::new(sandbox), Output::new(sink));
+        Recorder::with_lines(Lines::Written(Arc::new(writer)))
     }
 
-    fn with_sheet(sheet: Sheet) -> Recorder {
-        let (counters, denied, taps) = (Counters::new(), Groups::new(), Taps::new());
+    fn with_lines(lines: Lines) -> Recorder {
+        let (counters, denied, subscribers) = (Counters::new(), Groups::new(), Subscribers::new());
         Recorder(Arc::new(Inner {
             counters,
             denied,
-            taps,
+            subscribers,
             finder: OnceLock::new(),
-            sheet,
+            lines,
         }))
     }
 
@@ -150,31 +150,31 @@ impl Recorder {
     ) -> Recorded {
         let inner = &*self.0;
         inner.counters.add(event.verdict, event.reason);
-        let tally = || (event.verdict == Verdict::Deny).then(|| inner.denied.note(event, suggest));
-        let recorded = match &inner.sheet {
-            Sheet::Null(ids) => uncounted(ids.next(), event, tally(), now),
-            Sheet::Written(desk) => self.write(desk, event, now, &tally),
+        let tally = || (event.verdict == Verdict::Deny).then(|| inner.denied.count(event, suggest));
+        let recorded = match &inner.lines {
+            Lines::Null(ids) => uncounted(ids.next(), event, tally(), now),
+            Lines::Written(writer) => self.write(writer, event, now, &tally),
         };
-        inner.taps.show(recorded.id, event, suggest);
+        inner.subscribers.show(recorded.id, event, suggest);
         recorded
     }
 
-    /// Makes a decision once more, as it was made before and by the same entrance, while its record
-    /// is open. `false`: it is to be recorded anew, by [`Recorder::decide`].
-    pub fn again(&self, again: &Again, now: Instant) -> bool {
+    /// Counts a decision once more, as it was made before and by the same entrance, while its record
+    /// is open. `false` means that it must be recorded anew, by [`Recorder::decide`].
+    pub fn repeat(&self, repeat: &Repeat, now: Instant) -> bool {
         let inner = &*self.0;
-        if now >= again.until || inner.taps.any() {
+        if now >= repeat.until || inner.subscribers.any() {
             return false;
         }
-        if let Some(count) = &again.count
+        if let Some(count) = &repeat.count
             && !count.add()
         {
             return false;
         }
-        if let Some(tally) = &again.tally {
+        if let Some(tally) = &repeat.tally {
             tally.fetch_add(1, Ordering::Relaxed);
         }
-        inner.counters.add(again.verdict, again.reason);
+        inner.counters.add(repeat.verdict, repeat.reason);
         true
     }
 
@@ -185,28 +185,28 @@ impl Recorder {
 
     fn write(
         &self,
-        desk: &Arc<Desk>,
+        writer: &Arc<Writer>,
         event: &Event<'_>,
         now: Instant,
         tally: &dyn Fn() -> Option<Tally>,
     ) -> Recorded {
         let write = |event: &Event<'_>| {
             let fresh = || {
-                let id = desk.ids.next();
-                let line = line::decision(&desk.origin, id, Timestamp::now(), event);
+                let id = writer.ids.next();
+                let line = line::decision(&writer.origin, id, Timestamp::now(), event);
                 Fresh {
                     id,
                     line,
                     tally: tally(),
                 }
             };
-            enter(desk, event, now, fresh)
+            enter(writer, event, now, fresh)
         };
         let Some((finder, client)) = self.0.finder.get().zip(Finder::client(event)) else {
             return write(event);
         };
         let merge = Merge::of(event);
-        let joined = merge.and_then(|merge| desk.windows.join(merge, event, now));
+        let joined = merge.and_then(|merge| writer.windows.join(merge, event, now));
         joined.unwrap_or_else(|| {
             // Looked up before the window is held, which others wait for.
             let found = finder.find(client, now);
@@ -220,14 +220,14 @@ impl Recorder {
     /// Records the end of a flow. `id` is that of the decision that opened it: one whose verdict is
     /// `allow` or `audit`, since others may share a record.
     pub fn close(&self, id: DecisionId, close: Close<'_>) {
-        if let Sheet::Written(desk) = &self.0.sheet {
-            let line = line::close(&desk.origin, id, Timestamp::now(), &close);
-            desk.queue.push(Item {
+        if let Lines::Written(writer) = &self.0.lines {
+            let line = line::close(&writer.origin, id, Timestamp::now(), &close);
+            writer.queue.push(Item {
                 line,
                 kind: Kind::Close,
                 stands_for: 1,
             });
-            desk.ensure_writer();
+            writer.ensure_started();
         }
     }
 
@@ -246,22 +246,22 @@ impl Recorder {
     /// A live view of every decision from now on.
     #[must_use]
     pub fn subscribe(&self) -> Subscription {
-        self.0.taps.subscribe()
+        self.0.subscribers.subscribe()
     }
 
     /// How the record does.
     #[must_use]
     pub fn health(&self) -> Health {
-        match &self.0.sheet {
-            Sheet::Null(_) => Health {
+        match &self.0.lines {
+            Lines::Null(_) => Health {
                 last_error: None,
                 waiting: 0,
                 lost: 0,
             },
-            Sheet::Written(desk) => {
-                let (waiting, lost) = desk.queue.numbers();
+            Lines::Written(writer) => {
+                let (waiting, lost) = writer.queue.numbers();
                 Health {
-                    last_error: desk.last_error(),
+                    last_error: writer.last_error(),
                     waiting,
                     lost,
                 }
@@ -272,14 +272,14 @@ impl Recorder {
     /// Closes all windows and writes everything, waiting at most `at_most`. Blocks: in an
     /// asynchronous program call it where blocking is allowed.
     pub fn flush(&self, at_most: Duration) -> Flushed {
-        let Sheet::Written(desk) = &self.0.sheet else {
+        let Lines::Written(writer) = &self.0.lines else {
             return Flushed {
                 complete: true,
                 lost: 0,
                 error: None,
             };
         };
-        let complete = desk.flush(at_most);
+        let complete = writer.flush(at_most);
         let Health {
             last_error, lost, ..
         } = self.health();
@@ -298,7 +298,7 @@ impl Recorder {
 
 /// Puts a decision into its window, or a line of its own into the queue.
 fn enter(
-    desk: &Arc<Desk>,
+    writer: &Arc<Writer>,
     event: &Event<'_>,
     now: Instant,
     fresh: impl FnOnce() -> Fresh,
@@ -310,41 +310,41 @@ fn enter(
             Verdict::Allow | Verdict::Audit => Kind::Usual,
         };
         let line = line::finish_decision(line, 1);
-        desk.queue.push(Item {
+        writer.queue.push(Item {
             line,
             kind,
             stands_for: 1,
         });
-        desk.ensure_writer();
-        return Recorded { id, again: None };
+        writer.ensure_started();
+        return Recorded { id, repeat: None };
     };
-    let entered = desk.windows.enter(merge, event, now, fresh);
+    let entered = writer.windows.enter(merge, event, now, fresh);
     if let Some(item) = entered.finished {
-        desk.queue.push_unhurried(item);
+        writer.queue.push_unhurried(item);
     } else if entered.first_open {
         // The writer may sleep without an end while no window is open.
-        desk.queue.wake();
+        writer.queue.wake();
     }
-    desk.ensure_writer();
+    writer.ensure_started();
     entered.recorded
 }
 
 /// A decision where nothing is written: equal ones share its id as if they shared its record.
 fn uncounted(id: DecisionId, event: &Event<'_>, tally: Option<Tally>, now: Instant) -> Recorded {
-    let again = Merge::of(event).map(|merge| Again {
+    let repeat = Merge::of(event).map(|merge| Repeat {
         verdict: event.verdict,
         reason: event.reason,
         until: now + merge.window(),
         count: None,
         tally,
     });
-    Recorded { id, again }
+    Recorded { id, repeat }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Sheet::Written(desk) = &self.sheet {
-            desk.finish(LAST_WORDS_TIMEOUT);
+        if let Lines::Written(writer) = &self.lines {
+            writer.finish(FINAL_WRITE_TIMEOUT);
         }
     }
 }

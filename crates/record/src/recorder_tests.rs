@@ -66,28 +66,28 @@ pub(crate) fn with<'a>(records: &'a [Value], key: &str, value: &str) -> Vec<&'a 
 }
 
 /// Decides twice, which gives leave to repeat.
-fn leave(recorder: &Recorder, event: &Event<'_>, now: Instant) -> Again {
+fn leave(recorder: &Recorder, event: &Event<'_>, now: Instant) -> Repeat {
     recorder.decide(event, now, &|| None);
-    let again = recorder.decide(event, now, &|| None).again;
-    again.expect("an equal decision was recorded before")
+    let repeat = recorder.decide(event, now, &|| None).repeat;
+    repeat.expect("an equal decision was recorded before")
 }
 
 #[test]
 fn log_flood_of_repeated_decisions_is_counted_into_one_record() {
     let (recorder, memory) = Recorder::to_memory("test");
     let start = Instant::now();
-    let again = leave(&recorder, &denial("denied.example").port(443), start);
+    let repeat = leave(&recorder, &denial("denied.example").port(443), start);
     for _ in 0..98 {
-        assert!(recorder.again(&again, start + DENIAL_WINDOW / 2));
+        assert!(recorder.repeat(&repeat, start + DENIAL_WINDOW / 2));
     }
-    assert!(!recorder.again(&again, start + DENIAL_WINDOW));
+    assert!(!recorder.repeat(&repeat, start + DENIAL_WINDOW));
     let records = records(&recorder, &memory);
     assert_eq!(records.len(), 1, "{records:?}");
     assert_eq!(records[0]["count"], 100);
     assert_eq!(recorder.counters().verdict(Verdict::Deny), 100);
     assert_eq!(recorder.denied_summary().groups[0].count, 100);
     assert!(
-        !recorder.again(&again, start),
+        !recorder.repeat(&repeat, start),
         "its record is written: the next decision needs one of its own"
     );
 }
@@ -96,10 +96,10 @@ fn log_flood_of_repeated_decisions_is_counted_into_one_record() {
 fn a_subscriber_sees_repeated_decisions_too() {
     let recorder = Recorder::null();
     let start = Instant::now();
-    let again = leave(&recorder, &lookup("listed.example"), start);
-    assert!(recorder.again(&again, start));
+    let repeat = leave(&recorder, &lookup("listed.example"), start);
+    assert!(recorder.repeat(&repeat, start));
     let subscription = recorder.subscribe();
-    assert!(!recorder.again(&again, start));
+    assert!(!recorder.repeat(&repeat, start));
     drop(subscription);
 }
 

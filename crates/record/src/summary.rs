@@ -80,7 +80,7 @@ impl Groups {
 
     /// Counts a denial and returns where to count its equals. `suggest` makes the suggestion, which
     /// a new group keeps.
-    pub(crate) fn note(&self, event: &Event<'_>, suggest: &dyn Fn() -> Option<String>) -> Tally {
+    pub(crate) fn count(&self, event: &Event<'_>, suggest: &dyn Fn() -> Option<String>) -> Tally {
         let key = Key {
             name: name_of(event),
             port: event.port,
@@ -193,10 +193,10 @@ mod tests {
     #[test]
     fn equal_denials_are_one_group_with_its_suggestion() {
         let groups = Groups::new();
-        groups.note(&denial("b.example").port(443), &|| Some("line".into()));
-        groups.note(&denial("a.example").port(443), &|| None);
+        groups.count(&denial("b.example").port(443), &|| Some("line".into()));
+        groups.count(&denial("a.example").port(443), &|| None);
         let known = || unreachable!("a group has its suggestion from its first denial");
-        let tally = groups.note(&denial("a.example").port(443), &known);
+        let tally = groups.count(&denial("a.example").port(443), &known);
         tally.fetch_add(1, Ordering::Relaxed);
         let summary = groups.summary();
         assert_eq!(summary.total(), 4);
@@ -209,7 +209,7 @@ mod tests {
     fn a_million_names_keep_the_summary_bounded() {
         let groups = Groups::new();
         for n in 0..MAX_GROUPS + 10 {
-            groups.note(&denial(&format!("n{n}.example")), &|| None);
+            groups.count(&denial(&format!("n{n}.example")), &|| None);
         }
         let summary = groups.summary();
         assert_eq!(summary.groups.len(), MAX_GROUPS);

@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 use portcullis_names::RecordType;
 use portcullis_policy::Verdict;
 
-use crate::again::{Again, Count, Recorded};
 use crate::event::{Event, Layer, Protocol};
 use crate::id::DecisionId;
 use crate::line::{self, finish_decision};
 use crate::queue::{Item, Kind};
+use crate::repeat::{Count, Recorded, Repeat};
 use crate::summary::Tally;
 use crate::text::path_only;
 
@@ -93,7 +93,7 @@ impl Window {
         if let Some(tally) = &self.tally {
             tally.fetch_add(1, Ordering::Relaxed);
         }
-        let again = Again {
+        let repeat = Repeat {
             verdict: event.verdict,
             reason: event.reason,
             until: self.opened + merge.window(),
@@ -102,7 +102,7 @@ impl Window {
         };
         Some(Recorded {
             id: self.id,
-            again: Some(again),
+            repeat: Some(repeat),
         })
     }
 
@@ -294,5 +294,5 @@ fn open(fresh: Fresh, now: Instant) -> (Recorded, Window) {
         count: Count::one(),
         tally,
     };
-    (Recorded { id, again: None }, window)
+    (Recorded { id, repeat: None }, window)
 }

@@ -20,10 +20,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// The same, while the recorder ends.
 const LAST_RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// How long a recorder that nobody holds any more tries to write its last lines.
-pub(crate) const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const FINAL_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the recorder's handles and its writer share.
-pub(crate) struct Desk {
+pub(crate) struct Writer {
     pub(crate) queue: Queue,
     pub(crate) windows: Windows,
     pub(crate) origin: Origin,
@@ -33,9 +33,9 @@ pub(crate) struct Desk {
     writing: AtomicBool,
 }
 
-impl Desk {
-    pub(crate) fn new(origin: Origin, output: Output) -> Desk {
-        Desk {
+impl Writer {
+    pub(crate) fn new(origin: Origin, output: Output) -> Writer {
+        Writer {
             queue: Queue::default(),
             windows: Windows::new(),
             origin,
@@ -50,38 +50,38 @@ impl Desk {
     /// that decides nothing pays for no thread.
     ///
     /// A host without a free thread keeps lines in the queue; the next decision tries again.
-    pub(crate) fn ensure_writer(self: &Arc<Self>) {
+    pub(crate) fn ensure_started(self: &Arc<Self>) {
         if self.writing.load(Ordering::Acquire) || self.writing.swap(true, Ordering::AcqRel) {
             return;
         }
-        let desk = self.clone();
+        let writer = self.clone();
         let thread = std::thread::Builder::new().name("records".to_owned());
-        if let Err(error) = thread.spawn(move || desk.write_until_stopped()) {
-            self.note_error(Some(&error));
+        if let Err(error) = thread.spawn(move || writer.write_until_stopped()) {
+            self.set_error(Some(&error));
             self.writing.store(false, Ordering::Release);
         }
     }
 
     /// Writes everything, waiting at most `at_most`; whether it was done.
     pub(crate) fn flush(self: &Arc<Self>, at_most: Duration) -> bool {
-        if !self.windows.any_open() && self.queue.is_empty() && !self.has_writer() {
+        if !self.windows.any_open() && self.queue.is_empty() && !self.is_started() {
             return true;
         }
-        self.ensure_writer();
-        self.has_writer() && self.queue.flush(Instant::now() + at_most)
+        self.ensure_started();
+        self.is_started() && self.queue.flush(Instant::now() + at_most)
     }
 
     /// Writes everything and ends the writer; what is not written after `at_most` is given up.
     pub(crate) fn finish(self: &Arc<Self>, at_most: Duration) {
         if self.windows.any_open() || !self.queue.is_empty() {
-            self.ensure_writer();
+            self.ensure_started();
         }
-        if self.has_writer() {
+        if self.is_started() {
             self.queue.stop(Instant::now() + at_most);
         }
     }
 
-    fn has_writer(&self) -> bool {
+    fn is_started(&self) -> bool {
         self.writing.load(Ordering::Acquire)
     }
 
@@ -93,7 +93,7 @@ impl Desk {
             .clone()
     }
 
-    fn note_error(&self, error: Option<&io::Error>) {
+    fn set_error(&self, error: Option<&io::Error>) {
         let mut last = self
             .last_error
             .lock()
@@ -117,7 +117,7 @@ impl Desk {
             };
             let everything = orders.flush.is_some() || orders.stop.is_some();
             let result = self.write_all(&mut output, everything);
-            self.note_error(result.as_ref().err());
+            self.set_error(result.as_ref().err());
             wrote = matches!(result, Ok(true));
             match (result, orders.stop) {
                 (Ok(_), stop) => {

@@ -5,7 +5,9 @@ use crate::unresolved::Unresolved;
 use portcullis_gateway::CancellationToken;
 use portcullis_names::RecordType;
 use portcullis_policy::{Reason, Verdict};
-use portcullis_record::{DeniedSummary, Event, Layer, Protocol, Recorder, Seen, Subscription};
+use portcullis_record::{
+    DeniedSummary, Event, Layer, ObservedDecision, Protocol, Recorder, Subscription,
+};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -166,7 +168,7 @@ impl Collector {
         }
     }
 
-    fn take(&mut self, seen: Seen) {
+    fn take(&mut self, seen: ObservedDecision) {
         let passed = matches!(seen.verdict, Verdict::Allow | Verdict::Audit);
         match (seen.verdict, seen.layer) {
             (Verdict::Error, _) if self.errors.len() < MAX_COLLECTED => self.errors.push(Failed {

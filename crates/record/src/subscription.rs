@@ -19,12 +19,12 @@ const MAX_WAITING: usize = 8192;
 /// Subscribers at once.
 const MAX_SUBSCRIBERS: usize = 16;
 /// Addresses copied of each decision.
-const MAX_SEEN_ADDRESSES: usize = 32;
+const MAX_COPIED_ADDRESSES: usize = 32;
 
 /// One decision, owned. Unlike the written record, every decision is seen on its own: equal ones
 /// carry the same id.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Seen {
+pub struct ObservedDecision {
     /// The record that it is part of.
     pub id: DecisionId,
     /// Where in the stack.
@@ -53,9 +53,9 @@ pub struct Seen {
     pub suggestion: Option<String>,
 }
 
-impl Seen {
-    fn new(id: DecisionId, event: &Event<'_>, suggestion: Option<&str>) -> Seen {
-        Seen {
+impl ObservedDecision {
+    fn new(id: DecisionId, event: &Event<'_>, suggestion: Option<&str>) -> ObservedDecision {
+        ObservedDecision {
             id,
             layer: event.layer,
             protocol: event.protocol,
@@ -68,7 +68,7 @@ impl Seen {
             addresses: event
                 .addresses
                 .iter()
-                .take(MAX_SEEN_ADDRESSES)
+                .take(MAX_COPIED_ADDRESSES)
                 .copied()
                 .collect(),
             rule: event
@@ -82,7 +82,7 @@ impl Seen {
 
 /// The reading end of a live view. Dropping it ends the view.
 pub struct Subscription {
-    receiver: Receiver<Seen>,
+    receiver: Receiver<ObservedDecision>,
     missed: Arc<AtomicU64>,
 }
 
@@ -90,13 +90,13 @@ impl Subscription {
     /// The next decision, waiting at most `timeout`. `None` when none came, or when the recorder is
     /// gone.
     #[must_use]
-    pub fn next(&self, timeout: Duration) -> Option<Seen> {
+    pub fn next(&self, timeout: Duration) -> Option<ObservedDecision> {
         self.receiver.recv_timeout(timeout).ok()
     }
 
     /// All decisions that wait now.
     #[must_use]
-    pub fn drain(&self) -> Vec<Seen> {
+    pub fn drain(&self) -> Vec<ObservedDecision> {
         let mut all = Vec::new();
         while all.len() < MAX_WAITING {
             match self.receiver.try_recv() {
@@ -114,39 +114,42 @@ impl Subscription {
     }
 }
 
-struct Tap {
-    sender: SyncSender<Seen>,
+struct Subscriber {
+    sender: SyncSender<ObservedDecision>,
     missed: Arc<AtomicU64>,
 }
 
 /// All live views of one recorder.
-pub(crate) struct Taps {
+pub(crate) struct Subscribers {
     /// Read on every decision, so that the usual case of no subscriber takes no lock.
     active: AtomicUsize,
-    taps: Mutex<Vec<Tap>>,
+    subscribers: Mutex<Vec<Subscriber>>,
 }
 
-impl Taps {
-    pub(crate) fn new() -> Taps {
-        Taps {
+impl Subscribers {
+    pub(crate) fn new() -> Subscribers {
+        Subscribers {
             active: AtomicUsize::new(0),
-            taps: Mutex::new(Vec::new()),
+            subscribers: Mutex::new(Vec::new()),
         }
     }
 
     pub(crate) fn subscribe(&self) -> Subscription {
         let (sender, receiver) = std::sync::mpsc::sync_channel(MAX_WAITING);
         let missed = Arc::new(AtomicU64::new(0));
-        let mut taps = self.taps.lock().unwrap_or_else(PoisonError::into_inner);
-        if taps.len() == MAX_SUBSCRIBERS {
+        let mut subscribers = self
+            .subscribers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if subscribers.len() == MAX_SUBSCRIBERS {
             // The oldest view ends: its reader sees a disconnected channel, not silence.
-            taps.remove(0);
+            subscribers.remove(0);
         }
-        taps.push(Tap {
+        subscribers.push(Subscriber {
             sender,
             missed: missed.clone(),
         });
-        self.active.store(taps.len(), Ordering::Release);
+        self.active.store(subscribers.len(), Ordering::Release);
         Subscription { receiver, missed }
     }
 
@@ -164,17 +167,22 @@ impl Taps {
         if !self.any() {
             return;
         }
-        let seen = Seen::new(id, event, suggest().as_deref());
-        let mut taps = self.taps.lock().unwrap_or_else(PoisonError::into_inner);
-        taps.retain(|tap| match tap.sender.try_send(seen.clone()) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_)) => {
-                tap.missed.fetch_add(1, Ordering::Relaxed);
-                true
-            }
-            Err(TrySendError::Disconnected(_)) => false,
-        });
-        self.active.store(taps.len(), Ordering::Release);
+        let seen = ObservedDecision::new(id, event, suggest().as_deref());
+        let mut subscribers = self
+            .subscribers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        subscribers.retain(
+            |subscriber| match subscriber.sender.try_send(seen.clone()) {
+                Ok(()) => true,
+                Err(TrySendError::Full(_)) => {
+                    subscriber.missed.fetch_add(1, Ordering::Relaxed);
+                    true
+                }
+                Err(TrySendError::Disconnected(_)) => false,
+            },
+        );
+        self.active.store(subscribers.len(), Ordering::Release);
     }
 }
 
@@ -185,11 +193,11 @@ mod tests {
 
     #[test]
     fn a_subscriber_sees_each_decision_and_a_slow_one_knows_what_it_missed() {
-        let (taps, ids) = (Taps::new(), IdSource::new());
-        let subscription = taps.subscribe();
+        let (subscribers, ids) = (Subscribers::new(), IdSource::new());
+        let subscription = subscribers.subscribe();
         let event = Event::default().name("a.example").port(443);
         for _ in 0..MAX_WAITING + 3 {
-            taps.show(ids.next(), &event, &|| Some("line".into()));
+            subscribers.show(ids.next(), &event, &|| Some("line".into()));
         }
         let seen = subscription.next(Duration::ZERO).unwrap();
         assert_eq!((seen.name.as_str(), seen.port), ("a.example", Some(443)));
@@ -199,17 +207,19 @@ mod tests {
 
     #[test]
     fn a_dropped_subscription_is_forgotten() {
-        let (taps, ids) = (Taps::new(), IdSource::new());
-        drop(taps.subscribe());
-        taps.show(ids.next(), &Event::default(), &|| None);
-        assert_eq!(taps.active.load(Ordering::Relaxed), 0);
+        let (subscribers, ids) = (Subscribers::new(), IdSource::new());
+        drop(subscribers.subscribe());
+        subscribers.show(ids.next(), &Event::default(), &|| None);
+        assert_eq!(subscribers.active.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn subscribers_are_bounded() {
-        let taps = Taps::new();
-        let all: Vec<_> = (0..MAX_SUBSCRIBERS + 2).map(|_| taps.subscribe()).collect();
-        assert_eq!(taps.active.load(Ordering::Relaxed), MAX_SUBSCRIBERS);
+        let subscribers = Subscribers::new();
+        let all: Vec<_> = (0..MAX_SUBSCRIBERS + 2)
+            .map(|_| subscribers.subscribe())
+            .collect();
+        assert_eq!(subscribers.active.load(Ordering::Relaxed), MAX_SUBSCRIBERS);
         assert_eq!(all.len(), MAX_SUBSCRIBERS + 2);
     }
 }

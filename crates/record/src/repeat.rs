@@ -1,8 +1,8 @@
-//! A decision that was just made, made once more: counted into the same record without a look at
-//! the tables.
+//! Repeats a decision that was just made: counts it into the same record without a table look-up.
 //!
-//! Answers "log floods" where they cost most: a program that asks the same thing a hundred thousand
-//! times a second costs two additions each time, and the record still says how often.
+//! Answers *exhaustion* (docs/threats.md) where a flood costs most. A program that asks the same
+//! thing a hundred thousand times a second costs two additions each time, and the record still says
+//! how often.
 //!
 //! Invariant: a decision is counted once, into the record that is written. The number and the mark
 //! that it was taken stand in one word, so that nobody can add to a number that was written already.
@@ -40,10 +40,11 @@ impl Count {
     }
 }
 
-/// Leave to repeat a decision ([`Recorder::again`](crate::Recorder::again)) while its record is
+/// What [`Recorder::repeat`](crate::Recorder::repeat) needs to count a decision once more while its
+/// record is
 /// open.
 #[derive(Clone, Debug)]
-pub struct Again {
+pub struct Repeat {
     pub(crate) verdict: Verdict,
     pub(crate) reason: Reason,
     /// When the record's time is up.
@@ -60,7 +61,7 @@ pub struct Recorded {
     /// The record's id, which equal decisions share.
     pub id: DecisionId,
     /// How to add equal ones. The first decision of a written record has none: most are made once.
-    pub again: Option<Again>,
+    pub repeat: Option<Repeat>,
 }
 
 #[cfg(test)]
