@@ -21,8 +21,8 @@ START_SECONDS = 60
 STEPS = {
     'guard_query': 'portcullis_wire::dns::query::guard_query',
     'decide': 'portcullis_policy::decide::decide',
-    'begin': 'portcullis_dns::answer::<impl portcullis_dns::service::Inner>::begin',
-    'repeat': 'portcullis_dns::memo::Memo::answer',
+    'begin': 'portcullis_dns::forwarder::Forwarder::begin',
+    'repeat': 'portcullis_dns::response_cache::ResponseCache::answer',
 }
 # What is counted: the figure, what is asked, and the step. A question that is spelt anew each time
 # goes the whole way; one that is spelt as before is answered from what was answered just now.

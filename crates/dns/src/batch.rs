@@ -1,8 +1,8 @@
 //! Datagrams in batches: many for one system call, each with the address that was asked.
 //!
-//! Answers "DNS floods": a query costs little more than its share of two system calls. A thread's
-//! sockets share one [`Desk`], which is made once and used again: a flood allocates nothing, and a
-//! thousand sandboxes need no more buffers than one.
+//! Answers *exhaustion* (docs/threats.md): a query costs little more than its share of two system
+//! calls. A thread's sockets share one [`BatchBuffers`], which is made once and used again: a flood
+//! allocates nothing, and a thousand sandboxes need no more buffers than one.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
@@ -17,7 +17,7 @@ use nix::sys::socket::{
     sendmmsg,
 };
 
-use crate::pktinfo::{Asked, Info, Reply};
+use crate::pktinfo::{Info, LocalAddress, Reply};
 
 /// Datagrams taken from a socket, and replies given to it, by one system call.
 pub(crate) const BATCH: usize = 64;
@@ -36,10 +36,10 @@ pub(crate) trait Family: SockaddrLike + Copy + Send + Sync + 'static {
     fn space() -> Vec<u8>;
 
     /// The asked address, if this message tells it.
-    fn asked(message: ControlMessageOwned) -> Option<Asked>;
+    fn local_address(message: ControlMessageOwned) -> Option<LocalAddress>;
 
-    /// Calls with the thread's desk.
-    fn with_desk<R>(call: impl FnOnce(&mut Desk<Self>) -> R) -> R;
+    /// Calls with the thread's buffers.
+    fn with_buffers<R>(call: impl FnOnce(&mut BatchBuffers<Self>) -> R) -> R;
 }
 
 macro_rules! family {
@@ -53,23 +53,23 @@ macro_rules! family {
                 cmsg_space!($info)
             }
 
-            fn asked(message: ControlMessageOwned) -> Option<Asked> {
+            fn local_address(message: ControlMessageOwned) -> Option<LocalAddress> {
                 match message {
                     ControlMessageOwned::$told(info) => Some(info.into()),
                     _ => None,
                 }
             }
 
-            fn with_desk<R>(call: impl FnOnce(&mut Desk<Self>) -> R) -> R {
+            fn with_buffers<R>(call: impl FnOnce(&mut BatchBuffers<Self>) -> R) -> R {
                 thread_local! {
-                    static DESK: RefCell<Option<Box<Desk<$kind>>>> = const { RefCell::new(None) };
+                    static BUFFERS: RefCell<Option<Box<BatchBuffers<$kind>>>> = const { RefCell::new(None) };
                 }
-                DESK.with(|desk| {
+                BUFFERS.with(|buffers| {
                     // Taken out while it is in use: one that a panic left with replies in it is
                     // dropped, and another sandbox's socket never sends them.
-                    let mut mine = desk.take().unwrap_or_default();
+                    let mut mine = buffers.take().unwrap_or_default();
                     let result = call(&mut mine);
-                    desk.replace(Some(mine));
+                    buffers.replace(Some(mine));
                     result
                 })
             }
@@ -81,14 +81,14 @@ family!(SockaddrIn, SocketAddrV4, in_pktinfo, Ipv4PacketInfo);
 family!(SockaddrIn6, SocketAddrV6, in6_pktinfo, Ipv6PacketInfo);
 
 /// What a thread reads queries into and writes replies from.
-pub(crate) struct Desk<S> {
+pub(crate) struct BatchBuffers<S> {
     pub inbox: Inbox<S>,
     pub outbox: Outbox<S>,
 }
 
-impl<S: Family> Default for Desk<S> {
-    fn default() -> Desk<S> {
-        Desk {
+impl<S: Family> Default for BatchBuffers<S> {
+    fn default() -> BatchBuffers<S> {
+        BatchBuffers {
             inbox: Inbox::default(),
             outbox: Outbox::default(),
         }
@@ -99,7 +99,7 @@ impl<S: Family> Default for Desk<S> {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Datagram<S> {
     pub from: S,
-    pub asked: Asked,
+    pub local: LocalAddress,
     /// It was longer than its slot.
     pub cut: bool,
     length: usize,
@@ -109,7 +109,7 @@ pub(crate) struct Datagram<S> {
 pub(crate) struct Inbox<S> {
     bound: MultiHeaders<S>,
     /// With room for the asked address.
-    told: MultiHeaders<S>,
+    with_address: MultiHeaders<S>,
     slots: Vec<[u8; MAX_QUERY_BYTES]>,
     datagrams: Vec<Datagram<S>>,
 }
@@ -118,7 +118,7 @@ impl<S: Family> Default for Inbox<S> {
     fn default() -> Inbox<S> {
         Inbox {
             bound: MultiHeaders::preallocate(BATCH, None),
-            told: MultiHeaders::preallocate(BATCH, Some(S::space())),
+            with_address: MultiHeaders::preallocate(BATCH, Some(S::space())),
             slots: vec![[0; MAX_QUERY_BYTES]; BATCH],
             datagrams: Vec::with_capacity(BATCH),
         }
@@ -127,11 +127,11 @@ impl<S: Family> Default for Inbox<S> {
 
 impl<S: Family> Inbox<S> {
     /// Takes what waits, without waiting: [`BATCH`] datagrams at most, in place of those before.
-    /// Returns how many. `told` says that the socket tells the asked address.
-    pub(crate) fn receive(&mut self, socket: &impl AsFd, told: bool) -> io::Result<usize> {
+    /// Returns how many. `tells_address`: the socket tells the asked address.
+    pub(crate) fn receive(&mut self, socket: &impl AsFd, tells_address: bool) -> io::Result<usize> {
         self.datagrams.clear();
-        let headers = if told {
-            &mut self.told
+        let headers = if tells_address {
+            &mut self.with_address
         } else {
             &mut self.bound
         };
@@ -145,17 +145,17 @@ impl<S: Family> Inbox<S> {
             let fd = socket.as_fd().as_raw_fd();
             let flags = MsgFlags::MSG_DONTWAIT;
             for message in recvmmsg(fd, headers, &mut parts, flags, None)? {
-                let asked = match told {
+                let local = match tells_address {
                     true => message
                         .cmsgs()
                         .ok()
-                        .and_then(|mut all| all.find_map(S::asked)),
-                    false => Some(Asked::Bound),
+                        .and_then(|mut all| all.find_map(S::local_address)),
+                    false => Some(LocalAddress::Bound),
                 };
-                untold |= asked.is_none();
+                untold |= local.is_none();
                 self.datagrams.push(Datagram {
                     from: message.address.ok_or(Errno::EDESTADDRREQ)?,
-                    asked: asked.unwrap_or(Asked::Bound),
+                    local: local.unwrap_or(LocalAddress::Bound),
                     cut: message.flags.contains(MsgFlags::MSG_TRUNC),
                     length: message.bytes,
                 });
@@ -164,7 +164,7 @@ impl<S: Family> Inbox<S> {
         if untold {
             // The kernel leaves the room for control messages as small as it used it: a slot that
             // got none would never get one again.
-            self.told = MultiHeaders::preallocate(BATCH, Some(S::space()));
+            self.with_address = MultiHeaders::preallocate(BATCH, Some(S::space()));
         }
         Ok(self.datagrams.len())
     }
@@ -182,10 +182,10 @@ impl<S: Family> Inbox<S> {
 pub(crate) struct Outbox<S> {
     bound: MultiHeaders<S>,
     /// With room for the address to reply from.
-    told: MultiHeaders<S>,
+    with_address: MultiHeaders<S>,
     replies: Vec<Vec<u8>>,
     to: Vec<Option<S>>,
-    from: Vec<Asked>,
+    from: Vec<LocalAddress>,
     sent: usize,
 }
 
@@ -193,7 +193,7 @@ impl<S: Family> Default for Outbox<S> {
     fn default() -> Outbox<S> {
         Outbox {
             bound: MultiHeaders::preallocate(BATCH, None),
-            told: MultiHeaders::preallocate(BATCH, Some(S::space())),
+            with_address: MultiHeaders::preallocate(BATCH, Some(S::space())),
             replies: vec![Vec::new(); BATCH],
             to: Vec::with_capacity(BATCH),
             from: Vec::with_capacity(BATCH),
@@ -211,12 +211,12 @@ impl<S: Family> Outbox<S> {
     /// Keeps the reply that stands in [`Outbox::next`].
     pub(crate) fn put(&mut self, datagram: &Datagram<S>) {
         self.to.push(Some(datagram.from));
-        self.from.push(datagram.asked);
+        self.from.push(datagram.local);
     }
 
     /// Sends all replies, without waiting. Those that the socket has no room for are handed to
-    /// `later`; one that the kernel refuses is lost, as datagrams may be.
-    pub(crate) fn send(&mut self, socket: &impl AsFd, mut later: impl FnMut(Reply)) {
+    /// `unsent`; one that the kernel refuses is lost, as datagrams may be.
+    pub(crate) fn send(&mut self, socket: &impl AsFd, mut unsent: impl FnMut(Reply)) {
         while self.sent < self.to.len() {
             match self.send_some(socket) {
                 Ok(count) => self.sent += count.max(1),
@@ -226,9 +226,9 @@ impl<S: Family> Outbox<S> {
         }
         for index in self.sent..self.to.len() {
             if let Some(to) = self.to[index] {
-                later(Reply {
+                unsent(Reply {
                     to: to.address(),
-                    asked: self.from[index],
+                    from: self.from[index],
                     payload: self.replies[index].clone(),
                 });
             }
@@ -241,10 +241,10 @@ impl<S: Family> Outbox<S> {
     /// Sends the next replies that leave from one address.
     fn send_some(&mut self, socket: &impl AsFd) -> Result<usize, Errno> {
         let from = &self.from[self.sent..];
-        let Some(&asked) = from.first() else {
+        let Some(&local) = from.first() else {
             return Ok(0);
         };
-        let count = from.iter().take_while(|from| **from == asked).count();
+        let count = from.iter().take_while(|from| **from == local).count();
         let range = self.sent..self.sent + count;
         let mut replies = self.replies[range.clone()].iter();
         let parts: [[IoSlice<'_>; 1]; BATCH] =
@@ -253,9 +253,11 @@ impl<S: Family> Outbox<S> {
         let to = &self.to[range];
         let fd = socket.as_fd().as_raw_fd();
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-        let info = Info::of(asked);
+        let info = Info::of(local);
         let sent = match info.message() {
-            Some(message) => sendmmsg(fd, &mut self.told, parts, to, [message], flags)?.count(),
+            Some(message) => {
+                sendmmsg(fd, &mut self.with_address, parts, to, [message], flags)?.count()
+            }
             None => sendmmsg(fd, &mut self.bound, parts, to, [], flags)?.count(),
         };
         Ok(sent)

@@ -1,8 +1,9 @@
 //! Reads an upstream's answer: the CNAME chain from the name that was asked for, and the records at
 //! its end. Everything else in the message is dropped.
 //!
-//! Answers "upstream servers are not trusted": records that do not hang on the asked name (out of
-//! bailiwick), the additional section, loops and chains without end go no further than this file.
+//! Answers *resolution as a way out* (docs/threats.md): records that do not hang on the asked name
+//! (out of bailiwick), the additional section, loops and chains without end go no further than this
+//! file.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -293,7 +294,7 @@ impl Chain {
     /// Writes the answer for the question that was asked.
     ///
     /// # Errors
-    /// [`ChainError::Unwritable`]; a record that was read can be written, so this is a fault.
+    /// [`ChainError::Unwritable`]; a record that was read can be written, so this is a bug.
     pub(crate) fn body(self) -> Result<Body, ChainError> {
         let ttl = self.ttl().as_secs() as u32;
         let positive = self.is_positive();

@@ -3,15 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
 use portcullis_names::Name;
-use portcullis_policy::Policy;
 use portcullis_record::Recorder;
 
-use crate::{Authorities, Clock, Leases, Network, SystemNetwork};
-
-/// The policy in force, swapped under live traffic on reload.
-pub type PolicyHandle = Arc<ArcSwap<Policy>>;
+use crate::{Authorities, Clock, Leases, Network, PolicyHandle, SystemNetwork};
 
 /// Memory that one sandbox's cached answers may take, bytes.
 pub const CACHE_BYTES: u64 = 16 * 1024 * 1024;

@@ -1,8 +1,9 @@
 //! The budget of new names below a pattern.
 //!
-//! Answers "resolution as a way out": below `*.example.org` the program makes the names up, so that
-//! each new one carries up to 250 bytes to whoever serves a part of that zone or reads its queries.
-//! A name that was asked for before says little and costs nothing; a listed name says nothing.
+//! Answers *resolution as a way out* (docs/threats.md): below `*.example.org` the program makes the
+//! names up, so that each new one carries up to 250 bytes to whoever serves a part of that zone or
+//! reads its queries. A name that was asked for before says little and costs nothing; a listed name
+//! says nothing.
 
 use std::collections::{HashMap, HashSet};
 use std::mem;
@@ -12,8 +13,13 @@ use std::time::{Duration, Instant};
 use portcullis_names::Name;
 use portcullis_policy::{LookupPermit, RuleId};
 
+use crate::policy_in_force::InForce;
+
 /// How long a budget lasts: the policy's `new_names_per_minute` is for one.
 const PERIOD: Duration = Duration::from_secs(60);
+
+/// Why a name that the policy allows is not asked about.
+pub(crate) const TOO_MANY_NEW_NAMES: &str = "too many new names below one pattern within a minute";
 
 /// Names that are remembered as asked for: as many again may come before one is forgotten, and is
 /// then new once more.
@@ -24,7 +30,7 @@ const MAX_PATTERNS: usize = 4_096;
 
 /// What was looked up below patterns, and how much of it was new lately.
 #[derive(Debug, Default)]
-pub(crate) struct NewNames {
+pub(crate) struct NewNameBudget {
     state: Mutex<State>,
 }
 
@@ -44,22 +50,16 @@ struct Spent {
     names: u32,
 }
 
-impl NewNames {
+impl NewNameBudget {
     /// Whether the listed name of this permit may be asked about upstream; counts it if it is new.
-    /// `budget` is the policy's: new names below one pattern in a minute.
-    pub(crate) fn admit(
-        &self,
-        permit: &LookupPermit,
-        (epoch, budget): (u64, u32),
-        now: Instant,
-    ) -> bool {
+    pub(crate) fn admit(&self, permit: &LookupPermit, in_force: &InForce, now: Instant) -> bool {
         // A policy that only watches refuses nothing.
         if !permit.by_pattern() || permit.audit() {
             return true;
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let name = permit.listed();
-        if state.knows(name) || state.spend(permit.rule(), (epoch, budget), now) {
+        if state.knows(name) || state.spend(permit.rule(), in_force, now) {
             state.remember(name);
             true
         } else {
@@ -83,11 +83,11 @@ impl State {
         self.young.insert(name.clone());
     }
 
-    fn spend(&mut self, rule: Option<RuleId>, (epoch, budget): (u64, u32), now: Instant) -> bool {
+    fn spend(&mut self, rule: Option<RuleId>, in_force: &InForce, now: Instant) -> bool {
         let over = |spent: &Spent| now.saturating_duration_since(spent.began) >= PERIOD;
-        if self.epoch != epoch {
+        if self.epoch != in_force.epoch {
             self.spent.clear();
-            self.epoch = epoch;
+            self.epoch = in_force.epoch;
         }
         if self.spent.len() >= MAX_PATTERNS && !self.spent.contains_key(&rule) {
             self.spent.retain(|_, spent| !over(spent));
@@ -104,7 +104,7 @@ impl State {
                 names: 0,
             };
         }
-        let left = spent.names < budget;
+        let left = spent.names < in_force.policy.settings().dns.new_names_per_minute;
         spent.names += u32::from(left);
         left
     }
@@ -113,11 +113,14 @@ impl State {
 #[cfg(test)]
 mod tests {
     use portcullis_names::{NameBuf, RecordType};
-    use portcullis_policy::{Input, Mode, Policy, Request};
+    use portcullis_policy::{DEFAULT_NEW_NAMES_PER_MINUTE as BUDGET, Input, Mode, Policy, Request};
 
     use super::*;
 
-    const BUDGET: u32 = 120;
+    fn in_force(policy: Policy) -> InForce {
+        let policy = policy.into();
+        InForce { policy, epoch: 0 }
+    }
 
     fn policy(rules: &[&str]) -> Policy {
         let inputs: Vec<Input> = rules
@@ -140,10 +143,14 @@ mod tests {
 
     #[test]
     fn new_names_below_a_pattern_end_with_its_budget() {
-        let policy = policy(&["*.wild.example", "*.other.example", "listed.wild.example"]);
-        let names = NewNames::default();
+        let policy = in_force(policy(&[
+            "*.wild.example",
+            "*.other.example",
+            "listed.wild.example",
+        ]));
+        let names = NewNameBudget::default();
         let start = Instant::now();
-        let ask = |name: &str, at| names.admit(&permit(&policy, name), (0, BUDGET), at);
+        let ask = |name: &str, at| names.admit(&permit(&policy.policy, name), &policy, at);
         for n in 0..BUDGET {
             assert!(ask(&format!("n{n}.wild.example"), start), "{n}");
         }
@@ -161,13 +168,13 @@ mod tests {
 
     #[test]
     fn a_policy_that_only_watches_refuses_no_new_name() {
-        let policy = policy(&[]).with_mode(Mode::Audit);
-        let names = NewNames::default();
+        let policy = in_force(policy(&[]).with_mode(Mode::Audit));
+        let names = NewNameBudget::default();
         let now = Instant::now();
         for n in 0..BUDGET * 2 {
             assert!(names.admit(
-                &permit(&policy, &format!("n{n}.example.org")),
-                (0, BUDGET),
+                &permit(&policy.policy, &format!("n{n}.example.org")),
+                &policy,
                 now
             ));
         }
@@ -175,13 +182,13 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let policy = policy(&["*.wild.example"]);
-        let names = NewNames::default();
+        let policy = in_force(policy(&["*.wild.example"]));
+        let names = NewNameBudget::default();
         let mut now = Instant::now();
         for n in 0..MAX_REMEMBERED * 3 {
             assert!(names.admit(
-                &permit(&policy, &format!("n{n}.wild.example")),
-                (0, BUDGET),
+                &permit(&policy.policy, &format!("n{n}.wild.example")),
+                &policy,
                 now
             ));
             now += PERIOD / BUDGET + Duration::from_millis(10);

@@ -1,4 +1,4 @@
-//! The address that was asked: told with a datagram, replied from.
+//! The address that was asked: received with a datagram, replied from.
 //!
 //! One wildcard socket catches queries to any resolver's address (AnyIP routes them all here), and
 //! a client takes only a reply that leaves from the address it asked. The kernel tells that address
@@ -18,7 +18,7 @@ use nix::sys::socket::{
 
 /// The address that a datagram was sent to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asked {
+pub enum LocalAddress {
     /// The address.
     V4(Ipv4Addr),
     /// The address, and its interface where it means nothing without one.
@@ -41,18 +41,18 @@ pub fn enable(socket: &impl AsFd, v4: bool) -> io::Result<()> {
     Ok(())
 }
 
-impl From<in_pktinfo> for Asked {
-    fn from(info: in_pktinfo) -> Asked {
-        Asked::V4(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()))
+impl From<in_pktinfo> for LocalAddress {
+    fn from(info: in_pktinfo) -> LocalAddress {
+        LocalAddress::V4(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes()))
     }
 }
 
-impl From<in6_pktinfo> for Asked {
-    fn from(info: in6_pktinfo) -> Asked {
+impl From<in6_pktinfo> for LocalAddress {
+    fn from(info: in6_pktinfo) -> LocalAddress {
         let address = Ipv6Addr::from(info.ipi6_addr.s6_addr);
         // Only a link-local address needs its interface.
         let link_local = address.is_unicast_link_local();
-        Asked::V6(address, if link_local { info.ipi6_ifindex } else { 0 })
+        LocalAddress::V6(address, if link_local { info.ipi6_ifindex } else { 0 })
     }
 }
 
@@ -64,9 +64,9 @@ pub(crate) enum Info {
 }
 
 impl Info {
-    pub(crate) fn of(asked: Asked) -> Info {
-        match asked {
-            Asked::V4(address) => {
+    pub(crate) fn of(local: LocalAddress) -> Info {
+        match local {
+            LocalAddress::V4(address) => {
                 let s_addr = u32::from_ne_bytes(address.octets());
                 // The address in the header, not the one the route would choose; any interface.
                 Info::V4(in_pktinfo {
@@ -75,14 +75,14 @@ impl Info {
                     ipi_addr: in_addr { s_addr },
                 })
             }
-            Asked::V6(address, ipi6_ifindex) => {
+            LocalAddress::V6(address, ipi6_ifindex) => {
                 let s6_addr = address.octets();
                 Info::V6(in6_pktinfo {
                     ipi6_addr: in6_addr { s6_addr },
                     ipi6_ifindex,
                 })
             }
-            Asked::Bound => Info::None,
+            LocalAddress::Bound => Info::None,
         }
     }
 
@@ -102,7 +102,7 @@ pub struct Reply {
     /// Who asked.
     pub to: SocketAddr,
     /// The address that it leaves from.
-    pub asked: Asked,
+    pub from: LocalAddress,
     /// Its bytes.
     pub payload: Vec<u8>,
 }
@@ -112,15 +112,18 @@ pub struct Reply {
 ///
 /// # Errors
 /// Those of recvmsg(2); [`io::ErrorKind::InvalidData`] if the kernel does not tell the sender.
-pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, Asked)> {
+pub fn receive(
+    socket: &impl AsFd,
+    buffer: &mut [u8],
+) -> io::Result<(usize, SocketAddr, LocalAddress)> {
     let mut parts = [IoSliceMut::new(buffer)];
     let mut space = cmsg_space!(in6_pktinfo, in_pktinfo);
     let fd = socket.as_fd().as_raw_fd();
     let flags = MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut space), flags)?;
-    let asked = message.cmsgs()?.find_map(|told| match told {
-        ControlMessageOwned::Ipv4PacketInfo(info) => Some(Asked::from(info)),
-        ControlMessageOwned::Ipv6PacketInfo(info) => Some(Asked::from(info)),
+    let local = message.cmsgs()?.find_map(|told| match told {
+        ControlMessageOwned::Ipv4PacketInfo(info) => Some(LocalAddress::from(info)),
+        ControlMessageOwned::Ipv6PacketInfo(info) => Some(LocalAddress::from(info)),
         _ => None,
     });
     let from = message.address.as_ref().and_then(|from| {
@@ -133,7 +136,7 @@ pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Sock
         })
     });
     let from = from.ok_or(io::ErrorKind::InvalidData)?;
-    Ok((message.bytes, from, asked.unwrap_or(Asked::Bound)))
+    Ok((message.bytes, from, local.unwrap_or(LocalAddress::Bound)))
 }
 
 /// Sends one reply, without waiting.
@@ -143,7 +146,7 @@ pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<(usize, Sock
 pub fn reply(socket: &impl AsFd, reply: &Reply) -> io::Result<()> {
     let parts = [IoSlice::new(&reply.payload)];
     let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
-    let info = Info::of(reply.asked);
+    let info = Info::of(reply.from);
     let message = info.message();
     let fd = socket.as_fd().as_raw_fd();
     let to = SockaddrStorage::from(reply.to);

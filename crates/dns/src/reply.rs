@@ -8,6 +8,7 @@ use std::fmt::{self, Write as _};
 use std::time::Duration;
 
 use portcullis_names::RecordType;
+use portcullis_wire::dns::Edns;
 
 /// Length of a message header, bytes (RFC 1035 4.1.1).
 pub(crate) const HEADER_BYTES: usize = 12;
@@ -48,26 +49,26 @@ const QUESTION_NAME: [u8; 2] = [0xC0, HEADER_BYTES as u8];
 
 /// What of a query its reply needs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked<'q> {
+pub(crate) struct ReplyContext<'q> {
     /// The client's message id.
     pub id: u16,
     /// The client's RD bit.
     pub recursion_desired: bool,
     /// The bytes of the question as asked; empty where there was none to read.
     pub question: &'q [u8],
-    /// The client's EDNS: its payload size and DO bit.
-    pub edns: Option<(u16, bool)>,
+    /// The client's EDNS.
+    pub edns: Option<Edns>,
     /// Whether the reply goes over TCP.
     pub stream: bool,
 }
 
-impl Asked<'_> {
+impl ReplyContext<'_> {
     fn limit(&self) -> usize {
         match (self.stream, self.edns) {
             (true, _) => MAX_MESSAGE_BYTES,
             (false, None) => PLAIN_UDP_BYTES,
-            (false, Some((size, _))) => {
-                usize::from(size).clamp(PLAIN_UDP_BYTES, usize::from(EDNS_BYTES))
+            (false, Some(edns)) => {
+                usize::from(edns.udp_bytes).clamp(PLAIN_UDP_BYTES, usize::from(EDNS_BYTES))
             }
         }
     }
@@ -114,38 +115,38 @@ impl Body {
 }
 
 /// Starts a reply: header and question. `counts` are the answer's and the authority's.
-fn begin(out: &mut Vec<u8>, asked: &Asked<'_>, code: u8, counts: [u16; 2], truncated: bool) {
+fn begin(out: &mut Vec<u8>, to: &ReplyContext<'_>, code: u8, counts: [u16; 2], truncated: bool) {
     const QR: u8 = 0x80;
     const TC: u8 = 0x02;
     const RD: u8 = 0x01;
     const RA: u8 = 0x80;
     out.clear();
-    out.extend_from_slice(&asked.id.to_be_bytes());
+    out.extend_from_slice(&to.id.to_be_bytes());
     let tc = if truncated { TC } else { 0 };
-    let rd = if asked.recursion_desired { RD } else { 0 };
+    let rd = if to.recursion_desired { RD } else { 0 };
     out.extend_from_slice(&[QR | tc | rd, RA | (code & 0x0F)]);
-    let questions = u16::from(!asked.question.is_empty());
+    let questions = u16::from(!to.question.is_empty());
     for count in [
         questions,
         counts[0],
         counts[1],
-        u16::from(asked.edns.is_some()),
+        u16::from(to.edns.is_some()),
     ] {
         out.extend_from_slice(&count.to_be_bytes());
     }
-    out.extend_from_slice(asked.question);
+    out.extend_from_slice(to.question);
 }
 
 /// Writes the OPT record, with the extended error where one is given and fits.
-fn finish(out: &mut Vec<u8>, asked: &Asked<'_>, high_code: u8, ede: Option<&Ede<'_>>) {
+fn finish(out: &mut Vec<u8>, to: &ReplyContext<'_>, high_code: u8, ede: Option<&Ede<'_>>) {
     const EDE_OPTION: u16 = 15;
-    let Some((_, dnssec_ok)) = asked.edns else {
+    let Some(edns) = to.edns else {
         return;
     };
     out.push(0);
     out.extend_from_slice(&RecordType::OPT.number().to_be_bytes());
     out.extend_from_slice(&EDNS_BYTES.to_be_bytes());
-    out.extend_from_slice(&[high_code, 0, if dnssec_ok { 0x80 } else { 0 }, 0]);
+    out.extend_from_slice(&[high_code, 0, if edns.dnssec_ok { 0x80 } else { 0 }, 0]);
     let length_at = out.len();
     out.extend_from_slice(&[0, 0]);
     let Some(ede) = ede else { return };
@@ -160,10 +161,10 @@ fn finish(out: &mut Vec<u8>, asked: &Asked<'_>, high_code: u8, ede: Option<&Ede<
         end: text_at + MAX_EDE_TEXT_BYTES,
     }
     .write_fmt(ede.text);
-    if out.len() > asked.limit() {
+    if out.len() > to.limit() {
         out.truncate(text_at);
     }
-    if out.len() > asked.limit() {
+    if out.len() > to.limit() {
         out.truncate(option_at);
         return;
     }
@@ -192,49 +193,49 @@ impl fmt::Write for Text<'_> {
 }
 
 /// A reply without records: FORMERR, REFUSED, SERVFAIL. Codes above 15 stand in the OPT record.
-pub(crate) fn bare(out: &mut Vec<u8>, asked: &Asked<'_>, code: u16, ede: Option<&Ede<'_>>) {
-    begin(out, asked, (code & 0x0F) as u8, [0, 0], false);
-    finish(out, asked, (code >> 4) as u8, ede);
+pub(crate) fn bare(out: &mut Vec<u8>, to: &ReplyContext<'_>, code: u16, ede: Option<&Ede<'_>>) {
+    begin(out, to, (code & 0x0F) as u8, [0, 0], false);
+    finish(out, to, (code >> 4) as u8, ede);
 }
 
 /// A negative reply of our own, with an SOA so that it is cached briefly (RFC 2308).
-pub(crate) fn negative(out: &mut Vec<u8>, asked: &Asked<'_>, code: u8, ede: Option<&Ede<'_>>) {
-    begin(out, asked, code, [0, 1], false);
+pub(crate) fn negative(out: &mut Vec<u8>, to: &ReplyContext<'_>, code: u8, ede: Option<&Ede<'_>>) {
+    begin(out, to, code, [0, 1], false);
     out.extend_from_slice(&QUESTION_NAME);
     own_soa(out);
-    finish(out, asked, 0, ede);
+    finish(out, to, 0, ede);
 }
 
 /// A positive reply with one record of our own.
-pub(crate) fn one(out: &mut Vec<u8>, asked: &Asked<'_>, kind: RecordType, ttl: u32, data: &[u8]) {
-    begin(out, asked, rcode::NO_ERROR, [1, 0], false);
+pub(crate) fn one(
+    out: &mut Vec<u8>,
+    to: &ReplyContext<'_>,
+    kind: RecordType,
+    ttl: u32,
+    data: &[u8],
+) {
+    begin(out, to, rcode::NO_ERROR, [1, 0], false);
     out.extend_from_slice(&QUESTION_NAME);
     record_tail(out, kind, ttl, data);
-    finish(out, asked, 0, None);
+    finish(out, to, 0, None);
 }
 
 /// A prepared answer of the given age, its TTLs counted down; truncated to nothing (TC) where the
 /// client cannot take it.
 pub(crate) fn prepared(
     out: &mut Vec<u8>,
-    asked: &Asked<'_>,
+    to: &ReplyContext<'_>,
     body: &Body,
     age: Duration,
     ede: Option<&Ede<'_>>,
 ) {
-    let total = HEADER_BYTES + asked.question.len() + body.bytes.len() + asked.opt_bytes();
-    if total > asked.limit() {
-        begin(out, asked, body.rcode, [0, 0], true);
-        finish(out, asked, 0, ede);
+    let total = HEADER_BYTES + to.question.len() + body.bytes.len() + to.opt_bytes();
+    if total > to.limit() {
+        begin(out, to, body.rcode, [0, 0], true);
+        finish(out, to, 0, ede);
         return;
     }
-    begin(
-        out,
-        asked,
-        body.rcode,
-        [body.answers, body.authorities],
-        false,
-    );
+    begin(out, to, body.rcode, [body.answers, body.authorities], false);
     let start = out.len();
     out.extend_from_slice(&body.bytes);
     let age = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
@@ -247,7 +248,7 @@ pub(crate) fn prepared(
             }
         }
     }
-    finish(out, asked, 0, ede);
+    finish(out, to, 0, ede);
 }
 
 /// Type, class, TTL and data of a record whose owner is already written.
@@ -317,14 +318,21 @@ mod tests {
 
     const QUESTION: &[u8] = b"\x01a\x07Example\x00\x00\x01\x00\x01";
 
-    fn asked(edns: Option<(u16, bool)>) -> Asked<'static> {
-        Asked {
+    fn context(edns: Option<Edns>) -> ReplyContext<'static> {
+        ReplyContext {
             id: 0xBEEF,
             recursion_desired: true,
             question: QUESTION,
             edns,
             stream: false,
         }
+    }
+
+    fn edns(udp_bytes: u16, dnssec_ok: bool) -> Option<Edns> {
+        Some(Edns {
+            udp_bytes,
+            dnssec_ok,
+        })
     }
 
     #[test]
@@ -336,7 +344,7 @@ mod tests {
         };
         negative(
             &mut out,
-            &asked(Some((1232, true))),
+            &context(edns(1232, true)),
             rcode::NX_DOMAIN,
             Some(&ede),
         );
@@ -347,8 +355,8 @@ mod tests {
         assert!(!message.metadata.authoritative && !message.metadata.authentic_data);
         assert_eq!(message.authorities.len(), 1);
         assert_eq!(message.authorities[0].ttl, OWN_NEGATIVE_TTL);
-        let edns = message.edns.expect("EDNS is echoed");
-        assert_eq!(edns.max_payload(), EDNS_BYTES);
+        let echoed = message.edns.expect("EDNS is echoed");
+        assert_eq!(echoed.max_payload(), EDNS_BYTES);
         let text = b"not-in-allowlist; id=7";
         assert!(out.windows(text.len()).any(|w| w == text));
     }
@@ -360,7 +368,7 @@ mod tests {
             code: 15,
             text: format_args!("x"),
         };
-        negative(&mut out, &asked(None), rcode::NX_DOMAIN, Some(&ede));
+        negative(&mut out, &context(None), rcode::NX_DOMAIN, Some(&ede));
         let message = Message::from_vec(&out).unwrap();
         assert!(message.edns.is_none());
         assert_eq!(
@@ -380,7 +388,7 @@ mod tests {
         };
         bare(
             &mut out,
-            &asked(Some((512, false))),
+            &context(edns(512, false)),
             rcode::SERV_FAIL.into(),
             Some(&ede),
         );
@@ -393,19 +401,19 @@ mod tests {
         let mut out = Vec::new();
         let mut data = [b'x'; 100];
         data[0] = 99;
-        one(&mut out, &asked(None), RecordType::TXT, 60, &data);
+        one(&mut out, &context(None), RecordType::TXT, 60, &data);
         let body = body_of(&out, rcode::NO_ERROR, 1, 0).unwrap();
         let big = Body {
             bytes: body.bytes.repeat(10).into(),
             answers: 10,
             ..body.clone()
         };
-        prepared(&mut out, &asked(None), &big, Duration::ZERO, None);
+        prepared(&mut out, &context(None), &big, Duration::ZERO, None);
         let message = Message::from_vec(&out).unwrap();
         assert!(message.metadata.truncation && message.answers.is_empty());
-        let stream = Asked {
+        let stream = ReplyContext {
             stream: true,
-            ..asked(None)
+            ..context(None)
         };
         prepared(&mut out, &stream, &big, Duration::ZERO, None);
         assert!(!Message::from_vec(&out).unwrap().metadata.truncation);
@@ -414,12 +422,12 @@ mod tests {
     #[test]
     fn ttls_count_down_and_never_below_zero() {
         let mut out = Vec::new();
-        one(&mut out, &asked(None), RecordType::A, 60, &[192, 0, 2, 1]);
+        one(&mut out, &context(None), RecordType::A, 60, &[192, 0, 2, 1]);
         let body = body_of(&out, rcode::NO_ERROR, 1, 0).unwrap();
         for (age, left) in [(0, 60), (25, 35), (61, 0), (u64::MAX, 0)] {
             prepared(
                 &mut out,
-                &asked(None),
+                &context(None),
                 &body,
                 Duration::from_secs(age),
                 None,
@@ -431,11 +439,11 @@ mod tests {
     #[test]
     fn another_ttl_leaves_the_records_as_they_are() {
         let mut out = Vec::new();
-        one(&mut out, &asked(None), RecordType::A, 60, &[192, 0, 2, 1]);
+        one(&mut out, &context(None), RecordType::A, 60, &[192, 0, 2, 1]);
         let body = body_of(&out, rcode::NO_ERROR, 1, 0).unwrap();
         let again = body.with_ttl(30);
         assert_eq!(again.with_ttl(60), body);
-        prepared(&mut out, &asked(None), &again, Duration::ZERO, None);
+        prepared(&mut out, &context(None), &again, Duration::ZERO, None);
         let message = Message::from_vec(&out).unwrap();
         assert_eq!((message.answers.len(), message.answers[0].ttl), (1, 30));
     }
@@ -443,7 +451,7 @@ mod tests {
     #[test]
     fn a_cut_message_has_no_body() {
         let mut out = Vec::new();
-        one(&mut out, &asked(None), RecordType::A, 60, &[192, 0, 2, 1]);
+        one(&mut out, &context(None), RecordType::A, 60, &[192, 0, 2, 1]);
         for end in 0..out.len() {
             assert_eq!(body_of(&out[..end], 0, 1, 0), None, "prefix of {end} bytes");
         }

@@ -4,85 +4,126 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_names::RecordType;
+use portcullis_names::{Name, RecordType};
 use portcullis_policy::{LookupPermit, Reason};
 use smallvec::smallvec;
 use tokio::time::timeout;
 
-use crate::cache::{Entry, Key, Outcome};
-use crate::flight::Ask;
-use crate::service::{Inner, ResolveError, Resolved};
+use crate::cache::Key;
+use crate::entry::{Entry, EntryKind};
+use crate::lookup::LookupRequest;
+use crate::policy_in_force::InForce;
+use crate::resolver::Resolver;
+use crate::upstream::LOOKUP_BUDGET;
 
 /// How long addresses of one family wait for the other's (RFC 8305 3 suggests 50 ms; resolvers on
 /// the way to a cold cache are often slower).
 const OTHER_FAMILY_PATIENCE: Duration = Duration::from_millis(150);
 
-impl Inner {
-    pub(crate) async fn resolve(
-        self: &Arc<Self>,
-        permit: &LookupPermit,
-        unguarded: bool,
-    ) -> Result<Resolved, ResolveError> {
-        let entries = self.both_families(permit).await;
-        let now = self.clock.now();
-        let mut found = Resolved {
-            name: permit.name().clone(),
-            canonical: permit.name().clone(),
-            addresses: Vec::new(),
-            refused: Vec::new(),
-            ttl: Duration::MAX,
-            upstream: None,
-        };
-        for entry in &entries {
-            found.addresses.extend_from_slice(&entry.addresses);
-            if unguarded {
-                found.addresses.extend_from_slice(&entry.refused);
-            } else {
-                found.refused.extend_from_slice(&entry.refused);
-            }
-            if let Some(canonical) = entry.canonical() {
-                found.canonical = canonical.clone();
-            }
-            found.ttl = found.ttl.min(entry.left(now));
-            found.upstream = found.upstream.or_else(|| entry.server.clone());
-        }
-        if found.addresses.is_empty() {
-            return Err(error(permit, &entries, found.refused));
-        }
-        Ok(found)
-    }
+/// What a name resolved to, for the dialler.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The name that was asked for.
+    pub name: Name,
+    /// The end of its CNAME chain; `name` itself where there is none.
+    pub canonical: Name,
+    /// Its addresses of both families that the guard lets through; never empty.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses that the guard took out.
+    pub refused: Vec<IpAddr>,
+    /// How long the answer holds.
+    pub ttl: Duration,
+    /// The resolver that answered, where it was asked.
+    pub upstream: Option<Arc<str>>,
+}
 
-    async fn both_families(self: &Arc<Self>, permit: &LookupPermit) -> Vec<Arc<Entry>> {
-        let (policy, epoch) = self.policy();
-        let ask = |qtype| Ask {
-            key: Key {
-                name: permit.name().clone(),
-                qtype,
-            },
-            permits: smallvec![permit.clone()],
-            policy: policy.clone(),
-            epoch,
-        };
-        if !(self.ipv6_route)() {
-            return vec![self.fetch(ask(RecordType::A)).await];
+/// Why a name did not resolve.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{name}: {detail}")]
+pub struct ResolveError {
+    /// The name that was asked for.
+    pub name: Name,
+    /// `name-not-found`, `no-address`, `private-address`, `dns-timeout`, `dns-unreachable`,
+    /// `dns-failed` or `rate-limited`.
+    pub reason: Reason,
+    /// A sentence for the operator's record.
+    pub detail: String,
+    /// Addresses that the guard took out.
+    pub refused: Vec<IpAddr>,
+}
+
+/// Resolves a permitted name to its addresses. `unguarded` keeps the addresses that the guard takes
+/// out: the operator named the endpoint.
+///
+/// # Errors
+/// [`ResolveError`] with the reason that the record and the program are told.
+pub(crate) async fn resolve(
+    resolver: &Arc<Resolver>,
+    in_force: InForce,
+    permit: &LookupPermit,
+    unguarded: bool,
+) -> Result<Resolved, ResolveError> {
+    let entries = both_families(resolver, in_force, permit).await;
+    let now = resolver.clock.now();
+    let mut found = Resolved {
+        name: permit.name().clone(),
+        canonical: permit.name().clone(),
+        addresses: Vec::new(),
+        refused: Vec::new(),
+        ttl: Duration::MAX,
+        upstream: None,
+    };
+    for entry in &entries {
+        found.addresses.extend_from_slice(&entry.addresses);
+        if unguarded {
+            found.addresses.extend_from_slice(&entry.refused);
+        } else {
+            found.refused.extend_from_slice(&entry.refused);
         }
-        let four = self.fetch(ask(RecordType::A));
-        let six = self.fetch(ask(RecordType::AAAA));
-        tokio::pin!(four, six);
-        tokio::select! {
-            four = &mut four => {
-                let patience = patience(&four);
-                match timeout(patience, six).await {
-                    Ok(six) => vec![four, six],
-                    Err(_) => vec![four],
-                }
+        if let Some(canonical) = entry.canonical() {
+            found.canonical = canonical.clone();
+        }
+        found.ttl = found.ttl.min(entry.left(now));
+        found.upstream = found.upstream.or_else(|| entry.server.clone());
+    }
+    if found.addresses.is_empty() {
+        return Err(error(permit, &entries, found.refused));
+    }
+    Ok(found)
+}
+
+async fn both_families(
+    resolver: &Arc<Resolver>,
+    in_force: InForce,
+    permit: &LookupPermit,
+) -> Vec<Arc<Entry>> {
+    let request = LookupRequest {
+        key: Key {
+            name: permit.name().clone(),
+            qtype: RecordType::A,
+        },
+        permits: smallvec![permit.clone()],
+        in_force,
+    };
+    if !resolver.host.routes_ipv6() {
+        return vec![resolver.fetch(request).await];
+    }
+    let six = resolver.fetch(request.with_type(RecordType::AAAA));
+    let four = resolver.fetch(request);
+    tokio::pin!(four, six);
+    tokio::select! {
+        four = &mut four => {
+            let patience = patience(&four);
+            match timeout(patience, six).await {
+                Ok(six) => vec![four, six],
+                Err(_) => vec![four],
             }
-            six = &mut six => {
-                let patience = patience(&six);
-                match timeout(patience, four).await {
-                    Ok(four) => vec![four, six],
-                    Err(_) => vec![six],
-                }
+        }
+        six = &mut six => {
+            let patience = patience(&six);
+            match timeout(patience, four).await {
+                Ok(four) => vec![four, six],
+                Err(_) => vec![six],
             }
         }
     }
@@ -92,7 +133,7 @@ impl Inner {
 fn patience(entry: &Entry) -> Duration {
     if entry.addresses.is_empty() {
         // Flights end by themselves within the lookup budget.
-        crate::upstream::LOOKUP_BUDGET * 2
+        LOOKUP_BUDGET * 2
     } else {
         OTHER_FAMILY_PATIENCE
     }
@@ -100,13 +141,13 @@ fn patience(entry: &Entry) -> Duration {
 
 /// The reason that says most: a guarded address, a failure, an absent name, no address.
 fn error(permit: &LookupPermit, entries: &[Arc<Entry>], refused: Vec<IpAddr>) -> ResolveError {
-    let failed = entries.iter().find_map(|entry| match entry.outcome {
-        Outcome::Failed(reason) => Some((reason, entry.detail.as_deref())),
+    let failed = entries.iter().find_map(|entry| match entry.kind {
+        EntryKind::Failed(reason) => Some((reason, entry.detail.as_deref())),
         _ => None,
     });
     let missing = entries
         .iter()
-        .any(|entry| entry.outcome == Outcome::NameNotFound);
+        .any(|entry| entry.kind == EntryKind::NameNotFound);
     let (reason, detail) = if !refused.is_empty() {
         (Reason::PrivateAddress, None)
     } else if let Some(failed) = failed {

@@ -7,74 +7,95 @@
 //! carry bytes out.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_names::{Name, RecordType};
-use portcullis_policy::{Policy, Reason, Request, Verdict};
-use smallvec::{SmallVec, smallvec};
+use portcullis_policy::{LookupPermit, Reason, Request};
+use smallvec::SmallVec;
 
-use crate::answer::Wanted;
-use crate::cache::{Entry, Outcome};
-use crate::flight::Permits;
+use crate::canonical_names::CanonicalNames;
+use crate::entry::{Entry, EntryKind};
+use crate::leases::{LeasedName, Leases};
+use crate::policy_in_force::InForce;
+use crate::query::{ClientQuery, Decided, Refusal, Ruling};
 use crate::reply::{self, rcode};
-use crate::service::Inner;
-use crate::turn::{Judged, Refusal, Turn};
+use crate::{Clock, OwnNames};
 
 /// How long a reverse answer may be cached, seconds: short, since the next chain may end elsewhere.
 const REVERSE_TTL: u32 = 60;
 
-/// A reverse lookup of an address that was given out.
+/// The names that an address was given out for, latest first.
 #[derive(Clone, Debug)]
-pub(crate) struct Reverse {
-    /// Owners and their canonical names, latest first.
-    owners: SmallVec<[(Name, Option<Name>); 2]>,
-}
+pub(crate) struct LeasedNames(SmallVec<[LeasedName; 2]>);
 
-impl Reverse {
+impl LeasedNames {
     /// The name that the leases know, without asking anyone.
     fn own_answer(&self) -> Option<&Name> {
-        self.owners
-            .first()
-            .map(|(name, canonical)| canonical.as_ref().unwrap_or(name))
+        let latest = self.0.first()?;
+        Some(latest.canonical.as_ref().unwrap_or(&latest.listed))
     }
 
-    fn knows(&self, name: &Name) -> bool {
-        self.owners.iter().any(|(listed, canonical)| {
-            listed == name
-                || canonical
-                    .as_ref()
-                    .is_some_and(|canonical| canonical == name)
-        })
+    fn contain(&self, name: &Name) -> bool {
+        self.0
+            .iter()
+            .any(|leased| leased.listed == *name || leased.canonical.as_ref() == Some(name))
     }
 }
 
-impl Inner {
+/// A permitted reverse lookup that the upstream is asked for.
+pub(crate) struct ReversePermit {
+    pub ruling: Ruling,
+    pub permit: LookupPermit,
+    /// The leases of the address; `None` for an ordinary lookup.
+    pub leased: Option<LeasedNames>,
+}
+
+/// Decides and answers reverse lookups.
+pub(crate) struct ReverseLookups {
+    pub leases: Arc<Leases>,
+    pub canonical_names: Arc<CanonicalNames>,
+    pub own: OwnNames,
+    pub clock: Clock,
+}
+
+impl ReverseLookups {
     /// Decides a reverse lookup. `None`: it is answered.
-    pub(crate) fn begin_reverse(
+    pub(crate) fn begin(
         &self,
-        turn: &Turn<'_>,
-        policy: &Policy,
+        query: &ClientQuery<'_>,
+        in_force: &InForce,
         address: IpAddr,
         out: &mut Vec<u8>,
-    ) -> Option<(Judged, Permits, Wanted)> {
-        let decision = policy.decide(&turn.request());
+    ) -> Option<ReversePermit> {
+        let policy = &in_force.policy;
+        let decision = policy.decide(&query.request());
+        let decided = Decided {
+            in_force,
+            ruling: Ruling::from(&decision),
+        };
         let owners = self.leases.owners(address);
         if owners.is_empty() && self.own.owns(address) {
-            reply::negative(out, &turn.asked, rcode::NX_DOMAIN, None);
+            reply::negative(out, &query.reply, rcode::NX_DOMAIN, None);
             return None;
         }
         // Listed itself (a company's reverse zone), or watched only: an ordinary lookup.
-        if decision.permits() && owners.is_empty() {
-            let permits = decision.lookup_permit().into_iter().collect();
-            return Some((Judged::from(&decision), permits, Wanted::Records));
+        if owners.is_empty()
+            && let Some(permit) = decision.lookup_permit()
+        {
+            return Some(ReversePermit {
+                ruling: decided.ruling,
+                permit,
+                leased: None,
+            });
         }
         // Owners that the policy in force still lists.
-        let mut live: SmallVec<[(Name, Option<Name>); 2]> = SmallVec::new();
+        let mut live = SmallVec::new();
         let mut permit = None;
         let mut not_served = None;
         for owner in owners {
             let request = Request::Lookup {
-                name: owner.0.as_ref(),
+                name: owner.listed.as_ref(),
                 qtype: RecordType::PTR,
             };
             let decision = policy.decide(&request);
@@ -82,13 +103,13 @@ impl Inner {
                 permit.get_or_insert_with(|| listed.reverse(address));
                 live.push(owner);
             } else if decision.reason == Reason::TypeNotServed {
-                not_served = Some(Judged::of(Reason::TypeNotServed, decision.rule));
+                not_served = Some(Ruling::of(Reason::TypeNotServed, decision.rule));
             }
         }
         let denied = decision.reason == Reason::DeniedByRule;
-        if let (None, Some(judged), false) = (&permit, not_served, denied) {
+        if let (None, Some(ruling), false) = (&permit, not_served, denied) {
             // The address was given out, so its name exists; the policy serves no PTR for it.
-            self.refuse(turn, policy, judged, Refusal::NoData, out);
+            query.refuse(&decided.with(ruling), Refusal::NoData, out);
             return None;
         }
         let Some(permit) = permit.filter(|_| !denied) else {
@@ -96,59 +117,53 @@ impl Inner {
                 Reason::DeniedByRule => Reason::DeniedByRule,
                 _ => Reason::AddressNotLeased,
             };
-            let judged = Judged::of(reason, decision.rule);
-            self.refuse(turn, policy, judged, Refusal::Absent, out);
+            query.refuse(&decided.but(reason), Refusal::Absent, out);
             return None;
         };
-        let verdict = if permit.audit() {
-            Verdict::Audit
-        } else {
-            Verdict::Allow
-        };
-        let judged = Judged {
-            verdict,
-            reason: Reason::ReverseLookup,
-            rule: permit.rule(),
-        };
-        let reverse = Reverse { owners: live };
+        let ruling = Ruling::permitted(Reason::ReverseLookup, permit.rule(), permit.audit());
+        let leased = LeasedNames(live);
         if self.own.owns(address) || self.leases.is_synthetic(address) {
             // The host's own name, or made up: nobody outside could answer for the address.
             let now = self.clock.now();
-            let entry = Entry::new(Outcome::NameNotFound, now, Duration::ZERO, 0);
-            self.complete_reverse(turn, policy, judged, (&reverse, &entry), out);
+            let entry = Entry::new(EntryKind::NameNotFound, now, Duration::ZERO, 0);
+            self.complete(query, &decided.with(ruling), &leased, &entry, out);
             return None;
         }
-        Some((judged, smallvec![permit], Wanted::Reverse(reverse)))
+        Some(ReversePermit {
+            ruling,
+            permit,
+            leased: Some(leased),
+        })
     }
 
-    /// Chooses and writes the answer to a reverse lookup.
-    pub(crate) fn complete_reverse(
+    /// Chooses and writes the answer to a reverse lookup: what the upstream said, in `entry`, or
+    /// what the leases know.
+    pub(crate) fn complete(
         &self,
-        turn: &Turn<'_>,
-        policy: &Policy,
-        judged: Judged,
-        (reverse, entry): (&Reverse, &Entry),
+        query: &ClientQuery<'_>,
+        decided: &Decided<'_>,
+        leased: &LeasedNames,
+        entry: &Entry,
         out: &mut Vec<u8>,
     ) {
-        let believed = entry.pointer.as_ref().filter(|name| {
-            reverse.knows(name)
-                || self.is_alias(name)
-                || policy
-                    .decide(&Request::Lookup {
-                        name: name.as_ref(),
-                        qtype: RecordType::A,
-                    })
-                    .permits()
-        });
-        let Some(name) = believed.or_else(|| reverse.own_answer()) else {
-            let judged = Judged::of(Reason::AddressNotLeased, judged.rule);
-            return self.refuse(turn, policy, judged, Refusal::Absent, out);
+        let listed = |name: &Name| {
+            let (name, qtype) = (name.as_ref(), RecordType::A);
+            let request = Request::Lookup { name, qtype };
+            decided.policy().decide(&request).permits()
+        };
+        let believed = entry
+            .pointer
+            .as_ref()
+            .filter(|name| leased.contain(name) || self.is_canonical(name) || listed(name));
+        let Some(name) = believed.or_else(|| leased.own_answer()) else {
+            let decided = decided.but(Reason::AddressNotLeased);
+            return query.refuse(&decided, Refusal::Absent, out);
         };
         let detail = believed.is_none().then_some("answered from the lease");
-        let mut shown = Entry::new(Outcome::Found, entry.born, Duration::ZERO, entry.epoch)
+        let mut shown = Entry::new(EntryKind::Found, entry.born, Duration::ZERO, entry.epoch)
             .answered_by(entry.server.clone(), entry.attempts);
         shown.targets.push(name.clone());
-        self.note(turn, policy, judged, &shown, detail);
+        query.record(decided, &shown, detail);
         let mut data: SmallVec<[u8; 256]> = SmallVec::new();
         for label in name.as_ref().labels() {
             // A canonical name's labels are at most 63 bytes.
@@ -156,13 +171,11 @@ impl Inner {
             data.extend_from_slice(label.as_bytes());
         }
         data.push(0);
-        reply::one(out, &turn.asked, RecordType::PTR, REVERSE_TTL, &data);
+        reply::one(out, &query.reply, RecordType::PTR, REVERSE_TTL, &data);
     }
 
-    fn is_alias(&self, name: &Name) -> bool {
-        !self
-            .aliases
-            .owners(name.as_ref(), self.clock.now())
-            .is_empty()
+    fn is_canonical(&self, name: &Name) -> bool {
+        let now = self.clock.now();
+        !self.canonical_names.owners(name.as_ref(), now).is_empty()
     }
 }

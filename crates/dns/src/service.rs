@@ -1,171 +1,108 @@
 //! The service: what a sandbox's port 53 is served by, and what the dialler resolves with.
 
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-use arc_swap::ArcSwap;
-use portcullis_names::Name;
-use portcullis_policy::{ConnectPermit, LookupPermit, Policy, Reason};
-use portcullis_record::{Protocol, Recorder};
+use portcullis_policy::{ConnectPermit, LookupPermit};
+use portcullis_record::Protocol;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
 
-use crate::aliases::Aliases;
 use crate::cache::Cache;
-use crate::config::PolicyHandle;
-use crate::flight::Flights;
-use crate::new_names::NewNames;
-use crate::pace::Pace;
-use crate::{Clock, DnsConfig, Leases, OwnNames, Upstream, UpstreamConfig, tcp, udp};
+use crate::canonical_names::CanonicalNames;
+use crate::config::DnsConfig;
+use crate::forwarder::Forwarder;
+use crate::grants::Grants;
+use crate::host::Host;
+use crate::leases::Leases;
+use crate::local::LocalNames;
+use crate::lookup::Lookup;
+use crate::new_names::NewNameBudget;
+use crate::policy_in_force::PolicyInForce;
+use crate::query_rate::QueryRate;
+use crate::resolve::{ResolveError, Resolved, resolve};
+use crate::resolver::Resolver;
+use crate::reverse::ReverseLookups;
+use crate::startup::{self, Round, StartupError, StartupName, StartupSchedule};
+use crate::synthetic::SyntheticAnswers;
+use crate::upstream::{Upstream, UpstreamConfig};
+use crate::{tcp, udp};
 
 /// One sandbox's resolver.
 pub struct DnsService {
-    pub(crate) inner: Arc<Inner>,
-}
-
-/// What the parts of the service share.
-pub(crate) struct Inner {
-    policy: PolicyHandle,
-    seen: ArcSwap<Seen>,
-    seen_next: Mutex<()>,
-    pub(crate) upstream: Upstream,
-    pub(crate) leases: Arc<Leases>,
-    pub(crate) recorder: Recorder,
-    pub(crate) own: OwnNames,
-    pub(crate) transparent: bool,
-    pub(crate) ipv6_route: Arc<dyn Fn() -> bool + Send + Sync>,
-    pub(crate) host_owns: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
-    pub(crate) clock: Clock,
-    pub(crate) cache: Cache,
-    pub(crate) flights: Flights,
-    pub(crate) aliases: Aliases,
-    pub(crate) new_names: NewNames,
-    pub(crate) pace: Pace,
-}
-
-/// The policy that was last seen in force, and how many came before it. Holding it keeps its
-/// address from being used again, so that comparing pointers tells policies apart.
-struct Seen {
-    policy: Arc<Policy>,
-    epoch: u64,
-}
-
-impl Inner {
-    /// The policy in force and its epoch. Answers of another epoch are not given out.
-    pub(crate) fn policy(&self) -> (Arc<Policy>, u64) {
-        let policy = self.policy.load_full();
-        let seen = self.seen.load();
-        if Arc::ptr_eq(&seen.policy, &policy) {
-            let epoch = seen.epoch;
-            return (policy, epoch);
-        }
-        drop(seen);
-        let _one_at_a_time = self
-            .seen_next
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // Read again: another thread may have been here, and an older policy must not come back.
-        let policy = self.policy.load_full();
-        let seen = self.seen.load();
-        if Arc::ptr_eq(&seen.policy, &policy) {
-            let epoch = seen.epoch;
-            return (policy, epoch);
-        }
-        let epoch = seen.epoch + 1;
-        self.seen.store(Arc::new(Seen {
-            policy: policy.clone(),
-            epoch,
-        }));
-        (policy, epoch)
-    }
-}
-
-/// What a name resolved to, for the dialler.
-#[derive(Clone, Debug)]
-pub struct Resolved {
-    /// The name that was asked for.
-    pub name: Name,
-    /// The end of its CNAME chain; `name` itself where there is none.
-    pub canonical: Name,
-    /// Its addresses of both families that the guard lets through; never empty.
-    pub addresses: Vec<IpAddr>,
-    /// Addresses that the guard took out.
-    pub refused: Vec<IpAddr>,
-    /// How long the answer holds.
-    pub ttl: Duration,
-    /// The resolver that answered, where it was asked.
-    pub upstream: Option<Arc<str>>,
-}
-
-/// Why a name did not resolve.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{name}: {detail}")]
-pub struct ResolveError {
-    /// The name that was asked for.
-    pub name: Name,
-    /// `name-not-found`, `no-address`, `private-address`, `dns-timeout`, `dns-unreachable`,
-    /// `dns-failed` or `rate-limited`.
-    pub reason: Reason,
-    /// A sentence for the operator's record.
-    pub detail: String,
-    /// Addresses that the guard took out.
-    pub refused: Vec<IpAddr>,
+    forwarder: Arc<Forwarder>,
 }
 
 impl DnsService {
     /// Makes a service; nothing is sent or bound.
     pub fn new(config: DnsConfig) -> DnsService {
-        let seen = Seen {
-            policy: config.policy.load_full(),
-            epoch: 0,
+        let host = Host::new(config.ipv6_route.clone(), config.host_owns);
+        let clock = config.clock;
+        let leases = config.leases;
+        let canonical_names = Arc::new(CanonicalNames::default());
+        let new_names = Arc::new(NewNameBudget::default());
+        let grants = Grants::new(leases.clone(), canonical_names.clone(), clock.clone());
+        let upstream = Upstream::new(UpstreamConfig {
+            policy: config.policy.clone(),
+            host: config.upstreams,
+            network: config.network,
+            authorities: config.authorities,
+            ipv6_route: config.ipv6_route,
+        });
+        let lookup = Lookup {
+            upstream,
+            leases: leases.clone(),
+            cache: Arc::new(Cache::new(config.cache_bytes)),
+            host,
+            clock: clock.clone(),
+        };
+        let forwarder = Forwarder {
+            policy: PolicyInForce::new(config.policy),
+            recorder: config.recorder,
+            query_rate: QueryRate::new(clock.now()),
+            local: LocalNames::new(config.own.clone(), grants.clone()),
+            reverse: ReverseLookups {
+                leases: leases.clone(),
+                canonical_names: canonical_names.clone(),
+                own: config.own,
+                clock: clock.clone(),
+            },
+            synthetic: SyntheticAnswers {
+                leases: leases.clone(),
+                grants: grants.clone(),
+                new_names: new_names.clone(),
+                clock: clock.clone(),
+                transparent: config.transparent,
+            },
+            resolver: Arc::new(Resolver::new(lookup, new_names)),
+            grants,
+            leases,
+            canonical_names,
+            clock,
         };
         DnsService {
-            inner: Arc::new(Inner {
-                upstream: Upstream::new(UpstreamConfig {
-                    policy: config.policy.clone(),
-                    host: config.upstreams,
-                    network: config.network,
-                    authorities: config.authorities,
-                    ipv6_route: config.ipv6_route.clone(),
-                }),
-                policy: config.policy,
-                seen: ArcSwap::from_pointee(seen),
-                seen_next: Mutex::default(),
-                leases: config.leases,
-                recorder: config.recorder,
-                own: config.own,
-                transparent: config.transparent,
-                ipv6_route: config.ipv6_route,
-                host_owns: config.host_owns,
-                pace: Pace::new(config.clock.now()),
-                clock: config.clock,
-                cache: Cache::new(config.cache_bytes),
-                flights: Flights::default(),
-                aliases: Aliases::default(),
-                new_names: NewNames::default(),
-            }),
+            forwarder: Arc::new(forwarder),
         }
     }
 
     /// The sandbox's leases.
     pub fn leases(&self) -> &Arc<Leases> {
-        &self.inner.leases
+        &self.forwarder.leases
     }
 
-    /// Whether a name may leave by another way than a lookup here (a company's proxy looks names up
+    /// Whether a name may leave by another way than a lookup here (an upstream proxy looks names up
     /// itself): new names below a pattern share the lookups' budget.
     pub fn admits(&self, permit: &LookupPermit) -> bool {
-        let (policy, epoch) = self.inner.policy();
-        let budget = policy.settings().dns.new_names_per_minute;
-        let now = self.inner.clock.now();
-        self.inner.new_names.admit(permit, (epoch, budget), now)
+        let forwarder = &self.forwarder;
+        let (in_force, now) = (forwarder.policy.current(), forwarder.clock.now());
+        let new_names = &forwarder.resolver.new_names;
+        new_names.admit(permit, &in_force, now)
     }
 
     /// Replaces the host's resolvers, which are asked where the policy names none (the host may have
     /// moved to another network). Resolvers that a policy names take effect with the policy.
     pub fn set_upstreams(&self, servers: Vec<SocketAddr>) {
-        self.inner.upstream.set_host(servers);
+        self.forwarder.resolver.lookup.upstream.set_host(servers);
     }
 
     /// Serves DNS over UDP until `token` is cancelled. On a socket bound to a wildcard address,
@@ -178,7 +115,7 @@ impl DnsService {
         socket: UdpSocket,
         token: CancellationToken,
     ) -> std::io::Result<()> {
-        udp::serve(self.inner.clone(), socket, token).await
+        udp::serve(self.forwarder.clone(), socket, token).await
     }
 
     /// Serves DNS over TCP (RFC 7766) until `token` is cancelled.
@@ -190,13 +127,13 @@ impl DnsService {
         listener: TcpListener,
         token: CancellationToken,
     ) -> std::io::Result<()> {
-        tcp::serve(self.inner.clone(), listener, token).await
+        tcp::serve(self.forwarder.clone(), listener, token).await
     }
 
     /// Answers one query: `out` is cleared and holds the reply, or nothing where none is due
     /// (responses, datagrams too short to have a header).
-    pub async fn answer(&self, query: &[u8], via: Protocol, out: &mut Vec<u8>) {
-        self.inner.answer(query, via.into(), out).await;
+    pub async fn answer(&self, query: &[u8], protocol: Protocol, out: &mut Vec<u8>) {
+        self.forwarder.answer(query, protocol.into(), out).await;
     }
 
     /// Resolves a permitted name to its addresses of both families, for the dialler: from the same
@@ -206,11 +143,11 @@ impl DnsService {
     /// # Errors
     /// [`ResolveError`] with the reason that the record and the program are told.
     pub async fn resolve(&self, permit: &LookupPermit) -> Result<Resolved, ResolveError> {
-        self.inner.resolve(permit, false).await
+        self.look_up(permit, false).await
     }
 
     /// [`DnsService::resolve`] for a connection's name. Where the operator named the endpoint (the
-    /// company's proxy), guarded addresses are kept: the sandbox did not choose it. `None` where
+    /// upstream proxy), guarded addresses are kept: the sandbox did not choose it. `None` where
     /// the permit has no name.
     ///
     /// # Errors
@@ -220,6 +157,40 @@ impl DnsService {
         permit: &ConnectPermit,
     ) -> Option<Result<Resolved, ResolveError>> {
         let lookup = permit.lookup()?;
-        Some(self.inner.resolve(&lookup, permit.is_operators()).await)
+        Some(self.look_up(&lookup, permit.is_operators()).await)
+    }
+
+    async fn look_up(
+        &self,
+        permit: &LookupPermit,
+        unguarded: bool,
+    ) -> Result<Resolved, ResolveError> {
+        let in_force = self.forwarder.policy.current();
+        resolve(&self.forwarder.resolver, in_force, permit, unguarded).await
+    }
+
+    /// Resolves every name that the policy lists without a wildcard, all at once: at most as long
+    /// as [`StartupSchedule::longest`], whatever the number of names. What is found is cached and
+    /// leased. Each name leaves one record, of the protocol `startup`.
+    ///
+    /// Cancelling `token` ends it at once; sockets under way are closed, and what was resolved by
+    /// then stays cached.
+    ///
+    /// # Errors
+    /// [`StartupError`]: the caller serves nothing then. Every failed name is in it.
+    pub async fn resolve_all(
+        &self,
+        schedule: &StartupSchedule,
+        token: &CancellationToken,
+    ) -> Result<Vec<StartupName>, StartupError> {
+        let forwarder = &self.forwarder;
+        let round = Round::new(
+            &forwarder.resolver,
+            &forwarder.grants,
+            &forwarder.recorder,
+            forwarder.policy.current(),
+            schedule,
+        );
+        startup::resolve_all(round, token).await
     }
 }

@@ -1,10 +1,10 @@
 //! What of an HTTPS or SVCB record reaches the program (RFC 9460).
 //!
-//! Answers "ECH parameters are taken out of HTTPS/SVCB answers": ECH would hide the name in the
-//! handshake. A hint is an address like any other: it stays only where it is one of the asked
-//! name's own, passes the guard, and is leased before the answer leaves. Parameters that this code
-//! does not know are taken out too; a record that declares one of them mandatory is dropped whole,
-//! since a client would have to do without it.
+//! Answers *resolution as a way out* (docs/threats.md): ECH would hide the name in the handshake. A
+//! hint is an address like any other: it stays only where it is one of the asked name's own, passes
+//! the guard, and is leased before the answer leaves. Parameters that this code does not know are
+//! taken out too; a record that declares one of them mandatory is dropped whole, since a client
+//! would have to do without it.
 
 use std::net::IpAddr;
 

@@ -1,16 +1,16 @@
 //! DNS over TCP (RFC 7766): frames of two length bytes and a message, many on one connection,
 //! answered as they become ready.
 //!
-//! Answers "half-open and idle connections", "a byte a second" and frames of bad length: clients,
-//! queries under way, waiting and writing are bounded, and a length that no query has ends the
-//! connection, since reading on would mean guessing where the next frame begins.
+//! Answers *exhaustion* (docs/threats.md): clients, queries under way, waiting and writing are
+//! bounded, and a length that no query has ends the connection, since reading on would mean
+//! guessing where the next frame begins.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_policy::Reason;
-use portcullis_record::Protocol;
+use portcullis_record::{Protocol, Recorder};
 use portcullis_wire::dns::MAX_FRAME_BYTES;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -19,10 +19,9 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::answer::Step;
+use crate::forwarder::{Forwarder, Step};
+use crate::query::Source;
 use crate::reply::HEADER_BYTES;
-use crate::service::Inner;
-use crate::turn::Via;
 
 /// Connections of one listener at a time.
 const MAX_TCP_CLIENTS: usize = 128;
@@ -41,7 +40,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves `listener` until `token` is cancelled.
 pub(crate) async fn serve(
-    inner: Arc<Inner>,
+    forwarder: Arc<Forwarder>,
     listener: TcpListener,
     token: CancellationToken,
 ) -> io::Result<()> {
@@ -52,42 +51,44 @@ pub(crate) async fn serve(
             () = token.cancelled() => return Ok(()),
             accepted = listener.accept() => accepted,
         };
-        let (stream, from) = match accepted {
-            Ok((stream, from)) => (stream, from),
+        let (stream, client) = match accepted {
+            Ok((stream, client)) => (stream, client),
             Err(_) => {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let via = Via {
+        let source = Source {
             protocol: Protocol::DnsTcp,
-            from: Some(from),
+            client: Some(client),
             server: stream.local_addr().ok(),
         };
         let Ok(slot) = clients.clone().try_acquire_owned() else {
             deny(
-                &inner,
-                via,
+                &forwarder.recorder,
+                source,
                 Reason::TooManyConnections,
                 "too many DNS connections are open",
             );
             continue;
         };
-        let (inner, token) = (inner.clone(), token.clone());
+        let (forwarder, token) = (forwarder.clone(), token.clone());
         tokio::spawn(async move {
-            token.run_until_cancelled(client(inner, stream, via)).await;
+            token
+                .run_until_cancelled(serve_client(forwarder, stream, source))
+                .await;
             drop(slot);
         });
     }
 }
 
-fn deny(inner: &Inner, via: Via, reason: Reason, detail: &str) {
-    let event = via.event(reason.verdict(), reason);
-    inner.recorder.decision(event.detail(detail));
+fn deny(recorder: &Recorder, source: Source, reason: Reason, detail: &str) {
+    let event = source.event(reason.verdict(), reason);
+    recorder.decision(event.detail(detail));
 }
 
 /// One connection, from its first query to its last reply.
-async fn client(inner: Arc<Inner>, stream: TcpStream, via: Via) {
+async fn serve_client(forwarder: Arc<Forwarder>, stream: TcpStream, source: Source) {
     // Replies are written whole; waiting to join them would only delay them.
     let _ = stream.set_nodelay(true);
     let (reader, writer) = stream.into_split();
@@ -96,17 +97,17 @@ async fn client(inner: Arc<Inner>, stream: TcpStream, via: Via) {
     tokio::pin!(write);
     tokio::select! {
         () = &mut write => return,
-        () = read_queries(inner, reader, replies, via) => {}
+        () = read_queries(forwarder, reader, replies, source) => {}
     }
     // The client sends no more; what it asked for is still answered.
     write.await;
 }
 
 async fn read_queries(
-    inner: Arc<Inner>,
+    forwarder: Arc<Forwarder>,
     mut reader: OwnedReadHalf,
     replies: mpsc::Sender<Vec<u8>>,
-    via: Via,
+    source: Source,
 ) {
     let slots = Arc::new(Semaphore::new(MAX_PIPELINED));
     let mut query = Vec::new();
@@ -115,8 +116,8 @@ async fn read_queries(
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => {
                 return deny(
-                    &inner,
-                    via,
+                    &forwarder.recorder,
+                    source,
                     Reason::Malformed,
                     "a DNS frame of a length no query has",
                 );
@@ -127,7 +128,7 @@ async fn read_queries(
             return;
         };
         let mut out = Vec::new();
-        match inner.begin(&query, via, &mut out) {
+        match forwarder.begin(&query, source, &mut out) {
             Step::Done(_) if out.is_empty() => {}
             Step::Done(_) => {
                 if replies.send(out).await.is_err() {
@@ -135,9 +136,10 @@ async fn read_queries(
                 }
             }
             Step::Wait(pending) => {
-                let (inner, replies, query) = (inner.clone(), replies.clone(), query.clone());
+                let (forwarder, replies, query) =
+                    (forwarder.clone(), replies.clone(), query.clone());
                 tokio::spawn(async move {
-                    inner.conclude(&query, pending, via, &mut out).await;
+                    forwarder.conclude(&query, pending, source, &mut out).await;
                     let _ = replies.send(out).await;
                     drop(slot);
                 });

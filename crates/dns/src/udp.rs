@@ -9,21 +9,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{SockaddrIn, SockaddrIn6};
-use portcullis_policy::Reason;
 use portcullis_record::Protocol;
-use portcullis_wire::dns::guard_query;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::answer::{Pending, Step};
-use crate::batch::{BATCH, Datagram, Desk, Family, Outbox};
-use crate::memo::{Memo, Moment};
-use crate::pktinfo::{self, Asked, Reply};
-use crate::reply::rcode;
-use crate::service::Inner;
-use crate::turn::{Judged, Refusal, Turn, Via};
+use crate::batch::{BATCH, BatchBuffers, Datagram, Family, Outbox};
+use crate::forwarder::{Forwarder, Pending, Step};
+use crate::pktinfo::{self, Reply};
+use crate::query::Source;
+use crate::response_cache::ResponseCache;
 
 /// Queries of one socket that wait for an upstream at a time.
 const MAX_WAITING: usize = 1_024;
@@ -43,44 +39,44 @@ const GATHER_TIME: Duration = Duration::from_micros(100);
 
 /// Serves `socket` until `token` is cancelled.
 pub(crate) async fn serve(
-    inner: Arc<Inner>,
+    forwarder: Arc<Forwarder>,
     socket: UdpSocket,
     token: CancellationToken,
 ) -> io::Result<()> {
     let address = socket.local_addr()?;
     // A socket that is bound to one address replies from it.
-    let told = address.ip().is_unspecified();
-    if told {
+    let tells_address = address.ip().is_unspecified();
+    if tells_address {
         pktinfo::enable(&socket, address.is_ipv4())?;
     }
-    let door = Door {
-        inner,
+    let server = Server {
+        forwarder,
         socket: Arc::new(socket),
-        told,
+        tells_address,
         waiting: Arc::new(Semaphore::new(MAX_WAITING)),
         token,
     };
     if address.is_ipv4() {
-        door.serve::<SockaddrIn>().await
+        server.serve::<SockaddrIn>().await
     } else {
-        door.serve::<SockaddrIn6>().await
+        server.serve::<SockaddrIn6>().await
     }
 }
 
 /// One socket and what its queries need.
-struct Door {
-    inner: Arc<Inner>,
+struct Server {
+    forwarder: Arc<Forwarder>,
     socket: Arc<UdpSocket>,
     /// Whether the socket tells the address that was asked.
-    told: bool,
+    tells_address: bool,
     waiting: Arc<Semaphore>,
     token: CancellationToken,
 }
 
-impl Door {
+impl Server {
     async fn serve<S: Family>(self) -> io::Result<()> {
-        let mut memo = Memo::default();
-        let mut later = Vec::new();
+        let mut responses = ResponseCache::default();
+        let mut unsent = Vec::new();
         let mut errors = 0;
         loop {
             tokio::select! {
@@ -88,8 +84,9 @@ impl Door {
                 () = self.token.cancelled() => return Ok(()),
                 ready = self.socket.readable() => ready?,
             }
-            let batch = |desk: &mut Desk<S>| self.batch(desk, &mut memo, &mut later);
-            match S::with_desk(batch) {
+            let batch =
+                |buffers: &mut BatchBuffers<S>| self.batch(buffers, &mut responses, &mut unsent);
+            match S::with_buffers(batch) {
                 Ok(()) => errors = 0,
                 Err(error) => {
                     // ECONNREFUSED and the like are about an earlier reply, not about the socket.
@@ -100,22 +97,22 @@ impl Door {
                     tokio::time::sleep(ERROR_PAUSE).await;
                 }
             }
-            for reply in later.drain(..) {
+            for reply in unsent.drain(..) {
                 send(&self.socket, &reply).await;
             }
         }
     }
 
-    /// Takes what waits and answers it. Replies for which the socket has no room go to `later`.
+    /// Takes what waits and answers it. Replies for which the socket has no room go to `unsent`.
     fn batch<S: Family>(
         &self,
-        desk: &mut Desk<S>,
-        memo: &mut Memo,
-        later: &mut Vec<Reply>,
+        buffers: &mut BatchBuffers<S>,
+        responses: &mut ResponseCache,
+        unsent: &mut Vec<Reply>,
     ) -> io::Result<()> {
-        let Desk { inbox, outbox } = desk;
+        let BatchBuffers { inbox, outbox } = buffers;
         let received = self.socket.try_io(Interest::READABLE, || {
-            match inbox.receive(&*self.socket, self.told)? {
+            match inbox.receive(&*self.socket, self.tells_address)? {
                 BATCH => Ok(()),
                 // Less than there was room for: nothing more waits, and asking would only say so.
                 _ => Err(io::ErrorKind::WouldBlock.into()),
@@ -127,81 +124,83 @@ impl Door {
             return Err(error);
         }
         let mut since = Instant::now();
-        let (policy, epoch) = self.inner.policy();
+        let in_force = self.forwarder.policy.current();
         // A policy with a limit has every query counted on its way through `begin`.
-        let repeat = policy.settings().dns.queries_per_second.is_none();
-        let moment = Moment {
-            epoch,
-            now: self.inner.clock.now(),
-            stamp: since,
-        };
+        let repeat = in_force.policy.settings().dns.queries_per_second.is_none();
+        let batch = self.forwarder.batch(in_force.epoch, since);
         for (datagram, query) in inbox.iter() {
             let Some(out) = outbox.next() else { break };
-            if repeat && !datagram.cut && memo.answer(&self.inner, query, &moment, out) {
+            if repeat && !datagram.cut && responses.answer(&batch, query, out) {
                 outbox.put(datagram);
                 continue;
             }
-            self.one(datagram, query, &moment, memo, outbox);
+            self.one(datagram, query, responses, outbox, in_force.epoch);
             if since.elapsed() >= GATHER_TIME {
-                outbox.send(&*self.socket, |reply| later.push(reply));
+                outbox.send(&*self.socket, |reply| unsent.push(reply));
                 since = Instant::now();
             }
         }
-        outbox.send(&*self.socket, |reply| later.push(reply));
+        outbox.send(&*self.socket, |reply| unsent.push(reply));
         Ok(())
     }
 
-    /// Answers a query that was not answered just now.
+    /// Answers a query that was not answered just now. `epoch` is the batch's.
     fn one<S: Family>(
         &self,
         datagram: &Datagram<S>,
         query: &[u8],
-        moment: &Moment,
-        memo: &mut Memo,
+        responses: &mut ResponseCache,
         outbox: &mut Outbox<S>,
+        epoch: u64,
     ) {
         let Some(out) = outbox.next() else { return };
-        let via = Via {
+        let client = datagram.from.address();
+        let source = Source {
             protocol: Protocol::DnsUdp,
-            from: Some(datagram.from.address()),
+            client: Some(client),
             server: None,
         };
-        match self.inner.begin(query, via, out) {
-            Step::Done(keep) => {
-                if let Some(keep) = keep {
-                    memo.learn(query, out, moment, keep);
+        match self.forwarder.begin(query, source, out) {
+            Step::Done(reusable) => {
+                if let Some(reusable) = reusable {
+                    responses.learn(query, out, epoch, reusable);
                 }
             }
+            // A datagram that did not fit is no query of ours: nobody is asked for it.
+            Step::Wait(_) if datagram.cut => out.clear(),
             Step::Wait(pending) => match self.waiting.clone().try_acquire_owned() {
                 Ok(slot) => {
                     out.clear();
-                    let asked = (!datagram.cut).then_some(datagram.asked);
-                    self.wait(query.to_vec(), pending, via, asked, slot);
+                    let reply = Reply {
+                        to: client,
+                        from: datagram.local,
+                        payload: Vec::new(),
+                    };
+                    self.wait(query.to_vec(), pending, source, reply, slot);
                 }
-                Err(_) => too_many(&self.inner, query, via, out),
+                Err(_) => self.forwarder.refuse_too_many(query, source, out),
             },
         }
-        // A datagram that did not fit is no query of ours; what was read of it says so.
+        // What was read of a datagram that did not fit is recorded, and not replied to.
         if !out.is_empty() && !datagram.cut {
             outbox.put(datagram);
         }
     }
+
     /// Lets a query wait for its answer, and replies from the address that was asked.
     fn wait(
         &self,
         query: Vec<u8>,
         pending: Box<Pending>,
-        via: Via,
-        asked: Option<Asked>,
+        source: Source,
+        mut reply: Reply,
         slot: OwnedSemaphorePermit,
     ) {
-        let (inner, socket, token) = (self.inner.clone(), self.socket.clone(), self.token.clone());
+        let forwarder = self.forwarder.clone();
+        let (socket, token) = (self.socket.clone(), self.token.clone());
         tokio::spawn(async move {
-            let mut payload = Vec::new();
-            let answered = inner.conclude(&query, pending, via, &mut payload);
-            let answered = token.run_until_cancelled(answered).await.is_some();
-            if let (true, Some(to), Some(asked)) = (answered, via.from, asked) {
-                let reply = Reply { to, asked, payload };
+            let answered = forwarder.conclude(&query, pending, source, &mut reply.payload);
+            if token.run_until_cancelled(answered).await.is_some() {
                 send(&socket, &reply).await;
             }
             drop(slot);
@@ -228,16 +227,4 @@ async fn send(socket: &UdpSocket, reply: &Reply) {
         }
     };
     let _ = tokio::time::timeout(SEND_TIMEOUT, sending).await;
-}
-
-/// Refuses a query because too many wait: SERVFAIL, so that nobody caches it as an absent name.
-fn too_many(inner: &Inner, query: &[u8], via: Via, out: &mut Vec<u8>) {
-    out.clear();
-    let Ok(parsed) = guard_query(query) else {
-        return;
-    };
-    let turn = Turn::new(query, &parsed, via);
-    let (policy, _) = inner.policy();
-    let judged = Judged::of(Reason::RateLimited, None);
-    inner.refuse(&turn, &policy, judged, Refusal::Code(rcode::SERV_FAIL), out);
 }

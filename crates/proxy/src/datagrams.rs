@@ -13,7 +13,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portcullis_dns::pktinfo::{self, Asked, Reply};
+use portcullis_dns::pktinfo::{self, LocalAddress, Reply};
 use portcullis_names::{Name, NameRef, PortSet};
 use portcullis_policy::{DatagramPermit, Mode, Policy, Reason, Request, RuleId, Verdict};
 use portcullis_record::{
@@ -121,9 +121,9 @@ impl Door {
             };
             errors = 0;
             let to = match asked {
-                Asked::V4(address) => address.into(),
-                Asked::V6(address, _) => address.into(),
-                Asked::Bound => continue,
+                LocalAddress::V4(address) => address.into(),
+                LocalAddress::V6(address, _) => address.into(),
+                LocalAddress::Bound => continue,
             };
             let key = Key { client, to };
             let weight = u32::try_from(len).unwrap_or(u32::MAX);
@@ -155,7 +155,7 @@ impl Door {
     }
 
     /// One flow, from its decision to its end.
-    async fn flow(self: Arc<Self>, key: Key, mut up: Receiver<Queued>, held: (Asked, Slot)) {
+    async fn flow(self: Arc<Self>, key: Key, mut up: Receiver<Queued>, held: (LocalAddress, Slot)) {
         let (asked, _slot) = held;
         let target = Target::address(&self.ctx, SocketAddr::new(key.to, self.port));
         let mut judged = Judged::of(&target, self.ctx.policy.load_full());
@@ -232,7 +232,7 @@ impl Door {
                         break cut.end;
                     }
                     // A program that is gone, or too slow, loses what it does not take.
-                    let _ = pktinfo::reply(&self.socket, &Reply { to: key.client, asked, payload: answer });
+                    let _ = pktinfo::reply(&self.socket, &Reply { to: key.client, from: asked, payload: answer });
                 }
                 () = &mut quiet => break CloseReason::IdleTimeout,
             }

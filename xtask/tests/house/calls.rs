@@ -26,9 +26,9 @@ const RULES: &[Rule] = &[
             // The one sender of upstream queries; needs a permit.
             "crates/dns/src/upstream/network.rs",
             // A TLS handshake on a stream that was opened there.
-            "crates/dns/src/upstream/endpoint.rs",
-            // A TLS handshake, on a stream that was opened there.
-            "crates/dns/src/upstream/endpoint.rs",
+            "crates/dns/src/upstream/connector.rs",
+            // The caller of the connector, which has the operator's permit.
+            "crates/dns/src/upstream/connections.rs",
             // Callers of the dialler's own `connect`, which takes a permit.
             "crates/proxy/src/",
             // `diagnose` and the self-proof run inside the sandbox: they have no other way out.

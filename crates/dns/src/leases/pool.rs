@@ -1,10 +1,10 @@
 //! Synthetic addresses: which address of a private range stands for which name.
 //!
-//! Answers "an address that stands for two names": an address is given to another name only after
-//! its last lease, the grace and a quarantine as long as the grace have passed, no connection uses
-//! it, and no address is left that was never given out. Then the one that was unused for longest
-//! goes first. A name keeps its address while it is here, and gets the same one again in the next
-//! run where it can (its place comes from a hash of the name).
+//! Answers *decision and destination differ* (docs/threats.md): an address is given to another name
+//! only after its last lease, the grace and a quarantine as long as the grace have passed, no
+//! connection uses it, and no address is left that was never given out. Then the one that was
+//! unused for longest goes first. A name keeps its address while it is here, and gets the same one
+//! again in the next run where it can (its place comes from a hash of the name).
 //!
 //! Only the bookkeeping of names and places: what may be reached is the table's business.
 

@@ -1,7 +1,7 @@
 //! The table behind [`Leases`](super::Leases): who owns which address, and who must make room.
 //!
-//! Answers "a name that gives out addresses without end": leases are bounded for a name, for an
-//! address and in total, and what makes room has neither a fresh answer nor a connection.
+//! Answers *exhaustion* (docs/threats.md): leases are bounded for a name, for an address and in
+//! total, and what makes room has neither a fresh answer nor a connection.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use portcullis_names::{Name, PortSet};
 use smallvec::SmallVec;
 
+use super::grant::{Grant, GrantError};
 use super::pool::Pool;
-use super::{Grant, GrantError};
 
 /// Leases (pairs of address and name) of one sandbox.
 pub(super) const MAX_LEASES: usize = 65_536;
@@ -32,6 +32,24 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the connections of one lease share: their number is its strong count less the table's own.
 pub(super) type Users = Arc<()>;
+
+/// When a lease is held, and how long it must last.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct HoldTimes {
+    pub now: Instant,
+    /// A lease that would end before is renewed.
+    pub soon: Instant,
+    /// Until then.
+    pub until: Instant,
+}
+
+/// A share in a lease.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub users: Users,
+    /// The ports to open again, where the lease was renewed.
+    pub renewed: Option<PortSet>,
+}
 
 #[derive(Clone, Debug)]
 pub(super) struct Lease {
@@ -171,14 +189,9 @@ impl Table {
         self.insert(address, grant, now, until)
     }
 
-    /// A share in the lease of an address to a name: while it lives, so does the lease. A lease that
-    /// would end before `soon` is renewed until `until`; its ports are then to be opened again.
-    pub(super) fn hold(
-        &mut self,
-        address: IpAddr,
-        name: &Name,
-        (now, soon, until): (Instant, Instant, Instant),
-    ) -> Option<(Users, Option<PortSet>)> {
+    /// A share in the lease of an address to a name: while it lives, so does the lease.
+    pub(super) fn hold(&mut self, address: IpAddr, name: &Name, times: HoldTimes) -> Option<Held> {
+        let HoldTimes { now, soon, until } = times;
         let lease = self.lease_mut(address, name).filter(|l| l.lives(now))?;
         let renewed = (lease.until < soon).then(|| {
             lease.until = until;
@@ -189,7 +202,7 @@ impl Table {
         if renewed.is_some() {
             self.keep_place(address, until);
         }
-        Some((users, renewed))
+        Some(Held { users, renewed })
     }
 
     fn keep_place(&mut self, address: IpAddr, until: Instant) {

@@ -7,32 +7,39 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use portcullis_names::{Name, RecordType};
-use portcullis_policy::{LookupPermit, Policy, Reason, Verdict};
-use portcullis_record::{Event, Layer, Protocol, Stage, Timings};
+use portcullis_policy::{LookupPermit, Reason, Verdict};
+use portcullis_record::{Event, Layer, Protocol, Recorder, Stage, Timings};
 use smallvec::smallvec;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
+use tracing::debug;
 
-use super::{StartupFailure, StartupName, StartupSchedule, pause_after};
-use crate::Attempts;
-use crate::cache::{Entry, Key, Outcome};
-use crate::flight::Ask;
-use crate::local::grant_reason;
-use crate::service::Inner;
+use super::outcome::{StartupFailure, StartupName};
+use super::schedule::{StartupSchedule, pause_after};
+use crate::cache::Key;
+use crate::entry::{Entry, EntryKind};
+use crate::grants::Grants;
+use crate::lookup::LookupRequest;
+use crate::policy_in_force::InForce;
+use crate::resolver::Resolver;
+use crate::synthetic;
+use crate::upstream::Attempts;
 
 /// How long usable addresses of one family wait for the other family's answer, which can still be
 /// asked for on demand: resolvers that never answer AAAA exist.
 const OTHER_FAMILY_PATIENCE: Duration = Duration::from_millis(500);
 
 /// One start-up: what all its names share.
-pub(super) struct Round<'a> {
-    pub(super) inner: &'a Arc<Inner>,
-    pub(super) policy: Arc<Policy>,
-    pub(super) epoch: u64,
-    pub(super) schedule: &'a StartupSchedule,
-    pub(super) slots: Semaphore,
+pub(crate) struct Round<'a> {
+    pub(super) in_force: InForce,
+    /// Names that have no answer yet.
     pub(super) unresolved: AtomicUsize,
-    pub(super) ends: Instant,
+    resolver: &'a Resolver,
+    grants: &'a Grants,
+    recorder: &'a Recorder,
+    schedule: &'a StartupSchedule,
+    slots: Semaphore,
+    ends: Instant,
 }
 
 /// What is known of one name: its two answers, once they are more than failures.
@@ -52,10 +59,30 @@ impl Known {
 
 /// Whether an entry is the resolver's word on the name, rather than the lack of it.
 fn is_answer(entry: &Entry) -> bool {
-    !matches!(entry.outcome, Outcome::Failed(_))
+    !matches!(entry.kind, EntryKind::Failed(_))
 }
 
-impl Round<'_> {
+impl<'a> Round<'a> {
+    /// A round whose time begins now.
+    pub(crate) fn new(
+        resolver: &'a Resolver,
+        grants: &'a Grants,
+        recorder: &'a Recorder,
+        in_force: InForce,
+        schedule: &'a StartupSchedule,
+    ) -> Round<'a> {
+        Round {
+            in_force,
+            unresolved: AtomicUsize::new(0),
+            resolver,
+            grants,
+            recorder,
+            schedule,
+            slots: Semaphore::new(schedule.at_once),
+            ends: Instant::now() + schedule.longest(),
+        }
+    }
+
     /// Resolves one name, by its schedule.
     pub(super) async fn name(&self, permit: &LookupPermit) -> Result<StartupName, StartupFailure> {
         let started = Instant::now();
@@ -78,7 +105,7 @@ impl Round<'_> {
         }
         self.unresolved.fetch_sub(1, Ordering::Relaxed);
         let result = self.settle(permit, known);
-        self.note(permit, &result, started.elapsed());
+        self.record(permit, &result, started.elapsed());
         match result.outcome {
             Ok(()) => Ok(StartupName {
                 name: permit.name().clone(),
@@ -86,7 +113,7 @@ impl Round<'_> {
                 addresses: result.addresses,
                 attempts: result.attempts,
             }),
-            Err((reason, detail)) => Err(StartupFailure {
+            Err(Failure { reason, detail }) => Err(StartupFailure {
                 name: permit.name().clone(),
                 reason,
                 detail,
@@ -110,11 +137,11 @@ impl Round<'_> {
             .filter(|(_, (_, entry))| !entry.as_ref().is_some_and(is_answer));
         let mut asking: FuturesUnordered<_> = missing
             .map(|(index, (qtype, _))| {
-                let ask = self.ask(permit, *qtype);
+                let request = self.request(permit, *qtype);
                 let limit = until.saturating_duration_since(Instant::now());
                 async move {
                     let attempt = Attempts::One { number, limit };
-                    (index, self.look_up(&ask, attempt).await)
+                    (index, self.look_up(&request, attempt).await)
                 }
             })
             .collect();
@@ -130,34 +157,35 @@ impl Round<'_> {
         drop(asking);
         for (qtype, entry) in &mut known.entries {
             entry.get_or_insert_with(|| {
-                self.inner
-                    .failure(Reason::DnsTimeout, NO_ANSWER, self.epoch, *qtype)
+                let request = self.request(permit, *qtype);
+                let lookup = &self.resolver.lookup;
+                lookup.failed(&request, Reason::DnsTimeout, NO_ANSWER)
             });
         }
     }
 
-    async fn look_up(&self, ask: &Ask, attempt: Attempts) -> Entry {
-        match self.inner.never_leaves(ask) {
+    async fn look_up(&self, request: &LookupRequest, attempt: Attempts) -> Entry {
+        let lookup = &self.resolver.lookup;
+        match lookup.never_asked(request) {
             Some(entry) => entry,
-            None => self.inner.look_up_type(ask, ask.key.qtype, attempt).await,
+            None => lookup.look_up_type(request, attempt).await,
         }
     }
 
-    fn ask(&self, permit: &LookupPermit, qtype: RecordType) -> Ask {
-        Ask {
+    fn request(&self, permit: &LookupPermit, qtype: RecordType) -> LookupRequest {
+        LookupRequest {
             key: Key {
                 name: permit.name().clone(),
                 qtype,
             },
             permits: smallvec![permit.clone()],
-            policy: self.policy.clone(),
-            epoch: self.epoch,
+            in_force: self.in_force.clone(),
         }
     }
 
     /// Whether the sandbox could connect to one of the addresses known so far.
     fn is_usable(&self, known: &Known) -> bool {
-        let six = (self.inner.ipv6_route)();
+        let six = self.resolver.host.routes_ipv6();
         let entries = known.entries.iter().filter_map(|(_, e)| e.as_ref());
         entries
             .flat_map(|entry| &entry.addresses)
@@ -167,7 +195,7 @@ impl Round<'_> {
     /// Puts what was learnt where programs find it, and says what it comes to.
     fn settle(&self, permit: &LookupPermit, known: Known) -> Settled {
         let usable = self.is_usable(&known);
-        let six = (self.inner.ipv6_route)();
+        let six = self.resolver.host.routes_ipv6();
         let mut settled = Settled {
             outcome: Ok(()),
             canonical: None,
@@ -176,7 +204,7 @@ impl Round<'_> {
             upstream: None,
             attempts: known.attempts,
         };
-        let mut failure: Option<(Reason, String)> = None;
+        let mut failure: Option<Failure> = None;
         for (qtype, entry) in known.entries {
             let Some(entry) = entry else { continue };
             let addresses = entry.addresses.iter();
@@ -186,25 +214,25 @@ impl Round<'_> {
             settled.canonical = settled.canonical.or(entry.canonical().cloned());
             settled.upstream = entry.server.clone().or(settled.upstream);
             if usable {
-                if let Err(detail) = self.keep(permit, qtype, entry) {
-                    settled.outcome = Err(detail);
+                if let Err(failure) = self.keep(permit, qtype, entry) {
+                    settled.outcome = Err(failure);
                 }
                 continue;
             }
-            let (reason, detail) = why(&entry);
+            let new = Failure::of(&entry);
             // The reason that says most stands: a guarded address, a failure, an absent name.
             if failure
                 .as_ref()
-                .is_none_or(|(had, _)| weight(reason) >= weight(*had))
+                .is_none_or(|had| new.weight() >= had.weight())
             {
-                failure = Some((reason, detail));
+                failure = Some(new);
             }
         }
-        if let Some((reason, detail)) = failure {
-            settled.outcome = Err(match reason {
-                Reason::PrivateAddress => (reason, private(&settled.refused)),
-                _ => (reason, detail),
-            });
+        if let Some(mut failure) = failure {
+            if failure.reason == Reason::PrivateAddress {
+                failure.detail = private(&settled.refused);
+            }
+            settled.outcome = Err(failure);
         }
         settled
     }
@@ -214,35 +242,39 @@ impl Round<'_> {
         &self,
         permit: &LookupPermit,
         qtype: RecordType,
-        entry: Entry,
-    ) -> Result<(), (Reason, String)> {
+        mut entry: Entry,
+    ) -> Result<(), Failure> {
         if !is_answer(&entry) {
             // Left to the first program that asks: the name has addresses of the other family.
             return Ok(());
         }
-        let mut entry = entry;
-        if entry.outcome == Outcome::Private {
+        if entry.kind == EntryKind::Private {
             // The other family is usable: an NXDOMAIN would take it away (RFC 8020).
-            entry.outcome = Outcome::PrivateFamily;
+            entry.kind = EntryKind::PrivateFamily;
         }
-        let entry = Arc::new(entry);
-        let ask = self.ask(permit, qtype);
+        let request = self.request(permit, qtype);
         // Where addresses are made up, these are only looked at, and given to nobody.
-        if !crate::synthetic::is_synthetic(&ask.policy) {
-            self.inner
-                .lease(&ask.permits, &entry)
-                .map_err(|error| (grant_reason(&error), error.to_string()))?;
+        if !synthetic::is_synthetic(&self.in_force.policy) {
+            self.grants
+                .grant_entry(&request.permits, &entry)
+                .map_err(|error| Failure {
+                    reason: error.reason(),
+                    detail: error.to_string(),
+                })?;
         }
-        self.inner.cache.insert(ask.key, entry);
+        self.resolver.cache.insert(request.key, Arc::new(entry));
         Ok(())
     }
 
     /// Leaves the name's one record.
-    fn note(&self, permit: &LookupPermit, settled: &Settled, took: Duration) {
+    fn record(&self, permit: &LookupPermit, settled: &Settled, took: Duration) {
         let (verdict, reason, detail) = match &settled.outcome {
             Ok(()) if permit.audit() => (Verdict::Audit, Reason::Allowed, None),
             Ok(()) => (Verdict::Allow, Reason::Allowed, None),
-            Err((reason, detail)) => (reason.verdict(), *reason, Some(detail.as_str())),
+            Err(failure) => {
+                let reason = failure.reason;
+                (reason.verdict(), reason, Some(failure.detail.as_str()))
+            }
         };
         let mut event = Event::new(Layer::Dns, Protocol::Startup, verdict, reason);
         event.name = Some(permit.name().as_str());
@@ -257,16 +289,20 @@ impl Round<'_> {
         event.detail = detail;
         event.timings = Timings::default().with(Stage::Total, took);
         if let Some(rule) = permit.rule() {
-            let info = self.policy.rule(rule);
+            let info = self.in_force.policy.rule(rule);
             event.rule = Some((info.text, info.source));
         }
-        self.inner.recorder.decision(event);
+        let id = self.recorder.decision(event);
+        debug!(
+            %id, name = permit.name().as_str(), %reason, attempts = settled.attempts,
+            "start-up name decided"
+        );
     }
 }
 
 /// What a name came to.
 struct Settled {
-    outcome: Result<(), (Reason, String)>,
+    outcome: Result<(), Failure>,
     canonical: Option<Name>,
     addresses: Vec<IpAddr>,
     refused: Vec<IpAddr>,
@@ -275,36 +311,39 @@ struct Settled {
 }
 
 const NO_ANSWER: &str = "no resolver answered in time";
+const IPV6_ONLY: &str = "its addresses are IPv6 only, and this host has no IPv6 route";
 
-/// Why an entry gives the sandbox no address.
-fn why(entry: &Entry) -> (Reason, String) {
-    let told = |reason: Reason| (reason, reason.sentence().to_owned());
-    match entry.outcome {
-        Outcome::Failed(reason) => {
-            let detail = entry.detail.as_deref().unwrap_or(reason.sentence());
-            (reason, detail.to_owned())
-        }
-        Outcome::Private | Outcome::PrivateFamily => told(Reason::PrivateAddress),
-        Outcome::NameNotFound => match &entry.detail {
-            Some(detail) => (Reason::NameNotFound, detail.to_string()),
-            None => told(Reason::NameNotFound),
-        },
-        Outcome::Found if entry.addresses.is_empty() => told(Reason::NoAddress),
-        Outcome::Found => (
-            Reason::NoAddress,
-            "its addresses are IPv6 only, and this host has no IPv6 route".to_owned(),
-        ),
-    }
+/// Why a name gives the sandbox no address.
+struct Failure {
+    reason: Reason,
+    detail: String,
 }
 
-/// Which of two families' reasons is told. Between two answers without an address, the one that
-/// has one which cannot be reached is longer, and comes second.
-fn weight(reason: Reason) -> u8 {
-    match reason {
-        Reason::PrivateAddress => 3,
-        Reason::NameNotFound => 1,
-        Reason::NoAddress => 0,
-        _ => 2,
+impl Failure {
+    /// Why an entry does.
+    fn of(entry: &Entry) -> Failure {
+        let (reason, detail) = match entry.kind {
+            EntryKind::Failed(reason) => (reason, entry.detail.as_deref()),
+            EntryKind::Private | EntryKind::PrivateFamily => (Reason::PrivateAddress, None),
+            EntryKind::NameNotFound => (Reason::NameNotFound, entry.detail.as_deref()),
+            EntryKind::Found if entry.addresses.is_empty() => (Reason::NoAddress, None),
+            EntryKind::Found => (Reason::NoAddress, Some(IPV6_ONLY)),
+        };
+        Failure {
+            reason,
+            detail: detail.unwrap_or(reason.sentence()).to_owned(),
+        }
+    }
+
+    /// Which of two families' failures is told: the heavier. Between two answers without an address,
+    /// the one that has one which cannot be reached comes second, and stands.
+    fn weight(&self) -> u8 {
+        match self.reason {
+            Reason::PrivateAddress => 3,
+            Reason::NameNotFound => 1,
+            Reason::NoAddress => 0,
+            _ => 2,
+        }
     }
 }
 

@@ -1,24 +1,27 @@
 //! The addresses of servers that are known by name.
 //!
 //! Answers "a resolver that cannot be found without itself": the name of a `tls://` or `https://`
-//! server is asked for at plain resolvers alone, with the operator's own leave, on the one path that
+//! server is asked for at plain resolvers alone, with the operator's own permit, on the one path that
 //! all questions take. A name inside a zone is asked for at that zone's plain resolvers where it has
 //! any: an internal name is not shown to others.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
-use portcullis_names::RecordType;
-use portcullis_policy::LookupPermit;
+use arc_swap::ArcSwap;
+use portcullis_names::{NameRef, RecordType};
+use portcullis_policy::{LookupPermit, Policy};
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::endpoint::Endpoint;
-use super::error::ExchangeError;
-use super::lookup::Core;
-use super::{Attempts, UpstreamError};
+use super::error::{ExchangeError, UpstreamError};
+use super::plain::PlainServer;
+use super::query::query;
+use super::schedule::Attempts;
+use super::server::Group;
+use super::zones::ByZone;
 use crate::chain::Chain;
 
 /// Addresses tried of one server.
@@ -30,57 +33,64 @@ const MAX_QUESTIONS: usize = 6;
 /// How long finding a server's addresses may take.
 const LIMIT: Duration = Duration::from_secs(3);
 
-/// How long addresses are kept that could not be looked up anew: better old ones than none.
-const STALE_FOR: Duration = Duration::from_secs(30);
-
 /// Addresses, IPv4 first.
 #[derive(Clone, Debug)]
 pub(super) struct Found {
-    addresses: SmallVec<[IpAddr; 4]>,
+    pub addresses: SmallVec<[IpAddr; 4]>,
     /// When they are looked up anew.
     pub until: Instant,
 }
 
-impl Core {
-    /// The addresses of a named server, from its last lookup or a new one.
-    ///
-    /// A box with a named type: a lookup may need a server that needs a lookup, once.
-    pub(super) fn addresses_of<'a>(
-        self: &'a Arc<Self>,
-        endpoint: &'a Endpoint,
-    ) -> BoxFuture<'a, Result<Vec<IpAddr>, ExchangeError>> {
-        Box::pin(async move {
-            let now = Instant::now();
-            let known = endpoint.found();
-            if let Some(found) = &known
-                && now < found.until
-            {
-                return Ok(found.addresses.to_vec());
-            }
-            match (self.look_up(endpoint).await, known) {
-                (Ok(found), _) => {
-                    endpoint.keep(found.clone());
-                    Ok(found.addresses.to_vec())
-                }
-                (Err(_), Some(old)) => {
-                    let addresses = old.addresses.to_vec();
-                    let until = Instant::now() + STALE_FOR;
-                    endpoint.keep(Found { until, ..old });
-                    Ok(addresses)
-                }
-                (Err(error), None) => Err(error),
-            }
-        })
+/// The addresses of one family.
+struct FoundFamily {
+    addresses: Vec<IpAddr>,
+    ttl: Duration,
+}
+
+/// Finds servers by name.
+pub(super) struct Bootstrap {
+    servers: ArcSwap<ByZone<PlainServer>>,
+    ipv6_route: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl fmt::Debug for Bootstrap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bootstrap")
+            .field("servers", &self.servers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Bootstrap {
+    /// Without servers until [`Bootstrap::set_servers`] gives it some.
+    pub(super) fn new(
+        policy: Arc<Policy>,
+        ipv6_route: Arc<dyn Fn() -> bool + Send + Sync>,
+    ) -> Bootstrap {
+        Bootstrap {
+            servers: ArcSwap::from_pointee(ByZone {
+                policy,
+                zones: Vec::new(),
+                general: Group::from([]),
+            }),
+            ipv6_route,
+        }
     }
 
-    async fn look_up(self: &Arc<Self>, endpoint: &Endpoint) -> Result<Found, ExchangeError> {
-        let Some(permit) = endpoint.permit() else {
-            return Err(ExchangeError::unreachable("it has no name"));
-        };
+    /// Asks these servers from now on.
+    pub(super) fn set_servers(&self, servers: Arc<ByZone<PlainServer>>) {
+        self.servers.store(servers);
+    }
+
+    /// Looks up a server's addresses, of both families where the host has an IPv6 route.
+    ///
+    /// # Errors
+    /// Its name has no address, or nobody says.
+    pub(super) async fn look_up(&self, permit: &LookupPermit) -> Result<Found, ExchangeError> {
         let deadline = Instant::now() + LIMIT;
-        let four = self.addresses(permit, RecordType::A, deadline);
+        let four = self.family(permit, RecordType::A, deadline);
         let (four, six) = if (self.ipv6_route)() {
-            let six = self.addresses(permit, RecordType::AAAA, deadline);
+            let six = self.family(permit, RecordType::AAAA, deadline);
             let (four, six) = futures_util::join!(four, six);
             (four, Some(six))
         } else {
@@ -91,9 +101,9 @@ impl Core {
         let mut failed = None;
         for family in [Some(four), six].into_iter().flatten() {
             match family {
-                Ok((found, its_ttl)) => {
-                    ttl = ttl.min(its_ttl);
-                    addresses.extend(found);
+                Ok(found) => {
+                    ttl = ttl.min(found.ttl);
+                    addresses.extend(found.addresses);
                 }
                 Err(error) => failed = Some(error),
             }
@@ -109,31 +119,34 @@ impl Core {
         })
     }
 
-    async fn addresses(
-        self: &Arc<Self>,
+    async fn family(
+        &self,
         permit: &LookupPermit,
         qtype: RecordType,
         deadline: Instant,
-    ) -> Result<(Vec<IpAddr>, Duration), UpstreamError> {
+    ) -> Result<FoundFamily, UpstreamError> {
         let mut chain = Chain::new(permit.name().clone(), qtype);
         let mut permit = permit.clone();
         for _ in 0..MAX_QUESTIONS {
-            let plan = self.plan();
-            let servers = plan.bootstrap_for(permit.name().as_ref());
+            let by_zone = self.servers.load_full();
+            let servers = by_zone.servers_for(permit.name().as_ref());
             let on_demand = Attempts::OnDemand { deadline };
-            let answered = self.ask(&servers, &permit, qtype, on_demand).await?;
-            let server: Arc<str> = answered.server.clone();
-            let zone = plan.zone_of(permit.name().as_ref());
-            let within = |name: portcullis_names::NameRef<'_>| plan.zone_of(name) == zone;
+            let answered = query(servers, &permit, qtype, on_demand).await?;
+            let zone = by_zone.suffix_for(permit.name().as_ref());
+            let within = |name: NameRef<'_>| by_zone.suffix_for(name) == zone;
             match chain.follow(answered.message, within) {
                 Ok(true) => break,
                 Ok(false) => permit = permit.follow(chain.end().clone()),
                 Err(error) => {
-                    let detail = format!("resolver {server}: {error}");
-                    return Err(UpstreamError::failed(detail, server, answered.attempts));
+                    let detail = format!("resolver {}: {error}", answered.server);
+                    let (server, attempts) = (answered.server, answered.attempts);
+                    return Err(UpstreamError::failed(detail, server, attempts));
                 }
             }
         }
-        Ok((chain.addresses().collect(), chain.ttl()))
+        Ok(FoundFamily {
+            addresses: chain.addresses().collect(),
+            ttl: chain.ttl(),
+        })
     }
 }

@@ -1,4 +1,4 @@
-//! Why one exchange with one server brought no usable answer.
+//! Why one exchange with one server brought no usable answer, and why a whole query did not.
 
 use std::io;
 use std::sync::Arc;
@@ -62,5 +62,92 @@ impl ExchangeError {
 impl From<io::Error> for ExchangeError {
     fn from(error: io::Error) -> ExchangeError {
         ExchangeError::unreachable(error.to_string())
+    }
+}
+
+/// An attempt that failed.
+pub(super) struct FailedAttempt {
+    pub server: Arc<str>,
+    pub error: ExchangeError,
+}
+
+/// Why no upstream answered.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{detail}")]
+pub struct UpstreamError {
+    /// `dns-timeout`, `dns-unreachable` or `dns-failed`.
+    pub reason: Reason,
+    /// What happened, for the operator's record.
+    pub detail: String,
+    /// The resolver that failed last, where one was asked.
+    pub server: Option<Arc<str>>,
+    /// Attempts made.
+    pub attempts: u32,
+}
+
+impl UpstreamError {
+    /// A server's answer that cannot be used.
+    pub(super) fn failed(detail: String, server: Arc<str>, attempts: u32) -> UpstreamError {
+        UpstreamError {
+            reason: Reason::DnsFailed,
+            detail,
+            server: Some(server),
+            attempts,
+        }
+    }
+
+    /// Nobody to ask.
+    pub(super) fn no_server() -> UpstreamError {
+        UpstreamError {
+            reason: Reason::DnsUnreachable,
+            detail: "no upstream resolver is configured".to_owned(),
+            server: None,
+            attempts: 0,
+        }
+    }
+
+    /// From what failed last; `silent`: other attempts had no answer.
+    pub(super) fn after(last: FailedAttempt, attempts: u32, silent: bool) -> UpstreamError {
+        let FailedAttempt { server, error } = last;
+        UpstreamError {
+            reason: error.reason(silent),
+            detail: format!("resolver {server}: {error} (attempts: {attempts})"),
+            server: Some(server),
+            attempts,
+        }
+    }
+
+    /// Every attempt was met with silence, the first one at `server`.
+    pub(super) fn timeout(server: Arc<str>, attempts: u32) -> UpstreamError {
+        UpstreamError {
+            reason: Reason::DnsTimeout,
+            detail: format!("resolver {server}: no answer in time (attempts: {attempts})"),
+            server: Some(server),
+            attempts,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_are_told_apart() {
+        let server: Arc<str> = "192.0.2.1:53".into();
+        let of = |error: ExchangeError, silent| {
+            let server = server.clone();
+            UpstreamError::after(FailedAttempt { server, error }, 4, silent).reason
+        };
+        let refused = || ExchangeError::from(io::Error::from(io::ErrorKind::ConnectionRefused));
+        assert_eq!(of(refused(), false), Reason::DnsUnreachable);
+        assert_eq!(of(refused(), true), Reason::DnsTimeout);
+        assert_eq!(
+            of(ExchangeError::Code(ResponseCode::Refused), false),
+            Reason::DnsFailed
+        );
+        let wrong = ExchangeError::refused("TLS: the certificate is for another name");
+        assert_eq!(of(wrong, true), Reason::DnsFailed);
+        assert_eq!(UpstreamError::timeout(server, 4).reason, Reason::DnsTimeout);
     }
 }

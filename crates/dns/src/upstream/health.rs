@@ -98,8 +98,9 @@ impl Health {
         }
     }
 
-    /// It answered (NXDOMAIN is an answer) after `took`.
-    pub(super) fn answered(&self, took: Duration) {
+    /// It answered (NXDOMAIN is an answer) after `took`. `true`: it had failed before.
+    pub(super) fn answered(&self, took: Duration) -> bool {
+        let was_failing = !self.is_good();
         self.failures.store(0, Ordering::Relaxed);
         self.errors.store(0, Ordering::Relaxed);
         let sample = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
@@ -110,28 +111,28 @@ impl Health {
         };
         // Two threads at once lose one sample of many.
         self.rtt_micros.store(new.max(1), Ordering::Relaxed);
+        was_failing
     }
 
-    /// It answered with an error that may be the name's.
-    pub(super) fn gave_error(&self, now: Instant) {
-        if self.errors.fetch_add(1, Ordering::Relaxed) + 1 >= ERRORS_UNTIL_FAILED {
-            self.failed(now);
-        }
+    /// It answered with an error that may be the name's. `true`: it comes last now.
+    pub(super) fn gave_error(&self, now: Instant) -> bool {
+        self.errors.fetch_add(1, Ordering::Relaxed) + 1 >= ERRORS_UNTIL_FAILED && self.failed(now)
     }
 
-    /// It was silent, unreachable or made no sense.
-    pub(super) fn failed(&self, now: Instant) {
+    /// It was silent, unreachable or made no sense. `true`: it comes last now, for another while.
+    pub(super) fn failed(&self, now: Instant) -> bool {
         let at = self.millis(now);
         let failures = self.failures.load(Ordering::Relaxed);
         // Lookups that were under way together tell of one failure.
         if failures > 0 && at < self.back_at.load(Ordering::Relaxed) {
-            return;
+            return false;
         }
         let back_off = back_off(failures).as_millis() as u64;
         self.back_at
             .store(at + jittered(back_off), Ordering::Relaxed);
         self.failures
             .store(failures.saturating_add(1), Ordering::Relaxed);
+        true
     }
 
     /// Smoothed round-trip time, once there is one.

@@ -16,9 +16,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::endpoint::{SecureStream, Url};
+use super::connector::SecureStream;
+use super::endpoint::Url;
 use super::error::ExchangeError;
-use super::lines::{IDLE_LIMIT, Job, Raw, SILENCE_LIMIT};
+use super::exchange::{IDLE_LIMIT, Job, Raw, SILENCE_LIMIT};
 use super::question::{Match, matches};
 use crate::reply::MAX_MESSAGE_BYTES;
 

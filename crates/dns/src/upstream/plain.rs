@@ -1,19 +1,23 @@
-//! One question to one server over UDP and, where the answer is too long, TCP.
+//! One resolver without encryption: UDP and, where the answer is too long, TCP.
 //!
-//! Answers answer spoofing: each question goes out from its own socket on a port the kernel picks at
-//! random, connected to the server so that nobody else's datagrams arrive. Only a response from that
-//! socket with that id for that question, spelt as it was sent, counts.
+//! Answers *resolution as a way out* (docs/threats.md): each question goes out from its own socket
+//! on a port that the kernel picks at random, connected to the server so that nobody else's
+//! datagrams arrive. Only a response from that socket with that id for that question, spelt as it
+//! was sent, counts.
 
 use std::net::SocketAddr;
 use std::pin::pin;
+use std::sync::Arc;
 
 use futures_util::future::{Either, FutureExt, pending};
+use hickory_proto::op::Message;
+use portcullis_policy::Resolver;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::error::ExchangeError;
-use super::manners::Manners;
 use super::network::Network;
 use super::question::{Form, Match, Question, has_upper_case, matches};
+use super::server::{Server, ServerState};
 use crate::reply::HEADER_BYTES;
 
 /// Room for an answer over UDP, bytes: more than we announce, since some servers ignore it.
@@ -22,45 +26,54 @@ const UDP_BUFFER_BYTES: usize = 4096;
 /// Wrong datagrams read on one socket before the attempt is given up: somebody is guessing.
 const MAX_WRONG_DATAGRAMS: usize = 32;
 
-/// One server, without encryption.
-#[derive(Clone, Copy)]
-pub(super) struct Plain<'a> {
-    pub network: &'a dyn Network,
-    pub server: SocketAddr,
-    pub manners: &'a Manners,
+/// One resolver without encryption.
+#[derive(Debug)]
+pub(super) struct PlainServer {
+    address: SocketAddr,
+    state: ServerState,
+    network: Arc<dyn Network>,
 }
+
+/// The bit of the third header byte that says that an answer was truncated.
+const TC: u8 = 0x02;
 
 /// What UDP brought.
 enum Datagram {
-    /// The answer; `true` where it is only the beginning of one (TC).
-    Answer(Vec<u8>, bool),
-    /// The answer, in another case, of a server of which no case was known.
+    /// The answer.
+    Answer(Vec<u8>),
+    /// The beginning of an answer (TC).
+    Truncated,
+    /// The answer in another case, from a server that is not known to preserve case.
     OtherCase,
 }
 
-impl Plain<'_> {
-    /// Asks, and waits for the answer; the caller sets the time limit by dropping the future.
-    pub(super) async fn ask(
-        self,
-        question: Question<'_>,
-        edns: bool,
-    ) -> Result<Vec<u8>, ExchangeError> {
+impl PlainServer {
+    pub(super) fn new(address: SocketAddr, network: Arc<dyn Network>) -> PlainServer {
+        PlainServer {
+            address,
+            state: ServerState::new(Resolver::Plain(address).to_string()),
+            network,
+        }
+    }
+
+    async fn exchange(&self, question: Question<'_>, edns: bool) -> Result<Message, ExchangeError> {
         let mut form = Form {
             edns,
-            mixed_case: self.manners.bears_case(),
+            mixed_case: self.state.quirks.accepts_mixed_case(),
             padded: false,
         };
         let mut found = self.over_udp(question, form).await?;
         if matches!(found, Datagram::OtherCase) {
             form.mixed_case = false;
             found = self.over_udp(question, form).await?;
-            self.manners.folded_case();
+            self.state.quirks.case_folded();
         }
-        match found {
-            Datagram::Answer(answer, false) => Ok(answer),
-            Datagram::Answer(_, true) => self.over_tcp(question, form).await,
-            Datagram::OtherCase => Err(ExchangeError::Mismatch),
-        }
+        let answer = match found {
+            Datagram::Answer(answer) => answer,
+            Datagram::Truncated => self.over_tcp(question, form).await?,
+            Datagram::OtherCase => return Err(ExchangeError::Mismatch),
+        };
+        Message::from_vec(&answer).map_err(|_| ExchangeError::Malformed)
     }
 
     async fn over_udp(
@@ -68,11 +81,11 @@ impl Plain<'_> {
         question: Question<'_>,
         form: Form,
     ) -> Result<Datagram, ExchangeError> {
-        let socket = self.network.udp(self.server).await?;
+        let socket = self.network.udp(self.address).await?;
         let sent = question.write(form)?;
         socket.send(&sent).await?;
         let mut buffer = vec![0; UDP_BUFFER_BYTES];
-        // Nobody can answer for the server over TCP: asked where a datagram is not believed.
+        // Nobody can forge an answer over TCP: asked where a datagram is not believed.
         let mut sure = pin!(Either::Left(pending()));
         let mut asked_again = false;
         for _ in 0..MAX_WRONG_DATAGRAMS {
@@ -80,7 +93,7 @@ impl Plain<'_> {
                 biased;
                 length = socket.recv(&mut buffer) => length?,
                 answer = &mut sure => match answer {
-                    Ok(answer) => return Ok(Datagram::Answer(answer, false)),
+                    Ok(answer) => return Ok(Datagram::Answer(answer)),
                     Err(_) => {
                         // The datagram that is waited for may still come.
                         sure.set(Either::Left(pending()));
@@ -90,11 +103,11 @@ impl Plain<'_> {
             };
             match matches(&buffer[..length], &sent) {
                 Match::No => {}
-                Match::OtherCase if form.mixed_case && !self.manners.keeps_case() => {
+                Match::OtherCase if form.mixed_case && !self.state.quirks.preserves_case() => {
                     return Ok(Datagram::OtherCase);
                 }
                 Match::OtherCase if form.mixed_case => {
-                    self.manners.changed_case();
+                    self.state.quirks.case_changed();
                     if !asked_again {
                         asked_again = true;
                         sure.set(Either::Right(self.over_tcp(question, form).boxed()));
@@ -102,11 +115,13 @@ impl Plain<'_> {
                 }
                 Match::OtherCase | Match::Exact => {
                     if form.mixed_case && has_upper_case(&sent) && buffer[5] == 1 {
-                        self.manners.kept_case();
+                        self.state.quirks.case_preserved();
                     }
-                    let truncated = buffer[2] & 0x02 != 0;
+                    if buffer[2] & TC != 0 {
+                        return Ok(Datagram::Truncated);
+                    }
                     buffer.truncate(length);
-                    return Ok(Datagram::Answer(buffer, truncated));
+                    return Ok(Datagram::Answer(buffer));
                 }
             }
         }
@@ -114,7 +129,7 @@ impl Plain<'_> {
     }
 
     async fn over_tcp(&self, question: Question<'_>, form: Form) -> Result<Vec<u8>, ExchangeError> {
-        let mut stream = self.network.stream(self.server).await?;
+        let mut stream = self.network.stream(self.address).await?;
         let sent = question.write(form)?;
         let mut frame = Vec::with_capacity(sent.len() + 2);
         frame.extend_from_slice(&(sent.len() as u16).to_be_bytes());
@@ -131,5 +146,17 @@ impl Plain<'_> {
             Match::No => Err(ExchangeError::Mismatch),
             Match::OtherCase | Match::Exact => Ok(answer),
         }
+    }
+}
+
+impl Server for PlainServer {
+    fn state(&self) -> &ServerState {
+        &self.state
+    }
+
+    async fn ask(&self, question: Question<'_>, _retry: usize) -> Result<Message, ExchangeError> {
+        self.state
+            .with_edns_fallback(move |edns| self.exchange(question, edns))
+            .await
     }
 }

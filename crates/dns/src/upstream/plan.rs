@@ -1,58 +1,104 @@
 //! Which servers are asked for which names, as the policy in force says.
 //!
-//! Answers "internal names shown to others": a name below a zone's suffix is asked for at that zone's
-//! servers and never at any other, not even when all of them are silent; what a server says about
-//! names outside of the zone that it was asked for is not believed.
-//!
-//! A plan is made anew when another policy is in force. Servers that stay keep their health, what was
-//! learnt of them and their connections.
+//! A plan is made anew when another policy is in force. Servers that stay keep their health, their
+//! known quirks and their connections.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use portcullis_names::{Name, NameRef};
-use portcullis_policy::{Policy, Resolver};
+use hickory_proto::op::Message;
+use portcullis_names::NameRef;
+use portcullis_policy::{Policy, ProxyHost, Resolver};
 
-use super::server::Server;
+use super::connector::{Connector, Transport};
+use super::encrypted::EncryptedServer;
+use super::endpoint::{Endpoint, Protocol};
+use super::error::ExchangeError;
+use super::plain::PlainServer;
+use super::question::Question;
+use super::server::{Group, Server, ServerState};
+use super::zones::ByZone;
 
 /// Resolvers of the host that are used; its `resolv.conf` is no place for more.
 const MAX_HOST_RESOLVERS: usize = 16;
 
-/// Servers in order of preference.
-pub(super) type Group = Arc<[Arc<Server>]>;
+/// A resolver that the policy or the host names.
+#[derive(Debug)]
+pub(super) enum AnyServer {
+    Plain(Arc<PlainServer>),
+    Encrypted(EncryptedServer),
+}
 
-/// Servers by zone.
+impl AnyServer {
+    fn new(resolver: &Resolver, transport: &Transport) -> AnyServer {
+        let encrypted = |host: &ProxyHost, port, protocol| {
+            let endpoint = Endpoint {
+                host: host.clone(),
+                port,
+                protocol,
+                permit: resolver.lookup_permit(),
+            };
+            let connector = Connector::new(endpoint, transport.clone());
+            AnyServer::Encrypted(EncryptedServer::new(resolver.to_string(), connector))
+        };
+        match resolver {
+            Resolver::Plain(address) => {
+                let server = PlainServer::new(*address, transport.network.clone());
+                AnyServer::Plain(Arc::new(server))
+            }
+            Resolver::Tls { host, port } => encrypted(host, *port, Protocol::Tls),
+            Resolver::Https { host, port, path } => {
+                encrypted(host, *port, Protocol::https(host, *port, path))
+            }
+        }
+    }
+}
+
+impl Server for AnyServer {
+    fn state(&self) -> &ServerState {
+        match self {
+            AnyServer::Plain(server) => server.state(),
+            AnyServer::Encrypted(server) => server.state(),
+        }
+    }
+
+    async fn ask(&self, question: Question<'_>, retry: usize) -> Result<Message, ExchangeError> {
+        match self {
+            AnyServer::Plain(server) => server.ask(question, retry).await,
+            AnyServer::Encrypted(server) => server.ask(question, retry).await,
+        }
+    }
+}
+
+/// The servers of one policy and one list of the host's resolvers.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// What it was made of; holding it keeps its address from being used again.
-    policy: Arc<Policy>,
     host: Arc<[SocketAddr]>,
-    general: Group,
-    /// As `policy.settings().dns.zones`.
-    zones: Vec<Group>,
+    known: HashMap<Resolver, Arc<AnyServer>>,
+    servers: ByZone<AnyServer>,
     /// Whom the names of encrypted servers are asked for at.
-    bootstrap: Group,
+    pub bootstrap: Arc<ByZone<PlainServer>>,
 }
 
 impl Plan {
     /// A plan for a policy, with the servers of the one before where they are the same.
-    pub(super) fn new(policy: Arc<Policy>, host: Arc<[SocketAddr]>, before: Option<&Plan>) -> Plan {
-        let mut known: HashMap<Resolver, Arc<Server>> = HashMap::new();
-        if let Some(before) = before {
-            let groups = before.zones.iter();
-            let groups = groups.chain([&before.general, &before.bootstrap]);
-            for server in groups.flat_map(|group| group.iter()) {
-                known.insert(server.resolver.clone(), server.clone());
-            }
-        }
-        let mut server = |resolver: &Resolver| match known.get(resolver) {
-            Some(server) => server.clone(),
-            None => {
-                let server = Arc::new(Server::new(resolver.clone()));
-                known.insert(resolver.clone(), server.clone());
-                server
-            }
+    pub(super) fn new(
+        policy: Arc<Policy>,
+        host: Arc<[SocketAddr]>,
+        before: Option<&Plan>,
+        transport: &Transport,
+    ) -> Plan {
+        let mut known: HashMap<Resolver, Arc<AnyServer>> = HashMap::new();
+        let mut server = |resolver: &Resolver| {
+            let entry = known.entry(resolver.clone());
+            entry
+                .or_insert_with(|| {
+                    let kept = before.and_then(|plan| plan.known.get(resolver));
+                    let new = || Arc::new(AnyServer::new(resolver, transport));
+                    kept.cloned().unwrap_or_else(new)
+                })
+                .clone()
         };
         let settings = policy.settings();
         let plain = |address: &SocketAddr| Resolver::Plain(*address);
@@ -62,57 +108,51 @@ impl Plan {
             own => own.to_vec(),
         };
         let general = or_hosts(&settings.resolvers);
+        let general = general.iter().map(&mut server).collect();
         let bootstrap: Vec<Resolver> = settings.dns.bootstrap.iter().map(plain).collect();
-        let bootstrap = or_hosts(&bootstrap);
-        let zones = settings.dns.zones.iter();
+        let bootstrap: Group<AnyServer> = or_hosts(&bootstrap).iter().map(&mut server).collect();
+        let zones: Vec<Group<AnyServer>> = settings
+            .dns
+            .zones
+            .iter()
+            .map(|zone| zone.resolvers.iter().map(&mut server).collect())
+            .collect();
+        let bootstrap = plain_servers(&bootstrap);
+        let own_or_general = |zone| match plain_servers(zone) {
+            own if own.is_empty() => bootstrap.clone(),
+            own => own,
+        };
         Plan {
-            general: general.iter().map(&mut server).collect(),
-            bootstrap: bootstrap.iter().map(&mut server).collect(),
-            zones: zones
-                .map(|zone| zone.resolvers.iter().map(&mut server).collect())
-                .collect(),
-            policy,
+            bootstrap: Arc::new(ByZone {
+                policy: policy.clone(),
+                zones: zones.iter().map(own_or_general).collect(),
+                general: bootstrap.clone(),
+            }),
+            servers: ByZone {
+                policy,
+                zones,
+                general,
+            },
             host,
+            known,
         }
     }
 
     /// Whether it is the plan for these.
     pub(super) fn is_for(&self, policy: &Arc<Policy>, host: &Arc<[SocketAddr]>) -> bool {
-        Arc::ptr_eq(&self.policy, policy) && Arc::ptr_eq(&self.host, host)
+        Arc::ptr_eq(&self.servers.policy, policy) && Arc::ptr_eq(&self.host, host)
     }
 
     /// The servers to ask for a name.
-    pub(super) fn servers_for(&self, name: NameRef<'_>) -> Group {
-        match self.zone_index(name) {
-            Some(zone) => self.zones[zone].clone(),
-            None => self.general.clone(),
-        }
+    pub(super) fn servers_for(&self, name: NameRef<'_>) -> &Group<AnyServer> {
+        self.servers.servers_for(name)
     }
+}
 
-    /// The servers to ask for the name of an encrypted server.
-    pub(super) fn bootstrap_for(&self, name: NameRef<'_>) -> Group {
-        let plain = |zone: usize| -> Group {
-            let servers = self.zones[zone].iter();
-            servers
-                .filter(|server| server.resolver.plain().is_some())
-                .cloned()
-                .collect()
-        };
-        match self.zone_index(name).map(plain) {
-            Some(own) if !own.is_empty() => own,
-            _ => self.bootstrap.clone(),
-        }
-    }
-
-    /// The suffix of the zone that a name is in.
-    pub(super) fn zone_of(&self, name: NameRef<'_>) -> Option<&Name> {
-        let zone = self.policy.settings().dns.zone_for(name);
-        zone.map(|zone| &zone.suffix)
-    }
-
-    fn zone_index(&self, name: NameRef<'_>) -> Option<usize> {
-        let dns = &self.policy.settings().dns;
-        let found = dns.zone_for(name)?;
-        dns.zones.iter().position(|zone| std::ptr::eq(zone, found))
-    }
+fn plain_servers(servers: &Group<AnyServer>) -> Group<PlainServer> {
+    let plain = |server: &Arc<AnyServer>| match &**server {
+        AnyServer::Plain(plain) => Some(plain.clone()),
+        AnyServer::Encrypted(_) => None,
+    };
+    servers.iter().filter_map(plain).collect()
 }

@@ -1,6 +1,6 @@
 //! A question as it goes out, and which messages answer it.
 //!
-//! Answers "resolution as a way out" and answer spoofing: the message is new, made from the canonical
+//! Answers *resolution as a way out* (docs/threats.md): the message is new, made from the canonical
 //! name and type and from nothing else; its id, and the case of its letters where the server bears
 //! that ("0x20"), come from the operating system's randomness, and an answer must bring both back.
 

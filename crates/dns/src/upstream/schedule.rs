@@ -6,9 +6,8 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::Attempts;
 use super::health::Standing;
-use super::server::Server;
+use super::server::{Group, Server};
 
 /// When attempts start, counted from the first. Stub resolvers give up at 5 s.
 const STARTS: [Duration; 4] = [
@@ -27,9 +26,28 @@ const LATE_AFTER_RTTS: u32 = 3;
 /// Servers asked in one lookup. Of longer lists those that failed are left out, since they come last.
 pub(super) const MAX_ASKED: usize = 16;
 
+/// How often and how long a lookup asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempts {
+    /// A program waits: attempts start 0, 300, 900 and 2,000 ms after the beginning, and the answer
+    /// is there at `deadline` at the latest.
+    OnDemand {
+        /// When to give up.
+        deadline: Instant,
+    },
+    /// One attempt of a schedule that the caller keeps: its `number`-th, counted from 0, goes to the
+    /// next server each time. A server that fails at once is passed over within `limit`.
+    One {
+        /// Which attempt this is.
+        number: usize,
+        /// How long it may take.
+        limit: Duration,
+    },
+}
+
 /// The attempts of one question.
-pub(super) struct Schedule {
-    order: SmallVec<[Arc<Server>; 4]>,
+pub(super) struct Schedule<S> {
+    order: SmallVec<[Arc<S>; 4]>,
     /// Attempts in all.
     total: usize,
     started: Instant,
@@ -40,14 +58,17 @@ pub(super) struct Schedule {
     timed: bool,
 }
 
-impl Schedule {
+impl<S: Server> Schedule<S> {
     /// Plans attempts at `servers`, of which there is at least one.
-    pub(super) fn new(servers: &[Arc<Server>], attempts: Attempts) -> Schedule {
+    pub(super) fn new(servers: &Group<S>, attempts: Attempts) -> Schedule<S> {
         let started = Instant::now();
         match attempts {
             Attempts::OnDemand { deadline } => {
-                let (order, probes) = by_health(servers, started);
-                let rtt = order.first().and_then(|server| server.health.rtt());
+                let Order {
+                    servers: order,
+                    probes,
+                } = by_health(servers, started);
+                let rtt = order.first().and_then(|server| server.state().health.rtt());
                 let late = rtt.unwrap_or_default() * LATE_AFTER_RTTS;
                 Schedule {
                     total: order.len().max(STARTS.len()),
@@ -63,9 +84,9 @@ impl Schedule {
                 }
             }
             Attempts::One { number, limit } => {
-                let mut order: SmallVec<[Arc<Server>; 4]> = servers.into();
-                let turn = number % order.len().max(1);
-                order.rotate_left(turn);
+                let mut order: SmallVec<[Arc<S>; 4]> = servers.iter().cloned().collect();
+                let first = number % order.len().max(1);
+                order.rotate_left(first);
                 order.truncate(MAX_ASKED);
                 Schedule {
                     total: order.len(),
@@ -79,9 +100,14 @@ impl Schedule {
         }
     }
 
-    /// The server of the `n`-th attempt, and how often it was asked before.
-    pub(super) fn server(&self, n: usize) -> (&Arc<Server>, usize) {
-        (&self.order[n % self.order.len()], n / self.order.len())
+    /// The server of the `n`-th attempt.
+    pub(super) fn server(&self, n: usize) -> &Arc<S> {
+        &self.order[n % self.order.len()]
+    }
+
+    /// How often the server of the `n`-th attempt was asked before.
+    pub(super) fn retry(&self, n: usize) -> usize {
+        n / self.order.len()
     }
 
     /// How many servers there are.
@@ -119,19 +145,29 @@ impl Schedule {
     }
 }
 
-/// Servers in the order of asking, and whether the first is one to find out about.
-fn by_health(servers: &[Arc<Server>], now: Instant) -> (SmallVec<[Arc<Server>; 4]>, bool) {
-    if let [only] = servers {
-        return (SmallVec::from_iter([only.clone()]), false);
+/// Servers in the order of asking.
+struct Order<S> {
+    servers: SmallVec<[Arc<S>; 4]>,
+    /// Whether the first is asked to find out whether it is back.
+    probes: bool,
+}
+
+fn by_health<S: Server>(servers: &Group<S>, now: Instant) -> Order<S> {
+    if let [only] = &**servers {
+        return Order {
+            servers: SmallVec::from_iter([only.clone()]),
+            probes: false,
+        };
     }
-    let mut order: SmallVec<[Arc<Server>; 4]> = SmallVec::new();
-    let mut failing: SmallVec<[&Arc<Server>; 4]> = SmallVec::new();
+    let mut order: SmallVec<[Arc<S>; 4]> = SmallVec::new();
+    let mut failing: SmallVec<[&Arc<S>; 4]> = SmallVec::new();
     let mut probes = false;
-    for server in servers {
+    for server in servers.iter() {
+        let health = &server.state().health;
         // Only the first is sure to be asked: nobody further down is chosen for finding out.
         let standing = if order.is_empty() {
-            server.health.standing(now)
-        } else if server.health.is_good() {
+            health.standing(now)
+        } else if health.is_good() {
             Standing::Good
         } else {
             Standing::Failing
@@ -147,5 +183,8 @@ fn by_health(servers: &[Arc<Server>], now: Instant) -> (SmallVec<[Arc<Server>; 4
     }
     order.extend(failing.into_iter().cloned());
     order.truncate(MAX_ASKED);
-    (order, probes)
+    Order {
+        servers: order,
+        probes,
+    }
 }

@@ -1,114 +1,91 @@
-//! One upstream resolver: what it is, how it stands, and one question to it.
+//! What every upstream server has, however it is reached: its name in records, its health, its
+//! quirks, and the way to ask it one question.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
-use portcullis_policy::{ProxyHost, Resolver};
 use tokio::time::Instant;
+use tracing::debug;
 
-use super::endpoint::{Endpoint, Protocol};
 use super::error::ExchangeError;
 use super::health::Health;
-use super::lines::{Lines, Raw};
-use super::lookup::Core;
-use super::manners::Manners;
-use super::plain::Plain;
-use super::question::{Form, Question};
+use super::question::Question;
+use super::quirks::Quirks;
 
-/// One upstream resolver.
+/// Servers in order of preference.
+pub(super) type Group<S> = Arc<[Arc<S>]>;
+
+/// What is known of one server.
 #[derive(Debug)]
-pub(super) struct Server {
-    pub resolver: Resolver,
-    /// The resolver as text, for records.
+pub(super) struct ServerState {
+    /// The server as the policy writes it, for records.
     pub text: Arc<str>,
     pub health: Health,
-    manners: Manners,
-    way: Way,
+    pub quirks: Quirks,
 }
 
-/// How it is reached.
-#[derive(Debug)]
-enum Way {
-    Plain(SocketAddr),
-    Encrypted(Arc<Endpoint>, Lines),
+/// An upstream server.
+pub(super) trait Server: Send + Sync {
+    /// What is known of it.
+    fn state(&self) -> &ServerState;
+
+    /// Asks one question, for the `retry`-th time in a lookup. The caller limits the time by dropping
+    /// the future.
+    fn ask(
+        &self,
+        question: Question<'_>,
+        retry: usize,
+    ) -> impl Future<Output = Result<Message, ExchangeError>> + Send;
 }
 
-impl Server {
-    pub(super) fn new(resolver: Resolver) -> Server {
-        let encrypted = |host: &ProxyHost, port, protocol| {
-            let permit = resolver.lookup_permit();
-            let endpoint = Endpoint::new((host, port), protocol, permit);
-            Way::Encrypted(Arc::new(endpoint), Lines::default())
-        };
-        let way = match &resolver {
-            Resolver::Plain(address) => Way::Plain(*address),
-            Resolver::Tls { host, port } => encrypted(host, *port, Protocol::Tls),
-            Resolver::Https { host, port, path } => {
-                encrypted(host, *port, Protocol::https((host, *port), path))
-            }
-        };
-        Server {
-            text: resolver.to_string().into(),
-            resolver,
+impl ServerState {
+    pub(super) fn new(text: impl Into<Arc<str>>) -> ServerState {
+        ServerState {
+            text: text.into(),
             health: Health::new(Instant::now()),
-            manners: Manners::default(),
-            way,
+            quirks: Quirks::default(),
         }
     }
 
-    /// Asks, for the `retry`-th time in a lookup; the caller sets the time limit by dropping the
-    /// future.
-    pub(super) async fn ask(
+    /// It answered after `took`.
+    pub(super) fn answered(&self, took: Duration) {
+        if self.health.answered(took) {
+            debug!(server = %self.text, "the upstream server is back");
+        }
+    }
+
+    /// It answered with an error that may be the name's.
+    pub(super) fn gave_error(&self, now: Instant) {
+        if self.health.gave_error(now) {
+            debug!(server = %self.text, "the upstream server gives errors and is asked last");
+        }
+    }
+
+    /// It was silent, unreachable or made no sense.
+    pub(super) fn failed(&self, now: Instant) {
+        if self.health.failed(now) {
+            debug!(server = %self.text, "the upstream server failed and is asked last");
+        }
+    }
+
+    /// Asks with EDNS, and once more without where the server does not know it (RFC 6891 section 7).
+    /// `exchange` is told whether to send EDNS.
+    pub(super) async fn with_edns_fallback<F>(
         &self,
-        core: &Arc<Core>,
-        question: Question<'_>,
-        retry: usize,
-    ) -> Result<Message, ExchangeError> {
-        let edns = self.manners.bears_edns();
-        let message = self.exchange(core, question, edns, retry).await?;
+        exchange: impl Fn(bool) -> F,
+    ) -> Result<Message, ExchangeError>
+    where
+        F: Future<Output = Result<Message, ExchangeError>>,
+    {
+        let edns = self.quirks.accepts_edns();
+        let message = exchange(edns).await?;
         let code = message.metadata.response_code;
         if !(edns && matches!(code, ResponseCode::FormErr | ResponseCode::NotImp)) {
             return usable(message);
         }
-        // Perhaps it is EDNS that it does not know (RFC 6891 section 7).
-        let message = usable(self.exchange(core, question, false, retry).await?)?;
-        self.manners.needs_no_edns();
-        Ok(message)
-    }
-
-    async fn exchange(
-        &self,
-        core: &Arc<Core>,
-        question: Question<'_>,
-        edns: bool,
-        retry: usize,
-    ) -> Result<Message, ExchangeError> {
-        let raw = match &self.way {
-            Way::Plain(server) => {
-                let plain = Plain {
-                    network: &*core.network,
-                    server: *server,
-                    manners: &self.manners,
-                };
-                let bytes = plain.ask(question, edns).await?;
-                Raw { bytes, age: 0 }
-            }
-            Way::Encrypted(endpoint, lines) => {
-                let query = question.write(Form {
-                    edns,
-                    mixed_case: false,
-                    padded: true,
-                })?;
-                lines.ask(core, endpoint, query, retry).await?
-            }
-        };
-        let mut message = Message::from_vec(&raw.bytes).map_err(|_| ExchangeError::Malformed)?;
-        if raw.age > 0 {
-            for record in message.answers.iter_mut().chain(&mut message.authorities) {
-                record.ttl = record.ttl.saturating_sub(raw.age);
-            }
-        }
+        let message = usable(exchange(false).await?)?;
+        self.quirks.edns_refused();
         Ok(message)
     }
 }

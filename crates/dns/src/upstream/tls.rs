@@ -10,9 +10,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use super::endpoint::SecureStream;
+use super::connector::SecureStream;
 use super::error::ExchangeError;
-use super::lines::{IDLE_LIMIT, Job, Raw, SILENCE_LIMIT};
+use super::exchange::{IDLE_LIMIT, Job, Raw, SILENCE_LIMIT};
 use super::question::{Match, matches};
 use crate::reply::HEADER_BYTES;
 

@@ -20,7 +20,7 @@ fn made_up(world: &World, name: &str) -> IpAddr {
     world.leases.use_synthetic_range(SYNTHETIC_RANGE);
     let name = Name::from_policy(name).unwrap();
     let granted = world.leases.grant_synthetic(&name, &PortSet::ANY);
-    granted.unwrap().0.into()
+    granted.unwrap().address.into()
 }
 
 scenario!(

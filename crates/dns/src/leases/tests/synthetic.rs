@@ -13,7 +13,8 @@ fn pool() -> (Leases, Clock) {
 }
 
 fn give(leases: &Leases, owner: &str) -> IpAddr {
-    let (address, ttl) = leases.grant_synthetic(&name(owner), &PortSet::WEB).unwrap();
+    let granted = leases.grant_synthetic(&name(owner), &PortSet::WEB);
+    let SyntheticGrant { address, ttl } = granted.unwrap();
     assert!(ttl >= SYNTHETIC_RENEWAL && ttl <= SYNTHETIC_TTL);
     address.into()
 }
@@ -92,7 +93,7 @@ fn a_full_range_refuses_rather_than_answer_with_anothers_address() {
     clock.advance(REST - Duration::from_secs(1));
     assert!(one_more().is_err());
     clock.advance(Duration::from_secs(1));
-    let (address, _) = one_more().unwrap();
+    let address = one_more().unwrap().address;
     assert_eq!(
         owner(&leases, address.into()).as_deref(),
         Some("one-more.example")
@@ -197,9 +198,8 @@ fn the_gate_is_opened_before_each_answer_that_says_more_than_the_last() {
         (address, PortSet::WEB, SYNTHETIC_TTL + LEASE_GRACE)
     );
     clock.advance(Duration::from_secs(20));
-    let (_, ttl) = leases
-        .grant_synthetic(&name("a.example"), &PortSet::WEB)
-        .unwrap();
+    let granted = leases.grant_synthetic(&name("a.example"), &PortSet::WEB);
+    let ttl = granted.unwrap().ttl;
     assert_eq!((ttl, opened()), (Duration::from_secs(40), 1));
     clock.advance(Duration::from_secs(11));
     give(&leases, "a.example");

@@ -1,9 +1,9 @@
 //! Leases: which name gave out which address, on which ports, until when.
 //!
-//! Answers "the attacker's address with a listed name's SNI": a direct connection is judged by the
-//! names that own its address here, and only an answer that this gateway gave out makes an owner.
-//! A lease outlives its TTL by a grace, because programs hold addresses longer than DNS says, and
-//! lives for as long as a connection uses it.
+//! Answers *decision and destination differ* (docs/threats.md): a direct connection is judged by
+//! the names that own its address here, and only an answer that this gateway gave out makes an
+//! owner. A lease outlives its TTL by a grace, because programs hold addresses longer than DNS
+//! says, and lives for as long as a connection uses it.
 //!
 //! Where answers are synthetic, an address of a private range stands for one name alone, so that a
 //! direct connection keeps its name ([`Owner::Synthetic`]). Such an address has no place outside.
@@ -14,6 +14,8 @@
 //!
 //! The table is one sandbox's; another sandbox's table cannot be reached through it.
 
+mod gate;
+mod grant;
 mod pool;
 mod table;
 
@@ -31,9 +33,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Clock;
 
+pub use self::gate::{AddressGate, NoGate};
+pub(crate) use self::grant::Grant;
+pub use self::grant::GrantError;
 use self::pool::Pool;
 pub use self::pool::SYNTHETIC_RANGE;
-use self::table::{Lease, Table, Users};
+use self::table::{HoldTimes, Lease, Table, Users};
 
 /// How long a lease outlives the TTL of the answer that made it.
 pub const LEASE_GRACE: Duration = Duration::from_secs(300);
@@ -51,78 +56,6 @@ const RENEWALS_PER_GRACE: u32 = 3;
 
 /// The shortest pause between two renewals.
 const MIN_RENEWAL_PAUSE: Duration = Duration::from_millis(100);
-
-/// The kernel's set of addresses that a sandbox may connect to.
-pub trait AddressGate: Send + Sync {
-    /// Lets the sandbox connect to `address` on `ports` for `ttl` from now on.
-    ///
-    /// Called before the answer that names the address is sent, so it must have taken effect when
-    /// it returns. Called again to renew, and for other names' ports on the same address.
-    ///
-    /// # Errors
-    /// The kernel's refusal; the answer is then not given out.
-    fn open(&self, address: IpAddr, ports: &PortSet, ttl: Duration) -> io::Result<()>;
-
-    /// The same for datagrams to `ports`. A gate that lets none through has nothing to open.
-    ///
-    /// # Errors
-    /// As for [`AddressGate::open`].
-    fn open_datagrams(&self, _address: IpAddr, _ports: &PortSet, _ttl: Duration) -> io::Result<()> {
-        Ok(())
-    }
-
-    /// Refuses `address` on `ports` again, after a reload took them from every name there. What
-    /// stays open is refused at accept all the same.
-    ///
-    /// # Errors
-    /// The kernel's refusal.
-    fn close(&self, _address: IpAddr, _ports: &PortSet) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A gate that has nothing to open: where no kernel set stands before the gateway.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct NoGate;
-
-impl AddressGate for NoGate {
-    fn open(&self, _address: IpAddr, _ports: &PortSet, _ttl: Duration) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Why an address could not be leased; the answer is then not given out.
-#[derive(Debug, thiserror::Error)]
-pub enum GrantError {
-    /// The table holds as many fresh leases as it may.
-    #[error("too many leased addresses")]
-    Full,
-    /// Every synthetic address is in use, or was until a short while ago.
-    #[error("every address of the synthetic range {0} is in use")]
-    RangeFull(Ipv4Net),
-    /// There is no range to take a synthetic address from.
-    #[error("no synthetic range is set up")]
-    NoRange,
-    /// An address of the synthetic range is no name's real address.
-    #[error("the address is in the synthetic range")]
-    Synthetic,
-    /// The kernel did not take the address.
-    #[error("the kernel's gate did not open: {0}")]
-    Gate(#[from] io::Error),
-}
-
-/// One grant, whole: what [`Leases::grant`] spells out.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Grant<'a> {
-    /// The listed name that the address is given out for.
-    pub name: &'a Name,
-    /// The end of the name's CNAME chain, where there is one.
-    pub canonical: Option<&'a Name>,
-    /// The ports on which the policy lets the name be reached.
-    pub ports: &'a PortSet,
-    /// How long the answer holds.
-    pub ttl: Duration,
-}
 
 /// Whose an address is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,6 +81,23 @@ impl Owner {
             },
         }
     }
+}
+
+/// A name that an address was given out for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LeasedName {
+    pub listed: Name,
+    /// The end of the CNAME chain that gave the address out, where there is one.
+    pub canonical: Option<Name>,
+}
+
+/// A synthetic address and the TTL to give it out with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SyntheticGrant {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// Less than its lease lasts.
+    pub ttl: Duration,
 }
 
 /// A connection's share in its lease: while it lives the lease does not run out, is not evicted and
@@ -253,7 +203,7 @@ impl Leases {
         let left = {
             let mut table = self.write();
             let evicted = table.insert(address, &grant, now, now + grant.ttl + self.grace)?;
-            self.note_evicted(evicted);
+            self.count_evicted(evicted);
             table.open_for(address, grant.ports, now)
         };
         // Outside the lock: it is a system call. The lease stands already, so a connection that
@@ -288,7 +238,7 @@ impl Leases {
         &self,
         name: &Name,
         ports: &PortSet,
-    ) -> Result<(Ipv4Addr, Duration), GrantError> {
+    ) -> Result<SyntheticGrant, GrantError> {
         let now = self.clock.now();
         if let Some(fresh) = self.fresh_synthetic(name, ports, now) {
             return Ok(fresh);
@@ -310,14 +260,17 @@ impl Leases {
             let address = assigned.ok_or(GrantError::RangeFull(range))?;
             pool.keep(address, until);
             let evicted = table.insert_alone(address.into(), &grant, now, until)?;
-            self.note_evicted(evicted);
+            self.count_evicted(evicted);
             (address, table.open_for(address.into(), ports, now))
         };
         self.gate.open(address.into(), ports, left)?;
         if let Some(lease) = self.write().lease_mut(address.into(), name) {
             lease.opened = lease.opened.max(Some(fresh_until));
         }
-        Ok((address, SYNTHETIC_TTL))
+        Ok(SyntheticGrant {
+            address,
+            ttl: SYNTHETIC_TTL,
+        })
     }
 
     /// An answer that was given out a short while ago, and needs neither lease nor gate renewed.
@@ -326,12 +279,13 @@ impl Leases {
         name: &Name,
         ports: &PortSet,
         now: Instant,
-    ) -> Option<(Ipv4Addr, Duration)> {
+    ) -> Option<SyntheticGrant> {
         let table = self.read();
         let address = table.pool.as_ref()?.address_of(name.as_ref())?;
         let lease = table.lease(address.into(), name)?;
-        let left = lease.opened?.saturating_duration_since(now);
-        (left >= SYNTHETIC_RENEWAL && lease.ports == *ports).then_some((address, left))
+        let ttl = lease.opened?.saturating_duration_since(now);
+        let fresh = ttl >= SYNTHETIC_RENEWAL && lease.ports == *ports;
+        fresh.then_some(SyntheticGrant { address, ttl })
     }
 
     /// Whose `address` is now.
@@ -357,23 +311,17 @@ impl Leases {
         self.read().live(address, now).next().is_some()
     }
 
-    /// The ports on which the names that own `address` were given out, joined.
-    pub fn ports_for(&self, address: IpAddr) -> Option<PortSet> {
-        let now = self.clock.now();
-        let table = self.read();
-        let mut live = table.live(address, now);
-        let first = live.next()?.ports.clone();
-        Some(live.fold(first, |ports, lease| ports.union(&lease.ports)))
-    }
-
     /// Owners of `address` with the canonical name of the chain that gave it out, latest first.
-    pub(crate) fn owners(&self, address: IpAddr) -> SmallVec<[(Name, Option<Name>); 2]> {
+    pub(crate) fn owners(&self, address: IpAddr) -> SmallVec<[LeasedName; 2]> {
         let now = self.clock.now();
         let table = self.read();
         let mut live: SmallVec<[&Lease; 2]> = table.live(address, now).collect();
         live.sort_by_key(|lease| std::cmp::Reverse(lease.fresh_until));
         live.into_iter()
-            .map(|l| (l.name.clone(), l.canonical.clone()))
+            .map(|lease| LeasedName {
+                listed: lease.name.clone(),
+                canonical: lease.canonical.clone(),
+            })
             .collect()
     }
 
@@ -383,15 +331,18 @@ impl Leases {
         let now = self.clock.now();
         // What is left must reach to the next renewal of all that is held, and some more.
         let soon = now + self.renewal_pause() * 2;
-        let (users, renewed) = self
-            .write()
-            .hold(address, name, (now, soon, now + self.grace))?;
-        if let Some(ports) = renewed {
+        let times = HoldTimes {
+            now,
+            soon,
+            until: now + self.grace,
+        };
+        let held = self.write().hold(address, name, times)?;
+        if let Some(ports) = held.renewed {
             let left = self.read().open_for(address, &ports, now);
             // Refused, it is tried again with the others; this connection stands already.
             let _ = self.gate.open(address, &ports, left);
         }
-        Some(Hold { _users: users })
+        Some(Hold { _users: held.users })
     }
 
     fn renewal_pause(&self) -> Duration {
@@ -457,7 +408,7 @@ impl Leases {
         self.evictions.load(Ordering::Acquire)
     }
 
-    fn note_evicted(&self, evicted: usize) {
+    fn count_evicted(&self, evicted: usize) {
         if evicted > 0 {
             self.evictions.fetch_add(1, Ordering::AcqRel);
         }

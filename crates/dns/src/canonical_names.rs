@@ -1,9 +1,9 @@
 //! Canonical names: the names of a listed name's CNAME chain, while the chain is known.
 //!
 //! A program that learnt a host's canonical name (`getfqdn`, Kerberos) may look that name up too.
-//! Answers "CNAME targets do not become listed": an entry here lifts nothing but the lookup of A,
-//! AAAA and PTR, each use is decided again under the listed name it came from, and it ends when
-//! the chain is forgotten.
+//! Answers *resolution as a way out* (docs/threats.md): an entry here lifts nothing but the lookup
+//! of A, AAAA and PTR, each use is decided again under the listed name it came from, and it ends
+//! when the chain is forgotten.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,7 +14,7 @@ use portcullis_names::{Name, NameRef};
 use smallvec::SmallVec;
 
 /// Canonical names known for one sandbox.
-const MAX_ALIASES: usize = 16_384;
+const MAX_CANONICAL_NAMES: usize = 16_384;
 
 /// Listed names remembered for one canonical name.
 const MAX_OWNERS: usize = 8;
@@ -30,22 +30,22 @@ struct Owner {
 
 /// One sandbox's canonical names.
 #[derive(Debug, Default)]
-pub(crate) struct Aliases {
+pub(crate) struct CanonicalNames {
     /// Changes whenever a canonical name gets an owner that it did not have.
     learnt: AtomicU64,
     table: Mutex<HashMap<Name, SmallVec<[Owner; 1]>>>,
 }
 
-impl Aliases {
-    /// Notes that a chain from `listed` led to `canonical`, until `until`.
+impl CanonicalNames {
+    /// Remembers that a chain from `listed` led to `canonical`, until `until`.
     ///
     /// A full table forgets what has run out, and otherwise does not learn: the canonical name
     /// then stays unlisted, which fails closed.
     pub(crate) fn learn(&self, canonical: &Name, listed: &Name, now: Instant, until: Instant) {
         let mut table = self.lock();
-        if !table.contains_key(canonical) && table.len() >= MAX_ALIASES {
+        if !table.contains_key(canonical) && table.len() >= MAX_CANONICAL_NAMES {
             table.retain(|_, owners| owners.iter().any(|owner| now < owner.until));
-            if table.len() >= MAX_ALIASES {
+            if table.len() >= MAX_CANONICAL_NAMES {
                 return;
             }
         }
@@ -105,17 +105,17 @@ mod tests {
 
     #[test]
     fn a_canonical_name_is_known_while_its_chain_is() {
-        let aliases = Aliases::default();
+        let names = CanonicalNames::default();
         let now = Instant::now();
         let (listed, end) = (name("listed.example"), name("end.example"));
-        aliases.learn(&end, &listed, now, now + Duration::from_secs(10));
+        names.learn(&end, &listed, now, now + Duration::from_secs(10));
         assert_eq!(
-            aliases.owners(end.as_ref(), now).as_slice(),
+            names.owners(end.as_ref(), now).as_slice(),
             std::slice::from_ref(&listed)
         );
-        assert!(aliases.owners(listed.as_ref(), now).is_empty());
+        assert!(names.owners(listed.as_ref(), now).is_empty());
         assert!(
-            aliases
+            names
                 .owners(end.as_ref(), now + Duration::from_secs(10))
                 .is_empty()
         );
@@ -123,37 +123,37 @@ mod tests {
 
     #[test]
     fn a_million_canonical_names_keep_the_table_bounded() {
-        let aliases = Aliases::default();
+        let names = CanonicalNames::default();
         let now = Instant::now();
         let listed = name("listed.example");
-        for n in 0..MAX_ALIASES + 100 {
-            aliases.learn(
+        for n in 0..MAX_CANONICAL_NAMES + 100 {
+            names.learn(
                 &name(&format!("c{n}.example")),
                 &listed,
                 now,
                 now + Duration::from_secs(9),
             );
         }
-        assert_eq!(aliases.lock().len(), MAX_ALIASES);
+        assert_eq!(names.lock().len(), MAX_CANONICAL_NAMES);
         let later = now + Duration::from_secs(9);
-        aliases.learn(
+        names.learn(
             &name("late.example"),
             &listed,
             later,
             later + Duration::from_secs(9),
         );
-        assert_eq!(aliases.lock().len(), 1);
+        assert_eq!(names.lock().len(), 1);
     }
 
     #[test]
     fn owners_of_one_canonical_name_are_bounded() {
-        let aliases = Aliases::default();
+        let names = CanonicalNames::default();
         let now = Instant::now();
         let end = name("end.example");
         for n in 0..MAX_OWNERS + 5 {
             let listed = name(&format!("l{n}.example"));
-            aliases.learn(&end, &listed, now, now + Duration::from_secs(9));
+            names.learn(&end, &listed, now, now + Duration::from_secs(9));
         }
-        assert_eq!(aliases.owners(end.as_ref(), now).len(), MAX_OWNERS);
+        assert_eq!(names.owners(end.as_ref(), now).len(), MAX_OWNERS);
     }
 }

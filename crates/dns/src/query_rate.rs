@@ -1,8 +1,8 @@
 //! How many queries a sandbox may ask in a second.
 //!
-//! Answers "DNS floods": what is above the limit costs a refusal and a share of one record, and
-//! neither a decision nor a lookup. One atomic number holds the whole state, so that threads that
-//! answer cached names do not wait for each other here.
+//! Answers *exhaustion* (docs/threats.md): what is above the limit costs a refusal and a share of
+//! one record, and neither a decision nor a lookup. One atomic number holds the whole state, so
+//! that threads that answer cached names do not wait for each other here.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,18 +16,18 @@ const BURST: Duration = Duration::from_secs(1);
 /// refused, since so many at once are a flood.
 const MAX_TRIES: usize = 64;
 
-/// One sandbox's pace: the time up to which its queries have used up what the limit gives
+/// One sandbox's rate of queries: the time up to which its queries have used up what the limit gives
 /// ("generic cell rate algorithm", the same as a bucket that fills with the limit's speed).
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct QueryRate {
     start: Instant,
     used_until_nanos: AtomicU64,
 }
 
-impl Pace {
+impl QueryRate {
     /// Nothing used yet.
-    pub(crate) fn new(start: Instant) -> Pace {
-        Pace {
+    pub(crate) fn new(start: Instant) -> QueryRate {
+        QueryRate {
             start,
             used_until_nanos: AtomicU64::new(0),
         }
@@ -69,8 +69,8 @@ mod tests {
     #[test]
     fn a_second_gives_as_many_as_the_limit_says() {
         let start = Instant::now();
-        let pace = Pace::new(start);
-        let count = |at| (0..1_000).filter(|_| pace.admits(limit(200), at)).count();
+        let rate = QueryRate::new(start);
+        let count = |at| (0..1_000).filter(|_| rate.admits(limit(200), at)).count();
         assert_eq!(count(start), 200);
         assert_eq!(count(start), 0, "used up");
         assert_eq!(count(start + Duration::from_millis(500)), 100);
@@ -85,21 +85,21 @@ mod tests {
     #[test]
     fn one_a_second_and_the_most_there_can_be_both_work() {
         let start = Instant::now();
-        let slow = Pace::new(start);
+        let slow = QueryRate::new(start);
         assert!(slow.admits(limit(1), start) && !slow.admits(limit(1), start));
         assert!(slow.admits(limit(1), start + Duration::from_secs(1)));
-        let fast = Pace::new(start);
+        let fast = QueryRate::new(start);
         assert!((0..100_000).all(|_| fast.admits(limit(u32::MAX), start)));
     }
 
     #[test]
     fn threads_together_get_no_more_than_one_would() {
         let start = Instant::now();
-        let pace = Pace::new(start);
+        let rate = QueryRate::new(start);
         let admitted: usize = std::thread::scope(|scope| {
             let count = || {
                 (0..5_000)
-                    .filter(|_| pace.admits(limit(500), start))
+                    .filter(|_| rate.admits(limit(500), start))
                     .count()
             };
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(count)).collect();
