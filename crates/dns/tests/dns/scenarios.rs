@@ -1,6 +1,5 @@
 //! DNS behaviour as files: a sentence of intent, steps in virtual time, expected replies, what the
-//! resolvers heard and what the record says. One for each clause of an RFC, line of the contract or
-//! bug. How they are written is told in `tests/scenarios/README.md`; each file is a test of its name.
+//! resolvers heard and what the record says. One for each clause of an RFC, threat or bug. `tests/scenarios/README.md` says how they are written; each file is a test of its name.
 
 mod ask;
 mod driver;
@@ -25,25 +24,25 @@ macro_rules! scenarios {
 }
 
 scenarios! {
+    answers_an_absent_name_is_no_denial
+    audit_refuses_nothing_but_private_addresses
     cache_a_failed_refresh_keeps_the_answer_that_still_holds
     cache_a_hot_name_is_fetched_before_it_runs_out
-    case5_a_dead_server_is_passed_over_at_once
-    case5_a_slow_answer_is_an_answer
-    case5_an_ipv6_only_name_is_a_success
-    case5_no_address_is_ever_0_0_0_0
-    case5_silence_is_an_error_within_four_seconds
-    case5_the_next_server_is_asked_after_300_ms
-    case5_three_lost_queries_do_not_lose_the_name
     clients_a_and_aaaa_at_once_both_get_answers
     clients_search_domains_neither_leak_nor_stall
-    contract_an_absent_name_is_no_denial
-    contract_an_address_rule_lifts_the_guard
-    contract_audit_refuses_nothing_but_private_addresses
-    contract_private_addresses_only_are_an_absent_name
+    families_an_ipv6_only_name_is_a_success
     flood_lookups_under_way_do_not_take_known_names_away
     flood_one_name_asked_by_many_is_asked_once
     flood_queries_per_second_are_limited
     flood_what_is_no_query_counts_too
+    guard_an_address_rule_lifts_it
+    guard_no_address_is_ever_0_0_0_0
+    guard_private_addresses_only_are_an_absent_name
+    retries_a_dead_server_is_passed_over_at_once
+    retries_a_slow_answer_is_an_answer
+    retries_silence_is_an_error_within_four_seconds
+    retries_the_next_server_is_asked_after_300_ms
+    retries_three_lost_queries_do_not_lose_the_name
     rfc1034_a_chain_of_seventeen_is_a_failure
     rfc1034_a_chain_that_stops_short_is_asked_to_its_end
     rfc1034_a_cname_loop_is_a_failure

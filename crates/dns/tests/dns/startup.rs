@@ -1,4 +1,4 @@
-//! Start-up resolution in virtual time (case 5): the schedule to the millisecond, failures that name
+//! Start-up resolution in virtual time: the schedule to the millisecond, failures that name
 //! every host, cancelling, ten thousand dead names, and the same results in whatever order.
 
 use std::io;
@@ -98,7 +98,7 @@ fn texts(addresses: &[IpAddr]) -> Vec<String> {
 }
 
 #[test]
-fn the_schedule_is_that_of_case_5() {
+fn the_schedule_has_four_attempts_and_their_pauses() {
     let schedule = StartupSchedule::default();
     assert_eq!(schedule.longest(), millis(4 * 2_000 + 100 + 300 + 900));
     let more = schedule.attempts(6).longest();

@@ -1,5 +1,5 @@
-//! Truncation, spoofed answers, equal questions, over real sockets. What depends on time is in
-//! `virtual_time` and `health`.
+//! Truncation, spoofed answers, equal questions. What depends on time is in the scenarios and in
+//! `health`.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
-use portcullis_dns::Clock;
+use portcullis_dns::{Attempts, Clock, Upstream, UpstreamConfig};
+use portcullis_names::RecordType;
+use portcullis_policy::Reason;
+use tokio::time::Instant;
 
 use crate::memory::MemoryNetwork;
 use crate::world::*;
@@ -97,34 +100,6 @@ async fn a_truncated_answer_is_asked_again_over_tcp() {
     assert_eq!(addresses(&Message::from_vec(&out).unwrap()).len(), 200);
 }
 
-#[tokio::test(start_paused = true)]
-async fn answers_with_a_wrong_id_or_question_are_ignored() {
-    let (network, world) = in_memory(|heard, _| {
-        let query = heard.message();
-        let forged = |change: &dyn Fn(&mut Vec<u8>)| {
-            let zone = Zone::new("listed.example 60 A 192.0.2.66");
-            let mut bytes = zone.answer(&query);
-            change(&mut bytes);
-            Act::Send(bytes)
-        };
-        vec![
-            forged(&|bytes| bytes[0] ^= 0x55),
-            forged(&|bytes| bytes[13] = b'x'),
-            forged(&|bytes| bytes[2] &= 0x7F),
-            forged(&|bytes| bytes[2] |= 0x20),
-            forged(&|bytes| bytes.truncate(11)),
-            Act::Wait(Duration::from_millis(50)),
-            Act::Send(good(&query)),
-        ]
-    });
-    let reply = world.ask("listed.example", A_TYPE).await;
-    assert_eq!(
-        addresses(&reply),
-        vec!["192.0.2.1".parse::<IpAddr>().unwrap()]
-    );
-    assert_eq!(network.heard(AT).len(), 1);
-}
-
 #[tokio::test]
 async fn a_flood_of_forged_answers_ends_the_attempt() {
     let server = Server::scripted(|heard, nth| {
@@ -206,53 +181,6 @@ async fn a_client_that_leaves_does_not_take_the_answer_from_others() {
 }
 
 #[tokio::test]
-async fn a_ttl_of_zero_is_raised_to_the_floor_and_a_week_lowered_to_the_ceiling() {
-    let zone = "zero.example 0 A 192.0.2.1\nweek.example 604800 A 192.0.2.2";
-    let server = Server::with_zone(Zone::new(zone)).await;
-    let world = World::new(&["zero.example", "week.example"], &[&server]);
-    assert_eq!(world.ask("zero.example", A_TYPE).await.answers[0].ttl, 5);
-    assert_eq!(
-        world.ask("week.example", A_TYPE).await.answers[0].ttl,
-        3_600
-    );
-    world.ask("zero.example", A_TYPE).await;
-    assert_eq!(server.heard().len(), 2);
-    world.clock.advance(Duration::from_secs(5));
-    world.ask("zero.example", A_TYPE).await;
-    assert_eq!(server.heard().len(), 3);
-}
-
-#[tokio::test]
-async fn negative_answers_are_cached_by_the_soa_minimum() {
-    let server = Server::with_zone(Zone::new(ZONE)).await;
-    let world = World::new(&["absent.example"], &[&server]);
-    world.ask("absent.example", A_TYPE).await;
-    world.clock.advance(Duration::from_secs(76));
-    world.ask("absent.example", A_TYPE).await;
-    assert_eq!(server.heard().len(), 1);
-    world.clock.advance(Duration::from_secs(1));
-    world.ask("absent.example", A_TYPE).await;
-    assert_eq!(server.heard().len(), 2);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_policy_that_narrows_during_a_lookup_decides_anew() {
-    let (_network, world) = in_memory(|heard, _| {
-        vec![
-            Act::Wait(Duration::from_millis(100)),
-            Act::Send(good(&heard.message())),
-        ]
-    });
-    let narrow = async {
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        world.policy.store(Arc::new(policy(&[])));
-    };
-    let (reply, ()) = tokio::join!(world.ask("listed.example", A_TYPE), narrow);
-    assert_eq!(reply.metadata.response_code, ResponseCode::NXDomain);
-    assert!(world.leases.is_empty());
-}
-
-#[tokio::test]
 async fn other_resolvers_take_over_when_they_are_set() {
     let first = Server::with_zone(Zone::new(ZONE)).await;
     let second = Server::with_zone(Zone::new(ZONE)).await;
@@ -263,43 +191,35 @@ async fn other_resolvers_take_over_when_they_are_set() {
     assert_eq!((first.heard().len(), second.heard().len()), (1, 1));
 }
 
-#[tokio::test]
-async fn a_flood_of_new_names_is_rate_limited_and_the_cached_ones_stay() {
-    let server = Server::scripted(|heard, _| {
-        if heard.question().contains(".wild.") {
-            return Vec::new();
-        }
-        vec![Act::Send(good(&heard.message()))]
-    })
-    .await;
-    let world = World::new(&["*.wild.example", "listed.example"], &[&server]);
-    world.ask("listed.example", A_TYPE).await;
-    let flood: Vec<_> = (0..192)
-        .map(|n| {
-            let service = world.service.clone();
-            tokio::spawn(async move {
-                let mut out = Vec::new();
-                let ask = query(&format!("n{n}.wild.example"), A_TYPE, None);
-                service
-                    .answer(&ask, portcullis_record::Protocol::DnsUdp, &mut out)
-                    .await;
-            })
-        })
-        .collect();
-    // Each has begun: what the server heard of, and what found no place, which is told at once.
-    let until = tokio::time::Instant::now() + Duration::from_secs(2);
-    while server.questions().len() < 100 && tokio::time::Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let raw = world
-        .raw(&query("extra.wild.example", A_TYPE, Some(1232)))
-        .await;
-    let (code, text) = ede(&raw).unwrap();
-    assert_eq!((raw[3] & 0x0F, code), (2, 0));
-    assert!(text.starts_with("rate-limited; id="), "{text}");
+#[tokio::test(start_paused = true)]
+async fn one_attempt_is_one_attempt() {
+    let [first, second] = [1, 2].map(|last| SocketAddr::from(([192, 0, 2, last], 53)));
+    let network = MemoryNetwork::default();
+    network.serve(first, |_, _| Vec::new());
+    network.serve(second, |heard, _| vec![Act::Send(good(&heard.message()))]);
+    let world = World::with(policy(&["listed.example"]), vec![first], |_| {});
+    let permit = world.lookup_permit("listed.example");
+    let mut config = UpstreamConfig::new(world.policy.clone(), vec![first, second]);
+    config.network = Arc::new(network.clone());
+    let upstream = Upstream::new(config);
+    let limit = Duration::from_secs(2);
+    let started = Instant::now();
+    let one = |number| Attempts::One { number, limit };
+    let error = upstream
+        .query(&permit, RecordType::A, one(0))
+        .await
+        .unwrap_err();
+    assert_eq!((error.reason, error.attempts), (Reason::DnsTimeout, 1));
+    assert_eq!(started.elapsed(), limit);
+    let answered = upstream
+        .query(&permit, RecordType::A, one(1))
+        .await
+        .unwrap();
+    assert_eq!(answered.attempts, 1);
     assert_eq!(
-        addresses(&world.ask("listed.example", A_TYPE).await).len(),
-        1
+        started.elapsed(),
+        limit,
+        "the second server answers at once"
     );
-    flood.into_iter().for_each(|one| one.abort());
+    assert_eq!(network.heard(first).len(), 1);
 }

@@ -35,66 +35,6 @@ async fn no_lookup_leaves_before_the_name_is_allowed() {
 }
 
 #[tokio::test]
-async fn what_leaves_is_a_new_message_of_canonical_name_and_type() {
-    let server = Server::with_zone(Zone::new(ZONE)).await;
-    let world = World::new(&["listed.example"], &[&server]);
-    // Mixed case, an id, EDNS with a cookie, a client subnet and unknown options, DO, CD and AD.
-    let mut client = query("LiStEd.ExAmPlE", A_TYPE, Some(4096));
-    client[3] |= 0x30;
-    let at = client.len() - 6;
-    client[at + 2] |= 0x80;
-    let options: &[u8] =
-        b"\x00\x0A\x00\x08secret-1\x00\x08\x00\x08secret-2\xFD\xE9\x00\x08secret-3";
-    let length = client.len() - 2;
-    client[length..].copy_from_slice(&(options.len() as u16).to_be_bytes());
-    client.extend_from_slice(options);
-    let reply = Message::from_vec(&world.raw(&client).await).unwrap();
-    assert_eq!(addresses(&reply).len(), 1);
-    assert_eq!(reply.metadata.id, CLIENT_ID);
-    assert_eq!(reply.queries[0].name().to_ascii(), "LiStEd.ExAmPlE.");
-
-    let heard = server.heard();
-    assert_eq!(heard.len(), 1);
-    // The letters' case is random, and not the program's.
-    let mut sent = heard[0].bytes.clone();
-    sent[12..].make_ascii_lowercase();
-    let mut expected = sent[..2].to_vec();
-    expected.extend_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 1]);
-    expected.extend_from_slice(b"\x06listed\x07example\x00\x00\x01\x00\x01");
-    expected.extend_from_slice(b"\x00\x00\x29\x04\xD0\x00\x00\x00\x00\x00\x00");
-    assert_eq!(
-        sent, expected,
-        "nothing but the canonical name, the type and our own EDNS"
-    );
-}
-
-#[tokio::test]
-async fn names_made_up_below_a_wildcard_end_with_a_budget() {
-    let server = Server::with_zone(Zone::new(ZONE)).await;
-    let world = World::new(&["*.wild.example"], &[&server]);
-    let budget = portcullis_policy::DEFAULT_NEW_NAMES_PER_MINUTE;
-    for n in 0..budget + 40 {
-        let name = format!("secret{n}.wild.example");
-        let message = query(&name, A_TYPE, Some(1232));
-        let reply = world.raw(&message).await;
-        let limited = n >= budget;
-        assert_eq!(reply[3] & 0x0F, if limited { 2 } else { 3 }, "{name}");
-        if limited {
-            let (code, text) = ede(&reply).unwrap();
-            assert_eq!(code, 0);
-            assert!(text.starts_with("rate-limited; id="), "{text}");
-        }
-    }
-    assert_eq!(server.questions().len(), budget as usize);
-    // The other types of a known name cost nothing, and neither does asking again.
-    let known = world.ask("secret7.wild.example", TXT_TYPE).await;
-    assert_eq!(
-        known.metadata.response_code,
-        hickory_proto::op::ResponseCode::NXDomain
-    );
-}
-
-#[tokio::test]
 async fn the_clients_id_is_never_forwarded() {
     let server = Server::with_zone(Zone::new("")).await;
     let names: Vec<String> = (0..40).map(|n| format!("n{n}.wild.example")).collect();
@@ -224,21 +164,6 @@ async fn names_with_control_bytes_stay_out_of_upstreams_and_in_one_line_records(
             .records()
             .iter()
             .all(|record| record["reason"] == "malformed")
-    );
-}
-
-#[tokio::test]
-async fn an_unlisted_targets_records_are_not_given_out_by_cname_query() {
-    let zone = Zone::new("listed.example 60 CNAME target.example\ntarget.example 60 A 192.0.2.1");
-    let server = Server::with_zone(zone).await;
-    let world = World::new(&["listed.example"], &[&server]);
-    let reply = world.ask("listed.example", 5).await;
-    assert_eq!(reply.answers.len(), 1);
-    assert!(world.leases.is_empty());
-    let reply = world.ask("target.example", A_TYPE).await;
-    assert!(
-        reply.answers.is_empty(),
-        "a target does not become listed by asking for the alias"
     );
 }
 

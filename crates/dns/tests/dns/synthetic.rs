@@ -171,7 +171,7 @@ async fn a_resolver_that_is_down_is_servfail_and_no_address() {
 }
 
 #[tokio::test]
-async fn a_name_that_the_company_proxy_looks_up_is_asked_of_nobody() {
+async fn a_name_that_the_upstream_proxy_looks_up_is_asked_of_nobody() {
     let policy = synthetic("secret.corp a.example", PROXIES);
     let (world, server) = world(policy, |_| {}).await;
     let address = made_up(&world, "secret.corp").await;
