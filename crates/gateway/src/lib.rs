@@ -67,5 +67,5 @@ pub use portcullis_policy::{
     Diagnostic, Environment, Input, Loaded, Mode, Policy, Reason, Resolve, Verdict,
 };
 pub use portcullis_proxy::{InspectError, Inspector};
-pub use portcullis_record::{Recorder, Seen, Subscription, open_file as open_records};
+pub use portcullis_record::{ObservedDecision, Recorder, Subscription, open_file as open_records};
 pub use tokio_util::{sync::CancellationToken, task::TaskTracker};
