@@ -1,5 +1,5 @@
 //! Which build this is, from version control: what `--version`, `doctor` and the first decision
-//! record say. Never a constant that somebody must remember to change (case 5).
+//! record say. Never a constant that somebody must remember to change.
 //!
 //! In order: `PORTCULLIS_BUILD` (who packages from an archive knows best), `git describe` of the
 //! checkout, the commit that `cargo package` left beside the sources, and `unknown`: a build outside

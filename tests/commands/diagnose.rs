@@ -1,4 +1,4 @@
-//! Case 2: `diagnose` names the layer that fails, who refused, and the smallest change that would
+//! `diagnose` names the layer that fails, who refused, and the smallest change that would
 //! allow it.
 
 use crate::support::{command, sandbox, world, world_from};

@@ -203,7 +203,7 @@ fn policy_check_accepts_what_is_valid_and_warns() {
         "{done}"
     );
 
-    // Case 3 and case 1, as they stand.
+    // A Codex profile and a host gateway's file, as they stand.
     let profile = "default_permissions = \"workspace\"\n\n\
         [permissions.workspace.filesystem]\n\":root\" = \"read\"\n\":tmpdir\" = \"write\"\n\n\
         [permissions.workspace.filesystem.\":project_roots\"]\n\".\" = \"write\"\n\n\

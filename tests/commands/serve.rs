@@ -1,5 +1,5 @@
 //! `serve` with plain listeners: the same policy, for programs of the host that choose to ask it
-//! (case 1: a restrictive resolver without any VM).
+//! (a restrictive resolver without any VM).
 
 use crate::processes::{Background, kill, until};
 use crate::support::{Records, command, read_records, require, world, world_from};
@@ -243,7 +243,7 @@ fn what_cannot_be_served_is_said() {
     }
 }
 
-/// The file of case 1, as it stands.
+/// A host gateway's file, as its own tool reads it.
 const CASE_1: &str = r#"network:
   proxy:
     http: "http://proxy.internal:3128"
@@ -257,7 +257,7 @@ const CASE_1: &str = r#"network:
     - "registry.internal.company.com"
 "#;
 
-/// The standard world with the resolver of case 1.
+/// The standard world with a company's resolver.
 fn company() -> World {
     let mut spec = WorldSpec::standard();
     spec.dns.servers.push(DnsServer {

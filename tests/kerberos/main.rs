@@ -1,4 +1,4 @@
-//! Kerberos for real (case 3): MIT's KDC and an Apache with SPNEGO in the test world's internet,
+//! Kerberos for real: MIT's KDC and an Apache with SPNEGO in the test world's internet,
 //! MIT's clients, curl and requests-kerberos in the sandbox. The same commands run outside, in the
 //! host's namespace, as the reference.
 #![forbid(unsafe_code)]

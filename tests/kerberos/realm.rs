@@ -42,7 +42,7 @@ pub const KDC_POLICY: &str = r#"version = 1
 "kdc.example.corp:88" = "allow"
 "#;
 
-/// The file of case 3, as it stands.
+/// A Codex profile, as its own tool reads it.
 pub const PROFILE: &str = r#"default_permissions = "workspace"
 
 [permissions.workspace.filesystem]

@@ -1,5 +1,5 @@
-//! "Resolution as a way out": what each sentence of that threat is held by, and the tests of it that
-//! look at whole paths. What left is judged by the resolver's own log, byte by byte.
+//! *Resolution as a way out* (docs/threats.md): the tests that hold it, and those of them that look
+//! at whole paths. What left is judged by the resolver's own log, byte by byte.
 
 use crate::support::{self, sandbox};
 use crate::{assert_nothing_leaked, shared, upstream};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// Each sentence, and the tests that would fail if it were not true.
 const SENTENCES: &[(&str, &[&str])] = &[
     (
-        "No lookup leaves before the name is allowed, on any path.",
+        "No question leaves before the policy has allowed its name.",
         &[
             "no_denied_name_reaches_a_resolver_by_any_lookup",
             "no_denied_name_reaches_a_resolver_by_any_proxy",
@@ -56,7 +56,7 @@ const SENTENCES: &[(&str, &[&str])] = &[
         &["records_beside_the_answer_are_dropped"],
     ),
     (
-        "ECH parameters are taken out of HTTPS and SVCB answers.",
+        "No answer carries ECH parameters.",
         &["ech_is_taken_out_of_an_https_answer"],
     ),
     (

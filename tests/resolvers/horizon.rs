@@ -1,4 +1,4 @@
-//! Split horizon (case 1): the company's names are asked for at the company's resolver alone.
+//! Split horizon: the company's names are asked for at the company's resolver alone.
 
 use crate::support::{require, sandbox, world};
 

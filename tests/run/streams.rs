@@ -1,5 +1,5 @@
 //! stdin, stdout, stderr and the environment of CMD. Nothing of ours is ever written there while
-//! CMD runs (case 4).
+//! CMD runs.
 
 use crate::support::{command, sandbox, world};
 use portcullis_testkit::exec;

@@ -259,8 +259,8 @@ impl Ran {
 
     /// Fails the test unless exactly one record denies this name (or address) at this layer, with
     /// this reason; at `dns` exactly one for each record type that was asked for, since libc asks
-    /// for A and AAAA. What a slow program asked again after a second or more has its own record, as
-    /// the contract says; within one second equal ones share theirs.
+    /// for A and AAAA. What a slow program asked again after a second or more has its own
+    /// record (RECORDS.md); within one second equal ones share theirs.
     #[track_caller]
     pub fn assert_one_denial(&self, layer: &str, reason: &str, whom: &str) -> &Self {
         let found = self.records.denials(layer, reason, whom);

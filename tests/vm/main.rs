@@ -1,4 +1,4 @@
-//! Case 1, its thin thread: a Linux guest whose only device is a TAP in the sandbox meets the same
+//! A virtual machine: a Linux guest whose only device is a TAP in the sandbox meets the same
 //! names, refusals, SNI and HTTP checks as a program does. QEMU runs it, as an ordinary user and
 //! without KVM.
 #![forbid(unsafe_code)]

@@ -5,7 +5,7 @@ use crate::shell::{Result, output, run, succeeds, tools_folder};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The WebSocket client of case 4; one exact version, so that a run can be repeated.
+/// The WebSocket client of tests/cases/case_4_direct.rs; one exact version, so that a run can be repeated.
 const WS: &str = "ws@8.18.3";
 /// systemd's module for libc's name service switch.
 const NSS_RESOLVE: &str = "libnss-resolve";

@@ -1,6 +1,6 @@
 //! The one way out: whoever wants a connection to the world asks here, with a permit.
 //!
-//! Answers the threats "addresses" and "decision and destination differ" at the last possible
+//! Answers *addresses* and *decision and destination differ* (docs/threats.md) at the last possible
 //! moment: each address is checked by the policy's guard, against the host's own interfaces and
 //! against the gateway's own listeners, right before it is connected to, whatever was checked
 //! earlier and however the address was found. A name that turns to a private address between two

@@ -1,7 +1,7 @@
 //! Errors and warnings about a policy, for the person who wrote it.
 //!
-//! THREATS, "failing open": nothing runs on a policy with an error in it, so each must say where it
-//! is and what would be right.
+//! Answers *failing open* (docs/threats.md): nothing runs on a policy with an error in it, so each
+//! error says where it is and what would be right.
 
 use std::fmt;
 use std::ops::Range;

@@ -1,8 +1,8 @@
 //! Proof that the policy was asked.
 //!
 //! The upstream resolver and the dialler take a permit, not a name. Nothing outside this crate can
-//! make one, so a path that forgot to ask the policy does not compile (THREATS: no lookup leaves
-//! before the name is allowed, on any path).
+//! make one, so a path that forgot to ask the policy does not compile: *resolution as a way out*
+//! (docs/threats.md).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -155,7 +155,7 @@ reasons! {
         PATH_POLICY,
         "The destination is listed, but not for requests with this path.",
     );
-    /// The address is one that the guard keeps from programs (THREATS: addresses).
+    /// The address is one that the guard keeps from programs (*addresses*, docs/threats.md).
     PrivateAddress = Row {
         proxy_status: "destination_ip_prohibited",
         ..deny(

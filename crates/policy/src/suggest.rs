@@ -1,6 +1,6 @@
 //! The smallest addition to a policy that would allow a request.
 //!
-//! A person who is refused widens the allowlist until it works (case 2). The line that is just wide
+//! A person who is refused widens the allowlist until it works. The line that is just wide
 //! enough must be the easiest one to find, and it must not take anything away that works already.
 
 use std::fmt::{Display, Write as _};

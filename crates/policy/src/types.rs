@@ -1,8 +1,8 @@
 //! Which DNS record types are answered.
 //!
 //! A listed name is answered for the types that programs need and no others: what is not served is
-//! not asked for upstream, so that it carries nothing out and brings nothing in (THREATS,
-//! "resolution as a way out").
+//! not asked for upstream, so that it carries nothing out and brings nothing in (*resolution as a
+//! way out*, docs/threats.md).
 
 use std::fmt;
 
@@ -144,5 +144,16 @@ mod tests {
             assert!(!all.contains(refused.into()), "{refused}");
         }
         assert_eq!(all.iter().count(), TypeSet::names().len());
+    }
+
+    #[test]
+    fn the_reference_lists_every_type_that_a_policy_can_name() {
+        let mut rows = include_str!("../POLICY.md").lines();
+        let row = rows.find(|row| row.starts_with("| `types` | the record types"));
+        let row = row.expect("a row of the reference");
+        let listed: Vec<_> = row.split(|c: char| !c.is_ascii_alphanumeric()).collect();
+        for name in TypeSet::names() {
+            assert!(listed.contains(&name), "{name}");
+        }
     }
 }

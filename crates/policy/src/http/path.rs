@@ -7,7 +7,7 @@
 //! things encoded twice, bytes that are no UTF-8, and letters that look like any of these. The form
 //! that matched is also the one that is sent on.
 //!
-//! THREATS, "decision and destination differ".
+//! Answers *decision and destination differ* (docs/threats.md).
 
 use std::borrow::Cow;
 use std::fmt;

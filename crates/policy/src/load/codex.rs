@@ -1,4 +1,4 @@
-//! Codex permission profiles (case 3), read as they stand.
+//! Codex permission profiles, read as they stand.
 //!
 //! The profile that `default_permissions` names supplies the rules; its names carry no ports and are
 //! allowed on every port. Whatever else such a file says (file systems, models) is somebody else's

@@ -1,4 +1,4 @@
-//! Portcullis's own policy format, in TOML, YAML or JSON, and the YAML of a host gateway (case 1),
+//! Portcullis's own policy format, in TOML, YAML or JSON, and the YAML of a host gateway,
 //! whose few keys are ours too.
 
 use super::document::{Node, Value};
@@ -42,14 +42,14 @@ pub(super) fn read(draft: &mut Draft, source: SourceId, root: &Node) {
     top.finish(&mut draft.sources);
 }
 
-/// Whether this is the list of case 5, which knows no `version`: `allow_net` and nothing else.
+/// Whether this is a plain list of targets, which knows no `version`: `allow_net` and nothing else.
 fn is_list(root: &Node) -> bool {
     matches!(&root.value, Value::Table(entries)
         if matches!(entries.as_slice(), [(key, _)] if key.text == ALLOW_NET))
 }
 
-/// Whether this is the file of case 1, which knows no `version`: a `network` with nothing but its
-/// keys, and at least one of them.
+/// Whether this is a host gateway's file, which knows no `version`: a `network` with nothing but
+/// that gateway's keys, and at least one of them.
 fn is_gateway_file(root: &Node) -> bool {
     let only = |node: &Node, keys: &[&str]| match &node.value {
         Value::Table(entries) => {

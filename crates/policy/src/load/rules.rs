@@ -48,7 +48,7 @@ fn unquoted(key: &str, node: &Node) -> Option<String> {
     (is_table && is_verdict && node.get("verdict").is_none()).then_some(name)
 }
 
-/// `allowlist_additions` of case 1: names on ports 80 and 443.
+/// `allowlist_additions` of a host gateway's file: names on ports 80 and 443.
 pub(super) fn additions(draft: &mut Draft, section: &mut Section<'_>) {
     let names = section.list(&mut draft.sources, "allowlist_additions");
     for (name, place) in names.into_iter().flat_map(|(_, names)| names) {

@@ -6,7 +6,7 @@
 use super::document::{Key, Node, Value};
 use super::source::{Place, SourceId, Sources};
 
-/// The list of case 5, which stands at the top of a file.
+/// The key of a plain list of targets, at the top of a file.
 pub(super) const ALLOW_NET: &str = "allow_net";
 
 /// The section name of a rule written as a table.

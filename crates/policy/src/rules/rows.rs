@@ -5,7 +5,7 @@
 //! buckets of about four; a second vector says where each bucket begins. A rule is eight bytes and
 //! its base name, so a list of a million names costs some 30 bytes a name. In front of them stands a
 //! Bloom filter, a byte for each rule, so that a name that no rule has rarely reaches them.
-//! THREATS, "exhaustion": the hash is keyed anew in each process, and names are compared, not only
+//! Answers *exhaustion* (docs/threats.md): the hash is keyed anew in each process, and names are compared, not only
 //! their hashes.
 
 use std::cmp::Ordering;

@@ -1,7 +1,7 @@
 //! The compiled rules, and how they are put together.
 //!
-//! Nothing here depends on the order in which rules were written (case 5: a zone order that came from
-//! a hash map changed results from run to run): deny wins wherever it stands, and among allows the
+//! Nothing here depends on the order in which rules were written (an order that comes from a
+//! hash map would change results from run to run): deny wins wherever it stands, and among allows the
 //! most specific pattern supplies the ports.
 
 use portcullis_names::Target;

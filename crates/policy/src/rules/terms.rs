@@ -1,7 +1,7 @@
 //! What a rule says about the flows that it lets through: what they may carry, how much, and how
 //! fast; and the same limits for a whole sandbox.
 //!
-//! THREATS, "exhaustion". What the rules of one pattern say for one port adds up to the narrowest:
+//! Answers *exhaustion* (docs/threats.md). What the rules of one pattern say for one port adds up to the narrowest:
 //! a request has to pass every one of them, so that no file and no flag widens another's rule
 //! without anybody noticing. Limits of one port come from one rule; two do not load.
 

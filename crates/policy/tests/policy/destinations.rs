@@ -1,5 +1,5 @@
-//! THREATS, "decision and destination differ" and "addresses": what a name is worth by how it is
-//! known.
+//! *Decision and destination differ* and *addresses* (docs/threats.md): what a name is worth by how
+//! it is known.
 
 use portcullis_names::PortSet;
 use portcullis_policy::{Asked, Mode, PermitTarget, ShownBy, Verdict};

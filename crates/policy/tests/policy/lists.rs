@@ -1,4 +1,4 @@
-//! `allow_net` (case 5) and plain lists.
+//! `allow_net` and plain lists.
 
 use portcullis_names::Target;
 

@@ -1,4 +1,4 @@
-//! Verdicts do not depend on the order of rules (case 5), and agree with a matcher that is too slow
+//! Verdicts do not depend on the order of rules, and agree with a matcher that is too slow
 //! to be wrong.
 
 use std::collections::BTreeMap;
@@ -272,7 +272,7 @@ proptest! {
 
 #[test]
 fn the_most_specific_suffix_wins_not_the_first() {
-    // the third fault of case 5: `com.` of github.com matched before `example.com.`
+    // an order that came from a hash map: `com.` of github.com matched before `example.com.`
     let wide = Rule {
         target: "**.example.com:80".into(),
         denies: false,

@@ -1,4 +1,4 @@
-//! Case 5: the same policy gives the same answers, whatever the order of its rules and files, down to
+//! The same policy gives the same answers, whatever the order of its rules and files, down to
 //! the rule that is named and the ports, types and `to` of the permit.
 
 use portcullis_names::Target;
@@ -201,7 +201,7 @@ fn a_policy_shuffled_a_thousand_times_decides_the_same() {
             Some(first) => assert_eq!(first, &decided, "shuffle {turn}"),
         }
     }
-    // and what it decides is what case 5 asks for
+    // and what it decides is what the rules say in any order
     let first = first.unwrap();
     let has = |line: &str| first.iter().any(|seen| seen.starts_with(line));
     assert!(has("github.com:443 Allow allowed Some(\"github.com\")"));
