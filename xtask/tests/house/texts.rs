@@ -78,16 +78,16 @@ fn every_reason_is_documented() {
 /// The list of threats that comments name.
 const THREATS: &str = "docs/threats.md";
 
-/// A comment that points to the list of threats names a heading of it: *exhaustion*
-/// (docs/threats.md).
+/// A comment that points to the list of threats names a heading of it, or an attack that stands there
+/// in bold: *exhaustion* (docs/threats.md).
 #[test]
 fn threats_that_comments_name_are_listed() {
     let list = std::fs::read_to_string(root().join(THREATS)).expect(THREATS);
-    let headings: Vec<String> = list
-        .lines()
-        .filter_map(|line| Some(line.strip_prefix("## ")?.to_lowercase()))
-        .collect();
-    assert!(!headings.is_empty(), "{THREATS} has no headings");
+    let headings = list.lines().filter_map(|line| line.strip_prefix("## "));
+    let prose: String = list.split('`').step_by(2).collect();
+    let attacks = prose.split("**").skip(1).step_by(2);
+    let known: Vec<String> = headings.chain(attacks).map(plain).collect();
+    assert!(!known.is_empty(), "{THREATS} has no headings");
     let (mut pointers, mut broken) = (0, Vec::new());
     for file in all() {
         for comment in comments(&file.text) {
@@ -101,7 +101,7 @@ fn threats_that_comments_name_are_listed() {
             }
             let unknown = named
                 .into_iter()
-                .filter(|name| !headings.contains(&name.to_lowercase()));
+                .filter(|name| !known.contains(&plain(name)));
             broken.extend(unknown.map(|name| format!("{}: *{name}*", file.path)));
         }
     }
@@ -125,6 +125,12 @@ fn comments(text: &str) -> Vec<String> {
         before = comment.is_some();
     }
     found
+}
+
+/// A name in small letters, on one line.
+fn plain(name: &str) -> String {
+    let words: Vec<&str> = name.split_whitespace().collect();
+    words.join(" ").to_lowercase()
 }
 
 /// What stands between `*` and `*`, outside of code.
