@@ -1,7 +1,7 @@
 //! The smallest gateway, through which the tests drive the sandbox.
 //!
 //! `bare [OPTIONS] -- CMD…` runs a command in a sandbox. Its gateway answers every DNS query with
-//! an echo (all that the self-proof needs), tells every client of a catch-all where it wanted to
+//! an echo (all that the start-up check needs), tells every client of a catch-all where it wanted to
 //! go, and writes what the kernel refused to a file. It decides nothing.
 //!
 //! `bare --foreign [OPTIONS] -- CMD…` serves the same sockets in a namespace that `unshare` made,

@@ -51,7 +51,11 @@ impl Command {
         argv: &[OsString],
         env: &[(OsString, OsString)],
     ) -> Result<Self, SandboxError> {
-        let invalid = |_| SandboxError::Invalid("the command line has a NUL byte".to_owned());
+        let invalid = |_| {
+            SandboxError::Invalid(
+                "the command line or the environment contains a NUL byte".to_owned(),
+            )
+        };
         if argv.first().is_none_or(|name| name.is_empty()) {
             return Err(SandboxError::Invalid("no command given".to_owned()));
         }
@@ -192,7 +196,7 @@ fn expect(channel: &Channel, what: u8) -> Result<(), SandboxError> {
     } else {
         Err(SandboxError::refused(
             Step::InnerNamespace,
-            "the first process ended",
+            "the sandbox's first process exited",
         ))
     }
 }
@@ -240,7 +244,7 @@ impl Waiting {
 
 fn failure(message: &[u8]) -> SandboxError {
     Report::decode_failure(message)
-        .unwrap_or_else(|| SandboxError::refused(Step::InnerNamespace, "its process ended"))
+        .unwrap_or_else(|| SandboxError::refused(Step::InnerNamespace, "its process exited"))
 }
 
 #[cfg(test)]

@@ -50,11 +50,11 @@ pub fn checks() -> Vec<Check> {
     found.extend(SETTINGS.iter().filter_map(Setting::check));
     found.push(trial("user and PID namespaces", || Ok(())));
     found.push(trial("network and mount namespaces", spaces));
-    found.push(trial("a new /proc", || {
+    found.push(trial("a /proc of the sandbox's own", || {
         spaces()?;
         mounts::begin()
     }));
-    found.push(trial("loopback that catches every address", || {
+    found.push(trial("loopback routes that accept every address", || {
         spaces()?;
         link::configure(&Addresses::new(), None).at(Step::Network, "")
     }));
@@ -157,7 +157,7 @@ fn in_throw_away(attempt: impl FnOnce() -> Result<(), SandboxError>) -> Result<(
         Some(Report::Failed(error)) => Err(error),
         _ => Err(SandboxError::refused(
             Step::Prepare,
-            "the trial ended without a word",
+            "the test process exited without a report",
         )),
     }
 }
@@ -248,7 +248,7 @@ fn judge_kernel(release: &str) -> Check {
         ok,
         needed: true,
         found: release.to_owned(),
-        fix: (!ok).then(|| "install a kernel of version 5.12 or newer".to_owned()),
+        fix: (!ok).then(|| "install kernel 5.12 or newer".to_owned()),
     }
 }
 

@@ -89,29 +89,29 @@ impl Step {
     pub fn sentence(self) -> &'static str {
         match self {
             Self::Prepare => "cannot prepare the sandbox",
-            Self::Fork => "cannot start the gateway's process",
-            Self::UserNamespace => "cannot make a user namespace",
+            Self::Fork => "cannot start the gateway process",
+            Self::UserNamespace => "cannot create a user namespace",
             Self::IdMap => "cannot map user and group ids",
-            Self::Namespaces => "cannot make the network and mount namespaces",
-            Self::Network => "cannot configure the sandbox's loopback",
-            Self::Tap => "cannot make the TAP device",
+            Self::Namespaces => "cannot create the network and mount namespaces",
+            Self::Network => "cannot configure the sandbox's loopback interface",
+            Self::Tap => "cannot create the TAP device",
             Self::Listeners => "cannot listen inside the sandbox",
             Self::Rules => "cannot install the packet rules",
-            Self::HandOver => "cannot hand the sockets to the gateway",
-            Self::Mount => "cannot arrange the sandbox's mounts",
-            Self::Proc => "cannot mount a /proc for the sandbox",
+            Self::HandOver => "cannot pass the sockets to the gateway",
+            Self::Mount => "cannot set up the sandbox's mounts",
+            Self::Proc => "cannot mount /proc for the sandbox",
             Self::MaskSockets => "cannot hide the host's Unix sockets",
-            Self::ResolverFiles => "cannot give the sandbox its resolver files",
-            Self::Descriptors => "a standard descriptor would reach around the sandbox",
+            Self::ResolverFiles => "cannot set up the sandbox's resolver files",
+            Self::Descriptors => "a standard stream would bypass the sandbox",
             Self::WorkingDirectory => "cannot enter the working directory",
             Self::Gateway => "the gateway could not start",
             Self::ProbeRefused => {
-                "self-proof failed: a connection that must be refused was not refused"
+                "start-up check failed: a connection that must be refused was not refused"
             }
-            Self::ProbeAnswered => "self-proof failed: the sandbox's resolver did not answer",
+            Self::ProbeAnswered => "start-up check failed: the sandbox's resolver did not answer",
             Self::Confine => "cannot confine the command",
-            Self::InnerNamespace => "cannot make the command's own user namespace",
-            Self::TrustFiles => "cannot give the sandbox the certificates that it trusts",
+            Self::InnerNamespace => "cannot create the command's own user namespace",
+            Self::TrustFiles => "cannot install the trusted certificates in the sandbox",
         }
     }
 
@@ -126,7 +126,7 @@ impl Step {
                 libc::EPERM | libc::EACCES,
             ) => Some(
                 "allow unprivileged user namespaces: sudo sysctl -w kernel.unprivileged_userns_clone=1 \
-                 kernel.apparmor_restrict_unprivileged_userns=0 (those that exist; in a container add \
+                 kernel.apparmor_restrict_unprivileged_userns=0 (set those that exist; in a container, add \
                  --security-opt seccomp=unconfined)",
             ),
             (Self::Namespaces, libc::EPERM) => Some(
@@ -137,7 +137,7 @@ impl Step {
                 "raise the limits: sudo sysctl -w user.max_net_namespaces=15000 user.max_mnt_namespaces=15000",
             ),
             (Self::Proc, libc::EPERM) => Some(
-                "/proc has mounts over it here: in Docker add --security-opt systempaths=unconfined; \
+                "other mounts cover parts of /proc: in Docker, add --security-opt systempaths=unconfined; \
                  inside another `portcullis run`, run the outer one as a user other than root",
             ),
             (Self::Tap, libc::ENOENT) => Some("load the driver: sudo modprobe tun"),

@@ -54,7 +54,7 @@ pub(crate) fn check_standard() -> Result<(), SandboxError> {
             Ok(Kind::Dangerous(what)) => {
                 return Err(SandboxError::refused(
                     Step::Descriptors,
-                    format!("{name} is {what}; pass it through a pipe, for instance with `| cat`"),
+                    format!("{name} is {what}; use a pipe instead, for example `| cat`"),
                 ));
             }
             Ok(_) => {}
@@ -138,7 +138,7 @@ fn kind(fd: RawFd) -> Result<Kind, Errno> {
         FileType::Fifo => Kind::Pipe,
         FileType::RegularFile => plain_file(fd)?,
         FileType::Socket => socket(fd),
-        FileType::Directory => Kind::Dangerous("a folder"),
+        FileType::Directory => Kind::Dangerous("a directory"),
         FileType::CharacterDevice => {
             if isatty(fd) {
                 Kind::Terminal

@@ -73,7 +73,7 @@ impl Control {
         self.lifeline.as_fd()
     }
 
-    /// The gateway serves its sockets: the self-proof and the command may follow.
+    /// The gateway serves its sockets: the start-up check and the command may follow.
     ///
     /// # Errors
     /// The sandbox is gone.

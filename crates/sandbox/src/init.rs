@@ -82,7 +82,7 @@ impl Init {
     }
 
     fn run(&mut self) -> Result<i32, SandboxError> {
-        self.leave_the_host()?;
+        self.enter_namespaces()?;
         let log = self.build_network()?;
         let question = probe::ask(&self.inside.addresses)?;
         self.build_files()?;
@@ -109,12 +109,12 @@ impl Init {
                 return Ok(0);
             }
         }
-        self.let_go_of_standard_descriptors()?;
+        self.release_standard_streams()?;
         self.serve(pid)
     }
 
     /// Everything that is this process's own copy of the caller's is closed.
-    fn forget(&self, also: &[RawFd]) -> Result<(), SandboxError> {
+    fn close_others(&self, also: &[RawFd]) -> Result<(), SandboxError> {
         let mut needed = also.to_vec();
         needed.extend([&self.parent, &self.gateway].map(|channel| channel.as_fd().as_raw_fd()));
         needed.extend(self.lifeline.as_ref().map(AsRawFd::as_raw_fd));
@@ -124,7 +124,7 @@ impl Init {
     }
 
     /// The command's streams are its own: no copy here keeps a pipe open that it has closed.
-    fn let_go_of_standard_descriptors(&self) -> Result<(), SandboxError> {
+    fn release_standard_streams(&self) -> Result<(), SandboxError> {
         let null = File::options().read(true).write(true).open("/dev/null");
         let null = null.at(Step::Prepare, "/dev/null")?;
         let replaced = dup2_stdin(&null).and_then(|()| dup2_stdout(&null));
@@ -132,13 +132,13 @@ impl Init {
             .and_then(|()| dup2_stderr(&null))
             .at(Step::Prepare, "/dev/null")?;
         drop(null);
-        self.forget(&[0, 1, 2])
+        self.close_others(&[0, 1, 2])
     }
 
-    fn leave_the_host(&self) -> Result<(), SandboxError> {
+    fn enter_namespaces(&self) -> Result<(), SandboxError> {
         let mut also = vec![0, 1, 2, self.unix_sockets.as_raw_fd()];
         also.extend_from_slice(&self.kept);
-        self.forget(&also)?;
+        self.close_others(&also)?;
         set_parent_process_death_signal(Some(Signal::KILL)).at(Step::Prepare, "")?;
         unshare(NAMESPACES).at(Step::Namespaces, "")?;
         if !self.maps.privileged() {
@@ -169,7 +169,10 @@ impl Init {
         if Order::decode(&message) == Some(Order::Mapped) {
             Ok(())
         } else {
-            Err(SandboxError::refused(Step::IdMap, "the parent ended"))
+            Err(SandboxError::refused(
+                Step::IdMap,
+                "the parent process exited",
+            ))
         }
     }
 
@@ -208,11 +211,11 @@ impl Init {
             )),
             Some(_) => Err(SandboxError::refused(
                 Step::Gateway,
-                "it broke the order of its start",
+                "it sent an unexpected message while it started",
             )),
             None => Err(SandboxError::refused(
                 Step::Gateway,
-                "it ended before it was ready",
+                "it exited before it was ready",
             )),
         }
     }
@@ -254,7 +257,7 @@ impl Init {
                     return Ok(0);
                 }
             }
-            if parent && !self.obey(command, standing.then_some(stops)) {
+            if parent && !self.carry_out_order(command, standing.then_some(stops)) {
                 return Ok(EXIT_PARENT_GONE);
             }
             if gateway && !self.answer_gateway() {
@@ -266,7 +269,7 @@ impl Init {
     /// Takes one order of the parent; false when it is gone. `stop` is the number of the stop in
     /// which the command stands still, if it does: to continue it when it does not would undo a
     /// stop that is on its way.
-    fn obey(&self, command: Pid, stop: Option<i32>) -> bool {
+    fn carry_out_order(&self, command: Pid, stop: Option<i32>) -> bool {
         let Ok(message) = self.parent.receive(Duration::ZERO) else {
             return false;
         };

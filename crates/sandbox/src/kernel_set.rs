@@ -129,7 +129,7 @@ impl KernelSet {
         let rules = open.len() + closed.len();
         if rules > MAX_OPEN_RULES {
             return Err(io::Error::other(format!(
-                "{rules} address rules, at most {MAX_OPEN_RULES} are possible"
+                "{rules} address rules exceed the limit of {MAX_OPEN_RULES}"
             )));
         }
         let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);

@@ -4,22 +4,24 @@
 //! refused by the sandbox's own kernel tables.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
+
+use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::{
+    AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
+};
+use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 
 use crate::netlink::{self, Batch};
 use crate::spec::Addresses;
 
 /// Loopback is the first device of every network namespace.
-pub(crate) const LOOPBACK_INDEX: u32 = 1;
-
-const FLAG_UP: u32 = libc::IFF_UP as u32;
-const SCOPE_HOST: u8 = 254;
-const SCOPE_UNIVERSE: u8 = 0;
-const PROTOCOL_STATIC: u8 = 4;
-const TYPE_LOCAL: u8 = 2;
-const TABLE_LOCAL: u8 = 255;
-const TABLE_MAIN: u8 = 254;
+const LOOPBACK_INDEX: u32 = 1;
+const NEW: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 
 /// Brings loopback up with the sandbox's addresses and catches every destination.
 ///
@@ -29,54 +31,29 @@ pub(crate) fn configure(addresses: &Addresses, tap_index: Option<u32>) -> io::Re
     let socket = netlink::open(netlink::ROUTE)?;
     let mut batch = Batch::with_capacity(1024);
     up(&mut batch, LOOPBACK_INDEX);
-    address(
-        &mut batch,
-        LOOPBACK_INDEX,
-        addresses.own4.into(),
-        32,
-        SCOPE_HOST,
-    );
-    address(
-        &mut batch,
-        LOOPBACK_INDEX,
-        addresses.own6.into(),
-        128,
-        SCOPE_UNIVERSE,
-    );
+    let lo = |address: IpAddr, prefix, scope| Assigned {
+        index: LOOPBACK_INDEX,
+        address,
+        prefix,
+        scope,
+    };
+    let tap = |index, address: Ipv4Addr, prefix| Assigned {
+        index,
+        address: address.into(),
+        prefix,
+        scope: AddressScope::Universe,
+    };
+    lo(addresses.own4.into(), 32, AddressScope::Host).add(&mut batch);
+    lo(addresses.own6.into(), 128, AddressScope::Universe).add(&mut batch);
     let table = if let Some(index) = tap_index {
         up(&mut batch, index);
-        let prefix = crate::tap::PREFIX;
-        address(
-            &mut batch,
-            index,
-            addresses.gateway4.into(),
-            prefix,
-            SCOPE_UNIVERSE,
-        );
-        address(
-            &mut batch,
-            index,
-            addresses.resolver4.into(),
-            32,
-            SCOPE_UNIVERSE,
-        );
-        TABLE_MAIN
+        tap(index, addresses.gateway4, crate::tap::PREFIX).add(&mut batch);
+        tap(index, addresses.resolver4, 32).add(&mut batch);
+        libc::RT_TABLE_MAIN
     } else {
-        address(
-            &mut batch,
-            LOOPBACK_INDEX,
-            addresses.gateway4.into(),
-            32,
-            SCOPE_HOST,
-        );
-        address(
-            &mut batch,
-            LOOPBACK_INDEX,
-            addresses.resolver4.into(),
-            32,
-            SCOPE_HOST,
-        );
-        TABLE_LOCAL
+        lo(addresses.gateway4.into(), 32, AddressScope::Host).add(&mut batch);
+        lo(addresses.resolver4.into(), 32, AddressScope::Host).add(&mut batch);
+        libc::RT_TABLE_LOCAL
     };
     catch_all(&mut batch, table, addresses.own4.into());
     catch_all(&mut batch, table, addresses.own6.into());
@@ -85,69 +62,60 @@ pub(crate) fn configure(addresses: &Addresses, tap_index: Option<u32>) -> io::Re
 }
 
 fn up(batch: &mut Batch, index: u32) {
-    let mut fixed = [0_u8; 16];
-    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
-    fixed[8..12].copy_from_slice(&FLAG_UP.to_ne_bytes());
-    fixed[12..16].copy_from_slice(&FLAG_UP.to_ne_bytes());
-    batch.message(libc::RTM_NEWLINK, 0, &fixed);
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.header.flags = LinkFlags::Up;
+    link.header.change_mask = LinkFlags::Up;
+    batch.emit(libc::RTM_NEWLINK, 0, &link);
 }
 
-fn address(batch: &mut Batch, index: u32, address: IpAddr, prefix: u8, scope: u8) {
-    // No duplicate address detection: there is nobody else, and it would take seconds.
-    let flags = if address.is_ipv6() {
-        libc::IFA_F_NODAD as u8
-    } else {
-        0
-    };
-    let mut fixed = [family(address), prefix, flags, scope, 0, 0, 0, 0];
-    fixed[4..8].copy_from_slice(&index.to_ne_bytes());
-    batch.message(
-        libc::RTM_NEWADDR,
-        libc::NLM_F_CREATE | libc::NLM_F_EXCL,
-        &fixed,
-    );
-    with_octets(address, |octets| {
-        batch.attr(libc::IFA_LOCAL, octets);
-        batch.attr(libc::IFA_ADDRESS, octets);
-    });
+/// An address of a device.
+struct Assigned {
+    index: u32,
+    address: IpAddr,
+    /// The length of its network's prefix, in bits.
+    prefix: u8,
+    scope: AddressScope,
+}
+
+impl Assigned {
+    fn add(self, batch: &mut Batch) {
+        let mut message = AddressMessage::default();
+        message.header.family = family(self.address);
+        message.header.prefix_len = self.prefix;
+        message.header.scope = self.scope;
+        message.header.index = self.index;
+        if self.address.is_ipv6() {
+            // No duplicate address detection: there is nobody else, and it would take seconds.
+            message.header.flags = AddressHeaderFlags::Nodad;
+        }
+        message.attributes = vec![
+            AddressAttribute::Local(self.address),
+            AddressAttribute::Address(self.address),
+        ];
+        batch.emit(libc::RTM_NEWADDR, NEW, &message);
+    }
 }
 
 /// `ip route add local 0.0.0.0/0 dev lo src OWN`, or the same for IPv6.
 fn catch_all(batch: &mut Batch, table: u8, source: IpAddr) {
-    let fixed = [
-        family(source),
-        0,
-        0,
-        0,
-        table,
-        PROTOCOL_STATIC,
-        SCOPE_HOST,
-        TYPE_LOCAL,
-        0,
-        0,
-        0,
-        0,
+    let mut route = RouteMessage::default();
+    route.header.address_family = family(source);
+    route.header.table = table;
+    route.header.protocol = RouteProtocol::Static;
+    route.header.scope = RouteScope::Host;
+    route.header.kind = RouteType::Local;
+    route.attributes = vec![
+        RouteAttribute::Oif(LOOPBACK_INDEX),
+        RouteAttribute::PrefSource(source.into()),
     ];
-    batch.message(
-        libc::RTM_NEWROUTE,
-        libc::NLM_F_CREATE | libc::NLM_F_EXCL,
-        &fixed,
-    );
-    batch.attr(libc::RTA_OIF, &LOOPBACK_INDEX.to_ne_bytes());
-    with_octets(source, |octets| batch.attr(libc::RTA_PREFSRC, octets));
+    batch.emit(libc::RTM_NEWROUTE, NEW, &route);
 }
 
-fn family(address: IpAddr) -> u8 {
-    (if address.is_ipv4() {
-        libc::AF_INET
+fn family(address: IpAddr) -> AddressFamily {
+    if address.is_ipv4() {
+        AddressFamily::Inet
     } else {
-        libc::AF_INET6
-    }) as u8
-}
-
-fn with_octets<R>(address: IpAddr, use_octets: impl FnOnce(&[u8]) -> R) -> R {
-    match address {
-        IpAddr::V4(address) => use_octets(&address.octets()),
-        IpAddr::V6(address) => use_octets(&address.octets()),
+        AddressFamily::Inet6
     }
 }

@@ -30,7 +30,7 @@ const MAX_RUN_LINKS: usize = 256;
 const MASK_OPTIONS: &CStr = c"mode=0755,size=64m,nr_inodes=65536";
 /// What real root could write in `/proc` without any capability, to have the kernel start a
 /// program outside (core_pattern, modprobe) or to disturb the host.
-const KERNEL_KNOBS: [&str; 5] = [
+const KERNEL_SETTINGS: [&str; 5] = [
     "/proc/sys",
     "/proc/sysrq-trigger",
     "/proc/irq",
@@ -41,7 +41,7 @@ const KERNEL_KNOBS: [&str; 5] = [
 /// systemd) could leave the sandbox's group and freeze the rest of it, gateway and parent included.
 const SYS: &CStr = c"/sys";
 /// Devices that reach the host's own vsock services without a socket of that family.
-const DOORS_TO_THE_HOST: [&str; 2] = ["/dev/vsock", "/dev/vhost-vsock"];
+const VSOCK_DEVICES: [&str; 2] = ["/dev/vsock", "/dev/vhost-vsock"];
 
 /// What is to be done to the mounts.
 #[derive(Debug, Clone)]
@@ -67,12 +67,12 @@ pub(crate) fn begin() -> Result<(), SandboxError> {
 /// Masks, and protects what must not change. Ids must be mapped by now.
 pub(crate) fn arrange(plan: &Plan) -> Result<(), SandboxError> {
     if plan.real_root {
-        for path in KERNEL_KNOBS {
+        for path in KERNEL_SETTINGS {
             skip_missing(read_only_bind(Path::new(path))).at(Step::Mount, path)?;
         }
     }
     skip_missing(settings_read_only()).at(Step::Mount, "/sys")?;
-    for device in DOORS_TO_THE_HOST {
+    for device in VSOCK_DEVICES {
         skip_missing(cover(Path::new(device))).at(Step::Mount, device)?;
     }
     mask_run().at(Step::Mount, RUN)?;
@@ -85,7 +85,7 @@ pub(crate) fn arrange(plan: &Plan) -> Result<(), SandboxError> {
 /// Protects the files that the command must not change or see; the last step.
 pub(crate) fn protect(plan: &Plan) -> Result<(), SandboxError> {
     for path in &plan.read_only {
-        keep_as_it_is(path).at(Step::Mount, &path.to_string_lossy())?;
+        make_read_only(path).at(Step::Mount, &path.to_string_lossy())?;
     }
     for path in &plan.hidden {
         skip_missing(cover(path)).at(Step::Mount, &path.to_string_lossy())?;
@@ -104,7 +104,7 @@ fn settings_read_only() -> io::Result<()> {
 }
 
 /// Makes what a path leads to read-only; where the path is a symbolic link, under both names.
-fn keep_as_it_is(path: &Path) -> io::Result<()> {
+fn make_read_only(path: &Path) -> io::Result<()> {
     let real = fs::canonicalize(path)?;
     read_only_bind(&real)?;
     // Nobody can point a link of `/proc` (`/dev/fd/3`) elsewhere.

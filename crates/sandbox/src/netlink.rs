@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use netlink_packet_core::Emitable;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
@@ -59,6 +60,13 @@ impl Batch {
         self.bytes.extend_from_slice(&0_u32.to_ne_bytes());
         self.bytes.extend_from_slice(fixed);
         self.pad();
+    }
+
+    /// Adds a message that a library lays out behind the netlink header.
+    pub(crate) fn emit(&mut self, kind: u16, flags: i32, message: &impl Emitable) {
+        let mut body = vec![0; message.buffer_len()];
+        message.emit(&mut body);
+        self.message(kind, flags, &body);
     }
 
     /// Asks for an acknowledgement of the message being built.
@@ -132,7 +140,7 @@ impl Batch {
 
 /// Sends a packet of messages. The kernel has carried them out when this returns, or has put its
 /// refusal on the socket.
-pub(crate) fn tell(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
+pub(crate) fn send_batch(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
     let bytes = batch.into_bytes();
     if bytes.len() > MAX_SEND_BYTES {
         return Err(Errno::TOOBIG.into());
@@ -144,14 +152,14 @@ pub(crate) fn tell(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
 /// Sends a packet of messages, of which exactly one (the last that is not a batch's end) asks for
 /// an acknowledgement, and waits for that.
 pub(crate) fn transact(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
-    tell(fd, batch)?;
+    send_batch(fd, batch)?;
     let mut buffer = [0_u8; ANSWER_BYTES];
     for _ in 0..MAX_ANSWERS {
         let length = receive(fd, &mut buffer)?;
         let mut rest = &buffer[..length];
         while let Some((header, body, after)) = next_message(rest) {
             if header.kind == libc::NLMSG_ERROR as u16 {
-                return answer(body);
+                return result(body);
             }
             rest = after;
         }
@@ -160,7 +168,7 @@ pub(crate) fn transact(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
 }
 
 /// What an `NLMSG_ERROR` says: zero is an acknowledgement.
-pub(crate) fn answer(body: &[u8]) -> io::Result<()> {
+pub(crate) fn result(body: &[u8]) -> io::Result<()> {
     match body
         .get(..4)
         .and_then(|code| code.try_into().ok())

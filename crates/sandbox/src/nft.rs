@@ -341,14 +341,14 @@ impl Rule<'_> {
     }
 
     /// The packet came in by this device.
-    pub(crate) fn came_by(&mut self, device: &str) -> &mut Self {
+    pub(crate) fn input_device(&mut self, device: &str) -> &mut Self {
         const META_IIFNAME: u32 = 6;
         self.load_meta(META_IIFNAME)
             .compare(Compare::Equal, &device_name(device))
     }
 
     /// The packet leaves by this device.
-    pub(crate) fn leaves_by(&mut self, device: &str) -> &mut Self {
+    pub(crate) fn output_device(&mut self, device: &str) -> &mut Self {
         const META_OIFNAME: u32 = 7;
         self.load_meta(META_OIFNAME)
             .compare(Compare::Equal, &device_name(device))
@@ -397,16 +397,16 @@ impl Rule<'_> {
     }
 
     /// Hands the packet to the listener at an IPv4 address.
-    pub(crate) fn hand_to4(&mut self, address: [u8; 4], port: u16) -> &mut Self {
-        self.hand_to(NFPROTO_IPV4, &address, port)
+    pub(crate) fn tproxy_to4(&mut self, address: [u8; 4], port: u16) -> &mut Self {
+        self.tproxy_to(NFPROTO_IPV4, &address, port)
     }
 
     /// Hands the packet to the listener at an IPv6 address.
-    pub(crate) fn hand_to6(&mut self, address: [u8; 16], port: u16) -> &mut Self {
-        self.hand_to(NFPROTO_IPV6, &address, port)
+    pub(crate) fn tproxy_to6(&mut self, address: [u8; 16], port: u16) -> &mut Self {
+        self.tproxy_to(NFPROTO_IPV6, &address, port)
     }
 
-    fn hand_to(&mut self, family: u8, address: &[u8], port: u16) -> &mut Self {
+    fn tproxy_to(&mut self, family: u8, address: &[u8], port: u16) -> &mut Self {
         self.immediate(REGISTER_1, address)
             .immediate(REGISTER_2, &port.to_be_bytes());
         self.expression("tproxy", |batch| {

@@ -71,10 +71,10 @@ impl Outcome {
                 signal: Some(signal),
                 ..
             } => Some(format!(
-                "the gateway was ended by signal {signal}; the sandbox was ended with it"
+                "the gateway was killed by signal {signal}, so the sandbox was ended too"
             )),
             Self::GatewayDied { code, .. } => Some(format!(
-                "the gateway ended (code {}); the sandbox was ended with it",
+                "the gateway exited with code {}, so the sandbox was ended too",
                 code.unwrap_or(-1)
             )),
             Self::SandboxDied { .. } => {
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_codes_follow_the_contract() {
+    fn each_outcome_has_its_exit_code() {
         assert_eq!(Outcome::Exited(7).exit_code(), 7);
         assert_eq!(Outcome::Signaled(15).exit_code(), 143);
         assert_eq!(Outcome::Interrupted { signal: 2 }.exit_code(), 130);

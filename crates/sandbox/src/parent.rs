@@ -93,7 +93,7 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
         lifeline: gateway_life,
     };
     let result = start(init, gateway, ends).and_then(|started| {
-        let mut family = Family {
+        let mut supervisor = Supervisor {
             parent,
             signals,
             init: Child::new(started.init),
@@ -102,9 +102,9 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
             started: false,
             interrupted: None,
         };
-        let mapped = family.map(&started.maps);
-        let result = mapped.and_then(|()| family.follow(timeout));
-        family.end(result)
+        let mapped = supervisor.write_id_maps(&started.maps);
+        let result = mapped.and_then(|()| supervisor.follow(timeout));
+        supervisor.end(result)
     });
     terminal.take_back();
     saved.restore();
@@ -118,7 +118,7 @@ struct GatewayEnds {
 }
 
 /// The two processes that have been started.
-struct Started {
+struct Forked {
     init: Pid,
     gateway: Pid,
     maps: IdMaps,
@@ -132,7 +132,7 @@ fn start(
     init: Init,
     gateway: impl FnOnce(GatewaySide) -> i32,
     ends: GatewayEnds,
-) -> Result<Started, SandboxError> {
+) -> Result<Forked, SandboxError> {
     // SAFETY: this process has one thread, which `check` has seen.
     let Some(first) = unsafe { sys::fork_into_namespaces() }.at(Step::UserNamespace, "")? else {
         init.main();
@@ -151,7 +151,7 @@ fn start(
             wake(parent);
             sys::exit(code)
         }
-        Ok(Some(second)) => Ok(Started {
+        Ok(Some(second)) => Ok(Forked {
             init: first,
             gateway: second,
             maps: init.maps,
@@ -187,12 +187,12 @@ fn check(spec: &Spec) -> Result<(), SandboxError> {
     let rules = spec.open.rules.len() + spec.open.closed.len();
     if rules > MAX_OPEN_RULES {
         return Err(SandboxError::Invalid(format!(
-            "{rules} address rules, at most {MAX_OPEN_RULES} are possible"
+            "{rules} address rules exceed the limit of {MAX_OPEN_RULES}"
         )));
     }
     if let Some(name) = spec.tap.as_deref().filter(|name| !tap::valid_name(name)) {
         return Err(SandboxError::Invalid(format!(
-            "{name:?} is no name for a device: use up to 15 letters, digits, '-' and '_'"
+            "{name:?} is not a valid device name: use up to 15 letters, digits, '-' and '_'"
         )));
     }
     let threads = fs::metadata("/proc/self/task")
@@ -200,7 +200,7 @@ fn check(spec: &Spec) -> Result<(), SandboxError> {
         .nlink();
     if threads != LINKS_OF_ONE_THREAD {
         return Err(SandboxError::Invalid(
-            "a sandbox must be started by a process with one thread".to_owned(),
+            "the process that starts a sandbox must have a single thread".to_owned(),
         ));
     }
     Ok(())
@@ -261,7 +261,7 @@ impl Child {
 }
 
 /// The processes that this one looks after.
-struct Family {
+struct Supervisor {
     parent: Channel,
     signals: SignalFd,
     init: Child,
@@ -274,8 +274,8 @@ struct Family {
     interrupted: Option<i32>,
 }
 
-impl Family {
-    fn map(&self, maps: &IdMaps) -> Result<(), SandboxError> {
+impl Supervisor {
+    fn write_id_maps(&self, maps: &IdMaps) -> Result<(), SandboxError> {
         if maps.privileged() {
             maps.write_for(self.init.pid)
                 .at(Step::IdMap, "")
@@ -406,8 +406,8 @@ impl Family {
     fn who_died(&mut self) -> Outcome {
         self.await_init();
         let gateway_gone = self.init.end == Some(Change::Exited(EXIT_GATEWAY_GONE));
-        self.await_end(CAUSE_TIMEOUT, |family| {
-            !gateway_gone || family.gateway.end.is_some()
+        self.await_end(CAUSE_TIMEOUT, |supervisor| {
+            !gateway_gone || supervisor.gateway.end.is_some()
         });
         match (gateway_gone, self.gateway.end, self.init.end) {
             (true, Some(Change::Signaled(signal)), _) => Outcome::GatewayDied {
@@ -435,16 +435,18 @@ impl Family {
             self.init.kill();
         }
         self.await_init();
-        self.await_end(GATEWAY_END_TIMEOUT, |family| family.gateway.end.is_some());
+        self.await_end(GATEWAY_END_TIMEOUT, |supervisor| {
+            supervisor.gateway.end.is_some()
+        });
         if self.gateway.end.is_none() {
             self.gateway.kill();
-            self.await_end(KILL_TIMEOUT, |family| family.gateway.end.is_some());
+            self.await_end(KILL_TIMEOUT, |supervisor| supervisor.gateway.end.is_some());
         }
         result
     }
 
     fn await_init(&mut self) {
-        self.await_end(KILL_TIMEOUT, |family| family.init.end.is_some());
+        self.await_end(KILL_TIMEOUT, |supervisor| supervisor.init.end.is_some());
     }
 
     /// Waits for children to end until `done`. Other signals have no addressee any more.

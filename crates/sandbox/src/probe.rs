@@ -1,4 +1,4 @@
-//! The self-proof: before the command starts, one probe must be refused and one answered.
+//! The start-up check: before the command starts, one probe must be refused and one answered.
 //!
 //! It answers "failing open": rules that did not apply, a gateway that does not serve. Both
 //! probes are in flight at once and nothing sleeps.
@@ -74,7 +74,7 @@ impl Question {
         } else {
             Err(SandboxError::refused(
                 Step::ProbeAnswered,
-                "the answer is not one to the question",
+                "the answer does not match the question",
             ))
         }
     }
@@ -96,7 +96,7 @@ pub(crate) fn refused(destination: SocketAddr) -> Result<(), SandboxError> {
         Err(Errno::CONNREFUSED) => Ok(()),
         Err(error) => Err(SandboxError::refused(
             Step::ProbeRefused,
-            format!("connecting to {destination} gave: {error}"),
+            format!("connecting to {destination} failed with: {error}"),
         )),
         Ok(()) => Err(SandboxError::refused(
             Step::ProbeRefused,

@@ -96,7 +96,7 @@ impl Processes {
             let path = format!("/proc/{}/net/{table}", self.init);
             let text = read(Path::new(&path), MAX_TABLE_BYTES)?;
             search.read(&String::from_utf8_lossy(&text));
-            if search.exact != Seen::Nothing {
+            if search.exact != Matches::Nothing {
                 break;
             }
         }
@@ -193,19 +193,19 @@ fn safe(name: &[u8]) -> String {
 
 /// What was found of a kind of match.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
+enum Matches {
     Nothing,
     One(u64),
     /// Nobody can tell which.
     Several,
 }
 
-impl Seen {
+impl Matches {
     fn add(&mut self, inode: u64) {
         *self = match *self {
-            Seen::Nothing => Seen::One(inode),
-            Seen::One(known) if known == inode => Seen::One(inode),
-            _ => Seen::Several,
+            Matches::Nothing => Matches::One(inode),
+            Matches::One(known) if known == inode => Matches::One(inode),
+            _ => Matches::Several,
         };
     }
 }
@@ -216,9 +216,9 @@ struct Search {
     address: IpAddr,
     port: u16,
     /// Sockets with this very address.
-    exact: Seen,
+    exact: Matches,
     /// Datagram sockets bound to the port on all addresses.
-    wildcard: Seen,
+    wildcard: Matches,
 }
 
 impl Search {
@@ -227,8 +227,8 @@ impl Search {
             transport,
             address: client.ip().to_canonical(),
             port: client.port(),
-            exact: Seen::Nothing,
-            wildcard: Seen::Nothing,
+            exact: Matches::Nothing,
+            wildcard: Matches::Nothing,
         }
     }
 
@@ -266,7 +266,7 @@ impl Search {
 
     fn found(&self) -> Option<u64> {
         match (self.exact, self.wildcard) {
-            (Seen::One(inode), _) | (Seen::Nothing, Seen::One(inode)) => Some(inode),
+            (Matches::One(inode), _) | (Matches::Nothing, Matches::One(inode)) => Some(inode),
             _ => None,
         }
     }

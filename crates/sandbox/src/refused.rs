@@ -72,7 +72,7 @@ pub struct RefusedBatch {
 
 /// The log of refused packets of one sandbox.
 ///
-/// The self-proof's own refused probe is not in it: logging begins after the proof.
+/// the start-up check's own refused probe is not in it: logging begins after the proof.
 #[derive(Debug)]
 pub struct RefusedLog {
     socket: OwnedFd,
@@ -148,13 +148,13 @@ pub fn begin_refusal_log(socket: BorrowedFd<'_>) -> io::Result<()> {
     batch.attr(CONFIG_COMMAND, &[COMMAND_BIND]);
     // The rule says how much is copied; 0 means no further limit.
     batch.attr(CONFIG_MODE, &[0, 0, 0, 0, COPY_PACKET, 0]);
-    netlink::tell(socket, batch)
+    netlink::send_batch(socket, batch)
 }
 
 fn parse(mut bytes: &[u8], found: &mut Vec<Refused>) -> io::Result<()> {
     while let Some((header, body, rest)) = netlink::next_message(bytes) {
         if header.kind == libc::NLMSG_ERROR as u16 {
-            netlink::answer(body)?;
+            netlink::result(body)?;
         }
         if header.kind == MESSAGE_PACKET
             && let Some(attributes) = body.get(GENERAL_BYTES..)

@@ -116,7 +116,7 @@ pub(crate) fn replacement(open: &[OpenRule], closed: &[OpenRule]) -> Vec<Batch> 
     let (first, rest) = closed.split_at(closed.len().min(NETWORKS_IN_ONE_STEP));
     for rule in first {
         for ports in &rule.ports {
-            network(&mut tx, "closed", (rule, *ports), Verdict::Goto("refuse"));
+            network(&mut tx, "closed", rule, *ports, Verdict::Goto("refuse"));
         }
     }
     all.push(tx.finish());
@@ -133,7 +133,7 @@ fn networks(all: &mut Vec<Batch>, chain: &str, rules: &[OpenRule], verdict: Verd
     for some in ranges.chunks(RULES_PER_TRANSACTION) {
         let mut tx = Transaction::new(TABLE, some.len() * RULE_BYTES);
         for (rule, ports) in some {
-            network(&mut tx, chain, (rule, *ports), verdict);
+            network(&mut tx, chain, rule, *ports, verdict);
         }
         all.push(tx.finish());
     }
@@ -173,7 +173,7 @@ fn base(addresses: &Addresses, open: &OpenRules, tap: Option<&str>) -> Batch {
         guest_chain(&mut tx, addresses);
         tx.base_chain("input", Hook::Input, PRIORITY_FILTER, Verdict::Accept);
         tx.rule("input", |rule| {
-            rule.came_by(tap).verdict(Verdict::Goto("guest"))
+            rule.input_device(tap).verdict(Verdict::Goto("guest"))
         });
         tx.base_chain("forward", Hook::Forward, PRIORITY_FILTER, Verdict::Drop);
     }
@@ -250,7 +250,8 @@ fn in_set(tx: &mut Transaction, chain: &str, set: OpenSet) {
 fn network(
     tx: &mut Transaction,
     chain: &str,
-    (of, ports): (&OpenRule, (u16, u16)),
+    of: &OpenRule,
+    ports: (u16, u16),
     verdict: Verdict<'_>,
 ) {
     tx.rule(chain, |rule| {
@@ -301,7 +302,7 @@ fn network6(address: Ipv6Addr, prefix: u8) -> ([u8; 16], [u8; 16]) {
 /// What programs inside send.
 fn output_chain(tx: &mut Transaction, addresses: &Addresses, tap: Option<&str>) {
     if let Some(tap) = tap {
-        tx.rule("output", |rule| rule.leaves_by(tap).accept());
+        tx.rule("output", |rule| rule.output_device(tap).accept());
     }
     tx.rule("output", |rule| {
         rule.transport(TCP)
@@ -385,13 +386,13 @@ fn prerouting_chain(tx: &mut Transaction, addresses: &Addresses) {
     tx.rule("prerouting", |rule| {
         rule.network(NFPROTO_IPV4)
             .transport(TCP)
-            .hand_to4(addresses.gateway4.octets(), addresses.catch_all_port)
+            .tproxy_to4(addresses.gateway4.octets(), addresses.catch_all_port)
             .accept();
     });
     tx.rule("prerouting", |rule| {
         rule.network(NFPROTO_IPV6)
             .transport(TCP)
-            .hand_to6(addresses.gateway6.octets(), addresses.catch_all_port)
+            .tproxy_to6(addresses.gateway6.octets(), addresses.catch_all_port)
             .accept();
     });
 }
@@ -400,7 +401,7 @@ fn prerouting_chain(tx: &mut Transaction, addresses: &Addresses) {
 fn foreign_sources(tx: &mut Transaction, addresses: &Addresses, tap: &str) {
     let (mask, network) = network4(addresses.gateway4, crate::tap::PREFIX);
     tx.rule("prerouting", |rule| {
-        rule.came_by(tap)
+        rule.input_device(tap)
             .network(NFPROTO_IPV4)
             .masked(SOURCE4, &mask, Compare::NotEqual, &network)
             .log(LOG_GROUP, LOG_BYTES)

@@ -9,24 +9,20 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
+use netlink_packet_core::Parseable;
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponseHeader, SocketId, StateFlags,
+};
+use netlink_packet_sock_diag::{AF_INET, AF_INET6, IPPROTO_TCP, SOCK_DIAG_BY_FAMILY, TCP_LISTEN};
+use rustix::io::Errno;
 use rustix::net::netlink::SOCK_DIAG;
 
 use crate::netlink::{self, Batch};
 
-/// `SOCK_DIAG_BY_FAMILY`
-const BY_FAMILY: u16 = 20;
 /// A cookie that matches any socket: `INET_DIAG_NOCOOKIE`, twice.
 const ANY_COOKIE: [u8; 8] = [0xFF; 8];
-/// Every state of a connection.
-const ALL_STATES: [u8; 4] = [0xFF; 4];
-/// `TCP_LISTEN`: what answers where there is no such connection.
-const LISTEN: u8 = 10;
-/// Where the state stands in `struct inet_diag_msg`.
-const STATE_AT: usize = 1;
-/// Where the inode stands.
-const INODE_AT: usize = 68;
-/// `struct inet_diag_req_v2`, in bytes.
-const REQUEST_BYTES: usize = 56;
+/// Room for a question, in bytes.
+const REQUEST_BYTES: usize = 128;
 /// Room for one answer, in bytes.
 const ANSWER_BYTES: usize = 1024;
 /// The most packets read for one question: its answer, and what an earlier one left.
@@ -55,63 +51,58 @@ impl SocketDiag {
         let Some(request) = request(local, remote) else {
             return Ok(None);
         };
-        let mut batch = Batch::with_capacity(2 * REQUEST_BYTES);
-        batch.message(BY_FAMILY, 0, &request);
+        let mut batch = Batch::with_capacity(REQUEST_BYTES);
+        batch.emit(SOCK_DIAG_BY_FAMILY, 0, &request);
         let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        netlink::tell(socket.as_fd(), batch)?;
+        netlink::send_batch(socket.as_fd(), batch)?;
         let mut buffer = [0_u8; ANSWER_BYTES];
         for _ in 0..MAX_ANSWERS {
             let length = netlink::receive(socket.as_fd(), &mut buffer)?;
             let Some((header, body, _)) = netlink::next_message(&buffer[..length]) else {
                 break;
             };
-            if header.kind == BY_FAMILY {
+            if header.kind == SOCK_DIAG_BY_FAMILY {
                 return Ok(inode(body, local));
             }
-            match netlink::answer(body) {
+            match netlink::result(body) {
                 Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
                 Err(error) => return Err(error),
                 Ok(()) => {}
             }
         }
-        Err(io::Error::from_raw_os_error(libc::EBADMSG))
+        Err(Errno::BADMSG.into())
     }
 }
 
-/// `struct inet_diag_req_v2`; none for ends of different families.
-fn request(local: SocketAddr, remote: SocketAddr) -> Option<[u8; REQUEST_BYTES]> {
+/// The question for one connection; none for ends of different families.
+fn request(local: SocketAddr, remote: SocketAddr) -> Option<InetRequest> {
     let family = match (local.ip(), remote.ip()) {
-        (IpAddr::V4(_), IpAddr::V4(_)) => libc::AF_INET,
-        (IpAddr::V6(_), IpAddr::V6(_)) => libc::AF_INET6,
+        (IpAddr::V4(_), IpAddr::V4(_)) => AF_INET,
+        (IpAddr::V6(_), IpAddr::V6(_)) => AF_INET6,
         _ => return None,
     };
-    let mut request = [0; REQUEST_BYTES];
-    request[0] = family as u8;
-    request[1] = libc::IPPROTO_TCP as u8;
-    request[4..8].copy_from_slice(&ALL_STATES);
-    request[8..10].copy_from_slice(&local.port().to_be_bytes());
-    request[10..12].copy_from_slice(&remote.port().to_be_bytes());
-    put(&mut request[12..28], local.ip());
-    put(&mut request[28..44], remote.ip());
-    // Any interface, any cookie.
-    request[48..56].copy_from_slice(&ANY_COOKIE);
-    Some(request)
+    Some(InetRequest {
+        family,
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::all(),
+        socket_id: SocketId {
+            source_port: local.port(),
+            destination_port: remote.port(),
+            source_address: local.ip(),
+            destination_address: remote.ip(),
+            interface_id: 0,
+            cookie: ANY_COOKIE,
+        },
+    })
 }
 
-fn put(room: &mut [u8], address: IpAddr) {
-    match address {
-        IpAddr::V4(address) => room[..4].copy_from_slice(&address.octets()),
-        IpAddr::V6(address) => room.copy_from_slice(&address.octets()),
-    }
-}
-
-/// Reads `struct inet_diag_msg`.
+/// The inode that an answer tells. A listener answers where there is no such connection, and a
+/// connection that its program has closed has none.
 fn inode(answer: &[u8], local: SocketAddr) -> Option<u64> {
-    let inode = answer.get(INODE_AT..INODE_AT + 4)?;
-    let inode = u32::from_ne_bytes(inode.try_into().ok()?);
-    let port = answer.get(4..6)? == local.port().to_be_bytes();
-    let connection = *answer.get(STATE_AT)? != LISTEN;
-    (port && connection && inode != 0).then_some(inode.into())
+    let found = InetResponseHeader::parse(answer).ok()?;
+    let it_is = found.socket_id.source_port == local.port() && found.state != TCP_LISTEN;
+    (it_is && found.inode != 0).then_some(found.inode.into())
 }
 
 #[cfg(test)]
@@ -150,14 +141,16 @@ mod tests {
     #[test]
     fn every_prefix_of_an_answer_is_harmless() {
         let local = SocketAddr::from(([10, 0, 2, 15], 4000));
-        let mut answer = [0_u8; INODE_AT + 4];
+        // `struct inet_diag_msg`: family, state, two bytes, the local port; the inode comes last.
+        let mut answer = [0_u8; 72];
+        answer[0] = AF_INET;
         answer[4..6].copy_from_slice(&4000_u16.to_be_bytes());
-        answer[INODE_AT..].copy_from_slice(&7_u32.to_ne_bytes());
+        answer[68..].copy_from_slice(&7_u32.to_ne_bytes());
         assert_eq!(inode(&answer, local), Some(7));
         for end in 0..answer.len() {
             assert_eq!(inode(&answer[..end], local), None);
         }
-        answer[STATE_AT] = LISTEN;
+        answer[1] = TCP_LISTEN;
         assert_eq!(inode(&answer, local), None);
     }
 }

@@ -31,7 +31,7 @@ pub struct Spec {
     pub timeout: Option<Duration>,
     /// What the kernel lets through from the start, besides what [`crate::KernelSet`] adds.
     pub open: OpenRules,
-    /// A TCP destination that must be refused before the command starts: half of the self-proof.
+    /// A TCP destination that must be refused before the command starts: half of the start-up check.
     pub probe_refused: SocketAddr,
     /// The addresses inside.
     pub addresses: Addresses,

@@ -235,7 +235,7 @@ import time; time.sleep(1)
     assert!(seen.contains("Udp 93.184.216.35:4433"), "{seen}");
     assert!(
         !seen.contains("192.0.2.1"),
-        "the self-proof's probe: {seen}"
+        "the start-up check's probe: {seen}"
     );
 }
 

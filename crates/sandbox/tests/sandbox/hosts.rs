@@ -110,7 +110,7 @@ fn doctor_finds_what_is_there_and_names_the_fix_of_what_is_not() {
     let text = checked(seen);
     let line = text
         .lines()
-        .find(|line| line.contains("a new /proc"))
+        .find(|line| line.contains("a /proc of the sandbox's own"))
         .unwrap();
     assert!(
         line.starts_with("false") && line.contains("systempaths=unconfined"),

@@ -12,7 +12,7 @@ use crate::support::{
 };
 
 #[test]
-fn exit_codes_follow_the_contract() {
+fn each_outcome_has_its_exit_code() {
     for user in users() {
         let code = |words: &[&str]| run(user, &[], words).status.code();
         assert_eq!(code(&["true"]), Some(0));
@@ -119,7 +119,7 @@ fn a_failed_self_proof_starts_nothing() {
     assert_eq!(mute.status.code(), Some(125));
     let text = String::from_utf8_lossy(&mute.stderr);
     assert!(
-        text.contains("self-proof failed") && text.contains("did not answer"),
+        text.contains("start-up check failed") && text.contains("did not answer"),
         "{text}"
     );
     assert!(mute.stdout.is_empty());
@@ -128,7 +128,7 @@ fn a_failed_self_proof_starts_nothing() {
     assert_eq!(leaky.status.code(), Some(125));
     let text = String::from_utf8_lossy(&leaky.stderr);
     assert!(
-        text.contains("self-proof failed") && text.contains("not refused"),
+        text.contains("start-up check failed") && text.contains("not refused"),
         "{text}"
     );
     assert!(leaky.stdout.is_empty());
@@ -172,7 +172,7 @@ fn when_the_gateway_is_killed_everything_inside_ends() {
         assert_eq!(marked_process(&mark), None, "{user:?}");
         let mut text = String::new();
         std::io::Read::read_to_string(&mut child.0.stderr.take().unwrap(), &mut text).unwrap();
-        assert!(text.contains("gateway was ended by signal 9"), "{text}");
+        assert!(text.contains("gateway was killed by signal 9"), "{text}");
     }
 }
 
