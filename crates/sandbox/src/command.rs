@@ -1,8 +1,9 @@
 //! The command's process, from its fork to `execve`: the inner user namespace, the filter, the
 //! descriptors, the signals.
 //!
-//! The outer user namespace owns the network and the mounts; the command lives in an inner one
-//! and so has no capability over either, whoever its user is.
+//! Answers *around the gateway* (docs/threats.md). The outer user namespace owns the network and the
+//! mounts. The command lives in an inner one and so has no capability over either, whoever its user
+//! is.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::RawFd;

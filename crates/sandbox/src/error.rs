@@ -1,6 +1,6 @@
 //! Why a sandbox could not be made: which step, which errno, and the exact fix where one is known.
 //!
-//! Fails closed: any step that does not succeed ends the run before the command starts.
+//! Answers *failing open* (docs/threats.md): a step that fails ends the run before the command starts.
 
 use std::io;
 

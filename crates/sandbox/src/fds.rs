@@ -1,8 +1,9 @@
-//! Which descriptors the command inherits: none that would reach around the sandbox.
+//! Which descriptors the command inherits: none that would bypass the sandbox.
 //!
-//! A socket belongs to the namespace it was made in, and a folder to the mounts it was opened in:
-//! an inherited one would be a way out. Pipes and plain files stay (make's jobserver, process
-//! substitution); the three standard ones are looked at and refused where they are dangerous.
+//! Answers *around the gateway* (docs/threats.md). A socket belongs to the namespace in which it was
+//! made, and a directory to the mounts under which it was opened, so an inherited one would be a way
+//! out. Pipes and plain files stay (make's jobserver, process substitution). A dangerous standard
+//! stream ends the run before it begins.
 
 use std::fs;
 use std::io;

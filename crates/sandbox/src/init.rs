@@ -1,6 +1,6 @@
 //! The sandbox's first process: builds the inside, proves it, starts the command, reaps.
 //!
-//! It is process 1 of the sandbox: when it ends, the kernel ends everything inside. It ends as
+//! Answers *failing open* (docs/threats.md). It is process 1 of the sandbox: when it ends, the kernel ends everything inside. It ends as
 //! soon as the gateway or the terminal's parent is gone, so nothing ever runs inside without
 //! them. It has one thread, holds no policy and parses nothing that the command sends.
 

@@ -1,6 +1,7 @@
 //! What a namespace needs to be a sandbox: addresses, routes, packet rules, and the sockets that are
 //! its only doors.
 //!
+//! Answers *around the gateway* (docs/threats.md): no route leads out, and what is not open is refused.
 //! [`Inside::build`] works on the network namespace of the calling thread and on nothing else: not on
 //! mounts, users or processes. The sandbox's first process calls it in the namespace that it made;
 //! a process that has entered the namespace of a container or a virtual machine may call it there.

@@ -1,6 +1,7 @@
 //! The host's Unix sockets, and the files that tell a program how to resolve names.
 //!
-//! A socket with a path is reached through the file system, whatever the network namespace: a
+//! Answers *around the gateway* (docs/threats.md). A socket with a path is reached through the file
+//! system, whatever the network namespace: a
 //! name service cache, D-Bus, Avahi, a container engine or an agent would resolve or fetch on the
 //! sandbox's behalf. `/run` and the runtime folder are masked as a whole; every other socket that
 //! has a path when the sandbox starts is covered one by one.

@@ -1,7 +1,7 @@
 //! The sandbox's mounts: a `/proc` of its own, and out of reach whatever resolves or fetches for
 //! others (Unix sockets of resolvers, caches, buses, container engines, agents).
 //!
-//! Files are otherwise as the user sees them. Nothing made here propagates to the host, and
+//! Answers *around the gateway* (docs/threats.md). Files are otherwise as the user sees them. Nothing made here propagates to the host, and
 //! nothing that the host mounts later shows up inside.
 
 use std::ffi::CStr;

@@ -1,7 +1,7 @@
 //! The start-up check: before the command starts, one probe must be refused and one answered.
 //!
-//! It answers "failing open": rules that did not apply, a gateway that does not serve. Both
-//! probes are in flight at once and nothing sleeps.
+//! Answers *failing open* (docs/threats.md): rules that were not applied, a gateway that does not
+//! serve. Both probes are in flight at once and nothing sleeps.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};

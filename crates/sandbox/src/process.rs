@@ -1,6 +1,6 @@
 //! Which program inside holds a socket: for records, never for decisions.
 //!
-//! Answers "which of the hundred processes was it": the sandbox's own socket tables give the inode
+//! A record says which of a hundred processes it was: the sandbox's own socket tables give the inode
 //! of the socket that a request came from, and the descriptors of the processes below its first
 //! one say who holds that. Everything read here is written by the sandbox or grows with it, so that
 //! each look-up has limits; beyond them, and wherever two sockets share an address, the answer is

@@ -1,7 +1,7 @@
 //! What the kernel refused, read from NFLOG: a refusal at `connect()` becomes a record too.
 //!
-//! The log's queue is bounded by the kernel; a flood overflows it, and each overflow is counted
-//! here so that the record can say that something was lost.
+//! Answers *exhaustion* (docs/threats.md). The kernel bounds the log's queue. A flood overflows it,
+//! and each overflow is counted here, so that the record can say that something was lost.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

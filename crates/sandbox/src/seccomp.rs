@@ -1,6 +1,6 @@
 //! The command's system call filter: classic BPF as commented data.
 //!
-//! It leaves UNIX, INET, INET6 and NETLINK sockets (no packet, vsock, bluetooth, ... sockets), no
+//! Answers *around the gateway* (docs/threats.md). It leaves UNIX, INET, INET6 and NETLINK sockets (no packet, vsock, bluetooth, ... sockets), no
 //! io_uring (it would make sockets past this filter), no `request_key` (the kernel resolves names
 //! for it on the host), and no input pushed into the terminal. Calls through the i386 entry on
 //! x86-64 meet the same filter; x32 has no entry at all. Everything else stays, so that a sandbox
