@@ -462,8 +462,8 @@ fn a_port_that_cannot_be_had_comes_with_advice() {
     });
     for (address, hint) in [
         ("127.0.0.1:53", "ip_unprivileged_port_start=53"),
-        ("127.0.0.1:5301", "another program listens there"),
-        ("198.51.100.1:5300", "one of this host's own"),
+        ("127.0.0.1:5301", "another program is using it"),
+        ("198.51.100.1:5300", "use an address of this host"),
     ] {
         let done = command(
             &world,

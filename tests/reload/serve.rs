@@ -99,7 +99,7 @@ fn files_are_followed_and_it_says_what_happened() {
     for part in [
         "portcullis: policy applied: 1 rule, 0 flows cut\n",
         "policy.toml:3",
-        "portcullis: policy rejected; the one before stays in force\n",
+        "portcullis: policy rejected; the previous one stays in force\n",
         "portcullis: policy applied: 2 rules, 0 flows cut\n",
     ] {
         assert!(said.contains(part), "{part}\n{said}");

@@ -1,16 +1,18 @@
 //! What `run`, `learn` and `diagnose` share: one sandbox with its gateway, and what the gateway
 //! reports when it ends.
 
-use crate::talk::Hinted;
+use crate::exit::BEFORE_START;
+use crate::output::Hinted;
 use anyhow::{Context, bail};
 use portcullis_policy::{Policy, Resolve};
-use portcullis_runner::{Publish, Reload, Report, RunConfig};
-use portcullis_sandbox::{Addresses, OpenRules, Outcome, Spec};
+use portcullis_runner::{Publish, Reload, Report, RunConfig, Unresolved};
+use portcullis_sandbox::{Addresses, OpenRules, Outcome, SandboxError, Spec};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 /// Largest report that is read back from the gateway, bytes.
@@ -28,8 +30,8 @@ pub struct Launch {
     pub resolvers: Vec<SocketAddr>,
     /// Where decision records go.
     pub log: Option<PathBuf>,
-    /// HOST_PORT:PORT pairs.
-    pub publish: Vec<(u16, u16)>,
+    /// Ports of the host that lead inside.
+    pub publish: Vec<PublishedPort>,
     /// Name of the TAP device.
     pub tap: Option<String>,
     /// When to end the tree.
@@ -44,6 +46,15 @@ pub struct Launch {
     pub command: Vec<OsString>,
 }
 
+/// A port of the host's loopback that leads to a port of the sandbox's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishedPort {
+    /// On the host.
+    pub host: u16,
+    /// Inside.
+    pub inside: u16,
+}
+
 /// Runs it; the report is there once the gateway ended in order.
 pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
     free_range(&launch.policy)?;
@@ -55,14 +66,14 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
     if let Some(path) = &launch.log {
         if portcullis_runner::is_nameless(path) {
             bail!(
-                "{}: decision records need a file; a pipe is CMD's as well, which could write to it",
+                "{}: --log takes a file, not a pipe: CMD could write to a pipe too",
                 path.display()
             );
         }
         read_only.push(path.clone());
     }
     let mut publish = Vec::new();
-    for (host, inside) in launch.publish {
+    for PublishedPort { host, inside } in launch.publish {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, host)).map_err(|error| {
             let hinted = Hinted::listening(format!("cannot publish on 127.0.0.1:{host}"), &error);
             anyhow::Error::new(error).context(hinted)
@@ -98,7 +109,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
     let secret = &launch.policy.settings().upstream.secret_variables;
     let host = std::env::vars_os().filter(|(name, _)| {
         let is = |secret: &str| name == secret;
-        !is(crate::conceal::VARIABLE) && !secret.iter().any(|secret| is(secret))
+        !is(crate::hidden_credentials::VARIABLE) && !secret.iter().any(|secret| is(secret))
     });
     spec.env = crate::child_env::for_child(host, http, socks);
     let mut more_roots = Vec::new();
@@ -121,7 +132,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         collect: launch.collect,
         resolve: launch.resolve,
         more_roots,
-        build: crate::BUILD,
+        build: crate::version::BUILD,
         reload,
     };
     // The gateway is another process: it leaves its report in a file that only lives in memory.
@@ -149,6 +160,27 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
     }
 }
 
+/// Says why CMD never ran, and what to do.
+pub fn failed(error: &anyhow::Error) {
+    if let Some(unresolved) = error.downcast_ref::<Unresolved>() {
+        return crate::output::unresolved(unresolved);
+    }
+    match error.downcast_ref::<SandboxError>() {
+        // Its own text ends with the cause: the chain would say it twice.
+        Some(error) => crate::output::error(error, error.fix()),
+        None => crate::output::failure(error),
+    }
+}
+
+/// Turns an outcome into the exit code, with a word where CMD itself could not say it.
+pub fn finish(outcome: Outcome, command: &str) -> ExitCode {
+    if let Some(message) = outcome.message(command) {
+        crate::output::error(message, None);
+    }
+    // Exit codes are a byte; the sandbox gives nothing larger.
+    ExitCode::from(u8::try_from(outcome.exit_code()).unwrap_or(BEFORE_START))
+}
+
 fn read_report(mut file: File) -> Option<Report> {
     file.seek(SeekFrom::Start(0)).ok()?;
     let mut bytes = Vec::new();
@@ -169,7 +201,7 @@ pub fn open_log(path: &Path) -> anyhow::Result<File> {
     portcullis_gateway::open_records(path).with_context(|| {
         Hinted::new(
             format!("cannot write decision records to {}", path.display()),
-            Some("--log takes a file that you may write to, in a folder that exists"),
+            Some("--log takes a file that you may write, in a folder that exists"),
         )
     })
 }
@@ -183,19 +215,17 @@ pub fn host_resolvers(policy: &Policy) -> anyhow::Result<Vec<SocketAddr>> {
     let mut all = settings.resolvers.iter().chain(zones);
     let to_find = all.find(|resolver| resolver.name().is_some());
     let give = match to_find {
-        _ if settings.resolvers.is_empty() => {
-            "give an upstream resolver with --resolver ADDR".to_owned()
-        }
+        _ if settings.resolvers.is_empty() => "name a resolver with --resolver ADDR".to_owned(),
         Some(resolver) if settings.dns.bootstrap.is_empty() => format!(
-            "{resolver} cannot find its own address: name a plain resolver for that as `bootstrap` \
-             in [network.dns]"
+            "{resolver} cannot look up its own address: set `bootstrap` in [network.dns] to a plain \
+             resolver"
         ),
         _ => return Ok(portcullis_gateway::host_resolvers().unwrap_or_default()),
     };
     let resolvers = portcullis_gateway::host_resolvers()
         .with_context(|| format!("cannot read the host's resolv.conf; {give}"))?;
     if resolvers.is_empty() {
-        bail!("the host's resolv.conf names no resolver; {give}");
+        bail!("the host's resolv.conf lists no resolver; {give}");
     }
     Ok(resolvers)
 }

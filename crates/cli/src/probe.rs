@@ -2,7 +2,6 @@
 //! inside the sandbox, and reports what each layer showed. It decides nothing: what a program sees
 //! is the evidence.
 
-use crate::args::ProbeArgs;
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{self, Name, RData};
@@ -69,30 +68,69 @@ pub struct Finding {
     pub milliseconds: f64,
 }
 
-/// Splits NAME[:PORT]; a bare name means 443.
-pub fn split_target(target: &str) -> Option<(String, u16)> {
-    let target = target.strip_prefix("https://").unwrap_or(target);
-    let (target, default) = match target.strip_prefix("http://") {
-        Some(rest) => (rest, 80),
-        None => (target, 443),
-    };
-    let target = target.split('/').next()?;
-    if let Ok(address) = target.parse::<IpAddr>() {
-        return Some((address.to_string(), default));
+/// The hidden command's arguments: it is no command for people, so neither help nor the suggestions
+/// for a mistyped command know it.
+#[derive(clap::Parser)]
+pub struct Arguments {
+    /// NAME:PORT
+    target: String,
+    /// Write results to this descriptor instead of stdout
+    #[arg(long)]
+    report_fd: Option<i32>,
+}
+
+/// A name or an address, and a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    name: String,
+    port: u16,
+}
+
+impl Endpoint {
+    /// Splits NAME[:PORT]; a name alone means port 443.
+    pub fn parse(target: &str) -> Option<Endpoint> {
+        let target = target.strip_prefix("https://").unwrap_or(target);
+        let (target, default) = match target.strip_prefix("http://") {
+            Some(rest) => (rest, 80),
+            None => (target, 443),
+        };
+        let target = target.split('/').next()?;
+        if let Ok(address) = target.parse::<IpAddr>() {
+            return Some(Endpoint {
+                name: address.to_string(),
+                port: default,
+            });
+        }
+        if let Ok(socket) = target.parse::<SocketAddr>() {
+            return Some(Endpoint {
+                name: socket.ip().to_string(),
+                port: socket.port(),
+            });
+        }
+        let (name, port) = match target.rsplit_once(':') {
+            Some((name, port)) => (name, port.parse().ok()?),
+            None => (target, default),
+        };
+        let name = name.to_owned();
+        (!name.is_empty()).then_some(Endpoint { name, port })
     }
-    if let Ok(socket) = target.parse::<SocketAddr>() {
-        return Some((socket.ip().to_string(), socket.port()));
-    }
-    match target.rsplit_once(':') {
-        Some((name, port)) if !name.is_empty() => Some((name.to_owned(), port.parse().ok()?)),
-        Some(_) => None,
-        None if target.is_empty() => None,
-        None => Some((target.to_owned(), default)),
+}
+
+/// With brackets where the name is an IPv6 address.
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Endpoint { name, port } = self;
+        if name.contains(':') {
+            write!(f, "[{name}]:{port}")
+        } else {
+            write!(f, "{name}:{port}")
+        }
     }
 }
 
 /// Walks the layers until one fails; the last finding is the culprit or HTTP.
-pub fn walk(name: &str, port: u16) -> Vec<Finding> {
+pub fn walk(endpoint: &Endpoint) -> Vec<Finding> {
+    let Endpoint { name, port } = endpoint;
     let mut findings = Vec::new();
     let addresses = match name.parse::<IpAddr>() {
         Ok(address) => vec![address],
@@ -105,21 +143,21 @@ pub fn walk(name: &str, port: u16) -> Vec<Finding> {
     if addresses.is_empty() {
         return findings;
     }
-    let (finding, stream) = timed(|| tcp(&addresses, port));
+    let (finding, stream) = timed(|| tcp(&addresses, *port));
     findings.push(finding);
     let Some(stream) = stream else {
         return findings;
     };
-    if TLS_PORTS.contains(&port) {
+    if TLS_PORTS.contains(port) {
         let (finding, stream) = timed(|| tls(name, stream));
         findings.push(finding);
         if let Some(mut stream) = stream {
             findings.push(timed(|| (http(name, &mut stream), ())).0);
         }
-    } else if HTTP_PORTS.contains(&port) {
+    } else if HTTP_PORTS.contains(port) {
         let mut stream = stream;
         findings.push(timed(|| (http(name, &mut stream), ())).0);
-    } else if let Some(failed) = watch(stream, name, port)
+    } else if let Some(failed) = watch(stream, endpoint)
         && let Some(finding) = findings.last_mut()
     {
         *finding = failed;
@@ -300,13 +338,13 @@ fn tcp(addresses: &[IpAddr], port: u16) -> (Finding, Option<TcpStream>) {
 /// torn down where upstream refuses. Silence may be a server that waits for its client, or an
 /// upstream that never answers, since the kernel accepts before the gateway can dial; the gateway's
 /// proxy tells them apart: it says 200 only when the upstream connection stands.
-fn watch(mut stream: TcpStream, name: &str, port: u16) -> Option<Finding> {
+fn watch(mut stream: TcpStream, endpoint: &Endpoint) -> Option<Finding> {
     stream.set_read_timeout(Some(RESET_WATCH)).ok()?;
     match stream.read(&mut [0; 1]).map_err(|error| error.kind()) {
         Err(ErrorKind::ConnectionReset) => Some(opened_then_reset()),
         Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             let proxy = std::env::var(PROXY_VARIABLE).unwrap_or_default();
-            let (failed, ()) = timed(|| (by_proxy(&proxy, name, port), ()));
+            let (failed, ()) = timed(|| (by_proxy(&proxy, endpoint), ()));
             Some(failed).filter(|failed| !failed.ok)
         }
         _ => None,
@@ -315,7 +353,7 @@ fn watch(mut stream: TcpStream, name: &str, port: u16) -> Option<Finding> {
 
 /// Asks the gateway's proxy for a tunnel. Where there is no such proxy, nothing speaks against what
 /// was seen so far.
-fn by_proxy(proxy: &str, name: &str, port: u16) -> Finding {
+fn by_proxy(proxy: &str, endpoint: &Endpoint) -> Finding {
     let reachable = || finding(Layer::Tcp, true, "");
     let address = proxy.trim_start_matches("http://").trim_end_matches('/');
     let Some(mut stream) = address
@@ -325,8 +363,7 @@ fn by_proxy(proxy: &str, name: &str, port: u16) -> Finding {
     else {
         return reachable();
     };
-    let target = target_text(name, port);
-    let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
+    let request = format!("CONNECT {endpoint} HTTP/1.1\r\nHost: {endpoint}\r\n\r\n");
     if stream.set_read_timeout(Some(PROXY_TIMEOUT)).is_err() {
         return reachable();
     }
@@ -334,15 +371,6 @@ fn by_proxy(proxy: &str, name: &str, port: u16) -> Finding {
     Finding {
         layer: Layer::Tcp,
         ..exchange(&mut stream, &request)
-    }
-}
-
-/// NAME:PORT, with brackets where the name is an IPv6 address.
-pub fn target_text(name: &str, port: u16) -> String {
-    if name.contains(':') {
-        format!("[{name}]:{port}")
-    } else {
-        format!("{name}:{port}")
     }
 }
 
@@ -498,12 +526,12 @@ fn exchange(stream: &mut (impl Read + Write), request: &str) -> Finding {
 }
 
 /// Walks the layers from where it runs and writes a JSON object a line.
-pub fn main(args: ProbeArgs) -> ExitCode {
-    let Some((name, port)) = split_target(&args.target) else {
-        return ExitCode::from(crate::EXIT_USAGE);
+pub fn main(args: &Arguments) -> ExitCode {
+    let Some(endpoint) = Endpoint::parse(&args.target) else {
+        return ExitCode::from(crate::exit::USAGE);
     };
     let mut text = String::new();
-    for finding in walk(&name, port) {
+    for finding in walk(&endpoint) {
         match serde_json::to_string(&finding) {
             Ok(line) => {
                 text.push_str(&line);
@@ -532,7 +560,7 @@ mod tests {
 
     #[test]
     fn targets_have_a_name_and_a_port() {
-        let split = |text| split_target(text);
+        let split = |text| Endpoint::parse(text).map(|endpoint| (endpoint.name, endpoint.port));
         assert_eq!(split("a.example"), Some(("a.example".into(), 443)));
         assert_eq!(split("a.example:22"), Some(("a.example".into(), 22)));
         assert_eq!(split("http://a.example/x"), Some(("a.example".into(), 80)));
@@ -544,6 +572,10 @@ mod tests {
         for bad in ["", ":443", "a:b", "a:70000"] {
             assert_eq!(split(bad), None, "{bad}");
         }
+    }
+
+    fn endpoint(text: &str) -> Endpoint {
+        Endpoint::parse(text).unwrap()
     }
 
     #[test]
@@ -561,7 +593,7 @@ mod tests {
                 stream.write_all(answer.as_bytes()).unwrap();
                 String::from_utf8_lossy(&request[..length]).into_owned()
             });
-            let seen = by_proxy(&proxy, "2001:db8::7", 5432);
+            let seen = by_proxy(&proxy, &endpoint("[2001:db8::7]:5432"));
             assert_eq!((seen.ok, seen.layer), (ok, Layer::Tcp), "{}", seen.saw);
             let request = server.join().unwrap();
             assert!(
@@ -569,6 +601,9 @@ mod tests {
                 "{request}"
             );
         }
-        assert!(by_proxy("", "a.example", 1).ok, "no proxy, no objection");
+        assert!(
+            by_proxy("", &endpoint("a.example:1")).ok,
+            "no proxy, no objection"
+        );
     }
 }

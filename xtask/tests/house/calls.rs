@@ -33,7 +33,7 @@ const RULES: &[Rule] = &[
             "crates/proxy/src/",
             // `diagnose` and the self-proof run inside the sandbox: they have no other way out.
             "crates/cli/src/probe.rs",
-            "crates/cli/src/diagnose",
+            "crates/cli/src/commands/diagnose.rs",
             "crates/sandbox/src/",
             // `--publish` goes inwards, on a socket that was made inside.
             "crates/runner/src/publish.rs",
@@ -59,10 +59,10 @@ const RULES: &[Rule] = &[
             // The dialler's one place for a rule's datagrams; needs a permit.
             "crates/dial/src/socket.rs",
             // Listeners that the operator asked for by address.
-            "crates/cli/src/serve",
+            "crates/cli/src/commands/serve.rs",
             // Inside the sandbox, as above.
             "crates/cli/src/probe.rs",
-            "crates/cli/src/diagnose",
+            "crates/cli/src/commands/diagnose.rs",
             "crates/sandbox/src/",
         ],
     },
@@ -72,9 +72,9 @@ const RULES: &[Rule] = &[
         within: &[],
         except: &[
             "crates/sandbox/src/",
-            "crates/cli/src/doctor",
+            "crates/cli/src/commands/doctor.rs",
             // The same program again, by exec: nothing is spawned.
-            "crates/cli/src/conceal.rs",
+            "crates/cli/src/hidden_credentials.rs",
         ],
     },
     Rule {
@@ -100,7 +100,7 @@ const RULES: &[Rule] = &[
             "crates/dial/src/company.rs",
             // Inside the sandbox, where it is the resolver under test.
             "crates/cli/src/probe.rs",
-            "crates/cli/src/diagnose",
+            "crates/cli/src/commands/diagnose.rs",
         ],
     },
     Rule {

@@ -1,7 +1,7 @@
 //! Credentials that stand on the command line, where everybody on the host, and the sandbox, could
 //! read them (`ps`, `/proc/PID/cmdline`).
 //!
-//! Answers "credentials never in process lists": the program starts itself again without them, before
+//! Answers *the record* (docs/threats.md) for process lists: the program starts itself again without them, before
 //! it does anything else, and finds them in a variable that only its own user can read and that CMD
 //! never gets. A file or a variable that the policy names leaves no such moment.
 
@@ -21,20 +21,23 @@ const SELF: &str = "/proc/self/exe";
 ///
 /// # Errors
 /// It cannot be started again.
-pub fn conceal(argv: &[OsString], url: Option<&str>) -> io::Result<()> {
+pub fn hide(argv: &[OsString], url: Option<&str>) -> io::Result<()> {
     let Some(url) = url.filter(|url| url.contains('@')) else {
         return Ok(());
     };
     let Some((program, rest)) = argv.split_first() else {
         return Ok(());
     };
-    let mut again = Command::new(SELF);
-    again.arg0(program).args(without(rest)).env(VARIABLE, url);
-    Err(again.exec())
+    let mut restarted = Command::new(SELF);
+    restarted
+        .arg0(program)
+        .args(without(rest))
+        .env(VARIABLE, url);
+    Err(restarted.exec())
 }
 
 /// The URL of the variable.
-pub fn concealed() -> Option<String> {
+pub fn hidden() -> Option<String> {
     std::env::var(VARIABLE).ok().filter(|url| !url.is_empty())
 }
 
@@ -71,7 +74,7 @@ mod tests {
         ] {
             assert_eq!(without(&argv(line)), argv(left), "{line}");
         }
-        assert!(conceal(&argv("portcullis run"), Some("http://h:1")).is_ok());
-        assert!(conceal(&argv("portcullis run"), None).is_ok());
+        assert!(hide(&argv("portcullis run"), Some("http://h:1")).is_ok());
+        assert!(hide(&argv("portcullis run"), None).is_ok());
     }
 }

@@ -1,11 +1,24 @@
 //! `portcullis doctor`: what this host can do, and how to fix what it cannot.
 
+use crate::command::Command;
+use crate::output;
+use crate::version::BUILD;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+/// Show what this host supports, and how to fix what it does not
+#[derive(clap::Args)]
+pub struct Doctor;
+
+impl Command for Doctor {
+    fn run(self) -> ExitCode {
+        run()
+    }
+}
+
 /// Prints each check; exits 0 when `run` works here, 1 otherwise.
-pub fn main() -> ExitCode {
-    let mut text = format!("ok    build: {}\n", crate::BUILD);
+fn run() -> ExitCode {
+    let mut text = format!("ok    build: {}\n", BUILD);
     let mut all = true;
     for check in portcullis_sandbox::doctor::checks() {
         let mark = match (check.ok, check.needed) {
@@ -21,7 +34,7 @@ pub fn main() -> ExitCode {
             let _ = writeln!(text, "      fix: {fix}");
         }
     }
-    if crate::talk::data(&text) && all {
+    if output::data(&text) && all {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -1,15 +1,16 @@
 //! `portcullis serve`: the same policy and code as `run`, on plain listeners of this host.
 
-use crate::EXIT_USAGE;
-use crate::args::ServeArgs;
+use crate::command::Command;
+use crate::exit::USAGE;
 use crate::launch::{free_range, host_resolvers, open_log};
-use crate::policy::Followed;
-use crate::talk::{self, Hinted};
+use crate::output::{self, Hinted};
+use crate::policy_options::{self, Followed, PolicyOptions};
 use anyhow::Context;
 use portcullis_policy::{Answers, Mode, Policy};
 use portcullis_runner::{DnsSockets, PlainConfig, Reload, ReloadResult, ServeError, serve_plain};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -19,43 +20,87 @@ const PORT_TRIES: usize = 64;
 /// Reloads that were asked for and have not begun.
 const MAX_RELOADS_ASKED: usize = 1;
 
+/// The exit codes, as `--help` tells them.
+const EXITS: &str = "\
+Exit codes: 0 when stopped by Ctrl-C or SIGTERM; 1 if it cannot serve, or if names did not resolve at
+start-up; 2 for bad flags and policies.";
+
+/// Serve a policy on listeners of this host (DNS, HTTP proxy, SOCKS5 proxy)
+///
+/// Changes to the policy files apply at once; SIGHUP reloads the files.
+#[derive(clap::Args)]
+#[command(after_help = EXITS)]
+pub struct Serve {
+    #[command(flatten)]
+    policy: PolicyOptions,
+    /// Answer DNS on ADDR:PORT (UDP and TCP)
+    #[arg(long, value_name = "ADDR:PORT")]
+    dns: Option<SocketAddr>,
+    /// Serve an HTTP proxy on ADDR:PORT
+    #[arg(long, value_name = "ADDR:PORT")]
+    http: Option<SocketAddr>,
+    /// Serve a SOCKS5 proxy on ADDR:PORT
+    #[arg(long, value_name = "ADDR:PORT")]
+    socks5: Option<SocketAddr>,
+    /// Write the certificate (PEM) that programs must trust for inspected names to FILE
+    #[arg(long, value_name = "FILE")]
+    ca_cert: Option<PathBuf>,
+    /// Append decision records to FILE, one JSON object per line
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+}
+
+impl Command for Serve {
+    fn upstream_proxy(&self) -> Option<&str> {
+        self.policy.upstream_proxy.as_deref()
+    }
+
+    fn run(self) -> ExitCode {
+        run(self)
+    }
+}
+
 /// Serves until SIGINT or SIGTERM; exits 0 then, 1 when it cannot serve, 2 for bad flags.
-pub fn main(args: ServeArgs) -> ExitCode {
+fn run(args: Serve) -> ExitCode {
     if args.dns.is_none() && args.http.is_none() && args.socks5.is_none() {
-        talk::error(
+        output::error(
             "nothing to serve",
             Some("give at least one of --dns ADDR:PORT, --http ADDR:PORT, --socks5 ADDR:PORT"),
         );
-        return ExitCode::from(EXIT_USAGE);
+        return ExitCode::from(USAGE);
     }
-    let Ok(Followed { loaded, reload }) = crate::policy::follow(args.policy.clone(), Mode::Enforce)
+    let Ok(Followed { loaded, reload }) =
+        policy_options::follow(args.policy.clone(), Mode::Enforce)
     else {
-        return ExitCode::from(EXIT_USAGE);
+        return ExitCode::from(USAGE);
     };
-    crate::policy::show(&loaded.warnings);
+    policy_options::show(&loaded.warnings);
     if loaded.policy.settings().dns.answers == Answers::Synthetic {
         if args.http.is_none() && args.socks5.is_none() {
-            talk::error(
-                "nobody here would take connections to synthetic addresses",
-                Some("leave `answers = \"synthetic\"` out, or serve --http or --socks5 as well"),
+            output::error(
+                "synthetic addresses need a proxy that takes the connections to them",
+                Some("serve --http or --socks5 too, or remove `answers = \"synthetic\"`"),
             );
-            return ExitCode::from(EXIT_USAGE);
+            return ExitCode::from(USAGE);
         }
         if let Err(error) = free_range(&loaded.policy) {
-            talk::failure(&error);
-            return ExitCode::from(EXIT_USAGE);
+            output::failure(&error);
+            return ExitCode::from(USAGE);
         }
     }
     if let Err(fix) = ca_cert(&args, &loaded.policy) {
-        talk::error("inspection and --ca-cert belong together", Some(fix));
-        return ExitCode::from(EXIT_USAGE);
+        output::error(
+            "inspection needs --ca-cert, and --ca-cert needs inspection",
+            Some(fix),
+        );
+        return ExitCode::from(USAGE);
     }
     match serve(&args, loaded.policy, reload) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             match error.downcast_ref::<ServeError>() {
-                Some(ServeError::Unresolved(unresolved)) => talk::unresolved(unresolved),
-                _ => talk::failure(&error),
+                Some(ServeError::Unresolved(unresolved)) => output::unresolved(unresolved),
+                _ => output::failure(&error),
             }
             ExitCode::FAILURE
         }
@@ -63,22 +108,20 @@ pub fn main(args: ServeArgs) -> ExitCode {
 }
 
 /// Programs have to trust the gateway's authority, which nobody can mount over anything here.
-fn ca_cert(args: &ServeArgs, policy: &Policy) -> Result<(), &'static str> {
+fn ca_cert(args: &Serve, policy: &Policy) -> Result<(), &'static str> {
     let connections = args.http.is_some() || args.socks5.is_some();
     let inspects = connections && policy.inspected().next().is_some();
     match (&args.ca_cert, inspects) {
         (None, true) => Err(
-            "the policy inspects names: say with --ca-cert FILE where to write the certificate that \
-             programs have to trust for them",
+            "the policy inspects names: add --ca-cert FILE, where the certificate that programs must \
+             trust will be written",
         ),
-        (Some(_), false) => {
-            Err("no rule that is served here says `inspect = true`: leave --ca-cert out")
-        }
+        (Some(_), false) => Err("no rule served here says `inspect = true`: remove --ca-cert"),
         _ => Ok(()),
     }
 }
 
-fn serve(args: &ServeArgs, policy: Policy, mut reload: Reload) -> anyhow::Result<()> {
+fn serve(args: &Serve, policy: Policy, mut reload: Reload) -> anyhow::Result<()> {
     let (end, requests) = signals()?;
     reload.requests = Some(requests);
     reload.tell = Some(Box::new(tell));
@@ -104,14 +147,14 @@ fn serve(args: &ServeArgs, policy: Policy, mut reload: Reload) -> anyhow::Result
         resolvers,
         log,
         ca_cert: args.ca_cert.clone(),
-        build: crate::BUILD,
+        build: crate::version::BUILD,
         dns,
         http,
         socks5,
         reload: Some(reload),
     };
     // Only then: whoever waits for this line may ask at once.
-    let ready = || talk::line(format_args!("portcullis: serving {}", where_to.join(", ")));
+    let ready = || output::line(format_args!("portcullis: serving {}", where_to.join(", ")));
     serve_plain(config, ready, end).context("cannot serve")
 }
 
@@ -139,15 +182,15 @@ fn no_listener(address: SocketAddr, protocol: &str, error: io::Error) -> anyhow:
 fn tell(outcome: &ReloadResult) {
     match outcome {
         ReloadResult::Applied { replaced, warnings } => {
-            crate::policy::show(warnings);
-            talk::line(format_args!("portcullis: policy applied: {replaced}"));
+            policy_options::show(warnings);
+            output::line(format_args!("portcullis: policy applied: {replaced}"));
         }
         ReloadResult::Invalid(diagnostics) => {
-            crate::policy::show(diagnostics);
-            talk::line("portcullis: policy rejected; the one before stays in force");
+            policy_options::show(diagnostics);
+            output::line("portcullis: policy rejected; the previous one stays in force");
         }
-        ReloadResult::Refused(why) => talk::line(format_args!(
-            "portcullis: policy rejected: {why}; the one before stays in force"
+        ReloadResult::Refused(why) => output::line(format_args!(
+            "portcullis: policy rejected: {why}; the previous one stays in force"
         )),
     }
 }

@@ -3,87 +3,104 @@
 //! Outside a sandbox it starts one under the given policy and walks the layers from inside, so what
 //! it sees is what a program sees; inside a sandbox it walks from where it is.
 
-use crate::args::DiagnoseArgs;
-use crate::launch::{Launch, host_resolvers, launch};
-use crate::probe::{COMMAND, Finding, Layer, split_target, target_text, walk};
-use crate::{EXIT_BEFORE_START, EXIT_USAGE};
+use crate::command::Command;
+use crate::exit::{BEFORE_START, USAGE};
+use crate::launch::{Launch, failed as failed_to_start, host_resolvers, launch};
+use crate::output;
+use crate::policy_options::{self, PolicyOptions};
+use crate::probe::{COMMAND, Endpoint, Finding, Layer, walk};
 use anyhow::Context;
 use portcullis_names::{Pattern, Target};
-use portcullis_policy::{Policy, Reason, Resolve, Verdict};
+use portcullis_policy::{Loaded, Policy, Reason, Resolve, Verdict};
 use portcullis_runner::Report;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Read;
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Largest set of findings that is read back, bytes.
 const MAX_FINDINGS_BYTES: u64 = 60_000;
 
-/// Exits 0 when reachable, 11 DNS, 12 TCP, 13 TLS, 14 HTTP, 2 usage, 125 when no sandbox starts.
-pub fn main(args: DiagnoseArgs) -> ExitCode {
-    let usable = |(name, port): &(String, u16)| match Target::from_policy(&target_text(name, *port))
-    {
+/// The exit codes, as `--help` tells them.
+const EXITS: &str = "\
+Exit codes: 0 reachable; 11 DNS, 12 TCP, 13 TLS or 14 HTTP refused or failed; 2 for bad flags and
+policies; 125 if no sandbox starts.";
+
+/// Find which layer refuses TARGET (DNS, TCP, TLS or HTTP), why, and what would allow it
+#[derive(clap::Args)]
+#[command(after_help = EXITS)]
+pub struct Diagnose {
+    #[command(flatten)]
+    policy: PolicyOptions,
+    /// NAME or NAME:PORT (default port 443)
+    target: String,
+}
+
+impl Command for Diagnose {
+    fn upstream_proxy(&self) -> Option<&str> {
+        self.policy.upstream_proxy.as_deref()
+    }
+
+    fn run(self) -> ExitCode {
+        run(&self)
+    }
+}
+
+fn run(args: &Diagnose) -> ExitCode {
+    let usable = |endpoint: &Endpoint| match Target::from_policy(&endpoint.to_string()) {
         Ok(Target::Name { pattern, .. }) => matches!(pattern, Pattern::Exact(_)),
         Ok(Target::Net { .. }) => true,
         Err(_) => false,
     };
-    let Some((name, port)) = split_target(&args.target).filter(usable) else {
-        crate::talk::error(
+    let Some(endpoint) = Endpoint::parse(&args.target).filter(usable) else {
+        output::error(
             format_args!("{}: not a target", args.target),
             Some("TARGET is NAME or NAME:PORT, such as api.example.com:443"),
         );
-        return ExitCode::from(EXIT_USAGE);
+        return ExitCode::from(USAGE);
     };
     let inside = std::env::var_os("PORTCULLIS").is_some_and(|value| value == "1");
     if inside && args.policy.policy.is_empty() && args.policy.allow.is_empty() {
-        let findings = walk(&name, port);
-        return conclude(&name, port, &findings, None, None);
+        let findings = walk(&endpoint);
+        return conclude(&endpoint, &findings, None, None);
     }
-    let Ok(loaded) = crate::policy::load(&args.policy) else {
-        return ExitCode::from(EXIT_USAGE);
+    let Ok(loaded) = policy_options::load(&args.policy) else {
+        return ExitCode::from(USAGE);
     };
-    let read_only = crate::policy::files(&args.policy, &loaded);
-    let files = (read_only, crate::policy::secrets(&loaded));
-    match walk_in_sandbox(&name, port, &loaded.policy, files) {
-        Ok((findings, report)) => conclude(
-            &name,
-            port,
-            &findings,
-            report.as_ref(),
-            Some(&loaded.policy),
-        ),
+    match walk_in_sandbox(&endpoint, &args.policy, &loaded) {
+        Ok((findings, report)) => {
+            conclude(&endpoint, &findings, report.as_ref(), Some(&loaded.policy))
+        }
         Err(error) => {
-            crate::run::failed(&error);
-            ExitCode::from(EXIT_BEFORE_START)
+            failed_to_start(&error);
+            ExitCode::from(BEFORE_START)
         }
     }
 }
 
 fn walk_in_sandbox(
-    name: &str,
-    port: u16,
-    policy: &Policy,
-    (read_only, hidden): (Vec<PathBuf>, Vec<PathBuf>),
+    endpoint: &Endpoint,
+    options: &PolicyOptions,
+    loaded: &Loaded,
 ) -> anyhow::Result<(Vec<Finding>, Option<Report>)> {
+    let policy = &loaded.policy;
     let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
     // The sandbox keeps inherited pipes; this one carries the findings out.
     rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty())
         .context("cannot pass a pipe on")?;
     let program = std::env::current_exe().context("cannot tell where this program is")?;
-    let target = target_text(name, port);
     let command: Vec<OsString> = vec![
         program.into(),
         COMMAND.into(),
-        target.into(),
+        endpoint.to_string().into(),
         "--report-fd".into(),
         writer.as_raw_fd().to_string().into(),
     ];
     let (outcome, report) = launch(Launch {
         policy: policy.clone(),
-        read_only,
-        hidden,
+        read_only: policy_options::files(options, loaded),
+        hidden: policy_options::secrets(loaded),
         resolvers: host_resolvers(policy)?,
         log: None,
         publish: Vec::new(),
@@ -133,23 +150,22 @@ fn layer_of(failed: &Finding, report: Option<&Report>) -> Layer {
 
 /// Prints the conclusion and gives its exit code; 125 when it cannot be printed.
 fn conclude(
-    name: &str,
-    port: u16,
+    endpoint: &Endpoint,
     findings: &[Finding],
     report: Option<&Report>,
     policy: Option<&Policy>,
 ) -> ExitCode {
     let mut text = String::new();
-    match conclusion(&mut text, (name, port), findings, report, policy) {
-        Ok(code) if crate::talk::data(&text) => ExitCode::from(code),
-        _ => ExitCode::from(EXIT_BEFORE_START),
+    match conclusion(&mut text, endpoint, findings, report, policy) {
+        Ok(code) if output::data(&text) => ExitCode::from(code),
+        _ => ExitCode::from(BEFORE_START),
     }
 }
 
 /// Writes what each layer showed, then the culprit and the change, and gives the exit code.
 fn conclusion(
     text: &mut String,
-    (name, port): (&str, u16),
+    endpoint: &Endpoint,
     findings: &[Finding],
     report: Option<&Report>,
     policy: Option<&Policy>,
@@ -164,7 +180,7 @@ fn conclusion(
         )?;
     }
     let Some(failed) = findings.iter().find(|finding| !finding.ok) else {
-        writeln!(text, "reachable: {name}:{port}")?;
+        writeln!(text, "reachable: {endpoint}")?;
         return Ok(0);
     };
     let failed_layer = layer_of(failed, report);
@@ -179,7 +195,7 @@ fn conclusion(
     } else {
         writeln!(
             text,
-            "failed at {layer} beyond the gateway: policy allowed it, the way there did not"
+            "failed at {layer} beyond the gateway: the policy allows it, but the network does not reach it"
         )?;
     }
     if let Some(denial) = denial {
@@ -192,7 +208,7 @@ fn conclusion(
     }
     if refused {
         let explained = policy
-            .zip(Target::from_policy(&target_text(name, port)).ok())
+            .zip(Target::from_policy(&endpoint.to_string()).ok())
             .map(|(policy, target)| policy.explain(&target));
         if let Some(explained) = &explained
             && let Some(rule) = &explained.rule
@@ -210,12 +226,12 @@ fn conclusion(
         match suggestion {
             Some(lines) => {
                 writeln!(text, "to allow it, add to the policy:")?;
-                writeln!(text, "{}", crate::talk::indented(&lines, 4))?;
+                writeln!(text, "{}", output::indented(&lines, 4))?;
             }
             None if policy.is_none() => {
                 writeln!(
                     text,
-                    "to allow it: ask the sandbox's operator for --allow {name}:{port}"
+                    "to allow it: ask the sandbox's operator for --allow {endpoint}"
                 )?;
             }
             None => {}

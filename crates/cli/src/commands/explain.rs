@@ -1,16 +1,41 @@
 //! `portcullis explain TARGET`: the policy's verdict offline, by the enforcement code itself; for a URL,
 //! or a method and a URL, the verdict on that request.
 
-use crate::EXIT_USAGE;
-use crate::args::ExplainArgs;
+use crate::command::Command;
+use crate::exit::USAGE;
+use crate::output;
+use crate::policy_options::{self, PolicyOptions};
 use portcullis_names::Target;
 use portcullis_policy::Verdict;
 use std::process::ExitCode;
 
+/// The exit codes, as `--help` tells them.
+const EXITS: &str = "Exit codes: 0 allow; 1 deny; 2 for bad flags and policies.";
+
+/// Show what the policy decides for TARGET, and the rule with its file and line
+#[derive(clap::Args)]
+#[command(after_help = EXITS)]
+pub struct Explain {
+    #[command(flatten)]
+    policy: PolicyOptions,
+    /// NAME, NAME:PORT, CIDR or CIDR:PORT
+    target: String,
+}
+
+impl Command for Explain {
+    fn upstream_proxy(&self) -> Option<&str> {
+        self.policy.upstream_proxy.as_deref()
+    }
+
+    fn run(self) -> ExitCode {
+        run(&self)
+    }
+}
+
 /// Prints the verdict (first word `allow` or `deny`); exits 0, 1, or 2 for an error.
-pub fn main(args: ExplainArgs) -> ExitCode {
-    let Ok(loaded) = crate::policy::load_to_look(&args.policy) else {
-        return ExitCode::from(EXIT_USAGE);
+fn run(args: &Explain) -> ExitCode {
+    let Ok(loaded) = policy_options::load_to_look(&args.policy) else {
+        return ExitCode::from(USAGE);
     };
     let explanation = match loaded.policy.explain_url(&args.target) {
         Some(explained) => explained.map_err(str::to_owned),
@@ -21,19 +46,19 @@ pub fn main(args: ExplainArgs) -> ExitCode {
     let explanation = match explanation {
         Ok(explanation) => explanation,
         Err(error) => {
-            crate::talk::error(
+            output::error(
                 format_args!("{}: {error}", args.target),
                 Some(
                     "TARGET is NAME, NAME:PORT, NAME:*, NAME:PORT/udp, CIDR, CIDR:PORT, URL or \
                      'METHOD URL'",
                 ),
             );
-            return ExitCode::from(EXIT_USAGE);
+            return ExitCode::from(USAGE);
         }
     };
-    crate::policy::show(&loaded.warnings);
-    if !crate::talk::data(&format!("{explanation}\n")) {
-        return ExitCode::from(EXIT_USAGE);
+    policy_options::show(&loaded.warnings);
+    if !output::data(&format!("{explanation}\n")) {
+        return ExitCode::from(USAGE);
     }
     if explanation.verdict == Verdict::Allow {
         ExitCode::SUCCESS

@@ -1,10 +1,9 @@
-//! From `--policy`, `--allow`, `--deny`, `--resolver` and the operator's environment to a compiled
-//! policy. Nothing runs on a policy that has an error.
+//! The options by which a command is told its policy, and the way from them and the operator's
+//! environment to a compiled one. Nothing runs on a policy that has an error.
 
-use crate::args::{self, PolicyOptions, ResolveAt};
+use clap::{Args, ValueEnum};
 use portcullis_policy::{
-    Answers, Diagnostic, Environment, Input, Loaded, MAX_FILE_BYTES, Mode, Policy, Resolve,
-    Severity,
+    Diagnostic, Environment, Input, Loaded, MAX_FILE_BYTES, Mode, Policy, Resolve, Severity,
 };
 use portcullis_runner::{Load, PolicyFiles, Reload, is_nameless};
 use std::io;
@@ -13,6 +12,52 @@ use std::path::{Path, PathBuf};
 
 /// The operator's list of hosts for direct TCP on port 443.
 const DIRECT_TCP_HOSTS: &str = "OPENSHELL_DIRECT_TCP_HOSTS";
+
+// Which policy is in force. (No documentation: clap would show it as the command's own.)
+#[derive(Args, Clone, Default)]
+pub struct PolicyOptions {
+    /// Policy file (TOML, YAML or JSON by its extension); repeat to merge several
+    #[arg(long = "policy", value_name = "FILE")]
+    pub policy: Vec<PathBuf>,
+    /// Allow TARGET: NAME, NAME:PORT, NAME:*, CIDR or CIDR:PORT (NAME alone means ports 80 and 443);
+    /// append /udp to a port for datagrams
+    #[arg(long = "allow", value_name = "TARGET")]
+    pub allow: Vec<String>,
+    /// Deny TARGET; a denial always wins
+    #[arg(long = "deny", value_name = "TARGET")]
+    pub deny: Vec<String>,
+    /// Upstream resolver, ADDR[:PORT], tls://HOST or https://HOST/PATH; repeat for several (default:
+    /// the host's own)
+    #[arg(long = "resolver", value_name = "RESOLVER")]
+    pub resolver: Vec<String>,
+    /// Your company's forward proxy: http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT
+    #[arg(long = "upstream-proxy", value_name = "URL")]
+    pub upstream_proxy: Option<String>,
+    /// When to resolve names without a wildcard (default: the policy's setting, or on-demand)
+    #[arg(long = "resolve", value_enum)]
+    pub resolve: Option<ResolveAt>,
+    /// Which addresses DNS returns (default: the policy's setting, or real)
+    #[arg(long = "answers", value_enum)]
+    pub answers: Option<Answers>,
+}
+
+/// When names are resolved.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ResolveAt {
+    /// When a program asks
+    OnDemand,
+    /// All of them before anything starts; nothing starts if one fails
+    Startup,
+}
+
+/// Which addresses DNS returns.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Answers {
+    /// The names' own
+    Real,
+    /// A private address for each name, so that raw TCP keeps its name
+    Synthetic,
+}
 
 /// Reads a policy file, bounded by what is read: a pipe (`--policy <(…)`) does not tell its length.
 pub fn read(path: &Path) -> io::Result<String> {
@@ -86,7 +131,7 @@ fn load_by(
     inputs.extend(options.resolver.iter().cloned().map(Input::Resolver));
     inputs.extend(
         (options.upstream_proxy.clone())
-            .or_else(crate::conceal::concealed)
+            .or_else(crate::hidden_credentials::hidden)
             .map(Input::UpstreamProxy),
     );
     inputs.extend(options.resolve.map(|resolve| {
@@ -97,8 +142,8 @@ fn load_by(
     }));
     inputs.extend(options.answers.map(|answers| {
         Input::Answers(match answers {
-            args::Answers::Real => Answers::Real,
-            args::Answers::Synthetic => Answers::Synthetic,
+            Answers::Real => portcullis_policy::Answers::Real,
+            Answers::Synthetic => portcullis_policy::Answers::Synthetic,
         })
     }));
     Policy::load(&inputs, read)
@@ -133,10 +178,8 @@ pub fn keep_hidden(reload: &mut Reload, hidden: Vec<PathBuf>) {
                 line: 0,
                 column: 0,
                 severity: Severity::Error,
-                message: "it holds credentials now, and the program inside can read it".to_owned(),
-                hint: Some(
-                    "such a file is hidden from the start on: start anew with it".to_owned(),
-                ),
+                message: "it now holds credentials, and the program inside can read it".to_owned(),
+                hint: Some("restart to hide the file from the program".to_owned()),
                 snippet: None,
             }]),
         }
@@ -146,7 +189,7 @@ pub fn keep_hidden(reload: &mut Reload, hidden: Vec<PathBuf>) {
 /// Shows diagnostics on stderr, in colour only on a terminal.
 pub fn show(diagnostics: &[Diagnostic]) {
     for diagnostic in diagnostics {
-        crate::talk::line(diagnostic.render(crate::talk::stderr_is_terminal()));
+        crate::output::line(diagnostic.render(crate::output::stderr_is_terminal()));
     }
 }
 

@@ -1,4 +1,4 @@
-//! How the command line talks: what happened, why, one hint. Talk goes to stderr, data to stdout.
+//! What a person reads: what happened, why, one hint. Messages go to stderr, data to stdout.
 //! Neither may end the program: exit codes say what happened to CMD or what the policy decided,
 //! also when nobody reads along.
 
@@ -23,10 +23,10 @@ impl Hinted {
     /// The context for a socket that cannot listen where it was told to.
     pub fn listening(what: impl Into<String>, error: &io::Error) -> Hinted {
         let hint = match error.kind() {
-            ErrorKind::AddrInUse => "another program listens there; `ss -lntup` shows which",
-            ErrorKind::AddrNotAvailable => "the address must be one of this host's own",
+            ErrorKind::AddrInUse => "another program is using it; `ss -lntup` shows which",
+            ErrorKind::AddrNotAvailable => "use an address of this host",
             ErrorKind::PermissionDenied => {
-                "ports below 1024 are for root; take a higher one, or open them to users: \
+                "only root may use ports below 1024; choose a higher port, or allow every user: \
                  sudo sysctl -w net.ipv4.ip_unprivileged_port_start=53"
             }
             _ => return Hinted::new(what, None),
@@ -62,16 +62,16 @@ pub fn unresolved(unresolved: &Unresolved) {
         names.all(|name| code.contains(&name.reason.as_str()))
     };
     let hint = if all(&["private-address"]) {
-        "an address rule lifts the guard: \"ADDRESS:PORT\" = \"allow\" in [network.addresses]"
+        "to allow a private address, add \"ADDRESS:PORT\" = \"allow\" to [network.addresses]"
     } else if all(&["dns-timeout", "dns-unreachable"]) {
-        "the resolver may not be reachable: name another with --resolver ADDR"
+        "check that the resolver is reachable, or choose another with --resolver ADDR"
     } else {
-        "correct these names or take them out of the policy; --resolve on-demand starts without them"
+        "correct or remove these names, or start without them: --resolve on-demand"
     };
     error(unresolved, Some(hint));
 }
 
-/// One line of talk. A stderr that takes nothing (closed, or on a full disk) is no failure.
+/// One line on stderr. A stderr that takes nothing (closed, or on a full disk) is no failure.
 pub fn line(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "{text}");
 }

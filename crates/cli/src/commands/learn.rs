@@ -3,42 +3,83 @@
 //! records it asked for (a Kerberos client finds its KDC by SRV). A name that was only resolved is a
 //! comment, since the lookup alone does not show that it is needed.
 
-use crate::args::{LearnArgs, PolicyOptions};
-use crate::launch::{Launch, host_resolvers, launch};
-use crate::run::{failed, finish};
-use crate::talk::Hinted;
-use crate::{EXIT_BEFORE_START, EXIT_USAGE, talk};
+use crate::command::Command;
+use crate::exit::{BEFORE_START, USAGE};
+use crate::launch::{Launch, failed, finish, host_resolvers, launch};
+use crate::output::{self, Hinted};
+use crate::policy_options::{self, PolicyOptions};
 use anyhow::Context;
 use portcullis_policy::{Mode, Policy, Resolve};
 use portcullis_runner::{LookedUp, Report};
 use portcullis_sandbox::Outcome;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Seek, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+/// The exit codes, as `--help` tells them.
+const EXITS: &str = "\
+Exit codes: CMD's own, as with `run`; 125 also if the policy cannot be written; 2 for bad flags.";
+
+/// Run CMD with everything allowed and recorded, then write the policy that it needed
+#[derive(clap::Args)]
+#[command(
+    override_usage = "portcullis learn [OPTIONS] --output <FILE> -- <CMD>...",
+    after_help = EXITS
+)]
+pub struct Learn {
+    /// Where to write the policy (TOML)
+    #[arg(long, short, value_name = "FILE")]
+    output: PathBuf,
+    /// Upstream resolver, ADDR[:PORT], tls://HOST or https://HOST/PATH; repeat for several (default:
+    /// the host's own)
+    #[arg(long = "resolver", value_name = "RESOLVER")]
+    resolver: Vec<String>,
+    /// Your company's forward proxy: http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT
+    #[arg(long = "upstream-proxy", value_name = "URL")]
+    upstream_proxy: Option<String>,
+    /// Append decision records to FILE, one JSON object per line
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+impl Command for Learn {
+    fn upstream_proxy(&self) -> Option<&str> {
+        self.upstream_proxy.as_deref()
+    }
+
+    fn run(self) -> ExitCode {
+        run(&self)
+    }
+}
 
 /// Runs CMD and gives its exit code; 125 when it never started or the policy cannot be written, 2
 /// for bad flags.
-pub fn main(args: LearnArgs) -> ExitCode {
+fn run(args: &Learn) -> ExitCode {
     let options = PolicyOptions {
         resolver: args.resolver.clone(),
         upstream_proxy: args.upstream_proxy.clone(),
         ..PolicyOptions::default()
     };
-    let Ok(loaded) = crate::policy::load(&options) else {
-        return ExitCode::from(EXIT_USAGE);
+    let Ok(loaded) = policy_options::load(&options) else {
+        return ExitCode::from(USAGE);
     };
-    match learn(&args, loaded.policy.with_mode(Mode::Audit)) {
+    match learn(args, loaded.policy.with_mode(Mode::Audit)) {
         Ok(code) => code,
         Err(error) => {
             failed(&error);
-            ExitCode::from(EXIT_BEFORE_START)
+            ExitCode::from(BEFORE_START)
         }
     }
 }
 
-fn learn(args: &LearnArgs, policy: Policy) -> anyhow::Result<ExitCode> {
+fn learn(args: &Learn, policy: Policy) -> anyhow::Result<ExitCode> {
     // Opened first: a policy that cannot be written should not cost a whole run.
     let mut output = File::options()
         .create(true)
@@ -48,7 +89,7 @@ fn learn(args: &LearnArgs, policy: Policy) -> anyhow::Result<ExitCode> {
         .with_context(|| {
             Hinted::new(
                 format!("cannot write the policy to {}", args.output.display()),
-                Some("--output takes a file that you may write to, in a folder that exists"),
+                Some("--output takes a file that you may write, in a folder that exists"),
             )
         })?;
     let resolvers = host_resolvers(&policy)?;
@@ -79,8 +120,8 @@ fn learn(args: &LearnArgs, policy: Policy) -> anyhow::Result<ExitCode> {
         .and_then(|()| output.rewind())
         .and_then(|()| output.write_all(text.as_bytes()))
         .with_context(|| format!("cannot write the policy to {}", args.output.display()))?;
-    if talk::stderr_is_terminal() {
-        talk::line(format_args!("portcullis: wrote {}", args.output.display()));
+    if output::stderr_is_terminal() {
+        output::line(format_args!("portcullis: wrote {}", args.output.display()));
     }
     Ok(code)
 }

@@ -1,0 +1,230 @@
+//! `portcullis run -- CMD`: a sandbox whose only network is the gateway.
+//!
+//! CMD's stdin, stdout and stderr are its own: this writes to stderr only when it fails before CMD
+//! starts, or, on a terminal, one closing paragraph when something was denied.
+
+use crate::command::Command;
+use crate::exit::BEFORE_START;
+use crate::launch::{Launch, PublishedPort, failed, finish, host_resolvers, launch};
+use crate::output::{self, line};
+use crate::policy_options::{self, PolicyOptions};
+use portcullis_policy::Mode;
+use portcullis_runner::Report;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Lines of the closing paragraph about what was denied.
+const MAX_CLOSING_LINES: usize = 8;
+
+/// The exit codes, as `--help` tells them.
+const EXITS: &str = "\
+Exit codes: CMD's own; 128+N if signal N ended CMD, or came before it started; 124 on --timeout; 125
+if Portcullis failed before CMD started, for instance if names did not resolve at start-up; 126 if
+CMD cannot be executed; 127 if CMD is not found.";
+
+/// Run CMD in a sandbox whose only network is what the policy lists
+#[derive(clap::Args)]
+#[command(override_usage = "portcullis run [OPTIONS] -- <CMD>...", after_help = EXITS)]
+pub struct Run {
+    #[command(flatten)]
+    policy: PolicyOptions,
+    /// Append decision records to FILE, one JSON object per line
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+    /// Record decisions but refuse nothing except private addresses
+    #[arg(long)]
+    audit: bool,
+    /// Forward 127.0.0.1:HOST_PORT of this host to PORT in the sandbox; repeatable
+    #[arg(long, value_name = "HOST_PORT:PORT", value_parser = parse_publish)]
+    publish: Vec<PublishedPort>,
+    /// Create TAP device NAME in the sandbox, for a VM that CMD starts
+    #[arg(long, value_name = "NAME")]
+    tap: Option<String>,
+    /// Stop CMD and everything it started after DURATION (30s, 5m, 1h; a number alone is seconds)
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    timeout: Option<Duration>,
+    /// Do not report at the end what was denied
+    #[arg(long, short)]
+    quiet: bool,
+    /// The command and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
+impl Command for Run {
+    const BAD_USAGE: u8 = BEFORE_START;
+
+    fn upstream_proxy(&self) -> Option<&str> {
+        self.policy.upstream_proxy.as_deref()
+    }
+
+    fn run(self) -> ExitCode {
+        run(self)
+    }
+}
+
+/// Runs CMD and gives its exit code, or 125 when it never started.
+fn run(args: Run) -> ExitCode {
+    let before_start = ExitCode::from(BEFORE_START);
+    let mode = if args.audit {
+        Mode::Audit
+    } else {
+        Mode::Enforce
+    };
+    let Ok(mut followed) = policy_options::follow(args.policy.clone(), mode) else {
+        return before_start;
+    };
+    let read_only = policy_options::files(&args.policy, &followed.loaded);
+    let hidden = policy_options::secrets(&followed.loaded);
+    policy_options::keep_hidden(&mut followed.reload, hidden.clone());
+    let policy = followed.loaded.policy;
+    let result = host_resolvers(&policy).and_then(|resolvers| {
+        launch(Launch {
+            policy,
+            read_only,
+            hidden,
+            resolvers,
+            log: args.log,
+            publish: args.publish,
+            tap: args.tap,
+            timeout: args.timeout,
+            collect: false,
+            resolve: None,
+            // Flags and pipes alone do not change.
+            reload: Some(followed.reload).filter(|reload| reload.files.can_change()),
+            command: args.command.clone(),
+        })
+    });
+    match result {
+        Ok((outcome, report)) => {
+            if !args.quiet {
+                closing(report.as_ref());
+            }
+            finish(outcome, &args.command[0].to_string_lossy())
+        }
+        Err(error) => {
+            failed(&error);
+            before_start
+        }
+    }
+}
+
+/// One paragraph, on a terminal only, when something was denied.
+fn closing(report: Option<&Report>) {
+    let Some(report) = report else { return };
+    if let Some(error) = &report.record_error {
+        // Records that could not be written are an operator's business even without a terminal,
+        // but CMD's stderr may be a file it owns: say it where a person reads, and exit as CMD did.
+        if output::stderr_is_terminal() {
+            output::error(
+                format_args!("decision records are incomplete: {error}"),
+                None,
+            );
+        }
+    }
+    if let Some(why) = &report.rejected
+        && output::stderr_is_terminal()
+    {
+        output::error(
+            format_args!("the latest change to the policy was not applied: {why}"),
+            Some(
+                "the previous policy stayed in force; `portcullis policy check FILE` shows every error",
+            ),
+        );
+    }
+    if report.denied.is_empty() || !output::stderr_is_terminal() {
+        return;
+    }
+    let total = count(report.denied_total, "request was", "requests were");
+    line(format_args!("portcullis: {total} denied:"));
+    for denied in report.denied.iter().take(MAX_CLOSING_LINES) {
+        let times = if denied.count > 1 {
+            format!(" ({} times)", denied.count)
+        } else {
+            String::new()
+        };
+        line(format_args!(
+            "  {}: {}{times}",
+            denied.target, denied.reason
+        ));
+        if let Some(suggestion) = &denied.suggestion {
+            line("    to allow it, add to the policy:");
+            line(output::indented(suggestion, 6));
+        }
+    }
+    if report.denied.len() > MAX_CLOSING_LINES {
+        let more = report.denied.len() - MAX_CLOSING_LINES;
+        line(format_args!(
+            "  and {more} more (--log FILE records them all)"
+        ));
+    }
+}
+
+fn count(number: u64, one: &str, many: &str) -> String {
+    if number == 1 {
+        format!("1 {one}")
+    } else {
+        format!("{number} {many}")
+    }
+}
+
+fn parse_publish(text: &str) -> Result<PublishedPort, String> {
+    let hint = "expected HOST_PORT:PORT, such as 8080:3000";
+    let (host, inside) = text.split_once(':').ok_or(hint)?;
+    match (host.parse(), inside.parse()) {
+        (Ok(host), Ok(inside)) if host != 0 && inside != 0 => Ok(PublishedPort { host, inside }),
+        _ => Err(hint.to_owned()),
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let hint = "expected a duration such as 30s, 5m, 1h or 250ms";
+    let split = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let number: f64 = number.parse().map_err(|_| hint)?;
+    let seconds = match unit {
+        "" | "s" => number,
+        "ms" => number / 1_000.0,
+        "m" => number * 60.0,
+        "h" => number * 3_600.0,
+        _ => return Err(hint.to_owned()),
+    };
+    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| hint)?;
+    if duration.is_zero() {
+        Err("a timeout must be longer than 0".to_owned())
+    } else {
+        Ok(duration)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1_500)));
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7_200)));
+        for bad in ["", "0", "s", "-1", "1d", "1e400", "NaN"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn published_ports_are_two_numbers() {
+        let port = PublishedPort {
+            host: 8080,
+            inside: 3000,
+        };
+        assert_eq!(parse_publish("8080:3000"), Ok(port));
+        for bad in ["8080", "0:1", "1:0", "a:b", "1:2:3", "70000:1"] {
+            assert!(parse_publish(bad).is_err(), "{bad}");
+        }
+    }
+}

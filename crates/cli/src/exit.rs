@@ -1,0 +1,6 @@
+//! Exit codes that more than one command uses.
+
+/// For bad flags and bad policies, of every command but `run`.
+pub const USAGE: u8 = 2;
+/// Portcullis itself failed before CMD started.
+pub const BEFORE_START: u8 = 125;
