@@ -1,46 +1,41 @@
 //! How each kind of request is weighed.
 //!
-//! Answers *decision and destination differ* (docs/threats.md). What a name is worth depends on how it is known: a
-//! name that was asked for is resolved by us, so it speaks for itself; a name that was merely shown
-//! on a connection to some address counts only if DNS gave that address out for it; an address
-//! counts by a lease or a rule, never by what is said on the connection.
+//! Answers *decision and destination differ* (docs/threats.md). What a name is worth depends on how
+//! it is known: a name that was asked for is resolved by us, so it speaks for itself; a name that was
+//! merely shown on a connection to some address counts only if DNS gave that address out for it; an
+//! address counts by a lease or a rule, never by what is said on the connection.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use portcullis_names::{Name, NameRef, RecordType, Transport, is_guarded};
 
-use crate::decision::{Decision, Grant, Way};
+use crate::decision::{Decision, Found, Grant, Way};
 use crate::destination::{Asked, Destination, Shown, ShownBy};
 use crate::host_name::HOST_NAME;
 use crate::http::LIMITED_METHODS;
 use crate::reason::Reason;
 use crate::request::Request;
-use crate::rules::{NameVerdict, NetVerdict, RuleId, RuleSet, Says};
-use crate::types::TypeSet;
+use crate::rules::{LookupVerdict, NameMatch, NameVerdict, NetVerdict, RuleId, RuleSet, RuleTerms};
 use crate::verdict::{Mode, Verdict};
 
 /// What is decided by.
 #[derive(Clone, Copy)]
 pub(crate) struct Basis<'p> {
     pub rules: &'p Arc<RuleSet>,
-    /// What is served for names whose rules do not say.
-    pub types: TypeSet,
-    /// Whether requests have the methods of `mode = "limited"` alone.
-    pub limited: bool,
     pub mode: Mode,
 }
 
 /// A port, and what it is a port of.
 #[derive(Clone, Copy)]
-struct Door {
+struct PortOn {
     transport: Transport,
     port: u16,
 }
 
-impl Door {
-    fn tcp(port: u16) -> Door {
-        Door {
+impl PortOn {
+    fn tcp(port: u16) -> PortOn {
+        PortOn {
             transport: Transport::Tcp,
             port,
         }
@@ -60,33 +55,42 @@ impl Door {
 }
 
 /// What the rules say, before the mode has its say.
-struct Outcome<'r> {
+struct Assessment<'r> {
     reason: Reason,
     rule: Option<RuleId>,
     /// Where the request goes if it passes.
     way: Way<'r>,
+    /// The rules that let it pass.
+    found: Found,
 }
 
-impl<'r> Outcome<'r> {
-    fn allow(rule: RuleId, way: Way<'r>) -> Self {
-        Outcome {
+impl<'r> Assessment<'r> {
+    fn allow(found: Found, way: Way<'r>) -> Self {
+        Assessment {
             reason: Reason::Allowed,
-            rule: Some(rule),
+            rule: found.rule(),
             way,
+            found,
         }
     }
 
-    fn refuse(reason: Reason, rule: Option<RuleId>, way: Way<'r>) -> Self {
-        Outcome { reason, rule, way }
+    /// By no rule that would say more: refusals, and lookups.
+    fn plain(reason: Reason, rule: Option<RuleId>, way: Way<'r>) -> Self {
+        Assessment {
+            reason,
+            rule,
+            way,
+            found: Found::Nothing,
+        }
     }
 }
 
 pub(crate) fn decide<'r>(policy: Basis<'_>, request: &Request<'r>) -> Decision<'r> {
-    let (outcome, transport) = match *request {
+    let (assessed, transport) = match *request {
         Request::Lookup { name, qtype } => (lookup(policy, name, qtype), Transport::Tcp),
         Request::Connect { to, port } => {
-            let door = Door::tcp(port);
-            (connect(policy, to, door), Transport::Tcp)
+            let on = PortOn::tcp(port);
+            (connect(policy, to, on), Transport::Tcp)
         }
         Request::Http {
             to,
@@ -98,77 +102,75 @@ pub(crate) fn decide<'r>(policy: Basis<'_>, request: &Request<'r>) -> Decision<'
     };
     // the kernel inside refuses datagrams by its own set, also where the policy only watches
     let watches = policy.mode == Mode::Audit && transport == Transport::Tcp;
-    let verdict = match outcome.reason.verdict() {
-        Verdict::Deny if watches && !stands(&outcome) => Verdict::Audit,
+    let verdict = match assessed.reason.verdict() {
+        Verdict::Deny if watches && !stands(&assessed) => Verdict::Audit,
         verdict => verdict,
     };
     let passes = matches!(verdict, Verdict::Allow | Verdict::Audit);
     let grant = passes.then(|| Grant {
         rules: policy.rules.clone(),
-        types: policy.types,
-        way: outcome.way,
+        way: assessed.way,
+        found: assessed.found,
         transport,
-        limited: policy.limited,
         enforced: policy.mode == Mode::Enforce,
     });
     Decision {
         verdict,
-        reason: outcome.reason,
-        rule: outcome.rule,
+        reason: assessed.reason,
+        rule: assessed.rule,
         grant,
     }
 }
 
 /// Whether a refusal stands although the policy only watches: the host's own loopback is as private
 /// by its name as it is by its address, and where nothing is known to dial nothing can pass.
-fn stands(outcome: &Outcome<'_>) -> bool {
-    let name = match outcome.way {
+fn stands(assessed: &Assessment<'_>) -> bool {
+    let name = match assessed.way {
         Way::Lookup(name) | Way::ToName(name, _) | Way::ToNameAt(name, ..) => Some(name),
         Way::ToAddress(..) => None,
         Way::Nowhere => return true,
     };
-    outcome.reason.stands_in_audit() || name.is_some_and(|name| name.as_str() == HOST_NAME)
+    assessed.reason.stands_in_audit() || name.is_some_and(|name| name.as_str() == HOST_NAME)
 }
 
-fn lookup<'r>(policy: Basis<'_>, name: NameRef<'r>, qtype: RecordType) -> Outcome<'r> {
+fn lookup<'r>(policy: Basis<'_>, name: NameRef<'r>, qtype: RecordType) -> Assessment<'r> {
     let way = Way::Lookup(name);
     if qtype.is_transfer() {
-        return Outcome::refuse(Reason::TransferRefused, None, way);
+        return Assessment::plain(Reason::TransferRefused, None, way);
     }
-    let (reason, rule) = match policy.rules.names.lookup_verdict(name.as_str()) {
-        NameVerdict::Denied(rule) => (Reason::DeniedByRule, Some(rule)),
-        NameVerdict::Allowed { rule, .. } | NameVerdict::OtherPort(rule) => {
-            (Reason::Allowed, Some(rule))
-        }
-        NameVerdict::Unlisted => (Reason::NotListed, None),
+    let rules = policy.rules;
+    let (reason, rule, types) = match rules.names.lookup_verdict(name.as_str()) {
+        LookupVerdict::Allowed(rule, types) => (Reason::Allowed, Some(rule), types),
+        LookupVerdict::Denied(rule) => (Reason::DeniedByRule, Some(rule), None),
+        LookupVerdict::Unlisted => (Reason::NotListed, None, None),
     };
     // a type that is not served stays so in audit mode, where unlisted names pass
-    let would_pass = reason == Reason::Allowed || policy.mode == Mode::Audit;
-    if would_pass
-        && !policy
-            .rules
-            .names
-            .types_for(name.as_str())
-            .unwrap_or(policy.types)
-            .contains(qtype)
-    {
-        return Outcome::refuse(Reason::TypeNotServed, rule, way);
-    }
-    Outcome { reason, rule, way }
+    let types = match reason {
+        Reason::Allowed => types,
+        _ if policy.mode == Mode::Audit => rules.names.types_for(name.as_str()),
+        _ => return Assessment::plain(reason, rule, way),
+    };
+    let served = types.unwrap_or(rules.types).contains(qtype);
+    let reason = if served {
+        reason
+    } else {
+        Reason::TypeNotServed
+    };
+    Assessment::plain(reason, rule, way)
 }
 
-fn connect<'r>(policy: Basis<'_>, to: &'r Destination<'r>, door: Door) -> Outcome<'r> {
+fn connect<'r>(policy: Basis<'_>, to: &'r Destination<'r>, on: PortOn) -> Assessment<'r> {
     match &to.asked {
         Asked::Name(name) => {
-            let outcome = asked(policy, name.as_ref(), door);
+            let assessed = asked(policy, name.as_ref(), on);
             match &to.shown {
-                Shown::Name(shown, by) if outcome.reason == Reason::Allowed && shown != name => {
-                    Outcome {
+                Shown::Name(shown, by) if assessed.reason == Reason::Allowed && shown != name => {
+                    Assessment {
                         reason: mismatch(*by),
-                        ..outcome
+                        ..assessed
                     }
                 }
-                _ => outcome,
+                _ => assessed,
             }
         }
         Asked::Address { address, owners } => {
@@ -176,11 +178,11 @@ fn connect<'r>(policy: Basis<'_>, to: &'r Destination<'r>, door: Door) -> Outcom
                 policy,
                 address: *address,
                 names: owners,
-                door,
+                on,
             };
             match &to.shown {
-                Shown::Bare => by_address(policy, *address, door),
-                Shown::Nothing if owners.is_empty() => by_address(policy, *address, door),
+                Shown::Bare => by_address(policy, *address, on),
+                Shown::Nothing if owners.is_empty() => by_address(policy, *address, on),
                 Shown::Nothing => at.unshown(false),
                 Shown::Hidden => at.unshown(true),
                 Shown::Name(shown, by) => {
@@ -189,11 +191,11 @@ fn connect<'r>(policy: Basis<'_>, to: &'r Destination<'r>, door: Door) -> Outcom
             }
         }
         Asked::Synthetic { name: None, .. } => {
-            Outcome::refuse(Reason::AddressNotLeased, None, Way::Nowhere)
+            Assessment::plain(Reason::AddressNotLeased, None, Way::Nowhere)
         }
         Asked::Synthetic {
             name: Some(name), ..
-        } => synthetic(policy, name.as_ref(), &to.shown, door),
+        } => synthetic(policy, name.as_ref(), &to.shown, on),
     }
 }
 
@@ -203,65 +205,49 @@ fn http<'r>(
     to: &'r Destination<'r>,
     port: u16,
     asks: (&str, &str),
-) -> Outcome<'r> {
-    let door = Door::tcp(port);
-    let outcome = connect(policy, to, door);
-    if outcome.reason != Reason::Allowed {
-        return outcome;
+) -> Assessment<'r> {
+    let on = PortOn::tcp(port);
+    let assessed = connect(policy, to, on);
+    if assessed.reason != Reason::Allowed {
+        return assessed;
     }
-    let refused = match (outcome.way, &to.asked) {
-        (Way::Lookup(_) | Way::Nowhere, _) => None,
-        (Way::ToAddress(address, port), _) => {
-            let says = policy.rules.nets.says(address, Transport::Tcp, port);
-            narrowed(says, asks)
-        }
+    let rules = policy.rules;
+    let refused = match (assessed.found, &to.asked) {
         // It shows no name, so it may be for any that owns the address: all of them must take it.
-        (Way::ToNameAt(..), Asked::Address { owners, .. }) if to.shown == Shown::Nothing => owners
+        (Found::Name(_), Asked::Address { owners, .. }) if to.shown == Shown::Nothing => owners
             .iter()
-            .filter(|name| {
-                matches!(
-                    door.name(policy, name.as_ref()),
-                    NameVerdict::Allowed { .. }
-                )
-            })
-            .find_map(|name| narrowed(says(policy, name.as_ref(), port), asks)),
-        (Way::ToName(name, port) | Way::ToNameAt(name, _, port), _) => {
-            narrowed(says(policy, name, port), asks)
-        }
+            .find_map(|name| match on.name(policy, name.as_ref()) {
+                NameVerdict::Allowed(found) => refusing(rules.names.flows(&found), asks),
+                _ => None,
+            }),
+        (Found::Name(found), _) => refusing(rules.names.flows(&found), asks),
+        (Found::Net(found), _) => refusing(rules.nets.flows(&found), asks),
+        (Found::Nothing, _) => None,
     };
-    if policy.limited && !LIMITED_METHODS.contains(&asks.0) {
-        return Outcome {
+    if rules.limited.is_some() && !LIMITED_METHODS.contains(&asks.0) {
+        return Assessment {
             reason: Reason::MethodNotAllowed,
-            ..outcome
+            ..assessed
         };
     }
     match refused {
-        Some((rule, reason)) => Outcome::refuse(reason, Some(rule), outcome.way),
-        None => outcome,
+        Some((rule, reason)) => Assessment::plain(reason, Some(rule), assessed.way),
+        None => assessed,
     }
-}
-
-fn says<'p>(
-    policy: Basis<'p>,
-    name: NameRef<'_>,
-    port: u16,
-) -> impl Iterator<Item = (RuleId, &'p Says)> {
-    let names = &policy.rules.names;
-    names.says(name.as_str(), Transport::Tcp, port)
 }
 
 /// Which rule, if any, does not take a request with this method and path: methods first, so that
 /// what is reported does not depend on the order of rules.
-fn narrowed<'p>(
-    says: impl Iterator<Item = (RuleId, &'p Says)>,
+fn refusing<'p>(
+    rules: impl Iterator<Item = (RuleId, &'p RuleTerms)>,
     (method, path): (&str, &str),
 ) -> Option<(RuleId, Reason)> {
     let mut other_path = None;
-    for (rule, says) in says {
-        if says.methods.as_ref().is_some_and(|own| !own.allows(method)) {
+    for (rule, terms) in rules {
+        if (terms.methods.as_ref()).is_some_and(|own| !own.allows(method)) {
             return Some((rule, Reason::MethodNotAllowed));
         }
-        if other_path.is_none() && says.paths.as_ref().is_some_and(|own| !own.allows(path)) {
+        if other_path.is_none() && terms.paths.as_ref().is_some_and(|own| !own.allows(path)) {
             other_path = Some((rule, Reason::PathNotAllowed));
         }
     }
@@ -270,19 +256,19 @@ fn narrowed<'p>(
 
 /// Datagrams pass by a rule for their port alone; what no such rule is about is a protocol that does
 /// not pass, whatever else is listed.
-fn datagrams<'r>(policy: Basis<'_>, to: &'r Destination<'r>, port: u16) -> Outcome<'r> {
-    let door = Door {
+fn datagrams<'r>(policy: Basis<'_>, to: &'r Destination<'r>, port: u16) -> Assessment<'r> {
+    let on = PortOn {
         transport: Transport::Udp,
         port,
     };
-    let outcome = connect(policy, to, door);
-    match outcome.reason {
-        _ if matches!(outcome.way, Way::Nowhere) => outcome,
-        Reason::NotListed | Reason::AddressNotLeased | Reason::PortNotAllowed => Outcome {
+    let assessed = connect(policy, to, on);
+    match assessed.reason {
+        _ if matches!(assessed.way, Way::Nowhere) => assessed,
+        Reason::NotListed | Reason::AddressNotLeased | Reason::PortNotAllowed => Assessment {
             reason: Reason::ProtocolNotAllowed,
-            ..outcome
+            ..assessed
         },
-        _ => outcome,
+        _ => assessed,
     }
 }
 
@@ -293,27 +279,27 @@ fn synthetic<'r>(
     policy: Basis<'_>,
     name: NameRef<'r>,
     shown: &Shown<'r>,
-    door: Door,
-) -> Outcome<'r> {
-    let outcome = asked(policy, name, door);
-    if outcome.reason != Reason::Allowed {
-        return outcome;
+    on: PortOn,
+) -> Assessment<'r> {
+    let assessed = asked(policy, name, on);
+    if assessed.reason != Reason::Allowed {
+        return assessed;
     }
     let (reason, rule) = match shown {
-        Shown::Nothing | Shown::Bare => return outcome,
-        Shown::Hidden => match door.name(policy, name) {
-            NameVerdict::Allowed { no_sni: true, .. } => return outcome,
-            _ => (Reason::SniMissing, outcome.rule),
+        Shown::Nothing | Shown::Bare => return assessed,
+        Shown::Hidden => match on.name(policy, name) {
+            NameVerdict::Allowed(found) if found.no_sni => return assessed,
+            _ => (Reason::SniMissing, assessed.rule),
         },
-        Shown::Name(shown, _) if shown.as_ref() == name => return outcome,
-        Shown::Name(shown, by) => match door.name(policy, shown.as_ref()) {
+        Shown::Name(shown, _) if shown.as_ref() == name => return assessed,
+        Shown::Name(shown, by) => match on.name(policy, shown.as_ref()) {
             NameVerdict::Denied(rule) => (Reason::DeniedByRule, Some(rule)),
-            NameVerdict::Allowed { rule, .. } => (mismatch(*by), Some(rule)),
+            NameVerdict::Allowed(found) => (mismatch(*by), Some(found.rule)),
             NameVerdict::OtherPort(rule) => (Reason::PortNotAllowed, Some(rule)),
             NameVerdict::Unlisted => (not_listed(*by), None),
         },
     };
-    Outcome::refuse(reason, rule, outcome.way)
+    Assessment::plain(reason, rule, assessed.way)
 }
 
 fn not_listed(by: ShownBy) -> Reason {
@@ -323,20 +309,20 @@ fn not_listed(by: ShownBy) -> Reason {
     }
 }
 
-fn asked<'r>(policy: Basis<'_>, name: NameRef<'r>, door: Door) -> Outcome<'r> {
-    let way = Way::ToName(name, door.port);
-    match door.name(policy, name) {
-        NameVerdict::Allowed { rule, .. } => Outcome::allow(rule, way),
-        NameVerdict::Denied(rule) => Outcome::refuse(Reason::DeniedByRule, Some(rule), way),
-        NameVerdict::OtherPort(rule) => Outcome::refuse(Reason::PortNotAllowed, Some(rule), way),
-        NameVerdict::Unlisted => Outcome::refuse(Reason::NotListed, None, way),
+fn asked<'r>(policy: Basis<'_>, name: NameRef<'r>, on: PortOn) -> Assessment<'r> {
+    let way = Way::ToName(name, on.port);
+    match on.name(policy, name) {
+        NameVerdict::Allowed(found) => Assessment::allow(Found::Name(found), way),
+        NameVerdict::Denied(rule) => Assessment::plain(Reason::DeniedByRule, Some(rule), way),
+        NameVerdict::OtherPort(rule) => Assessment::plain(Reason::PortNotAllowed, Some(rule), way),
+        NameVerdict::Unlisted => Assessment::plain(Reason::NotListed, None, way),
     }
 }
 
-fn by_address<'r>(policy: Basis<'_>, address: IpAddr, door: Door) -> Outcome<'r> {
-    let way = Way::ToAddress(address, door.port);
-    match door.net(policy, address) {
-        NetVerdict::Allowed(rule) => Outcome::allow(rule, way),
+fn by_address<'r>(policy: Basis<'_>, address: IpAddr, on: PortOn) -> Assessment<'r> {
+    let way = Way::ToAddress(address, on.port);
+    match on.net(policy, address) {
+        NetVerdict::Allowed(found) => Assessment::allow(Found::Net(found), way),
         NetVerdict::Denied(rule) => {
             // the guard keeps the address whatever the rules say, and keeps it in audit mode too
             let reason = if is_guarded(address) && policy.mode == Mode::Audit {
@@ -344,7 +330,7 @@ fn by_address<'r>(policy: Basis<'_>, address: IpAddr, door: Door) -> Outcome<'r>
             } else {
                 Reason::DeniedByRule
             };
-            Outcome::refuse(reason, Some(rule), way)
+            Assessment::plain(reason, Some(rule), way)
         }
         NetVerdict::OtherPort(rule) => {
             let reason = if is_guarded(address) && policy.mode == Mode::Audit {
@@ -352,12 +338,12 @@ fn by_address<'r>(policy: Basis<'_>, address: IpAddr, door: Door) -> Outcome<'r>
             } else {
                 Reason::PortNotAllowed
             };
-            Outcome::refuse(reason, Some(rule), way)
+            Assessment::plain(reason, Some(rule), way)
         }
         NetVerdict::Unlisted if is_guarded(address) => {
-            Outcome::refuse(Reason::PrivateAddress, None, way)
+            Assessment::plain(Reason::PrivateAddress, None, way)
         }
-        NetVerdict::Unlisted => Outcome::refuse(Reason::AddressNotLeased, None, way),
+        NetVerdict::Unlisted => Assessment::plain(Reason::AddressNotLeased, None, way),
     }
 }
 
@@ -373,25 +359,25 @@ struct At<'p, 'r> {
     policy: Basis<'p>,
     address: IpAddr,
     names: &'r [Name],
-    door: Door,
+    on: PortOn,
 }
 
 impl<'r> At<'_, 'r> {
     /// Where nothing but the address is known, or TLS hides the name.
-    fn unshown(&self, hidden: bool) -> Outcome<'r> {
+    fn unshown(&self, hidden: bool) -> Assessment<'r> {
         self.refused()
             .or_else(|| self.by_rule())
             .unwrap_or_else(|| self.by_lease(hidden))
     }
 
     /// A refusal that no name can lift: a deny rule for the address, or the address guard.
-    fn refused(&self) -> Option<Outcome<'r>> {
-        let verdict = self.door.net(self.policy, self.address);
+    fn refused(&self) -> Option<Assessment<'r>> {
+        let verdict = self.on.net(self.policy, self.address);
         if matches!(verdict, NetVerdict::Allowed(_)) || self.is_the_host() {
             return None;
         }
         if matches!(verdict, NetVerdict::Denied(_)) || is_guarded(self.address) {
-            return Some(by_address(self.policy, self.address, self.door));
+            return Some(by_address(self.policy, self.address, self.on));
         }
         None
     }
@@ -401,94 +387,93 @@ impl<'r> At<'_, 'r> {
     fn is_the_host(&self) -> bool {
         let mut own = self.names.iter().filter(|name| name.as_str() == HOST_NAME);
         own.any(|name| {
-            let verdict = self.door.name(self.policy, name.as_ref());
-            matches!(verdict, NameVerdict::Allowed { .. })
+            let verdict = self.on.name(self.policy, name.as_ref());
+            matches!(verdict, NameVerdict::Allowed(_))
         })
     }
 
-    fn by_rule(&self) -> Option<Outcome<'r>> {
-        let Door { transport, port } = self.door;
-        let rule = self
-            .policy
-            .rules
-            .nets
-            .lifts(self.address, transport, port)?;
-        Some(Outcome::allow(rule, self.to_address()))
+    fn by_rule(&self) -> Option<Assessment<'r>> {
+        let PortOn { transport, port } = self.on;
+        let nets = &self.policy.rules.nets;
+        let found = nets.lifts(self.address, transport, port)?;
+        Some(Assessment::allow(Found::Net(found), self.to_address()))
     }
 
     /// By the names that own the address. `hidden` is TLS that shows no name, which a rule must
     /// allow on top. Of several that allow it, one whose connections may carry anything comes
     /// first: what turns out to be HTTP is decided on again.
-    fn by_lease(&self, hidden: bool) -> Outcome<'r> {
-        let mut narrow = None;
-        let mut refusal = Outcome::refuse(Reason::AddressNotLeased, None, self.to_address());
+    fn by_lease(&self, hidden: bool) -> Assessment<'r> {
+        let mut only_http = None;
+        let mut refusal = Assessment::plain(Reason::AddressNotLeased, None, self.to_address());
         for name in self.names {
             let way = self.to_name(name.as_ref());
-            let (reason, rule) = match self.door.name(self.policy, name.as_ref()) {
-                NameVerdict::Allowed { rule, no_sni } if no_sni || !hidden => {
-                    if !self.is_narrow(name.as_ref()) {
-                        return Outcome::allow(rule, way);
+            let (reason, rule) = match self.on.name(self.policy, name.as_ref()) {
+                NameVerdict::Allowed(found) if found.no_sni || !hidden => {
+                    if !self.is_only_http(&found) {
+                        return Assessment::allow(Found::Name(found), way);
                     }
-                    narrow.get_or_insert((rule, way));
+                    only_http.get_or_insert((found, way));
                     continue;
                 }
-                NameVerdict::Allowed { rule, .. } => (Reason::SniMissing, Some(rule)),
+                NameVerdict::Allowed(found) => (Reason::SniMissing, Some(found.rule)),
                 NameVerdict::OtherPort(rule) => (Reason::PortNotAllowed, Some(rule)),
                 NameVerdict::Denied(rule) => (Reason::DeniedByRule, Some(rule)),
                 NameVerdict::Unlisted => (Reason::NotListed, None),
             };
             if nearness(reason) > nearness(refusal.reason) {
-                refusal = Outcome::refuse(reason, rule, way);
+                refusal = Assessment::plain(reason, rule, way);
             }
         }
-        match narrow {
-            Some((rule, way)) => Outcome::allow(rule, way),
+        match only_http {
+            Some((found, way)) => Assessment::allow(Found::Name(found), way),
             None => refusal,
         }
     }
 
     /// Whether nothing but HTTP may be said to this name.
-    fn is_narrow(&self, name: NameRef<'_>) -> bool {
-        self.door.transport == Transport::Tcp
-            && says(self.policy, name, self.door.port).any(|(_, says)| says.only_http())
+    fn is_only_http(&self, found: &NameMatch) -> bool {
+        let mut flows = self.policy.rules.names.flows(found);
+        self.on.transport == Transport::Tcp && flows.any(|(_, terms)| terms.only_http())
     }
 
-    fn by_shown(&self, shown: NameRef<'r>, by: ShownBy) -> Outcome<'r> {
+    fn by_shown(&self, shown: NameRef<'r>, by: ShownBy) -> Assessment<'r> {
         let owner = self.names.iter().any(|name| name.as_ref() == shown);
         let way = if owner {
             self.to_name(shown)
         } else {
             self.to_address()
         };
-        let verdict = self.door.name(self.policy, shown);
+        let verdict = self.on.name(self.policy, shown);
         match verdict {
             NameVerdict::Denied(rule) => {
-                return Outcome::refuse(Reason::DeniedByRule, Some(rule), way);
+                return Assessment::plain(Reason::DeniedByRule, Some(rule), way);
             }
-            NameVerdict::Allowed { rule, .. } if owner => return Outcome::allow(rule, way),
+            NameVerdict::Allowed(found) if owner => {
+                return Assessment::allow(Found::Name(found), way);
+            }
             _ => {}
         }
         // an address rule speaks for whatever is behind the address
-        if let Some(outcome) = self.by_rule() {
-            return outcome;
+        if let Some(assessed) = self.by_rule() {
+            return assessed;
         }
         match verdict {
-            NameVerdict::Allowed { rule, .. } => Outcome::refuse(mismatch(by), Some(rule), way),
+            NameVerdict::Allowed(found) => Assessment::plain(mismatch(by), Some(found.rule), way),
             NameVerdict::OtherPort(rule) => {
-                Outcome::refuse(Reason::PortNotAllowed, Some(rule), way)
+                Assessment::plain(Reason::PortNotAllowed, Some(rule), way)
             }
             NameVerdict::Denied(_) | NameVerdict::Unlisted => {
-                Outcome::refuse(not_listed(by), None, way)
+                Assessment::plain(not_listed(by), None, way)
             }
         }
     }
 
     fn to_address(&self) -> Way<'r> {
-        Way::ToAddress(self.address, self.door.port)
+        Way::ToAddress(self.address, self.on.port)
     }
 
     fn to_name(&self, name: NameRef<'r>) -> Way<'r> {
-        Way::ToNameAt(name, self.address, self.door.port)
+        Way::ToNameAt(name, self.address, self.on.port)
     }
 }
 

@@ -3,15 +3,14 @@
 //! A permit can only be made from a decision that permits, and a decision only by the policy: code
 //! that resolves or dials asks for a permit, so it cannot forget to ask the policy.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use portcullis_names::{NameRef, PortSet, RecordType, Transport};
+use portcullis_names::{NameRef, Transport};
 
-use crate::permit::{ConnectPermit, DatagramPermit, LookupPermit, PermitTarget};
+use crate::permit::{ConnectPermit, DatagramPermit, GrantedBy, LookupPermit, PermitTarget};
 use crate::reason::Reason;
-use crate::rules::{RuleId, RuleSet, RuleTerms, together};
-use crate::types::TypeSet;
+use crate::rules::{NameMatch, NetMatch, RuleId, RuleSet, RuleTerms};
 use crate::verdict::Verdict;
 
 /// The policy's answer to one [`Request`](crate::Request).
@@ -30,41 +29,53 @@ pub struct Decision<'r> {
 #[derive(Clone, Debug)]
 pub(crate) struct Grant<'r> {
     pub rules: Arc<RuleSet>,
-    /// What is served for names whose rules do not say.
-    pub types: TypeSet,
     pub way: Way<'r>,
+    pub found: Found,
     pub transport: Transport,
-    /// Whether the mode is `limited`.
-    pub limited: bool,
     /// Whether the policy enforces, rather than watches.
     pub enforced: bool,
 }
 
 impl Grant<'_> {
-    fn types_for(&self, name: NameRef<'_>) -> TypeSet {
-        let own = self.rules.names.types_for(name.as_str());
-        own.unwrap_or(self.types)
+    /// Where the rules send the connection, and what they say about the flow.
+    fn says(&self, rule: Option<RuleId>) -> (Option<SocketAddr>, Option<Arc<RuleTerms>>) {
+        let (names, nets) = (&self.rules.names, &self.rules.nets);
+        let (to, terms) = match (self.found, self.way) {
+            (Found::Name(found), _) => (names.sent_to(&found), names.terms(&found)),
+            (Found::Net(found), _) => (None, nets.terms(&found)),
+            // it passes because the policy watches
+            (Found::Nothing, Way::ToName(name, port) | Way::ToNameAt(name, _, port)) => {
+                let watched = names.watched(name.as_str(), self.transport, port);
+                (watched.to, watched.terms)
+            }
+            (Found::Nothing, Way::ToAddress(address, port)) => {
+                (None, nets.watched(address, self.transport, port))
+            }
+            (Found::Nothing, Way::Lookup(_) | Way::Nowhere) => (None, None),
+        };
+        // datagrams have no methods and are sent nowhere else
+        let tcp = self.transport == Transport::Tcp;
+        let limited = self.rules.limited.as_ref();
+        let terms = terms.or(limited.filter(|_| tcp && rule.is_some()));
+        (to.filter(|_| tcp), terms.cloned())
     }
+}
 
-    /// What the rules that let the flow through say about it.
-    fn terms(&self, rule: Option<RuleId>) -> Option<Arc<RuleTerms>> {
-        let transport = self.transport;
-        // datagrams have no methods
-        let limited = self.limited && transport == Transport::Tcp;
-        match self.way {
-            Way::Lookup(_) | Way::Nowhere => None,
-            Way::ToName(name, port) | Way::ToNameAt(name, _, port) => {
-                let (names, name) = (&self.rules.names, name.as_str());
-                let says = names.says(name, transport, port);
-                let key = |rule| names.key(name, transport, rule).unwrap_or_default();
-                together(says, limited, key, || rule)
-            }
-            Way::ToAddress(address, port) => {
-                let nets = &self.rules.nets;
-                let says = nets.says(address, transport, port);
-                let key = |rule| nets.key(address, transport, rule).unwrap_or_default();
-                together(says, limited, key, || rule)
-            }
+/// The rules that let a request through, as the walk of the table found them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Found {
+    Nothing,
+    Name(NameMatch),
+    Net(NetMatch),
+}
+
+impl Found {
+    /// The rule that explains it best.
+    pub fn rule(&self) -> Option<RuleId> {
+        match self {
+            Found::Nothing => None,
+            Found::Name(found) => Some(found.rule),
+            Found::Net(found) => Some(found.rule),
         }
     }
 }
@@ -94,22 +105,28 @@ impl<'r> Decision<'r> {
         }
     }
 
-    /// Leave to resolve the name; only for a permitted [`Request::Lookup`](crate::Request::Lookup).
+    /// Permission to resolve the name; only for a permitted [`Request::Lookup`](crate::Request::Lookup).
     pub fn lookup_permit(&self) -> Option<LookupPermit> {
         let grant = self.grant.as_ref().filter(|_| self.permits())?;
         let Way::Lookup(name) = grant.way else {
             return None;
         };
-        Some(self.lookup_of(grant, name))
+        let audit = self.is_audit();
+        Some(LookupPermit::of(
+            &grant.rules,
+            name.to_name(),
+            self.rule,
+            audit,
+        ))
     }
 
-    /// Leave to connect; only for a permitted [`Request::Connect`](crate::Request::Connect) or
+    /// Permission to connect; only for a permitted [`Request::Connect`](crate::Request::Connect) or
     /// [`Request::Http`](crate::Request::Http).
     pub fn connect_permit(&self) -> Option<ConnectPermit> {
         self.permit(Transport::Tcp)
     }
 
-    /// Leave to exchange datagrams; only for permitted
+    /// Permission to exchange datagrams; only for permitted
     /// [`Request::Datagrams`](crate::Request::Datagrams).
     pub fn datagram_permit(&self) -> Option<DatagramPermit> {
         self.permit(Transport::Udp).map(DatagramPermit::new)
@@ -118,43 +135,28 @@ impl<'r> Decision<'r> {
     fn permit(&self, transport: Transport) -> Option<ConnectPermit> {
         let permits = |grant: &&Grant<'_>| self.permits() && grant.transport == transport;
         let grant = self.grant.as_ref().filter(permits)?;
-        let (target, port, name) = match grant.way {
+        let (target, port) = match grant.way {
             Way::Lookup(_) | Way::Nowhere => return None,
-            Way::ToName(name, port) => (PermitTarget::Name(name.to_name()), port, Some(name)),
-            Way::ToAddress(address, port) => (PermitTarget::Address(address), port, None),
-            Way::ToNameAt(name, address, port) => (
-                PermitTarget::NameAt(name.to_name(), address),
-                port,
-                Some(name),
-            ),
+            Way::ToName(name, port) => (PermitTarget::Name(name.to_name()), port),
+            Way::ToAddress(address, port) => (PermitTarget::Address(address), port),
+            Way::ToNameAt(name, address, port) => {
+                (PermitTarget::NameAt(name.to_name(), address), port)
+            }
         };
-        let lookup = name.map(|name| self.lookup_of(grant, name));
-        let sent = |name: NameRef<'_>| grant.rules.names.sent_to(name.as_str(), port);
-        let to = name.filter(|_| transport == Transport::Tcp).and_then(sent);
-        let permit = ConnectPermit::new(target, port, self.rule, lookup, self.is_audit());
-        Some(
-            permit
-                .sent_to(to)
-                .with_terms(grant.terms(self.rule), grant.enforced),
-        )
+        let (to, terms) = grant.says(self.rule);
+        Some(ConnectPermit {
+            target,
+            port,
+            rule: self.rule,
+            audit: self.is_audit(),
+            by: GrantedBy::Rules(grant.rules.clone()),
+            to,
+            only_http: grant.enforced && terms.as_ref().is_some_and(|terms| terms.only_http()),
+            terms,
+        })
     }
 
     fn is_audit(&self) -> bool {
         self.verdict == Verdict::Audit
-    }
-
-    fn lookup_of(&self, grant: &Grant<'r>, name: NameRef<'r>) -> LookupPermit {
-        let ports = if self.is_audit() {
-            PortSet::ANY
-        } else {
-            grant.rules.names.ports_for(name.as_str(), Transport::Tcp)
-        };
-        let names = &grant.rules.names;
-        let udp = names.ports_for(name.as_str(), Transport::Udp);
-        LookupPermit::new(name.to_name(), self.rule, ports, self.is_audit())
-            .with_datagrams(udp)
-            .of_pattern(!names.lists_exactly(name.as_str()))
-            .of_flattened(!grant.types_for(name).contains(RecordType::CNAME))
-            .sent_to(names.lookup_sent_to(name.as_str()))
     }
 }

@@ -4,15 +4,16 @@
 //! make one, so a path that forgot to ask the policy does not compile: *resolution as a way out*
 //! (docs/threats.md).
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use portcullis_names::{Name, PortSet};
+use portcullis_names::{Name, PortSet, RecordType};
 use portcullis_wire::dns::ptr_name;
 
-use crate::rules::{RuleId, RuleTerms};
+use crate::rules::{RuleId, RuleSet, RuleTerms};
 
-/// Leave to resolve one name.
+/// Permission to resolve one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LookupPermit {
     name: Name,
@@ -27,38 +28,38 @@ pub struct LookupPermit {
 }
 
 impl LookupPermit {
-    pub(crate) fn new(name: Name, rule: Option<RuleId>, ports: PortSet, audit: bool) -> Self {
+    /// By the rules, for a name that they allow or a policy that watches.
+    pub(crate) fn of(rules: &RuleSet, name: Name, rule: Option<RuleId>, audit: bool) -> Self {
+        let reach = rules.names.reach(name.as_str());
         LookupPermit {
             listed: name.clone(),
             name,
             rule,
-            ports,
-            udp_ports: PortSet::EMPTY,
+            ports: if audit { PortSet::ANY } else { reach.tcp },
+            udp_ports: reach.udp,
             audit,
+            by_pattern: !reach.exact,
+            flattened: !reach
+                .types
+                .unwrap_or(rules.types)
+                .contains(RecordType::CNAME),
+            to: reach.to,
+        }
+    }
+
+    /// For a name that the operator gave in the settings.
+    pub(crate) fn for_operator(name: Name, port: u16) -> Self {
+        LookupPermit {
+            listed: name.clone(),
+            name,
+            rule: None,
+            ports: PortSet::single(port),
+            udp_ports: PortSet::EMPTY,
+            audit: false,
             by_pattern: false,
             flattened: false,
             to: None,
         }
-    }
-
-    /// The same for a name whose datagrams to these ports pass as well.
-    pub(crate) fn with_datagrams(self, udp_ports: PortSet) -> Self {
-        LookupPermit { udp_ports, ..self }
-    }
-
-    /// The same for a name that no rule lists by itself.
-    pub(crate) fn of_pattern(self, by_pattern: bool) -> Self {
-        LookupPermit { by_pattern, ..self }
-    }
-
-    /// The same where the policy serves no CNAME for the name.
-    pub(crate) fn of_flattened(self, flattened: bool) -> Self {
-        LookupPermit { flattened, ..self }
-    }
-
-    /// The same for a name that its rule sends elsewhere.
-    pub(crate) fn sent_to(self, to: Option<SocketAddr>) -> Self {
-        LookupPermit { to, ..self }
     }
 
     /// The name to resolve.
@@ -112,7 +113,7 @@ impl LookupPermit {
         self.to
     }
 
-    /// Leave to resolve the name that a CNAME of this permit's name points to.
+    /// Permission to resolve the name that a CNAME of this permit's name points to.
     #[must_use]
     pub fn follow(&self, canonical: Name) -> LookupPermit {
         LookupPermit {
@@ -121,7 +122,7 @@ impl LookupPermit {
         }
     }
 
-    /// Leave to ask for the PTR of an address that was given out under this permit.
+    /// Permission to ask for the PTR of an address that was given out under this permit.
     #[must_use]
     pub fn reverse(&self, address: IpAddr) -> LookupPermit {
         self.follow(ptr_name(address))
@@ -139,72 +140,57 @@ pub enum PermitTarget {
     NameAt(Name, IpAddr),
 }
 
-/// Leave to open one connection.
+/// Who lets a connection through.
+#[derive(Clone)]
+pub(crate) enum GrantedBy {
+    /// The operator, who named the endpoint in the settings.
+    Operator,
+    Rules(Arc<RuleSet>),
+}
+
+impl PartialEq for GrantedBy {
+    fn eq(&self, other: &GrantedBy) -> bool {
+        match (self, other) {
+            (GrantedBy::Operator, GrantedBy::Operator) => true,
+            (GrantedBy::Rules(one), GrantedBy::Rules(other)) => Arc::ptr_eq(one, other),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for GrantedBy {}
+
+impl fmt::Debug for GrantedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            GrantedBy::Operator => "Operator",
+            GrantedBy::Rules(_) => "Rules",
+        })
+    }
+}
+
+/// Permission to open one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectPermit {
-    target: PermitTarget,
-    port: u16,
-    rule: Option<RuleId>,
-    lookup: Option<LookupPermit>,
-    audit: bool,
-    operators: bool,
-    to: Option<SocketAddr>,
-    terms: Option<Arc<RuleTerms>>,
-    only_http: bool,
+    pub(crate) target: PermitTarget,
+    pub(crate) port: u16,
+    pub(crate) rule: Option<RuleId>,
+    pub(crate) audit: bool,
+    pub(crate) by: GrantedBy,
+    pub(crate) to: Option<SocketAddr>,
+    pub(crate) terms: Option<Arc<RuleTerms>>,
+    pub(crate) only_http: bool,
 }
 
 impl ConnectPermit {
-    pub(crate) fn new(
-        target: PermitTarget,
-        port: u16,
-        rule: Option<RuleId>,
-        lookup: Option<LookupPermit>,
-        audit: bool,
-    ) -> Self {
-        ConnectPermit {
-            target,
-            port,
-            rule,
-            lookup,
-            audit,
-            operators: false,
-            to: None,
-            terms: None,
-            only_http: false,
-        }
-    }
-
-    /// The same for a name that its rule sends elsewhere.
-    pub(crate) fn sent_to(self, to: Option<SocketAddr>) -> Self {
-        ConnectPermit { to, ..self }
-    }
-
-    /// The same where the rule says something about the flow.
-    pub(crate) fn with_terms(self, terms: Option<Arc<RuleTerms>>, enforced: bool) -> Self {
-        let only_http = enforced && terms.as_ref().is_some_and(|terms| terms.only_http());
-        ConnectPermit {
-            terms,
-            only_http,
-            ..self
-        }
-    }
-
     /// For an endpoint that the operator named in the settings.
     pub(crate) fn for_operator(target: PermitTarget, port: u16) -> Self {
-        let lookup =
-            match &target {
-                PermitTarget::Name(name) | PermitTarget::NameAt(name, _) => Some(
-                    LookupPermit::new(name.clone(), None, PortSet::single(port), false),
-                ),
-                PermitTarget::Address(_) => None,
-            };
         ConnectPermit {
             target,
             port,
             rule: None,
-            lookup,
             audit: false,
-            operators: true,
+            by: GrantedBy::Operator,
             to: None,
             terms: None,
             only_http: false,
@@ -243,9 +229,16 @@ impl ConnectPermit {
         self.only_http
     }
 
-    /// Leave to resolve the target's name, where it has one.
+    /// Permission to resolve the target's name, where it has one; made only when it is asked for.
     pub fn lookup(&self) -> Option<LookupPermit> {
-        self.lookup.clone()
+        let name = match &self.target {
+            PermitTarget::Name(name) | PermitTarget::NameAt(name, _) => name.clone(),
+            PermitTarget::Address(_) => return None,
+        };
+        Some(match &self.by {
+            GrantedBy::Operator => LookupPermit::for_operator(name, self.port),
+            GrantedBy::Rules(rules) => LookupPermit::of(rules, name, self.rule, self.audit),
+        })
     }
 
     /// Whether the connection passes only because the policy watches. The address guard holds.
@@ -256,11 +249,11 @@ impl ConnectPermit {
     /// Whether the operator named this endpoint in the settings (the company's proxy). The address
     /// guard does not apply to it: the sandbox did not choose it.
     pub fn is_operators(&self) -> bool {
-        self.operators
+        self.by == GrantedBy::Operator
     }
 }
 
-/// Leave to exchange datagrams with one destination.
+/// Permission to exchange datagrams with one destination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DatagramPermit(ConnectPermit);
 
@@ -289,9 +282,9 @@ impl DatagramPermit {
         self.0.terms.as_ref()
     }
 
-    /// Leave to resolve the target's name, where it has one.
+    /// Permission to resolve the target's name, where it has one.
     pub fn lookup(&self) -> Option<LookupPermit> {
-        self.0.lookup.clone()
+        self.0.lookup()
     }
 }
 
@@ -301,7 +294,7 @@ mod tests {
 
     fn permit() -> LookupPermit {
         let name = Name::from_policy("api.example.org").unwrap();
-        LookupPermit::new(name, None, PortSet::WEB, false)
+        LookupPermit::for_operator(name, 443)
     }
 
     #[test]
@@ -309,7 +302,7 @@ mod tests {
         let canonical = permit().follow(Name::from_policy("edge.cdn.example").unwrap());
         assert_eq!(canonical.name().as_str(), "edge.cdn.example");
         assert_eq!(canonical.listed().as_str(), "api.example.org");
-        assert_eq!(canonical.ports(), &PortSet::WEB);
+        assert_eq!(canonical.ports(), &PortSet::HTTPS);
         let ptr = canonical.reverse("192.0.2.7".parse().unwrap());
         assert_eq!(ptr.name().as_str(), "7.2.0.192.in-addr.arpa");
         assert_eq!(ptr.listed().as_str(), "api.example.org");

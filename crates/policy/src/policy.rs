@@ -57,8 +57,6 @@ impl Policy {
     pub fn decide<'r>(&self, request: &Request<'r>) -> Decision<'r> {
         let basis = Basis {
             rules: &self.rules,
-            types: self.settings.dns.types,
-            limited: self.settings.limited,
             mode: self.mode,
         };
         decide::decide(basis, request)
@@ -109,7 +107,7 @@ impl Policy {
         transport: Transport,
         port: u16,
     ) -> Option<RuleId> {
-        self.rules.nets.lifts(address, transport, port)
+        Some(self.rules.nets.lifts(address, transport, port)?.rule)
     }
 
     /// Whether DNS may give this address out for a name with these ports: not if none of them could
@@ -161,7 +159,7 @@ impl Policy {
     /// What any rule inspects: patterns and TCP ports, one for each rule, in no order to rely on. A
     /// deny may still take some of it away.
     pub fn inspected(&self) -> impl Iterator<Item = (Pattern, PortSet)> + '_ {
-        let inspects = |allow: &Allow<'_>| allow.says.is_some_and(|s| s.inspect);
+        let inspects = |allow: &Allow<'_>| allow.flow.is_some_and(|s| s.inspect);
         let allows = self.rules.names.allows().filter(inspects);
         // A rule's base is canonical already.
         allows.filter_map(|allow| {
@@ -179,7 +177,7 @@ impl Policy {
     /// allow that says, otherwise the policy's.
     pub fn types_for(&self, name: NameRef<'_>) -> TypeSet {
         let own = self.rules.names.types_for(name.as_str());
-        own.unwrap_or(self.settings.dns.types)
+        own.unwrap_or(self.rules.types)
     }
 
     /// The names that allow rules list without a wildcard, sorted: what can be resolved before any

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use portcullis_names::{Name, PortSet, parse_port};
+use portcullis_names::{Name, parse_port};
 
 use crate::permit::LookupPermit;
 use crate::proxies::ProxyHost;
@@ -105,14 +105,14 @@ impl Resolver {
         }
     }
 
-    /// Leave to resolve the server's own name, where it has one: the operator chose it, so no rule
+    /// Permission to resolve the server's own name, where it has one: the operator chose it, so no rule
     /// is needed.
     pub fn lookup_permit(&self) -> Option<LookupPermit> {
         let (Resolver::Tls { port, .. } | Resolver::Https { port, .. }) = self else {
             return None;
         };
         let name = self.name()?.clone();
-        Some(LookupPermit::new(name, None, PortSet::single(*port), false))
+        Some(LookupPermit::for_operator(name, *port))
     }
 }
 
@@ -232,6 +232,8 @@ fn path_of(path: &str) -> Result<&str, String> {
 
 #[cfg(test)]
 mod tests {
+    use portcullis_names::PortSet;
+
     use super::*;
 
     #[test]

@@ -14,7 +14,7 @@ use crate::http::canonical_path;
 use crate::policy::Policy;
 use crate::reason::Reason;
 use crate::request::Request;
-use crate::rules::{RuleId, Says};
+use crate::rules::{RuleId, RuleTerms};
 use crate::verdict::Mode;
 
 const DOMAINS: &str = "network.domains";
@@ -70,7 +70,7 @@ impl Policy {
     /// the rule stays as it is.
     fn narrow_lines(&self, id: RuleId, reason: Reason, asks: (&str, &str)) -> Option<String> {
         let (method, path) = asks;
-        let says = self.says_of(id);
+        let says = self.flow_of(id);
         let own = says.and_then(|says| says.methods.as_ref());
         if reason == Reason::MethodNotAllowed && own.is_none_or(|own| own.allows(method)) {
             let section = self.domains_table.trim_end_matches(".domains");
@@ -95,11 +95,11 @@ impl Policy {
     }
 
     /// What a rule says about its flows.
-    fn says_of(&self, id: RuleId) -> Option<&Says> {
+    fn flow_of(&self, id: RuleId) -> Option<&RuleTerms> {
         let of_name = self.rules.names.allows().find(|allow| allow.rule == id);
         match of_name {
-            Some(allow) => allow.says,
-            None => self.rules.nets.says_of(id),
+            Some(allow) => allow.flow,
+            None => self.rules.nets.flow_of(id),
         }
     }
 

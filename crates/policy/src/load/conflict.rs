@@ -129,11 +129,11 @@ impl Found {
     /// What two allows of one pattern say about the flows of one port.
     fn said(&mut self, group: &[Said<'_>]) {
         for (at, one) in group.iter().enumerate().filter(|(_, said)| !said.denies) {
-            let Some(says) = one.says else {
+            let Some(says) = one.flow else {
                 continue;
             };
             for other in group.iter().take(at).filter(|other| !other.denies) {
-                let Some(others) = other.says.filter(|_| other.ports.overlaps(one.ports)) else {
+                let Some(others) = other.flow.filter(|_| other.ports.overlaps(one.ports)) else {
                     continue;
                 };
                 if !says.limits.is_empty() && !others.limits.is_empty() {

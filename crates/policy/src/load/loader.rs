@@ -74,7 +74,10 @@ impl Policy {
             secrets: Vec::new(),
         };
         let settings = draft.settle(&mut outside);
-        let rules = draft.take_rules().build(draft.sources.names());
+        let rules =
+            draft
+                .take_rules()
+                .build(draft.sources.names(), settings.dns.types, settings.limited);
         let rules = match (draft.full.take(), rules) {
             (None, Ok(rules)) => rules,
             (Some(why), _) | (None, Err(why)) => {

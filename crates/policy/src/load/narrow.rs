@@ -10,7 +10,7 @@ use crate::http::{
     MAX_METHODS, MAX_PATHS, MAX_PATTERN_BYTES, MethodError, MethodSet, PathPattern, PathSet,
     PatternError, check_method,
 };
-use crate::rules::Says;
+use crate::rules::RuleTerms;
 
 /// Keys that were there, with their places.
 pub(super) type Seen = Vec<(&'static str, Place)>;
@@ -21,9 +21,9 @@ pub(super) fn says(
     draft: &mut Draft,
     rule: &mut Section<'_>,
     names: bool,
-) -> (Option<Arc<Says>>, Seen) {
+) -> (Option<Arc<RuleTerms>>, Seen) {
     let mut seen = Vec::new();
-    let mut says = Says::default();
+    let mut says = RuleTerms::default();
     if names {
         if let Some((truth, at)) = rule.truth(&mut draft.sources, "inspect") {
             says.inspect = truth;
@@ -53,7 +53,7 @@ pub(super) fn says(
     let (limits, limiting) = limits::of_rule(draft, rule);
     says.limits = limits;
     seen.extend(limiting);
-    let says = (says != Says::default()).then(|| Arc::new(says));
+    let says = (says != RuleTerms::default()).then(|| Arc::new(says));
     (says, seen)
 }
 

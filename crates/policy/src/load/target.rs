@@ -27,7 +27,7 @@ pub(super) fn suits(
     if target.transport() == Transport::Udp {
         return datagrams(sources, place, (text, target), terms);
     }
-    let Some(says) = terms.says.as_deref().filter(|says| says.only_http()) else {
+    let Some(says) = terms.flow.as_deref().filter(|says| says.only_http()) else {
         return true;
     };
     if says.inspect || !target.ports().contains(HTTPS_PORT) {
@@ -62,7 +62,7 @@ fn datagrams(
     (text, target): (&str, &Target),
     terms: &Terms,
 ) -> bool {
-    let says = terms.says.as_deref();
+    let says = terms.flow.as_deref();
     let key = match says {
         _ if terms.to.is_some() => "to",
         _ if terms.types.is_some() => "types",

@@ -59,7 +59,7 @@ fn table(draft: &mut Draft, place: &Place, node: &Node, expect: Expect) -> Optio
         }
     }
     let (says, seen) = narrow::says(draft, &mut rule, expect == Expect::Names);
-    terms.says = says;
+    terms.flow = says;
     allows.extend(seen);
     let missing = word.is_none() && node.get("verdict").is_none();
     rule.finish(&mut draft.sources);

@@ -6,29 +6,27 @@
 //! The host's own loopback has a name ([`HOST_NAME`]), and only a rule for that very name lists it:
 //! `*.internal` must not open the host.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use portcullis_names::{Pattern, PortSet, Transport};
+use foldhash::fast::RandomState;
+use portcullis_names::{PortSet, Transport};
 
-use super::rows::{self, Kind, Row, Rows, RowsBuilder, Saying};
-use super::rule::{Ports, RuleId, Said, Terms};
-use super::terms::Says;
+use super::ports::Ports;
+use super::rows::{self, Kind, Row, Rows};
+use super::rule::{RuleId, Said};
+use super::terms::{Cell, RuleTerms};
 use crate::host_name::HOST_NAME;
 use crate::types::TypeSet;
 
-/// Most different sets of ports and terms of one policy: rows keep their number in 16 bits.
-pub const MAX_SCOPES: usize = 65_536;
-
 /// What many rows have in common.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Scope {
-    ports: Ports,
-    types: Option<TypeSet>,
-    to: Option<SocketAddr>,
-    says: Option<Arc<Says>>,
+pub(super) struct Scope {
+    pub ports: Ports,
+    pub types: Option<TypeSet>,
+    pub to: Option<SocketAddr>,
+    pub flow: Option<Arc<RuleTerms>>,
 }
 
 /// The name rules of a policy.
@@ -40,6 +38,9 @@ pub(crate) struct NameTable {
     wild: Rows,
     scopes: Vec<Scope>,
     used: Used,
+    /// What the rules of a pattern say together about their flows, by the first rule that says
+    /// anything.
+    terms: HashMap<RuleId, Vec<Cell>, RandomState>,
 }
 
 /// Whether any rule says which types are served, sends a name elsewhere, says anything about its
@@ -48,7 +49,7 @@ pub(crate) struct NameTable {
 struct Used {
     types: bool,
     to: bool,
-    says: bool,
+    flow: bool,
     udp: bool,
 }
 
@@ -59,14 +60,45 @@ pub(crate) enum NameVerdict {
     /// Listed by the rule named, but not on this port.
     OtherPort(RuleId),
     Denied(RuleId),
-    Allowed {
-        rule: RuleId,
-        no_sni: bool,
-    },
+    Allowed(NameMatch),
+}
+
+/// The rules that allow a port of a name, as one walk of the table found them: all that a decision
+/// and its permit need is read from here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NameMatch {
+    /// The rule that explains it best.
+    pub rule: RuleId,
+    /// TLS may hide the server's name.
+    pub no_sni: bool,
+    level: Level,
+    port: u16,
+}
+
+/// What the rules say about looking a name up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LookupVerdict {
+    Unlisted,
+    Denied(RuleId),
+    /// By this rule; of these types, where the rules say.
+    Allowed(RuleId, Option<TypeSet>),
+}
+
+/// Where a name that is looked up may be reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Reach {
+    pub tcp: PortSet,
+    pub udp: PortSet,
+    /// The types that its rules serve, where they say.
+    pub types: Option<TypeSet>,
+    /// Where its rules send it, on its lowest port if ports differ.
+    pub to: Option<SocketAddr>,
+    /// Whether a rule lists it without a wildcard.
+    pub exact: bool,
 }
 
 /// The rules of one base, in one of the two tables.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Chain {
     wild: bool,
     rows: rows::Chain,
@@ -75,7 +107,7 @@ struct Chain {
 /// The most specific allow rules that match a name and have ports of one transport: all such rows
 /// of one kind in one chain. A rule for datagrams takes nothing from a wider one for connections,
 /// nor the other way round.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Level {
     chain: Chain,
     kind: Kind,
@@ -108,20 +140,40 @@ impl Levels {
 }
 
 impl NameTable {
+    /// The table of these rules. `udp` says that a rule lets datagrams through; in `limited` mode
+    /// requests have its methods alone.
+    pub(super) fn new(
+        exact: Rows,
+        wild: Rows,
+        scopes: Vec<Scope>,
+        udp: bool,
+        limited: bool,
+    ) -> NameTable {
+        let mut table = NameTable {
+            used: Used {
+                types: scopes.iter().any(|scope| scope.types.is_some()),
+                to: scopes.iter().any(|scope| scope.to.is_some()),
+                flow: scopes.iter().any(|scope| scope.flow.is_some()),
+                udp,
+            },
+            exact,
+            wild,
+            scopes,
+            terms: HashMap::default(),
+        };
+        if table.used.flow {
+            table.terms = table.compile_terms(limited);
+        }
+        table
+    }
+
     /// What the rules say about this canonical name on this port. Allocates nothing.
     pub fn verdict(&self, name: &str, transport: Transport, port: u16) -> NameVerdict {
-        let mut levels = Levels::default();
-        for (chain, own) in self.chains(name) {
-            for row in self.chain(chain).filter(|row| row.covers(own)) {
-                if row.denies() {
-                    if self.ports(row).on(transport).contains(port) {
-                        return NameVerdict::Denied(row.id);
-                    }
-                } else if own || name != HOST_NAME {
-                    self.offer(&mut levels, chain, row);
-                }
-            }
-        }
+        let denies = |row: Row| self.ports(row).on(transport).contains(port);
+        let levels = match self.walk(name, denies) {
+            Ok(levels) => levels,
+            Err(denied) => return NameVerdict::Denied(denied),
+        };
         let Some(level) = levels.on(transport) else {
             // listed, but for the other transport
             return match levels.first() {
@@ -139,57 +191,66 @@ impl NameTable {
             }
         }
         match best {
-            Some(row) => NameVerdict::Allowed {
+            Some(row) => NameVerdict::Allowed(NameMatch {
                 rule: row.id,
                 no_sni,
-            },
+                level,
+                port,
+            }),
             None => NameVerdict::OtherPort(self.first_of(level)),
         }
     }
 
     /// What the rules say about looking this name up: allowed if at least one of its ports is open.
     /// Allocates nothing.
-    pub fn lookup_verdict(&self, name: &str) -> NameVerdict {
-        let mut levels = Levels::default();
-        let mut deny = None;
-        for (chain, own) in self.chains(name) {
-            for row in self.chain(chain).filter(|row| row.covers(own)) {
-                if row.denies() && self.ports(row).is_any() {
-                    return NameVerdict::Denied(row.id);
-                } else if row.denies() {
-                    deny.get_or_insert(row);
-                } else if own || name != HOST_NAME {
-                    self.offer(&mut levels, chain, row);
-                }
-            }
-        }
-        let Some(level) = levels.first() else {
-            return NameVerdict::Unlisted;
+    pub fn lookup_verdict(&self, name: &str) -> LookupVerdict {
+        let mut some_deny = None;
+        let walked = self.walk(name, |row| {
+            some_deny.get_or_insert(row.id);
+            self.ports(row).is_any()
+        });
+        let levels = match walked {
+            Ok(levels) => levels,
+            Err(denied) => return LookupVerdict::Denied(denied),
         };
-        match deny {
-            Some(row) if !levels.iter().any(|level| self.some_port_open(name, level)) => {
-                NameVerdict::Denied(row.id)
+        let Some(level) = levels.first() else {
+            return LookupVerdict::Unlisted;
+        };
+        match some_deny {
+            Some(denied) if !levels.iter().any(|level| self.some_port_open(name, level)) => {
+                LookupVerdict::Denied(denied)
             }
-            _ => NameVerdict::Allowed {
-                rule: self.first_of(level),
-                no_sni: false,
-            },
+            _ => LookupVerdict::Allowed(self.first_of(level), self.types(level)),
+        }
+    }
+
+    /// Where a name may be reached that is looked up.
+    pub fn reach(&self, name: &str) -> Reach {
+        let (mut tcp, mut udp) = (PortSet::EMPTY, PortSet::EMPTY);
+        let walked = self.walk(name, |row| {
+            tcp = tcp.union(&self.ports(row).tcp);
+            udp = udp.union(&self.ports(row).udp);
+            false
+        });
+        let levels = walked.unwrap_or_default();
+        Reach {
+            tcp: self.level_ports(levels.tcp).difference(&tcp),
+            udp: self.level_ports(levels.udp).difference(&udp),
+            types: levels.first().and_then(|level| self.types(level)),
+            to: levels.tcp.and_then(|level| self.lowest_to(level)),
+            exact: levels.iter().any(|level| !level.chain.wild),
         }
     }
 
     /// The ports on which the name is allowed.
     pub fn ports_for(&self, name: &str, transport: Transport) -> PortSet {
-        let (mut levels, mut denied) = (Levels::default(), PortSet::EMPTY);
-        for (chain, own) in self.chains(name) {
-            for row in self.chain(chain).filter(|row| row.covers(own)) {
-                if row.denies() {
-                    denied = denied.union(self.ports(row).on(transport));
-                } else if own || name != HOST_NAME {
-                    self.offer(&mut levels, chain, row);
-                }
-            }
-        }
-        self.level_ports(levels.on(transport)).difference(&denied)
+        let mut denied = PortSet::EMPTY;
+        let walked = self.walk(name, |row| {
+            denied = denied.union(self.ports(row).on(transport));
+            false
+        });
+        let level = walked.unwrap_or_default().on(transport);
+        self.level_ports(level).difference(&denied)
     }
 
     /// The ports that the most specific allow supplies, whatever is denied.
@@ -197,30 +258,10 @@ impl NameTable {
         self.level_ports(self.levels(name).on(transport))
     }
 
-    /// The most specific allows, whatever is denied.
-    fn levels(&self, name: &str) -> Levels {
-        let mut levels = Levels::default();
-        for (chain, own) in self.chains(name) {
-            for row in self
-                .chain(chain)
-                .filter(|row| row.covers(own) && !row.denies())
-            {
-                if own || name != HOST_NAME {
-                    self.offer(&mut levels, chain, row);
-                }
-            }
-        }
-        levels
-    }
-
-    /// The types that the most specific allow serves: those of its rules that say, together.
-    /// Allocates nothing.
+    /// The types that the most specific allow serves, whatever is denied. Allocates nothing.
     pub fn types_for(&self, name: &str) -> Option<TypeSet> {
         let level = self.used.types.then(|| self.levels(name).first());
-        let said = self
-            .level_rows(level.flatten()?)
-            .filter_map(|row| self.scope(row).types);
-        said.reduce(TypeSet::union)
+        self.types(level.flatten()?)
     }
 
     /// Whether any rule sends its names elsewhere.
@@ -228,44 +269,88 @@ impl NameTable {
         self.used.to
     }
 
-    /// Where the most specific allow sends connections to this port.
-    pub fn sent_to(&self, name: &str, port: u16) -> Option<SocketAddr> {
-        let level = self.used.to.then(|| self.levels(name).tcp).flatten()?;
-        let rows = self.level_rows(level).map(|row| self.scope(row));
+    /// Where the rules send the connections that they allow.
+    pub fn sent_to(&self, found: &NameMatch) -> Option<SocketAddr> {
+        let mut rows = self.matched(found).filter(|_| self.used.to);
         // two that differ for one port do not load
-        rows.filter(|scope| scope.ports.tcp.contains(port))
-            .find_map(|scope| scope.to)
+        rows.find_map(|row| self.scope(row).to)
     }
 
-    /// Where the most specific allow sends the name, on its lowest port if ports differ.
-    pub fn lookup_sent_to(&self, name: &str) -> Option<SocketAddr> {
-        let level = self.used.to.then(|| self.levels(name).tcp).flatten()?;
-        let rows = self.level_rows(level).map(|row| self.scope(row));
-        let sent = rows.filter_map(|scope| Some((&scope.ports, scope.to?)));
+    /// What each of the rules says about the flows that they allow, in an order of their own.
+    /// Allocates nothing.
+    pub fn flows(&self, found: &NameMatch) -> impl Iterator<Item = (RuleId, &RuleTerms)> {
+        let rows = self.matched(found).filter(|_| self.used.flow);
+        rows.filter_map(|row| Some((row.id, self.scope(row).flow.as_deref()?)))
+    }
+
+    /// What the rules say together about the flows that they allow.
+    pub fn terms(&self, found: &NameMatch) -> Option<&Arc<RuleTerms>> {
+        self.terms_at(found.level, found.port)
+    }
+
+    /// The same for a name and a port that only passes because the policy watches.
+    pub fn watched(&self, name: &str, transport: Transport, port: u16) -> Watched<'_> {
+        let level = self.levels(name).on(transport);
+        let mut rows = level
+            .filter(|_| self.used.to)
+            .into_iter()
+            .flat_map(|level| self.rows_with(level, port));
+        Watched {
+            to: rows.find_map(|row| self.scope(row).to),
+            terms: level.and_then(|level| self.terms_at(level, port)),
+        }
+    }
+
+    fn terms_at(&self, level: Level, port: u16) -> Option<&Arc<RuleTerms>> {
+        if !self.used.flow {
+            return None;
+        }
+        let says = |row: &Row| self.scope(*row).flow.is_some();
+        let named = self.level_rows(level).find(says)?;
+        Cell::find(self.terms.get(&named.id)?, level.transport, port)
+    }
+
+    /// Walks the rules that are about a name once, and finds the most specific allows. `deny` is told
+    /// of each deny; the walk ends with the first that it takes.
+    #[inline]
+    fn walk(&self, name: &str, mut deny: impl FnMut(Row) -> bool) -> Result<Levels, RuleId> {
+        let mut levels = Levels::default();
+        for (chain, own) in self.chains(name) {
+            for row in self.chain(chain).filter(|row| row.covers(own)) {
+                if row.denies() {
+                    if deny(row) {
+                        return Err(row.id);
+                    }
+                } else if own || name != HOST_NAME {
+                    self.offer(&mut levels, chain, row);
+                }
+            }
+        }
+        Ok(levels)
+    }
+
+    /// The most specific allows, whatever is denied.
+    fn levels(&self, name: &str) -> Levels {
+        self.walk(name, |_| false).unwrap_or_default()
+    }
+
+    /// The types that the rules of a level serve: those of the rules that say, together.
+    fn types(&self, level: Level) -> Option<TypeSet> {
+        let rows = self.level_rows(level).filter(|_| self.used.types);
+        rows.filter_map(|row| self.scope(row).types)
+            .reduce(TypeSet::union)
+    }
+
+    /// Where the rules of a level send the name, on its lowest port.
+    fn lowest_to(&self, level: Level) -> Option<SocketAddr> {
+        let rows = self.level_rows(level).filter(|_| self.used.to);
+        let scopes = rows.map(|row| self.scope(row));
+        let sent = scopes.filter_map(|scope| Some((&scope.ports, scope.to?)));
         sent.min().map(|(_, to)| to)
     }
 
-    /// What the rules that allow this port say about its flows, in an order of their own. Allocates
-    /// nothing.
-    pub fn says(
-        &self,
-        name: &str,
-        transport: Transport,
-        port: u16,
-    ) -> impl Iterator<Item = (RuleId, &Says)> {
-        let level = self.used.says.then(|| self.levels(name).on(transport));
-        let rows = level.flatten().into_iter();
-        rows.flat_map(move |level| self.rows_with(level, port))
-            .filter_map(|row| Some((row.id, self.scope(row).says.as_deref()?)))
-    }
-
-    /// The pattern and ports of a rule that allows this name, in canonical form.
-    pub fn key(&self, name: &str, transport: Transport, rule: RuleId) -> Option<Box<str>> {
-        let level = self.levels(name).on(transport)?;
-        let row = self.level_rows(level).find(|row| row.id == rule)?;
-        let base = self.table(level.chain).base(level.chain.rows);
-        let (wild, ports) = (level.kind.prefix(), self.ports(row).text());
-        Some(format!("{wild}{base}:{ports}").into())
+    fn matched(&self, found: &NameMatch) -> impl Iterator<Item = Row> {
+        self.rows_with(found.level, found.port)
     }
 
     /// Every allow rule with its base, kind and ports, and what it says about its flows, in no order
@@ -277,7 +362,7 @@ impl NameTable {
             base,
             kind: row.kind(),
             ports: self.ports(row),
-            says: self.scope(row).says.as_deref(),
+            flow: self.scope(row).flow.as_deref(),
         })
     }
 
@@ -327,7 +412,7 @@ impl NameTable {
             if row.denies() || row.kind() != Kind::Exact {
                 continue;
             }
-            if let NameVerdict::Denied(deny) = self.lookup_verdict(base) {
+            if let LookupVerdict::Denied(deny) = self.lookup_verdict(base) {
                 found(row.id, deny);
             }
         }
@@ -352,7 +437,7 @@ impl NameTable {
                 denies: row.denies(),
                 ports: &scope.ports,
                 to: scope.to,
-                says: scope.says.as_deref(),
+                flow: scope.flow.as_deref(),
             });
         }
         if group.len() > 1 {
@@ -360,7 +445,37 @@ impl NameTable {
         }
     }
 
-    /// The text that stands at a place that [`NamesBuilder::build`] has told.
+    /// What the rules of each pattern say together about their flows.
+    fn compile_terms(&self, limited: bool) -> HashMap<RuleId, Vec<Cell>, RandomState> {
+        let mut compiled: HashMap<RuleId, Vec<Cell>, RandomState> = HashMap::default();
+        let allows = self.all().filter(|(_, row)| !row.denies());
+        let rows: Vec<(&str, Row)> = allows
+            .filter(|(_, row)| self.scope(*row).flow.is_some())
+            .collect();
+        for group in rows.chunk_by(|a, b| a.0 == b.0 && a.1.kind() == b.1.kind()) {
+            let Some((base, first)) = group.first() else {
+                continue;
+            };
+            let pattern = format!("{}{base}", first.kind().prefix());
+            for transport in [Transport::Tcp, Transport::Udp] {
+                let rules = group.iter().filter_map(|(_, row)| {
+                    let scope = self.scope(*row);
+                    let has_some = !scope.ports.on(transport).is_empty();
+                    let terms = scope.flow.as_deref().filter(|_| has_some)?;
+                    Some((row.id, (&scope.ports, terms)))
+                });
+                let Some((named, _)) = rules.clone().next() else {
+                    continue;
+                };
+                let cells =
+                    Cell::compile(rules.map(|(_, rule)| rule), transport, limited, &pattern);
+                compiled.entry(named).or_default().extend(cells);
+            }
+        }
+        compiled
+    }
+
+    /// The text that stands at a place that [`RowsBuilder::build`](rows::RowsBuilder::build) has told.
     pub fn text(&self, at: usize, len: usize) -> &str {
         self.exact.text(at, len)
     }
@@ -487,110 +602,18 @@ impl NameTable {
     }
 }
 
+/// What holds for a flow that only passes because the policy watches.
+pub(crate) struct Watched<'t> {
+    /// Where it is sent instead of to the name's own addresses.
+    pub to: Option<SocketAddr>,
+    pub terms: Option<&'t Arc<RuleTerms>>,
+}
+
 /// An allow rule, as [`NameTable::allows`] shows it.
 pub(crate) struct Allow<'t> {
     pub rule: RuleId,
     pub base: &'t str,
     pub kind: Kind,
     pub ports: &'t Ports,
-    pub says: Option<&'t Says>,
-}
-
-/// Collects name rules.
-#[derive(Default)]
-pub(crate) struct NamesBuilder {
-    exact: RowsBuilder,
-    wild: RowsBuilder,
-    scopes: Vec<Scope>,
-    scope_numbers: HashMap<Scope, u16>,
-    /// Whether any rule lets datagrams through.
-    udp: bool,
-}
-
-impl NamesBuilder {
-    /// Adds a rule for a pattern whose base stands at `at` among the texts.
-    ///
-    /// # Errors
-    /// There are too many different sets of terms.
-    pub fn push(
-        &mut self,
-        id: RuleId,
-        (at, pattern): (u32, &Pattern),
-        ports: Ports,
-        terms: Terms,
-    ) -> Result<(), String> {
-        let (denies, allow_no_sni) = (terms.denies, terms.allow_no_sni);
-        self.udp |= !denies && !ports.udp.is_empty();
-        let saying = Saying {
-            id,
-            scope: self.scope_number(ports, terms)?,
-            kind: match pattern {
-                Pattern::Exact(_) => Kind::Exact,
-                Pattern::Below(_) => Kind::Below,
-                Pattern::ApexAndBelow(_) => Kind::ApexAndBelow,
-            },
-            denies,
-            allow_no_sni,
-        };
-        let table = match saying.kind {
-            Kind::Exact => &mut self.exact,
-            Kind::Below | Kind::ApexAndBelow => &mut self.wild,
-        };
-        Ok(table.push((at, pattern.base().as_str()), saying)?)
-    }
-
-    fn scope_number(&mut self, ports: Ports, terms: Terms) -> Result<u16, String> {
-        // most rules say what the rule before them said
-        let scope = Scope {
-            ports,
-            types: terms.types,
-            to: terms.to,
-            says: terms.says,
-        };
-        if let Some(&number) = self.scope_numbers.get(&scope) {
-            return Ok(number);
-        }
-        let number = u16::try_from(self.scopes.len()).map_err(|_| {
-            format!("a policy may use {MAX_SCOPES} different sets of ports and terms at most")
-        })?;
-        self.scopes.push(scope.clone());
-        self.scope_numbers.insert(scope, number);
-        Ok(number)
-    }
-
-    /// Compiles the rules. `order` compares what two rules are called and where they stand; `place`
-    /// is told where the name of each rule for one name lies ([`NameTable::text`]).
-    ///
-    /// # Errors
-    /// The names of all rules together are too long.
-    pub fn build(
-        self,
-        texts: &str,
-        order: impl Fn(RuleId, RuleId) -> Ordering,
-        place: impl FnMut(RuleId, u32),
-    ) -> Result<NameTable, String> {
-        let scopes = self.scopes;
-        let scope = |number: u16| scopes.get(usize::from(number));
-        let by_content = |a: (RuleId, u16), b: (RuleId, u16)| {
-            // the fewest ports first: that rule explains a decision best
-            let ports = |number| scope(number).map_or(0, |scope| scope.ports.len());
-            ports(a.1)
-                .cmp(&ports(b.1))
-                .then_with(|| scope(a.1).cmp(&scope(b.1)))
-                .then_with(|| order(a.0, b.0))
-        };
-        let exact = self.exact.build(texts, by_content, place)?;
-        let wild = self.wild.build(texts, by_content, |_, _| {})?;
-        Ok(NameTable {
-            used: Used {
-                types: scopes.iter().any(|scope| scope.types.is_some()),
-                to: scopes.iter().any(|scope| scope.to.is_some()),
-                says: scopes.iter().any(|scope| scope.says.is_some()),
-                udp: self.udp,
-            },
-            exact,
-            wild,
-            scopes,
-        })
-    }
+    pub flow: Option<&'t RuleTerms>,
 }

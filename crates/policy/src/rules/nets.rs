@@ -11,8 +11,9 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use portcullis_names::{PortSet, Transport};
 
-use super::rule::{AddressRule, Ports, RuleId, Said, Terms};
-use super::terms::Says;
+use super::ports::Ports;
+use super::rule::{AddressRule, RuleId, Said, Terms};
+use super::terms::{Cell, RuleTerms};
 
 /// One address rule.
 #[derive(Clone, Debug)]
@@ -20,13 +21,23 @@ struct Row {
     rule: RuleId,
     ports: Ports,
     denies: bool,
-    says: Option<Arc<Says>>,
+    flow: Option<Arc<RuleTerms>>,
+}
+
+/// The rules of one range.
+#[derive(Debug, Default)]
+struct Rules {
+    rows: Vec<Row>,
+    /// What they say together about their flows.
+    terms: Vec<Cell>,
 }
 
 /// The address rules of a policy.
 #[derive(Debug, Default)]
 pub(crate) struct NetTable {
-    by_net: HashMap<IpNet, Vec<Row>>,
+    ranges: Vec<Rules>,
+    /// Where the rules of a range stand.
+    by_net: HashMap<IpNet, usize>,
     /// Prefix lengths in use, longest first.
     v4_lengths: Vec<u8>,
     v6_lengths: Vec<u8>,
@@ -41,7 +52,17 @@ pub(crate) enum NetVerdict {
     /// Listed by the rule named, but not on this port.
     OtherPort(RuleId),
     Denied(RuleId),
-    Allowed(RuleId),
+    Allowed(NetMatch),
+}
+
+/// The rules that allow a port of an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NetMatch {
+    /// The rule that explains it best.
+    pub rule: RuleId,
+    range: usize,
+    transport: Transport,
+    port: u16,
 }
 
 impl NetTable {
@@ -50,53 +71,63 @@ impl NetTable {
         if let Some(rule) = self.denied(address, transport, port) {
             return NetVerdict::Denied(rule);
         }
-        let Some(rows) = self.allowing(address, transport) else {
+        let Some(range) = self.allowing(address, transport) else {
             return NetVerdict::Unlisted;
         };
-        match allows(rows, transport).find(|row| row.ports.on(transport).contains(port)) {
-            Some(row) => NetVerdict::Allowed(row.rule),
+        let rows = || allows(&self.ranges[range].rows, transport);
+        match rows().find(|row| row.ports.on(transport).contains(port)) {
+            Some(row) => NetVerdict::Allowed(NetMatch {
+                rule: row.rule,
+                range,
+                transport,
+                port,
+            }),
             None => {
-                let other = allows(rows, transport).next();
+                let other = rows().next();
                 other.map_or(NetVerdict::Unlisted, |row| NetVerdict::OtherPort(row.rule))
             }
         }
     }
 
     /// The rule that lifts the guard for this address and port.
-    pub fn lifts(&self, address: IpAddr, transport: Transport, port: u16) -> Option<RuleId> {
+    pub fn lifts(&self, address: IpAddr, transport: Transport, port: u16) -> Option<NetMatch> {
         match self.verdict(address, transport, port) {
-            NetVerdict::Allowed(rule) => Some(rule),
+            NetVerdict::Allowed(found) => Some(found),
             _ => None,
         }
     }
 
-    /// What the rules that allow this port say about its flows, in an order of their own.
-    pub fn says(
+    /// What each of the rules says about the flows that they allow, in an order of their own.
+    pub fn flows(&self, found: &NetMatch) -> impl Iterator<Item = (RuleId, &RuleTerms)> {
+        let NetMatch {
+            transport, port, ..
+        } = *found;
+        allows(&self.ranges[found.range].rows, transport)
+            .filter(move |row| row.ports.on(transport).contains(port))
+            .filter_map(|row| Some((row.rule, row.flow.as_deref()?)))
+    }
+
+    /// What the rules say together about the flows that they allow.
+    pub fn terms(&self, found: &NetMatch) -> Option<&Arc<RuleTerms>> {
+        let terms = &self.ranges[found.range].terms;
+        Cell::find(terms, found.transport, found.port)
+    }
+
+    /// The same for an address and a port that only passes because the policy watches.
+    pub fn watched(
         &self,
         address: IpAddr,
         transport: Transport,
         port: u16,
-    ) -> impl Iterator<Item = (RuleId, &Says)> {
-        let rows = self.allowing(address, transport).unwrap_or_default();
-        allows(rows, transport)
-            .filter(move |row| row.ports.on(transport).contains(port))
-            .filter_map(|row| Some((row.rule, row.says.as_deref()?)))
+    ) -> Option<&Arc<RuleTerms>> {
+        let range = self.allowing(address, transport)?;
+        Cell::find(&self.ranges[range].terms, transport, port)
     }
 
     /// What one rule says about its flows.
-    pub fn says_of(&self, rule: RuleId) -> Option<&Says> {
-        let mut rows = self.by_net.values().flatten();
-        rows.find(|row| row.rule == rule)?.says.as_deref()
-    }
-
-    /// A rule's range and ports, in canonical form.
-    pub fn key(&self, address: IpAddr, transport: Transport, rule: RuleId) -> Option<Box<str>> {
-        let lengths = self.lengths(address);
-        let nets = lengths.iter().filter_map(|&length| net_of(address, length));
-        let rows = nets.filter_map(|net| Some((net, self.by_net.get(&net)?)));
-        rows.flat_map(|(net, rows)| allows(rows, transport).map(move |row| (net, row)))
-            .find(|(_, row)| row.rule == rule)
-            .map(|(net, row)| format!("[{net}]:{}", row.ports.text()).into())
+    pub fn flow_of(&self, rule: RuleId) -> Option<&RuleTerms> {
+        let mut rows = self.ranges.iter().flat_map(|range| &range.rows);
+        rows.find(|row| row.rule == rule)?.flow.as_deref()
     }
 
     /// The deny rule that covers this address and port, by whatever form the address has: an IPv4
@@ -107,7 +138,7 @@ impl NetTable {
         std::iter::once(address)
             .chain(other)
             .flat_map(|address| self.matching(address))
-            .flatten()
+            .flat_map(|range| &self.ranges[range].rows)
             .find(|row| row.denies && row.ports.on(transport).contains(port))
             .map(|row| row.rule)
     }
@@ -116,7 +147,7 @@ impl NetTable {
     pub fn denied_ports(&self, address: IpAddr, transport: Transport) -> PortSet {
         let rows = self
             .matching(address.to_canonical())
-            .flatten()
+            .flat_map(|range| &self.ranges[range].rows)
             .filter(|row| row.denies);
         rows.fold(PortSet::EMPTY, |all, row| {
             all.union(row.ports.on(transport))
@@ -125,8 +156,9 @@ impl NetTable {
 
     /// The ports that address rules allow for this address, less those they deny.
     pub fn allowed_ports(&self, address: IpAddr, transport: Transport) -> PortSet {
-        let rows = self.allowing(address, transport).unwrap_or_default();
-        let allowed = allows(rows, transport).fold(PortSet::EMPTY, |all, row| {
+        let range = self.allowing(address, transport).into_iter();
+        let rows = range.flat_map(|range| allows(&self.ranges[range].rows, transport));
+        let allowed = rows.fold(PortSet::EMPTY, |all, row| {
             all.union(row.ports.on(transport))
         });
         allowed.difference(&self.denied_ports(address, transport))
@@ -134,10 +166,10 @@ impl NetTable {
 
     /// The ports that the most specific allow supplies, unless the range is the address itself.
     pub fn listed_ports(&self, address: IpAddr, transport: Transport) -> PortSet {
-        let own = self.by_net.get(&IpNet::from(address));
-        let has_own = own.is_some_and(|rows| allows(rows, transport).next().is_some());
-        let rows = self.allowing(address, transport).filter(|_| !has_own);
-        let rows = rows.into_iter().flat_map(|rows| allows(rows, transport));
+        let own = self.by_net.get(&IpNet::from(address)).copied();
+        let range = self.allowing(address, transport);
+        let range = range.filter(|range| own != Some(*range)).into_iter();
+        let rows = range.flat_map(|range| allows(&self.ranges[range].rows, transport));
         rows.fold(PortSet::EMPTY, |all, row| {
             all.union(row.ports.on(transport))
         })
@@ -150,20 +182,21 @@ impl NetTable {
             .iter()
             .filter(|(own, _)| **own != net && net.contains(*own));
         let first = inside.min_by_key(|(own, _)| **own)?;
-        first.1.first().map(|row| row.rule)
+        self.ranges[*first.1].rows.first().map(|row| row.rule)
     }
 
     /// Calls `found` with the rules of each range that has several.
     pub fn ranges(&self, mut found: impl FnMut(&[Said<'_>])) {
-        for rows in self.by_net.values().filter(|rows| rows.len() > 1) {
-            let said: Vec<Said<'_>> = rows
+        for range in self.ranges.iter().filter(|range| range.rows.len() > 1) {
+            let said: Vec<Said<'_>> = range
+                .rows
                 .iter()
                 .map(|row| Said {
                     rule: row.rule,
                     denies: row.denies,
                     ports: &row.ports,
                     to: None,
-                    says: row.says.as_deref(),
+                    flow: row.flow.as_deref(),
                 })
                 .collect();
             found(&said);
@@ -180,10 +213,11 @@ impl NetTable {
         &self.denials
     }
 
-    /// The rows of the longest range that holds this address and allows a port of this transport.
-    fn allowing(&self, address: IpAddr, transport: Transport) -> Option<&[Row]> {
+    /// The longest range that holds this address and allows a port of this transport.
+    fn allowing(&self, address: IpAddr, transport: Transport) -> Option<usize> {
+        let rows = |range: usize| &self.ranges[range].rows;
         self.matching(address)
-            .find(|rows| allows(rows, transport).next().is_some())
+            .find(|range| allows(rows(*range), transport).next().is_some())
     }
 
     fn lengths(&self, address: IpAddr) -> &[u8] {
@@ -194,12 +228,12 @@ impl NetTable {
         }
     }
 
-    /// The rows of every range that holds this address, longest prefix first.
-    fn matching(&self, address: IpAddr) -> impl Iterator<Item = &[Row]> + '_ {
+    /// Every range that holds this address, longest prefix first.
+    fn matching(&self, address: IpAddr) -> impl Iterator<Item = usize> + '_ {
         let nets = self.lengths(address).iter();
         nets.filter_map(move |&length| {
             let net = net_of(address, length)?;
-            self.by_net.get(&net).map(Vec::as_slice)
+            self.by_net.get(&net).copied()
         })
     }
 }
@@ -209,7 +243,7 @@ fn net_of(address: IpAddr, length: u8) -> Option<IpNet> {
 }
 
 /// The rows that allow a port of this transport.
-fn allows(rows: &[Row], transport: Transport) -> impl Iterator<Item = &Row> {
+fn allows(rows: &[Row], transport: Transport) -> impl Iterator<Item = &Row> + Clone {
     let has_some = move |row: &&Row| !row.denies && !row.ports.on(transport).is_empty();
     rows.iter().filter(has_some)
 }
@@ -241,24 +275,40 @@ impl NetsBuilder {
         } else {
             table.allows.push(listed);
         }
-        table.by_net.entry(net).or_default().push(Row {
+        let next = table.ranges.len();
+        let range = *table.by_net.entry(net).or_insert(next);
+        if range == next {
+            table.ranges.push(Rules::default());
+        }
+        table.ranges[range].rows.push(Row {
             rule,
             ports,
             denies,
-            says: terms.says,
+            flow: terms.flow,
         });
     }
 
-    /// Compiles the rules. `order` compares what two rules are called and where they stand.
-    pub fn build(self, order: impl Fn(RuleId, RuleId) -> Ordering) -> NetTable {
+    /// Compiles the rules. `order` compares what two rules are called and where they stand. In
+    /// `limited` mode requests have its methods alone.
+    pub fn build(self, limited: bool, order: impl Fn(RuleId, RuleId) -> Ordering) -> NetTable {
         let mut table = self.0;
-        for rows in table.by_net.values_mut() {
+        for range in &mut table.ranges {
             // the fewest ports first: that rule explains a decision best
-            rows.sort_by(|a, b| {
-                (a.ports.len(), &a.ports, &a.says)
-                    .cmp(&(b.ports.len(), &b.ports, &b.says))
+            range.rows.sort_by(|a, b| {
+                (a.ports.len(), &a.ports, &a.flow)
+                    .cmp(&(b.ports.len(), &b.ports, &b.flow))
                     .then_with(|| order(a.rule, b.rule))
             });
+        }
+        for (net, range) in &table.by_net {
+            let range = &mut table.ranges[*range];
+            let pattern = format!("[{net}]");
+            for transport in [Transport::Tcp, Transport::Udp] {
+                let rows = allows(&range.rows, transport);
+                let rules = rows.filter_map(|row| Some((&row.ports, row.flow.as_deref()?)));
+                let cells = Cell::compile(rules, transport, limited, &pattern);
+                range.terms.extend(cells);
+            }
         }
         table.v4_lengths.sort_unstable_by(|a, b| b.cmp(a));
         table.v6_lengths.sort_unstable_by(|a, b| b.cmp(a));

@@ -5,8 +5,8 @@
 //! buckets of about four; a second vector says where each bucket begins. A rule is eight bytes and
 //! its base name, so a list of a million names costs some 30 bytes a name. In front of them stands a
 //! Bloom filter, a byte for each rule, so that a name that no rule has rarely reaches them.
-//! Answers *exhaustion* (docs/threats.md): the hash is keyed anew in each process, and names are compared, not only
-//! their hashes.
+//! Answers *exhaustion* (docs/threats.md): the hash is keyed anew in each process, and names are
+//! compared, not only their hashes.
 
 use std::cmp::Ordering;
 use std::hash::{BuildHasher, Hasher};
@@ -211,15 +211,6 @@ impl Rows {
             }
             rest = next;
             Some(row)
-        })
-    }
-
-    /// The base of a chain.
-    pub fn base(&self, chain: Chain) -> &str {
-        let bytes = self.bytes.get(chain.at as usize..chain.end as usize);
-        let first = bytes.and_then(row);
-        first.map_or("", |(base, ..)| {
-            std::str::from_utf8(base).unwrap_or_default()
         })
     }
 

@@ -4,12 +4,18 @@
 //! hash map would change results from run to run): deny wins wherever it stands, and among allows the
 //! most specific pattern supplies the ports.
 
+use std::sync::Arc;
+
 use portcullis_names::Target;
 
 use super::info::{Infos, NOT_A_NAME, Place, RuleInfo};
-use super::names::{NameTable, NamesBuilder};
+use super::names::NameTable;
+use super::names_builder::NamesBuilder;
 use super::nets::{NetTable, NetsBuilder};
-use super::rule::{Ports, RuleId, Terms};
+use super::ports::Ports;
+use super::rule::{RuleId, Terms};
+use super::terms::RuleTerms;
+use crate::types::TypeSet;
 
 /// Most rules of one policy, of all its files together.
 pub const MAX_RULES: usize = 4_000_000;
@@ -19,6 +25,10 @@ pub const MAX_RULES: usize = 4_000_000;
 pub(crate) struct RuleSet {
     pub names: NameTable,
     pub nets: NetTable,
+    /// What is served for names whose rules do not say.
+    pub types: TypeSet,
+    /// In `limited` mode: what holds for connections whose rules say nothing.
+    pub limited: Option<Arc<RuleTerms>>,
     infos: Infos,
 }
 
@@ -77,11 +87,17 @@ impl RuleSetBuilder {
         Ok(id)
     }
 
-    /// Compiles the rules; `sources` are what their numbers mean.
+    /// Compiles the rules; `sources` are what their numbers mean, `types` what is served for names
+    /// whose rules do not say, and in `limited` mode requests have its methods alone.
     ///
     /// # Errors
     /// A sentence, if their texts together are too long.
-    pub fn build(self, sources: Vec<Box<str>>) -> Result<RuleSet, String> {
+    pub fn build(
+        self,
+        sources: Vec<Box<str>>,
+        types: TypeSet,
+        limited: bool,
+    ) -> Result<RuleSet, String> {
         let RuleSetBuilder {
             names,
             nets,
@@ -96,10 +112,16 @@ impl RuleSetBuilder {
             }
         };
         let order = |a, b| infos.order(&sources, a, b);
-        let names = names.build(infos.texts(), order, place)?;
-        let nets = nets.build(order);
+        let names = names.build(infos.texts(), limited, order, place)?;
+        let nets = nets.build(limited, order);
         infos.settle(&places, sources);
-        Ok(RuleSet { names, nets, infos })
+        Ok(RuleSet {
+            names,
+            nets,
+            types,
+            limited: limited.then(|| Arc::new(RuleTerms::limited())),
+            infos,
+        })
     }
 }
 

@@ -1,18 +1,21 @@
 //! What a rule says about the flows that it lets through: what they may carry, how much, and how
-//! fast; and the same limits for a whole sandbox.
+//! fast.
 //!
-//! Answers *exhaustion* (docs/threats.md). What the rules of one pattern say for one port adds up to the narrowest:
-//! a request has to pass every one of them, so that no file and no flag widens another's rule
+//! Answers *exhaustion* (docs/threats.md). What the rules of one pattern say for one port adds up to
+//! the narrowest: a request has to pass every one of them, so that no file and no flag widens another's rule
 //! without anybody noticing. Limits of one port come from one rule; two do not load.
 
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
 use std::time::Duration;
 
+use portcullis_names::{PortSet, Transport};
+
+use super::ports::Ports;
 use crate::http::{MethodSet, PathSet};
 
-/// What the rule that allowed a flow says about it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a rule says about the flows that it allows: one type from the file to the permit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RuleTerms {
     /// The rule's pattern and ports in canonical form: the same for the same rule of a policy that
     /// was loaded again. Flows with one key share the rule's limits.
@@ -65,75 +68,97 @@ impl RuleLimits {
     }
 }
 
-/// What a rule says about its flows; many rules share one of these.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Says {
-    pub inspect: bool,
-    pub ca_pem: Option<Arc<str>>,
-    pub methods: Option<MethodSet>,
-    pub paths: Option<PathSet>,
-    pub limits: RuleLimits,
+/// What the rules of one pattern say together on ports that they have in common.
+#[derive(Debug)]
+pub(super) struct Cell {
+    transport: Transport,
+    ports: PortSet,
+    terms: Arc<RuleTerms>,
 }
 
-impl Says {
-    pub fn only_http(&self) -> bool {
-        self.methods.is_some() || self.paths.is_some()
+impl Cell {
+    /// The terms among these for a port.
+    pub fn find(cells: &[Cell], transport: Transport, port: u16) -> Option<&Arc<RuleTerms>> {
+        let has = |cell: &&Cell| cell.transport == transport && cell.ports.contains(port);
+        Some(&cells.iter().find(has)?.terms)
     }
-}
 
-/// What rules of one pattern say together. `said` comes in the rules' own order; `key` is asked for
-/// the rule that has the limits, or else for the first.
-pub(crate) fn together<'t, R: Copy>(
-    said: impl Iterator<Item = (R, &'t Says)>,
-    limited: bool,
-    key: impl FnOnce(R) -> Box<str>,
-    any: impl FnOnce() -> Option<R>,
-) -> Option<Arc<RuleTerms>> {
-    let mut all = Says::default();
-    let mut named: Option<R> = None;
-    for (rule, one) in said {
-        if named.is_none() || !one.limits.is_empty() {
-            named = Some(rule);
+    /// The terms for each port of some rules of one pattern, given in their own order. In `limited`
+    /// mode requests have its methods alone. `pattern` is the rules' own, in canonical form.
+    pub fn compile<'r>(
+        rules: impl Iterator<Item = (&'r Ports, &'r RuleTerms)> + Clone,
+        transport: Transport,
+        limited: bool,
+        pattern: &str,
+    ) -> Vec<Cell> {
+        let mut parts: Vec<(PortSet, Vec<(&Ports, &RuleTerms)>)> = Vec::new();
+        for (ports, terms) in rules {
+            let mut rest = ports.on(transport).clone();
+            for at in 0..parts.len() {
+                let (own, members) = &mut parts[at];
+                let both = own.intersection(&rest);
+                if both.is_empty() {
+                    continue;
+                }
+                rest = rest.difference(&both);
+                let (alone, mut shared) = (own.difference(&both), members.clone());
+                if !alone.is_empty() {
+                    let members = std::mem::take(members);
+                    parts.push((alone, members));
+                }
+                shared.push((ports, terms));
+                parts[at] = (both, shared);
+            }
+            if !rest.is_empty() {
+                parts.push((rest, vec![(ports, terms)]));
+            }
         }
-        all.inspect |= one.inspect;
-        all.ca_pem = match (all.ca_pem.take(), &one.ca_pem) {
-            (Some(a), Some(b)) if a != *b => Some(format!("{a}\n{b}").into()),
-            (a, b) => a.or_else(|| b.clone()),
-        };
-        all.methods = match (all.methods.take(), &one.methods) {
-            (Some(a), Some(b)) => Some(a.intersection(b)),
-            (a, b) => a.or_else(|| b.clone()),
-        };
-        all.paths = match (all.paths.take(), &one.paths) {
-            (Some(a), Some(b)) => Some(a.and(b)),
-            (a, b) => a.or_else(|| b.clone()),
-        };
-        if !one.limits.is_empty() {
-            all.limits = one.limits;
-        }
-    }
-    if limited {
-        let safe = MethodSet::limited();
-        all.methods = Some(match &all.methods {
-            Some(own) => own.intersection(&safe),
-            None => safe,
+        // datagrams have no methods
+        let limited = limited && transport == Transport::Tcp;
+        let cells = parts.into_iter().map(|(ports, members)| Cell {
+            transport,
+            ports,
+            terms: Arc::new(RuleTerms::together(&members, limited, pattern)),
         });
-        named = named.or_else(any);
+        cells.collect()
     }
-    let key = key(named?);
-    let Says {
-        inspect,
-        ca_pem,
-        methods,
-        paths,
-        limits,
-    } = all;
-    Some(Arc::new(RuleTerms {
-        key,
-        inspect,
-        ca_pem,
-        methods,
-        paths,
-        limits,
-    }))
+}
+
+impl RuleTerms {
+    /// What plain rules say in `limited` mode.
+    pub(super) fn limited() -> RuleTerms {
+        RuleTerms {
+            methods: Some(MethodSet::limited()),
+            ..RuleTerms::default()
+        }
+    }
+
+    /// What several rules say together, called by the one that has the limits, or else by the first.
+    fn together(rules: &[(&Ports, &RuleTerms)], limited: bool, pattern: &str) -> RuleTerms {
+        let mut all = RuleTerms::default();
+        let limiting = rules.iter().find(|(_, terms)| !terms.limits.is_empty());
+        if let Some((ports, terms)) = limiting.or(rules.first()) {
+            all.key = format!("{pattern}:{}", ports.text()).into();
+            all.limits = terms.limits;
+        }
+        let limited = limited.then(RuleTerms::limited);
+        for one in rules.iter().map(|(_, terms)| *terms).chain(&limited) {
+            all.inspect |= one.inspect;
+            all.ca_pem = both(all.ca_pem, &one.ca_pem, |a, b| match a == *b {
+                true => a,
+                false => format!("{a}\n{b}").into(),
+            });
+            all.methods = both(all.methods, &one.methods, |a, b| a.intersection(b));
+            all.paths = both(all.paths, &one.paths, |a, b| a.and(b));
+        }
+        all
+    }
+}
+
+/// What two rules say: either alone, or joined where both say something.
+fn both<T: Clone>(a: Option<T>, b: &Option<T>, join: impl FnOnce(T, &T) -> T) -> Option<T> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(join(a, b)),
+        (a, b) => a.or_else(|| b.clone()),
+    }
 }
