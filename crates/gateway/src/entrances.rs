@@ -5,7 +5,7 @@
 
 use portcullis_dns::{DnsService, StartupName};
 use portcullis_policy::Reason;
-use portcullis_proxy::ProxyContext;
+use portcullis_proxy::Proxy;
 use portcullis_record::{Event, Layer, Protocol, Recorder};
 use std::fmt;
 use std::io;
@@ -140,7 +140,7 @@ impl Opened {
     pub(crate) fn serve(
         self,
         dns: &Arc<DnsService>,
-        proxy: &Arc<ProxyContext>,
+        proxy: &Arc<Proxy>,
         serving: &Serving,
         tracker: &TaskTracker,
     ) {

@@ -11,7 +11,7 @@ use portcullis_dns::{
     StartupSchedule,
 };
 use portcullis_policy::{Policy, Resolve};
-use portcullis_proxy::{Inspector, ProxyContext};
+use portcullis_proxy::{Inspector, Proxy};
 use portcullis_record::Recorder;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -170,7 +170,7 @@ impl Builder {
         let mut dial = DialConfig::new(policy.clone(), dns.clone());
         dial.listeners = self.host_listeners.clone();
         let dialer = Arc::new(Dialer::new(dial));
-        let proxy = ProxyContext::new(
+        let proxy = Proxy::new(
             policy.clone(),
             dialer,
             leases.clone(),
@@ -206,7 +206,7 @@ impl Builder {
 pub struct Gateway {
     policy: PolicySlot,
     dns: Arc<DnsService>,
-    proxy: Arc<ProxyContext>,
+    proxy: Arc<Proxy>,
     /// Set where names are resolved before anything is served.
     startup: Option<StartupSchedule>,
 }

@@ -13,7 +13,7 @@
 use crate::synthetic::{self, RangeError};
 use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_policy::{Policy, Reason};
-use portcullis_proxy::{InspectError, Inspector, ProxyContext};
+use portcullis_proxy::{InspectError, Inspector, Proxy};
 use portcullis_record::{Event, Layer, Protocol, Recorder};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -71,7 +71,7 @@ pub enum ReplaceError {
 pub(crate) struct PolicySlot {
     pub(crate) policy: PolicyHandle,
     pub(crate) leases: Arc<Leases>,
-    pub(crate) proxy: Arc<ProxyContext>,
+    pub(crate) proxy: Arc<Proxy>,
     pub(crate) recorder: Recorder,
     pub(crate) inspector: Option<Arc<Inspector>>,
     pub(crate) transparent: bool,

@@ -2,7 +2,7 @@
 //! back from the address that was asked.
 //!
 //! The kernel inside refuses every datagram whose destination is not leased for its UDP port, or named
-//! by an address rule (THREATS: QUIC, DoT, other resolvers). What arrives here is decided on again by
+//! by an address rule. Answers *QUIC, DoT and other resolvers* (docs/threats.md). What arrives here is decided on again by
 //! lease and rule, once for each flow: a program's socket and one destination. Flows are bounded, end
 //! when nothing passes, and leave one decision and one close.
 
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portcullis_dns::pktinfo::{self, LocalAddress, Reply};
-use portcullis_names::{Name, NameRef, PortSet};
-use portcullis_policy::{DatagramPermit, Mode, Policy, Reason, Request, RuleId, Verdict};
+use portcullis_names::PortSet;
+use portcullis_policy::{DatagramPermit, Mode, Reason, Verdict};
 use portcullis_record::{
     Client, Close, CloseReason, DecisionId, Event, Layer, Protocol, Transport,
 };
@@ -27,13 +27,12 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ProxyContext;
+use crate::decider::Decider;
 use crate::limits::Slot;
 use crate::meter::{Cut, Meter, Way};
-use crate::target::Target;
+use crate::proxy::Proxy;
+use crate::target::{Ruling, Target};
 
-/// Flows of one sandbox at once.
-pub(crate) const MAX_DATAGRAM_FLOWS: usize = 512;
 /// A flow ends when nothing has passed for this long, unless its rule says otherwise.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest datagram, in bytes.
@@ -64,7 +63,7 @@ struct Queued {
 
 /// One wildcard socket inside: every address on one port.
 struct Door {
-    ctx: Arc<ProxyContext>,
+    proxy: Arc<Proxy>,
     socket: UdpSocket,
     port: u16,
     token: CancellationToken,
@@ -75,13 +74,13 @@ struct Door {
 /// # Errors
 /// The socket cannot be read any more.
 pub async fn serve_datagrams(
-    ctx: Arc<ProxyContext>,
+    proxy: Arc<Proxy>,
     socket: UdpSocket,
     token: CancellationToken,
 ) -> io::Result<()> {
     let port = socket.local_addr()?.port();
     let door = Arc::new(Door {
-        ctx,
+        proxy,
         socket,
         port,
         token,
@@ -143,7 +142,7 @@ impl Door {
             };
             // Those that have ended make room.
             flows.retain(|_, flow| !flow.is_closed());
-            let Some(slot) = self.ctx.datagram_slots.take() else {
+            let Some(slot) = self.proxy.admission.datagram_flow() else {
                 self.too_many(key);
                 continue;
             };
@@ -157,38 +156,40 @@ impl Door {
     /// One flow, from its decision to its end.
     async fn flow(self: Arc<Self>, key: Key, mut up: Receiver<Queued>, held: (LocalAddress, Slot)) {
         let (asked, _slot) = held;
-        let target = Target::address(&self.ctx, SocketAddr::new(key.to, self.port));
-        let mut judged = Judged::of(&target, self.ctx.policy.load_full());
-        let Some(permit) = judged.permit.take() else {
-            self.note(key, &target, &judged, &[], None);
+        let target = self
+            .proxy
+            .decider
+            .target_at(SocketAddr::new(key.to, self.port));
+        let mut ruling = self.proxy.decider.decide_datagrams(&target);
+        let Some(permit) = ruling.permit.take() else {
+            self.note(key, &target, &ruling, &[], None);
             return;
         };
         let opened = tokio::select! {
             () = self.token.cancelled() => return,
-            opened = self.ctx.dialer.connect_datagrams(&permit) => opened,
+            opened = self.proxy.connector.dialer.connect_datagrams(&permit) => opened,
         };
         let out = match opened {
             Ok(out) => out,
             Err(error) => {
-                judged.reason = error.reason;
-                judged.verdict = error.reason.verdict();
-                self.note(key, &target, &judged, &error.addresses, Some(&error.detail));
+                ruling.reason = error.reason;
+                ruling.verdict = error.reason.verdict();
+                self.note(key, &target, &ruling, &error.addresses, Some(&error.detail));
                 return;
             }
         };
         let started = Instant::now();
         let addresses = [out.address.ip()];
-        let id = self.note_open(key, &target, &judged, (&addresses, out.address));
-        let lease = |name: &Name| self.ctx.leases.hold(target.ip()?, name);
-        let _hold = judged.name.as_ref().and_then(lease);
+        let id = self.note_open(key, &target, &ruling, (&addresses, out.address));
+        let _hold = self.proxy.records.hold(&target, ruling.name.as_ref());
         let of_rule = permit.terms().and_then(|terms| terms.limits.idle_timeout);
-        let of_sandbox = judged.policy.settings().limits.idle_timeout;
-        let idle = match judged.policy.mode() {
+        let of_sandbox = ruling.policy.settings().limits.idle_timeout;
+        let idle = match ruling.policy.mode() {
             Mode::Audit => None,
             Mode::Enforce => [of_rule, of_sandbox].into_iter().flatten().min(),
         };
         let idle = idle.unwrap_or(IDLE_TIMEOUT);
-        let mut meter = self.ctx.limiter.meter(None);
+        let mut meter = self.proxy.connector.limiter.meter(None);
         let mut quiet = pin!(sleep(idle));
         let mut opened = started;
         let (mut sent, mut received) = (0, 0);
@@ -201,7 +202,7 @@ impl Door {
                     let Some(Queued { bytes: datagram, .. }) = datagram else {
                         break CloseReason::Shutdown;
                     };
-                    if !judged.stands(&target, &self.ctx, out.address) {
+                    if !stands(&mut ruling, &target, &self.proxy.decider, out.address) {
                         break CloseReason::PolicyChanged;
                     }
                     if let Some(cut) = self.leave(&mut meter, Way::Up, datagram.len()).await {
@@ -224,7 +225,7 @@ impl Door {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                         Err(_) => break CloseReason::UpstreamReset,
                     }
-                    if !judged.stands(&target, &self.ctx, out.address) {
+                    if !stands(&mut ruling, &target, &self.proxy.decider, out.address) {
                         break CloseReason::PolicyChanged;
                     }
                     if let Some(cut) = self.leave(&mut meter, Way::Down, answer.len()).await {
@@ -237,19 +238,17 @@ impl Door {
                 () = &mut quiet => break CloseReason::IdleTimeout,
             }
             quiet.as_mut().reset(tokio::time::Instant::now() + idle);
-            if judged.name.is_some() && opened.elapsed() >= REOPEN_PAUSE {
+            if ruling.name.is_some() && opened.elapsed() >= REOPEN_PAUSE {
                 opened = Instant::now();
                 let port = PortSet::single(self.port);
                 // Refused, the next datagram is refused at once, and its flow begins anew.
-                let _ = self
-                    .ctx
-                    .leases
-                    .open_datagrams(key.to, &port, Duration::ZERO);
+                let leases = self.proxy.records.leases();
+                let _ = leases.open_datagrams(key.to, &port, Duration::ZERO);
             }
         };
         let mut close = Close::new(end, sent, received, started.elapsed());
         close.detail = limit;
-        self.ctx.recorder.close(id, close);
+        self.proxy.records.recorder().close(id, close);
     }
 
     /// Waits until the sandbox's limits let a datagram pass, which counts whole; what comes meanwhile
@@ -281,20 +280,20 @@ impl Door {
         &self,
         key: Key,
         target: &Target,
-        judged: &Judged,
+        ruling: &Ruling<DatagramPermit>,
         addresses: &[IpAddr],
         detail: Option<&str>,
     ) {
         let asked = [key.to];
-        let mut event = self.event(key, judged.verdict, judged.reason);
-        judged.fill(&mut event, target);
+        let mut event = self.event(key, ruling.verdict, ruling.reason);
+        fill(&mut event, target, ruling);
         event.addresses = if addresses.is_empty() {
             &asked
         } else {
             addresses
         };
         event.detail = detail;
-        self.ctx.recorder.decision(event);
+        self.proxy.records.recorder().decision(event);
     }
 
     /// Records a flow that stands.
@@ -302,15 +301,15 @@ impl Door {
         &self,
         key: Key,
         target: &Target,
-        judged: &Judged,
+        ruling: &Ruling<DatagramPermit>,
         (addresses, upstream): (&[IpAddr], SocketAddr),
     ) -> DecisionId {
         let upstream = upstream.to_string();
-        let mut event = self.event(key, judged.verdict, judged.reason);
-        judged.fill(&mut event, target);
+        let mut event = self.event(key, ruling.verdict, ruling.reason);
+        fill(&mut event, target, ruling);
         event.addresses = addresses;
         event.upstream = Some(&upstream);
-        self.ctx.recorder.decision(event)
+        self.proxy.records.recorder().decision(event)
     }
 
     fn too_many(&self, key: Key) {
@@ -318,72 +317,36 @@ impl Door {
         let mut event = self.event(key, Verdict::Deny, Reason::TooManyConnections);
         event.addresses = &addresses;
         event.detail = Some("flows of datagrams");
-        self.ctx.recorder.decision(event);
+        self.proxy.records.recorder().decision(event);
     }
 }
 
-/// The policy's answer, with the policy that it came from.
-struct Judged {
-    policy: Arc<Policy>,
-    verdict: Verdict,
-    reason: Reason,
-    rule: Option<RuleId>,
-    name: Option<Name>,
-    permit: Option<DatagramPermit>,
-    suggestion: Option<String>,
+/// Whether the policy in force now lets the flow through as it stands.
+fn stands(
+    ruling: &mut Ruling<DatagramPermit>,
+    target: &Target,
+    decider: &Decider,
+    at: SocketAddr,
+) -> bool {
+    if Arc::ptr_eq(&decider.policy(), &ruling.policy) {
+        return true;
+    }
+    let now = decider.decide_datagrams(target);
+    let host =
+        (now.name.as_ref()).is_some_and(|name| name.as_str() == portcullis_policy::HOST_NAME);
+    let guarded = !host && now.policy.guard_datagrams(at.ip(), at.port()).is_err();
+    ruling.policy = now.policy;
+    now.permit.is_some() && now.name == ruling.name && !guarded
 }
 
-impl Judged {
-    fn of(target: &Target, policy: Arc<Policy>) -> Judged {
-        let mut judged = Judged {
-            verdict: Verdict::Deny,
-            reason: Reason::AddressNotLeased,
-            rule: None,
-            name: None,
-            permit: None,
-            suggestion: None,
-            policy: policy.clone(),
-        };
-        let request = Request::Datagrams {
-            to: &target.asked.borrowed().unshown(),
-            port: target.port,
-        };
-        let decision = policy.decide(&request);
-        judged.verdict = decision.verdict;
-        judged.reason = decision.reason;
-        judged.rule = decision.rule;
-        judged.name = decision.name().map(NameRef::to_name);
-        judged.permit = decision.datagram_permit();
-        if judged.permit.is_none() {
-            judged.suggestion = policy.suggestion(&request);
-        }
-        judged
-    }
-
-    /// Whether the policy in force now lets the flow through as it stands.
-    fn stands(&mut self, target: &Target, ctx: &ProxyContext, at: SocketAddr) -> bool {
-        let now = ctx.policy.load_full();
-        if Arc::ptr_eq(&now, &self.policy) {
-            return true;
-        }
-        let judged = Judged::of(target, now.clone());
-        let host = judged
-            .name
-            .as_ref()
-            .is_some_and(|name| name.as_str() == portcullis_policy::HOST_NAME);
-        let guarded = !host && now.guard_datagrams(at.ip(), at.port()).is_err();
-        self.policy = now;
-        judged.permit.is_some() && judged.name == self.name && !guarded
-    }
-
-    fn fill<'a>(&'a self, event: &mut Event<'a>, target: &'a Target) {
-        let known = self.name.as_ref().map(|name| name.as_str());
-        event.name = known.or(target.owner());
-        event.suggestion = self.suggestion.as_deref();
-        if let Some(rule) = self.rule {
-            let rule = self.policy.rule(rule);
-            event.rule = Some((rule.text, rule.source));
-        }
+/// What the ruling says of the flow.
+fn fill<'a>(event: &mut Event<'a>, target: &'a Target, ruling: &'a Ruling<DatagramPermit>) {
+    let known = ruling.name.as_ref().map(|name| name.as_str());
+    event.name = known.or(target.owner());
+    event.suggestion = ruling.suggestion.as_deref();
+    if let Some(rule) = ruling.rule {
+        let rule = ruling.policy.rule(rule);
+        event.rule = Some((rule.text, rule.source));
     }
 }
 

@@ -1,10 +1,10 @@
 //! The standing flows of one sandbox: what each was decided by, so that it can be decided again.
 //!
-//! Answers "a reload that narrows": when another policy comes into force, every flow that stands is
+//! Answers *a reload that narrows* (docs/threats.md): when another policy comes into force, every flow that stands is
 //! decided on again by the very code that let it in, from the very things it was let in by, and those
 //! that are no longer allowed are cut. The others notice nothing.
 //!
-//! Invariant: a flow is either seen by [`ProxyContext::recheck`] or sees the policy that it was called
+//! Invariant: a flow is either seen by [`Flows::recheck`] or sees the policy that it was called
 //! for. It enters the registry first and then looks which policy is in force; a reload puts the
 //! policy in force first and then looks at the registry.
 
@@ -15,12 +15,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use portcullis_dial::Dialer;
+use portcullis_dns::PolicyHandle;
 use portcullis_names::Name;
 use portcullis_policy::{Asked, ConnectPermit, Destination, Policy, Request};
 
-use crate::ProxyContext;
-use crate::narrow;
-use crate::note::Peer;
+use crate::connector::Peer;
+use crate::http_only;
 use crate::target::{Asks, Ruling, Target};
 
 /// Parts of the registry, each with a lock of its own that a flow takes when it opens and when it
@@ -55,7 +56,7 @@ struct Basis {
     sent: bool,
     /// Nothing but requests may pass on it.
     only_http: bool,
-    /// The other end, where that is the destination's; `None` behind a company's proxy.
+    /// The other end, where that is the destination's; `None` behind an upstream proxy.
     peer: Option<Endpoint>,
     /// The name that it was dialled by.
     by: Option<Name>,
@@ -102,7 +103,7 @@ impl Basis {
         let to = ruling.permit.as_ref().and_then(ConnectPermit::to);
         self.to.shown = ruling.shown.clone();
         self.sent = to.is_some();
-        self.only_http = narrow::only_http(ruling);
+        self.only_http = http_only::only_http(ruling);
         let endpoint = Endpoint {
             ip: peer.address.ip(),
             port: peer.address.port(),
@@ -113,7 +114,7 @@ impl Basis {
 
     /// Whether `policy` allows the flow as it stands: the same destination by the same evidence, the
     /// address that it ends at, and what runs on it.
-    fn stands(&self, ctx: &ProxyContext, policy: &Policy) -> bool {
+    fn stands(&self, dialer: &Dialer, policy: &Policy) -> bool {
         let (to, port) = (&self.to, self.port);
         let decision = policy.decide(&match self.request.as_deref() {
             Some(Requested { method, path }) => Request::Http {
@@ -129,7 +130,7 @@ impl Basis {
         };
         let now = decision.name();
         let same_name = self.by.as_ref().map(Name::as_ref) == now;
-        self.may_carry(&permit) && self.ends_there(ctx, &permit, same_name)
+        self.may_carry(&permit) && self.ends_there(dialer, &permit, same_name)
     }
 
     /// Whether what runs on the flow may run on one by this permit: what passes untouched may not
@@ -140,17 +141,17 @@ impl Basis {
         let inspect = permit.terms().is_some_and(|terms| terms.inspect);
         match self.carries {
             Carries::Http => true,
-            Carries::Switched => narrow::may_switch(permit),
+            Carries::Switched => http_only::may_switch(permit),
             Carries::Tls => !inspect && !permit.only_http(),
-            Carries::Other => !narrow::is_only_http(permit),
-            Carries::Unknown => self.only_http || !narrow::is_only_http(permit),
+            Carries::Other => !http_only::is_only_http(permit),
+            Carries::Unknown => self.only_http || !http_only::is_only_http(permit),
         }
     }
 
     /// Whether a connection by this permit could end where the flow ends.
-    fn ends_there(&self, ctx: &ProxyContext, permit: &ConnectPermit, same_name: bool) -> bool {
+    fn ends_there(&self, dialer: &Dialer, permit: &ConnectPermit, same_name: bool) -> bool {
         let Some(Endpoint { ip, port }) = self.peer else {
-            // A company's proxy found the way; a rule that sends the name elsewhere knows none.
+            // An upstream proxy found the way; a rule that sends the name elsewhere knows none.
             return permit.to().is_none();
         };
         let peer = SocketAddr::new(ip, port);
@@ -161,7 +162,7 @@ impl Basis {
         };
         let there = Some(peer.ip().to_canonical()) == address;
         let known = permit.to().is_some() || same_name || there || address.is_none();
-        known && self.sent == permit.to().is_some() && ctx.dialer.would_open(permit, peer)
+        known && self.sent == permit.to().is_some() && dialer.would_open(permit, peer)
     }
 }
 
@@ -255,7 +256,6 @@ pub(crate) async fn until_cut(standing: Option<&Standing>) {
 }
 
 /// A place in the registry; dropping it gives it back.
-#[derive(Debug)]
 pub(crate) struct Entered {
     flows: Arc<Flows>,
     standing: Arc<Standing>,
@@ -276,8 +276,9 @@ impl Drop for Entered {
 }
 
 /// All flows that stand.
-#[derive(Debug, Default)]
 pub(crate) struct Flows {
+    policy: PolicyHandle,
+    dialer: Arc<Dialer>,
     shards: [Mutex<Shard>; SHARDS],
     next: AtomicUsize,
 }
@@ -296,7 +297,7 @@ enum Place {
 }
 
 impl Flows {
-    fn enter(self: &Arc<Self>, basis: Basis) -> Entered {
+    fn take_in(self: &Arc<Self>, basis: Basis) -> Entered {
         let shard = self.next.fetch_add(1, Ordering::Relaxed) % SHARDS;
         let standing = Arc::new(Standing {
             cut: AtomicBool::new(false),
@@ -382,17 +383,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl ProxyContext {
-    /// Takes a flow into the registry; `asks` where it is one request. It may be cut already when this returns: the policy can have
-    /// changed since it was decided on.
+impl Flows {
+    pub(crate) fn new(policy: PolicyHandle, dialer: Arc<Dialer>) -> Flows {
+        Flows {
+            policy,
+            dialer,
+            shards: Default::default(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Takes a flow into the registry; `asks` where it is one request. It may be cut already when
+    /// this returns: the policy can have changed since it was decided on.
     pub(crate) fn enter(
-        &self,
+        self: &Arc<Self>,
         target: &Target,
         asks: Option<Asks<'_>>,
         ruling: &Ruling,
         peer: &Peer,
     ) -> Entered {
-        let entered = self.flows.enter(Basis::new(target, asks, ruling, peer));
+        let entered = self.take_in(Basis::new(target, asks, ruling, peer));
         self.look_again(&entered, ruling);
         entered
     }
@@ -411,17 +421,16 @@ impl ProxyContext {
 
     fn look_again(&self, standing: &Standing, ruling: &Ruling) {
         let policy = self.policy.load();
-        if !Arc::ptr_eq(&policy, &ruling.policy)
-            && !lock(&standing.state).basis.stands(self, &policy)
-        {
+        let changed = !Arc::ptr_eq(&policy, &ruling.policy);
+        if changed && !lock(&standing.state).basis.stands(&self.dialer, &policy) {
             standing.trip();
         }
     }
 
     /// Decides again on every flow that stands and cuts those that `policy`, which must be in force
-    /// by now, no longer allows; how many those were. Published ports are not among them.
-    pub fn recheck(&self, policy: &Policy) -> usize {
-        self.flows.cut(|basis| basis.stands(self, policy))
+    /// by now, no longer allows; how many those were.
+    pub(crate) fn recheck(&self, policy: &Policy) -> usize {
+        self.cut(|basis| basis.stands(&self.dialer, policy))
     }
 }
 

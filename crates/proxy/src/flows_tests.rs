@@ -4,13 +4,14 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use arc_swap::ArcSwap;
-use portcullis_dial::{DialConfig, Dialer, HostAddresses};
-use portcullis_dns::{Clock, DnsConfig, DnsService, Leases, NoGate, PolicyHandle};
-use portcullis_policy::{Input, Reason, Shown, ShownBy};
+use portcullis_dial::{DialConfig, HostAddresses};
+use portcullis_dns::{Clock, DnsConfig, DnsService, Leases, NoGate};
+use portcullis_policy::{Input, Reason, Shown};
 use portcullis_record::Recorder;
 use proptest::prelude::*;
 
 use super::*;
+use crate::decider::Decider;
 use crate::target::Asks;
 
 const NAMES: [&str; 4] = ["a.example", "b.example", "c.a.example", "private.example"];
@@ -41,14 +42,26 @@ fn policy_of(files: &[String]) -> Policy {
     loaded.unwrap_or_else(|errors| panic!("{errors:?}")).policy
 }
 
-fn context(first: Policy) -> ProxyContext {
+/// What a flow goes through before it stands.
+struct Parts {
+    policy: PolicyHandle,
+    decider: Decider,
+    flows: Arc<Flows>,
+}
+
+fn context(first: Policy) -> Parts {
     let policy: PolicyHandle = Arc::new(ArcSwap::from_pointee(first));
     let leases = Arc::new(Leases::new(Box::new(NoGate), Clock::manual()));
     let recorder = Recorder::null();
     let dns = DnsConfig::new(policy.clone(), Vec::new(), leases.clone(), recorder.clone());
     let mut dial = DialConfig::new(policy.clone(), Arc::new(DnsService::new(dns)));
     dial.host = HostAddresses::Fixed(vec!["192.0.2.77".parse().unwrap()]);
-    ProxyContext::new(policy, Arc::new(Dialer::new(dial)), leases, recorder)
+    let dialer = Arc::new(Dialer::new(dial));
+    Parts {
+        decider: Decider::new(policy.clone(), leases),
+        flows: Arc::new(Flows::new(policy.clone(), dialer)),
+        policy,
+    }
 }
 
 fn name(text: &str) -> Name {
@@ -87,7 +100,7 @@ fn everything() -> impl Iterator<Item = Came> {
         .flat_map(move |way| (0..all).map(move |n| (way, n % NAMES.len(), n / NAMES.len())))
 }
 
-fn ask(ctx: &ProxyContext, (way, which, port): Came) -> (Target, Ruling) {
+fn ask(ctx: &Parts, (way, which, port): Came) -> (Target, Ruling) {
     let (name, port) = (name(NAMES[which]), PORTS[port]);
     let address = address_of(name.as_str());
     let asked = match way {
@@ -100,13 +113,14 @@ fn ask(ctx: &ProxyContext, (way, which, port): Came) -> (Target, Ruling) {
     };
     let target = Target { asked, port };
     let ruling = match way {
-        Way::Asked | Way::Leased | Way::Synthetic => target.decide(ctx),
+        Way::Asked | Way::Leased | Way::Synthetic => ctx.decider.decide(&target),
         Way::AskedWithSni | Way::LeasedWithSni => {
-            target.decide_shown(ctx, name.as_ref(), ShownBy::Sni)
+            (ctx.decider).decide_shown(&target, Shown::sni(name.as_ref()))
         }
-        Way::LeasedHidden => target.decide_hidden(ctx),
-        Way::Bare => target.decide_bare(
-            ctx,
+        Way::LeasedHidden => ctx.decider.decide_shown(&target, Shown::Hidden),
+        Way::Bare => ctx.decider.decide_request(
+            &target,
+            Shown::Bare,
             Asks {
                 method: "GET",
                 path: "/",
@@ -178,20 +192,20 @@ proptest! {
             let at = SocketAddr::new(address_of(NAMES[came.1]), PORTS[came.2]);
             let guarded = ctx.policy.load().guard(at.ip(), at.port()).is_err();
             if ruling.permit.is_some() && !guarded {
-                open.push((came, ctx.enter(&target, None, &ruling, &Peer::standing(at))));
+                open.push((came, ctx.flows.enter(&target, None, &ruling, &Peer::standing(at))));
             }
         }
         prop_assert_eq!(ctx.flows.len(), open.len());
         prop_assert!(open.iter().all(|(_, flow)| !flow.is_cut()));
         ctx.policy.store(Arc::new(policy_of(&rules(&after))));
         let now = ctx.policy.load_full();
-        let cut = ctx.recheck(&now);
+        let cut = ctx.flows.recheck(&now);
         for (came, flow) in &open {
             prop_assert_eq!(flow.is_cut(), !allowed(&now, *came), "{:?}", came);
         }
         prop_assert_eq!(cut, open.iter().filter(|(_, flow)| flow.is_cut()).count());
         // Once more changes nothing, and nobody is left behind.
-        prop_assert_eq!(ctx.recheck(&now), 0);
+        prop_assert_eq!(ctx.flows.recheck(&now), 0);
         drop(open);
         prop_assert_eq!(ctx.flows.len(), 0);
     }
@@ -202,14 +216,18 @@ fn a_flow_that_another_rule_allows_lives_on() {
     let ctx = context(policy("[network.domains]\n\"a.example\" = \"allow\""));
     let (target, ruling) = ask(&ctx, (Way::LeasedWithSni, 0, 1));
     let peer = Peer::standing("192.0.2.1:443".parse().unwrap());
-    let flow = ctx.enter(&target, None, &ruling, &peer);
+    let flow = ctx.flows.enter(&target, None, &ruling, &peer);
     for other in ["\"*.example\"", "\"a.example:443\"", "\"**.a.example:*\""] {
         let now = policy(&format!("[network.domains]\n{other} = \"allow\""));
         ctx.policy.store(Arc::new(now.clone()));
-        assert_eq!((ctx.recheck(&now), flow.is_cut()), (0, false), "{other}");
+        assert_eq!(
+            (ctx.flows.recheck(&now), flow.is_cut()),
+            (0, false),
+            "{other}"
+        );
     }
     ctx.policy.store(Arc::new(Policy::deny_all()));
-    assert_eq!(ctx.recheck(&Policy::deny_all()), 1);
+    assert_eq!(ctx.flows.recheck(&Policy::deny_all()), 1);
     assert!(flow.is_cut());
 }
 
@@ -222,11 +240,11 @@ fn a_flow_that_was_decided_on_under_an_earlier_policy_is_cut_as_it_enters() {
     ctx.policy.store(Arc::new(policy(
         "[network.domains]\n\"b.example\" = \"allow\"",
     )));
-    assert!(ctx.enter(&target, None, &ruling, &peer).is_cut());
+    assert!(ctx.flows.enter(&target, None, &ruling, &peer).is_cut());
     ctx.policy.store(Arc::new(policy(
         "[network.domains]\n\"*.example\" = \"allow\"",
     )));
-    assert!(!ctx.enter(&target, None, &ruling, &peer).is_cut());
+    assert!(!ctx.flows.enter(&target, None, &ruling, &peer).is_cut());
 }
 
 #[test]
@@ -244,10 +262,12 @@ fn a_name_that_is_sent_elsewhere_now_has_no_flows_at_its_old_place() {
     ] {
         let ctx = context(policy(before));
         let (target, ruling) = ask(&ctx, (Way::Asked, 0, 1));
-        let flow = ctx.enter(&target, None, &ruling, &Peer::standing(at.parse().unwrap()));
+        let flow = ctx
+            .flows
+            .enter(&target, None, &ruling, &Peer::standing(at.parse().unwrap()));
         let now = policy(after);
         ctx.policy.store(Arc::new(now.clone()));
-        ctx.recheck(&now);
+        ctx.flows.recheck(&now);
         assert_eq!(!flow.is_cut(), lives, "{before} -> {after}");
     }
 }
@@ -266,11 +286,11 @@ fn what_passes_untouched_is_cut_where_it_is_to_be_looked_into() {
         let ctx = context(policy(plain));
         let (target, ruling) = ask(&ctx, (Way::Asked, 0, 1));
         let peer = Peer::standing("192.0.2.1:443".parse().unwrap());
-        let flow = ctx.enter(&target, None, &ruling, &peer);
-        ctx.carries(&flow, carries, &ruling);
+        let flow = ctx.flows.enter(&target, None, &ruling, &peer);
+        ctx.flows.carries(&flow, carries, &ruling);
         let now = policy(looked_into);
         ctx.policy.store(Arc::new(now.clone()));
-        ctx.recheck(&now);
+        ctx.flows.recheck(&now);
         assert_eq!(!flow.is_cut(), lives, "{carries:?}");
     }
 }
@@ -293,18 +313,18 @@ fn a_request_that_a_narrower_rule_refuses_is_cut_with_the_connection_it_is_on() 
         let ctx = context(rule("inspect = true"));
         let (target, ruling) = ask(&ctx, (Way::Asked, 0, 1));
         let peer = Peer::standing("192.0.2.1:443".parse().unwrap());
-        let connection = ctx.enter(&target, None, &ruling, &peer);
-        ctx.carries(&connection, Carries::Http, &ruling);
+        let connection = ctx.flows.enter(&target, None, &ruling, &peer);
+        ctx.flows.carries(&connection, Carries::Http, &ruling);
         let asks = Asks {
             method: "POST",
             path: "/up/load",
         };
-        let flow = ctx.enter(&target, Some(asks), &ruling, &peer);
+        let flow = ctx.flows.enter(&target, Some(asks), &ruling, &peer);
         flow.is_part_of(&connection);
-        ctx.carries(&flow, carries, &ruling);
+        ctx.flows.carries(&flow, carries, &ruling);
         let now = rule(&format!("inspect = true, {narrower}"));
         ctx.policy.store(Arc::new(now.clone()));
-        ctx.recheck(&now);
+        ctx.flows.recheck(&now);
         assert_eq!(!flow.is_cut(), lives, "{carries:?} {narrower}");
         assert_eq!(!connection.is_cut(), lives, "{carries:?} {narrower}");
     }
@@ -316,7 +336,7 @@ fn the_guard_is_asked_again_about_the_address_that_was_dialled() {
                   [network.addresses]\n\"10.0.0.0/8:5432\" = \"allow\"";
     let ctx = context(policy(lifted));
     let (target, ruling) = ask(&ctx, (Way::Asked, 3, 2));
-    let flow = ctx.enter(
+    let flow = ctx.flows.enter(
         &target,
         None,
         &ruling,
@@ -328,7 +348,7 @@ fn the_guard_is_asked_again_about_the_address_that_was_dialled() {
         now.guard("10.9.9.9".parse().unwrap(), 5432),
         Err(Reason::PrivateAddress)
     );
-    assert_eq!(ctx.recheck(&now), 1);
+    assert_eq!(ctx.flows.recheck(&now), 1);
     assert!(flow.is_cut());
 }
 
@@ -337,12 +357,12 @@ async fn whoever_waits_is_told_at_once_and_whoever_comes_later_too() {
     let ctx = context(policy("[network.domains]\n\"a.example\" = \"allow\""));
     let (target, ruling) = ask(&ctx, (Way::Asked, 0, 1));
     let peer = Peer::standing("192.0.2.1:443".parse().unwrap());
-    let flow = ctx.enter(&target, None, &ruling, &peer);
+    let flow = ctx.flows.enter(&target, None, &ruling, &peer);
     let standing = (*flow).clone();
     let waiting = tokio::spawn(async move { standing.until_cut().await });
     tokio::task::yield_now().await;
     ctx.policy.store(Arc::new(Policy::deny_all()));
-    assert_eq!(ctx.recheck(&Policy::deny_all()), 1);
+    assert_eq!(ctx.flows.recheck(&Policy::deny_all()), 1);
     waiting.await.unwrap();
     until_cut(Some(&flow)).await;
 }
@@ -355,7 +375,7 @@ fn places_are_used_again() {
     let mut kept = Vec::new();
     for round in 0..4 {
         let more: Vec<_> = (0..200)
-            .map(|_| ctx.enter(&target, None, &ruling, &peer))
+            .map(|_| ctx.flows.enter(&target, None, &ruling, &peer))
             .collect();
         assert_eq!(ctx.flows.len(), kept.len() + 200);
         let half = more

@@ -1,11 +1,13 @@
 //! The entrances for TCP: an HTTP proxy, a SOCKS5 proxy and the transparent catch-all; and the
 //! relay behind all three.
 //!
-//! A connection's way is one line: accept → identify destination → `policy.decide` → dial → relay →
-//! record. Nothing here decides anything itself: what may pass is the policy's word, and the only
+//! A connection's way is one line, and [`listen`] walks it: an entrance (`http`, `socks`,
+//! `transparent`) finds the destination, the `decider` asks the policy about it, the `connector`
+//! dials, `identify` decides on what the first bytes show, a `tunnel` relays, and `records` says
+//! what happened. Nothing here decides anything itself: what may pass is the policy's word, and the only
 //! way to an outbound socket is the dialler, which wants the policy's permit.
 //!
-//! Answers "decision and destination differ" and "HTTP framing" among the threats: the destination
+//! Answers *decision and destination differ* and *HTTP framing* (docs/threats.md): the destination
 //! that is decided on is the one that is dialled, what a program shows later (SNI, Host) is decided
 //! on again before a byte of it leaves, and every request of a connection is framed by our own
 //! strict reading, never by the client's.
@@ -15,21 +17,27 @@
 //! Invariant: every denial leaves one record, every opened flow one decision and one close.
 #![forbid(unsafe_code)]
 
-mod context;
+mod admission;
+mod connector;
 mod datagrams;
-mod first;
+mod decider;
 mod flows;
 mod http;
+mod http_only;
+mod identify;
+mod inbound;
 mod inspect;
 mod limits;
 mod listen;
 mod meter;
-mod narrow;
-mod note;
 mod open_error;
+mod opened;
+mod proxy;
 mod pulse;
+mod records;
 mod refuse;
 mod relay;
+mod sniff;
 mod socket;
 mod socks;
 mod stop;
@@ -37,9 +45,9 @@ mod target;
 mod transparent;
 mod tunnel;
 
-pub use context::ProxyContext;
 pub use datagrams::serve_datagrams;
 pub use inspect::{InspectError, Inspector, covers};
 pub use limits::MAX_CONNECTIONS;
 pub use listen::{serve_http, serve_socks5, serve_transparent};
+pub use proxy::Proxy;
 pub use relay::{Relayed, relay_between};

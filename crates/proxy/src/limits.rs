@@ -1,11 +1,13 @@
 //! Every limit of the entrances, and the counter that holds one sandbox to its connections.
 //!
-//! Answers "exhaustion" among the threats: half-open, slow and idle connections cost a bounded
+//! Answers *exhaustion* (docs/threats.md): half-open, slow and idle connections cost a bounded
 //! number of descriptors, bytes and seconds, and what is refused for it is recorded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+
+use portcullis_policy::Limits;
 
 /// Connections of one sandbox at once, over all entrances, unless the context says otherwise.
 pub const MAX_CONNECTIONS: usize = 4096;
@@ -30,6 +32,8 @@ pub(crate) const MAX_LINGER_BYTES: usize = 256 * 1024;
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How far away the next timer is while connections come in; shorter than what they wait for.
 pub(crate) const PULSE: Duration = Duration::from_millis(100);
+/// Flows of datagrams of one sandbox at once.
+pub(crate) const MAX_DATAGRAM_FLOWS: usize = 512;
 /// After a failed accept (no free descriptors).
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a direct connection's record waits for the name that its first bytes may show.
@@ -84,6 +88,22 @@ pub(crate) const MAX_CONNECTION_FUTURE_BYTES: usize = 1024;
 /// The same while the client has not said anything in its tunnel, the task itself aside.
 #[cfg(test)]
 pub(crate) const MAX_SILENT_FUTURE_BYTES: usize = 5 * 1024;
+
+/// How long a handshake (TLS, SOCKS) may take.
+pub(crate) fn handshake_timeout(limits: &Limits) -> Duration {
+    limits.handshake_timeout.unwrap_or(HELLO_TIMEOUT)
+}
+
+/// How long a request's head may take.
+pub(crate) fn header_timeout(limits: &Limits) -> Duration {
+    limits.header_timeout.unwrap_or(HEADER_TIMEOUT)
+}
+
+/// How long a kept-alive connection may be silent between two requests.
+pub(crate) fn keep_alive_timeout(limits: &Limits) -> Duration {
+    let idle = limits.idle_timeout.unwrap_or(KEEP_ALIVE_TIMEOUT);
+    idle.min(KEEP_ALIVE_TIMEOUT)
+}
 
 /// A number of places, taken without a lock.
 #[derive(Debug)]

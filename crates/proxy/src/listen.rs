@@ -12,14 +12,17 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ProxyContext;
+use crate::identify::{Identified, Identify};
+use crate::inbound::Inbound;
 use crate::limits::{ACCEPT_PAUSE, DRAIN_TIMEOUT, Slot};
 use crate::meter::OverLimit;
-use crate::note::Via;
+use crate::opened::Entered;
+use crate::proxy::Proxy;
 use crate::pulse::Pulse;
 use crate::refuse::{Format, Refusal};
 use crate::stop::Stop;
-use crate::{http, socket, socks, transparent};
+use crate::tunnel::Tunnel;
+use crate::{http, inspect, socket, socks, transparent};
 
 /// The kinds of listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +37,11 @@ pub(crate) enum Door {
 /// # Errors
 /// Only an error that makes the listener useless.
 pub async fn serve_http(
-    ctx: Arc<ProxyContext>,
+    proxy: Arc<Proxy>,
     listener: TcpListener,
     token: CancellationToken,
 ) -> io::Result<()> {
-    serve(ctx, listener, token, Door::Http).await
+    serve(proxy, listener, token, Door::Http).await
 }
 
 /// Serves SOCKS5 until `token` is cancelled.
@@ -46,11 +49,11 @@ pub async fn serve_http(
 /// # Errors
 /// Only an error that makes the listener useless.
 pub async fn serve_socks5(
-    ctx: Arc<ProxyContext>,
+    proxy: Arc<Proxy>,
     listener: TcpListener,
     token: CancellationToken,
 ) -> io::Result<()> {
-    serve(ctx, listener, token, Door::Socks5).await
+    serve(proxy, listener, token, Door::Socks5).await
 }
 
 /// Serves the transparent catch-all until `token` is cancelled. The local address of an accepted
@@ -59,15 +62,15 @@ pub async fn serve_socks5(
 /// # Errors
 /// Only an error that makes the listener useless.
 pub async fn serve_transparent(
-    ctx: Arc<ProxyContext>,
+    proxy: Arc<Proxy>,
     listener: TcpListener,
     token: CancellationToken,
 ) -> io::Result<()> {
-    serve(ctx, listener, token, Door::Transparent).await
+    serve(proxy, listener, token, Door::Transparent).await
 }
 
 async fn serve(
-    ctx: Arc<ProxyContext>,
+    proxy: Arc<Proxy>,
     listener: TcpListener,
     token: CancellationToken,
     door: Door,
@@ -86,12 +89,13 @@ async fn serve(
         };
         pulse.touch();
         match accepted {
-            Ok((stream, _)) => admit(&ctx, &tracker, &stop, door, stream),
+            Ok((stream, _)) => admit(&proxy, &tracker, &stop, door, stream),
             Err(error) => match fault(&error) {
                 Fault::OneConnection => {}
                 Fault::Exhausted => {
-                    let (via, reason) = (Via::nobody(door.protocol()), Reason::TooManyConnections);
-                    ctx.note_too_many(via, reason, &error.to_string());
+                    let nobody = Inbound::nobody(door.protocol());
+                    let reason = Reason::TooManyConnections;
+                    (proxy.records).too_many(nobody, reason, &error.to_string());
                     tokio::select! {
                         () = &mut cancelled => break Ok(()),
                         () = sleep(ACCEPT_PAUSE) => {}
@@ -109,26 +113,26 @@ async fn serve(
 }
 
 fn admit(
-    ctx: &Arc<ProxyContext>,
+    proxy: &Arc<Proxy>,
     tracker: &TaskTracker,
     stop: &Arc<Stop>,
     door: Door,
     stream: TcpStream,
 ) {
-    let refused = match ctx.take_in() {
+    let refused = match proxy.admission.connection() {
         Ok(slot) => {
-            tracker.spawn(connection(door, ctx.clone(), stream, slot, stop.clone()));
+            tracker.spawn(connection(door, proxy.clone(), stream, slot, stop.clone()));
             return;
         }
         Err(refused) => refused,
     };
-    match ctx.refusals.take() {
+    match proxy.admission.refusal() {
         Some(slot) if door != Door::Transparent => {
-            tracker.spawn(refuse(door, ctx.clone(), stream, (refused, slot)));
+            tracker.spawn(refuse(door, proxy.clone(), stream, (refused, slot)));
         }
         _ => {
-            let via = Via::new(door.protocol(), &stream);
-            ctx.note_too_many(via, refused.reason, refused.detail);
+            let inbound = Inbound::new(door.protocol(), &stream);
+            (proxy.records).too_many(inbound, refused.reason, refused.detail);
             socket::reset(stream);
         }
     }
@@ -136,19 +140,9 @@ fn admit(
 
 /// One connection. Setting up is boxed, so that what stays while a tunnel is idle is the relay and
 /// little else.
-async fn connection(
-    door: Door,
-    ctx: Arc<ProxyContext>,
-    stream: TcpStream,
-    slot: Slot,
-    stop: Arc<Stop>,
-) {
-    let mut tunnel = match door {
-        Door::Http => Box::pin(http::open(&ctx, stream, &stop)).await,
-        Door::Socks5 => Box::pin(socks::open(&ctx, stream, &stop)).await,
-        Door::Transparent => Box::pin(transparent::open(&ctx, stream, &stop)).await,
-    };
-    drop(ctx);
+async fn connection(door: Door, proxy: Arc<Proxy>, stream: TcpStream, slot: Slot, stop: Arc<Stop>) {
+    let mut tunnel = Box::pin(set_up(door, &proxy, stream, &stop)).await;
+    drop(proxy);
     // By reference, then by value: a tunnel that is moved while it waits is there twice.
     if let Some(tunnel) = &mut tunnel {
         tunnel.run(&stop).await;
@@ -159,15 +153,56 @@ async fn connection(
     drop(slot);
 }
 
+/// The way of a connection to the point where it only has to be relayed: destination, decision,
+/// dial; then what runs on it. `None` when it came to its end on the way.
+async fn set_up(door: Door, proxy: &Proxy, stream: TcpStream, stop: &Stop) -> Option<Tunnel> {
+    let Proxy {
+        decider,
+        connector,
+        records,
+        ..
+    } = proxy;
+    let entered = match door {
+        Door::Http => Box::pin(http::open(decider, connector, records, stream, stop)).await,
+        Door::Socks5 => Box::pin(socks::open(decider, connector, records, stream, stop)).await,
+        Door::Transparent => {
+            Box::pin(transparent::open(decider, connector, records, stream, stop)).await
+        }
+    };
+    // Boxed, and passed on so: what a silent client keeps waiting is small.
+    let unread = match entered? {
+        Entered::Tunnel(tunnel) => return Some(tunnel),
+        Entered::Opened(unread) => unread,
+    };
+    let identify = Identify {
+        decider,
+        connector,
+        records,
+    };
+    let identified = Box::pin(identify.identify(unread, stop)).await;
+    match identified? {
+        Identified::Tunnel(tunnel) => Some(tunnel),
+        Identified::Http(unread) => {
+            Box::pin(http::behind(decider, connector, records, unread, stop)).await
+        }
+        Identified::Inspect(to_inspect) => {
+            let inspector = proxy.inspector.as_deref();
+            let services = inspect::Services {
+                decider,
+                connector,
+                records,
+                inspector,
+            };
+            Box::pin(inspect::inspect(&services, to_inspect, stop)).await;
+            None
+        }
+    }
+}
+
 /// Tells a client that its connection is one too many.
-async fn refuse(
-    door: Door,
-    ctx: Arc<ProxyContext>,
-    stream: TcpStream,
-    (over, slot): (OverLimit, Slot),
-) {
-    let via = Via::new(door.protocol(), &stream);
-    let id = ctx.note_too_many(via, over.reason, over.detail);
+async fn refuse(door: Door, proxy: Arc<Proxy>, stream: TcpStream, (over, slot): (OverLimit, Slot)) {
+    let inbound = Inbound::new(door.protocol(), &stream);
+    let id = (proxy.records).too_many(inbound, over.reason, over.detail);
     let words = match door {
         Door::Socks5 => {
             let mut words = socks5::METHOD_NONE.to_vec();
@@ -237,24 +272,24 @@ mod tests {
     use super::*;
     use crate::limits::{MAX_CONNECTION_FUTURE_BYTES, MAX_SILENT_FUTURE_BYTES};
 
-    fn context() -> Arc<ProxyContext> {
+    fn proxy() -> Arc<Proxy> {
         let policy: PolicyHandle = Arc::new(ArcSwap::from_pointee(Policy::deny_all()));
         let leases = Arc::new(Leases::new(Box::new(NoGate), Clock::system()));
         let recorder = Recorder::null();
         let dns = DnsConfig::new(policy.clone(), Vec::new(), leases.clone(), recorder.clone());
         let dns = Arc::new(DnsService::new(dns));
         let dialer = Arc::new(Dialer::new(DialConfig::new(policy.clone(), dns)));
-        Arc::new(ProxyContext::new(policy, dialer, leases, recorder))
+        Arc::new(Proxy::new(policy, dialer, leases, recorder))
     }
 
     #[tokio::test]
     async fn ten_thousand_idle_connections_have_small_tasks() {
-        let ctx = context();
+        let proxy = proxy();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let (stream, _) = tokio::join!(TcpStream::connect(at), listener.accept());
-        let slot = ctx.take_in().unwrap();
-        let task = connection(Door::Http, ctx, stream.unwrap(), slot, Arc::default());
+        let slot = proxy.admission.connection().unwrap();
+        let task = connection(Door::Http, proxy, stream.unwrap(), slot, Arc::default());
         let size = size_of_val(&task);
         eprintln!("{size} bytes for each connection");
         assert!(size <= MAX_CONNECTION_FUTURE_BYTES, "{size} bytes");
@@ -262,22 +297,16 @@ mod tests {
 
     #[test]
     fn tunnels_with_silent_clients_are_small_too() {
-        fn of_five<A, B, C, D, E, F>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
-            size_of::<F>()
-        }
         fn of_three<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
             size_of::<F>()
         }
-        let follow = of_five(crate::tunnel::Opened::follow);
-        let doors = [
-            ("http", of_three(http::open) + follow),
-            ("socks5", of_three(socks::open)),
-            ("transparent", of_three(transparent::open)),
-        ];
-        for (door, size) in doors {
-            eprintln!("{door}: {size} bytes");
-            assert!(size <= MAX_SILENT_FUTURE_BYTES, "{door}: {size} bytes");
+        fn of_four<A, B, C, D, F>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+            size_of::<F>()
         }
+        // What an entrance needed is gone by then.
+        let size = of_three(Identify::identify) + of_four(set_up);
+        eprintln!("{size} bytes");
+        assert!(size <= MAX_SILENT_FUTURE_BYTES, "{size} bytes");
     }
 
     #[test]

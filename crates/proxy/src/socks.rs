@@ -8,22 +8,29 @@ use portcullis_wire::socks5::{self, Command, Fault, Step};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::ProxyContext;
-use crate::note::{At, Via};
-use crate::socket;
+use crate::connector::Connector;
+use crate::decider::Decider;
+use crate::inbound::Inbound;
+use crate::opened::{self, Entered, Opened, Unread};
+use crate::records::{At, Records};
 use crate::stop::Stop;
-use crate::target::Target;
-use crate::tunnel::{self, Opened, Tunnel};
+use crate::{limits, socket};
 
 /// Takes one connection to the point where it only has to be relayed.
-pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop) -> Option<Tunnel> {
+pub(crate) async fn open(
+    decider: &Decider,
+    connector: &Connector,
+    records: &Records,
+    mut client: TcpStream,
+    stop: &Stop,
+) -> Option<Entered> {
     // The decisions of this entrance are about connections, not about what is said on them.
-    let via = Via::new(Protocol::Socks5, &client);
-    let at = At::new(Layer::Tcp, via);
+    let inbound = Inbound::new(Protocol::Socks5, &client);
+    let at = At::new(Layer::Tcp, inbound);
     let mut inbox = Vec::new();
     let mut said = false;
     let talking = handshake(&mut client, &mut inbox, &mut said);
-    let talk = timeout(ctx.handshake_timeout(), talking);
+    let talk = timeout(limits::handshake_timeout(&decider.limits()), talking);
     let talked = tokio::select! {
         biased;
         () = stop.wait() => return None,
@@ -32,14 +39,14 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
     let request = match talked {
         Talk::Request(request) => *request,
         Talk::Malformed(fault) => {
-            ctx.note_malformed(at.detail(Some(fault.why)), None);
+            records.malformed(at.detail(Some(fault.why)), None);
             if fault.answer {
                 refuse(client, Reason::Malformed).await;
             }
             return None;
         }
         Talk::NoMethod => {
-            ctx.note_malformed(
+            records.malformed(
                 at.detail(Some("no SOCKS method without authentication")),
                 None,
             );
@@ -48,16 +55,16 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
         }
         Talk::Slow if said => {
             let why = "the SOCKS handshake took too long";
-            ctx.note_malformed(at.detail(Some(why)), None);
+            records.malformed(at.detail(Some(why)), None);
             return None;
         }
         Talk::Gone | Talk::Slow => return None,
     };
-    let target = Target::new(ctx, request.destination, request.port);
+    let target = decider.target(request.destination, request.port);
     let ruling = match request.command {
-        Command::Connect => target.decide(ctx),
+        Command::Connect => decider.decide(&target),
         Command::Bind | Command::UdpAssociate | Command::Other(_) => {
-            target.refuse(ctx, Reason::ProtocolNotAllowed)
+            decider.refuse(Reason::ProtocolNotAllowed)
         }
     };
     if ruling.permit.is_none() {
@@ -67,27 +74,27 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
             Command::UdpAssociate => Some("UDP ASSOCIATE"),
             Command::Other(_) => Some("an unknown SOCKS command"),
         };
-        ctx.note_decision(at.detail(what), &target, &ruling);
+        records.decision(at.detail(what), &target, &ruling);
         refuse(client, ruling.reason).await;
         return None;
     }
     let dialled = tokio::select! {
         biased;
         () = stop.wait() => return None,
-        dialled = ctx.dial(&ruling, None) => dialled,
+        dialled = connector.connect(&ruling, None) => dialled,
     };
-    let (upstream, peer) = match dialled {
-        Ok(dialled) => dialled,
+    let connected = match dialled {
+        Ok(connected) => connected,
         Err(error) => {
-            ctx.note_failed(at, &target, &ruling, &error);
+            records.failed(at, &target, &ruling, &error);
             refuse(client, error.reason()).await;
             return None;
         }
     };
-    let flow = ctx.note_open(at, &target, &ruling, &peer);
+    let flow = records.open(at, &target, &ruling, &connected.peer);
     if flow.standing.is_cut() {
         socket::reset(client);
-        socket::reset_upstream(upstream);
+        socket::reset_upstream(connected.stream);
         flow.finish(CloseReason::PolicyChanged);
         return None;
     }
@@ -95,16 +102,19 @@ pub(crate) async fn open(ctx: &ProxyContext, mut client: TcpStream, stop: &Stop)
         flow.finish(CloseReason::ClientReset);
         return None;
     }
-    let relay = tunnel::relay(client, upstream);
     let opened = Opened {
-        via,
+        inbound,
         target,
         ruling,
-        peer,
+        peer: connected.peer,
         absolute: None,
         flow: Some(flow),
     };
-    opened.follow(ctx, stop, relay, inbox).await
+    Some(Entered::Opened(Box::new(Unread {
+        opened,
+        relay: opened::relay(client, connected.stream),
+        pending: inbox,
+    })))
 }
 
 /// The reply that says this: its code comes from the table of reasons and from nowhere else.

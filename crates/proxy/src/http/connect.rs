@@ -1,14 +1,15 @@
 //! CONNECT: a tunnel to a name or an address.
 
+use portcullis_policy::Shown;
 use portcullis_record::{Layer, Protocol};
 use portcullis_wire::http1::RequestHead;
 
 use super::{Next, Session, say};
-use crate::narrow;
-use crate::note::At;
+use crate::http_only;
+use crate::opened::Opened;
+use crate::records::At;
 use crate::refuse::{Refusal, authority};
 use crate::target::{Asks, Target};
-use crate::tunnel::Opened;
 
 /// Said only when the upstream connection stands.
 pub(super) const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
@@ -17,33 +18,35 @@ impl Session<'_> {
     /// Decides on a CONNECT and dials. Bytes behind the head stay in the client's inbox, and are
     /// looked at like any first bytes in the tunnel.
     pub(super) async fn connect(&mut self, target: Target, head: &RequestHead, raw: &[u8]) -> Next {
-        let via = self.via.speaking(Protocol::Connect);
-        let at = At::new(Layer::Http, via).http(&head.method, None);
-        let mut ruling = target.decide(self.ctx);
-        if narrow::refuses_connect(&target, &ruling) {
+        let inbound = self.inbound.speaking(Protocol::Connect);
+        let at = At::new(Layer::Http, inbound).http(&head.method, None);
+        let mut ruling = self.decider.decide(&target);
+        if http_only::refuses_connect(&target, &ruling) {
             let method = &head.method;
-            ruling = target.decide_plain(self.ctx, Asks { method, path: "*" });
+            let asks = Asks { method, path: "*" };
+            ruling = self.decider.decide_request(&target, Shown::Nothing, asks);
         }
         if ruling.permit.is_none() {
             return self.denied(at, &target, &ruling, (head, raw));
         }
         // An upstream that was kept for plain requests has no business here any more.
         self.upstream = None;
-        match self.ctx.dial(&ruling, None).await {
-            Ok((upstream, peer)) => {
-                let flow = Some(self.ctx.note_open(at, &target, &ruling, &peer));
+        match self.connector.connect(&ruling, None).await {
+            Ok(connected) => {
+                let peer = connected.peer;
+                let flow = Some(self.records.open(at, &target, &ruling, &peer));
                 let opened = Opened {
-                    via,
+                    inbound,
                     target,
                     ruling,
                     peer,
                     absolute: None,
                     flow,
                 };
-                Next::Connected(Box::new((opened, upstream)))
+                Next::Connected(Box::new((opened, connected.stream)))
             }
             Err(error) => {
-                let id = self.ctx.note_failed(at, &target, &ruling, &error);
+                let id = self.records.failed(at, &target, &ruling, &error);
                 let mut refusal = Refusal::failed(&error, id);
                 let authority = authority(&target);
                 refusal.target = Some(&authority);

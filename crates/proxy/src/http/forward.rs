@@ -8,9 +8,11 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use portcullis_dial::{Dialer, Stream};
+use portcullis_dial::{AbsoluteForm, Dialer, Stream};
 use portcullis_names::{Host, Name, NameBuf};
-use portcullis_policy::{Asked as AskedFor, ConnectPermit, MAX_PROXIES, PermitTarget, Reason};
+use portcullis_policy::{
+    Asked as AskedFor, ConnectPermit, MAX_PROXIES, PermitTarget, Reason, Shown,
+};
 use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::http1::{BodyLength, RequestForm, RequestHead, Upgrade};
 
@@ -18,15 +20,15 @@ use super::exchange::{Conn, Counts, Exchange, Outcome, UpstreamConn};
 use super::request::{self, Plan};
 use super::response::Asked;
 use super::{Door, Next, Session, path, say};
-use crate::context::Absolute;
+use crate::connector::{Connected, Peer};
+use crate::decider::Decider;
 use crate::flows::Carries;
 use crate::meter::Meter;
-use crate::narrow;
-use crate::note::{At, Flow, Peer};
 use crate::open_error::OpenError;
+use crate::records::{At, Flow};
 use crate::refuse::{Refusal, authority};
 use crate::target::{Asks, Ruling, Target};
-use crate::{ProxyContext, socket, tunnel};
+use crate::{http_only, socket};
 
 /// The port that a Host field without one means.
 const HTTP_PORT: u16 = 80;
@@ -39,8 +41,8 @@ pub(super) struct Upstream {
     name: Option<Name>,
     /// What it was dialled for, where that was a request.
     dialled_for: Option<DialledFor>,
-    /// It ends at the company's proxy.
-    absolute: Absolute,
+    /// It ends at the upstream proxy.
+    absolute: Option<Arc<AbsoluteForm>>,
     /// A request was answered on it: it may have been closed meanwhile.
     used: bool,
 }
@@ -51,7 +53,7 @@ impl Upstream {
         stream: Stream,
         peer: Peer,
         name: Option<Name>,
-        absolute: Absolute,
+        absolute: Option<Arc<AbsoluteForm>>,
     ) -> Upstream {
         let conn = UpstreamConn {
             stream,
@@ -80,7 +82,7 @@ impl Upstream {
     }
 }
 
-/// The company's proxies that failed one request, after they were reached.
+/// The upstream proxies that failed one request, after they were reached.
 #[derive(Default)]
 struct FailedProxies(Vec<String>);
 
@@ -141,21 +143,24 @@ impl Session<'_> {
         };
         let (mut ruling, host) = match &self.door {
             // An address in absolute form is its own Host.
-            Door::Proxy => (target.decide_bare(self.ctx, asks), None),
+            Door::Proxy => {
+                let ruling = self.decider.decide_request(&target, Shown::Bare, asks);
+                (ruling, None)
+            }
             Door::Behind { .. } => {
                 let host = shown_host(head);
-                (decide_behind(self.ctx, &target, host, asks), host)
+                (decide_behind(self.decider, &target, host, asks), host)
             }
         };
         let shown = host.and_then(|(host, _)| host.name()).map(NameBuf::as_str);
-        let at = At::new(Layer::Http, self.via);
+        let at = At::new(Layer::Http, self.inbound);
         let mut at = at.http(&head.method, path(head)).shown(shown);
-        at.detail = narrow::why_no_path(&ruling, path(head));
-        if wants_websocket(head) && !narrow::allows_upgrade(&ruling) {
+        at.detail = http_only::why_no_path(&ruling, path(head));
+        if wants_websocket(head) && !http_only::allows_upgrade(&ruling) {
             ruling.refuse(Reason::MethodNotAllowed);
             at.detail = Some("a change to WebSocket, where the rule has methods");
         }
-        if let Some((reason, why)) = narrow::steered(&ruling, head.headers(raw)) {
+        if let Some((reason, why)) = http_only::steered(&ruling, head.headers(raw)) {
             ruling.refuse(reason);
             at.detail = Some(why);
         }
@@ -165,7 +170,7 @@ impl Session<'_> {
         let authority = host_field(&target, host.map(|(host, _)| host));
         let sending = Sending {
             head,
-            path: narrow::sent_path(&ruling, request_path(head)),
+            path: http_only::sent_path(&ruling, request_path(head)),
             raw,
             target: &target,
             ruling: &ruling,
@@ -186,7 +191,7 @@ impl Session<'_> {
                     .as_ref()
                     .or(around)
                     .and_then(|flow: &Flow| flow.admitted.as_ref());
-                match self.ctx.dial_http(sending.ruling, already).await {
+                match self.connector.connect_http(sending.ruling, already).await {
                     Ok(dialled) => self.upstream = Some(Upstream::dialled(dialled, sending)),
                     Err(error) => return self.undialled(sending, &error, open),
                 }
@@ -194,15 +199,15 @@ impl Session<'_> {
             let Some(upstream) = &mut self.upstream else {
                 return Next::Reset;
             };
-            if let Err(error) = self.ctx.readmit(&mut upstream.peer, sending.ruling) {
+            if let Err(error) = self.connector.readmit(&mut upstream.peer, sending.ruling) {
                 return self.undialled(sending, &error, open);
             }
-            let mut meter = self.ctx.meter(&upstream.peer);
+            let mut meter = self.connector.meter(&upstream.peer);
             let mut flow = open.take().unwrap_or_else(|| {
-                self.ctx
-                    .note_open(sending.at, sending.target, sending.ruling, &upstream.peer)
+                self.records
+                    .open(sending.at, sending.target, sending.ruling, &upstream.peer)
             });
-            self.ctx
+            self.records
                 .carries(&flow.standing, Carries::Http, sending.ruling);
             upstream.peer.forget_timings();
             let explicit = matches!(self.door, Door::Proxy);
@@ -216,7 +221,7 @@ impl Session<'_> {
                 outcome = exchange => outcome,
             };
             if outcome == Outcome::Switched {
-                self.ctx
+                self.records
                     .carries(&flow.standing, Carries::Switched, sending.ruling);
             }
             for flow in [Some(&mut flow), self.around.as_mut()]
@@ -229,7 +234,7 @@ impl Session<'_> {
             // A kept connection was closed just before the request came: once more, on a new one,
             // which is not `used`.
             let kept = outcome == Outcome::Silent && upstream.used;
-            let again = kept || failed.another_may_do(&self.ctx.dialer, upstream, &outcome);
+            let again = kept || failed.another_may_do(&self.connector.dialer, upstream, &outcome);
             if !again || !repeatable(sending.head) {
                 return self.after(outcome, sending, flow);
             }
@@ -304,8 +309,8 @@ impl Session<'_> {
     /// The upstream connection could not be opened.
     fn undialled(&self, sending: &Sending<'_>, error: &OpenError, flow: Option<Flow>) -> Next {
         let id = self
-            .ctx
-            .note_failed(sending.at, sending.target, sending.ruling, error);
+            .records
+            .failed(sending.at, sending.target, sending.ruling, error);
         let end = error.close_reason();
         if let Some(flow) = flow {
             flow.finish(end);
@@ -325,7 +330,7 @@ impl Session<'_> {
             }
             Door::Behind { target, .. } => {
                 let same_name = upstream.name == sending.ruling.name;
-                !tunnel::elsewhere(target, &upstream.peer, same_name, sending.ruling)
+                !(upstream.peer).may_be_elsewhere(target, same_name, sending.ruling)
             }
         };
         same && upstream.is_quiet()
@@ -333,8 +338,12 @@ impl Session<'_> {
 }
 
 impl Upstream {
-    fn dialled(dialled: (Stream, Peer, Absolute), sending: &Sending<'_>) -> Upstream {
-        let (stream, peer, absolute) = dialled;
+    fn dialled(dialled: Connected, sending: &Sending<'_>) -> Upstream {
+        let Connected {
+            stream,
+            peer,
+            absolute,
+        } = dialled;
         socket::prepare(stream.tcp());
         let permit = sending.ruling.permit.as_ref();
         Upstream {
@@ -393,18 +402,20 @@ fn say_to(refusal: Refusal<'_>, sending: &Sending<'_>) -> Vec<u8> {
 
 /// Decides on one request of a connection to an address.
 fn decide_behind(
-    ctx: &ProxyContext,
+    decider: &Decider,
     target: &Target,
     host: Option<(&Host, Option<u16>)>,
     asks: Asks<'_>,
 ) -> Ruling {
     match host {
         // HTTP/1.0 without Host: what is behind the address is all there is to go by.
-        None => target.decide_plain(ctx, asks),
-        Some((_, Some(port))) if port != target.port => target.refuse(ctx, Reason::HostMismatch),
-        Some((Host::Name(name), _)) => target.decide_host(ctx, name.as_ref(), asks),
-        Some((host, _)) if target.is(host) => target.decide_bare(ctx, asks),
-        Some(_) => target.refuse(ctx, Reason::HostMismatch),
+        None => decider.decide_request(target, Shown::Nothing, asks),
+        Some((_, Some(port))) if port != target.port => decider.refuse(Reason::HostMismatch),
+        Some((Host::Name(name), _)) => {
+            decider.decide_request(target, Shown::host(name.as_ref()), asks)
+        }
+        Some((host, _)) if target.is(host) => decider.decide_request(target, Shown::Bare, asks),
+        Some(_) => decider.refuse(Reason::HostMismatch),
     }
 }
 

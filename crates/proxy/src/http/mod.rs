@@ -1,8 +1,9 @@
 //! HTTP: the proxy port, and plain HTTP on direct connections.
 //!
 //! One loop reads request heads, strictly, one after the other; every single request is decided on
-//! by its own target, whatever the connection did before (THREATS: second request on a kept-alive
-//! connection, pipelining past a denial). A refusal ends the connection.
+//! by its own target, whatever the connection did before . Answers *second request on a
+//! kept-alive connection* and *pipelining past a denial* (docs/threats.md). A refusal ends the
+//! connection.
 
 mod connect;
 mod exchange;
@@ -11,13 +12,11 @@ mod metered;
 mod request;
 mod response;
 
-use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_dial::Stream;
-use portcullis_names::Name;
 use portcullis_policy::Reason;
 use portcullis_record::{CloseReason, Layer, Protocol};
 use portcullis_wire::http1::read_scanned_head;
@@ -27,17 +26,19 @@ use tokio::time::timeout;
 
 use self::exchange::Conn;
 use self::forward::Upstream;
-use crate::ProxyContext;
-use crate::context::Absolute;
+use crate::connector::Connector;
+use crate::decider::Decider;
 use crate::flows::until_cut;
-use crate::limits::HEAD_BUFFER_BYTES;
-use crate::note::{At, Flow, Peer, Via};
+use crate::inbound::Inbound;
+use crate::limits::{self, HEAD_BUFFER_BYTES};
+use crate::opened::{self, Entered, Opened, Unread};
+use crate::records::{At, Flow, Records};
 use crate::refuse::{Format, Refusal};
 use crate::relay::Relay;
 use crate::socket;
 use crate::stop::Stop;
 use crate::target::{Ruling, Target};
-use crate::tunnel::{self, Opened, Tunnel};
+use crate::tunnel::Tunnel;
 
 /// What a client that takes the proxy for a web server is told.
 const NOT_A_SERVER: &str = "This is the sandbox's HTTP proxy, not a web server. Set http_proxy and \
@@ -53,23 +54,13 @@ enum Door {
     Behind { target: Arc<Target> },
 }
 
-/// A connection that turned out to speak plain HTTP.
-pub(crate) struct Behind {
-    pub(crate) target: Target,
-    pub(crate) via: Via,
-    /// The connection that stands, and the name that it was dialled by.
-    pub(crate) upstream: (Stream, Peer, Option<Name>),
-    /// It ends at the company's proxy, which expects requests in absolute form.
-    pub(crate) absolute: Absolute,
-    /// The flow, where it is recorded already.
-    pub(crate) flow: Option<Flow>,
-}
-
 /// One client connection.
 struct Session<'a> {
-    ctx: &'a ProxyContext,
+    decider: &'a Decider,
+    connector: &'a Connector,
+    records: &'a Records,
     door: Door,
-    via: Via,
+    inbound: Inbound,
     client: Conn,
     upstream: Option<Upstream>,
     /// The flow around the requests: that of a SOCKS connection, for instance.
@@ -93,93 +84,77 @@ enum Next {
 }
 
 /// Serves one connection to the proxy port.
-pub(crate) fn open<'a>(
-    ctx: &'a ProxyContext,
+pub(crate) async fn open(
+    decider: &Decider,
+    connector: &Connector,
+    records: &Records,
     client: TcpStream,
-    stop: &'a Stop,
-) -> impl Future<Output = Option<Tunnel>> + Send + 'a {
-    let via = Via::new(Protocol::Http, &client);
-    let client = Conn {
-        stream: client,
-        inbox: Vec::new(),
-    };
+    stop: &Stop,
+) -> Option<Entered> {
     let session = Session {
-        ctx,
+        decider,
+        connector,
+        records,
         door: Door::Proxy,
-        via,
-        client,
+        inbound: Inbound::new(Protocol::Http, &client),
+        client: Conn {
+            stream: client,
+            inbox: Vec::new(),
+        },
         upstream: None,
         around: None,
     };
-    session.serve(stop)
+    session.serve(stop).await
 }
 
 /// Serves a connection to an address that turned out to speak plain HTTP.
 pub(crate) async fn behind(
-    ctx: &ProxyContext,
+    decider: &Decider,
+    connector: &Connector,
+    records: &Records,
+    unread: Box<Unread>,
     stop: &Stop,
-    client: TcpStream,
-    pending: Vec<u8>,
-    behind: Behind,
 ) -> Option<Tunnel> {
-    let Behind {
-        target,
-        via,
-        upstream: (stream, peer, name),
-        absolute,
-        flow,
-    } = behind;
-    let upstream = match peer.via {
-        // A company's proxy for plain HTTP is spoken to in absolute form, not through a tunnel.
-        Some(_) if absolute.is_none() => None,
-        _ => Some(Upstream::standing(stream, peer, name, absolute)),
+    let Unread {
+        opened,
+        relay,
+        pending,
+    } = *unread;
+    let (client, stream) = relay.into_sockets();
+    let upstream = match opened.peer.via {
+        // An upstream proxy for plain HTTP is spoken to in absolute form, not through a tunnel.
+        Some(_) if opened.absolute.is_none() => None,
+        _ => Some(Upstream::standing(
+            stream,
+            opened.peer,
+            opened.ruling.name,
+            opened.absolute,
+        )),
     };
-    let client = Conn {
-        stream: client,
-        inbox: pending,
-    };
-    let door = Door::Behind {
-        target: Arc::new(target),
-    };
-    Session {
-        ctx,
-        door,
-        via,
-        client,
+    let session = Session {
+        decider,
+        connector,
+        records,
+        door: Door::Behind {
+            target: Arc::new(opened.target),
+        },
+        inbound: opened.inbound,
+        client: Conn {
+            stream: client,
+            inbox: pending,
+        },
         upstream,
-        around: flow,
+        around: opened.flow,
+    };
+    match session.serve(stop).await? {
+        Entered::Tunnel(tunnel) => Some(tunnel),
+        // Only CONNECT leads there, and it is refused on a direct connection.
+        Entered::Opened(_) => None,
     }
-    .serve(stop)
-    .await
 }
 
-/// What a connection has become when its requests are over.
-#[allow(clippy::large_enum_variant)] // moved once, into the task
-enum Became {
-    /// Nothing that has a decision to come.
-    Tunnel(Tunnel),
-    /// A tunnel whose first bytes are still to be looked at, with those that have come.
-    Opened(Box<(Opened, Relay, Vec<u8>)>),
-}
-
-impl<'a> Session<'a> {
-    /// What reads requests is boxed and gone before a tunnel's first bytes are waited for: a client
-    /// may be silent in its tunnel for as long as it likes.
-    fn serve(self, stop: &'a Stop) -> impl Future<Output = Option<Tunnel>> + Send + 'a {
-        let ctx = self.ctx;
-        let became = Box::pin(self.become_tunnel(stop));
-        async move {
-            match became.await? {
-                Became::Tunnel(tunnel) => Some(tunnel),
-                Became::Opened(opened) => {
-                    let (opened, relay, inbox) = *opened;
-                    Box::pin(opened.follow(ctx, stop, relay, inbox)).await
-                }
-            }
-        }
-    }
-
-    async fn become_tunnel(mut self, stop: &Stop) -> Option<Became> {
+impl Session<'_> {
+    async fn serve(mut self, stop: &Stop) -> Option<Entered> {
         let around = self.around.as_ref().map(|flow| (*flow.standing).clone());
         let next = tokio::select! {
             biased;
@@ -220,8 +195,8 @@ impl<'a> Session<'a> {
                 let mut relay = Relay::new(self.client.stream, upstream.stream);
                 relay.push_up(self.client.inbox);
                 relay.push_down(upstream.inbox);
-                relay.set_meter(self.ctx.meter(&peer));
-                Some(Became::Tunnel(Tunnel::new(relay, flow)))
+                relay.set_meter(self.connector.meter(&peer));
+                Some(Entered::Tunnel(Tunnel { relay, flow }))
             }
             Next::Connected(connected) => {
                 let (opened, upstream) = *connected;
@@ -233,8 +208,11 @@ impl<'a> Session<'a> {
                     opened.gone();
                     return None;
                 }
-                let relay = tunnel::relay(self.client.stream, upstream);
-                Some(Became::Opened(Box::new((opened, relay, self.client.inbox))))
+                Some(Entered::Opened(Box::new(Unread {
+                    opened,
+                    relay: opened::relay(self.client.stream, upstream),
+                    pending: self.client.inbox,
+                })))
             }
         }
     }
@@ -243,12 +221,13 @@ impl<'a> Session<'a> {
     async fn requests(&mut self) -> Next {
         let mut first = self.client.inbox.is_empty();
         loop {
-            let head = self.ctx.header_timeout();
+            let set = self.decider.limits();
+            let head = limits::header_timeout(&set);
             let patience = Patience {
                 silence: if first {
                     head
                 } else {
-                    self.ctx.keep_alive_timeout()
+                    limits::keep_alive_timeout(&set)
                 },
                 head,
             };
@@ -271,7 +250,7 @@ impl<'a> Session<'a> {
         }
         match (&self.door, &head.form) {
             (Door::Proxy, RequestForm::Connect { host, port }) => {
-                let target = Target::new(self.ctx, host.clone(), *port);
+                let target = self.decider.target(host.clone(), *port);
                 self.connect(target, &head, &raw).await
             }
             (
@@ -283,7 +262,7 @@ impl<'a> Session<'a> {
                     ..
                 },
             ) => {
-                let target = Target::new(self.ctx, host.clone(), *port);
+                let target = self.decider.target(host.clone(), *port);
                 self.forward(Arc::new(target), &head, &raw).await
             }
             (
@@ -318,16 +297,16 @@ impl<'a> Session<'a> {
         why: &'static str,
         help: Option<&str>,
     ) -> Next {
-        let at = At::new(Layer::Http, self.via).detail(Some(why));
+        let at = At::new(Layer::Http, self.inbound).detail(Some(why));
         let target = match &self.door {
             Door::Proxy => None,
             Door::Behind { target } => Some(&**target),
         };
         let id = match request {
             Some((head, _)) => self
-                .ctx
-                .note_malformed(at.http(&head.method, path(head)), target),
-            None => self.ctx.note_malformed(at, target),
+                .records
+                .malformed(at.http(&head.method, path(head)), target),
+            None => self.records.malformed(at, target),
         };
         let mut refusal = Refusal::new(Reason::Malformed, id);
         refusal.help = help.or(Some(why));
@@ -338,11 +317,11 @@ impl<'a> Session<'a> {
         let Door::Behind { target } = &self.door else {
             return Next::Reset;
         };
-        let ruling = target.refuse(self.ctx, Reason::ProtocolNotAllowed);
-        let at = At::new(Layer::Http, self.via)
+        let ruling = self.decider.refuse(Reason::ProtocolNotAllowed);
+        let at = At::new(Layer::Http, self.inbound)
             .http(&head.method, path(head))
             .detail(Some(why));
-        let id = self.ctx.note_decision(at, target, &ruling);
+        let id = self.records.decision(at, target, &ruling);
         Next::Words(
             say(&Refusal::new(ruling.reason, id), Some((head, raw))),
             CloseReason::Denied,
@@ -357,7 +336,7 @@ impl<'a> Session<'a> {
         ruling: &Ruling,
         request: (&RequestHead, &[u8]),
     ) -> Next {
-        let id = self.ctx.note_decision(at, target, ruling);
+        let id = self.records.decision(at, target, ruling);
         let mut refusal = Refusal::new(ruling.reason, id);
         let authority = crate::refuse::authority(target);
         refusal.target = Some(&authority);

@@ -25,23 +25,25 @@ use super::exchange::{Session, Switched, Upstream, only_refuse};
 use super::io::{Activity, Client};
 use super::limits::SOCKET_BUFFER_BYTES;
 use super::serve::{self, Ended};
+use super::services::Services;
 use super::tasks::Tasks;
 use super::upstream::Secured;
-use crate::ProxyContext;
 use crate::flows::Carries;
 use crate::limits::{HEADER_TIMEOUT, HELLO_TIMEOUT};
-use crate::note::At;
 use crate::open_error::OpenError;
+use crate::opened::Opened;
+use crate::records::At;
 use crate::refuse::Refusal;
 use crate::relay::Relay;
 use crate::socket;
 use crate::stop::Stop;
 use crate::target::Ruling;
-use crate::tunnel::Opened;
 
 /// What a ClientHello led to: a decision that says to look inside.
-pub(crate) struct Shown<'h> {
-    pub(crate) hello: &'h ClientHello,
+pub(crate) struct ToInspect {
+    pub(crate) opened: Opened,
+    pub(crate) relay: Relay,
+    pub(crate) hello: Box<ClientHello>,
     /// The client's bytes so far, the hello included.
     pub(crate) pending: Vec<u8>,
     /// The decision on it.
@@ -51,43 +53,39 @@ pub(crate) struct Shown<'h> {
 }
 
 /// Takes a connection over from the point where its ClientHello was decided on, to its end.
-pub(crate) async fn inspect(
-    mut opened: Opened,
-    ctx: &ProxyContext,
-    stop: &Stop,
-    relay: Relay,
-    shown: Shown<'_>,
-) {
-    let Shown {
+pub(crate) async fn inspect(services: &Services<'_>, to_inspect: Box<ToInspect>, stop: &Stop) {
+    let ToInspect {
+        mut opened,
+        relay,
         hello,
         pending,
         ruling,
         name,
-    } = shown;
+    } = *to_inspect;
     let covered = |inspector: &&Inspector| inspector.holds_for(name.as_ref());
-    let Some(inspector) = ctx.inspector.as_deref().filter(covered) else {
+    let Some(inspector) = services.inspector.filter(|inspector| covered(inspector)) else {
         // Fails closed: without a certificate that the program trusts there is no looking inside.
-        let ruling = opened.target.refuse(ctx, Reason::ProtocolNotAllowed);
+        let ruling = services.decider.refuse(Reason::ProtocolNotAllowed);
         let why = "the gateway was started without certificates for this name";
-        let at = At::new(Layer::Tls, opened.via).shown(Some(name.as_str()));
-        ctx.note_decision(at.detail(Some(why)), &opened.target, &ruling);
+        let at = At::new(Layer::Tls, opened.inbound).shown(Some(name.as_str()));
+        (services.records).decision(at.detail(Some(why)), &opened.target, &ruling);
         return opened
             .refuse_tls(relay, Alert::AccessDenied, CloseReason::Denied)
             .await;
     };
     if relay.upstream_spoke() {
-        return opened.over(ctx, relay, CloseReason::UpstreamProtocol);
+        return opened.over(services.records, relay, CloseReason::UpstreamProtocol);
     }
     let (client, upstream) = relay.into_sockets();
     let client = Arc::new(client);
     let activity = Activity::new();
-    let meter = ctx.meter(&opened.peer);
+    let meter = services.connector.meter(&opened.peer);
     let program = Client::new(client.clone(), pending, activity.clone()).metered(meter);
     let mut ended = {
         let inspection = Inspection {
-            ctx,
+            services,
             inspector,
-            hello,
+            hello: &hello,
             name: &name,
             activity: &activity,
         };
@@ -101,8 +99,8 @@ pub(crate) async fn inspect(
         (ended.end, ended.detail) = (cut.end, Some(cut.detail));
     }
     if let Some(why) = ended.malformed {
-        let at = At::new(Layer::Http, opened.via).shown(Some(name.as_str()));
-        ctx.note_malformed(at.detail(Some(why)), Some(&opened.target));
+        let at = At::new(Layer::Http, opened.inbound).shown(Some(name.as_str()));
+        (services.records).malformed(at.detail(Some(why)), Some(&opened.target));
     }
     if let Ok(client) = Arc::try_unwrap(client) {
         match ended.end {
@@ -121,7 +119,7 @@ pub(crate) async fn inspect(
 
 /// What does not change while one connection is inspected.
 struct Inspection<'a> {
-    ctx: &'a ProxyContext,
+    services: &'a Services<'a>,
     inspector: &'a Inspector,
     hello: &'a ClientHello,
     name: &'a Name,
@@ -135,20 +133,22 @@ impl Inspection<'_> {
         ruling: Ruling,
         (program, upstream): (Client, Stream),
     ) -> Ended {
-        let at = At::new(Layer::Tls, opened.via).shown(Some(self.name.as_str()));
+        let at = At::new(Layer::Tls, opened.inbound).shown(Some(self.name.as_str()));
         let Some(start) = hello(program, self.hello.sni.as_ref()).await else {
             // Two readers that see different names in one hello: nobody knows what it means.
             let why = "a ClientHello that cannot be answered";
-            self.ctx
-                .note_malformed(at.detail(Some(why)), Some(&opened.target));
+            self.services
+                .records
+                .malformed(at.detail(Some(why)), Some(&opened.target));
             return Ended::of(CloseReason::ClientProtocol);
         };
         let offer = Offer::of(start.client_hello().alpn());
         if offer == Offer::Nothing {
-            let ruling = opened.target.refuse(self.ctx, Reason::ProtocolNotAllowed);
+            let ruling = self.services.decider.refuse(Reason::ProtocolNotAllowed);
             let why = "a protocol other than HTTP, where the rule inspects";
-            self.ctx
-                .note_decision(at.detail(Some(why)), &opened.target, &ruling);
+            self.services
+                .records
+                .decision(at.detail(Some(why)), &opened.target, &ruling);
             // The library's own alert: no_application_protocol.
             let _ = self.answer(start, Alpn::Http1).await;
             return Ended::of(CloseReason::Denied);
@@ -158,7 +158,7 @@ impl Inspection<'_> {
                 let ech = (self.hello.ech)
                     .then_some("inspected; an encrypted ClientHello beside the server name");
                 let at = at.detail(ech.or(Some("inspected")));
-                opened.settle(self.ctx, at, ruling);
+                opened.settle(self.services.records, at, ruling);
                 match self.answer(start, secured.1).await {
                     Ok(stream) => self.exchange(opened, stream, secured).await,
                     Err(ended) => ended,
@@ -166,7 +166,7 @@ impl Inspection<'_> {
             }
             Err(error) => {
                 let target = &opened.target;
-                let id = self.ctx.note_failed(at, target, &ruling, &error);
+                let id = self.services.records.failed(at, target, &ruling, &error);
                 let here = format!("{}:{}", self.name, target.port);
                 let mut refusal = Refusal::failed(&error, id);
                 refusal.target = Some(&here);
@@ -193,7 +193,10 @@ impl Inspection<'_> {
         if opened.must_redial(ruling) {
             drop(stream);
             let already = opened.peer.admitted.clone();
-            (stream, opened.peer) = self.ctx.dial(ruling, already.as_ref()).await?;
+            let connected = (self.services.connector)
+                .connect(ruling, already.as_ref())
+                .await?;
+            (stream, opened.peer) = (connected.stream, connected.peer);
             opened.absolute = None;
         }
         socket::prepare(stream.tcp());
@@ -232,16 +235,17 @@ impl Inspection<'_> {
         let Some(flow) = &opened.flow else {
             return Ended::of(CloseReason::Internal);
         };
-        self.ctx
+        self.services
+            .records
             .carries(&flow.standing, Carries::Http, &opened.ruling);
         let mut drivers = Tasks::new();
         let alpn = secured.1;
         let session = Session {
-            ctx: self.ctx,
+            services: self.services,
             inspector: self.inspector,
             target: &opened.target,
             name: self.name,
-            via: opened.via,
+            inbound: opened.inbound,
             alpn,
             standing: &flow.standing,
             activity: self.activity.clone(),

@@ -10,7 +10,7 @@ use portcullis_record::CloseReason;
 
 use super::fields;
 use super::io::Activity;
-use crate::note::Flow;
+use crate::records::Flow;
 
 /// One request that was let through, until its answer has passed.
 pub(super) struct Open {

@@ -23,14 +23,16 @@ use super::alpn::Alpn;
 use super::body::{Busy, Down, Open, Up};
 use super::io::Activity;
 use super::sender::{Sender, Sent};
+use super::services::Services;
 use super::tasks::Spawner;
 use super::upstream::Secured;
 use super::{Inspector, fields, words};
-use crate::ProxyContext;
+use crate::connector::Peer;
 use crate::flows::{Carries, Standing};
-use crate::narrow;
-use crate::note::{At, Peer, Via};
+use crate::http_only;
+use crate::inbound::Inbound;
 use crate::open_error::OpenError;
+use crate::records::At;
 use crate::refuse::Refusal;
 use crate::target::{Asks, Ruling, Target};
 
@@ -39,12 +41,12 @@ const HTTPS_PORT: u16 = 443;
 
 /// One inspected connection: what its requests share.
 pub(super) struct Session<'a> {
-    pub(super) ctx: &'a ProxyContext,
+    pub(super) services: &'a Services<'a>,
     pub(super) inspector: &'a Inspector,
     pub(super) target: &'a Target,
     /// The name that the connection was decided on.
     pub(super) name: &'a Name,
-    pub(super) via: Via,
+    pub(super) inbound: Inbound,
     pub(super) alpn: Alpn,
     /// The connection among the flows that stand; it ends with each of its requests that the policy
     /// no longer allows.
@@ -87,7 +89,7 @@ impl Odd {
 /// Brings the path into the form that was decided on.
 fn as_decided(ruling: &Ruling, parts: &mut Parts) {
     let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let Cow::Owned(form) = narrow::sent_path(ruling, path) else {
+    let Cow::Owned(form) = http_only::sent_path(ruling, path) else {
         return;
     };
     let mut uri = parts.uri.clone().into_parts();
@@ -106,7 +108,7 @@ impl Session<'_> {
         let (mut parts, body) = request.into_parts();
         let path = parts.uri.path().to_owned();
         let method = parts.method.clone();
-        let at = At::new(Layer::Http, self.via).http(method.as_str(), Some(&path));
+        let at = At::new(Layer::Http, self.inbound).http(method.as_str(), Some(&path));
         if let Err(odd) = self.is_for_here(&parts) {
             return Ok(self.odd(at, &odd, &parts));
         }
@@ -116,11 +118,11 @@ impl Session<'_> {
             method: method.as_str(),
             path: &path,
         };
-        let mut ruling = self.target.decide_request(self.ctx, shown, asks);
-        let mut at = at.detail(narrow::why_no_path(&ruling, Some(&path)));
+        let mut ruling = (self.services.decider).decide_request(self.target, shown, asks);
+        let mut at = at.detail(http_only::why_no_path(&ruling, Some(&path)));
         let fields = parts.headers.iter();
         let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
-        if let Some((reason, why)) = narrow::steered(&ruling, fields) {
+        if let Some((reason, why)) = http_only::steered(&ruling, fields) {
             ruling.refuse(reason);
             at = at.detail(Some(why));
         }
@@ -132,7 +134,7 @@ impl Session<'_> {
             Ok(ready) => ready,
             Err(error) => return Ok(self.failed(at, &ruling, &error, &parts)),
         };
-        let flow = self.ctx.note_open(at, self.target, &ruling, &peer);
+        let flow = self.services.records.open(at, self.target, &ruling, &peer);
         let id = flow.id;
         flow.standing.is_part_of(self.standing);
         let standing = flow.standing.clone();
@@ -168,7 +170,9 @@ impl Session<'_> {
                     let why = "a change of protocol that was not asked for";
                     return Ok(self.broken(CloseReason::UpstreamProtocol, why, id, &open, &parts));
                 }
-                self.ctx.carries(&standing, Carries::Switched, &ruling);
+                self.services
+                    .records
+                    .carries(&standing, Carries::Switched, &ruling);
                 Ok(self.switch(program, answer, open))
             }
             Ok(answer) => {
@@ -307,7 +311,10 @@ impl Session<'_> {
             let upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
             upstream.peer.admitted.clone()
         };
-        let (stream, peer) = self.ctx.dial(ruling, already.as_ref()).await?;
+        let connected = (self.services.connector)
+            .connect(ruling, already.as_ref())
+            .await?;
+        let (stream, peer) = (connected.stream, connected.peer);
         crate::socket::prepare(stream.tcp());
         let (secured, alpn) = self
             .inspector
@@ -360,18 +367,18 @@ impl Session<'_> {
     fn odd(&self, at: At<'_>, odd: &Odd, parts: &Parts) -> Response<Down> {
         let at = at.detail(Some(odd.why));
         if odd.reason == Reason::Malformed {
-            let id = self.ctx.note_malformed(at, Some(self.target));
+            let id = self.services.records.malformed(at, Some(self.target));
             let mut refusal = Refusal::new(odd.reason, id);
             refusal.help = Some(odd.why);
             return self.say(refusal, parts);
         }
-        let ruling = self.target.refuse(self.ctx, odd.reason);
-        let id = self.ctx.note_decision(at, self.target, &ruling);
+        let ruling = self.services.decider.refuse(odd.reason);
+        let id = self.services.records.decision(at, self.target, &ruling);
         self.say(Refusal::new(odd.reason, id), parts)
     }
 
     fn denied(&self, at: At<'_>, ruling: &Ruling, parts: &Parts) -> Response<Down> {
-        let id = self.ctx.note_decision(at, self.target, ruling);
+        let id = self.services.records.decision(at, self.target, ruling);
         let mut refusal = Refusal::new(ruling.reason, id);
         refusal.suggestion = ruling.suggestion.as_deref();
         self.say(refusal, parts)
@@ -384,7 +391,7 @@ impl Session<'_> {
         error: &OpenError,
         parts: &Parts,
     ) -> Response<Down> {
-        let id = self.ctx.note_failed(at, self.target, ruling, error);
+        let id = self.services.records.failed(at, self.target, ruling, error);
         self.say(Refusal::failed(error, id), parts)
     }
 

@@ -10,7 +10,7 @@ use hyper::header::{
 };
 use hyper::{Method, Version};
 
-use crate::narrow;
+use crate::http_only;
 
 /// Fields of one hop (RFC 9110 section 7.6.1) and fields by which somebody would speak as a proxy.
 const HOP: [&str; 7] = [
@@ -51,7 +51,7 @@ pub(super) fn behind_body(trailers: &mut HeaderMap) {
     let known: Vec<HeaderName> = trailers.keys().cloned().collect();
     for name in known
         .into_iter()
-        .filter(|name| narrow::is_steering(name.as_str()))
+        .filter(|name| http_only::is_steering(name.as_str()))
     {
         trailers.remove(name);
     }

@@ -24,13 +24,15 @@ mod leaves;
 mod limits;
 mod sender;
 mod serve;
+mod services;
 mod tasks;
 mod upstream;
 mod words;
 
 use std::sync::Arc;
 
-pub(crate) use self::accept::{Shown, inspect};
+pub(crate) use self::accept::{ToInspect, inspect};
+pub(crate) use self::services::Services;
 use portcullis_dial::Stream;
 use portcullis_names::{Name, NameRef, Pattern};
 use portcullis_policy::Policy;

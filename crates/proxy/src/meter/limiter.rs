@@ -13,7 +13,7 @@ use portcullis_policy::{
     RuleLimits, RuleTerms,
 };
 
-use super::Meter;
+use super::flow::Meter;
 use super::share::{Caps, Of, Open, OverLimit, Share};
 
 /// The limits of one sandbox.

@@ -5,8 +5,8 @@ use std::num::{NonZeroU32, NonZeroU64};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::share::Of;
 use super::*;
+use crate::meter::share::Of;
 
 const KB: u64 = 1_000;
 const MB: u64 = 1_000 * KB;

@@ -15,7 +15,7 @@ use portcullis_dial::{DialConfig, Dialer};
 use portcullis_dns::{Clock, DnsConfig, DnsService, LEASE_GRACE, Leases, NoGate, PolicyHandle};
 use portcullis_names::{Name, PortSet};
 use portcullis_policy::{Input, Mode, Policy};
-use portcullis_proxy::{Inspector, ProxyContext, serve_http, serve_socks5, serve_transparent};
+use portcullis_proxy::{Inspector, Proxy, serve_http, serve_socks5, serve_transparent};
 use portcullis_record::{Memory, Recorder};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -54,7 +54,7 @@ pub struct World {
     memory: Memory,
     dials: Dials,
     policy: PolicyHandle,
-    ctx: Arc<ProxyContext>,
+    ctx: Arc<Proxy>,
     inspection_ca: String,
 }
 
@@ -125,7 +125,7 @@ impl World {
             .as_ref()
             .map(|own| own.ca_pem())
             .unwrap_or_default();
-        let ctx = ProxyContext::new(policy.clone(), dialer, leases.clone(), recorder.clone())
+        let ctx = Proxy::new(policy.clone(), dialer, leases.clone(), recorder.clone())
             .with_inspector(inspector)
             .with_listeners(listeners)
             .with_max_connections(connections);

@@ -1,7 +1,7 @@
 //! The client's first bytes in a tunnel, held until it is known what they are.
 //!
-//! Answers "CONNECT to A with SNI B", "SNI split over records or segments" and "ClientHello of
-//! 16 KiB": not a byte goes upstream before the whole ClientHello was read. What the server says
+//! Answers *CONNECT to A with SNI B*, *SNI split over records or segments* and *ClientHello of
+//! 16 KiB* (docs/threats.md): not a byte goes upstream before the whole ClientHello was read. What the server says
 //! meanwhile is passed on, so protocols in which the server speaks first do not stall.
 //!
 //! One exception keeps small protocols alive: a word that a request may still come of (`ruok`) is
@@ -23,7 +23,7 @@ use crate::relay::Relay;
 
 /// What a client's first bytes are.
 #[derive(Debug)]
-pub(crate) enum First {
+pub(crate) enum Sniffed {
     /// A whole ClientHello.
     Tls(Box<tls::ClientHello>),
     /// TLS that no honest client sends.
@@ -35,12 +35,28 @@ pub(crate) enum First {
     /// Something else, or nothing at all.
     Other,
     /// A word that may still become a request, and for now nothing more: let it through with
-    /// [`Peek::release`], and go on looking.
+    /// [`Sniffer::release`], and go on looking.
     Undecided,
     /// Bytes that did not tell in time.
     Slow,
     /// The flow is over.
     Over(CloseReason),
+}
+
+impl Sniffed {
+    /// What it is, for a trace.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Sniffed::Tls(_) => "tls",
+            Sniffed::BadTls(why) => why,
+            Sniffed::Http => "http",
+            Sniffed::Http2 => "http2",
+            Sniffed::Other => "other",
+            Sniffed::Undecided => "undecided",
+            Sniffed::Slow => "slow",
+            Sniffed::Over(_) => "over",
+        }
+    }
 }
 
 /// Which protocols make a difference.
@@ -55,7 +71,7 @@ pub(crate) enum Look {
 }
 
 /// Waits for the first bytes.
-pub(crate) struct Peek {
+pub(crate) struct Sniffer {
     pending: Vec<u8>,
     /// How much of `pending` is upstream already.
     released: usize,
@@ -67,10 +83,10 @@ pub(crate) struct Peek {
     held: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
-impl Peek {
+impl Sniffer {
     /// `pending` holds what the client has sent already.
-    pub(crate) fn new(look: Look, pending: Vec<u8>) -> Peek {
-        Peek {
+    pub(crate) fn new(look: Look, pending: Vec<u8>) -> Sniffer {
+        Sniffer {
             pending,
             released: 0,
             look,
@@ -81,8 +97,8 @@ impl Peek {
     }
 
     /// Another time than [`HELLO_TIMEOUT`].
-    pub(crate) fn within(self, patience: Duration) -> Peek {
-        Peek { patience, ..self }
+    pub(crate) fn within(self, patience: Duration) -> Sniffer {
+        Sniffer { patience, ..self }
     }
 
     /// What the client sent so far and upstream has not got.
@@ -109,18 +125,18 @@ impl Peek {
     }
 
     /// Waits until the first bytes are known. Dropping the future loses nothing: call it again.
-    pub(crate) async fn first(&mut self, relay: &mut Relay) -> First {
+    pub(crate) async fn sniff(&mut self, relay: &mut Relay) -> Sniffed {
         if let Some(first) = self.classify() {
             return first;
         }
         poll_fn(|cx| self.poll(cx, relay)).await
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, relay: &mut Relay) -> Poll<First> {
+    fn poll(&mut self, cx: &mut Context<'_>, relay: &mut Relay) -> Poll<Sniffed> {
         while let Poll::Ready(read) = relay.poll_client(cx, &mut self.pending) {
             match read {
                 Ok(read) => self.ended = read == 0,
-                Err(end) => return Poll::Ready(First::Over(end)),
+                Err(end) => return Poll::Ready(Sniffed::Over(end)),
             }
             if let Some(first) = self.classify() {
                 return Poll::Ready(first);
@@ -130,8 +146,8 @@ impl Peek {
             return Poll::Pending; // the client may be silent for as long as it likes
         }
         let (wait, then) = match self.may_release() {
-            true => (UNDECIDED_WAIT, First::Undecided),
-            false => (self.patience, First::Slow),
+            true => (UNDECIDED_WAIT, Sniffed::Undecided),
+            false => (self.patience, Sniffed::Slow),
         };
         let (since, sleep) = self.held.get_or_insert_with(|| {
             let now = Instant::now();
@@ -151,24 +167,24 @@ impl Peek {
             && http1::is_bare_word(&self.pending)
     }
 
-    fn classify(&self) -> Option<First> {
+    fn classify(&self) -> Option<Sniffed> {
         if self.pending.is_empty() {
-            return self.ended.then_some(First::Other);
+            return self.ended.then_some(Sniffed::Other);
         }
         match tls::read_client_hello(&self.pending) {
-            tls::Hello::ClientHello(hello) => Some(First::Tls(Box::new(hello))),
-            tls::Hello::Malformed(why) => Some(First::BadTls(why)),
+            tls::Hello::ClientHello(hello) => Some(Sniffed::Tls(Box::new(hello))),
+            tls::Hello::Malformed(why) => Some(Sniffed::BadTls(why)),
             tls::Hello::NeedMore if !self.ended => None,
             tls::Hello::NeedMore => Some(match tls::looks_like_tls(&self.pending) {
-                tls::Sniff::Yes => First::BadTls("the stream ends inside the ClientHello"),
-                tls::Sniff::NeedMore | tls::Sniff::No => First::Other,
+                tls::Sniff::Yes => Sniffed::BadTls("the stream ends inside the ClientHello"),
+                tls::Sniff::NeedMore | tls::Sniff::No => Sniffed::Other,
             }),
-            tls::Hello::NotTls if self.look == Look::Tls => Some(First::Other),
+            tls::Hello::NotTls if self.look == Look::Tls => Some(Sniffed::Other),
             tls::Hello::NotTls => match http1::sniff(&self.pending) {
-                http1::Sniff::NeedMore => self.ended.then_some(First::Other),
-                http1::Sniff::Http => Some(First::Http),
-                http1::Sniff::Http2 => Some(First::Http2),
-                http1::Sniff::Other => Some(First::Other),
+                http1::Sniff::NeedMore => self.ended.then_some(Sniffed::Other),
+                http1::Sniff::Http => Some(Sniffed::Http),
+                http1::Sniff::Http2 => Some(Sniffed::Http2),
+                http1::Sniff::Other => Some(Sniffed::Other),
             },
         }
     }
@@ -178,8 +194,8 @@ impl Peek {
 mod tests {
     use super::*;
 
-    fn first(look: Look, bytes: &[u8], ended: bool) -> Option<First> {
-        let mut peek = Peek::new(look, bytes.to_vec());
+    fn first(look: Look, bytes: &[u8], ended: bool) -> Option<Sniffed> {
+        let mut peek = Sniffer::new(look, bytes.to_vec());
         peek.ended = ended;
         peek.classify()
     }
@@ -187,7 +203,7 @@ mod tests {
     #[test]
     fn a_silent_client_is_waited_for_and_its_end_passes() {
         assert!(first(Look::Tls, b"", false).is_none());
-        assert!(matches!(first(Look::Tls, b"", true), Some(First::Other)));
+        assert!(matches!(first(Look::Tls, b"", true), Some(Sniffed::Other)));
     }
 
     #[test]
@@ -196,13 +212,13 @@ mod tests {
         assert!(first(Look::Tls, &start, false).is_none());
         assert!(matches!(
             first(Look::Tls, &start, true),
-            Some(First::BadTls(_))
+            Some(Sniffed::BadTls(_))
         ));
     }
 
     #[test]
     fn only_a_word_is_let_through_undecided() {
-        let may = |look, bytes: &[u8]| Peek::new(look, bytes.to_vec()).may_release();
+        let may = |look, bytes: &[u8]| Sniffer::new(look, bytes.to_vec()).may_release();
         for word in [&b"ruok"[..], b"12345", b"GE", b"GET", b"PRI", b"\r\n"] {
             assert!(first(Look::TlsAndHttp, word, false).is_none(), "{word:?}");
             assert!(may(Look::TlsAndHttp, word), "{word:?}");
@@ -225,20 +241,20 @@ mod tests {
 
     #[test]
     fn a_request_in_pieces_is_seen_whole() {
-        let mut peek = Peek::new(Look::TlsAndHttp, b"GE".to_vec());
+        let mut peek = Sniffer::new(Look::TlsAndHttp, b"GE".to_vec());
         assert_eq!(peek.release(), b"GE");
         peek.pending.extend_from_slice(b"T");
         assert!(peek.classify().is_none());
         assert_eq!(peek.release(), b"T", "nothing twice");
         peek.pending.extend_from_slice(b" / HTTP/1.1\r\n");
-        assert!(matches!(peek.classify(), Some(First::Http)));
+        assert!(matches!(peek.classify(), Some(Sniffed::Http)));
         assert!(peek.has_released());
         assert_eq!(peek.into_pending(), b" / HTTP/1.1\r\n");
         // And blank lines, of which there is no end, have one.
         let blank = vec![b'\n'; http1::MAX_SNIFF_BYTES];
         assert!(matches!(
             first(Look::TlsAndHttp, &blank, false),
-            Some(First::Http)
+            Some(Sniffed::Http)
         ));
     }
 
@@ -247,25 +263,25 @@ mod tests {
         let request = b"GET / HTTP/1.1\r\n";
         assert!(matches!(
             first(Look::Tls, request, false),
-            Some(First::Other)
+            Some(Sniffed::Other)
         ));
         assert!(matches!(
             first(Look::TlsAndHttp, request, false),
-            Some(First::Http)
+            Some(Sniffed::Http)
         ));
         assert!(matches!(
             first(Look::TlsAndHttp, b"SSH-2.0-x\r\n", false),
-            Some(First::Other)
+            Some(Sniffed::Other)
         ));
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         assert!(matches!(
             first(Look::TlsAndHttp, preface, false),
-            Some(First::Http2)
+            Some(Sniffed::Http2)
         ));
         assert!(first(Look::TlsAndHttp, b"GE", false).is_none());
         assert!(matches!(
             first(Look::TlsAndHttp, b"GE", true),
-            Some(First::Other)
+            Some(Sniffed::Other)
         ));
     }
 }

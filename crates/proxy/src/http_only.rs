@@ -3,20 +3,16 @@
 //! Methods and paths of a rule hold only if there is no way around the requests that they are about.
 //! So where a rule has them, or the mode is `limited`, a connection carries requests that are decided
 //! on one by one, TLS that is opened for that, or nothing: no TLS that passes unseen, no other
-//! protocol, no change to one (THREATS: "second request on a kept-alive connection", "`Upgrade`").
+//! protocol, no change to one. Answers *second request on a kept-alive connection* and *Upgrade*
+//! (docs/threats.md).
 //!
 //! Where the policy only watches, what would be refused is recorded as that, and passes.
 
 use std::borrow::Cow;
 
-use portcullis_policy::{
-    Asked, ConnectPermit, PathError, Reason, RuleTerms, Verdict, canonical_path,
-};
-use portcullis_record::Layer;
+use portcullis_policy::{Asked, ConnectPermit, PathError, Reason, RuleTerms, canonical_path};
 
-use crate::ProxyContext;
-use crate::first::Look;
-use crate::note::{At, Via};
+use crate::sniff::Look;
 use crate::target::{Ruling, Target};
 
 /// The port on which nothing but TLS is expected.
@@ -75,52 +71,13 @@ pub(crate) fn may_switch(permit: &ConnectPermit) -> bool {
 }
 
 /// The same, also where the policy only watches.
-fn narrow(ruling: &Ruling) -> bool {
+pub(crate) fn narrow(ruling: &Ruling) -> bool {
     terms(ruling).is_some_and(|terms| terms.only_http() || terms.inspect)
 }
 
 fn terms(ruling: &Ruling) -> Option<&RuleTerms> {
     let terms = ruling.permit.as_ref()?.terms()?;
     Some(terms)
-}
-
-impl ProxyContext {
-    /// Records that something other than HTTP was said where the rule lets nothing else through.
-    /// Whether it passes all the same, because the policy only watches.
-    pub(crate) fn note_not_http(
-        &self,
-        (layer, via): (Layer, Via),
-        target: &Target,
-        ruling: &Ruling,
-        shown: Option<&str>,
-    ) -> bool {
-        let passes = !only_http(ruling);
-        let mut refusal = target.refuse(self, Reason::ProtocolNotAllowed);
-        refusal.policy = ruling.policy.clone();
-        refusal.rule = ruling.rule;
-        refusal.name.clone_from(&ruling.name);
-        if passes {
-            refusal.verdict = Verdict::Audit;
-        }
-        let why = match layer {
-            Layer::Tls => "TLS that is not inspected, where the rule lets nothing but HTTP through",
-            _ => "not HTTP, where the rule lets nothing else through",
-        };
-        let at = At::new(layer, via).shown(shown).detail(Some(why));
-        self.note_decision(at, target, &refusal);
-        passes
-    }
-
-    /// The same where only what is narrow is worth a word.
-    pub(crate) fn note_if_narrow(
-        &self,
-        at: (Layer, Via),
-        target: &Target,
-        ruling: &Ruling,
-        shown: Option<&str>,
-    ) -> bool {
-        !narrow(ruling) || self.note_not_http(at, target, ruling, shown)
-    }
 }
 
 /// Whether a request under this ruling may change to another protocol.

@@ -1,61 +1,27 @@
 //! Decision records of the entrances: one for each denial, one and a close for each flow.
 
-use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
-use portcullis_dial::{Dialed, Stream};
-use portcullis_dns::Hold;
+use portcullis_dns::{Hold, Leases};
 use portcullis_names::Name;
-use portcullis_policy::{Reason, Verdict};
-use portcullis_record::{
-    Client, Close, CloseReason, DecisionId, Event, Layer, Protocol, Recorder, Timings,
-};
-use tokio::net::TcpStream;
+use portcullis_policy::{Reason, Shown, Verdict};
+use portcullis_record::{Client, Close, CloseReason, DecisionId, Event, Layer, Recorder};
+use tracing::debug;
 
-use crate::ProxyContext;
-use crate::flows::Entered;
+use crate::connector::Peer;
+use crate::flows::{Carries, Entered, Flows, Standing};
+use crate::http_only;
+use crate::inbound::Inbound;
 use crate::meter::Admitted;
 use crate::open_error::OpenError;
-use crate::socket;
 use crate::target::{Asks, Ruling, Target};
-
-/// The way that a connection came in.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Via {
-    pub(crate) protocol: Protocol,
-    /// The program's end, where the socket still tells.
-    from: Option<SocketAddr>,
-    /// The end that it reached.
-    to: Option<SocketAddr>,
-}
-
-impl Via {
-    pub(crate) fn new(protocol: Protocol, client: &TcpStream) -> Via {
-        let from = client.peer_addr().ok().map(socket::plain);
-        let to = client.local_addr().ok().map(socket::plain);
-        Via { protocol, from, to }
-    }
-
-    /// A connection that could not be taken.
-    pub(crate) fn nobody(protocol: Protocol) -> Via {
-        Via {
-            protocol,
-            from: None,
-            to: None,
-        }
-    }
-
-    /// The same connection, where what is said on it is another protocol.
-    pub(crate) fn speaking(self, protocol: Protocol) -> Via {
-        Via { protocol, ..self }
-    }
-}
 
 /// Where a decision was made, and what else a record of it says.
 #[derive(Clone, Copy)]
 pub(crate) struct At<'a> {
     pub(crate) layer: Layer,
-    pub(crate) via: Via,
+    pub(crate) inbound: Inbound,
     pub(crate) method: Option<&'a str>,
     pub(crate) path: Option<&'a str>,
     /// The name that was shown (SNI, Host), where it is the subject.
@@ -64,10 +30,10 @@ pub(crate) struct At<'a> {
 }
 
 impl<'a> At<'a> {
-    pub(crate) fn new(layer: Layer, via: Via) -> At<'a> {
+    pub(crate) fn new(layer: Layer, inbound: Inbound) -> At<'a> {
         At {
             layer,
-            via,
+            inbound,
             method: None,
             path: None,
             shown: None,
@@ -92,13 +58,13 @@ impl<'a> At<'a> {
     }
 
     fn event(&self, verdict: Verdict, reason: Reason) -> Event<'a> {
-        let protocol = self.via.protocol;
+        let protocol = self.inbound.protocol;
         let transport = protocol.transport();
         let mut event = Event::new(self.layer, protocol, verdict, reason);
-        event.client = self.via.from.map(|address| Client {
+        event.client = self.inbound.from.map(|address| Client {
             transport,
             address,
-            server: self.via.to,
+            server: self.inbound.to,
         });
         event.method = self.method;
         event.path = self.path;
@@ -138,24 +104,63 @@ impl Drop for Flow {
         let duration = self.started.elapsed();
         let mut close = Close::new(self.end, self.up, self.down, duration);
         close.detail = self.detail;
-        self.recorder.close(self.id, close);
+        let (id, up, down) = (self.id, self.up, self.down);
+        debug!(%id, end = ?self.end, detail = self.detail, up, down, "closed");
+        self.recorder.close(id, close);
     }
 }
 
-impl ProxyContext {
+/// Writes the records of one sandbox's connections.
+pub(crate) struct Records {
+    recorder: Recorder,
+    leases: Arc<Leases>,
+    flows: Arc<Flows>,
+}
+
+impl Records {
+    pub(crate) fn new(recorder: Recorder, leases: Arc<Leases>, flows: Arc<Flows>) -> Records {
+        Records {
+            recorder,
+            leases,
+            flows,
+        }
+    }
+
+    /// The leases by which flows are let through.
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// Where records go.
+    pub(crate) fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
     /// Records a decision that opens no flow: a refusal, or news about a flow that stands.
-    pub(crate) fn note_decision(&self, at: At<'_>, target: &Target, ruling: &Ruling) -> DecisionId {
+    pub(crate) fn decision<P>(
+        &self,
+        at: At<'_>,
+        target: &Target,
+        ruling: &Ruling<P>,
+    ) -> DecisionId {
         let address = target.ip();
         let mut event = at.event(ruling.verdict, ruling.reason);
         fill(&mut event, &at, target, ruling);
         event.name = event.name.or(target.owner());
         event.addresses = address.as_slice();
         event.suggestion = ruling.suggestion.as_deref();
-        self.recorder.decision(event)
+        self.write(&at, event)
+    }
+
+    fn write(&self, at: &At<'_>, event: Event<'_>) -> DecisionId {
+        let (name, port, reason) = (event.name, event.port, event.reason.code());
+        let id = self.recorder.decision(event);
+        debug!(conn = at.inbound.conn, %id, name, port, reason, "decided");
+        id
     }
 
     /// Records a flow that stands.
-    pub(crate) fn note_open(
+    pub(crate) fn open(
         &self,
         at: At<'_>,
         target: &Target,
@@ -169,7 +174,7 @@ impl ProxyContext {
         event.upstream = Some(upstream.via.as_deref().unwrap_or(&address));
         event.canonical_name = upstream.canonical.as_ref().map(|name| name.as_str());
         event.timings = upstream.timings;
-        let id = self.recorder.decision(event);
+        let id = self.write(&at, event);
         // CONNECT has no path: what it opens is no request.
         let asks = at.method.zip(at.path);
         let asks = asks.map(|(method, path)| Asks { method, path });
@@ -181,19 +186,65 @@ impl ProxyContext {
             down: 0,
             end: CloseReason::Shutdown,
             detail: None,
-            lease: self.hold(target, ruling),
+            lease: self.hold(target, ruling.name.as_ref()),
             admitted: upstream.admitted.clone(),
-            standing: self.enter(target, asks, ruling, upstream),
+            standing: self.flows.enter(target, asks, ruling, upstream),
         }
     }
 
+    /// A flow goes on by another decision, perhaps on another connection.
+    pub(crate) fn goes_on(&self, flow: &mut Flow, target: &Target, ruling: &Ruling, peer: &Peer) {
+        flow.admitted.clone_from(&peer.admitted);
+        self.flows.goes_on(&flow.standing, ruling, peer);
+        flow.lease = self
+            .hold(target, ruling.name.as_ref())
+            .or(flow.lease.take());
+    }
+
+    /// What a flow carries is known now. `ruling` is what it was decided by.
+    pub(crate) fn carries(&self, standing: &Standing, carries: Carries, ruling: &Ruling) {
+        self.flows.carries(standing, carries, ruling);
+    }
+
+    /// Records that something other than HTTP was said where the rule lets nothing else through.
+    /// Whether it passes all the same, because the policy only watches.
+    pub(crate) fn not_http(&self, at: At<'_>, target: &Target, ruling: &Ruling) -> bool {
+        let passes = !http_only::only_http(ruling);
+        let reason = Reason::ProtocolNotAllowed;
+        let why = match at.layer {
+            Layer::Tls => "TLS that is not inspected, where the rule lets nothing but HTTP through",
+            _ => "not HTTP, where the rule lets nothing else through",
+        };
+        let refusal: Ruling = Ruling {
+            policy: ruling.policy.clone(),
+            verdict: if passes {
+                Verdict::Audit
+            } else {
+                reason.verdict()
+            },
+            reason,
+            rule: ruling.rule,
+            name: ruling.name.clone(),
+            shown: Shown::Nothing,
+            permit: None,
+            suggestion: None,
+        };
+        self.decision(at.detail(Some(why)), target, &refusal);
+        passes
+    }
+
+    /// The same where only what is narrow is worth a word.
+    pub(crate) fn not_http_if_narrow(&self, at: At<'_>, target: &Target, ruling: &Ruling) -> bool {
+        !http_only::narrow(ruling) || self.not_http(at, target, ruling)
+    }
+
     /// Keeps the lease by which a direct connection was let through for as long as it lives.
-    pub(crate) fn hold(&self, target: &Target, ruling: &Ruling) -> Option<Hold> {
-        self.leases.hold(target.ip()?, ruling.name.as_ref()?)
+    pub(crate) fn hold(&self, target: &Target, name: Option<&Name>) -> Option<Hold> {
+        self.leases.hold(target.ip()?, name?)
     }
 
     /// Records that something which was allowed failed, or that the guard refused its address.
-    pub(crate) fn note_failed(
+    pub(crate) fn failed(
         &self,
         at: At<'_>,
         target: &Target,
@@ -205,11 +256,12 @@ impl ProxyContext {
         fill(&mut event, &at, target, ruling);
         event.addresses = error.addresses();
         event.timings = error.timings();
-        self.recorder.decision(event)
+        debug!(conn = at.inbound.conn, error = error.detail(), "not opened");
+        self.write(&at, event)
     }
 
     /// Records bytes that are not what the protocol says.
-    pub(crate) fn note_malformed(&self, at: At<'_>, target: Option<&Target>) -> DecisionId {
+    pub(crate) fn malformed(&self, at: At<'_>, target: Option<&Target>) -> DecisionId {
         let mut event = at.event(Verdict::Deny, Reason::Malformed);
         let address = target.and_then(Target::ip);
         if let Some(target) = target {
@@ -218,17 +270,17 @@ impl ProxyContext {
             event.port = Some(target.port);
             event.addresses = address.as_slice();
         }
-        self.recorder.decision(event)
+        self.write(&at, event)
     }
 
     /// Records that a connection was one too many.
-    pub(crate) fn note_too_many(&self, via: Via, reason: Reason, detail: &str) -> DecisionId {
-        let at = At::new(Layer::Tcp, via).detail(Some(detail));
-        self.recorder.decision(at.event(Verdict::Deny, reason))
+    pub(crate) fn too_many(&self, inbound: Inbound, reason: Reason, detail: &str) -> DecisionId {
+        let at = At::new(Layer::Tcp, inbound).detail(Some(detail));
+        self.write(&at, at.event(Verdict::Deny, reason))
     }
 }
 
-fn fill<'a>(event: &mut Event<'a>, at: &At<'a>, target: &'a Target, ruling: &'a Ruling) {
+fn fill<'a, P>(event: &mut Event<'a>, at: &At<'a>, target: &'a Target, ruling: &'a Ruling<P>) {
     let by_lease = ruling.name.as_ref().map(|name| name.as_str());
     let asked = target.name().map(|name| name.as_str());
     event.name = at.shown.or(asked).or(by_lease);
@@ -236,55 +288,5 @@ fn fill<'a>(event: &mut Event<'a>, at: &At<'a>, target: &'a Target, ruling: &'a 
     if let Some(rule) = ruling.rule {
         let rule = ruling.policy.rule(rule);
         event.rule = Some((rule.text, rule.source));
-    }
-}
-
-/// What a record says about the other end of a flow, and what the flow's further decisions need.
-#[derive(Clone, Debug)]
-pub(crate) struct Peer {
-    /// The address that was connected: the destination's, or the company proxy's.
-    pub(crate) address: SocketAddr,
-    /// The company's proxy, where the flow goes through one.
-    pub(crate) via: Option<String>,
-    /// Addresses of the destination, as far as they are known.
-    addresses: Vec<IpAddr>,
-    canonical: Option<Name>,
-    timings: Timings,
-    /// Its place among the connections of its rule.
-    pub(crate) admitted: Admitted,
-}
-
-impl Peer {
-    /// Takes a dialled connection apart.
-    pub(crate) fn of(dialed: Dialed) -> (Stream, Peer) {
-        let peer = Peer {
-            address: dialed.address,
-            via: dialed.via,
-            addresses: dialed.addresses,
-            canonical: dialed.canonical,
-            timings: dialed.timings,
-            admitted: None,
-        };
-        (dialed.stream, peer)
-    }
-
-    /// No stage is timed twice: what follows on this connection was not dialled again.
-    pub(crate) fn forget_timings(&mut self) {
-        self.timings = Timings::default();
-    }
-}
-
-#[cfg(test)]
-impl Peer {
-    /// A connection that stands to this address.
-    pub(crate) fn standing(address: SocketAddr) -> Peer {
-        Peer {
-            address,
-            via: None,
-            addresses: vec![address.ip()],
-            canonical: None,
-            timings: Timings::default(),
-            admitted: None,
-        }
     }
 }

@@ -1,0 +1,193 @@
+//! What the policy says to a destination.
+//!
+//! Answers *decision and destination differ* and *gateway loop* (docs/threats.md): every entrance
+//! makes its targets and has them decided on here and nowhere else.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use arc_swap::Guard;
+use portcullis_dial::reaches;
+use portcullis_dns::{Leases, PolicyHandle};
+use portcullis_names::{Host, Name, NameRef};
+use portcullis_policy::{
+    Asked, DatagramPermit, Decision, Destination, HOST_NAME, Limits, Policy, Reason, Request, Shown,
+};
+
+use crate::socket;
+use crate::target::{Asks, Ruling, Target};
+
+/// Makes targets of what programs ask for, and asks the policy in force about them.
+pub(crate) struct Decider {
+    policy: PolicyHandle,
+    leases: Arc<Leases>,
+    /// The gateway's listeners as programs reach them.
+    pub(crate) listeners: Vec<SocketAddr>,
+    /// The gateway's listeners in the namespace that it dials from.
+    pub(crate) host_listeners: Vec<SocketAddr>,
+}
+
+impl Decider {
+    pub(crate) fn new(policy: PolicyHandle, leases: Arc<Leases>) -> Decider {
+        Decider {
+            policy,
+            leases,
+            listeners: Vec::new(),
+            host_listeners: Vec::new(),
+        }
+    }
+
+    /// The policy in force.
+    pub(crate) fn policy(&self) -> Guard<Arc<Policy>> {
+        self.policy.load()
+    }
+
+    /// The limits of the sandbox.
+    pub(crate) fn limits(&self) -> Limits {
+        self.policy().settings().limits
+    }
+
+    /// What a program asked a proxy for by name or address. A synthetic address is as good as its
+    /// name: the program had it from us, and looked the name up by itself.
+    pub(crate) fn target(&self, host: Host, port: u16) -> Target {
+        let asked = match host {
+            Host::Name(name) => Asked::Name(name.to_name().into()),
+            Host::Address(address) => match self.target_at(SocketAddr::new(address, port)).asked {
+                Asked::Synthetic {
+                    name: Some(name), ..
+                } => Asked::Name(name),
+                asked => asked,
+            },
+        };
+        Target { asked, port }
+    }
+
+    /// What a program connected to, or asked for, by address.
+    pub(crate) fn target_at(&self, to: SocketAddr) -> Target {
+        let to = socket::plain(to);
+        Target {
+            asked: self.leases.owner(to.ip()).asked(to.ip()),
+            port: to.port(),
+        }
+    }
+
+    /// Decides on a connection that has shown nothing yet.
+    pub(crate) fn decide(&self, target: &Target) -> Ruling {
+        self.decide_shown(target, Shown::Nothing)
+    }
+
+    /// Decides on a connection together with what it has shown. A name that was asked for is known
+    /// without it.
+    pub(crate) fn decide_shown(&self, target: &Target, shown: Shown<'_>) -> Ruling {
+        let to = target.asked.borrowed().showing(shown);
+        let port = target.port;
+        self.rule(target, &to, &Request::connect(&to, port))
+    }
+
+    /// Decides on one HTTP request: the target, what the request shows of it, its method and its
+    /// path (without the query).
+    pub(crate) fn decide_request(
+        &self,
+        target: &Target,
+        shown: Shown<'_>,
+        asks: Asks<'_>,
+    ) -> Ruling {
+        let to = target.asked.borrowed().showing(shown);
+        let request = Request::Http {
+            to: &to,
+            port: target.port,
+            method: asks.method,
+            path: asks.path,
+        };
+        self.rule(target, &to, &request)
+    }
+
+    /// Decides on datagrams to the target.
+    pub(crate) fn decide_datagrams(&self, target: &Target) -> Ruling<DatagramPermit> {
+        let to = target.asked.borrowed().unshown();
+        let request = Request::Datagrams {
+            to: &to,
+            port: target.port,
+        };
+        self.ask(&to, &request, |decision| decision.datagram_permit())
+    }
+
+    /// A refusal that is the entrance's own, not a rule's.
+    pub(crate) fn refuse(&self, reason: Reason) -> Ruling {
+        Ruling {
+            policy: self.policy.load_full(),
+            verdict: reason.verdict(),
+            reason,
+            rule: None,
+            name: None,
+            shown: Shown::Nothing,
+            permit: None,
+            suggestion: None,
+        }
+    }
+
+    fn rule(&self, target: &Target, to: &Destination<'_>, request: &Request<'_>) -> Ruling {
+        if self.comes_back(target) {
+            return self.refuse(Reason::GatewayLoop);
+        }
+        self.ask(to, request, |decision| decision.connect_permit())
+    }
+
+    fn ask<P>(
+        &self,
+        to: &Destination<'_>,
+        request: &Request<'_>,
+        permit: impl FnOnce(&Decision<'_>) -> Option<P>,
+    ) -> Ruling<P> {
+        let policy = self.policy.load_full();
+        let decision = policy.decide(request);
+        let permit = permit(&decision);
+        let suggestion = match permit {
+            Some(_) => None,
+            None => policy.suggestion(request),
+        };
+        let (verdict, reason, rule) = (decision.verdict, decision.reason, decision.rule);
+        let name = decision.name().map(NameRef::to_name);
+        drop(decision);
+        let shown = match permit {
+            Some(_) => kept(&to.shown, name.as_ref()),
+            None => Shown::Nothing,
+        };
+        Ruling {
+            policy,
+            verdict,
+            reason,
+            rule,
+            name,
+            shown,
+            permit,
+            suggestion,
+        }
+    }
+
+    /// Whether a connection there would arrive at one of the gateway's own listeners.
+    fn comes_back(&self, target: &Target) -> bool {
+        let arrives = |address, listeners: &[SocketAddr]| {
+            let to = SocketAddr::new(address, target.port);
+            listeners.iter().any(|own| reaches(to, *own, false))
+        };
+        match &target.asked {
+            Asked::Name(name) if name.as_str() == HOST_NAME => {
+                arrives(IpAddr::from([127, 0, 0, 1]), &self.host_listeners)
+            }
+            Asked::Name(_) | Asked::Synthetic { .. } => false,
+            Asked::Address { address, .. } => arrives(*address, &self.listeners),
+        }
+    }
+}
+
+/// What was shown, to be kept. `known` is the name that the request passes by: mostly the same one,
+/// so that it need not be copied.
+fn kept(shown: &Shown<'_>, known: Option<&Name>) -> Shown<'static> {
+    match (shown, known) {
+        (Shown::Name(name, by), Some(known)) if name.as_ref() == known.as_ref() => {
+            Shown::Name(known.clone().into(), *by)
+        }
+        _ => shown.clone().into_owned(),
+    }
+}

@@ -1,0 +1,54 @@
+//! A connection as it came in.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use portcullis_record::Protocol;
+use tokio::net::TcpStream;
+use tracing::debug;
+
+use crate::socket;
+
+/// Connections that came in so far, of every sandbox of the process.
+static ACCEPTED: AtomicU64 = AtomicU64::new(0);
+
+/// A connection as it came in: what it speaks, between which ends.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Inbound {
+    /// Its number, by which traces of it are found.
+    pub(crate) conn: u64,
+    pub(crate) protocol: Protocol,
+    /// The program's end, where the socket still tells.
+    pub(crate) from: Option<SocketAddr>,
+    /// The end that it reached.
+    pub(crate) to: Option<SocketAddr>,
+}
+
+impl Inbound {
+    pub(crate) fn new(protocol: Protocol, client: &TcpStream) -> Inbound {
+        let inbound = Inbound {
+            conn: ACCEPTED.fetch_add(1, Ordering::Relaxed) + 1,
+            protocol,
+            from: client.peer_addr().ok().map(socket::plain),
+            to: client.local_addr().ok().map(socket::plain),
+        };
+        let Inbound { conn, from, to, .. } = inbound;
+        debug!(conn, ?protocol, ?from, ?to, "accepted");
+        inbound
+    }
+
+    /// A connection that could not be taken.
+    pub(crate) fn nobody(protocol: Protocol) -> Inbound {
+        Inbound {
+            conn: 0,
+            protocol,
+            from: None,
+            to: None,
+        }
+    }
+
+    /// The same connection, where what is said on it is another protocol.
+    pub(crate) fn speaking(self, protocol: Protocol) -> Inbound {
+        Inbound { protocol, ..self }
+    }
+}

@@ -1,0 +1,95 @@
+//! One sandbox's proxy: the parts that its entrances are served with.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use portcullis_dial::Dialer;
+use portcullis_dns::{Leases, PolicyHandle};
+use portcullis_policy::Policy;
+use portcullis_record::Recorder;
+
+use crate::admission::Admission;
+use crate::connector::Connector;
+use crate::decider::Decider;
+use crate::flows::Flows;
+use crate::inspect::Inspector;
+use crate::meter::Limiter;
+use crate::records::Records;
+
+/// The proxy of one sandbox. Its entrances share it, whatever they are
+/// ([`serve_http`](crate::serve_http) and the others).
+pub struct Proxy {
+    pub(crate) decider: Decider,
+    pub(crate) admission: Admission,
+    pub(crate) connector: Connector,
+    pub(crate) records: Records,
+    pub(crate) flows: Arc<Flows>,
+    pub(crate) inspector: Option<Arc<Inspector>>,
+}
+
+impl Proxy {
+    /// A proxy without listeners to protect; see [`Proxy::with_listeners`].
+    pub fn new(
+        policy: PolicyHandle,
+        dialer: Arc<Dialer>,
+        leases: Arc<Leases>,
+        recorder: Recorder,
+    ) -> Proxy {
+        let limiter = Arc::new(Limiter::new(&policy.load()));
+        let flows = Arc::new(Flows::new(policy.clone(), dialer.clone()));
+        let proxy = Proxy {
+            decider: Decider::new(policy, leases.clone()),
+            admission: Admission::new(limiter.clone()),
+            connector: Connector { dialer, limiter },
+            records: Records::new(recorder, leases, flows.clone()),
+            flows,
+            inspector: None,
+        };
+        proxy.follow_limits(&proxy.decider.policy());
+        proxy
+    }
+
+    /// Names the gateway's listeners as programs reach them: a request for one of these addresses
+    /// would come back to the gateway and is refused with `gateway-loop`.
+    #[must_use]
+    pub fn with_listeners(mut self, listeners: Vec<SocketAddr>) -> Proxy {
+        self.decider.listeners = listeners;
+        self
+    }
+
+    /// Names the gateway's listeners in the namespace that it dials from (plain listeners of
+    /// `serve`): a connection that ends at one of them is refused with `gateway-loop`, by whatever
+    /// name it got there.
+    #[must_use]
+    pub fn with_host_listeners(mut self, listeners: Vec<SocketAddr>) -> Proxy {
+        self.decider.host_listeners = listeners;
+        self
+    }
+
+    /// What HTTPS is inspected with. Without it, names that a rule inspects are refused.
+    #[must_use]
+    pub fn with_inspector(mut self, inspector: Option<Arc<Inspector>>) -> Proxy {
+        self.inspector = inspector;
+        self
+    }
+
+    /// Sets how many connections the sandbox may have at once, over all entrances, where its policy
+    /// does not say ([`MAX_CONNECTIONS`](crate::MAX_CONNECTIONS) by default).
+    #[must_use]
+    pub fn with_max_connections(mut self, max: usize) -> Proxy {
+        self.admission.max_connections = max;
+        self.follow_limits(&self.decider.policy());
+        self
+    }
+
+    /// Takes over the limits of a policy that came into force. What was used stays used.
+    pub fn follow_limits(&self, policy: &Policy) {
+        self.admission.follow(policy);
+    }
+
+    /// Decides again on every flow that stands and cuts those that `policy`, which must be in force
+    /// by now, no longer allows; how many those were. Published ports are not among them.
+    pub fn recheck(&self, policy: &Policy) -> usize {
+        self.flows.recheck(policy)
+    }
+}
