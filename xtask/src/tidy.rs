@@ -1,9 +1,9 @@
-//! `cargo xtask tidy`: formatting, lints, house rules. Runs all three and tells of each.
+//! `cargo xtask tidy`: formatting, lints, house rules, packages. Runs all four and tells of each.
 
 use crate::shell::{Result, root, run};
 use std::process::Command;
 
-const CHECKS: [&[&str]; 3] = [
+const CHECKS: [&[&str]; 4] = [
     &["fmt", "--all", "--check"],
     &[
         "clippy",
@@ -15,6 +15,22 @@ const CHECKS: [&[&str]; 3] = [
         "warnings",
     ],
     &["test", "--quiet", "--package", "xtask", "--test", "house"],
+    // Whether each crate could be published: its metadata, its files, the versions it asks for. What
+    // it compiles to is seen above. By then everything is fetched.
+    &[
+        "package",
+        "--workspace",
+        "--exclude",
+        "portcullis-workbench",
+        "--exclude",
+        "portcullis-testkit",
+        "--exclude",
+        "xtask",
+        "--no-verify",
+        "--allow-dirty",
+        "--offline",
+        "--quiet",
+    ],
 ];
 
 /// Runs every check, the later ones also when an earlier one fails.
