@@ -1,6 +1,7 @@
 //! What `run`, `learn` and `diagnose` share: one sandbox with its gateway, and what the gateway
 //! reports when it ends.
 
+use crate::debug_log::DebugLog;
 use crate::exit::BEFORE_START;
 use crate::output::Hinted;
 use anyhow::{Context, bail};
@@ -30,6 +31,8 @@ pub struct Launch {
     pub resolvers: Vec<SocketAddr>,
     /// Where decision records go.
     pub log: Option<PathBuf>,
+    /// Where the gateway's steps are written, in the order that they happen.
+    pub debug_log: Option<DebugLog>,
     /// Ports of the host that lead inside.
     pub publish: Vec<PublishedPort>,
     /// Name of the TAP device.
@@ -72,6 +75,8 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         }
         read_only.push(path.clone());
     }
+    let debug_log = launch.debug_log;
+    read_only.extend(debug_log.iter().map(|log| log.path().to_owned()));
     let mut publish = Vec::new();
     for PublishedPort { host, inside } in launch.publish {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, host)).map_err(|error| {
@@ -143,6 +148,9 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         .try_clone()
         .context("cannot make the report's file")?;
     let outcome = portcullis_sandbox::run(spec, move |side| {
+        if let Some(log) = debug_log {
+            log.start();
+        }
         let report = portcullis_runner::run_in_sandbox(side, config);
         match serde_json::to_vec(&report).map(|bytes| writer.write_all(&bytes)) {
             Ok(Ok(())) => 0,

@@ -7,6 +7,7 @@
 mod child_env;
 mod command;
 mod commands;
+mod debug_log;
 mod exit;
 mod hidden_credentials;
 mod launch;

@@ -13,6 +13,7 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, OnceLock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::{debug, error};
 
 /// The sockets that a gateway serves. Any may be missing; all are made non-blocking here.
 #[derive(Debug, Default)]
@@ -220,6 +221,7 @@ impl Serving {
         tracker: &TaskTracker,
         served: impl Future<Output = io::Result<()>> + Send + 'static,
     ) {
+        debug!(%entrance, ?address, "entrance opened");
         let serving = self.clone();
         tracker.spawn(async move {
             if let Err(error) = served.await {
@@ -229,6 +231,7 @@ impl Serving {
     }
 
     fn fail(&self, failure: EntranceError) {
+        error!(entrance = %failure.entrance, error = %failure.error, "entrance failed");
         let reason = Reason::Internal;
         let event = Event::new(Layer::Gateway, Protocol::Startup, reason.verdict(), reason);
         let detail = failure.to_string();

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::info;
 
 /// Collects what a [`Gateway`] is made of; start from [`Gateway::builder`].
 #[must_use]
@@ -280,6 +281,7 @@ impl Gateway {
         tracker.spawn(async move { leases.keep_held(until).await });
         let serving = Serving::new(names, self.recorder().clone(), token.clone());
         opened.serve(&self.dns, &self.proxy, &serving, tracker);
+        info!(names = serving.names().len(), "gateway serves");
         Ok(serving)
     }
 

@@ -17,6 +17,7 @@ use portcullis_proxy::{InspectError, Inspector, Proxy};
 use portcullis_record::{Event, Layer, Protocol, Recorder};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
+use tracing::info;
 
 /// Puts the networks of a policy's address rules into the kernel; see
 /// [`Builder::networks`](crate::Builder::networks).
@@ -126,6 +127,7 @@ impl PolicySlot {
     }
 
     fn record(&self, reason: Reason, detail: &str) {
+        info!(reason = reason.code(), detail, "policy");
         let event = Event::new(Layer::Gateway, Protocol::Startup, reason.verdict(), reason);
         self.recorder.decision(event.detail(detail));
     }

@@ -13,6 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tracing::debug;
 
 /// Connections to one published port at a time.
 const MAX_PUBLISHED_CONNECTIONS: usize = 256;
@@ -97,7 +98,9 @@ async fn relay(
         }
     };
     let id = recorder.decision(event(Verdict::Allow, Reason::Allowed).detail(&from));
+    debug!(%id, port, peer = %client.peer, "published connection opened");
     let relayed = relay_between(inside, client.stream, token).await;
+    debug!(%id, up = relayed.up, down = relayed.down, "published connection closed");
     recorder.close(
         id,
         Close::new(relayed.end, relayed.up, relayed.down, start.elapsed()),

@@ -10,6 +10,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
+use tracing::debug;
 
 /// Makes a policy anew: flags and files merged as at the start. It reads files through what it is
 /// given, and through nothing else.
@@ -117,6 +118,7 @@ impl Reload {
             if cause == Cause::Changed && self.files.unchanged() {
                 return (self, None);
             }
+            debug!(?cause, "reading the policy");
             self.files.begin();
             let files = &mut self.files;
             let loaded = (self.load)(&mut |path| files.read(path));

@@ -28,6 +28,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tracing::info;
 
 /// Threads that serve one sandbox.
 const WORKER_THREADS: usize = 2;
@@ -251,6 +252,7 @@ async fn serve(
             Ok(()) => serving.refused_log.get().map(|error| format!("the kernel's log of refusals: {error}")),
         },
     };
+    info!(?failed, "sandbox ended");
     token.cancel();
     tracker.close();
     // What does not end in time (a dial in the middle of a handshake) ends with the process.

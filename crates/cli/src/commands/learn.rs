@@ -99,6 +99,7 @@ fn learn(args: &Learn, policy: Policy) -> anyhow::Result<ExitCode> {
         hidden: Vec::new(),
         resolvers,
         log: args.log.clone(),
+        debug_log: None,
         publish: Vec::new(),
         tap: None,
         timeout: None,

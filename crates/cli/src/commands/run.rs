@@ -4,6 +4,7 @@
 //! starts, or, on a terminal, one closing paragraph when something was denied.
 
 use crate::command::Command;
+use crate::debug_log::DebugLog;
 use crate::exit::BEFORE_START;
 use crate::launch::{Launch, PublishedPort, failed, finish, host_resolvers, launch};
 use crate::output::{self, line};
@@ -33,6 +34,9 @@ pub struct Run {
     /// Append decision records to FILE, one JSON object per line
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// Append what the gateway does, step by step, to FILE (PORTCULLIS_LOG sets how much)
+    #[arg(long, value_name = "FILE")]
+    debug_log: Option<PathBuf>,
     /// Record decisions but refuse nothing except private addresses
     #[arg(long)]
     audit: bool,
@@ -81,12 +85,14 @@ fn run(args: Run) -> ExitCode {
     policy_options::keep_hidden(&mut followed.reload, hidden.clone());
     let policy = followed.loaded.policy;
     let result = host_resolvers(&policy).and_then(|resolvers| {
+        let debug_log = args.debug_log.as_deref().map(DebugLog::open).transpose()?;
         launch(Launch {
             policy,
             read_only,
             hidden,
             resolvers,
             log: args.log,
+            debug_log,
             publish: args.publish,
             tap: args.tap,
             timeout: args.timeout,
@@ -123,6 +129,11 @@ fn closing(report: Option<&Report>) {
                 None,
             );
         }
+    }
+    if let Some(why) = &report.failed
+        && output::stderr_is_terminal()
+    {
+        output::error(format_args!("the gateway ended the sandbox: {why}"), None);
     }
     if let Some(why) = &report.rejected
         && output::stderr_is_terminal()

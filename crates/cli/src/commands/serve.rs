@@ -1,6 +1,7 @@
 //! `portcullis serve`: the same policy and code as `run`, on plain listeners of this host.
 
 use crate::command::Command;
+use crate::debug_log;
 use crate::exit::USAGE;
 use crate::launch::{free_range, host_resolvers, open_log};
 use crate::output::{self, Hinted};
@@ -27,7 +28,8 @@ start-up; 2 for bad flags and policies.";
 
 /// Serve a policy on listeners of this host (DNS, HTTP proxy, SOCKS5 proxy)
 ///
-/// Changes to the policy files apply at once; SIGHUP reloads the files.
+/// Changes to the policy files apply at once; SIGHUP reloads the files. PORTCULLIS_LOG=debug writes
+/// what happens, step by step, to stderr.
 #[derive(clap::Args)]
 #[command(after_help = EXITS)]
 pub struct Serve {
@@ -67,6 +69,10 @@ fn run(args: Serve) -> ExitCode {
             "nothing to serve",
             Some("give at least one of --dns ADDR:PORT, --http ADDR:PORT, --socks5 ADDR:PORT"),
         );
+        return ExitCode::from(USAGE);
+    }
+    if let Err(error) = debug_log::start_on_stderr() {
+        output::failure(&error);
         return ExitCode::from(USAGE);
     }
     let Ok(Followed { loaded, reload }) =
