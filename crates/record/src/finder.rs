@@ -1,8 +1,9 @@
 //! Which program asked: looked up for fresh records of denials, within a budget.
 //!
 //! A look-up reads `/proc` and costs a tenth of a millisecond or two, more in a sandbox of many
-//! processes or descriptors. Flows that are let through never pay for it, nor do decisions that join an equal one; and a program that makes denials on
-//! purpose soon gets records without it, and not a slow gateway.
+//! processes or descriptors. Flows that are let through never pay for it, nor do decisions that join
+//! an equal one. A program that makes denials on purpose soon gets records without it, and not a
+//! slow gateway.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,8 +19,17 @@ pub(crate) const MAX_LOOKUP_TIME: Duration = Duration::from_millis(50);
 /// How long a budget lasts.
 pub(crate) const PERIOD: Duration = Duration::from_secs(1);
 
-/// Finds the pid (as the host sees it) and the command name of the program behind a request.
-pub type ProcessFinder = Arc<dyn Fn(Client) -> Option<(u32, String)> + Send + Sync>;
+/// Finds the program behind a request.
+pub type ProcessFinder = Arc<dyn Fn(Client) -> Option<FoundProcess> + Send + Sync>;
+
+/// A program that was found.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FoundProcess {
+    /// Its process id, as the host sees it.
+    pub pid: u32,
+    /// Its command name.
+    pub command: String,
+}
 
 /// A finder with its budget.
 pub(crate) struct Finder {
@@ -53,7 +63,7 @@ impl Finder {
     }
 
     /// Looks the client up unless the budget is spent.
-    pub(crate) fn find(&self, client: Client, now: Instant) -> Option<(u32, String)> {
+    pub(crate) fn find(&self, client: Client, now: Instant) -> Option<FoundProcess> {
         if !self.budget(|budget| budget.take(now)) {
             return None;
         }

@@ -17,9 +17,12 @@ fn finding() -> (Recorder, Memory, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let calls = asked.clone();
     let finder = move |client: Client| {
-        let call = calls.fetch_add(1, Ordering::SeqCst) as u32 + 1;
+        let pid = calls.fetch_add(1, Ordering::SeqCst) as u32 + 1;
         let known = client.address.port() != 9;
-        known.then(|| (call, format!("{:?}", client.transport)))
+        known.then(|| FoundProcess {
+            pid,
+            command: format!("{:?}", client.transport),
+        })
     };
     (
         recorder.with_process_finder(Arc::new(finder)),
@@ -131,7 +134,10 @@ fn a_flood_of_different_denials_has_a_record_each_and_a_bounded_number_of_look_u
 fn time_is_a_budget_too() {
     let slow = Finder::new(Arc::new(|_| {
         std::thread::sleep(MAX_LOOKUP_TIME);
-        Some((1, "x".to_owned()))
+        Some(FoundProcess {
+            pid: 1,
+            command: "x".to_owned(),
+        })
     }));
     let client = from(4000).unwrap();
     let start = Instant::now();

@@ -36,7 +36,7 @@ pub use event::{
     Client, Close, CloseReason, Event, Layer, Process, Protocol, Stage, Timings, Transport,
 };
 pub use fields::{CLOSE_FIELDS, DECISION_FIELDS, Field, Kind, Presence};
-pub use finder::ProcessFinder;
+pub use finder::{FoundProcess, ProcessFinder};
 pub use id::DecisionId;
 pub use line::{MAX_LINE_BYTES, SCHEMA};
 pub use memory::Memory;

@@ -82,6 +82,13 @@ pub(crate) struct Queue {
     flushed: Condvar,
 }
 
+/// Lines that wait, and decisions and closes that were ever lost for want of room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Backlog {
+    pub(crate) waiting: usize,
+    pub(crate) lost: u64,
+}
+
 impl Queue {
     /// Takes a line in, or counts it as lost, and wakes the writer.
     pub(crate) fn push(&self, item: Item) {
@@ -270,10 +277,13 @@ impl Queue {
         self.flushed.notify_all();
     }
 
-    /// Lines that wait, and decisions and closes ever lost.
-    pub(crate) fn numbers(&self) -> (usize, u64) {
+    /// How far the writer is behind.
+    pub(crate) fn backlog(&self) -> Backlog {
         let state = self.state();
-        (state.lines.len(), state.lost_ever)
+        Backlog {
+            waiting: state.lines.len(),
+            lost: state.lost_ever,
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -308,15 +318,18 @@ mod tests {
             queue.push(item(Kind::Usual, 8));
         }
         assert_eq!(
-            queue.numbers(),
-            (MAX_LINES / 4 * 3, (MAX_LINES / 4 * 2) as u64)
+            queue.backlog(),
+            Backlog {
+                waiting: MAX_LINES / 4 * 3,
+                lost: (MAX_LINES / 4 * 2) as u64,
+            }
         );
         for _ in 0..MAX_LINES / 4 {
             queue.push(item(Kind::Urgent, 8));
         }
-        assert_eq!(queue.numbers().0, MAX_LINES);
+        assert_eq!(queue.backlog().waiting, MAX_LINES);
         queue.push(item(Kind::Urgent, 8));
-        assert_eq!(queue.numbers(), (MAX_LINES, (MAX_LINES / 4 * 2 + 2) as u64));
+        assert_eq!(queue.backlog().lost, (MAX_LINES / 4 * 2 + 2) as u64);
     }
 
     #[test]
@@ -325,7 +338,7 @@ mod tests {
         for _ in 0..2_000 {
             queue.push(item(Kind::Urgent, 16 * 1024));
         }
-        assert_eq!(queue.numbers().0, MAX_BYTES / (16 * 1024));
+        assert_eq!(queue.backlog().waiting, MAX_BYTES / (16 * 1024));
     }
 
     #[test]

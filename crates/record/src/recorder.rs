@@ -16,7 +16,7 @@ use crate::finder::{Finder, ProcessFinder};
 use crate::id::{DecisionId, IdSource};
 use crate::line::{self, Origin};
 use crate::memory::Memory;
-use crate::queue::{Item, Kind};
+use crate::queue::{Backlog, Item, Kind};
 use crate::repeat::{Recorded, Repeat};
 use crate::sink::{self, Output, Sink};
 use crate::subscription::{Subscribers, Subscription};
@@ -210,9 +210,10 @@ impl Recorder {
         joined.unwrap_or_else(|| {
             // Looked up before the window is held, which others wait for.
             let found = finder.find(client, now);
-            let process = found
-                .as_ref()
-                .map(|(pid, command)| Process { pid: *pid, command });
+            let process = found.as_ref().map(|found| Process {
+                pid: found.pid,
+                command: &found.command,
+            });
             write(&event.process(process))
         })
     }
@@ -259,7 +260,7 @@ impl Recorder {
                 lost: 0,
             },
             Lines::Written(writer) => {
-                let (waiting, lost) = writer.queue.numbers();
+                let Backlog { waiting, lost } = writer.queue.backlog();
                 Health {
                     last_error: writer.last_error(),
                     waiting,

@@ -15,7 +15,7 @@ use portcullis_gateway::{
 };
 use portcullis_names::{Name, NameBuf};
 use portcullis_policy::AddressRule;
-use portcullis_record::{ProcessFinder, Transport};
+use portcullis_record::{FoundProcess, ProcessFinder, Transport};
 use portcullis_sandbox::{
     self as sandbox, Addresses, Control, GatewaySide, OpenRule, OpenRules, Processes, Sockets, Spec,
 };
@@ -280,7 +280,10 @@ fn finder(processes: Processes) -> ProcessFinder {
             Transport::Udp => sandbox::Transport::Udp,
         };
         let found = processes.find(transport, client.address, client.server)?;
-        Some((found.pid, found.command))
+        Some(FoundProcess {
+            pid: found.pid,
+            command: found.command,
+        })
     })
 }
 

@@ -3,7 +3,7 @@
 //! Who wants more than there is gets a place in the queue of time, not in a list: a place is the
 //! point that the bucket's own clock (what flowed in so far) has to reach. So a queue of any length
 //! costs no memory, nobody wakes anybody, and a place is given out and looked at in a few
-//! instructions. Answers "exhaustion" among the threats.
+//! instructions. Answers *exhaustion* (docs/threats.md).
 //!
 //! Invariant: of all places that are still held, those up to a point of the clock are worth no more
 //! than that point. It holds since a place is never earlier than everything that was given out

@@ -5,7 +5,7 @@
 //! once, for exactly what they are, and what waits for leave is one chunk for each direction. A flow
 //! that no limit concerns has no meter and pays nothing.
 //!
-//! Answers "exhaustion" among the threats: one flow does not starve the others of its sandbox, and
+//! Answers *exhaustion* (docs/threats.md): one flow does not starve the others of its sandbox, and
 //! one sandbox or rule does not take more than the policy gives it, however many connections it
 //! opens: leave is asked for before the first byte.
 

@@ -1,4 +1,4 @@
-//! "HTTP framing" among the threats: raw bytes that two readers could take differently never get
+//! *HTTP framing* (docs/threats.md): raw bytes that two readers could take differently never get
 //! past the gateway.
 
 use crate::scenario;
