@@ -4,7 +4,9 @@
 //! connect()); the gateway's guard, which also knows the host's own addresses and every IPv6 form
 //! that carries an IPv4 address, is what holds.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use portcullis_sandbox::Network;
 
 const V4: [([u8; 4], u8); 14] = [
     ([0, 0, 0, 0], 8),
@@ -34,25 +36,29 @@ const V6: [([u16; 3], u8); 8] = [
     ([0xff00, 0, 0], 8),
 ];
 
-/// Address and prefix length of each guarded network.
-pub(crate) fn networks() -> Vec<(IpAddr, u8)> {
-    let v4 = V4
-        .iter()
-        .map(|(octets, prefix)| (Ipv4Addr::from(*octets).into(), *prefix));
-    let v6 = V6
-        .iter()
-        .map(|([a, b, c], prefix)| (Ipv6Addr::new(*a, *b, *c, 0, 0, 0, 0, 0).into(), *prefix));
+/// Each guarded network.
+pub(crate) fn networks() -> Vec<Network> {
+    let v4 = V4.iter().map(|(octets, prefix)| Network {
+        address: Ipv4Addr::from(*octets).into(),
+        prefix: *prefix,
+    });
+    let v6 = V6.iter().map(|([a, b, c], prefix)| Network {
+        address: Ipv6Addr::new(*a, *b, *c, 0, 0, 0, 0, 0).into(),
+        prefix: *prefix,
+    });
     v4.chain(v6).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
     use portcullis_names::is_guarded;
 
     #[test]
     fn the_kernel_refuses_nothing_that_the_guard_would_let_pass() {
-        for (address, prefix) in networks() {
+        for Network { address, prefix } in networks() {
             assert!(is_guarded(address), "{address}/{prefix}");
             let last = match address {
                 IpAddr::V4(v4) => {

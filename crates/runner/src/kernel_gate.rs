@@ -7,6 +7,7 @@ use portcullis_gateway::{AddressGate, PortSet};
 use portcullis_sandbox::KernelSet;
 use std::io;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,11 +34,11 @@ impl AddressGate for KernelGate {
     }
 }
 
-/// Port ranges as the kernel's rules take them, both ends included.
-pub(crate) fn ranges(ports: &PortSet) -> Vec<(u16, u16)> {
+/// Port ranges as the kernel's rules take them.
+pub(crate) fn ranges(ports: &PortSet) -> Vec<RangeInclusive<u16>> {
     ports
         .ranges()
         .iter()
-        .map(|range| (range.first, range.last))
+        .map(|range| range.first..=range.last)
         .collect()
 }

@@ -78,8 +78,10 @@ fn open_rules(policy: &Policy) -> OpenRules {
     let audit = policy.mode() == Mode::Audit;
     let networks = |rules: &[AddressRule], ports: fn(&AddressRule) -> &PortSet| {
         let network = |rule: &AddressRule| OpenRule {
-            address: rule.net.addr(),
-            prefix: rule.net.prefix_len(),
+            network: sandbox::Network {
+                address: rule.net.addr(),
+                prefix: rule.net.prefix_len(),
+            },
             ports: ranges(ports(rule)),
         };
         rules.iter().map(network).collect()

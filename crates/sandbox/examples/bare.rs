@@ -16,8 +16,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use portcullis_sandbox::{
-    Addresses, Control, Family, GatewaySide, Inside, NamedSockets, OpenRule, OpenRules, SocketName,
-    Sockets, Spec,
+    Addresses, Control, Family, GatewaySide, Inside, NamedSockets, Network, OpenRule, OpenRules,
+    SocketName, Sockets, Spec,
 };
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socketpair,
@@ -120,8 +120,8 @@ fn arguments() -> (Spec, Behaviour) {
             "--cwd" => spec.cwd = Some(value().into()),
             "--audit" => {
                 spec.open.audit = true;
-                spec.open.guarded.push((IpAddr::from([10, 0, 0, 0]), 8));
-                spec.open.guarded.push((IpAddr::from([192, 0, 2, 0]), 24));
+                spec.open.guarded.push(network([10, 0, 0, 0], 8));
+                spec.open.guarded.push(network([192, 0, 2, 0], 24));
             }
             "--rules" => {
                 let count: u32 = text(value()).parse().expect("a number");
@@ -130,9 +130,11 @@ fn arguments() -> (Spec, Behaviour) {
             "--closed" => {
                 let address: SocketAddr = text(value()).parse().expect("an address");
                 spec.open.closed.push(OpenRule {
-                    address: address.ip(),
-                    prefix: 32,
-                    ports: vec![(address.port(), address.port())],
+                    network: Network {
+                        address: address.ip(),
+                        prefix: 32,
+                    },
+                    ports: vec![address.port()..=address.port()],
                 });
             }
             "--open" => behaviour
@@ -152,13 +154,19 @@ fn arguments() -> (Spec, Behaviour) {
     (spec, behaviour)
 }
 
+fn network(address: [u8; 4], prefix: u8) -> Network {
+    Network {
+        address: IpAddr::from(address),
+        prefix,
+    }
+}
+
 /// Some of many rules: `198.18.x.y:1000-2000`.
 fn rule(index: u32) -> OpenRule {
     let [_, _, high, low] = index.to_be_bytes();
     OpenRule {
-        address: IpAddr::from([198, 18, high, low]),
-        prefix: 32,
-        ports: vec![(1000, 2000), (7, 7)],
+        network: network([198, 18, high, low], 32),
+        ports: vec![1000..=2000, 7..=7],
     }
 }
 
@@ -201,7 +209,7 @@ fn open(sockets: &Sockets, behaviour: &Behaviour) {
             let time = Duration::from_secs(seconds);
             sockets
                 .kernel
-                .allow(address.ip(), &[(port, port)], time)
+                .allow(address.ip(), &[port..=port], time)
                 .expect("the kernel takes it");
         }
     }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -35,7 +36,7 @@ impl KernelSet {
         }
     }
 
-    /// Opens `ports` (ranges, both ends included) of an address for `timeout`, or extends the
+    /// Opens `ports` of an address for `timeout`, or extends the
     /// time. Returns when the kernel has it: an answer sent afterwards can be used at once.
     ///
     /// # Errors
@@ -43,7 +44,7 @@ impl KernelSet {
     pub fn allow(
         &self,
         address: IpAddr,
-        ports: &[(u16, u16)],
+        ports: &[RangeInclusive<u16>],
         timeout: Duration,
     ) -> io::Result<()> {
         match elements(address, ports) {
@@ -60,7 +61,7 @@ impl KernelSet {
     pub fn allow_datagrams(
         &self,
         address: IpAddr,
-        ports: &[(u16, u16)],
+        ports: &[RangeInclusive<u16>],
         timeout: Duration,
     ) -> io::Result<()> {
         match elements(address, ports) {
@@ -106,7 +107,7 @@ impl KernelSet {
     ///
     /// # Errors
     /// The kernel's refusal.
-    pub fn remove(&self, address: IpAddr, ports: &[(u16, u16)]) -> io::Result<()> {
+    pub fn remove(&self, address: IpAddr, ports: &[RangeInclusive<u16>]) -> io::Result<()> {
         let Some((set, keys)) = elements(address, ports) else {
             return Ok(());
         };
@@ -151,11 +152,8 @@ fn errno(result: &io::Result<()>) -> Option<i32> {
 }
 
 /// Which set, and which of its elements, stand for these ports of an address.
-fn elements(address: IpAddr, ports: &[(u16, u16)]) -> Option<(OpenSet, Vec<Vec<u8>>)> {
-    let count: usize = ports
-        .iter()
-        .map(|(from, to)| usize::from(to.saturating_sub(*from)) + 1)
-        .sum();
+fn elements(address: IpAddr, ports: &[RangeInclusive<u16>]) -> Option<(OpenSet, Vec<Vec<u8>>)> {
+    let count: usize = ports.iter().map(ExactSizeIterator::len).sum();
     let octets = match address {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
@@ -170,7 +168,7 @@ fn elements(address: IpAddr, ports: &[(u16, u16)]) -> Option<(OpenSet, Vec<Vec<u
     debug_assert!(matches!(set.key, Key::Address4Port | Key::Address6Port));
     let mut keys: Vec<Vec<u8>> = ports
         .iter()
-        .flat_map(|(from, to)| *from..=*to)
+        .flat_map(Clone::clone)
         .map(|port| {
             let mut key = octets.clone();
             key.extend_from_slice(&port.to_be_bytes());
@@ -193,13 +191,13 @@ mod tests {
     #[test]
     fn ports_become_elements_and_any_port_its_own_set() {
         let v4 = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
-        let (set, keys) = elements(v4, &[(80, 80), (443, 443), (80, 80)]).unwrap();
+        let (set, keys) = elements(v4, &[80..=80, 443..=443, 80..=80]).unwrap();
         assert_eq!((set.name, keys.len(), keys[0].len()), ("open4", 2, 8));
         assert_eq!(keys[0], [192, 0, 2, 1, 0, 80, 0, 0]);
-        assert_eq!(elements(v4, &[(0, u16::MAX)]).unwrap().0.name, "any4");
+        assert_eq!(elements(v4, &[0..=u16::MAX]).unwrap().0.name, "any4");
         let v6 = IpAddr::V6(Ipv6Addr::LOCALHOST);
-        assert_eq!(elements(v6, &[(1, 2)]).unwrap().1[1].len(), 20);
-        assert_eq!(elements(v6, &[(0, u16::MAX)]).unwrap().0.name, "any6");
+        assert_eq!(elements(v6, &[1..=2]).unwrap().1[1].len(), 20);
+        assert_eq!(elements(v6, &[0..=u16::MAX]).unwrap().0.name, "any6");
         assert!(elements(v6, &[]).is_none());
     }
 }

@@ -52,5 +52,5 @@ pub use parent::run;
 pub use process::{Process, Processes, Transport};
 pub use refused::{Refused, RefusedBatch, RefusedLog, RefusedProtocol, begin_refusal_log};
 pub use sockets::{Family, NamedSockets, SocketName};
-pub use spec::{Addresses, MAX_DATAGRAM_PORTS, MAX_OPEN_RULES, OpenRule, OpenRules, Spec};
+pub use spec::{Addresses, MAX_DATAGRAM_PORTS, MAX_OPEN_RULES, Network, OpenRule, OpenRules, Spec};
 pub use trust::{TRUST_BUNDLE, TRUST_CA, TRUST_JAVA, TrustFiles};

@@ -7,13 +7,14 @@
 //! Only the first packet of a connection is judged, so that a flow outlives its lease.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use crate::netlink::Batch;
 use crate::nft::{
     Compare, DESTINATION_PORT, DESTINATION4, DESTINATION6, Hook, ICMP_TYPE, Key, NFPROTO_IPV4,
-    NFPROTO_IPV6, SOURCE_PORT, SOURCE4, TCP_FLAGS, Transaction, Verdict,
+    NFPROTO_IPV6, Rule, SOURCE_PORT, SOURCE4, TCP_FLAGS, Transaction, Verdict,
 };
-use crate::spec::{Addresses, OpenRule, OpenRules};
+use crate::spec::{Addresses, Network, OpenRule, OpenRules};
 
 /// The table's name, as `nft list ruleset` shows it inside.
 pub(crate) const TABLE: &str = "portcullis";
@@ -116,7 +117,13 @@ pub(crate) fn replacement(open: &[OpenRule], closed: &[OpenRule]) -> Vec<Batch> 
     let (first, rest) = closed.split_at(closed.len().min(NETWORKS_IN_ONE_STEP));
     for rule in first {
         for ports in &rule.ports {
-            network(&mut tx, "closed", rule, *ports, Verdict::Goto("refuse"));
+            network(
+                &mut tx,
+                "closed",
+                rule.network,
+                ports,
+                Verdict::Goto("refuse"),
+            );
         }
     }
     all.push(tx.finish());
@@ -128,12 +135,12 @@ pub(crate) fn replacement(open: &[OpenRule], closed: &[OpenRule]) -> Vec<Batch> 
 fn networks(all: &mut Vec<Batch>, chain: &str, rules: &[OpenRule], verdict: Verdict<'_>) {
     let ranges = rules
         .iter()
-        .flat_map(|rule| rule.ports.iter().map(move |ports| (rule, *ports)));
+        .flat_map(|rule| rule.ports.iter().map(|ports| (rule.network, ports)));
     let ranges: Vec<_> = ranges.collect();
     for some in ranges.chunks(RULES_PER_TRANSACTION) {
         let mut tx = Transaction::new(TABLE, some.len() * RULE_BYTES);
-        for (rule, ports) in some {
-            network(&mut tx, chain, rule, *ports, verdict);
+        for (of, ports) in some {
+            network(&mut tx, chain, *of, ports, verdict);
         }
         all.push(tx.finish());
     }
@@ -223,9 +230,9 @@ fn open_chain(tx: &mut Transaction, addresses: &Addresses, open: &OpenRules) {
     }
     tx.rule("open", |rule| rule.verdict(Verdict::Jump("static")));
     if open.audit {
-        for (address, prefix) in &open.guarded {
+        for guarded in &open.guarded {
             tx.rule("open", |rule| {
-                destination_within(rule, *address, *prefix);
+                destination_within(rule, *guarded);
                 rule.verdict(Verdict::Goto("refuse"));
             });
         }
@@ -250,13 +257,13 @@ fn in_set(tx: &mut Transaction, chain: &str, set: OpenSet) {
 fn network(
     tx: &mut Transaction,
     chain: &str,
-    of: &OpenRule,
-    ports: (u16, u16),
+    of: Network,
+    ports: &RangeInclusive<u16>,
     verdict: Verdict<'_>,
 ) {
     tx.rule(chain, |rule| {
-        destination_within(rule, of.address, of.prefix);
-        match ports {
+        destination_within(rule, of);
+        match (*ports.start(), *ports.end()) {
             (0, u16::MAX) => {}
             (from, to) if from == to => {
                 rule.field(DESTINATION_PORT, Compare::Equal, &from.to_be_bytes());
@@ -269,15 +276,15 @@ fn network(
     });
 }
 
-fn destination_within(rule: &mut crate::nft::Rule<'_>, address: IpAddr, prefix: u8) {
-    match address {
+fn destination_within(rule: &mut Rule<'_>, of: Network) {
+    match of.address {
         IpAddr::V4(address) => {
-            let (mask, network) = network4(address, prefix);
+            let (mask, network) = network4(address, of.prefix);
             rule.network(NFPROTO_IPV4)
                 .masked(DESTINATION4, &mask, Compare::Equal, &network);
         }
         IpAddr::V6(address) => {
-            let (mask, network) = network6(address, prefix);
+            let (mask, network) = network6(address, of.prefix);
             rule.network(NFPROTO_IPV6)
                 .masked(DESTINATION6, &mask, Compare::Equal, &network);
         }

@@ -4,6 +4,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -57,19 +58,26 @@ pub struct OpenRules {
     pub closed: Vec<OpenRule>,
     /// Let every TCP destination through to the gateway but [`OpenRules::guarded`].
     pub audit: bool,
-    /// Networks (address, prefix length) refused even under `audit`.
-    pub guarded: Vec<(IpAddr, u8)>,
+    /// Networks refused even under `audit`.
+    pub guarded: Vec<Network>,
+}
+
+/// An IPv4 or IPv6 network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// An address in it.
+    pub address: IpAddr,
+    /// Its prefix length in bits.
+    pub prefix: u8,
 }
 
 /// One network that is open (or closed) on some ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenRule {
-    /// The network's address.
-    pub address: IpAddr,
-    /// Its prefix length in bits.
-    pub prefix: u8,
-    /// Port ranges, both ends included; `(0, 65535)` is any port.
-    pub ports: Vec<(u16, u16)>,
+    /// The network.
+    pub network: Network,
+    /// Its ports; `0..=65535` is any port.
+    pub ports: Vec<RangeInclusive<u16>>,
 }
 
 /// The addresses that exist inside the sandbox.
