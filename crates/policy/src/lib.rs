@@ -14,6 +14,7 @@ mod decision;
 mod destination;
 mod diagnostic;
 mod dns_settings;
+mod duration;
 mod explain;
 mod explain_url;
 mod host_name;
@@ -40,6 +41,7 @@ pub use dns_settings::{
     Answers, DEFAULT_NEW_NAMES_PER_MINUTE, DnsSettings, MAX_RESOLVERS, MAX_SYNTHETIC_PREFIX_BITS,
     MAX_ZONES, Resolve, Zone,
 };
+pub use duration::{DurationError, parse_duration};
 pub use explain::Explanation;
 pub use host_name::HOST_NAME;
 pub use http::{LIMITED_METHODS, MethodSet, PathError, PathSet, canonical_path};

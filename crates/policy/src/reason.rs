@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn the_contract_s_http_words() {
+    fn the_http_words() {
         assert_eq!(Reason::NotListed.http_error(), Some("blocked-by-allowlist"));
         assert_eq!(
             Reason::DeniedByRule.http_error(),

@@ -122,7 +122,7 @@ impl Found {
             };
             let other = group.iter().take(at).find(differs);
             self.apart
-                .extend(other.map(|other| later_first(one, other)));
+                .extend(other.map(|other| in_reading_order(one, other)));
         }
     }
 
@@ -137,12 +137,12 @@ impl Found {
                     continue;
                 };
                 if !says.limits.is_empty() && !others.limits.is_empty() {
-                    self.limited.push(later_first(one, other));
+                    self.limited.push(in_reading_order(one, other));
                 }
                 if let (Some(a), Some(b)) = (&says.methods, &others.methods)
                     && a.intersection(b).is_empty()
                 {
-                    self.no_method.push(later_first(one, other));
+                    self.no_method.push(in_reading_order(one, other));
                 }
             }
         }
@@ -150,7 +150,7 @@ impl Found {
 }
 
 /// The one that was read later is the one to speak of.
-fn later_first(one: &Said<'_>, other: &Said<'_>) -> Pair {
+fn in_reading_order(one: &Said<'_>, other: &Said<'_>) -> Pair {
     (one.rule.max(other.rule), one.rule.min(other.rule))
 }
 

@@ -8,6 +8,7 @@ use super::draft::Draft;
 use super::section::Section;
 use super::source::{Place, SourceId};
 use super::units;
+use crate::duration::parse_duration;
 use crate::rules::RuleLimits;
 
 /// The section.
@@ -102,7 +103,9 @@ impl<'d, 's, 'n> Keys<'d, 's, 'n> {
     }
 
     fn time(&mut self, key: &'static str) -> Option<Duration> {
-        self.text(key, units::duration)
+        self.text(key, |text| {
+            parse_duration(text).map_err(|wrong| (wrong.message, wrong.hint))
+        })
     }
 
     fn text<T>(

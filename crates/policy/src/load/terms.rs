@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::document::{Node, Value};
 use super::draft::{Draft, Expect};
-use super::narrow;
+use super::flow;
 use super::section::{RULE, Section, nearest};
 use super::source::{Place, SourceId};
 use super::types::types;
@@ -58,8 +58,8 @@ fn table(draft: &mut Draft, place: &Place, node: &Node, expect: Expect) -> Optio
             allows.push(("to", at));
         }
     }
-    let (says, seen) = narrow::says(draft, &mut rule, expect == Expect::Names);
-    terms.flow = says;
+    let (terms_of_flow, seen) = flow::terms(draft, &mut rule, expect == Expect::Names);
+    terms.flow = terms_of_flow;
     allows.extend(seen);
     let missing = word.is_none() && node.get("verdict").is_none();
     rule.finish(&mut draft.sources);

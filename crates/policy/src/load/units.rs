@@ -1,15 +1,12 @@
-//! Amounts with their units: `50MB`, `10MB/s`, `30s`.
+//! Amounts of bytes with their units: `50MB`, `10MB/s`.
 //!
 //! Units are those of data sheets: `kB`, `MB`, `GB`, `TB` are powers of 1000, `KiB`, `MiB`, `GiB`, `TiB`
 //! powers of 1024. `Mb` would be bits to some readers, and is refused.
 
 use std::num::NonZeroU64;
-use std::time::Duration;
 
 /// Largest amount of bytes: what a signed 64-bit number holds, so that sums of two never wrap.
 const MAX_BYTES: u64 = i64::MAX as u64;
-/// Longest time.
-const MAX_DURATION: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 const BYTE_UNITS: [(&str, u64); 11] = [
     ("B", 1),
@@ -24,14 +21,6 @@ const BYTE_UNITS: [(&str, u64); 11] = [
     ("GiB", 1 << 30),
     ("TiB", 1 << 40),
 ];
-const TIME_UNITS: [(&str, u64); 5] = [
-    ("ms", 1),
-    ("s", 1000),
-    ("m", 60_000),
-    ("h", 3_600_000),
-    ("d", 86_400_000),
-];
-
 /// What is wrong with an amount, and what to write instead.
 pub(super) type Wrong = (String, String);
 
@@ -40,7 +29,8 @@ pub(super) fn bytes(text: &str) -> Result<NonZeroU64, Wrong> {
     const WRITE: &str = "write a number and its unit, as in \"50MB\" or \"512KiB\"";
     let wrong = |what: &str| (format!("`{text}` {what}"), WRITE.to_owned());
     let (number, unit) = split(text).ok_or_else(|| wrong("is not an amount of bytes"))?;
-    let Some(factor) = unit_of(unit, &BYTE_UNITS) else {
+    let factor = BYTE_UNITS.iter().find(|(known, _)| *known == unit);
+    let Some(&(_, factor)) = factor else {
         if unit.is_empty() {
             return Err((
                 format!("`{text}` has no unit"),
@@ -95,32 +85,6 @@ pub(super) fn bytes_per_second(text: &str) -> Result<NonZeroU64, Wrong> {
     bytes(text.strip_suffix("/s").unwrap_or(text))
 }
 
-/// Reads a time: `500ms`, `30s`, `10m`, `1h`, `7d`.
-pub(super) fn duration(text: &str) -> Result<Duration, Wrong> {
-    const WRITE: &str = "write a number and its unit, as in \"30s\" or \"10m\"";
-    let wrong = |what: &str| (format!("`{text}` {what}"), WRITE.to_owned());
-    let (number, unit) = split(text).ok_or_else(|| wrong("is not a time"))?;
-    let Some(factor) = unit_of(unit, &TIME_UNITS) else {
-        return Err(if unit.is_empty() {
-            (
-                format!("`{text}` has no unit"),
-                format!("write \"{text}s\" for seconds, \"{text}m\" for minutes"),
-            )
-        } else {
-            wrong("is not a time")
-        });
-    };
-    let time = number.checked_mul(factor).map(Duration::from_millis);
-    time.filter(|time| *time <= MAX_DURATION && !time.is_zero())
-        .ok_or_else(|| {
-            wrong(if number == 0 {
-                "is no time"
-            } else {
-                "is too long"
-            })
-        })
-}
-
 /// The number in front, and what is behind it.
 fn split(text: &str) -> Option<(u64, &str)> {
     let digits = text
@@ -129,11 +93,6 @@ fn split(text: &str) -> Option<(u64, &str)> {
         .unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     Some((number.parse().ok()?, unit.trim_start_matches(' ')))
-}
-
-fn unit_of(unit: &str, units: &[(&str, u64)]) -> Option<u64> {
-    let found = units.iter().find(|(known, _)| *known == unit);
-    found.map(|(_, factor)| *factor)
 }
 
 #[cfg(test)]
@@ -180,30 +139,6 @@ mod tests {
             ("10MB/m", "as in \"10MB/s\""),
         ] {
             let (message, said) = rate(text).unwrap_err();
-            assert!(said.contains(hint), "{text}: {message} ({said})");
-        }
-    }
-
-    #[test]
-    fn times() {
-        for (text, millis) in [
-            ("500ms", 500),
-            ("30s", 30_000),
-            ("10m", 600_000),
-            ("1h", 3_600_000),
-            ("7d", 604_800_000),
-        ] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
-        }
-        for (text, hint) in [
-            ("", "as in \"30s\""),
-            ("30", "write \"30s\" for seconds"),
-            ("0s", "as in"),
-            ("30sec", "as in"),
-            ("1h30m", "as in"),
-            ("400d", "as in"),
-        ] {
-            let (message, said) = duration(text).unwrap_err();
             assert!(said.contains(hint), "{text}: {message} ({said})");
         }
     }

@@ -189,7 +189,7 @@ fn within_a_codex_network_nothing_unknown_is_ignored() {
 }
 
 #[test]
-fn the_sample_of_the_contract() {
+fn a_sample_of_every_section() {
     let loaded = loaded("policy.toml", CONTRACT);
     assert_eq!(
         lines(&loaded.warnings),

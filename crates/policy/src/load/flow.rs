@@ -17,23 +17,23 @@ pub(super) type Seen = Vec<(&'static str, Place)>;
 
 /// What the rule says about its flows. Rules for addresses have no certificates that could stand
 /// in for the servers behind them, so nothing `names` there can be inspected.
-pub(super) fn says(
+pub(super) fn terms(
     draft: &mut Draft,
     rule: &mut Section<'_>,
     names: bool,
 ) -> (Option<Arc<RuleTerms>>, Seen) {
     let mut seen = Vec::new();
-    let mut says = RuleTerms::default();
+    let mut terms = RuleTerms::default();
     if names {
         if let Some((truth, at)) = rule.truth(&mut draft.sources, "inspect") {
-            says.inspect = truth;
+            terms.inspect = truth;
             if truth {
                 seen.push(("inspect", at));
             }
         }
         if let Some((file, at)) = rule.text(&mut draft.sources, "ca_file") {
-            says.ca_pem = draft.ca_file(&at, file);
-            if !says.inspect {
+            terms.ca_pem = draft.ca_file(&at, file);
+            if !terms.inspect {
                 let message =
                     "`ca_file` is for upstreams whose TLS is opened, and this rule opens none";
                 let hint = "add `inspect = true`, or remove it".to_owned();
@@ -43,18 +43,18 @@ pub(super) fn says(
         }
     }
     if let Some((methods, at)) = methods(draft, rule) {
-        says.methods = Some(methods);
+        terms.methods = Some(methods);
         seen.push(("methods", at));
     }
     if let Some((paths, at)) = paths(draft, rule) {
-        says.paths = Some(paths);
+        terms.paths = Some(paths);
         seen.push(("paths", at));
     }
     let (limits, limiting) = limits::of_rule(draft, rule);
-    says.limits = limits;
+    terms.limits = limits;
     seen.extend(limiting);
-    let says = (says != RuleTerms::default()).then(|| Arc::new(says));
-    (says, seen)
+    let terms = (terms != RuleTerms::default()).then(|| Arc::new(terms));
+    (terms, seen)
 }
 
 fn methods(draft: &mut Draft, rule: &mut Section<'_>) -> Option<(MethodSet, Place)> {
