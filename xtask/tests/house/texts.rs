@@ -109,6 +109,41 @@ fn threats_that_comments_name_are_listed() {
     none("threats that docs/threats.md does not list:", broken);
 }
 
+/// No comment points to a list, a contract or a numbered case that is no file of this repository. The
+/// files below tests/cases have numbers of their own.
+#[test]
+fn comments_point_to_nothing_that_is_not_here() {
+    // Put together, so that this file does not find itself.
+    let elsewhere = [
+        ["THR", "EATS"],
+        ["the cont", "ract"],
+        ["among the thr", "eats"],
+    ];
+    let elsewhere = elsewhere.map(|halves| halves.concat());
+    let mut broken = Vec::new();
+    for file in all() {
+        for comment in comments(&file.text) {
+            let numbered = !file.path.starts_with("tests/cases/") && names_a_case(&comment);
+            if numbered || elsewhere.iter().any(|word| comment.contains(word)) {
+                broken.push(format!("{}: {comment}", file.path));
+            }
+        }
+    }
+    none(
+        "comments that point to what is not in this repository:",
+        broken,
+    );
+}
+
+/// Whether a comment says "case" and a number.
+fn names_a_case(comment: &str) -> bool {
+    let words: Vec<&str> = comment.split_whitespace().collect();
+    words.windows(2).any(|pair| {
+        let word = pair[0].trim_start_matches(|c: char| !c.is_alphabetic());
+        word.eq_ignore_ascii_case("case") && pair[1].starts_with(|c: char| c.is_ascii_digit())
+    })
+}
+
 /// The comments of a file: lines that follow each other are one.
 fn comments(text: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
