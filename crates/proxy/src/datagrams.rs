@@ -62,7 +62,7 @@ struct Queued {
 }
 
 /// One wildcard socket inside: every address on one port.
-struct Door {
+struct WildcardSocket {
     proxy: Arc<Proxy>,
     socket: UdpSocket,
     port: u16,
@@ -79,20 +79,20 @@ pub async fn serve_datagrams(
     token: CancellationToken,
 ) -> io::Result<()> {
     let port = socket.local_addr()?.port();
-    let door = Arc::new(Door {
+    let entrance = Arc::new(WildcardSocket {
         proxy,
         socket,
         port,
         token,
     });
     let tracker = TaskTracker::new();
-    let result = door.clone().read(&tracker).await;
+    let result = entrance.clone().read(&tracker).await;
     tracker.close();
     tracker.wait().await;
     result
 }
 
-impl Door {
+impl WildcardSocket {
     async fn read(self: Arc<Self>, tracker: &TaskTracker) -> io::Result<()> {
         let mut flows: HashMap<Key, Sender<Queued>> = HashMap::new();
         let room = Arc::new(Semaphore::new(MAX_QUEUED_BYTES));
@@ -149,20 +149,25 @@ impl Door {
             let (send, receive) = mpsc::channel(MAX_QUEUED);
             let _ = send.try_send(datagram);
             flows.insert(key, send);
-            tracker.spawn(self.clone().flow(key, receive, (asked, slot)));
+            tracker.spawn(self.clone().flow(key, asked, receive, slot));
         }
     }
 
     /// One flow, from its decision to its end.
-    async fn flow(self: Arc<Self>, key: Key, mut up: Receiver<Queued>, held: (LocalAddress, Slot)) {
-        let (asked, _slot) = held;
+    async fn flow(
+        self: Arc<Self>,
+        key: Key,
+        asked: LocalAddress,
+        mut up: Receiver<Queued>,
+        _slot: Slot,
+    ) {
         let target = self
             .proxy
             .decider
             .target_at(SocketAddr::new(key.to, self.port));
         let mut ruling = self.proxy.decider.decide_datagrams(&target);
         let Some(permit) = ruling.permit.take() else {
-            self.note(key, &target, &ruling, &[], None);
+            self.record_refusal(key, &target, &ruling, &[], None);
             return;
         };
         let opened = tokio::select! {
@@ -174,13 +179,12 @@ impl Door {
             Err(error) => {
                 ruling.reason = error.reason;
                 ruling.verdict = error.reason.verdict();
-                self.note(key, &target, &ruling, &error.addresses, Some(&error.detail));
+                self.record_refusal(key, &target, &ruling, &error.addresses, Some(&error.detail));
                 return;
             }
         };
         let started = Instant::now();
-        let addresses = [out.address.ip()];
-        let id = self.note_open(key, &target, &ruling, (&addresses, out.address));
+        let id = self.record_open(key, &target, &ruling, out.address);
         let _hold = self.proxy.records.hold(&target, ruling.name.as_ref());
         let of_rule = permit.terms().and_then(|terms| terms.limits.idle_timeout);
         let of_sandbox = ruling.policy.settings().limits.idle_timeout;
@@ -205,7 +209,7 @@ impl Door {
                     if !stands(&mut ruling, &target, &self.proxy.decider, out.address) {
                         break CloseReason::PolicyChanged;
                     }
-                    if let Some(cut) = self.leave(&mut meter, Way::Up, datagram.len()).await {
+                    if let Some(cut) = self.await_permit(&mut meter, Way::Up, datagram.len()).await {
                         limit = Some(cut.detail);
                         break cut.end;
                     }
@@ -228,7 +232,7 @@ impl Door {
                     if !stands(&mut ruling, &target, &self.proxy.decider, out.address) {
                         break CloseReason::PolicyChanged;
                     }
-                    if let Some(cut) = self.leave(&mut meter, Way::Down, answer.len()).await {
+                    if let Some(cut) = self.await_permit(&mut meter, Way::Down, answer.len()).await {
                         limit = Some(cut.detail);
                         break cut.end;
                     }
@@ -253,7 +257,12 @@ impl Door {
 
     /// Waits until the sandbox's limits let a datagram pass, which counts whole; what comes meanwhile
     /// waits too, or is lost as on any full link. What ends the flow instead, if something does.
-    async fn leave(&self, meter: &mut Option<Box<Meter>>, way: Way, bytes: usize) -> Option<Cut> {
+    async fn await_permit(
+        &self,
+        meter: &mut Option<Box<Meter>>,
+        way: Way,
+        bytes: usize,
+    ) -> Option<Cut> {
         let meter = meter.as_mut().filter(|meter| meter.counts())?;
         tokio::select! {
             () = self.token.cancelled() => Some(Cut {
@@ -276,7 +285,7 @@ impl Door {
     }
 
     /// Records a refusal or a failure.
-    fn note(
+    fn record_refusal(
         &self,
         key: Key,
         target: &Target,
@@ -297,17 +306,17 @@ impl Door {
     }
 
     /// Records a flow that stands.
-    fn note_open(
+    fn record_open(
         &self,
         key: Key,
         target: &Target,
         ruling: &Ruling<DatagramPermit>,
-        (addresses, upstream): (&[IpAddr], SocketAddr),
+        upstream: SocketAddr,
     ) -> DecisionId {
-        let upstream = upstream.to_string();
+        let (addresses, upstream) = ([upstream.ip()], upstream.to_string());
         let mut event = self.event(key, ruling.verdict, ruling.reason);
         fill(&mut event, target, ruling);
-        event.addresses = addresses;
+        event.addresses = &addresses;
         event.upstream = Some(&upstream);
         self.proxy.records.recorder().decision(event)
     }
