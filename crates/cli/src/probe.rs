@@ -6,6 +6,7 @@ use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{self, Name, RData};
 use portcullis_names::RecordType;
+use portcullis_tls::{Authorities, client_config_blocking};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -382,16 +383,8 @@ type Tls = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
 fn tls(name: &str, stream: TcpStream) -> (Finding, Option<Tls>) {
     let fail = |text: String| (finding(Layer::Tls, false, text), None);
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in rustls_native_certs::load_native_certs().certs {
-        // A host store may hold certificates that rustls does not take: the others still count.
-        let _ = roots.add(certificate);
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = match rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-    {
-        Ok(builder) => builder.with_root_certificates(roots).with_no_client_auth(),
+    let config = match client_config_blocking(&Authorities::Host) {
+        Ok(config) => config,
         Err(error) => return fail(error.to_string()),
     };
     let Ok(server) = rustls::pki_types::ServerName::try_from(name.to_owned()) else {

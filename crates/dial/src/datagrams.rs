@@ -1,7 +1,7 @@
 //! Datagrams out: one connected socket for each flow, so that nothing but the answers of the one
 //! destination comes back.
 //!
-//! No company's proxy takes datagrams, so they go directly or not at all.
+//! No upstream proxy takes datagrams, so they go directly or not at all.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -9,10 +9,10 @@ use portcullis_names::Name;
 use portcullis_policy::{DatagramPermit, PermitTarget, Reason};
 use tokio::net::UdpSocket;
 
-use crate::Dialer;
-use crate::dialer::is_host;
+use crate::direct::Direct;
 use crate::error::{DialError, Failure};
 use crate::guard::ChosenBy;
+use crate::host::is_host;
 use crate::socket;
 
 /// Most addresses of a name that are tried; a datagram tells nothing of whether it arrived, so the
@@ -30,50 +30,47 @@ pub struct Datagrams {
     pub canonical: Option<Name>,
 }
 
-impl Dialer {
-    /// Opens a socket for the datagrams that `permit` allows.
-    ///
-    /// # Errors
-    /// [`DialError`]: the name has no address, the guard keeps it, or the host has no way there.
-    pub async fn connect_datagrams(&self, permit: &DatagramPermit) -> Result<Datagrams, DialError> {
-        let port = permit.port();
-        let mut canonical = None;
-        let (addresses, chosen_by) = match permit.target() {
-            PermitTarget::Name(name) | PermitTarget::NameAt(name, _) if is_host(name) => {
-                (vec![Ipv4Addr::LOCALHOST.into()], ChosenBy::HostName)
-            }
-            PermitTarget::Address(address) | PermitTarget::NameAt(_, address) => {
-                (vec![*address], ChosenBy::Sandbox)
-            }
-            PermitTarget::Name(name) => {
-                let lookup = permit
-                    .lookup()
-                    .ok_or_else(|| DialError::new(Reason::Internal, "a permit without a name"))?;
-                let found = self.resolver.resolve(&lookup).await.map_err(|error| {
-                    let mut failed = DialError::new(error.reason, error.to_string());
-                    failed.addresses = error.refused;
-                    failed
-                })?;
-                canonical = (found.canonical != *name).then_some(found.canonical);
-                (found.addresses, ChosenBy::Sandbox)
-            }
-        };
-        let mut last = DialError::new(Reason::NoAddress, "no address to send to");
-        for address in addresses.into_iter().take(MAX_ADDRESSES) {
-            let to = SocketAddr::new(address, port);
-            match socket::connect_datagrams(&self.guard, to, chosen_by).await {
-                Ok(socket) => {
-                    return Ok(Datagrams {
-                        socket,
-                        address: to,
-                        canonical,
-                    });
-                }
-                Err(failure) => last = failed(address, failure),
-            }
+/// Opens a socket for the datagrams that `permit` allows.
+///
+/// # Errors
+/// [`DialError`]: the name has no address, the guard keeps it, or the host has no way there.
+pub(crate) async fn connect(
+    direct: &Direct,
+    permit: &DatagramPermit,
+) -> Result<Datagrams, DialError> {
+    let port = permit.port();
+    let mut canonical = None;
+    let (addresses, chosen_by) = match permit.target() {
+        PermitTarget::Name(name) | PermitTarget::NameAt(name, _) if is_host(name) => {
+            (vec![Ipv4Addr::LOCALHOST.into()], ChosenBy::HostName)
         }
-        Err(last)
+        PermitTarget::Address(address) | PermitTarget::NameAt(_, address) => {
+            (vec![*address], ChosenBy::Sandbox)
+        }
+        PermitTarget::Name(name) => {
+            let lookup = permit
+                .lookup()
+                .ok_or_else(|| DialError::new(Reason::Internal, "a permit without a name"))?;
+            let found = direct.resolver.resolve(&lookup).await?;
+            canonical = (found.canonical != *name).then_some(found.canonical);
+            (found.addresses, ChosenBy::Sandbox)
+        }
+    };
+    let mut last = DialError::new(Reason::NoAddress, "no address to send to");
+    for address in addresses.into_iter().take(MAX_ADDRESSES) {
+        let to = SocketAddr::new(address, port);
+        match socket::connect_datagrams(&direct.guard, to, chosen_by).await {
+            Ok(socket) => {
+                return Ok(Datagrams {
+                    socket,
+                    address: to,
+                    canonical,
+                });
+            }
+            Err(failure) => last = failed(address, failure),
+        }
     }
+    Err(last)
 }
 
 fn failed(address: IpAddr, failure: Failure) -> DialError {

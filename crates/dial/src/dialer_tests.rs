@@ -52,14 +52,13 @@ async fn a_listed_name_is_resolved_and_dialled_with_its_timings() {
     assert_eq!(
         (
             dialed.address,
-            dialed.via.as_deref(),
+            dialed.upstream_proxy.as_deref(),
             dialed.absolute.is_some()
         ),
         (at, None, false)
     );
     assert!(dialed.timings.get(Stage::Resolve).is_some());
     assert!(dialed.timings.get(Stage::Connect).is_some());
-    assert!(dialed.stream.tcp().nodelay().unwrap());
     assert_eq!(dialed.addresses, [at.ip()]);
     assert_eq!(hears(dialed).await, at.to_string());
 }
@@ -291,7 +290,7 @@ fn mock(name: &str, to: SocketAddr) -> String {
 #[tokio::test]
 async fn a_name_that_its_rule_sends_elsewhere_is_dialled_there_and_nowhere_else() {
     let at = server("127.0.0.1:0").await;
-    // The company's proxy is not for it: nothing answers there.
+    // The upstream proxy is not for it: nothing answers there.
     let rules = mock("mock.example", at)
         + "[network.proxy]\nhttp = \"http://192.0.2.77:1\"\nhttps = \"http://192.0.2.77:1\"\n";
     let world = World::new(&rules).await;
@@ -304,7 +303,7 @@ async fn a_name_that_its_rule_sends_elsewhere_is_dialled_there_and_nowhere_else(
                 true => world.dialer.connect(&permit).await.unwrap(),
                 false => world.dialer.connect_http(&permit).await.unwrap(),
             };
-            assert_eq!((dialed.address, dialed.via), (at, None));
+            assert_eq!((dialed.address, dialed.upstream_proxy), (at, None));
             assert!(dialed.absolute.is_none());
         }
     }

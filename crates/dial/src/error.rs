@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use portcullis_dns::ResolveError;
 use portcullis_policy::Reason;
 use portcullis_record::Timings;
 
@@ -18,35 +19,48 @@ pub struct DialError {
     /// (`connection-refused`, `dns-timeout`, …).
     pub reason: Reason,
     /// What happened, address by address, for the operator's record. Never for the sandbox: it
-    /// names addresses inside the company.
+    /// names internal addresses.
     pub detail: String,
     /// The addresses that were tried or refused.
     pub addresses: Vec<IpAddr>,
     /// How long the stages took that were reached.
     pub timings: Timings,
-    /// The status with which the company's proxy refused.
+    /// The status with which an upstream proxy refused.
     pub received_status: Option<u16>,
 }
 
 impl DialError {
-    /// A failure without addresses, timings or an answer.
+    /// A failure without addresses, timings or a proxy's answer.
     #[must_use]
     pub fn new(reason: Reason, detail: impl Into<String>) -> DialError {
-        let mut detail = detail.into();
-        if detail.len() > MAX_DETAIL_BYTES {
-            let end = (0..=MAX_DETAIL_BYTES)
-                .rev()
-                .find(|&at| detail.is_char_boundary(at));
-            detail.truncate(end.unwrap_or(0));
-        }
         DialError {
             reason,
-            detail,
+            detail: bounded(detail.into()),
             addresses: Vec::new(),
             timings: Timings::default(),
             received_status: None,
         }
     }
+
+    /// The same with another detail.
+    pub(crate) fn with_detail(mut self, detail: String) -> DialError {
+        self.detail = bounded(detail);
+        self
+    }
+}
+
+/// A name that has no address to dial.
+impl From<ResolveError> for DialError {
+    fn from(error: ResolveError) -> DialError {
+        let mut failed = DialError::new(error.reason, error.to_string());
+        failed.addresses = error.refused;
+        failed
+    }
+}
+
+fn bounded(mut detail: String) -> String {
+    detail.truncate(detail.floor_char_boundary(MAX_DETAIL_BYTES));
+    detail
 }
 
 /// Why one address did not work.

@@ -25,6 +25,13 @@ pub(crate) enum ChosenBy {
     Operator,
 }
 
+/// An address that passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Passed {
+    /// It is one of the host's own.
+    pub(crate) is_own: bool,
+}
+
 /// Everything that may stand against an address.
 pub(crate) struct Guard {
     policy: PolicyHandle,
@@ -58,7 +65,7 @@ impl Guard {
     /// # Errors
     /// The reason to refuse it: `gateway-loop`, `denied-by-rule`, `private-address`; `internal`
     /// when the host's addresses cannot be read.
-    pub(crate) fn check(&self, to: SocketAddr, chosen_by: ChosenBy) -> Result<(), Reason> {
+    pub(crate) fn check(&self, to: SocketAddr, chosen_by: ChosenBy) -> Result<Passed, Reason> {
         self.check_on(to, chosen_by, Transport::Tcp)
     }
 
@@ -70,7 +77,7 @@ impl Guard {
         &self,
         to: SocketAddr,
         chosen_by: ChosenBy,
-    ) -> Result<(), Reason> {
+    ) -> Result<Passed, Reason> {
         self.check_on(to, chosen_by, Transport::Udp)
     }
 
@@ -79,15 +86,15 @@ impl Guard {
         to: SocketAddr,
         chosen_by: ChosenBy,
         transport: Transport,
-    ) -> Result<(), Reason> {
-        let own = self
+    ) -> Result<Passed, Reason> {
+        let is_own = self
             .host
             .owns(to.ip().to_canonical())
             .map_err(|_| Reason::Internal)?;
         if self
             .listeners
             .iter()
-            .any(|&listener| reaches(to, listener, own))
+            .any(|&listener| reaches(to, listener, is_own))
         {
             return Err(Reason::GatewayLoop);
         }
@@ -109,11 +116,14 @@ impl Guard {
         };
         match (chosen_by, guarded) {
             (ChosenBy::Operator, _)
-            | (ChosenBy::HostName | ChosenBy::Rule, Ok(()) | Err(Reason::PrivateAddress)) => Ok(()),
-            (_, Err(reason)) => Err(reason),
-            (ChosenBy::Sandbox, Ok(())) if own && lifted.is_none() => Err(Reason::PrivateAddress),
-            (ChosenBy::Sandbox, Ok(())) => Ok(()),
+            | (ChosenBy::HostName | ChosenBy::Rule, Ok(()) | Err(Reason::PrivateAddress)) => {}
+            (_, Err(reason)) => return Err(reason),
+            (ChosenBy::Sandbox, Ok(())) if is_own && lifted.is_none() => {
+                return Err(Reason::PrivateAddress);
+            }
+            (ChosenBy::Sandbox, Ok(())) => {}
         }
+        Ok(Passed { is_own })
     }
 }
 

@@ -5,6 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use portcullis_names::Name;
+use portcullis_policy::HOST_NAME;
+
 /// How long a reading of the interfaces is used.
 const MAX_AGE: Duration = Duration::from_secs(1);
 /// Addresses kept of one reading.
@@ -85,6 +88,11 @@ fn read() -> std::io::Result<Vec<IpAddr>> {
         }
     }
     Ok(addresses)
+}
+
+/// Whether this is the name under which rules speak of the host itself.
+pub(crate) fn is_host(name: &Name) -> bool {
+    name.as_str() == HOST_NAME
 }
 
 /// Whether connecting to `to` reaches the socket that listens at `listener`; `is_own` says that

@@ -14,33 +14,28 @@
 //! Invariant: nothing is dialled without a [`ConnectPermit`](portcullis_policy::ConnectPermit).
 #![forbid(unsafe_code)]
 
-mod company;
 mod datagrams;
+mod dialed;
 mod dialer;
+mod direct;
 mod error;
 mod eyeballs;
 mod guard;
-mod health;
 mod host;
-mod secure;
 mod socket;
-mod socks;
 mod stream;
-mod tunnel;
+mod system_names;
+mod upstream_proxy;
 
-pub use company::AbsoluteForm;
 pub use datagrams::Datagrams;
-pub use dialer::{DIAL_TIMEOUT, DialConfig, Dialed, Dialer};
+pub use dialed::{AbsoluteForm, Dialed};
+pub use dialer::{DIAL_TIMEOUT, DialConfig, Dialer};
 pub use error::DialError;
 pub use host::{Host, HostAddresses, reaches};
 pub use socket::ATTEMPT_TIMEOUT;
 pub use stream::{ReadHalf, Stream, WriteHalf};
 
 #[cfg(test)]
-mod company_tests;
-#[cfg(test)]
 mod dialer_tests;
 #[cfg(test)]
 mod testing;
-#[cfg(test)]
-mod tunnel_tests;

@@ -1,4 +1,4 @@
-//! An open connection: a socket, or TLS over one where the company's proxy is spoken to in TLS.
+//! An open connection: a socket, or TLS over one where an upstream proxy is spoken to in TLS.
 //!
 //! What a caller does to sockets (options, resets, splicing) it does to [`Stream::tcp`]; bytes go
 //! through the stream itself.
@@ -16,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 pub enum Stream {
     /// The socket as it is.
     Tcp(TcpStream),
-    /// Inside TLS to the company's proxy. Boxed: few flows have one, and its state is large.
+    /// Inside TLS to an upstream proxy. Boxed: few flows have one, and its state is large.
     Tls(Box<TlsStream<TcpStream>>),
 }
 

@@ -76,7 +76,7 @@ impl Connected {
             absolute: dialed.absolute,
             peer: Peer {
                 address: dialed.address,
-                via: dialed.via,
+                via: dialed.upstream_proxy,
                 addresses: dialed.addresses,
                 canonical: dialed.canonical,
                 timings: dialed.timings,

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use portcullis_record::Protocol;
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use crate::socket;
@@ -18,19 +17,20 @@ pub(crate) struct Inbound {
     /// Its number, by which traces of it are found.
     pub(crate) conn: u64,
     pub(crate) protocol: Protocol,
-    /// The program's end, where the socket still tells.
+    /// The program's end.
     pub(crate) from: Option<SocketAddr>,
     /// The end that it reached.
     pub(crate) to: Option<SocketAddr>,
 }
 
 impl Inbound {
-    pub(crate) fn new(protocol: Protocol, client: &TcpStream) -> Inbound {
+    /// As accept(2) told.
+    pub(crate) fn new(protocol: Protocol, from: SocketAddr, to: Option<SocketAddr>) -> Inbound {
         let inbound = Inbound {
             conn: ACCEPTED.fetch_add(1, Ordering::Relaxed) + 1,
             protocol,
-            from: client.peer_addr().ok().map(socket::plain),
-            to: client.local_addr().ok().map(socket::plain),
+            from: Some(socket::plain(from)),
+            to: to.map(socket::plain),
         };
         let Inbound { conn, from, to, .. } = inbound;
         debug!(conn, ?protocol, ?from, ?to, "accepted");

@@ -44,6 +44,9 @@ pub(crate) const HALF_CLOSED_CHECK: Duration = Duration::from_secs(30);
 /// TCP keepalive on both sides of every flow: there is no idle timeout, so dead peers are found
 /// by the kernel.
 pub(crate) const KEEPALIVE_TIME: Duration = Duration::from_secs(60);
+/// How long a relay is open before upstream's socket gets keepalive. Most connections end sooner and
+/// are spared the calls.
+pub(crate) const KEEPALIVE_DELAY: Duration = Duration::from_millis(500);
 /// Between two probes.
 pub(crate) const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 /// Probes without an answer until the peer counts as gone.

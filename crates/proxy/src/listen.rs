@@ -76,6 +76,10 @@ async fn serve(
     door: Door,
 ) -> io::Result<()> {
     socket::prepare_listener(&listener);
+    // The end that connections reach is the listener's, and nobody needs to ask for it each time;
+    // but where it is bound to any address, or takes in connections to all of them.
+    let own = listener.local_addr().ok();
+    let own = own.filter(|own| door != Door::Transparent && !own.ip().is_unspecified());
     let stop = Arc::new(Stop::default());
     let tracker = TaskTracker::new();
     let mut cancelled = pin!(token.cancelled());
@@ -89,7 +93,11 @@ async fn serve(
         };
         pulse.touch();
         match accepted {
-            Ok((stream, _)) => admit(&proxy, &tracker, &stop, door, stream),
+            Ok((stream, from)) => {
+                let to = own.or_else(|| stream.local_addr().ok());
+                let inbound = Inbound::new(door.protocol(), from, to);
+                admit(&proxy, &tracker, &stop, door, stream, inbound);
+            }
             Err(error) => match fault(&error) {
                 Fault::OneConnection => {}
                 Fault::Exhausted => {
@@ -118,20 +126,33 @@ fn admit(
     stop: &Arc<Stop>,
     door: Door,
     stream: TcpStream,
+    inbound: Inbound,
 ) {
     let refused = match proxy.admission.connection() {
         Ok(slot) => {
-            tracker.spawn(connection(door, proxy.clone(), stream, slot, stop.clone()));
+            tracker.spawn(connection(
+                door,
+                proxy.clone(),
+                stream,
+                inbound,
+                slot,
+                stop.clone(),
+            ));
             return;
         }
         Err(refused) => refused,
     };
     match proxy.admission.refusal() {
         Some(slot) if door != Door::Transparent => {
-            tracker.spawn(refuse(door, proxy.clone(), stream, (refused, slot)));
+            tracker.spawn(refuse(
+                door,
+                proxy.clone(),
+                stream,
+                inbound,
+                (refused, slot),
+            ));
         }
         _ => {
-            let inbound = Inbound::new(door.protocol(), &stream);
             (proxy.records).too_many(inbound, refused.reason, refused.detail);
             socket::reset(stream);
         }
@@ -140,8 +161,15 @@ fn admit(
 
 /// One connection. Setting up is boxed, so that what stays while a tunnel is idle is the relay and
 /// little else.
-async fn connection(door: Door, proxy: Arc<Proxy>, stream: TcpStream, slot: Slot, stop: Arc<Stop>) {
-    let mut tunnel = Box::pin(set_up(door, &proxy, stream, &stop)).await;
+async fn connection(
+    door: Door,
+    proxy: Arc<Proxy>,
+    stream: TcpStream,
+    inbound: Inbound,
+    slot: Slot,
+    stop: Arc<Stop>,
+) {
+    let mut tunnel = Box::pin(set_up(door, &proxy, stream, inbound, &stop)).await;
     drop(proxy);
     // By reference, then by value: a tunnel that is moved while it waits is there twice.
     if let Some(tunnel) = &mut tunnel {
@@ -155,7 +183,13 @@ async fn connection(door: Door, proxy: Arc<Proxy>, stream: TcpStream, slot: Slot
 
 /// The way of a connection to the point where it only has to be relayed: destination, decision,
 /// dial; then what runs on it. `None` when it came to its end on the way.
-async fn set_up(door: Door, proxy: &Proxy, stream: TcpStream, stop: &Stop) -> Option<Tunnel> {
+async fn set_up(
+    door: Door,
+    proxy: &Proxy,
+    stream: TcpStream,
+    inbound: Inbound,
+    stop: &Stop,
+) -> Option<Tunnel> {
     let Proxy {
         decider,
         connector,
@@ -163,10 +197,23 @@ async fn set_up(door: Door, proxy: &Proxy, stream: TcpStream, stop: &Stop) -> Op
         ..
     } = proxy;
     let entered = match door {
-        Door::Http => Box::pin(http::open(decider, connector, records, stream, stop)).await,
-        Door::Socks5 => Box::pin(socks::open(decider, connector, records, stream, stop)).await,
+        Door::Http => {
+            Box::pin(http::open(
+                decider, connector, records, stream, inbound, stop,
+            ))
+            .await
+        }
+        Door::Socks5 => {
+            Box::pin(socks::open(
+                decider, connector, records, stream, inbound, stop,
+            ))
+            .await
+        }
         Door::Transparent => {
-            Box::pin(transparent::open(decider, connector, records, stream, stop)).await
+            Box::pin(transparent::open(
+                decider, connector, records, stream, inbound, stop,
+            ))
+            .await
         }
     };
     // Boxed, and passed on so: what a silent client keeps waiting is small.
@@ -200,8 +247,13 @@ async fn set_up(door: Door, proxy: &Proxy, stream: TcpStream, stop: &Stop) -> Op
 }
 
 /// Tells a client that its connection is one too many.
-async fn refuse(door: Door, proxy: Arc<Proxy>, stream: TcpStream, (over, slot): (OverLimit, Slot)) {
-    let inbound = Inbound::new(door.protocol(), &stream);
+async fn refuse(
+    door: Door,
+    proxy: Arc<Proxy>,
+    stream: TcpStream,
+    inbound: Inbound,
+    (over, slot): (OverLimit, Slot),
+) {
     let id = (proxy.records).too_many(inbound, over.reason, over.detail);
     let words = match door {
         Door::Socks5 => {
@@ -289,7 +341,15 @@ mod tests {
         let at = listener.local_addr().unwrap();
         let (stream, _) = tokio::join!(TcpStream::connect(at), listener.accept());
         let slot = proxy.admission.connection().unwrap();
-        let task = connection(Door::Http, proxy, stream.unwrap(), slot, Arc::default());
+        let inbound = Inbound::nobody(Protocol::Http);
+        let task = connection(
+            Door::Http,
+            proxy,
+            stream.unwrap(),
+            inbound,
+            slot,
+            Arc::default(),
+        );
         let size = size_of_val(&task);
         eprintln!("{size} bytes for each connection");
         assert!(size <= MAX_CONNECTION_FUTURE_BYTES, "{size} bytes");
@@ -300,11 +360,11 @@ mod tests {
         fn of_three<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> usize {
             size_of::<F>()
         }
-        fn of_four<A, B, C, D, F>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+        fn of_five<A, B, C, D, E, F>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
             size_of::<F>()
         }
         // What an entrance needed is gone by then.
-        let size = of_three(Identify::identify) + of_four(set_up);
+        let size = of_three(Identify::identify) + of_five(set_up);
         eprintln!("{size} bytes");
         assert!(size <= MAX_SILENT_FUTURE_BYTES, "{size} bytes");
     }

@@ -132,9 +132,3 @@ pub(crate) fn close(flow: Option<Flow>, up: u64, down: u64, end: CloseReason) {
         flow.finish(end);
     }
 }
-
-/// Sockets of a connection that stands.
-pub(crate) fn relay(client: TcpStream, upstream: Stream) -> Relay {
-    socket::prepare_dialled(upstream.tcp());
-    Relay::new(client, upstream)
-}

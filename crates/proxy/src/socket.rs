@@ -17,12 +17,7 @@ use crate::limits::{
 /// although there is no idle timeout. A socket that refuses an option works without it.
 pub(crate) fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
-    keep_alive(&SockRef::from(stream));
-}
-
-/// The same for a socket that the dialler made, which has no Nagle delay already.
-pub(crate) fn prepare_dialled(stream: &TcpStream) {
-    keep_alive(&SockRef::from(stream));
+    keep_alive(stream);
 }
 
 /// The same for every socket that the listener will accept: they inherit it (Linux), which saves
@@ -30,10 +25,15 @@ pub(crate) fn prepare_dialled(stream: &TcpStream) {
 pub(crate) fn prepare_listener(listener: &TcpListener) {
     let socket = SockRef::from(listener);
     let _ = socket.set_tcp_nodelay(true);
-    keep_alive(&socket);
+    set_keepalive(&socket);
 }
 
-fn keep_alive(socket: &SockRef<'_>) {
+/// Has the kernel find a peer that is gone.
+pub(crate) fn keep_alive(stream: &TcpStream) {
+    set_keepalive(&SockRef::from(stream));
+}
+
+fn set_keepalive(socket: &SockRef<'_>) {
     let keepalive = TcpKeepalive::new()
         .with_time(KEEPALIVE_TIME)
         .with_interval(KEEPALIVE_INTERVAL)

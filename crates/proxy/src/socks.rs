@@ -3,7 +3,7 @@
 //! The reply says success only after the upstream connection stands, and never names an address.
 
 use portcullis_policy::Reason;
-use portcullis_record::{CloseReason, Layer, Protocol};
+use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::socks5::{self, Command, Fault, Step};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -11,8 +11,9 @@ use tokio::time::timeout;
 use crate::connector::Connector;
 use crate::decider::Decider;
 use crate::inbound::Inbound;
-use crate::opened::{self, Entered, Opened, Unread};
+use crate::opened::{Entered, Opened, Unread};
 use crate::records::{At, Records};
+use crate::relay::Relay;
 use crate::stop::Stop;
 use crate::{limits, socket};
 
@@ -22,10 +23,10 @@ pub(crate) async fn open(
     connector: &Connector,
     records: &Records,
     mut client: TcpStream,
+    inbound: Inbound,
     stop: &Stop,
 ) -> Option<Entered> {
     // The decisions of this entrance are about connections, not about what is said on them.
-    let inbound = Inbound::new(Protocol::Socks5, &client);
     let at = At::new(Layer::Tcp, inbound);
     let mut inbox = Vec::new();
     let mut said = false;
@@ -112,7 +113,7 @@ pub(crate) async fn open(
     };
     Some(Entered::Opened(Box::new(Unread {
         opened,
-        relay: opened::relay(client, connected.stream),
+        relay: Relay::new(client, connected.stream),
         pending: inbox,
     })))
 }

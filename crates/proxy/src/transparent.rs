@@ -5,14 +5,15 @@
 //! checked again all the same, since whoever can flush the kernel's rules reaches this listener
 //! directly. A refusal is a reset, at once.
 
-use portcullis_record::{Layer, Protocol};
+use portcullis_record::Layer;
 use tokio::net::TcpStream;
 
 use crate::connector::Connector;
 use crate::decider::Decider;
 use crate::inbound::Inbound;
-use crate::opened::{self, Entered, Opened, Unread};
+use crate::opened::{Entered, Opened, Unread};
 use crate::records::{At, Records};
+use crate::relay::Relay;
 use crate::socket;
 use crate::stop::Stop;
 
@@ -26,11 +27,11 @@ pub(crate) async fn open(
     connector: &Connector,
     records: &Records,
     client: TcpStream,
+    inbound: Inbound,
     stop: &Stop,
 ) -> Option<Entered> {
-    let inbound = Inbound::new(Protocol::Transparent, &client);
     let at = At::new(Layer::Tcp, inbound);
-    let Ok(destination) = client.local_addr() else {
+    let Some(destination) = inbound.to else {
         socket::reset(client);
         return None;
     };
@@ -73,7 +74,7 @@ pub(crate) async fn open(
     };
     Some(Entered::Opened(Box::new(Unread {
         opened,
-        relay: opened::relay(client, connected.stream),
+        relay: Relay::new(client, connected.stream),
         pending: Vec::new(),
     })))
 }

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use portcullis_sandbox::TrustFiles;
+use portcullis_tls::{host_certificates, pem_certificates};
 use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 
 /// The longest file with authorities that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
@@ -47,13 +47,13 @@ impl Trust {
             }
         };
         // First, so that it is in the list whatever else is.
-        add(certificates(ca.as_bytes()));
-        add(rustls_native_certs::load_native_certs().certs);
+        add(pem_certificates(ca.as_bytes()).collect());
+        add(host_certificates());
         let system = SYSTEM_LISTS.iter().map(Path::new);
         let system = system.filter_map(|path| read(path).ok()).take(1);
         let named = more.iter().filter_map(|path| read(path).ok());
         for text in system.chain(named) {
-            add(certificates(&text));
+            add(pem_certificates(&text).collect());
         }
         let pem =
             |der: &CertificateDer<'_>| pem::encode(&pem::Pem::new("CERTIFICATE", der.to_vec()));
@@ -71,12 +71,6 @@ impl Trust {
             java: &self.java,
         }
     }
-}
-
-fn certificates(text: &[u8]) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(text)
-        .filter_map(Result::ok)
-        .collect()
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {

@@ -44,9 +44,9 @@ use portcullis_policy::LookupPermit;
 
 pub use error::UpstreamError;
 pub use network::{ByteStream, Datagrams, Network, SystemNetwork};
+pub use portcullis_tls::Authorities;
 pub use query::Answered;
 pub use schedule::Attempts;
-pub use trust::Authorities;
 
 use crate::policy_in_force::PolicyHandle;
 use bootstrap::Bootstrap;

@@ -41,7 +41,7 @@ impl Authority {
 
     /// What a gateway that trusts this authority is given.
     pub fn trusted(&self) -> Authorities {
-        Authorities::Pem(self.pem.as_bytes().into())
+        Authorities::Only(self.pem.as_bytes().into())
     }
 
     /// Accepts connections with a certificate for these names or addresses.

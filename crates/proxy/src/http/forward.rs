@@ -55,6 +55,7 @@ impl Upstream {
         name: Option<Name>,
         absolute: Option<Arc<AbsoluteForm>>,
     ) -> Upstream {
+        socket::prepare(stream.tcp());
         let conn = UpstreamConn {
             stream,
             inbox: Vec::new(),
@@ -102,7 +103,7 @@ impl FailedProxies {
         let Some(via) = upstream.peer.via.as_ref().filter(|_| by_proxy && failed) else {
             return false;
         };
-        dialer.proxy_failed(via);
+        dialer.upstream_proxy_failed(via);
         if self.0.len() >= MAX_PROXIES || self.0.contains(via) {
             return false;
         }

@@ -12,15 +12,15 @@ mod metered;
 mod request;
 mod response;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_dial::Stream;
 use portcullis_policy::Reason;
-use portcullis_record::{CloseReason, Layer, Protocol};
+use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::http1::read_scanned_head;
 use portcullis_wire::http1::{HeadParse, HeadScanner, RequestForm, RequestHead, Scheme};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -31,7 +31,7 @@ use crate::decider::Decider;
 use crate::flows::until_cut;
 use crate::inbound::Inbound;
 use crate::limits::{self, HEAD_BUFFER_BYTES};
-use crate::opened::{self, Entered, Opened, Unread};
+use crate::opened::{Entered, Opened, Unread};
 use crate::records::{At, Flow, Records};
 use crate::refuse::{Format, Refusal};
 use crate::relay::Relay;
@@ -89,6 +89,7 @@ pub(crate) async fn open(
     connector: &Connector,
     records: &Records,
     client: TcpStream,
+    inbound: Inbound,
     stop: &Stop,
 ) -> Option<Entered> {
     let session = Session {
@@ -96,7 +97,7 @@ pub(crate) async fn open(
         connector,
         records,
         door: Door::Proxy,
-        inbound: Inbound::new(Protocol::Http, &client),
+        inbound,
         client: Conn {
             stream: client,
             inbox: Vec::new(),
@@ -210,7 +211,7 @@ impl Session<'_> {
                 }
                 Some(Entered::Opened(Box::new(Unread {
                     opened,
-                    relay: opened::relay(self.client.stream, upstream),
+                    relay: Relay::new(self.client.stream, upstream),
                     pending: self.client.inbox,
                 })))
             }
@@ -419,15 +420,12 @@ impl Conn {
                 HeadParse::NeedMore => {}
             }
             self.inbox.reserve(HEAD_BUFFER_BYTES);
-            match self.stream.try_read_buf(&mut self.inbox) {
+            // Knows that the socket is empty after a short read, and does not ask it again.
+            match self.stream.read_buf(&mut self.inbox).await {
                 Ok(0) if self.inbox.is_empty() => return Ok(None),
                 Ok(0) => return Err("the connection ended inside a request head"),
-                Ok(_) => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Ok(_) => {}
                 Err(_) => return Ok(None),
-            }
-            if self.stream.readable().await.is_err() {
-                return Ok(None);
             }
         }
     }

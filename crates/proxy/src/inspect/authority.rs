@@ -208,7 +208,7 @@ mod tests {
     fn verify(authority: &Authority, leaf: &CertificateDer<'_>, shown: &str) -> bool {
         let mut roots = RootCertStore::empty();
         roots.add(authority.certificate.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = portcullis_tls::provider();
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider);
         let server = ServerName::try_from(shown.to_owned()).unwrap();
         let verified =

@@ -137,7 +137,7 @@ mod tests {
     fn leaves() -> Leaves {
         let pattern = Pattern::from_policy("*.example.com").unwrap();
         let authority = Authority::new([&pattern].into_iter()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let provider = portcullis_tls::provider();
         Leaves::new(authority, provider).unwrap()
     }
 

@@ -29,8 +29,6 @@ mod tasks;
 mod upstream;
 mod words;
 
-use std::sync::Arc;
-
 pub(crate) use self::accept::{ToInspect, inspect};
 pub(crate) use self::services::Services;
 use portcullis_dial::Stream;
@@ -104,11 +102,10 @@ impl Inspector {
         if patterns.is_empty() {
             return Ok(None);
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let authority = Authority::new(patterns.iter())?;
         Ok(Some(Inspector {
-            leaves: Leaves::new(authority, provider.clone())?,
-            upstreams: Upstreams::new(provider),
+            leaves: Leaves::new(authority, portcullis_tls::provider())?,
+            upstreams: Upstreams::default(),
         }))
     }
 

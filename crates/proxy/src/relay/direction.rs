@@ -25,17 +25,28 @@ const _: () = assert!(MIN_SPLICE_BYTES <= MIN_READ_BYTES && MAX_SPLICE_BYTES <= 
 
 /// What can be an end of a relay.
 pub(super) trait End: AsyncRead + AsyncWrite + Unpin {
+    /// The socket, for its options.
+    fn socket(&self) -> &TcpStream;
+
     /// The socket, where it carries the bytes as they are.
     fn plain(&self) -> Option<&TcpStream>;
 }
 
 impl End for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+
     fn plain(&self) -> Option<&TcpStream> {
         Some(self)
     }
 }
 
 impl End for Stream {
+    fn socket(&self) -> &TcpStream {
+        self.tcp()
+    }
+
     fn plain(&self) -> Option<&TcpStream> {
         self.is_plain().then(|| self.tcp())
     }
@@ -90,9 +101,33 @@ pub(super) struct Direction {
     pub(super) done: bool,
     /// Bytes that the receiver has taken.
     pub(super) bytes: u64,
+    /// The receiver's socket still waits for a full segment (Nagle). That delays nothing before the
+    /// second write, and many connections have one only: it is switched off then.
+    delays: bool,
 }
 
 impl Direction {
+    pub(super) fn to_upstream() -> Direction {
+        Direction {
+            delays: true,
+            ..Direction::default()
+        }
+    }
+
+    /// To a socket that has its options from the listener.
+    pub(super) fn to_client() -> Direction {
+        Direction::default()
+    }
+
+    /// Before each write: the second one must not wait for the first one's acknowledgement.
+    fn hurry(&mut self, to: &impl End) {
+        if self.delays && self.bytes > 0 {
+            self.delays = false;
+            // Nothing is lost if it fails.
+            let _ = to.socket().set_nodelay(true);
+        }
+    }
+
     /// Adds bytes that were read elsewhere; they go before what is read from now on.
     pub(super) fn push(&mut self, bytes: Vec<u8>) {
         if bytes.is_empty() {
@@ -174,6 +209,7 @@ impl Direction {
         leave: &mut Leave<'_>,
     ) -> Poll<Result<(), Fault>> {
         while self.at < self.held.len() {
+            self.hurry(to);
             let mut bytes = &self.held[self.at..];
             if let Some((meter, way)) = leave {
                 let may = ready!(meter.poll_leave(cx, *way, bytes.len()));
@@ -185,6 +221,9 @@ impl Direction {
         if self.at > 0 {
             self.held = Vec::new();
             self.at = 0;
+        }
+        if self.pipe.is_some() {
+            self.hurry(to);
         }
         while let Some(pipe) = &mut self.pipe {
             if pipe.filled() == 0 {
@@ -304,6 +343,7 @@ impl Direction {
             self.how = How::Splice;
         }
         let full = read.len() == self.read_bytes;
+        self.hurry(to);
         let written = match Pin::new(to).poll_write(cx, read) {
             Poll::Ready(Ok(written)) => written,
             Poll::Pending => 0,

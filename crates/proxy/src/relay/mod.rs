@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
 use self::direction::{Direction, Fault, leave};
-use crate::limits::{HALF_CLOSED_CHECK, MAX_READ_BYTES, MIN_READ_BYTES};
+use crate::limits::{HALF_CLOSED_CHECK, KEEPALIVE_DELAY, MAX_READ_BYTES, MIN_READ_BYTES};
 use crate::meter::{Meter, Way};
 use crate::socket;
 use crate::stop::Stop;
@@ -52,7 +52,6 @@ pub async fn relay_between(
     token: &CancellationToken,
 ) -> Relayed {
     socket::prepare(&program);
-    socket::prepare(&other);
     let mut relay = Relay::new(program, Stream::Tcp(other));
     let stop = Stop::default();
     let end = tokio::select! {
@@ -76,8 +75,18 @@ pub(crate) struct Relay {
     broken: Option<Side>,
     /// Runs while one direction has ended and the other has not.
     check: Option<Pin<Box<Sleep>>>,
+    keepalive: Keepalive,
     /// Where limits concern the flow: who gives leave to write.
     meter: Option<Box<Meter>>,
+}
+
+/// Whether upstream's socket has keepalive. The client's has it from the listener.
+enum Keepalive {
+    /// The relay has not waited yet.
+    Unset,
+    /// It gets it in a moment.
+    Due(Pin<Box<Sleep>>),
+    Set,
 }
 
 /// One end of a relay.
@@ -91,7 +100,7 @@ pub(crate) enum Side {
 
 impl Relay {
     pub(crate) fn new(client: TcpStream, upstream: Stream) -> Relay {
-        let (up, down) = (Direction::default(), Direction::default());
+        let (up, down) = (Direction::to_upstream(), Direction::to_client());
         Relay {
             client,
             upstream,
@@ -99,6 +108,7 @@ impl Relay {
             down,
             broken: None,
             check: None,
+            keepalive: Keepalive::Unset,
             meter: None,
         }
     }
@@ -235,10 +245,24 @@ impl Relay {
 
     /// Ready when nothing passed for as long as a limit allows.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        self.poll_keepalive(cx);
         let passed = self.up.bytes + self.down.bytes;
         match &mut self.meter {
             Some(meter) => meter.poll_idle(cx, passed),
             None => Poll::Pending,
+        }
+    }
+
+    /// Gives upstream's socket keepalive when its time has come.
+    fn poll_keepalive(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.keepalive, Keepalive::Unset) {
+            self.keepalive = Keepalive::Due(Box::pin(sleep(KEEPALIVE_DELAY)));
+        }
+        if let Keepalive::Due(due) = &mut self.keepalive
+            && due.as_mut().poll(cx).is_ready()
+        {
+            socket::keep_alive(self.upstream.tcp());
+            self.keepalive = Keepalive::Set;
         }
     }
 

@@ -4,13 +4,14 @@ use std::io;
 use std::time::Duration;
 
 use proptest::prelude::*;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
-use crate::limits::{MAX_POOLED_PIPES, MAX_SPLICE_BYTES};
+use crate::limits::{KEEPALIVE_TIME, MAX_POOLED_PIPES, MAX_SPLICE_BYTES};
 
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -356,6 +357,31 @@ async fn many_flows_leave_no_descriptor_behind() {
     let (live, pooled) = (pipe::testing::live(), pipe::testing::pooled());
     assert!(pooled <= MAX_POOLED_PIPES, "{pooled}");
     assert_eq!(live, pooled, "pipes that nobody has");
+}
+
+#[tokio::test]
+async fn upstream_s_socket_gets_its_options_when_they_matter() {
+    let ((mut program, client), (upstream, mut destination)) =
+        (roomy_connection().await, roomy_connection().await);
+    assert!(!SockRef::from(&upstream).keepalive().unwrap());
+    let mut relay = Relay::new(client, Stream::Tcp(upstream));
+    let stop = Stop::default();
+    for (byte, hurries) in [(b"a", false), (b"b", true)] {
+        tokio::select! {
+            _ = relay.run(&stop) => panic!("the flow stands"),
+            heard = async {
+                program.write_all(byte).await.unwrap();
+                hear(&mut destination, 1).await
+            } => assert_eq!(heard, byte),
+        }
+        let nodelay = relay.upstream.tcp().nodelay().unwrap();
+        assert_eq!(nodelay, hurries, "{byte:?}");
+    }
+    let lasting = timeout(KEEPALIVE_DELAY * 2, relay.run(&stop)).await;
+    assert!(lasting.is_err());
+    let upstream = SockRef::from(relay.upstream.tcp());
+    assert!(upstream.keepalive().unwrap());
+    assert_eq!(upstream.tcp_keepalive_time().unwrap(), KEEPALIVE_TIME);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The company's proxy, well behaved and otherwise.
+//! An upstream proxy, well behaved and otherwise.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
+use super::connect::REPLY_TIMEOUT;
 use crate::testing::{LOOPBACK, World};
-use crate::tunnel::REPLY_TIMEOUT;
 use crate::{DialError, Dialed};
 
 /// A proxy that shows each request's head and then does what `answer` says.
@@ -64,7 +64,7 @@ fn rules(proxy: SocketAddr, no_proxy: &str) -> String {
 async fn dial(proxy: SocketAddr) -> Result<Dialed, DialError> {
     let world = World::new(&rules(proxy, "")).await;
     let result = world.dialer.connect(&world.by_name("a.example", 22)).await;
-    assert_eq!(world.names.asked(), 0, "the company's proxy looks names up");
+    assert_eq!(world.names.asked(), 0, "the upstream proxy looks names up");
     result
 }
 
@@ -101,7 +101,10 @@ async fn connect_goes_through_the_proxy_and_a_server_that_speaks_first_is_heard_
             "CONNECT a.example:22 HTTP/1.1\r\nHost: a.example:22\r\n\r\n"
         );
         assert_eq!(dialed.address, at);
-        assert_eq!(dialed.via.as_deref(), Some(format!("http://{at}").as_str()));
+        assert_eq!(
+            dialed.upstream_proxy.as_deref(),
+            Some(format!("http://{at}").as_str())
+        );
         assert!(dialed.timings.get(Stage::Proxy).is_some());
         let mut heard = String::new();
         dialed.stream.read_to_string(&mut heard).await.unwrap();
@@ -149,7 +152,7 @@ async fn a_proxy_that_refuses_is_named_with_its_status() {
 async fn a_proxy_that_sends_garbage_closes_or_floods_is_given_up() {
     use Reason::{UpstreamProxyClosed, UpstreamProxyProtocol};
     let (at, _heads) = writing(&[b"220 smtp ready\r\n\r\n"]).await;
-    fails_with(at, UpstreamProxyProtocol, "something else than HTTP").await;
+    fails_with(at, UpstreamProxyProtocol, "something other than HTTP").await;
     let (at, _heads) = writing(&[]).await;
     fails_with(
         at,
@@ -181,7 +184,7 @@ async fn a_proxy_that_sends_garbage_closes_or_floods_is_given_up() {
         let _ = stream.read(&mut [0; 64]).await;
     })
     .await;
-    fails_with(at, UpstreamProxyProtocol, "something else than HTTP").await;
+    fails_with(at, UpstreamProxyProtocol, "something other than HTTP").await;
     let (at, _heads) = proxy(|mut stream| async move {
         while stream
             .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -279,7 +282,7 @@ async fn a_proxy_that_is_the_gateway_itself_is_a_loop() {
 }
 
 #[tokio::test]
-async fn the_hosts_own_name_never_goes_to_the_companys_proxy() {
+async fn the_hosts_own_name_never_goes_to_an_upstream_proxy() {
     let (at, mut heads) = writing(&[b"HTTP/1.1 200 OK\r\n\r\n"]).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -369,7 +372,7 @@ async fn no_proxy_has_the_semantics_of_curl() {
         };
         let dialed = world.dialer.connect(&permit).await.unwrap();
         assert_eq!(
-            dialed.via.is_none(),
+            dialed.upstream_proxy.is_none(),
             direct,
             "no_proxy {no_proxy:?}, {name}"
         );
@@ -385,6 +388,6 @@ async fn no_proxy_has_the_semantics_of_curl() {
             .connect(&world.by_name("a.example", port))
             .await
             .unwrap();
-        assert_eq!(dialed.via.is_none(), direct, "{entry}");
+        assert_eq!(dialed.upstream_proxy.is_none(), direct, "{entry}");
     }
 }

@@ -1,4 +1,4 @@
-//! Which of the company's proxies failed lately: they come last, and come back by themselves.
+//! Which upstream proxies failed lately: they come last, and come back by themselves.
 //!
 //! Only the order depends on it. A proxy that failed is still asked when no other is left, so that
 //! nothing a program does to make a proxy look bad takes the way out from anybody.

@@ -103,7 +103,10 @@ async fn a_socks_proxy_is_asked_by_name_and_a_server_that_speaks_first_is_heard_
                 world.dialer.connect(&permit).await.unwrap()
             };
             assert!(dialed.absolute.is_none(), "a tunnel for plain HTTP as well");
-            assert_eq!(dialed.via.as_deref(), Some(&*format!("socks5://{at}")));
+            assert_eq!(
+                dialed.upstream_proxy.as_deref(),
+                Some(&*format!("socks5://{at}"))
+            );
             assert_eq!(read.recv().await.unwrap(), [5, 1, 0]);
             assert_eq!(
                 read.recv().await.unwrap(),
@@ -192,7 +195,10 @@ async fn the_next_proxy_takes_over_where_one_fails_and_the_failed_one_comes_last
         let world = World::new(&rules(&list)).await;
         let permit = world.by_name("a.example", 443);
         let dialed = world.dialer.connect(&permit).await.unwrap();
-        assert_eq!(dialed.via.as_deref(), Some(&*format!("http://{good}")));
+        assert_eq!(
+            dialed.upstream_proxy.as_deref(),
+            Some(&*format!("http://{good}"))
+        );
         assert_eq!(heard(dialed).await, "hello");
         assert!(
             !asked_bad
@@ -240,7 +246,7 @@ async fn a_proxy_that_refuses_tcp_is_passed_over_and_when_all_fail_it_is_said_of
 }
 
 #[tokio::test]
-async fn what_a_proxy_answers_is_its_verdict_and_no_other_is_asked() {
+async fn what_a_proxy_answers_counts_and_no_other_is_asked() {
     for (answer, status) in [
         ("HTTP/1.1 403 Forbidden\r\n\r\n", 403),
         ("HTTP/1.1 407 Who are you\r\n\r\n", 407),
@@ -374,5 +380,5 @@ async fn destinations_may_have_proxies_of_their_own() {
         .dialer
         .connect(&world.by_address("127.0.0.1", port))
         .await;
-    assert!(direct.unwrap().via.is_none());
+    assert!(direct.unwrap().upstream_proxy.is_none());
 }
