@@ -1,5 +1,5 @@
 //! The situations that the product exists for, with their files as they stand and the programs they
-//! name: the company's proxy (case 1), the four layers (case 2), a Codex profile (case 3), programs
+//! name: the upstream proxy (case 1), the four layers (case 2), a Codex profile (case 3), programs
 //! that know no proxy and long-lived sockets (case 4), a list that is resolved at the start (case 5).
 #![forbid(unsafe_code)]
 
@@ -10,7 +10,7 @@ mod shared;
 #[path = "../support/mod.rs"]
 mod support;
 
-mod case_1_company;
+mod case_1_upstream_proxy;
 mod case_2_layers;
 mod case_3_codex;
 mod case_4_direct;

@@ -80,7 +80,7 @@ fn slow_a_connection_that_does_not_come_about_is_an_answer_too() {
 }
 
 #[test]
-fn through_the_company_s_proxy() {
+fn through_an_upstream_proxy() {
     require("curl");
     let world = world();
     let policy = "version = 1\n[network.proxy]\nhttps = \"http://198.51.100.80:3128\"\n\
@@ -100,7 +100,7 @@ fn through_the_company_s_proxy() {
     }
     let connects = world.server_log();
     let connects = connects.iter().filter(|event| {
-        event.service == "company-proxy"
+        event.service == "upstream-proxy"
             && event
                 .line
                 .as_deref()

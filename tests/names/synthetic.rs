@@ -83,10 +83,10 @@ for to in [("198.18.99.99", 443), (a[0], 22)]:
 }
 
 #[test]
-fn a_name_that_only_the_company_proxy_can_resolve_is_reached_without_proxy_variables() {
+fn a_name_that_only_the_upstream_proxy_can_resolve_is_reached_without_proxy_variables() {
     require("python3");
     let world = world();
-    // The resolvers say NXDOMAIN; the company's proxy knows it.
+    // The resolvers say NXDOMAIN; the upstream proxy knows it.
     let program = format!(
         "{PRELUDE}{}",
         r#"

@@ -63,7 +63,7 @@ pub const PACKAGES: &[Package] = &[
         "unbound",
         "an upstream resolver over TLS and HTTPS",
     ),
-    needs("squid", "squid", "a company's forward proxy"),
+    needs("squid", "squid", "an upstream proxy"),
     needs("apache2-utils", "htpasswd", "the users of that proxy"),
     needs("netcat-openbsd", "nc", "raw TCP and UDP"),
     needs("openssl", "openssl", "TLS handshakes, SNI, alerts"),

@@ -1,6 +1,6 @@
 //! Names of upstream proxies that only the host's own resolver knows.
 //!
-//! A company's proxy often has a name in `/etc/hosts` or in a search domain that the resolvers of the
+//! An upstream proxy often has a name in `/etc/hosts` or in a search domain that the resolvers of the
 //! policy do not know. Only names that the operator wrote are asked for here: the sandbox cannot choose
 //! one.
 

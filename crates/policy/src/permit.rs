@@ -246,7 +246,7 @@ impl ConnectPermit {
         self.audit
     }
 
-    /// Whether the operator named this endpoint in the settings (the company's proxy). The address
+    /// Whether the operator named this endpoint in the settings (the upstream proxy). The address
     /// guard does not apply to it: the sandbox did not choose it.
     pub fn is_operators(&self) -> bool {
         self.by == GrantedBy::Operator

@@ -298,27 +298,27 @@ reasons! {
         "tls-failed", 502, "tls_protocol_error", None,
         "The destination is allowed, but no TLS session with it could be set up.",
     );
-    /// The company's proxy cannot be reached, or says that it could not reach the destination.
+    /// The upstream proxy cannot be reached, or says that it could not reach the destination.
     UpstreamProxyFailed = error(
         "upstream-proxy-failed", 502, "destination_unavailable", None,
         "The upstream proxy cannot be reached, or could not reach the destination.",
     );
-    /// The company's proxy refused: credentials, or rules of its own.
+    /// The upstream proxy refused: credentials, or rules of its own.
     UpstreamProxyRefused = error(
         "upstream-proxy-refused", 502, "http_request_denied", None,
         "The destination is allowed, but the upstream proxy refused the connection.",
     );
-    /// The company's proxy did not answer.
+    /// The upstream proxy did not answer.
     UpstreamProxyTimeout = error(
         "upstream-proxy-timeout", 504, "connection_timeout", None,
         "The upstream proxy did not answer in time.",
     );
-    /// The company's proxy closed or reset the connection instead of answering.
+    /// The upstream proxy closed or reset the connection instead of answering.
     UpstreamProxyClosed = error(
         "upstream-proxy-closed", 502, "connection_terminated", None,
         "The upstream proxy ended the connection without an answer.",
     );
-    /// The company's proxy does not speak the protocol that its URL says.
+    /// The upstream proxy does not speak the protocol that its URL says.
     UpstreamProxyProtocol = error(
         "upstream-proxy-protocol", 502, "http_protocol_error", None,
         "The upstream proxy answered with something that is not its protocol.",

@@ -12,7 +12,7 @@ pub struct Settings {
     pub resolvers: Vec<Resolver>,
     /// Everything else about names.
     pub dns: DnsSettings,
-    /// The company's proxies.
+    /// The upstream proxies.
     pub upstream: UpstreamProxies,
     /// `mode = "limited"`: requests have the methods GET, HEAD and OPTIONS, and nothing but requests
     /// passes.

@@ -76,7 +76,7 @@ impl Connected {
             absolute: dialed.absolute,
             peer: Peer {
                 address: dialed.address,
-                via: dialed.upstream_proxy,
+                upstream_proxy: dialed.upstream_proxy,
                 addresses: dialed.addresses,
                 canonical: dialed.canonical,
                 timings: dialed.timings,
@@ -92,7 +92,7 @@ pub(crate) struct Peer {
     /// The address that was connected: the destination's, or the upstream proxy's.
     pub(crate) address: SocketAddr,
     /// The upstream proxy, where the flow goes through one.
-    pub(crate) via: Option<String>,
+    pub(crate) upstream_proxy: Option<String>,
     /// Addresses of the destination, as far as they are known.
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) canonical: Option<Name>,
@@ -116,9 +116,9 @@ impl Peer {
         ruling: &Ruling,
     ) -> bool {
         if let Some(to) = ruling.permit.as_ref().and_then(ConnectPermit::to) {
-            return self.via.is_some() || self.address != to;
+            return self.upstream_proxy.is_some() || self.address != to;
         }
-        let there = self.via.is_none()
+        let there = self.upstream_proxy.is_none()
             && self.address.port() == target.port
             && Some(self.address.ip().to_canonical()) == target.ip();
         !same_name && !there && target.ip().is_some()
@@ -131,7 +131,7 @@ impl Peer {
     pub(crate) fn standing(address: SocketAddr) -> Peer {
         Peer {
             address,
-            via: None,
+            upstream_proxy: None,
             addresses: vec![address.ip()],
             canonical: None,
             timings: Timings::default(),

@@ -108,7 +108,7 @@ impl Basis {
             ip: peer.address.ip(),
             port: peer.address.port(),
         };
-        self.peer = peer.via.is_none().then_some(endpoint);
+        self.peer = peer.upstream_proxy.is_none().then_some(endpoint);
         self.by.clone_from(&ruling.name);
     }
 

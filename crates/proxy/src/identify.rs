@@ -52,7 +52,7 @@ impl Identify<'_> {
             pending,
         } = *unread;
         let conn = opened.inbound.conn;
-        debug!(conn, upstream = %opened.peer.address, proxy = opened.peer.via, "dialled");
+        debug!(conn, upstream = %opened.peer.address, proxy = opened.peer.upstream_proxy, "dialled");
         let look = http_only::look(&opened.target, &opened.ruling);
         let patience = limits::handshake_timeout(&self.decider.limits());
         let mut sniffer = Sniffer::new(look, pending).within(patience);

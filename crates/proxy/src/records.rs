@@ -171,7 +171,7 @@ impl Records {
         fill(&mut event, &at, target, ruling);
         let address = upstream.address.to_string();
         event.addresses = &upstream.addresses;
-        event.upstream = Some(upstream.via.as_deref().unwrap_or(&address));
+        event.upstream = Some(upstream.upstream_proxy.as_deref().unwrap_or(&address));
         event.canonical_name = upstream.canonical.as_ref().map(|name| name.as_str());
         event.timings = upstream.timings;
         let id = self.write(&at, event);

@@ -56,7 +56,7 @@ pub(crate) struct Refusal<'a> {
     pub(crate) suggestion: Option<&'a str>,
     /// A few words in place of the reason's own sentence.
     pub(crate) help: Option<&'a str>,
-    /// The status with which the company's proxy refused (RFC 9209 section 2.1.5).
+    /// The status with which the upstream proxy refused (RFC 9209 section 2.1.5).
     pub(crate) received_status: Option<u16>,
     /// What a client over a limit is told to wait, where more than [`MIN_RETRY_AFTER`].
     pub(crate) retry_after: Duration,

@@ -65,8 +65,8 @@
 //! | refused., reset., mute., silent., unreachable.example.com | closed ports; reset after accept; accepts and is silent; no such address; no route |
 //! | big., slow., dead., servfail., nxdomain., flaky., wrongid., forged., rebind.example.com | DNS faults: TC; 1.5 s; no answer; SERVFAIL; NXDOMAIN; two queries lost; wrong id; forgery first; 203.0.113.85 then 10.20.0.5 |
 //! | evil.example.net, *.tunnel.evil.example.net | 203.0.113.90, listed by nobody; SSH-like on 22 |
-//! | proxy.example.corp | 198.51.100.80, company proxy on 3128, with `user:secret` on 3129 |
-//! | proxy.internal | 10.20.0.80, company proxy on 3128 |
+//! | proxy.example.corp | 198.51.100.80, upstream proxy on 3128, with `user:secret` on 3129 |
+//! | proxy.internal | 10.20.0.80, upstream proxy on 3128 |
 //!
 //! Every address of [`GUARDED`] has a web server, so that a hole in the guard shows as a visit
 //! ([`World::assert_never_reached`]). 198.51.100.123:123 is a UDP echo. On the host's own loopback:

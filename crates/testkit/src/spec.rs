@@ -136,8 +136,8 @@ pub enum ServiceKind {
     DnsTls,
     /// The world's zone over HTTPS (RFC 8484), HTTP/1.1 alone.
     DnsHttps,
-    /// A company's forward proxy (CONNECT and absolute form); `user:password` where it asks.
-    CompanyProxy(Option<String>),
+    /// An upstream proxy (CONNECT and absolute form); `user:password` where it asks.
+    UpstreamProxy(Option<String>),
 }
 
 impl WorldSpec {

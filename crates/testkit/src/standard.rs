@@ -214,13 +214,13 @@ impl WorldSpec {
             ("203.0.113.96", 443, K::Echo),
             ("203.0.113.90", 22, K::Banner("SSH-2.0-evil\r\n".to_owned())),
             ("10.20.0.6", 5432, K::Echo),
-            ("198.51.100.80", 3128, K::CompanyProxy(None)),
+            ("198.51.100.80", 3128, K::UpstreamProxy(None)),
             (
                 "198.51.100.80",
                 3129,
-                K::CompanyProxy(Some("user:secret".to_owned())),
+                K::UpstreamProxy(Some("user:secret".to_owned())),
             ),
-            ("10.20.0.80", 3128, K::CompanyProxy(None)),
+            ("10.20.0.80", 3128, K::UpstreamProxy(None)),
         ] {
             spec = spec.service(address, port, kind);
         }

@@ -342,7 +342,7 @@ fn git_clones_over_the_dumb_protocol() {
 }
 
 #[test]
-fn the_company_proxy_forwards_and_asks_for_credentials() {
+fn the_upstream_proxy_forwards_and_asks_for_credentials() {
     let world = standard();
     let done = sh(
         &world,
@@ -365,7 +365,7 @@ fn the_company_proxy_forwards_and_asks_for_credentials() {
         .server_log()
         .iter()
         .filter(|e| {
-            e.service == "company-proxy"
+            e.service == "upstream-proxy"
                 && e.line.as_deref() == Some("CONNECT api.example.com:443 HTTP/1.1")
         })
         .count();

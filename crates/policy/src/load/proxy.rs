@@ -1,4 +1,4 @@
-//! `[network.proxy]`: the company's proxies, and what they want to know about their user.
+//! `[network.proxy]`: the upstream proxies, and what they want to know about their user.
 //!
 //! Files of credentials and authorities are read when every other file has been, and what they say is
 //! never repeated in an error.

@@ -1,4 +1,4 @@
-//! The company's proxies: which one a connection goes through, if any.
+//! The upstream proxies: which one a connection goes through, if any.
 //!
 //! What is said for a destination (`for`) counts before `no_proxy`, and that before `http` and
 //! `https`. The choice is made by the destination as it was decided on, a name or an address, and
@@ -101,7 +101,7 @@ impl Choice {
     }
 }
 
-/// The company's proxies.
+/// The upstream proxies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamProxies {
     /// For plain HTTP.

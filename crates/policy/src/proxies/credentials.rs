@@ -1,4 +1,4 @@
-//! What a company's proxy wants to know about its user.
+//! What an upstream proxy wants to know about its user.
 //!
 //! Answers "credentials never in records, messages, process lists": this type can be shown nowhere;
 //! only the dialler takes it apart.

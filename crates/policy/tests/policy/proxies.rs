@@ -1,4 +1,4 @@
-//! `[network.proxy]`: the company's proxies, their credentials, and what may not be seen of them.
+//! `[network.proxy]`: the upstream proxies, their credentials, and what may not be seen of them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -30,7 +30,7 @@ pub(super) struct Conn {
     pub(super) inbox: Vec<u8>,
 }
 
-/// The same for the connection to the destination or to the company's proxy.
+/// The same for the connection to the destination or to the upstream proxy.
 #[derive(Debug)]
 pub(super) struct UpstreamConn {
     pub(super) stream: Stream,
@@ -47,7 +47,7 @@ pub(super) struct Exchange<'a> {
     pub(super) websocket: bool,
     /// Whether the client means to go on.
     pub(super) keep_alive: bool,
-    /// The next hop is the company's proxy: a 407 is its refusal of us, not the client's business.
+    /// The next hop is the upstream proxy: a 407 is its refusal of us, not the client's business.
     pub(super) by_proxy: bool,
 }
 
@@ -63,7 +63,7 @@ pub(super) enum Outcome {
     Switched,
     /// Upstream closed before it said anything.
     Silent,
-    /// The company's proxy refused with this status, and the client has not been told anything yet.
+    /// The upstream proxy refused with this status, and the client has not been told anything yet.
     RefusedByProxy(u16),
     /// Upstream failed, and the client has not been told anything yet.
     Failed(Reason, CloseReason, &'static str),
@@ -349,7 +349,7 @@ enum ReceiveFault {
     /// Upstream ended in the middle.
     Ended,
     Protocol(&'static str),
-    /// The company's proxy refused: credentials, or rules of its own.
+    /// The upstream proxy refused: credentials, or rules of its own.
     Proxy(u16),
     Client,
     Limit(Cut),

@@ -100,7 +100,12 @@ impl FailedProxies {
             }
             _ => false,
         };
-        let Some(via) = upstream.peer.via.as_ref().filter(|_| by_proxy && failed) else {
+        let Some(via) = upstream
+            .peer
+            .upstream_proxy
+            .as_ref()
+            .filter(|_| by_proxy && failed)
+        else {
             return false;
         };
         dialer.upstream_proxy_failed(via);

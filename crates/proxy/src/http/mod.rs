@@ -122,7 +122,7 @@ pub(crate) async fn behind(
         pending,
     } = *unread;
     let (client, stream) = relay.into_sockets();
-    let upstream = match opened.peer.via {
+    let upstream = match opened.peer.upstream_proxy {
         // An upstream proxy for plain HTTP is spoken to in absolute form, not through a tunnel.
         Some(_) if opened.absolute.is_none() => None,
         _ => Some(Upstream::standing(

@@ -19,7 +19,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) authority: &'a str,
     /// The path with its query.
     pub(crate) path: &'a str,
-    /// The next hop is the company's proxy: the target is written in absolute form.
+    /// The next hop is the upstream proxy: the target is written in absolute form.
     pub(crate) absolute: Option<&'a AbsoluteForm>,
     /// The change to WebSocket is asked for.
     pub(crate) websocket: bool,

@@ -4,7 +4,6 @@
 
 mod alone;
 mod captured;
-mod company;
 mod connect;
 mod forward;
 mod framing;
@@ -18,4 +17,5 @@ mod socks;
 mod synthetic;
 mod talk;
 mod transparent;
+mod upstream_proxy;
 mod world;

@@ -161,16 +161,16 @@ scenario!(
 );
 
 scenario!(
-    a_name_that_only_the_company_proxy_knows_is_reached_by_raw_tcp,
+    a_name_that_only_the_upstream_proxy_knows_is_reached_by_raw_tcp,
     |_usual| {
         let proxies = "\n[network.proxy]\nhttp = \"http://192.0.2.50:3128\"\n\
                        https = \"http://192.0.2.50:3128\"\n";
         let world = World::with(Mode::Enforce, 64, proxies).await;
-        let company = world.listen("192.0.2.50:3128").await;
+        let upstream_proxy = world.listen("192.0.2.50:3128").await;
         // The world's resolver says NXDOMAIN.
         let address = made_up(&world, "nowhere.example");
         let mut client = world.connect(&format!("{address}:443")).await;
-        let mut proxy = company.accept().await;
+        let mut proxy = upstream_proxy.accept().await;
         let head = proxy.hear_head().await;
         assert!(
             head.starts_with("CONNECT nowhere.example:443 HTTP/1.1\r\n"),

@@ -1,13 +1,13 @@
 //! Every server of the world. Each connection is logged when it is accepted and when it closes,
 //! each request before it is answered.
 
-mod company_proxy;
 mod conn;
 mod dns;
 mod git;
 mod http;
 mod raw;
 mod tls;
+mod upstream_proxy;
 mod websocket;
 mod zone;
 
@@ -154,7 +154,7 @@ fn word(kind: &ServiceKind) -> &'static str {
         ServiceKind::Reset => "reset",
         ServiceKind::Reply(_) => "reply",
         ServiceKind::UdpEcho => "udp-echo",
-        ServiceKind::CompanyProxy(_) => "company-proxy",
+        ServiceKind::UpstreamProxy(_) => "upstream-proxy",
         ServiceKind::DnsTls => "dns-tls",
         ServiceKind::DnsHttps => "dns-https",
     }
@@ -203,9 +203,9 @@ async fn serve(world: Arc<World>, stream: TcpStream, mut meta: Meta, kind: Servi
             conn.close().await;
             Some((conn.account(), result))
         }
-        K::CompanyProxy(credentials) => {
+        K::UpstreamProxy(credentials) => {
             let mut conn = Conn::new(stream);
-            let result = company_proxy::serve(&world, &mut conn, &meta, credentials).await;
+            let result = upstream_proxy::serve(&world, &mut conn, &meta, credentials).await;
             conn.close().await;
             Some((conn.account(), result))
         }

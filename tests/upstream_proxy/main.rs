@@ -1,4 +1,4 @@
-//! The company's forward proxy behind the gateway, judged by real programs: a real `squid` in the
+//! The upstream proxy behind the gateway, judged by real programs: a real `squid` in the
 //! world's internet, with and without credentials, over TLS, and proxies that hang, talk nonsense or
 //! close.
 #![forbid(unsafe_code)]

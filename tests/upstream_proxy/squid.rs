@@ -1,4 +1,4 @@
-//! A real squid in the world's internet, at the company's proxy's address.
+//! A real squid in the world's internet, at the upstream proxy's address.
 
 use crate::processes::{Background, until};
 use crate::support::{finish, require, world_from};

@@ -1,4 +1,4 @@
-//! The company's forward proxy behind the gateway.
+//! The upstream proxy behind the gateway.
 
 use portcullis_policy::Mode;
 
@@ -15,12 +15,12 @@ no_proxy = "b.example"
 
 scenario!(a_plain_request_is_forwarded_in_absolute_form, |_usual| {
     let world = World::with(Mode::Enforce, 64, PROXIES).await;
-    let company = world.listen("192.0.2.50:3128").await;
+    let upstream_proxy = world.listen("192.0.2.50:3128").await;
     let mut client = world.http().await;
     client
         .say("GET http://a.example/p?q=1 HTTP/1.1\r\nHost: a.example\r\n\r\n")
         .await;
-    let mut proxy = company.accept().await;
+    let mut proxy = upstream_proxy.accept().await;
     let head = proxy.hear_head().await;
     assert!(
         head.starts_with("GET http://a.example/p?q=1 HTTP/1.1\r\nHost: a.example\r\n"),
@@ -44,7 +44,7 @@ scenario!(a_plain_request_is_forwarded_in_absolute_form, |_usual| {
 
 scenario!(a_proxy_that_refuses_is_a_502_with_its_status, |_usual| {
     let world = World::with(Mode::Enforce, 64, PROXIES).await;
-    let company = world.listen("192.0.2.50:3128").await;
+    let upstream_proxy = world.listen("192.0.2.50:3128").await;
     for (answer, status) in [
         (
             "HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic\r\nContent-Length: 0\r\n\r\n",
@@ -65,7 +65,7 @@ scenario!(a_proxy_that_refuses_is_a_502_with_its_status, |_usual| {
         ] {
             let mut client = world.http().await;
             client.say(request).await;
-            let mut proxy = company.accept().await;
+            let mut proxy = upstream_proxy.accept().await;
             proxy.hear_head().await;
             proxy.say(answer).await;
             let head = client.hear_head().await.to_ascii_lowercase();
@@ -87,12 +87,12 @@ scenario!(
     a_403_of_the_destination_passes_through_the_proxy,
     |_usual| {
         let world = World::with(Mode::Enforce, 64, PROXIES).await;
-        let company = world.listen("192.0.2.50:3128").await;
+        let upstream_proxy = world.listen("192.0.2.50:3128").await;
         let mut client = world.http().await;
         client
             .say("GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n")
             .await;
-        let mut proxy = company.accept().await;
+        let mut proxy = upstream_proxy.accept().await;
         proxy.hear_head().await;
         let answer = "HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n";
         proxy.say(answer).await;
@@ -108,13 +108,13 @@ https = ["http://u:secret@192.0.2.50:3128", "http://192.0.2.51:3128"]
 
 scenario!(credentials_go_to_the_proxy_and_into_no_record, |_usual| {
     let world = World::with(Mode::Enforce, 64, TWO).await;
-    let company = world.listen("192.0.2.50:3128").await;
+    let upstream_proxy = world.listen("192.0.2.50:3128").await;
     let basic = "Proxy-Authorization: Basic dTpzZWNyZXQ=\r\n";
     let mut client = world.http().await;
     client
         .say("GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\nProxy-Authorization: Basic eDp5\r\n\r\n")
         .await;
-    let mut proxy = company.accept().await;
+    let mut proxy = upstream_proxy.accept().await;
     let head = proxy.hear_head().await;
     assert_eq!(head.matches("Proxy-Authorization").count(), 1, "{head}");
     assert!(head.contains(basic), "{head}");
@@ -128,7 +128,7 @@ scenario!(credentials_go_to_the_proxy_and_into_no_record, |_usual| {
     client
         .say("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n")
         .await;
-    let mut proxy = company.accept().await;
+    let mut proxy = upstream_proxy.accept().await;
     assert!(proxy.hear_head().await.contains(basic));
     proxy.say("HTTP/1.1 403 no\r\n\r\n").await;
     let head = client.hear_head().await;
@@ -184,13 +184,13 @@ scenario!(
     connect_goes_through_by_connect_and_no_proxy_goes_direct,
     |_usual| {
         let world = World::with(Mode::Enforce, 64, PROXIES).await;
-        let company = world.listen("192.0.2.50:3128").await;
+        let upstream_proxy = world.listen("192.0.2.50:3128").await;
         let direct = world.listen("192.0.2.2:443").await;
         let mut client = world.http().await;
         client
             .say("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n")
             .await;
-        let mut proxy = company.accept().await;
+        let mut proxy = upstream_proxy.accept().await;
         assert!(
             proxy
                 .hear_head()
@@ -220,11 +220,11 @@ scenario!(
     |_usual| {
         // The tunnel was opened for the first owner of the address; the SNI names another one.
         let world = World::with(Mode::Enforce, 64, PROXIES).await;
-        let company = world.listen("192.0.2.50:3128").await;
+        let upstream_proxy = world.listen("192.0.2.50:3128").await;
         world.lease("192.0.2.1", "a.example");
         world.lease("192.0.2.1", "x.deep.example");
         let mut client = world.connect("192.0.2.1:443").await;
-        let mut first = company.accept().await;
+        let mut first = upstream_proxy.accept().await;
         assert!(
             first
                 .hear_head()
@@ -234,7 +234,7 @@ scenario!(
         first.say("HTTP/1.1 200 OK\r\n\r\n").await;
         let hello = crate::hello::hello(Some("x.deep.example"));
         client.say(&hello).await;
-        let mut second = company.accept().await;
+        let mut second = upstream_proxy.accept().await;
         assert!(
             second
                 .hear_head()
@@ -255,13 +255,13 @@ scenario!(
     direct_connections_on_port_80_chain_in_absolute_form_and_others_by_connect,
     |_usual| {
         let world = World::with(Mode::Enforce, 64, PROXIES).await;
-        let company = world.listen("192.0.2.50:3128").await;
+        let upstream_proxy = world.listen("192.0.2.50:3128").await;
         world.lease("192.0.2.1", "a.example");
         let mut client = world.connect("192.0.2.1:80").await;
         client
             .say("GET /p HTTP/1.1\r\nHost: a.example\r\n\r\n")
             .await;
-        let mut proxy = company.accept().await;
+        let mut proxy = upstream_proxy.accept().await;
         let head = proxy.hear_head().await;
         assert!(
             head.starts_with("GET http://a.example/p HTTP/1.1\r\nHost: a.example\r\n"),
@@ -277,9 +277,9 @@ scenario!(
         let hello = crate::hello::hello(Some("a.example"));
         for bytes in [&[0, 1, 2, 3][..], &hello] {
             let mut client = world.connect("192.0.2.1:80").await;
-            let mut plain = company.accept().await;
+            let mut plain = upstream_proxy.accept().await;
             client.say(bytes).await;
-            let mut tunnel = company.accept().await;
+            let mut tunnel = upstream_proxy.accept().await;
             assert!(
                 tunnel
                     .hear_head()

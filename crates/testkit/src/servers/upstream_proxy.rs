@@ -1,4 +1,4 @@
-//! A company's forward proxy: CONNECT and absolute form, with Basic authentication where wanted.
+//! An upstream proxy: CONNECT and absolute form, with Basic authentication where wanted.
 //! It resolves names in the world's zone by itself and leaves no DNS query behind.
 
 use super::conn::Conn;
@@ -62,7 +62,7 @@ pub(crate) async fn serve(
 
 async fn refuse(conn: &mut Conn<TcpStream>, status: u16) -> Result<()> {
     let text = format!(
-        "HTTP/1.1 {status} Company proxy says no\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        "HTTP/1.1 {status} Upstream proxy says no\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     );
     Ok(conn.send(text.as_bytes()).await?)
 }

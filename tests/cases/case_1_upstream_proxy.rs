@@ -31,13 +31,13 @@ fn by_proxy(world: &World, line: &str) -> usize {
     world
         .server_log()
         .iter()
-        .filter(|event| event.service == "company-proxy")
+        .filter(|event| event.service == "upstream-proxy")
         .filter(|event| event.line.as_deref().is_some_and(|l| l.starts_with(line)))
         .count()
 }
 
 #[test]
-fn the_yaml_loads_as_it_stands_and_allowed_names_go_through_the_company_s_proxy() {
+fn the_yaml_loads_as_it_stands_and_allowed_names_go_through_an_upstream_proxy() {
     let world = company();
     let ran = sandbox(&world).policy("yaml", YAML).sh(
         "for way in '' '--noproxy *' '--socks5-hostname 10.0.2.2:1080'; do set -f; for scheme in http https; do \
