@@ -222,3 +222,35 @@ fn an_empty_policy_denies_all() {
     denies(sandbox(&world).sh(script));
     world.assert_never_asked("api.example.com");
 }
+
+/// The debug log tells the gateway's steps, is the operator's alone, and costs no run where it cannot
+/// be written.
+#[test]
+fn the_debug_log_is_written_beside_cmd_and_never_by_it() {
+    let world = world();
+    let log = world.home().join("debug.log");
+    let path = log.display().to_string();
+    let script = format!("echo forged >> {path}; echo ran");
+    let args = ["run", "--debug-log", &path, "--", "sh", "-c", &script];
+    let done = command(&world, &args);
+    assert_eq!(done.out(), "ran\n", "{done}");
+    let text = std::fs::read_to_string(&log).unwrap();
+    assert!(!text.contains("forged"), "{text}");
+    for step in ["entrance opened", "gateway serves", "sandbox ended"] {
+        assert!(text.contains(step), "{text}");
+    }
+    let bad = [
+        "run",
+        "--debug-log",
+        "/no/such/folder/log",
+        "--",
+        "echo",
+        "ran",
+    ];
+    let done = command(&world, &bad);
+    assert_eq!(done.code(), Some(125), "{done}");
+    assert!(
+        done.out().is_empty() && done.err().contains("hint: --debug-log"),
+        "{done}"
+    );
+}

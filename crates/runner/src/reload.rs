@@ -176,3 +176,7 @@ async fn requested(requests: &mut Option<mpsc::Receiver<()>>) {
         std::future::pending().await
     }
 }
+
+#[cfg(test)]
+#[path = "reload_tests.rs"]
+mod tests;

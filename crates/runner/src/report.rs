@@ -223,3 +223,7 @@ fn target(name: &str, port: Option<u16>) -> String {
         None => name.to_owned(),
     }
 }
+
+#[cfg(test)]
+#[path = "report_tests.rs"]
+mod tests;
