@@ -9,7 +9,7 @@ use crate::exit::BEFORE_START;
 use crate::launch::{Launch, PublishedPort, failed, finish, host_resolvers, launch};
 use crate::output::{self, line};
 use crate::policy_options::{self, PolicyOptions};
-use portcullis_policy::Mode;
+use portcullis_policy::{DurationError, Mode, parse_duration};
 use portcullis_runner::Report;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -46,8 +46,8 @@ pub struct Run {
     /// Create TAP device NAME in the sandbox, for a VM that CMD starts
     #[arg(long, value_name = "NAME")]
     tap: Option<String>,
-    /// Stop CMD and everything it started after DURATION (30s, 5m, 1h; a number alone is seconds)
-    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    /// Stop CMD and everything it started after DURATION (30s, 5m, 1h30m; a number alone is seconds)
+    #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     timeout: Option<Duration>,
     /// Do not report at the end what was denied
     #[arg(long, short)]
@@ -190,25 +190,12 @@ fn parse_publish(text: &str) -> Result<PublishedPort, String> {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let hint = "expected a duration such as 30s, 5m, 1h or 250ms";
-    let split = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let number: f64 = number.parse().map_err(|_| hint)?;
-    let seconds = match unit {
-        "" | "s" => number,
-        "ms" => number / 1_000.0,
-        "m" => number * 60.0,
-        "h" => number * 3_600.0,
-        _ => return Err(hint.to_owned()),
-    };
-    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| hint)?;
-    if duration.is_zero() {
-        Err("a timeout must be longer than 0".to_owned())
+/// Reads a duration as policy files have it, and a number alone as seconds, as timeout(1) does.
+fn parse_timeout(text: &str) -> Result<Duration, DurationError> {
+    if text.ends_with(|last: char| last.is_ascii_digit()) {
+        parse_duration(&format!("{text}s"))
     } else {
-        Ok(duration)
+        parse_duration(text)
     }
 }
 
@@ -217,13 +204,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_have_units() {
-        assert_eq!(parse_duration("90"), Ok(Duration::from_secs(90)));
-        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1_500)));
-        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(parse_duration("2h"), Ok(Duration::from_secs(7_200)));
-        for bad in ["", "0", "s", "-1", "1d", "1e400", "NaN"] {
-            assert!(parse_duration(bad).is_err(), "{bad}");
+    fn a_timeout_is_a_duration_or_seconds() {
+        assert_eq!(parse_timeout("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_timeout("1.5"), Ok(Duration::from_millis(1_500)));
+        assert_eq!(parse_timeout("1.5s"), Ok(Duration::from_millis(1_500)));
+        assert_eq!(parse_timeout("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_timeout("1h30m"), Ok(Duration::from_secs(5_400)));
+        for bad in ["", "0", "s", "-1", "1e400", "NaN"] {
+            assert!(parse_timeout(bad).is_err(), "{bad}");
         }
     }
 
