@@ -221,7 +221,8 @@ impl Identify<'_> {
             }
             OnTls::Relay => {
                 let at = At::new(Layer::Tls, opened.inbound).shown(sni);
-                self.records.not_http_if_narrow(at, &opened.target, &ruling);
+                self.records
+                    .not_http_if_meant_for_http(at, &opened.target, &ruling);
             }
         }
         if opened.must_redial(&ruling) {
@@ -254,7 +255,7 @@ impl Identify<'_> {
     fn may_be_other(&self, opened: &Opened) -> bool {
         let at = At::new(Layer::Tcp, opened.inbound);
         self.records
-            .not_http_if_narrow(at, &opened.target, &opened.ruling)
+            .not_http_if_meant_for_http(at, &opened.target, &opened.ruling)
     }
 
     fn pass(

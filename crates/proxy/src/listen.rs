@@ -19,7 +19,7 @@ use crate::meter::OverLimit;
 use crate::opened::Entered;
 use crate::proxy::Proxy;
 use crate::pulse::Pulse;
-use crate::refuse::{Format, Refusal};
+use crate::request::{Format, Refusal};
 use crate::stop::Stop;
 use crate::tunnel::Tunnel;
 use crate::{http, inspect, socket, socks, transparent};
@@ -264,7 +264,7 @@ async fn refuse(
         _ => {
             let mut refusal = Refusal::new(over.reason, id);
             refusal.retry_after = over.retry_after;
-            refusal.response(Format::Text, true)
+            refusal.answer(Format::Text).http1(true)
         }
     };
     socket::last_words(stream, &words).await;

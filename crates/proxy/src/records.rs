@@ -201,6 +201,14 @@ impl Records {
             .or(flow.lease.take());
     }
 
+    /// Takes in a connection whose request was answered: it stays while its destination is allowed,
+    /// whatever the next request asks for.
+    pub(crate) fn rest(&self, target: &Target, ruling: &Ruling, peer: &Peer) -> Entered {
+        let entered = self.flows.enter(target, None, ruling, peer);
+        self.flows.carries(&entered, Carries::Http, ruling);
+        entered
+    }
+
     /// What a flow carries is known now. `ruling` is what it was decided by.
     pub(crate) fn carries(&self, standing: &Standing, carries: Carries, ruling: &Ruling) {
         self.flows.carries(standing, carries, ruling);
@@ -234,8 +242,13 @@ impl Records {
     }
 
     /// The same where only what is narrow is worth a word.
-    pub(crate) fn not_http_if_narrow(&self, at: At<'_>, target: &Target, ruling: &Ruling) -> bool {
-        !http_only::narrow(ruling) || self.not_http(at, target, ruling)
+    pub(crate) fn not_http_if_meant_for_http(
+        &self,
+        at: At<'_>,
+        target: &Target,
+        ruling: &Ruling,
+    ) -> bool {
+        !http_only::is_meant_for_http(ruling) || self.not_http(at, target, ruling)
     }
 
     /// Keeps the lease by which a direct connection was let through for as long as it lives.

@@ -1,7 +1,7 @@
 //! One request and its response, both ways at once.
 //!
-//! Bodies pass through as they are framed, followed byte by byte so that their end is known; what
-//! stands behind a request's body is the next request and is not touched here. An upstream that
+//! Bodies pass through as they are framed ([`super::body`]), so that their end is known; what stands
+//! behind a request's body is the next request and is not touched here. An upstream that
 //! answers before it has read everything is heard at once.
 
 use std::future::pending;
@@ -12,15 +12,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use portcullis_dial::{self as dial, Stream};
 use portcullis_policy::Reason;
 use portcullis_record::CloseReason;
-use portcullis_wire::http1::{BodyLength, BodyScanner, BodyStep};
+use portcullis_wire::http1::BodyLength;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
-use super::metered::{Fault as PassFault, Metered, idle};
-use super::response::{self, Asked, Parsed, ResponseBody, ResponseHead};
+use super::body::{Body, Step};
+use super::metered::{Metered, WriteFault, idle};
+use super::response::{self, Answers, Parsed, ResponseBody, ResponseHead};
 use crate::limits::{BODY_BUFFER_BYTES, MAX_INTERIM};
 use crate::meter::{Cut, Meter};
+use crate::request::Section;
 
 /// A socket and what was read from it beyond what is dealt with. The buffer is there only while it
 /// holds something.
@@ -38,11 +40,11 @@ pub(super) struct UpstreamConn {
 }
 
 /// One request, ready to be sent.
-pub(super) struct Exchange<'a> {
+pub(super) struct Exchange {
     /// The head for upstream.
-    pub(super) head: &'a [u8],
+    pub(super) head: Vec<u8>,
     pub(super) body: BodyLength,
-    pub(super) asked: Asked,
+    pub(super) answers: Answers,
     /// Whether a change to WebSocket was asked for.
     pub(super) websocket: bool,
     /// Whether the client means to go on.
@@ -53,7 +55,7 @@ pub(super) struct Exchange<'a> {
 
 /// How it went.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum ExchangeEnd {
     /// The response was passed on whole.
     Done {
         client_goes_on: bool,
@@ -82,7 +84,7 @@ pub(super) struct Counts {
     pub(super) down: u64,
 }
 
-impl Exchange<'_> {
+impl Exchange {
     /// Sends the request and passes the response on.
     pub(super) async fn run(
         &self,
@@ -90,7 +92,7 @@ impl Exchange<'_> {
         upstream: &mut UpstreamConn,
         counts: &mut Counts,
         meter: Option<&mut Meter>,
-    ) -> Outcome {
+    ) -> ExchangeEnd {
         let (mut up_tap, mut down_tap, mut watch) = (None, None, None);
         if let Some(meter) = meter {
             let (up, down, idle) = meter.split();
@@ -117,25 +119,25 @@ impl Exchange<'_> {
             tokio::select! {
                 biased;
                 received = &mut down => match received {
-                    Ok(received) => return received.outcome(self, sent.load(Ordering::Acquire)),
+                    Ok(received) => return received.end(self, sent.load(Ordering::Acquire)),
                     Err(fault) => break fault,
                 },
                 fault = &mut up, if !up_ended => match fault {
                     // It may have answered all the same: hear what it says.
                     SendFault::Upstream => up_ended = true,
-                    SendFault::Limit(cut) => return Outcome::Cut(cut),
-                    SendFault::Client => return Outcome::Broken(CloseReason::ClientReset),
-                    SendFault::ClientEnded => return Outcome::Broken(CloseReason::ClientClosed),
+                    SendFault::Limit(cut) => return ExchangeEnd::Cut(cut),
+                    SendFault::Client => return ExchangeEnd::Broken(CloseReason::ClientReset),
+                    SendFault::ClientEnded => return ExchangeEnd::Broken(CloseReason::ClientClosed),
                     SendFault::Malformed(why) if started.load(Ordering::Acquire) => {
                         let _ = why; // too late to say
-                        return Outcome::Broken(CloseReason::ClientProtocol);
+                        return ExchangeEnd::Broken(CloseReason::ClientProtocol);
                     }
-                    SendFault::Malformed(why) => return Outcome::BadBody(why),
+                    SendFault::Malformed(why) => return ExchangeEnd::BadBody(why),
                 },
-                cut = idle(&mut watch) => return Outcome::Cut(cut),
+                cut = idle(&mut watch) => return ExchangeEnd::Cut(cut),
             }
         };
-        fault.outcome(started.load(Ordering::Acquire), self.by_proxy)
+        fault.end(started.load(Ordering::Acquire), self.by_proxy)
     }
 
     /// Sends head and body, then watches for a client that is gone. Ends only with a fault.
@@ -146,21 +148,22 @@ impl Exchange<'_> {
         mut upstream: Metered<'_, '_, dial::WriteHalf<'_>>,
         sent: &AtomicBool,
     ) -> SendFault {
-        if let Err(fault) = upstream.pass(self.head).await {
+        if let Err(fault) = upstream.pass(&self.head).await {
             return fault.of_send();
         }
-        let mut scanner = BodyScanner::new(self.body);
+        let mut body = Body::new(self.body, Section::RequestTrailers);
         loop {
-            let (ours, end) = match scanner.scan(inbox) {
-                BodyStep::More => (inbox.len(), false),
-                BodyStep::End(ours) => (ours, true),
-                BodyStep::Malformed(why) => return SendFault::Malformed(why),
+            let step = match body.step(inbox) {
+                Ok(step) => step,
+                Err(why) => return SendFault::Malformed(why),
             };
-            if let Err(fault) = upstream.pass(&inbox[..ours]).await {
-                return fault.of_send();
+            for part in [&inbox[..step.passing], &step.rewritten] {
+                if let Err(fault) = upstream.pass(part).await {
+                    return fault.of_send();
+                }
             }
-            inbox.drain(..ours);
-            if end {
+            inbox.drain(..step.taken);
+            if step.end {
                 break;
             }
             match fill(&mut client, inbox).await {
@@ -198,10 +201,10 @@ impl Exchange<'_> {
                 return Err(ReceiveFault::Protocol("too many interim responses"));
             }
             inbox.drain(..head.len);
-            if !self.asked.old {
-                let mut words = head.rewritten;
-                words.extend_from_slice(b"\r\n");
-                client.pass(&words).await?;
+            if !self.answers.old {
+                let mut interim = head.rewritten;
+                interim.extend_from_slice(b"\r\n");
+                client.pass(&interim).await?;
             }
         };
         // A 403 may be the destination's as well: it passes, unless a proxy says that it is its own.
@@ -210,43 +213,43 @@ impl Exchange<'_> {
             return Err(ReceiveFault::Proxy(head.status));
         }
         inbox.drain(..head.len);
-        let mut words = head.rewritten;
+        let mut answer = head.rewritten;
         if head.status == 101 {
             if !self.websocket {
                 return Err(ReceiveFault::Protocol(
                     "a change of protocol that was not asked for",
                 ));
             }
-            words.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+            answer.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
             started.store(true, Ordering::Release);
-            client.pass(&words).await?;
+            client.pass(&answer).await?;
             return Ok(Received::Switched);
         }
         let delimited = head.body != ResponseBody::UntilClose;
         if !(delimited && self.keep_alive) {
-            words.extend_from_slice(b"Connection: close\r\n");
+            answer.extend_from_slice(b"Connection: close\r\n");
         }
-        words.extend_from_slice(b"\r\n");
+        answer.extend_from_slice(b"\r\n");
         started.store(true, Ordering::Release);
-        let mut scanner = match head.body {
-            ResponseBody::Framed(length) => Some(BodyScanner::new(length)),
+        let mut body = match head.body {
+            ResponseBody::Framed(length) => Some(Body::new(length, Section::ResponseTrailers)),
             ResponseBody::UntilClose => None,
         };
         loop {
-            let (theirs, end) = match scanner.as_mut().map(|scanner| scanner.scan(inbox)) {
-                None | Some(BodyStep::More) => (inbox.len(), false),
-                Some(BodyStep::End(theirs)) => (theirs, true),
-                Some(BodyStep::Malformed(why)) => return Err(ReceiveFault::Protocol(why)),
+            let step = match &mut body {
+                Some(body) => body.step(inbox).map_err(ReceiveFault::Protocol)?,
+                None => Step::pass(inbox.len(), false),
             };
-            if words.is_empty() {
-                client.pass(&inbox[..theirs]).await?;
+            if answer.is_empty() {
+                client.pass(&inbox[..step.passing]).await?;
             } else {
                 // Head and first bytes of the body in one segment.
-                words.extend_from_slice(&inbox[..theirs]);
-                client.pass(&std::mem::take(&mut words)).await?;
+                answer.extend_from_slice(&inbox[..step.passing]);
+                client.pass(&std::mem::take(&mut answer)).await?;
             }
-            inbox.drain(..theirs);
-            if end {
+            client.pass(&step.rewritten).await?;
+            inbox.drain(..step.taken);
+            if step.end {
                 return Ok(Received::Whole {
                     delimited: true,
                     keep_alive: head.keep_alive,
@@ -277,7 +280,7 @@ impl Exchange<'_> {
         loop {
             // Only a line's end can be the head's end.
             if inbox[seen..].contains(&b'\n') {
-                match response::read(inbox, self.asked) {
+                match response::read(inbox, self.answers) {
                     Parsed::Head(head) => return Ok(head),
                     Parsed::Malformed(why) => return Err(ReceiveFault::Protocol(why)),
                     Parsed::NeedMore => {}
@@ -329,13 +332,13 @@ enum Received {
 }
 
 impl Received {
-    fn outcome(self, exchange: &Exchange<'_>, sent: bool) -> Outcome {
+    fn end(self, exchange: &Exchange, sent: bool) -> ExchangeEnd {
         match self {
-            Received::Switched => Outcome::Switched,
+            Received::Switched => ExchangeEnd::Switched,
             Received::Whole {
                 delimited,
                 keep_alive,
-            } => Outcome::Done {
+            } => ExchangeEnd::Done {
                 client_goes_on: delimited && sent && exchange.keep_alive,
                 upstream_goes_on: delimited && sent && keep_alive,
             },
@@ -355,37 +358,37 @@ enum ReceiveFault {
     Limit(Cut),
 }
 
-impl From<PassFault> for ReceiveFault {
-    fn from(fault: PassFault) -> ReceiveFault {
+impl From<WriteFault> for ReceiveFault {
+    fn from(fault: WriteFault) -> ReceiveFault {
         match fault {
-            PassFault::Write => ReceiveFault::Client,
-            PassFault::Limit(cut) => ReceiveFault::Limit(cut),
+            WriteFault::Write => ReceiveFault::Client,
+            WriteFault::Limit(cut) => ReceiveFault::Limit(cut),
         }
     }
 }
 
-impl PassFault {
+impl WriteFault {
     fn of_send(self) -> SendFault {
         match self {
-            PassFault::Write => SendFault::Upstream,
-            PassFault::Limit(cut) => SendFault::Limit(cut),
+            WriteFault::Write => SendFault::Upstream,
+            WriteFault::Limit(cut) => SendFault::Limit(cut),
         }
     }
 }
 
 impl ReceiveFault {
-    fn outcome(self, started: bool, by_proxy: bool) -> Outcome {
+    fn end(self, started: bool, by_proxy: bool) -> ExchangeEnd {
         match self {
-            ReceiveFault::Client => Outcome::Broken(CloseReason::ClientReset),
-            ReceiveFault::Limit(cut) => Outcome::Cut(cut),
+            ReceiveFault::Client => ExchangeEnd::Broken(CloseReason::ClientReset),
+            ReceiveFault::Limit(cut) => ExchangeEnd::Cut(cut),
             ReceiveFault::Ended | ReceiveFault::Silent if started => {
-                Outcome::Broken(CloseReason::UpstreamReset)
+                ExchangeEnd::Broken(CloseReason::UpstreamReset)
             }
             ReceiveFault::Protocol(_) | ReceiveFault::Proxy(_) if started => {
-                Outcome::Broken(CloseReason::UpstreamProtocol)
+                ExchangeEnd::Broken(CloseReason::UpstreamProtocol)
             }
-            ReceiveFault::Silent => Outcome::Silent,
-            ReceiveFault::Ended => Outcome::Failed(
+            ReceiveFault::Silent => ExchangeEnd::Silent,
+            ReceiveFault::Ended => ExchangeEnd::Failed(
                 if by_proxy {
                     Reason::UpstreamProxyClosed
                 } else {
@@ -400,9 +403,9 @@ impl ReceiveFault {
                 } else {
                     Reason::UpstreamProtocol
                 };
-                Outcome::Failed(reason, CloseReason::UpstreamProtocol, why)
+                ExchangeEnd::Failed(reason, CloseReason::UpstreamProtocol, why)
             }
-            ReceiveFault::Proxy(status) => Outcome::RefusedByProxy(status),
+            ReceiveFault::Proxy(status) => ExchangeEnd::RefusedByProxy(status),
         }
     }
 }

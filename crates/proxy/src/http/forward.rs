@@ -1,37 +1,29 @@
-//! Plain HTTP requests: decided one by one, sent on in our own words.
+//! Requests that were decided on, on their way upstream.
 //!
-//! Answers "second request on a kept-alive connection" and "Host unlike the request target": the
-//! upstream connection that a request is written to was dialled by the permit of this very
-//! request, or of one that ends at the same place.
+//! Answers *decision and destination differ* (docs/threats.md): the upstream connection that
+//! a request is written to was dialled by the permit of this very request, or of one that ends at the
+//! same place.
 
-use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use portcullis_dial::{AbsoluteForm, Dialer, Stream};
-use portcullis_names::{Host, Name, NameBuf};
-use portcullis_policy::{
-    Asked as AskedFor, ConnectPermit, MAX_PROXIES, PermitTarget, Reason, Shown,
-};
-use portcullis_record::{CloseReason, Layer};
+use portcullis_names::Name;
+use portcullis_policy::{ConnectPermit, MAX_PROXIES, PermitTarget, Reason};
+use portcullis_record::CloseReason;
 use portcullis_wire::http1::{BodyLength, RequestForm, RequestHead, Upgrade};
+use tracing::debug;
 
-use super::exchange::{Conn, Counts, Exchange, Outcome, UpstreamConn};
-use super::request::{self, Plan};
-use super::response::Asked;
-use super::{Door, Next, Session, path, say};
+use super::exchange::{Counts, Exchange, ExchangeEnd, UpstreamConn};
+use super::request_head::{self, Plan};
+use super::response::Answers;
+use super::{Head, Idle, Next, Session, answer, place};
 use crate::connector::{Connected, Peer};
-use crate::decider::Decider;
 use crate::flows::Carries;
-use crate::meter::Meter;
 use crate::open_error::OpenError;
-use crate::records::{At, Flow};
-use crate::refuse::{Refusal, authority};
-use crate::target::{Asks, Ruling, Target};
-use crate::{http_only, socket};
-
-/// The port that a Host field without one means.
-const HTTP_PORT: u16 = 80;
+use crate::records::Flow;
+use crate::request::{Form, Permitted, Request};
+use crate::socket;
 
 /// The upstream connection of a client's connection. It is never used for another client.
 pub(super) struct Upstream {
@@ -90,12 +82,17 @@ struct FailedProxies(Vec<String>);
 impl FailedProxies {
     /// Whether the request failed because of a proxy that did not fail it before: the dialler asks
     /// another one next, where there is one.
-    fn another_may_do(&mut self, dialer: &Dialer, upstream: &Upstream, outcome: &Outcome) -> bool {
+    fn another_may_do(
+        &mut self,
+        dialer: &Dialer,
+        upstream: &Upstream,
+        ended: &ExchangeEnd,
+    ) -> bool {
         use Reason::{UpstreamProxyClosed, UpstreamProxyProtocol};
         let by_proxy = upstream.absolute.is_some();
-        let failed = match outcome {
-            Outcome::Silent => true,
-            Outcome::Failed(reason, ..) => {
+        let failed = match ended {
+            ExchangeEnd::Silent => true,
+            ExchangeEnd::Failed(reason, ..) => {
                 matches!(reason, UpstreamProxyClosed | UpstreamProxyProtocol)
             }
             _ => false,
@@ -117,76 +114,56 @@ impl FailedProxies {
     }
 }
 
-/// The destination of a permit, its port, and where its rule sends it.
-type DialledFor = (PermitTarget, u16, Option<SocketAddr>);
+/// What a connection was dialled for.
+#[derive(PartialEq, Eq)]
+struct DialledFor {
+    target: PermitTarget,
+    port: u16,
+    /// Where the rule sends it.
+    to: Option<SocketAddr>,
+}
 
-fn dialled_for(permit: &ConnectPermit) -> DialledFor {
-    (permit.target().clone(), permit.port(), permit.to())
+impl DialledFor {
+    fn new(permit: &ConnectPermit) -> DialledFor {
+        DialledFor {
+            target: permit.target().clone(),
+            port: permit.port(),
+            to: permit.to(),
+        }
+    }
 }
 
 /// One request on its way.
 struct Sending<'r> {
-    head: &'r RequestHead,
-    /// The path with its query, as it goes upstream.
-    path: Cow<'r, str>,
-    raw: &'r [u8],
-    target: &'r Target,
-    ruling: &'r Ruling,
-    at: At<'r>,
+    head: &'r Head,
+    permitted: Permitted<'r>,
+    websocket: bool,
 }
 
 impl Session<'_> {
-    /// Decides on a request and forwards it.
-    pub(super) async fn forward(
-        &mut self,
-        target: Arc<Target>,
-        head: &RequestHead,
-        raw: &[u8],
-    ) -> Next {
-        let asks = Asks {
-            method: &head.method,
-            path: path(head).unwrap_or("*"),
-        };
-        let (mut ruling, host) = match &self.door {
-            // An address in absolute form is its own Host.
-            Door::Proxy => {
-                let ruling = self.decider.decide_request(&target, Shown::Bare, asks);
-                (ruling, None)
+    /// Has a request decided on, and forwards it.
+    pub(super) async fn forward(&mut self, head: &Head) -> Next {
+        // Shared, so that the request can look at it while the session is used.
+        let destination = self.destination.clone();
+        let request = request(&head.read);
+        let place = place(destination.as_deref());
+        let decided = request.decide(self.core, place, head.fields());
+        match decided {
+            Ok(permitted) => {
+                let sending = Sending {
+                    head,
+                    permitted,
+                    websocket: request.websocket,
+                };
+                self.send(&sending).await
             }
-            Door::Behind { .. } => {
-                let host = shown_host(head);
-                (decide_behind(self.decider, &target, host, asks), host)
-            }
-        };
-        let shown = host.and_then(|(host, _)| host.name()).map(NameBuf::as_str);
-        let at = At::new(Layer::Http, self.inbound);
-        let mut at = at.http(&head.method, path(head)).shown(shown);
-        at.detail = http_only::why_no_path(&ruling, path(head));
-        if wants_websocket(head) && !http_only::allows_upgrade(&ruling) {
-            ruling.refuse(Reason::MethodNotAllowed);
-            at.detail = Some("a change to WebSocket, where the rule has methods");
+            Err(refused) => answer(&refused, Some(head)),
         }
-        if let Some((reason, why)) = http_only::steered(&ruling, head.headers(raw)) {
-            ruling.refuse(reason);
-            at.detail = Some(why);
-        }
-        if ruling.permit.is_none() {
-            return self.denied(at, &target, &ruling, (head, raw));
-        }
-        let authority = host_field(&target, host.map(|(host, _)| host));
-        let sending = Sending {
-            head,
-            path: http_only::sent_path(&ruling, request_path(head)),
-            raw,
-            target: &target,
-            ruling: &ruling,
-            at,
-        };
-        self.send(&sending, &authority).await
     }
 
     /// Sends a permitted request, on the connection that stands or on a new one.
-    async fn send(&mut self, sending: &Sending<'_>, authority: &str) -> Next {
+    async fn send(&mut self, sending: &Sending<'_>) -> Next {
+        let permitted = &sending.permitted;
         let mut open = None;
         let mut failed = FailedProxies::default();
         loop {
@@ -197,7 +174,11 @@ impl Session<'_> {
                     .as_ref()
                     .or(around)
                     .and_then(|flow: &Flow| flow.admitted.as_ref());
-                match self.connector.connect_http(sending.ruling, already).await {
+                match self
+                    .connector
+                    .connect_http(&permitted.ruling, already)
+                    .await
+                {
                     Ok(dialled) => self.upstream = Some(Upstream::dialled(dialled, sending)),
                     Err(error) => return self.undialled(sending, &error, open),
                 }
@@ -205,30 +186,41 @@ impl Session<'_> {
             let Some(upstream) = &mut self.upstream else {
                 return Next::Reset;
             };
-            if let Err(error) = self.connector.readmit(&mut upstream.peer, sending.ruling) {
+            if let Err(error) = self
+                .connector
+                .readmit(&mut upstream.peer, &permitted.ruling)
+            {
                 return self.undialled(sending, &error, open);
             }
             let mut meter = self.connector.meter(&upstream.peer);
             let mut flow = open.take().unwrap_or_else(|| {
-                self.records
-                    .open(sending.at, sending.target, sending.ruling, &upstream.peer)
+                let Permitted {
+                    at, target, ruling, ..
+                } = permitted;
+                self.core.records.open(*at, target, ruling, &upstream.peer)
             });
-            self.records
-                .carries(&flow.standing, Carries::Http, sending.ruling);
+            self.core
+                .records
+                .carries(&flow.standing, Carries::Http, &permitted.ruling);
             upstream.peer.forget_timings();
-            let explicit = matches!(self.door, Door::Proxy);
+            let explicit = self.destination.is_none();
             let mut counts = Counts::default();
-            let told = (authority, explicit);
-            let metered = (&mut counts, meter.as_deref_mut());
-            let exchange = upstream.exchange(&mut self.client, sending, told, metered);
-            let outcome = tokio::select! {
+            let exchange = sending.exchange(explicit, upstream.absolute.as_deref());
+            let exchange = exchange.run(
+                &mut self.client,
+                &mut upstream.conn,
+                &mut counts,
+                meter.as_deref_mut(),
+            );
+            let ended = tokio::select! {
                 biased;
-                () = flow.standing.until_cut() => Outcome::Broken(CloseReason::PolicyChanged),
-                outcome = exchange => outcome,
+                () = flow.standing.until_cut() => ExchangeEnd::Broken(CloseReason::PolicyChanged),
+                ended = exchange => ended,
             };
-            if outcome == Outcome::Switched {
-                self.records
-                    .carries(&flow.standing, Carries::Switched, sending.ruling);
+            if ended == ExchangeEnd::Switched {
+                self.core
+                    .records
+                    .carries(&flow.standing, Carries::Switched, &permitted.ruling);
             }
             for flow in [Some(&mut flow), self.around.as_mut()]
                 .into_iter()
@@ -239,10 +231,10 @@ impl Session<'_> {
             }
             // A kept connection was closed just before the request came: once more, on a new one,
             // which is not `used`.
-            let kept = outcome == Outcome::Silent && upstream.used;
-            let again = kept || failed.another_may_do(&self.connector.dialer, upstream, &outcome);
-            if !again || !repeatable(sending.head) {
-                return self.after(outcome, sending, flow);
+            let kept = ended == ExchangeEnd::Silent && upstream.used;
+            let again = kept || failed.another_may_do(&self.connector.dialer, upstream, &ended);
+            if !again || !repeatable(&sending.head.read) {
+                return self.after(ended, sending, flow);
             }
             self.upstream = None;
             open = Some(flow);
@@ -250,12 +242,16 @@ impl Session<'_> {
     }
 
     /// What follows from an exchange.
-    fn after(&mut self, outcome: Outcome, sending: &Sending<'_>, mut flow: Flow) -> Next {
-        let (reason, end, why) = match outcome {
-            Outcome::Done {
+    fn after(&mut self, ended: ExchangeEnd, sending: &Sending<'_>, mut flow: Flow) -> Next {
+        debug!(id = %flow.id, end = ?ended, "request ended");
+        let (reason, end, why) = match ended {
+            ExchangeEnd::Done {
                 client_goes_on,
                 upstream_goes_on,
             } => {
+                if client_goes_on && self.client.inbox.is_empty() {
+                    self.rest(&sending.permitted);
+                }
                 match &mut self.upstream {
                     Some(upstream) if upstream_goes_on => upstream.used = true,
                     _ => self.upstream = None,
@@ -267,17 +263,17 @@ impl Session<'_> {
                     Next::Close
                 };
             }
-            Outcome::Switched => return Next::Switched(flow),
-            Outcome::Broken(end) => {
+            ExchangeEnd::Switched => return Next::Switched(flow),
+            ExchangeEnd::Broken(end) => {
                 flow.finish(end);
                 return Next::Reset;
             }
-            Outcome::Cut(cut) => {
+            ExchangeEnd::Cut(cut) => {
                 flow.detail = Some(cut.detail);
                 flow.finish(cut.end);
                 return Next::Reset;
             }
-            Outcome::Silent => {
+            ExchangeEnd::Silent => {
                 let by_proxy = (self.upstream.as_ref()).is_some_and(|up| up.absolute.is_some());
                 let why = "upstream closed the connection without an answer";
                 let reason = if by_proxy {
@@ -287,41 +283,50 @@ impl Session<'_> {
                 };
                 (reason, CloseReason::UpstreamClosed, why)
             }
-            Outcome::RefusedByProxy(status) => {
+            ExchangeEnd::RefusedByProxy(status) => {
                 self.upstream = None;
-                let mut refusal = Refusal::new(Reason::UpstreamProxyRefused, flow.id);
-                refusal.received_status = Some(status);
-                let words = say_to(refusal, sending);
+                let (reason, end) = (Reason::UpstreamProxyRefused, CloseReason::UpstreamClosed);
+                let mut refused = sending.permitted.failed(reason, flow.id, end);
+                refused.refusal.received_status = Some(status);
                 flow.detail = Some("the upstream proxy refused the request");
-                flow.finish(CloseReason::UpstreamClosed);
-                return Next::Words(words, CloseReason::UpstreamClosed);
+                flow.finish(end);
+                return answer(&refused, Some(sending.head));
             }
-            Outcome::Failed(reason, end, why) => (reason, end, why),
-            Outcome::BadBody(why) => {
+            ExchangeEnd::Failed(reason, end, why) => (reason, end, why),
+            ExchangeEnd::BadBody(why) => {
                 self.upstream = None;
                 flow.detail = Some(why);
                 flow.finish(CloseReason::ClientProtocol);
-                return self.malformed(Some((sending.head, sending.raw)), why, None);
+                return self.malformed(why, sending.head);
             }
         };
         self.upstream = None;
-        let refusal = Refusal::new(reason, flow.id);
-        let words = say_to(refusal, sending);
+        let refused = sending.permitted.failed(reason, flow.id, end);
         flow.detail = Some(why);
         flow.finish(end);
-        Next::Words(words, end)
+        answer(&refused, Some(sending.head))
+    }
+
+    /// The connection is silent from now on: it stays among the flows that stand, by its destination.
+    fn rest(&mut self, last: &Permitted<'_>) {
+        let peer = self.upstream.as_ref().map(|upstream| &upstream.peer);
+        self.idle = peer.map(|peer| {
+            let standing = self.around.is_none().then(|| {
+                let records = self.core.records;
+                records.rest(&last.target, &last.ruling, peer)
+            });
+            let meter = self.connector.meter(peer);
+            Idle { standing, meter }
+        });
     }
 
     /// The upstream connection could not be opened.
     fn undialled(&self, sending: &Sending<'_>, error: &OpenError, flow: Option<Flow>) -> Next {
-        let id = self
-            .records
-            .failed(sending.at, sending.target, sending.ruling, error);
-        let end = error.close_reason();
+        let refused = sending.permitted.undialled(self.core.records, error);
         if let Some(flow) = flow {
-            flow.finish(end);
+            flow.finish(refused.end);
         }
-        Next::Words(say_to(Refusal::failed(error, id), sending), end)
+        answer(&refused, Some(sending.head))
     }
 
     /// Whether the request may go on the connection that stands.
@@ -329,14 +334,12 @@ impl Session<'_> {
         let Some(upstream) = &mut self.upstream else {
             return false;
         };
-        let same = match &self.door {
-            Door::Proxy => {
-                let permit = sending.ruling.permit.as_ref();
-                upstream.dialled_for == permit.map(dialled_for)
-            }
-            Door::Behind { target, .. } => {
-                let same_name = upstream.name == sending.ruling.name;
-                !(upstream.peer).may_be_elsewhere(target, same_name, sending.ruling)
+        let ruling = &sending.permitted.ruling;
+        let same = match &self.destination {
+            None => upstream.dialled_for == ruling.permit.as_ref().map(DialledFor::new),
+            Some(target) => {
+                let same_name = upstream.name == ruling.name;
+                !upstream.peer.may_be_elsewhere(target, same_name, ruling)
             }
         };
         same && upstream.is_quiet()
@@ -351,115 +354,68 @@ impl Upstream {
             absolute,
         } = dialled;
         socket::prepare(stream.tcp());
-        let permit = sending.ruling.permit.as_ref();
+        let permit = sending.permitted.ruling.permit.as_ref();
         Upstream {
             conn: UpstreamConn {
                 stream,
                 inbox: Vec::new(),
             },
             peer,
-            name: sending.ruling.name.clone(),
-            dialled_for: permit.map(dialled_for),
+            name: sending.permitted.ruling.name.clone(),
+            dialled_for: permit.map(DialledFor::new),
             absolute,
             used: false,
         }
     }
+}
 
-    async fn exchange(
-        &mut self,
-        client: &mut Conn,
-        sending: &Sending<'_>,
-        (authority, explicit): (&str, bool),
-        (counts, meter): (&mut Counts, Option<&mut Meter>),
-    ) -> Outcome {
-        let head = sending.head;
-        let websocket = wants_websocket(head);
-        let path = &*sending.path;
+impl Sending<'_> {
+    /// The request as it goes upstream; `explicit` where we are a proxy to the client.
+    fn exchange(&self, explicit: bool, absolute: Option<&AbsoluteForm>) -> Exchange {
+        let head = &self.head.read;
         let plan = Plan {
-            authority,
-            path,
-            absolute: self.absolute.as_deref(),
-            websocket,
+            authority: &self.permitted.authority,
+            path: &self.permitted.path,
+            absolute,
+            websocket: self.websocket,
             explicit,
         };
-        let exchange = Exchange {
-            head: &request::head(head, sending.raw, &plan),
+        Exchange {
+            head: request_head::write(head, &self.head.raw, &plan),
             body: head.body,
-            asked: Asked {
+            answers: Answers {
                 head: &*head.method == "HEAD",
                 old: head.minor_version == 0,
             },
-            websocket,
+            websocket: self.websocket,
             keep_alive: head.keep_alive && head.minor_version == 1,
-            by_proxy: self.absolute.is_some(),
-        };
-        exchange.run(client, &mut self.conn, counts, meter).await
-    }
-}
-
-fn say_to(refusal: Refusal<'_>, sending: &Sending<'_>) -> Vec<u8> {
-    let authority = authority(sending.target);
-    let refusal = Refusal {
-        target: Some(&authority),
-        ..refusal
-    };
-    say(&refusal, Some((sending.head, sending.raw)))
-}
-
-/// Decides on one request of a connection to an address.
-fn decide_behind(
-    decider: &Decider,
-    target: &Target,
-    host: Option<(&Host, Option<u16>)>,
-    asks: Asks<'_>,
-) -> Ruling {
-    match host {
-        // HTTP/1.0 without Host: what is behind the address is all there is to go by.
-        None => decider.decide_request(target, Shown::Nothing, asks),
-        Some((_, Some(port))) if port != target.port => decider.refuse(Reason::HostMismatch),
-        Some((Host::Name(name), _)) => {
-            decider.decide_request(target, Shown::host(name.as_ref()), asks)
+            by_proxy: absolute.is_some(),
         }
-        Some((host, _)) if target.is(host) => decider.decide_request(target, Shown::Bare, asks),
-        Some(_) => decider.refuse(Reason::HostMismatch),
     }
 }
 
-/// The host that a request on a direct connection names; a target in absolute form wins, and the
-/// two have been found to agree.
-fn shown_host(head: &RequestHead) -> Option<(&Host, Option<u16>)> {
-    match &head.form {
-        RequestForm::Absolute { host, port, .. } => Some((host, Some(*port))),
-        _ => head.host.as_ref().map(|(host, port)| (host, *port)),
-    }
-}
-
-/// The Host field for upstream: what was decided on, in one spelling.
-fn host_field(target: &Target, shown: Option<&Host>) -> String {
-    let host = match (shown, &target.asked) {
-        // A synthetic address means nothing outside.
-        (
-            None | Some(Host::Address(_)),
-            AskedFor::Synthetic {
-                name: Some(name), ..
-            },
-        ) => name.to_string(),
-        (Some(host), _) => host.to_string(),
-        (None, AskedFor::Name(name)) => name.to_string(),
-        (None, AskedFor::Address { address, .. } | AskedFor::Synthetic { address, .. }) => {
-            Host::Address(*address).to_string()
+/// The request as the core takes it.
+fn request(head: &RequestHead) -> Request<'_> {
+    let (form, path) = match &head.form {
+        RequestForm::Connect { .. } => (Form::Connect, "*"),
+        RequestForm::Asterisk => (Form::Origin, "*"),
+        RequestForm::Origin { path } => (Form::Origin, path.with_query()),
+        RequestForm::Absolute {
+            scheme,
+            host,
+            port,
+            path,
+        } => {
+            let (scheme, port) = (*scheme, Some(*port));
+            (Form::Absolute { scheme, host, port }, path.with_query())
         }
     };
-    match target.port {
-        HTTP_PORT => host,
-        port => format!("{host}:{port}"),
-    }
-}
-
-fn request_path(head: &RequestHead) -> &str {
-    match &head.form {
-        RequestForm::Absolute { path, .. } | RequestForm::Origin { path } => path.with_query(),
-        RequestForm::Asterisk | RequestForm::Connect { .. } => "*",
+    Request {
+        method: &head.method,
+        form,
+        path,
+        host: head.host.as_ref().map(|(host, port)| (host, *port)),
+        websocket: wants_websocket(head),
     }
 }
 

@@ -1,25 +1,26 @@
 //! HTTP: the proxy port, and plain HTTP on direct connections.
 //!
-//! One loop reads request heads, strictly, one after the other; every single request is decided on
-//! by its own target, whatever the connection did before . Answers *second request on a
-//! kept-alive connection* and *pipelining past a denial* (docs/threats.md). A refusal ends the
-//! connection.
+//! The codec of HTTP/1.1 without TLS on the request core: one loop reads request heads, strictly, one
+//! after the other, and has every single one decided on, whatever the connection did before. A refusal
+//! ends the connection. Answers *decision and destination differ* and *HTTP framing*
+//! (docs/threats.md).
 
+mod body;
 mod connect;
 mod exchange;
 mod forward;
 mod metered;
-mod request;
+mod request_head;
 mod response;
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_dial::Stream;
-use portcullis_policy::Reason;
 use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::http1::read_scanned_head;
-use portcullis_wire::http1::{HeadParse, HeadScanner, RequestForm, RequestHead, Scheme};
+use portcullis_wire::http1::{HeadParse, HeadScanner, RequestForm, RequestHead};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -28,51 +29,62 @@ use self::exchange::Conn;
 use self::forward::Upstream;
 use crate::connector::Connector;
 use crate::decider::Decider;
-use crate::flows::until_cut;
+use crate::flows::{self, until_cut};
 use crate::inbound::Inbound;
 use crate::limits::{self, HEAD_BUFFER_BYTES};
+use crate::meter::Meter;
 use crate::opened::{Entered, Opened, Unread};
 use crate::records::{At, Flow, Records};
-use crate::refuse::{Format, Refusal};
 use crate::relay::Relay;
+use crate::request::{self, Core, Format, Place, Refused};
 use crate::socket;
 use crate::stop::Stop;
-use crate::target::{Ruling, Target};
+use crate::target::Target;
 use crate::tunnel::Tunnel;
-
-/// What a client that takes the proxy for a web server is told.
-const NOT_A_SERVER: &str = "This is the sandbox's HTTP proxy, not a web server. Set http_proxy and \
-                            https_proxy to it, or connect directly without it.";
-/// What a client is told that wants the proxy to speak TLS for it.
-const USE_CONNECT: &str = "The gateway does not speak TLS for programs: use CONNECT for https.";
-
-/// Where requests come from, and what they can be for.
-enum Door {
-    /// The proxy port: CONNECT and absolute form, to anywhere.
-    Proxy,
-    /// A connection to one address: every request's Host is decided on together with it.
-    Behind { target: Arc<Target> },
-}
 
 /// One client connection.
 struct Session<'a> {
-    decider: &'a Decider,
+    core: Core<'a>,
     connector: &'a Connector,
-    records: &'a Records,
-    door: Door,
-    inbound: Inbound,
+    /// Where it leads, unless it is one to the proxy port: then each request says where.
+    destination: Option<Arc<Target>>,
     client: Conn,
     upstream: Option<Upstream>,
+    /// What holds for it between two requests.
+    idle: Option<Idle>,
     /// The flow around the requests: that of a SOCKS connection, for instance.
     around: Option<Flow>,
+}
+
+/// A connection whose last request was answered. It goes on only as long as that request's
+/// destination is allowed, and is as long silent as its limits say.
+struct Idle {
+    /// Its place among the flows that stand, unless there is a flow around it that has one.
+    standing: Option<flows::Entered>,
+    meter: Option<Box<Meter>>,
+}
+
+impl Idle {
+    /// Ends where the connection must.
+    async fn over(idle: &mut Option<Idle>) -> Next {
+        let Some(Idle { standing, meter }) = idle else {
+            return pending().await;
+        };
+        let mut watch = meter.as_deref_mut().map(|meter| meter.split().2);
+        tokio::select! {
+            biased;
+            () = until_cut(standing.as_ref().map(|entered| &***entered)) => Next::Reset,
+            _ = metered::idle(&mut watch) => Next::Close,
+        }
+    }
 }
 
 /// What comes after a request.
 enum Next {
     /// Another one.
     Again,
-    /// These words, and the end.
-    Words(Vec<u8>, CloseReason),
+    /// This answer, and the end.
+    Answer(Vec<u8>, CloseReason),
     /// The end.
     Close,
     /// A reset of both sides.
@@ -80,7 +92,13 @@ enum Next {
     /// WebSocket.
     Switched(Flow),
     /// A tunnel; the 200 is still to be said.
-    Connected(Box<(Opened, Stream)>),
+    Connected(Box<Connected>),
+}
+
+/// A tunnel that CONNECT opened.
+struct Connected {
+    opened: Opened,
+    upstream: Stream,
 }
 
 /// Serves one connection to the proxy port.
@@ -93,16 +111,19 @@ pub(crate) async fn open(
     stop: &Stop,
 ) -> Option<Entered> {
     let session = Session {
-        decider,
+        core: Core {
+            decider,
+            records,
+            inbound,
+        },
         connector,
-        records,
-        door: Door::Proxy,
-        inbound,
+        destination: None,
         client: Conn {
             stream: client,
             inbox: Vec::new(),
         },
         upstream: None,
+        idle: None,
         around: None,
     };
     session.serve(stop).await
@@ -133,18 +154,19 @@ pub(crate) async fn behind(
         )),
     };
     let session = Session {
-        decider,
-        connector,
-        records,
-        door: Door::Behind {
-            target: Arc::new(opened.target),
+        core: Core {
+            decider,
+            records,
+            inbound: opened.inbound,
         },
-        inbound: opened.inbound,
+        connector,
+        destination: Some(Arc::new(opened.target)),
         client: Conn {
             stream: client,
             inbox: pending,
         },
         upstream,
+        idle: None,
         around: opened.flow,
     };
     match session.serve(stop).await? {
@@ -175,9 +197,9 @@ impl Session<'_> {
                 socket::last_words(self.client.stream, b"").await;
                 None
             }
-            Next::Words(words, end) => {
+            Next::Answer(answer, end) => {
                 self.end_around(end);
-                socket::last_words(self.client.stream, &words).await;
+                socket::last_words(self.client.stream, &answer).await;
                 None
             }
             Next::Reset => {
@@ -200,7 +222,7 @@ impl Session<'_> {
                 Some(Entered::Tunnel(Tunnel { relay, flow }))
             }
             Next::Connected(connected) => {
-                let (opened, upstream) = *connected;
+                let Connected { opened, upstream } = *connected;
                 if opened.is_cut() {
                     opened.cut_short(self.client.stream, upstream);
                     return None;
@@ -222,7 +244,7 @@ impl Session<'_> {
     async fn requests(&mut self) -> Next {
         let mut first = self.client.inbox.is_empty();
         loop {
-            let set = self.decider.limits();
+            let set = self.core.decider.limits();
             let head = limits::header_timeout(&set);
             let patience = Patience {
                 silence: if first {
@@ -232,118 +254,56 @@ impl Session<'_> {
                 },
                 head,
             };
-            let (head, raw) = match self.client.head(patience).await {
+            let read = tokio::select! {
+                biased;
+                over = Idle::over(&mut self.idle) => return over,
+                read = self.client.head(patience) => read,
+            };
+            self.idle = None;
+            let head = match read {
                 Ok(Some(read)) => read,
                 Ok(None) => return Next::Close,
-                Err(why) => return self.malformed(None, why, None),
+                Err(fault) => return self.malformed_head(&fault),
             };
             first = false;
-            match Box::pin(self.request(head, raw)).await {
+            match Box::pin(self.request(head)).await {
                 Next::Again => {}
                 next => return next,
             }
         }
     }
 
-    async fn request(&mut self, head: RequestHead, raw: Vec<u8>) -> Next {
-        if !head.host_agrees() {
-            return self.malformed(Some((&head, &raw)), "Host differs from the target", None);
-        }
-        match (&self.door, &head.form) {
-            (Door::Proxy, RequestForm::Connect { host, port }) => {
-                let target = self.decider.target(host.clone(), *port);
-                self.connect(target, &head, &raw).await
+    async fn request(&mut self, head: Head) -> Next {
+        match &head.read.form {
+            RequestForm::Connect { host, port } if self.destination.is_none() => {
+                if !head.read.host_agrees() {
+                    return self.malformed("Host differs from the target", &head);
+                }
+                let target = self.core.decider.target(host.clone(), *port);
+                self.connect(target, &head).await
             }
-            (
-                Door::Proxy,
-                RequestForm::Absolute {
-                    scheme: Scheme::Http,
-                    host,
-                    port,
-                    ..
-                },
-            ) => {
-                let target = self.decider.target(host.clone(), *port);
-                self.forward(Arc::new(target), &head, &raw).await
-            }
-            (
-                Door::Proxy,
-                RequestForm::Absolute {
-                    scheme: Scheme::Https,
-                    ..
-                },
-            ) => {
-                let why = "https in absolute form";
-                self.malformed(Some((&head, &raw)), why, Some(USE_CONNECT))
-            }
-            (Door::Proxy, RequestForm::Origin { .. } | RequestForm::Asterisk) => {
-                let why = "a request to the proxy as if it were a server";
-                self.malformed(Some((&head, &raw)), why, Some(NOT_A_SERVER))
-            }
-            (Door::Behind { .. }, RequestForm::Connect { .. }) => {
-                let why = "CONNECT on a direct connection: its target cannot be decided on";
-                self.not_allowed(&head, &raw, why)
-            }
-            (Door::Behind { target }, _) => {
-                let target = target.clone();
-                self.forward(target, &head, &raw).await
-            }
+            _ => self.forward(&head).await,
         }
     }
 
-    /// Records and answers bytes that are not a request one could serve.
-    fn malformed(
-        &mut self,
-        request: Option<(&RequestHead, &[u8])>,
-        why: &'static str,
-        help: Option<&str>,
-    ) -> Next {
-        let at = At::new(Layer::Http, self.inbound).detail(Some(why));
-        let target = match &self.door {
-            Door::Proxy => None,
-            Door::Behind { target } => Some(&**target),
-        };
-        let id = match request {
-            Some((head, _)) => self
-                .records
-                .malformed(at.http(&head.method, path(head)), target),
-            None => self.records.malformed(at, target),
-        };
-        let mut refusal = Refusal::new(Reason::Malformed, id);
-        refusal.help = help.or(Some(why));
-        Next::Words(say(&refusal, request), CloseReason::ClientProtocol)
+    /// Records and answers a request that turned out to be malformed.
+    fn malformed(&self, why: &'static str, head: &Head) -> Next {
+        let at = At::new(Layer::Http, self.core.inbound).detail(Some(why));
+        let at = at.http(&head.read.method, path(&head.read));
+        let place = place(self.destination.as_deref());
+        let refused = request::malformed(self.core.records, at, place, Some(why));
+        answer(&refused, Some(head))
     }
 
-    fn not_allowed(&mut self, head: &RequestHead, raw: &[u8], why: &'static str) -> Next {
-        let Door::Behind { target } = &self.door else {
-            return Next::Reset;
-        };
-        let ruling = self.decider.refuse(Reason::ProtocolNotAllowed);
-        let at = At::new(Layer::Http, self.inbound)
-            .http(&head.method, path(head))
-            .detail(Some(why));
-        let id = self.records.decision(at, target, &ruling);
-        Next::Words(
-            say(&Refusal::new(ruling.reason, id), Some((head, raw))),
-            CloseReason::Denied,
-        )
-    }
-
-    /// Records and answers a refusal by policy.
-    fn denied(
-        &self,
-        at: At<'_>,
-        target: &Target,
-        ruling: &Ruling,
-        request: (&RequestHead, &[u8]),
-    ) -> Next {
-        let id = self.records.decision(at, target, ruling);
-        let mut refusal = Refusal::new(ruling.reason, id);
-        let authority = crate::refuse::authority(target);
-        refusal.target = Some(&authority);
-        refusal.suggestion = ruling.suggestion.as_deref();
-        refusal.help = at.detail;
-        Next::Words(say(&refusal, Some(request)), CloseReason::Denied)
+    /// The same where there is no request yet.
+    fn malformed_head(&self, fault: &HeadFault) -> Next {
+        let at = At::new(Layer::Http, self.core.inbound).detail(Some(fault.why));
+        let place = place(self.destination.as_deref());
+        let mut refused = request::malformed(self.core.records, at, place, Some(fault.why));
+        if fault.too_slow {
+            refused.refusal.status = request::REQUEST_TIMEOUT;
+        }
+        answer(&refused, None)
     }
 
     fn end_around(&mut self, end: CloseReason) {
@@ -353,18 +313,26 @@ impl Session<'_> {
     }
 }
 
-/// The refusal as bytes, in the form that the request asks for.
-fn say(refusal: &Refusal<'_>, request: Option<(&RequestHead, &[u8])>) -> Vec<u8> {
-    let Some((head, raw)) = request else {
-        return refusal.response(Format::Text, true);
+/// What the core is asked about requests on a connection that leads there.
+fn place(destination: Option<&Target>) -> Place<'_> {
+    match destination {
+        Some(target) => Place::Destination(target),
+        None => Place::Anywhere,
+    }
+}
+
+/// The refusal, in the form that the request asks for; it ends the connection.
+fn answer(refused: &Refused, request: Option<&Head>) -> Next {
+    let (accept, with_body) = match request {
+        Some(head) => {
+            let mut fields = head.fields();
+            let accept = fields.find(|(name, _)| name.eq_ignore_ascii_case("accept"));
+            (accept.map(|(_, value)| value), &*head.read.method != "HEAD")
+        }
+        None => (None, true),
     };
-    let accept = head
-        .headers(raw)
-        .find(|(name, _)| name.eq_ignore_ascii_case("accept"));
-    refusal.response(
-        Format::wanted(accept.map(|(_, value)| value)),
-        &*head.method != "HEAD",
-    )
+    let answer = refused.refusal.answer(Format::wanted(accept));
+    Next::Answer(answer.http1(with_body), refused.end)
 }
 
 /// The path for the record, without query.
@@ -385,15 +353,34 @@ struct Patience {
     head: Duration,
 }
 
+/// A request's head, and the bytes that it was read from.
+#[derive(Debug)]
+struct Head {
+    read: RequestHead,
+    raw: Vec<u8>,
+}
+
+impl Head {
+    fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.read.headers(&self.raw)
+    }
+}
+
+/// What is wrong with a head.
+#[derive(Debug)]
+struct HeadFault {
+    /// A few words for the record and for the client.
+    why: &'static str,
+    /// It did not come to its end in time.
+    too_slow: bool,
+}
+
 impl Conn {
-    /// The next head and its bytes; `None` when the client is done, or silent for too long.
+    /// The next head; `None` when the client is done, or silent for too long.
     ///
     /// # Errors
-    /// What is wrong with the head, a few words.
-    async fn head(
-        &mut self,
-        patience: Patience,
-    ) -> Result<Option<(RequestHead, Vec<u8>)>, &'static str> {
+    /// What is wrong with the head.
+    async fn head(&mut self, patience: Patience) -> Result<Option<Head>, HeadFault> {
         if self.inbox.is_empty() {
             self.inbox = Vec::new(); // an idle connection holds no buffer
             match timeout(patience.silence, self.stream.readable()).await {
@@ -402,19 +389,26 @@ impl Conn {
             }
         }
         match timeout(patience.head, self.rest_of_head()).await {
-            Ok(read) => read,
+            Ok(read) => read.map_err(|why| HeadFault {
+                why,
+                too_slow: false,
+            }),
             Err(_) if self.inbox.is_empty() => Ok(None),
-            Err(_) => Err("the request head took too long"),
+            Err(_) => Err(HeadFault {
+                why: "the request head took too long",
+                too_slow: true,
+            }),
         }
     }
 
-    async fn rest_of_head(&mut self) -> Result<Option<(RequestHead, Vec<u8>)>, &'static str> {
+    async fn rest_of_head(&mut self) -> Result<Option<Head>, &'static str> {
         let mut scanner = HeadScanner::new();
         loop {
             match read_scanned_head(&self.inbox, &mut scanner) {
-                HeadParse::Head(head) => {
-                    let rest = self.inbox.split_off(head.head_len);
-                    return Ok(Some((head, std::mem::replace(&mut self.inbox, rest))));
+                HeadParse::Head(read) => {
+                    let rest = self.inbox.split_off(read.head_len);
+                    let raw = std::mem::replace(&mut self.inbox, rest);
+                    return Ok(Some(Head { read, raw }));
                 }
                 HeadParse::Malformed(why) => return Err(why),
                 HeadParse::NeedMore => {}

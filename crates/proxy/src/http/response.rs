@@ -7,8 +7,9 @@ use std::fmt::Write as _;
 
 use portcullis_wire::http1::BodyLength;
 
-use super::request::{field, starts_with};
+use super::request_head::field;
 use crate::limits::{MAX_RESPONSE_FIELDS, MAX_RESPONSE_HEAD_BYTES};
+use crate::request::{Passing, Section};
 
 /// A response head.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,9 +44,9 @@ pub(crate) enum Parsed {
     Malformed(&'static str),
 }
 
-/// What the request says about its response.
+/// What the request says about its answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct Answers {
     /// It was HEAD.
     pub(crate) head: bool,
     /// It came in HTTP/1.0, whose clients know no chunks.
@@ -53,7 +54,7 @@ pub(crate) struct Asked {
 }
 
 /// Reads the head at the front of upstream's stream (RFC 9112 sections 4 to 6).
-pub(crate) fn read(stream: &[u8], asked: Asked) -> Parsed {
+pub(crate) fn read(stream: &[u8], answers: Answers) -> Parsed {
     let mut fields = [httparse::EMPTY_HEADER; MAX_RESPONSE_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     let seen = stream.get(..MAX_RESPONSE_HEAD_BYTES).unwrap_or(stream);
@@ -65,7 +66,7 @@ pub(crate) fn read(stream: &[u8], asked: Asked) -> Parsed {
         Ok(httparse::Status::Partial) => return Parsed::NeedMore,
         Err(_) => return Parsed::Malformed("the response head is not HTTP/1"),
     };
-    match head(&response, len, asked) {
+    match head(&response, len, answers) {
         Ok(head) => Parsed::Head(head),
         Err(why) => Parsed::Malformed(why),
     }
@@ -74,7 +75,7 @@ pub(crate) fn read(stream: &[u8], asked: Asked) -> Parsed {
 fn head(
     response: &httparse::Response<'_, '_>,
     len: usize,
-    asked: Asked,
+    answers: Answers,
 ) -> Result<ResponseHead, &'static str> {
     let status = response.code.ok_or("no status")?;
     if !(100..=999).contains(&status) {
@@ -89,8 +90,8 @@ fn head(
         return Err("a response framed in two ways");
     }
     let interim = status < 200;
-    let bodiless = interim || asked.head || matches!(status, 204 | 304);
-    if framing.chunked && asked.old && !bodiless {
+    let bodiless = interim || answers.head || matches!(status, 204 | 304);
+    if framing.chunked && answers.old && !bodiless {
         return Err("chunks in answer to HTTP/1.0");
     }
     let body = match framing.length {
@@ -103,14 +104,15 @@ fn head(
     let reason = response.reason.unwrap_or_default();
     let _ = write!(start, "HTTP/1.1 {status} {reason}\r\n");
     let mut rewritten = start.into_bytes();
-    for one in response.headers.iter() {
-        let named = framing
-            .named
+    let fields = || {
+        response
+            .headers
             .iter()
-            .any(|t| t.eq_ignore_ascii_case(one.name.as_bytes()));
-        if !named && !stays_behind(one.name) {
-            field(&mut rewritten, one.name, one.value);
-        }
+            .map(|field| (field.name, field.value))
+    };
+    let passing = Passing::of(Section::Response, fields());
+    for (name, value) in fields().filter(|(name, _)| passing.lets(name)) {
+        field(&mut rewritten, name, value);
     }
     match framing.length {
         // A HEAD or 304 tells the length of a body that does not follow.
@@ -143,18 +145,16 @@ fn head(
 
 /// The fields that decide where a response ends.
 #[derive(Default)]
-struct Framing<'b> {
+struct Framing {
     length: Option<u64>,
     chunked: bool,
     close: bool,
     keep_alive: bool,
     by_a_proxy: bool,
-    /// Fields that `Connection` takes out.
-    named: Vec<&'b [u8]>,
 }
 
-impl<'b> Framing<'b> {
-    fn add(&mut self, name: &str, value: &'b [u8]) -> Result<(), &'static str> {
+impl Framing {
+    fn add(&mut self, name: &str, value: &[u8]) -> Result<(), &'static str> {
         if name.eq_ignore_ascii_case("content-length") {
             let length = digits(value).ok_or("a bad Content-Length")?;
             if self.length.is_some_and(|other| other != length) {
@@ -175,7 +175,6 @@ impl<'b> Framing<'b> {
             for token in value.split(|b| *b == b',').map(<[u8]>::trim_ascii) {
                 self.close |= token.eq_ignore_ascii_case(b"close");
                 self.keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
-                self.named.push(token);
             }
         }
         Ok(())
@@ -190,32 +189,17 @@ fn digits(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.parse().ok()
 }
 
-/// Fields of one hop, those that are written anew, and those by which upstream would speak as the
-/// gateway: `x-proxy-error` and `Proxy-Status` mean that we said it.
-fn stays_behind(name: &str) -> bool {
-    const EXACT: [&str; 7] = [
-        "connection",
-        "content-length",
-        "transfer-encoding",
-        "keep-alive",
-        "te",
-        "upgrade",
-        "x-proxy-error",
-    ];
-    EXACT.iter().any(|known| name.eq_ignore_ascii_case(known)) || starts_with(name, "proxy-")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const GET: Asked = Asked {
+    const GET: Answers = Answers {
         head: false,
         old: false,
     };
 
-    fn parsed(text: &str, asked: Asked) -> ResponseHead {
-        match read(text.as_bytes(), asked) {
+    fn parsed(text: &str, answers: Answers) -> ResponseHead {
+        match read(text.as_bytes(), answers) {
             Parsed::Head(head) => head,
             other => panic!("{other:?}: {text}"),
         }
@@ -239,7 +223,7 @@ mod tests {
         use ResponseBody::{Framed, UntilClose};
         let sized = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
         assert_eq!(parsed(sized, GET).body, Framed(BodyLength::Length(5)));
-        let head = parsed(sized, Asked { head: true, ..GET });
+        let head = parsed(sized, Answers { head: true, ..GET });
         assert_eq!(head.body, Framed(BodyLength::None));
         assert!(
             String::from_utf8(head.rewritten)
@@ -277,7 +261,7 @@ mod tests {
         }
         let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         assert!(matches!(
-            read(chunked, Asked { old: true, ..GET }),
+            read(chunked, Answers { old: true, ..GET }),
             Parsed::Malformed(_)
         ));
         assert!(matches!(

@@ -18,26 +18,29 @@ use tokio::io::copy_bidirectional_with_sizes;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::{StartHandshake, TlsStream};
+use tracing::debug;
 
 use super::Inspector;
 use super::alpn::{Alpn, Offer};
+use super::ended::Ended;
 use super::exchange::{Session, Switched, Upstream, only_refuse};
 use super::io::{Activity, Client};
 use super::limits::SOCKET_BUFFER_BYTES;
-use super::serve::{self, Ended};
+use super::serve::{self, HeadRules};
 use super::services::Services;
 use super::tasks::Tasks;
 use super::upstream::Secured;
 use crate::flows::Carries;
-use crate::limits::{HEADER_TIMEOUT, HELLO_TIMEOUT};
+use crate::inbound::Inbound;
+use crate::limits::{self, HEADER_TIMEOUT};
 use crate::open_error::OpenError;
 use crate::opened::Opened;
 use crate::records::At;
-use crate::refuse::Refusal;
 use crate::relay::Relay;
+use crate::request::{Place, Refused};
 use crate::socket;
 use crate::stop::Stop;
-use crate::target::Ruling;
+use crate::target::{Ruling, Target};
 
 /// What a ClientHello led to: a decision that says to look inside.
 pub(crate) struct ToInspect {
@@ -92,7 +95,7 @@ pub(crate) async fn inspect(services: &Services<'_>, to_inspect: Box<ToInspect>,
         tokio::select! {
             biased;
             ended = activity.taken_down(stop.wait(), CloseReason::Shutdown) => ended,
-            ended = inspection.run(&mut opened, ruling, (program, upstream)) => ended,
+            ended = inspection.run(&mut opened, ruling, program, upstream) => ended,
         }
     };
     if let Some(cut) = activity.cut() {
@@ -131,10 +134,13 @@ impl Inspection<'_> {
         &self,
         opened: &mut Opened,
         ruling: Ruling,
-        (program, upstream): (Client, Stream),
+        program: Client,
+        upstream: Stream,
     ) -> Ended {
         let at = At::new(Layer::Tls, opened.inbound).shown(Some(self.name.as_str()));
-        let Some(start) = hello(program, self.hello.sni.as_ref()).await else {
+        let patience = limits::handshake_timeout(&self.services.decider.limits());
+        let reading = timeout(patience, hello(program, self.hello.sni.as_ref()));
+        let Some(start) = reading.await.ok().flatten() else {
             // Two readers that see different names in one hello: nobody knows what it means.
             let why = "a ClientHello that cannot be answered";
             self.services
@@ -153,28 +159,28 @@ impl Inspection<'_> {
             let _ = self.answer(start, Alpn::Http1).await;
             return Ended::of(CloseReason::Denied);
         }
-        match self.upstream(opened, upstream, (&ruling, &offer)).await {
+        match self.upstream(opened, upstream, &ruling, &offer).await {
             Ok(secured) => {
                 let ech = (self.hello.ech)
                     .then_some("inspected; an encrypted ClientHello beside the server name");
                 let at = at.detail(ech.or(Some("inspected")));
                 opened.settle(self.services.records, at, ruling);
-                match self.answer(start, secured.1).await {
+                match self.answer(start, secured.alpn).await {
                     Ok(stream) => self.exchange(opened, stream, secured).await,
                     Err(ended) => ended,
                 }
             }
             Err(error) => {
                 let target = &opened.target;
-                let id = self.services.records.failed(at, target, &ruling, &error);
-                let here = format!("{}:{}", self.name, target.port);
-                let mut refusal = Refusal::failed(&error, id);
-                refusal.target = Some(&here);
+                let mut refused =
+                    Refused::undialled(self.services.records, at, target, &ruling, &error);
+                refused.refusal.target = Some(format!("{}:{}", self.name, target.port));
                 let alpn = offer.ours();
                 match self.answer(start, alpn).await {
                     Ok(stream) => {
-                        let serve = |request| only_refuse(&refusal, self.activity, request);
-                        serve::requests(stream, alpn, self.activity, serve).await;
+                        let serve = |request| only_refuse(&refused.refusal, self.activity, request);
+                        let rules = self.head_rules(&opened.target, opened.inbound);
+                        serve::requests(stream, alpn, self.activity, &rules, serve).await;
                     }
                     Err(ended) => return ended,
                 }
@@ -188,7 +194,8 @@ impl Inspection<'_> {
         &self,
         opened: &mut Opened,
         mut stream: Stream,
-        (ruling, offer): (&Ruling, &Offer),
+        ruling: &Ruling,
+        offer: &Offer,
     ) -> Result<Secured, OpenError> {
         if opened.must_redial(ruling) {
             drop(stream);
@@ -206,6 +213,15 @@ impl Inspection<'_> {
             .await
     }
 
+    fn head_rules<'h>(&'h self, target: &'h Target, inbound: Inbound) -> HeadRules<'h> {
+        HeadRules {
+            decider: self.services.decider,
+            records: self.services.records,
+            inbound,
+            place: Place::Name(target, self.name),
+        }
+    }
+
     /// Answers the program's hello.
     async fn answer(
         &self,
@@ -216,12 +232,13 @@ impl Inspection<'_> {
         let Ok(config) = config else {
             return Err(Ended::of(CloseReason::Internal));
         };
-        match timeout(HEADER_TIMEOUT, start.into_stream(config)).await {
+        let patience = limits::handshake_timeout(&self.services.decider.limits());
+        match timeout(patience, start.into_stream(config)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(error)) => Err(distrust(&error)),
             Err(_) => Err(Ended::because(
                 CloseReason::ClientProtocol,
-                "the program did not end its TLS handshake within 10 s",
+                "the program did not end its TLS handshake in time",
             )),
         }
     }
@@ -238,8 +255,9 @@ impl Inspection<'_> {
         self.services
             .records
             .carries(&flow.standing, Carries::Http, &opened.ruling);
+        debug!(id = %flow.id, name = self.name.as_str(), alpn = ?secured.alpn, "inspected");
         let mut drivers = Tasks::new();
-        let alpn = secured.1;
+        let alpn = secured.alpn;
         let session = Session {
             services: self.services,
             inspector: self.inspector,
@@ -260,10 +278,9 @@ impl Inspection<'_> {
             if let Ok(sender) = session.speak(secured).await {
                 session.keep(sender);
             }
-            let served = serve::requests(stream, alpn, self.activity, |request| {
-                session.serve(request)
-            })
-            .await;
+            let rules = self.head_rules(&opened.target, opened.inbound);
+            let serve = |request| session.serve(request);
+            let served = serve::requests(stream, alpn, self.activity, &rules, serve).await;
             let switched = session
                 .switched
                 .lock()
@@ -286,7 +303,7 @@ impl Inspection<'_> {
 /// decided on.
 async fn hello(program: Client, decided: Option<&NameBuf>) -> Option<StartHandshake<Client>> {
     let acceptor = LazyConfigAcceptor::new(Acceptor::default(), program);
-    let start = timeout(HELLO_TIMEOUT, acceptor).await.ok()?.ok()?;
+    let start = acceptor.await.ok()?;
     let seen = match start.client_hello().server_name() {
         Some(name) => Some(NameBuf::from_program(name.as_bytes()).ok()?),
         None => None,

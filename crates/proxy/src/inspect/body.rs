@@ -11,6 +11,7 @@ use portcullis_record::CloseReason;
 use super::fields;
 use super::io::Activity;
 use crate::records::Flow;
+use crate::request::Section;
 
 /// One request that was let through, until its answer has passed.
 pub(super) struct Open {
@@ -115,7 +116,7 @@ impl Body for Up {
             Some(Ok(frame)) => {
                 body.open.count(length(frame), 0);
                 if let Some(trailers) = frame.trailers_mut() {
-                    fields::behind_body(trailers);
+                    fields::retain(trailers, Section::RequestTrailers);
                 }
             }
             Some(Err(_)) => body.open.program_failed.store(true, Ordering::Relaxed),
@@ -135,8 +136,8 @@ impl Body for Up {
 
 /// What the program is answered with.
 pub(super) enum Down {
-    /// The gateway's own words.
-    Words(Option<Bytes>),
+    /// The gateway's own body, if any.
+    Own(Option<Bytes>),
     /// Upstream's.
     Passed(Passed),
 }
@@ -176,12 +177,15 @@ impl Body for Down {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let passed = match self.get_mut() {
-            Down::Words(words) => return Poll::Ready(words.take().map(Frame::data).map(Ok)),
+            Down::Own(own) => return Poll::Ready(own.take().map(Frame::data).map(Ok)),
             Down::Passed(passed) => passed,
         };
-        let frame = ready!(Pin::new(&mut passed.inner).poll_frame(cx));
-        match &frame {
+        let mut frame = ready!(Pin::new(&mut passed.inner).poll_frame(cx));
+        match &mut frame {
             Some(Ok(frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    fields::retain(trailers, Section::ResponseTrailers);
+                }
                 let length = length(frame);
                 passed.open.count(0, length);
                 passed.left = passed.left.map(|left| left.saturating_sub(length));
@@ -194,16 +198,14 @@ impl Body for Down {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Down::Words(words) => words.is_none(),
+            Down::Own(own) => own.is_none(),
             Down::Passed(passed) => passed.inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Down::Words(words) => {
-                SizeHint::with_exact(words.as_ref().map_or(0, |w| w.len() as u64))
-            }
+            Down::Own(own) => SizeHint::with_exact(own.as_ref().map_or(0, |own| own.len() as u64)),
             Down::Passed(passed) => passed.inner.size_hint(),
         }
     }

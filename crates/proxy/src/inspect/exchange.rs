@@ -1,11 +1,8 @@
-//! Requests inside an inspected connection: decided one by one, sent on in our own words.
+//! The codec of HTTP/1.1 and HTTP/2 inside inspected connections, on hyper and on the request core.
 //!
-//! Answers "Host unlike the request target" and "second request on a kept-alive connection" for
-//! HTTPS: each request must be for the name that the connection was decided on, and its method and
-//! path are decided on by themselves. The answer comes from a connection that was dialled by a
-//! permit for that name, and whose certificate proved it.
+//! Each request must be for the name that the connection was decided on. The answer comes from a
+//! connection that was dialled by a permit for that name, and whose certificate proved it.
 
-use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,28 +13,28 @@ use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use portcullis_names::{Host, Name};
-use portcullis_policy::{Reason, RuleTerms, Shown};
-use portcullis_record::{CloseReason, Layer};
+use portcullis_policy::Reason;
+use portcullis_record::{CloseReason, DecisionId, Layer};
+use portcullis_wire::http1 as uri;
 
 use super::alpn::Alpn;
+use super::answer::answer;
 use super::body::{Busy, Down, Open, Up};
 use super::io::Activity;
 use super::sender::{Sender, Sent};
 use super::services::Services;
 use super::tasks::Spawner;
 use super::upstream::Secured;
-use super::{Inspector, fields, words};
+use super::{Inspector, fields};
 use crate::connector::Peer;
 use crate::flows::{Carries, Standing};
-use crate::http_only;
 use crate::inbound::Inbound;
 use crate::open_error::OpenError;
 use crate::records::At;
-use crate::refuse::Refusal;
-use crate::target::{Asks, Ruling, Target};
-
-/// The port that a Host without one means.
-const HTTPS_PORT: u16 = 443;
+use crate::request::{
+    Core, Form, Permitted, Place, Refusal, Refused, Request as CoreRequest, malformed,
+};
+use crate::target::{Ruling, Target};
 
 /// One inspected connection: what its requests share.
 pub(super) struct Session<'a> {
@@ -71,78 +68,56 @@ pub(super) struct Switched {
     pub(super) open: Arc<Open>,
 }
 
-/// A request that is not one for this connection.
-struct Odd {
-    reason: Reason,
-    why: &'static str,
-}
-
-impl Odd {
-    const fn malformed(why: &'static str) -> Odd {
-        Odd {
-            reason: Reason::Malformed,
-            why,
-        }
-    }
-}
-
-/// Brings the path into the form that was decided on.
-fn as_decided(ruling: &Ruling, parts: &mut Parts) {
-    let path = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let Cow::Owned(form) = http_only::sent_path(ruling, path) else {
-        return;
-    };
-    let mut uri = parts.uri.clone().into_parts();
-    uri.path_and_query = PathAndQuery::try_from(form).ok();
-    parts.uri = Uri::from_parts(uri).unwrap_or_default();
-}
-
 impl Session<'_> {
     /// Serves one request.
     pub(super) async fn serve(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
     ) -> Result<Response<Down>, Infallible> {
+        let answer = self.answer(request).await;
+        if let Ok(answer) = &answer {
+            let granted = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+            self.activity.upgrade_answered(granted);
+        }
+        answer
+    }
+
+    async fn answer(&self, mut request: Request<Incoming>) -> Result<Response<Down>, Infallible> {
         let busy = Busy::new(&self.activity);
         let program = hyper::upgrade::on(&mut request);
-        let (mut parts, body) = request.into_parts();
-        let path = parts.uri.path().to_owned();
-        let method = parts.method.clone();
-        let at = At::new(Layer::Http, self.inbound).http(method.as_str(), Some(&path));
-        if let Err(odd) = self.is_for_here(&parts) {
-            return Ok(self.odd(at, &odd, &parts));
-        }
-        let at = at.shown(Some(self.name.as_str()));
-        let shown = Shown::host(self.name.as_ref());
-        let asks = Asks {
-            method: method.as_str(),
-            path: &path,
+        let (parts, body) = request.into_parts();
+        let hosts = match Hosts::read(&parts) {
+            Ok(hosts) => hosts,
+            Err(why) => return Ok(self.malformed(why, &parts)),
         };
-        let mut ruling = (self.services.decider).decide_request(self.target, shown, asks);
-        let mut at = at.detail(http_only::why_no_path(&ruling, Some(&path)));
-        let fields = parts.headers.iter();
-        let fields = fields.map(|(name, value)| (name.as_str(), value.as_bytes()));
-        if let Some((reason, why)) = http_only::steered(&ruling, fields) {
-            ruling.refuse(reason);
-            at = at.detail(Some(why));
-        }
-        if ruling.permit.is_none() {
-            return Ok(self.denied(at, &ruling, &parts));
-        }
-        as_decided(&ruling, &mut parts);
-        let (mut sender, peer) = match self.ready(&ruling).await {
+        let request = asked(&parts, &hosts);
+        let core = Core {
+            decider: self.services.decider,
+            records: self.services.records,
+            inbound: self.inbound,
+        };
+        let place = Place::Name(self.target, self.name);
+        let fields = fields::pairs(&parts.headers);
+        let permitted = match request.decide(core, place, fields) {
+            Ok(permitted) => permitted,
+            Err(refused) => return Ok(say(&refused, &parts)),
+        };
+        let (at, ruling) = (permitted.at, &permitted.ruling);
+        let (mut sender, peer) = match self.ready(ruling).await {
             Ok(ready) => ready,
-            Err(error) => return Ok(self.failed(at, &ruling, &error, &parts)),
+            Err(error) => return Ok(say(&permitted.undialled(core.records, &error), &parts)),
         };
-        let flow = self.services.records.open(at, self.target, &ruling, &peer);
+        let flow = core.records.open(at, self.target, ruling, &peer);
         let id = flow.id;
         flow.standing.is_part_of(self.standing);
         let standing = flow.standing.clone();
         let open = Open::new(flow, busy);
-        // Behind it there are no methods any more; a rule that limits them lets none through.
-        let websocket = ruling.terms().is_none_or(RuleTerms::allows_upgrade)
-            && fields::wants_websocket(&parts.method, parts.version, &parts.headers);
-        let mut for_upstream = self.rewrite(&mut parts, websocket, body, open.clone());
+        let websocket = request.websocket;
+        let body = Up::new(body, open.clone());
+        let mut for_upstream = self.rewrite(&parts, &permitted, body);
+        if websocket {
+            fields::to_websocket(for_upstream.headers_mut());
+        }
         // A connection that was closed meanwhile has taken nothing: once more, on a new one.
         let mut tries = 2;
         let sent = loop {
@@ -151,11 +126,11 @@ impl Session<'_> {
                 Sent::Answered(answer) => break Ok(answer),
                 Sent::Untaken(request) if tries > 0 => {
                     for_upstream = request;
-                    sender = match self.dial(&ruling).await {
+                    sender = match self.dial(ruling).await {
                         Ok((sender, _)) => sender,
                         Err(error) => {
                             open.close(CloseReason::UpstreamClosed, None);
-                            return Ok(self.failed(at, &ruling, &error, &parts));
+                            return Ok(say(&permitted.undialled(core.records, &error), &parts));
                         }
                     };
                 }
@@ -168,11 +143,11 @@ impl Session<'_> {
             Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 if !websocket {
                     let why = "a change of protocol that was not asked for";
-                    return Ok(self.broken(CloseReason::UpstreamProtocol, why, id, &open, &parts));
+                    let end = CloseReason::UpstreamProtocol;
+                    open.close(end, Some(why));
+                    return Ok(say(&broken(&permitted, id, end), &parts));
                 }
-                self.services
-                    .records
-                    .carries(&standing, Carries::Switched, &ruling);
+                core.records.carries(&standing, Carries::Switched, ruling);
                 Ok(self.switch(program, answer, open))
             }
             Ok(answer) => {
@@ -183,105 +158,40 @@ impl Session<'_> {
                 Ok(Response::from_parts(head, Down::passed(body, open)))
             }
             Err(_) if open.program_failed() => {
-                let why = "the program's body broke off";
-                Ok(self.broken(CloseReason::ClientReset, why, id, &open, &parts))
+                let end = CloseReason::ClientReset;
+                open.close(end, Some("the program's body broke off"));
+                Ok(say(&broken(&permitted, id, end), &parts))
             }
             Err(end) => {
-                let why = "upstream broke off before it answered";
-                Ok(self.broken(end, why, id, &open, &parts))
+                open.close(end, Some("upstream broke off before it answered"));
+                Ok(say(&broken(&permitted, id, end), &parts))
             }
         }
-    }
-
-    /// Whether the request names the host and port of the connection, and nothing else.
-    fn is_for_here(&self, parts: &Parts) -> Result<(), Odd> {
-        if parts.method == Method::CONNECT {
-            return Err(Odd {
-                reason: Reason::ProtocolNotAllowed,
-                why: "CONNECT inside an inspected connection: its target cannot be decided on",
-            });
-        }
-        if parts
-            .uri
-            .scheme()
-            .is_some_and(|scheme| *scheme != Scheme::HTTPS)
-        {
-            return Err(Odd::malformed("a target of another scheme than https"));
-        }
-        let mut hosts = parts
-            .headers
-            .get_all(HOST)
-            .iter()
-            .map(HeaderValue::as_bytes);
-        let (host, another) = (hosts.next(), hosts.next());
-        if another.is_some() {
-            return Err(Odd::malformed("more than one Host"));
-        }
-        let target = parts
-            .uri
-            .authority()
-            .map(|target| target.as_str().as_bytes());
-        if target.or(host).is_none() {
-            return Err(Odd::malformed("a request without a Host"));
-        }
-        // A target in absolute form, or of HTTP/2, and a Host beside it: both must mean this place.
-        target
-            .into_iter()
-            .chain(host)
-            .try_for_each(|text| self.is_here(text))
-    }
-
-    fn is_here(&self, text: &[u8]) -> Result<(), Odd> {
-        let (host, port) =
-            Host::with_port(text).map_err(|_| Odd::malformed("a Host that is none"))?;
-        let same_name = host
-            .name()
-            .is_some_and(|name| name.as_str() == self.name.as_str());
-        let same_port = port.is_none_or(|port| port == self.target.port);
-        if same_name && same_port {
-            return Ok(());
-        }
-        Err(Odd {
-            reason: Reason::HostMismatch,
-            why: "a Host other than the name that the connection was decided on",
-        })
     }
 
     /// The request as upstream gets it.
-    fn rewrite(
-        &self,
-        parts: &mut Parts,
-        websocket: bool,
-        body: Incoming,
-        open: Arc<Open>,
-    ) -> Request<Up> {
-        let mut request = Request::new(Up::new(body, open));
+    fn rewrite<B>(&self, parts: &Parts, permitted: &Permitted<'_>, body: B) -> Request<B> {
+        let mut request = Request::new(body);
         *request.method_mut() = parts.method.clone();
         let mut sent = parts.headers.clone();
         fields::for_upstream(&mut sent, parts.version);
-        let path =
-            (parts.uri.path_and_query().cloned()).unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let host = match self.target.port {
-            HTTPS_PORT => self.name.to_string(),
-            port => format!("{}:{port}", self.name),
-        };
+        let path = PathAndQuery::try_from(&*permitted.path);
+        let path = path.unwrap_or_else(|_| PathAndQuery::from_static("/"));
+        let authority = permitted.authority.as_str();
         if self.alpn == Alpn::Http2 {
             *request.version_mut() = Version::HTTP_2;
-            if let Ok(authority) = Authority::try_from(host) {
+            if let Ok(authority) = Authority::try_from(authority) {
                 let uri = Uri::builder().scheme(Scheme::HTTPS).authority(authority);
                 *request.uri_mut() = uri.path_and_query(path).build().unwrap_or_default();
             }
         } else {
             *request.uri_mut() = Uri::from(path);
-            if let Ok(host) = HeaderValue::try_from(host) {
+            if let Ok(host) = HeaderValue::try_from(authority) {
                 sent.insert(HOST, host);
             }
             if parts.headers.contains_key(TRANSFER_ENCODING) {
                 // Said, since a GET is taken for one without a body otherwise.
                 sent.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-            }
-            if websocket {
-                fields::to_websocket(&mut sent);
             }
         }
         *request.headers_mut() = sent;
@@ -316,18 +226,18 @@ impl Session<'_> {
             .await?;
         let (stream, peer) = (connected.stream, connected.peer);
         crate::socket::prepare(stream.tcp());
-        let (secured, alpn) = self
+        let secured = self
             .inspector
             .secure(stream, self.name.as_ref(), ruling, self.alpn.protocols())
             .await?;
-        if alpn != self.alpn {
+        if secured.alpn != self.alpn {
             let detail = "upstream speaks another protocol than before";
             return Err(OpenError::Upstream {
                 reason: Reason::UpstreamProtocol,
                 detail: detail.to_owned(),
             });
         }
-        let sender = self.speak((secured, alpn)).await?;
+        let sender = self.speak(secured).await?;
         let mut upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
         upstream.peer = peer.clone();
         upstream.peer.forget_timings();
@@ -361,77 +271,105 @@ impl Session<'_> {
             open,
         };
         *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched);
-        Response::from_parts(head, Down::Words(None))
+        Response::from_parts(head, Down::Own(None))
     }
 
-    fn odd(&self, at: At<'_>, odd: &Odd, parts: &Parts) -> Response<Down> {
-        let at = at.detail(Some(odd.why));
-        if odd.reason == Reason::Malformed {
-            let id = self.services.records.malformed(at, Some(self.target));
-            let mut refusal = Refusal::new(odd.reason, id);
-            refusal.help = Some(odd.why);
-            return self.say(refusal, parts);
+    fn malformed(&self, why: &'static str, parts: &Parts) -> Response<Down> {
+        let at = At::new(Layer::Http, self.inbound).detail(Some(why));
+        let at = at.http(parts.method.as_str(), Some(parts.uri.path()));
+        let place = Place::Name(self.target, self.name);
+        say(
+            &malformed(self.services.records, at, place, Some(why)),
+            parts,
+        )
+    }
+}
+
+/// The hosts that a request names.
+struct Hosts {
+    /// In its target, with the scheme.
+    target: Option<(uri::Scheme, Host, Option<u16>)>,
+    /// In its `Host` field.
+    field: Option<(Host, Option<u16>)>,
+}
+
+impl Hosts {
+    /// # Errors
+    /// What is wrong with them.
+    fn read(parts: &Parts) -> Result<Hosts, &'static str> {
+        let host = |text: &[u8]| Host::with_port(text).map_err(|_| "a Host that is none");
+        let mut fields = parts.headers.get_all(HOST).iter();
+        let field = fields
+            .next()
+            .map(|field| host(field.as_bytes()))
+            .transpose()?;
+        if fields.next().is_some() {
+            return Err("more than one Host");
         }
-        let ruling = self.services.decider.refuse(odd.reason);
-        let id = self.services.records.decision(at, self.target, &ruling);
-        self.say(Refusal::new(odd.reason, id), parts)
-    }
-
-    fn denied(&self, at: At<'_>, ruling: &Ruling, parts: &Parts) -> Response<Down> {
-        let id = self.services.records.decision(at, self.target, ruling);
-        let mut refusal = Refusal::new(ruling.reason, id);
-        refusal.suggestion = ruling.suggestion.as_deref();
-        self.say(refusal, parts)
-    }
-
-    fn failed(
-        &self,
-        at: At<'_>,
-        ruling: &Ruling,
-        error: &OpenError,
-        parts: &Parts,
-    ) -> Response<Down> {
-        let id = self.services.records.failed(at, self.target, ruling, error);
-        self.say(Refusal::failed(error, id), parts)
-    }
-
-    /// The answer to a request whose record is open, and the record's end.
-    fn broken(
-        &self,
-        end: CloseReason,
-        why: &'static str,
-        id: portcullis_record::DecisionId,
-        open: &Open,
-        parts: &Parts,
-    ) -> Response<Down> {
-        open.close(end, Some(why));
-        let reason = match end {
-            CloseReason::ClientReset => Reason::Malformed,
-            CloseReason::UpstreamProtocol => Reason::UpstreamProtocol,
-            _ => Reason::ConnectionReset,
+        let target = match parts.uri.authority() {
+            Some(authority) => {
+                let scheme = match parts.uri.scheme_str() {
+                    Some("http") => uri::Scheme::Http,
+                    Some("https") | None => uri::Scheme::Https,
+                    Some(_) => return Err("a target with a scheme other than http or https"),
+                };
+                let (host, port) = host(authority.as_str().as_bytes())?;
+                Some((scheme, host, port))
+            }
+            None => None,
         };
-        self.say(Refusal::new(reason, id), parts)
+        Ok(Hosts { target, field })
     }
+}
 
-    fn say(&self, refusal: Refusal<'_>, parts: &Parts) -> Response<Down> {
-        let here = format!("{}:{}", self.name, self.target.port);
-        let refusal = Refusal {
-            target: Some(&here),
-            ..refusal
-        };
-        words::answer(&refusal, &parts.method, parts.version, &parts.headers)
+/// The request as the core takes it.
+fn asked<'r>(parts: &'r Parts, hosts: &'r Hosts) -> CoreRequest<'r> {
+    let form = match &hosts.target {
+        _ if parts.method == Method::CONNECT => Form::Connect,
+        Some((scheme, host, port)) => {
+            let (scheme, port) = (*scheme, *port);
+            Form::Absolute { scheme, host, port }
+        }
+        None => Form::Origin,
+    };
+    let path = parts.uri.path_and_query();
+    CoreRequest {
+        method: parts.method.as_str(),
+        form,
+        path: path.map_or("/", PathAndQuery::as_str),
+        host: hosts.field.as_ref().map(|(host, port)| (host, *port)),
+        websocket: fields::wants_websocket(&parts.method, parts.version, &parts.headers),
     }
+}
+
+/// What is told of a request that broke off after it was recorded.
+fn broken(permitted: &Permitted<'_>, id: DecisionId, end: CloseReason) -> Refused {
+    let reason = match end {
+        CloseReason::ClientReset => Reason::Malformed,
+        CloseReason::UpstreamProtocol => Reason::UpstreamProtocol,
+        _ => Reason::ConnectionReset,
+    };
+    permitted.failed(reason, id, end)
+}
+
+fn say(refused: &Refused, parts: &Parts) -> Response<Down> {
+    answer(
+        &refused.refusal,
+        &parts.method,
+        parts.version,
+        &parts.headers,
+    )
 }
 
 /// Serves nothing but one refusal: upstream could not be reached, or did not prove itself.
 pub(super) async fn only_refuse(
-    refusal: &Refusal<'_>,
+    refusal: &Refusal,
     activity: &Arc<Activity>,
     request: Request<Incoming>,
 ) -> Result<Response<Down>, Infallible> {
     let _busy = Busy::new(activity);
     let (parts, _) = request.into_parts();
-    Ok(words::answer(
+    Ok(answer(
         refusal,
         &parts.method,
         parts.version,

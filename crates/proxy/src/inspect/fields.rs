@@ -1,29 +1,12 @@
-//! The fields of requests and answers that pass through an inspected connection: those of one hop
-//! stay behind, and nobody speaks for the gateway.
-//!
-//! Answers "client-sent `Proxy-*`, `X-Forwarded-*`, `Via` do not steer anything": what the plain
-//! entrance takes out (see `http::request`) is taken out here too.
+//! The core's lists of fields, applied to hyper's messages.
 
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
 };
 use hyper::{Method, Version};
 
-use crate::http_only;
-
-/// Fields of one hop (RFC 9110 section 7.6.1) and fields by which somebody would speak as a proxy.
-const HOP: [&str; 7] = [
-    "connection",
-    "keep-alive",
-    "transfer-encoding",
-    "upgrade",
-    "te",
-    "via",
-    "forwarded",
-];
-/// The fields that upstream would speak by as the gateway.
-const OURS: &str = "x-proxy-error";
+use crate::request::{Passing, Section};
 
 /// Takes out of a request what is not for upstream. `Host` is written anew by the caller.
 pub(super) fn for_upstream(fields: &mut HeaderMap, version: Version) {
@@ -32,9 +15,7 @@ pub(super) fn for_upstream(fields: &mut HeaderMap, version: Version) {
         && fields
             .get(TE)
             .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    strip(fields);
-    fields.remove(HOST);
-    fields.remove("http2-settings");
+    retain_head(fields, Section::Request);
     // The gateway itself asks the program for its body (100 Continue) once upstream takes it.
     fields.remove(EXPECT);
     if trailers {
@@ -42,25 +23,34 @@ pub(super) fn for_upstream(fields: &mut HeaderMap, version: Version) {
     }
 }
 
-/// Takes out of a request's trailers what no request may say of itself there: servers add them to
-/// the fields that were decided on.
-pub(super) fn behind_body(trailers: &mut HeaderMap) {
-    let version = Version::HTTP_11;
-    for_upstream(trailers, version);
-    trailers.remove(CONTENT_LENGTH);
-    let known: Vec<HeaderName> = trailers.keys().cloned().collect();
-    for name in known
-        .into_iter()
-        .filter(|name| http_only::is_steering(name.as_str()))
-    {
-        trailers.remove(name);
+/// Takes out of an answer what is not for the program.
+pub(super) fn for_program(fields: &mut HeaderMap) {
+    retain_head(fields, Section::Response);
+}
+
+/// Takes out of one section what does not pass.
+pub(super) fn retain(fields: &mut HeaderMap, section: Section) {
+    let passing = Passing::of(section, pairs(fields));
+    let gone = fields.keys().filter(|name| !passing.lets(name.as_str()));
+    let gone: Vec<HeaderName> = gone.cloned().collect();
+    for name in gone {
+        fields.remove(name);
     }
 }
 
-/// Takes out of an answer what is not for the program.
-pub(super) fn for_program(fields: &mut HeaderMap) {
-    strip(fields);
-    fields.remove(OURS);
+/// The same of a head, in which hyper takes the length of the body from its field.
+fn retain_head(fields: &mut HeaderMap, section: Section) {
+    let length = fields.get(CONTENT_LENGTH).cloned();
+    retain(fields, section);
+    if let Some(length) = length {
+        fields.insert(CONTENT_LENGTH, length);
+    }
+}
+
+/// Names and values, as the core reads them.
+pub(super) fn pairs(fields: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
+    let fields = fields.iter();
+    fields.map(|(name, value)| (name.as_str(), value.as_bytes()))
 }
 
 /// The two fields of a change to WebSocket.
@@ -91,25 +81,6 @@ pub(super) fn wants_websocket(method: &Method, version: Version, fields: &Header
         && fields.get_all(UPGRADE).iter().count() == 1
         && has(UPGRADE, "websocket")
         && has(CONNECTION, "upgrade")
-}
-
-fn strip(fields: &mut HeaderMap) {
-    let mut gone: Vec<HeaderName> = fields
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
-        .filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok())
-        // How a message ends is not the sender's to take back.
-        .filter(|name| name != CONTENT_LENGTH && name != HOST)
-        .collect();
-    gone.extend(HOP.map(HeaderName::from_static));
-    let speaks = |name: &&HeaderName| {
-        name.as_str().starts_with("proxy-") || name.as_str().starts_with("x-forwarded-")
-    };
-    gone.extend(fields.keys().filter(speaks).cloned());
-    for name in gone {
-        fields.remove(name);
-    }
 }
 
 #[cfg(test)]
@@ -144,17 +115,6 @@ mod tests {
     }
 
     #[test]
-    fn trailers_do_not_say_what_fields_may_not() {
-        let mut sent = fields(
-            "host: evil.example\ncontent-length: 9\ntransfer-encoding: chunked\n\
-             x-forwarded-host: evil.example\nproxy-authorization: x\nx-original-url: /secret\n\
-             grpc-status: 0",
-        );
-        behind_body(&mut sent);
-        assert_eq!(names(&sent), ["grpc-status"]);
-    }
-
-    #[test]
     fn grpc_still_asks_for_trailers() {
         let mut sent = fields("te: trailers\ncontent-type: application/grpc");
         for_upstream(&mut sent, Version::HTTP_2);
@@ -162,16 +122,6 @@ mod tests {
         let mut other = fields("te: gzip");
         for_upstream(&mut other, Version::HTTP_2);
         assert!(other.is_empty());
-    }
-
-    #[test]
-    fn upstream_does_not_speak_as_the_gateway() {
-        let mut sent = fields(
-            "x-proxy-error: blocked-by-allowlist\nproxy-status: portcullis\nserver: x\n\
-             connection: close, x-hop\nx-hop: 1\ntrailer: grpc-status",
-        );
-        for_program(&mut sent);
-        assert_eq!(names(&sent), ["server", "trailer"]);
     }
 
     #[test]

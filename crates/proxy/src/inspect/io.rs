@@ -4,19 +4,27 @@
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use portcullis_record::CloseReason;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::serve::Ended;
+use super::ended::{Ended, HeadFault};
 use crate::meter::{Cut, MAX_CHUNK_BYTES, Meter, Way};
+
+/// What was said to a request for a WebSocket: nothing yet.
+const UPGRADE_ASKED: u8 = 0;
+/// Yes.
+const UPGRADE_GRANTED: u8 = 1;
+/// No.
+const UPGRADE_DENIED: u8 = 2;
 
 /// What happens on one connection, seen by several parts of its task.
 #[derive(Debug)]
@@ -28,10 +36,20 @@ pub(super) struct Activity {
     open: AtomicU32,
     /// Requests in all.
     requests: AtomicU64,
+    /// Heads of HTTP/1.1 that were passed on, each to become a request.
+    passed: AtomicU64,
     /// When the last request ended, in milliseconds since the start.
     idle_since: AtomicU64,
-    /// When bytes came that are not a request yet, in milliseconds since the start, and one more.
+    /// When the head began that is under way, in milliseconds since the start, and one more.
     head_since: AtomicU64,
+    /// What is wrong with a head: the last that is read of the connection.
+    fault: OnceLock<HeadFault>,
+    /// What the program is told of that.
+    refusal: OnceLock<Vec<u8>>,
+    /// Whether the request for a WebSocket was granted; see [`UPGRADE_ASKED`].
+    upgrade: AtomicU8,
+    /// Waits for the requests that are being served, to refuse what came behind them.
+    waits: AtomicWaker,
     /// The limit that ended the connection.
     cut: OnceLock<Cut>,
     /// Why the connection is taken down, where it is.
@@ -46,8 +64,13 @@ impl Activity {
             down: AtomicU64::new(0),
             open: AtomicU32::new(0),
             requests: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
+            fault: OnceLock::new(),
+            refusal: OnceLock::new(),
+            upgrade: AtomicU8::new(UPGRADE_ASKED),
+            waits: AtomicWaker::new(),
             cut: OnceLock::new(),
             ends: OnceLock::new(),
         })
@@ -82,13 +105,18 @@ impl Activity {
     pub(super) fn begin(&self) {
         self.open.fetch_add(1, Ordering::Relaxed);
         self.requests.fetch_add(1, Ordering::Relaxed);
-        self.head_since.store(0, Ordering::Relaxed);
+    }
+
+    /// Requests may come from now on: the handshake took its own time.
+    pub(super) fn opens(&self) {
+        self.idle_since.store(self.now(), Ordering::Relaxed);
     }
 
     /// A request is over.
     pub(super) fn end(&self) {
         self.idle_since.store(self.now(), Ordering::Relaxed);
         self.open.fetch_sub(1, Ordering::Relaxed);
+        self.waits.wake();
     }
 
     /// Whether any request came.
@@ -105,7 +133,90 @@ impl Activity {
         Some(Duration::from_millis(self.now().saturating_sub(since)))
     }
 
-    /// How long bytes have been there that are no request yet.
+    /// A head is under way.
+    pub(super) fn head_began(&self) {
+        if self.head_since.load(Ordering::Relaxed) == 0 {
+            self.head_since.store(self.now() + 1, Ordering::Relaxed);
+        }
+    }
+
+    /// It came to its end.
+    pub(super) fn head_ended(&self) {
+        self.head_since.store(0, Ordering::Relaxed);
+    }
+
+    /// A head of HTTP/1.1 is passed on.
+    pub(super) fn head_passed(&self) {
+        self.head_ended();
+        self.passed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether all requests that were passed on are answered.
+    fn all_answered(&self) -> bool {
+        let begun = self.requests.load(Ordering::Relaxed);
+        begun >= self.passed.load(Ordering::Relaxed) && self.open.load(Ordering::Relaxed) == 0
+    }
+
+    /// Reads nothing more: this head is refused.
+    pub(super) fn refuse_head(&self, fault: HeadFault) {
+        let _ = self.fault.set(fault);
+        self.waits.wake();
+    }
+
+    /// The head that is refused, if one is.
+    pub(super) fn fault(&self) -> Option<HeadFault> {
+        self.fault.get().copied()
+    }
+
+    /// The same, once the requests before it are answered, until [`Activity::tell`].
+    pub(super) fn untold_fault(&self) -> Option<HeadFault> {
+        let told = self.refusal.get().is_some();
+        self.fault().filter(|_| !told && self.all_answered())
+    }
+
+    /// What the program is told of it.
+    pub(super) fn tell(&self, refusal: Vec<u8>) {
+        let _ = self.refusal.set(refusal);
+    }
+
+    /// See [`Activity::tell`].
+    pub(super) fn refusal(&self) -> Option<&[u8]> {
+        self.refusal.get().map(Vec::as_slice)
+    }
+
+    /// Ready when no request is being served.
+    pub(super) fn poll_answered(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.waits.register(cx.waker());
+        match self.all_answered() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    /// A WebSocket is asked for.
+    pub(super) fn upgrade_asked(&self) {
+        self.upgrade.store(UPGRADE_ASKED, Ordering::Relaxed);
+    }
+
+    /// The answer to that.
+    pub(super) fn upgrade_answered(&self, granted: bool) {
+        let answer = if granted {
+            UPGRADE_GRANTED
+        } else {
+            UPGRADE_DENIED
+        };
+        self.upgrade.store(answer, Ordering::Relaxed);
+    }
+
+    /// Whether the WebSocket was granted; `None` where that is still to be said.
+    pub(super) fn upgraded(&self) -> Option<bool> {
+        match self.upgrade.load(Ordering::Relaxed) {
+            UPGRADE_ASKED => None,
+            answer => Some(answer == UPGRADE_GRANTED),
+        }
+    }
+
+    /// How long a head has been under way.
     pub(super) fn head_waits(&self) -> Option<Duration> {
         match self.head_since.load(Ordering::Relaxed) {
             0 => None,
@@ -121,9 +232,6 @@ impl Activity {
 
     fn came(&self, bytes: usize) {
         self.up.fetch_add(bytes as u64, Ordering::Relaxed);
-        if self.open.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0 {
-            self.head_since.store(self.now() + 1, Ordering::Relaxed);
-        }
     }
 }
 
@@ -320,13 +428,15 @@ mod tests {
         assert!(activity.head_waits().is_none() && !activity.was_used());
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(activity.idle(), Some(Duration::from_secs(3)));
-        activity.came(1);
+        activity.opens();
+        assert_eq!(activity.idle(), Some(Duration::ZERO));
+        activity.head_began();
         tokio::time::advance(Duration::from_secs(2)).await;
+        activity.head_began();
         assert_eq!(activity.head_waits(), Some(Duration::from_secs(2)));
+        activity.head_ended();
         activity.begin();
         assert!(activity.head_waits().is_none() && activity.idle().is_none());
-        activity.came(1);
-        assert!(activity.head_waits().is_none(), "it is the request's body");
         activity.end();
         assert_eq!(activity.idle(), Some(Duration::ZERO));
     }

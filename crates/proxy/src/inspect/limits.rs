@@ -23,5 +23,9 @@ pub(super) const STREAM_WINDOW_BYTES: u32 = 256 * 1024;
 pub(super) const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 /// How often a connection is looked at that may have been silent for too long.
 pub(super) const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+/// The same where the time limits are short: so many times within the shortest.
+pub(super) const WATCH_PARTS: u32 = 8;
+/// But no more often than this.
+pub(super) const MIN_WATCH_INTERVAL: Duration = Duration::from_millis(50);
 /// What passes in one piece on a WebSocket, each direction.
 pub(super) const SOCKET_BUFFER_BYTES: usize = 16 * 1024;

@@ -46,7 +46,7 @@ impl Sender {
         secured: Secured,
         spawner: &Spawner<'static>,
     ) -> Result<Sender, OpenError> {
-        let (stream, alpn) = secured;
+        let Secured { stream, alpn } = secured;
         let io = TokioIo::new(stream);
         let began = match alpn {
             Alpn::None | Alpn::Http1 => {

@@ -5,62 +5,46 @@
 
 use std::convert::Infallible;
 use std::error::Error as _;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Poll, ready};
 
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
+use hyper::service::{HttpService, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use portcullis_record::CloseReason;
-use tokio::time::{sleep, timeout};
+use portcullis_record::{CloseReason, Layer};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
 use super::alpn::Alpn;
 use super::body::Down;
+use super::ended::{Ended, HeadFault};
+use super::heads::Checked;
 use super::io::{Activity, Client};
 use super::limits::{
     CONNECTION_WINDOW_BYTES, MAX_BUFFER_BYTES, MAX_ERROR_RESETS, MAX_FIELDS, MAX_FIELDS_BYTES,
-    MAX_RESET_STREAMS, MAX_STREAM_BUFFER_BYTES, MAX_STREAMS, STREAM_WINDOW_BYTES, WATCH_INTERVAL,
+    MAX_RESET_STREAMS, MAX_STREAM_BUFFER_BYTES, MAX_STREAMS, MIN_WATCH_INTERVAL,
+    STREAM_WINDOW_BYTES, WATCH_INTERVAL, WATCH_PARTS,
 };
 use super::tasks::Tasks;
-use crate::limits::{ANSWER_TIMEOUT, HEADER_TIMEOUT, KEEP_ALIVE_TIMEOUT};
+use crate::decider::Decider;
+use crate::inbound::Inbound;
+use crate::limits::{self, ANSWER_TIMEOUT};
+use crate::records::{At, Records};
+use crate::request::{Format, Place, REQUEST_TIMEOUT, malformed};
 
-/// How a connection came to its end.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Ended {
-    pub(super) end: CloseReason,
-    /// What the record of the end says.
-    pub(super) detail: Option<&'static str>,
-    /// The program's bytes were not HTTP: a denial of its own.
-    pub(super) malformed: Option<&'static str>,
-}
+/// A head that does not come to its end.
+const TOO_SLOW: HeadFault = HeadFault {
+    why: "the request head took too long",
+    too_slow: true,
+};
 
-impl Ended {
-    pub(super) const fn of(end: CloseReason) -> Ended {
-        Ended {
-            end,
-            detail: None,
-            malformed: None,
-        }
-    }
-
-    pub(super) const fn because(end: CloseReason, detail: &'static str) -> Ended {
-        Ended {
-            detail: Some(detail),
-            ..Ended::of(end)
-        }
-    }
-
-    const fn malformed(why: &'static str) -> Ended {
-        Ended {
-            malformed: Some(why),
-            ..Ended::of(CloseReason::ClientProtocol)
-        }
-    }
-}
+/// A connection of HTTP/1.1.
+type Serving<S> = http1::UpgradeableConnection<TokioIo<Checked<TlsStream<Client>>>, S>;
 
 /// What makes a connection end that says nothing.
 enum Over {
@@ -70,21 +54,45 @@ enum Over {
     Head,
 }
 
+/// What the heads on a connection are held to. Time limits are looked up each time, as the policy may
+/// change.
+pub(super) struct HeadRules<'a> {
+    pub(super) decider: &'a Decider,
+    pub(super) records: &'a Records,
+    pub(super) inbound: Inbound,
+    /// What requests here may be for.
+    pub(super) place: Place<'a>,
+}
+
+impl HeadRules<'_> {
+    /// Records that a head is refused; what the program is told in HTTP/1.1.
+    fn refuse(&self, fault: HeadFault) -> Vec<u8> {
+        let at = At::new(Layer::Http, self.inbound).detail(Some(fault.why));
+        let mut refused = malformed(self.records, at, self.place, Some(fault.why));
+        if fault.too_slow {
+            refused.refusal.status = REQUEST_TIMEOUT;
+        }
+        refused.refusal.answer(Format::Text).http1(true)
+    }
+}
+
 /// Serves requests until the program is done, silent for too long, or breaks the protocol.
 pub(super) async fn requests<S, F>(
     stream: TlsStream<Client>,
     alpn: Alpn,
-    activity: &Activity,
+    activity: &Arc<Activity>,
+    rules: &HeadRules<'_>,
     service: S,
 ) -> Ended
 where
     S: Fn(Request<Incoming>) -> F,
     F: Future<Output = Result<Response<Down>, Infallible>> + Send,
 {
-    let io = TokioIo::new(stream);
+    activity.opens();
     let service = service_fn(service);
     match alpn {
         Alpn::None | Alpn::Http1 => {
+            let stream = Checked::http1(stream, activity.clone());
             let serving = http1::Builder::new()
                 .timer(TokioTimer::new())
                 // Watched here: its own would count the pause between two requests as well.
@@ -92,23 +100,13 @@ where
                 .auto_date_header(false)
                 .max_headers(MAX_FIELDS)
                 .max_buf_size(MAX_BUFFER_BYTES)
-                .serve_connection(io, service)
+                .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades();
-            let mut serving = pin!(serving);
-            let over = tokio::select! {
-                ended = serving.as_mut() => return http1_ended(ended),
-                over = watch(activity, true) => over,
-            };
-            match over {
-                Over::Head => Ended::malformed("the request head took longer than 10 s"),
-                Over::Idle => {
-                    serving.as_mut().graceful_shutdown();
-                    let _ = timeout(ANSWER_TIMEOUT, serving).await;
-                    Ended::of(CloseReason::Finished)
-                }
-            }
+            let serving = pin!(serving);
+            http1_connection(serving, activity, rules).await
         }
         Alpn::Http2 => {
+            let stream = Checked::http2(stream, activity.clone());
             let mut streams = Tasks::new();
             let serving = http2::Builder::new(streams.spawner())
                 .timer(TokioTimer::new())
@@ -120,37 +118,96 @@ where
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
                 .max_local_error_reset_streams(MAX_ERROR_RESETS)
-                .serve_connection(io, service);
+                .serve_connection(TokioIo::new(stream), service);
             let mut serving = pin!(serving);
             let served = async {
-                tokio::select! {
+                let over = tokio::select! {
                     ended = serving.as_mut() => return http2_ended(ended),
-                    _ = watch(activity, false) => {}
-                }
+                    over = watch(activity, rules, alpn) => over,
+                };
+                let end = match over {
+                    Over::Idle => CloseReason::Finished,
+                    Over::Head => {
+                        rules.refuse(TOO_SLOW);
+                        CloseReason::ClientProtocol
+                    }
+                };
                 serving.as_mut().graceful_shutdown();
                 let _ = timeout(ANSWER_TIMEOUT, serving).await;
-                Ended::of(CloseReason::Finished)
+                Ended::of(end)
             };
             streams.until(served).await
         }
     }
 }
 
+/// Serves one connection of HTTP/1.1, and answers the head that is refused on it, if one is.
+async fn http1_connection<S, F>(
+    mut serving: Pin<&mut Serving<S>>,
+    activity: &Activity,
+    rules: &HeadRules<'_>,
+) -> Ended
+where
+    S: HttpService<Incoming, ResBody = Down, Error = Infallible, Future = F>,
+    F: Future<Output = Result<Response<Down>, Infallible>> + Send,
+{
+    let mut watching = pin!(watch(activity, rules, Alpn::Http1));
+    // Runs while a refused head is being answered: the program may not read.
+    let mut answering = pin!(sleep(ANSWER_TIMEOUT));
+    let ended = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
+                return Poll::Ready(Some(ended));
+            }
+            if let Some(fault) = activity.untold_fault() {
+                activity.tell(rules.refuse(fault));
+                answering.as_mut().reset(Instant::now() + ANSWER_TIMEOUT);
+            } else if activity.refusal().is_some() {
+                ready!(answering.as_mut().poll(cx));
+                return Poll::Ready(Some(Ok(())));
+            } else if activity.fault().is_some() {
+                return Poll::Pending;
+            } else {
+                match ready!(watching.as_mut().poll(cx)) {
+                    Over::Head => activity.refuse_head(TOO_SLOW),
+                    Over::Idle => return Poll::Ready(None),
+                }
+            }
+        }
+    });
+    match ended.await {
+        Some(_) if activity.fault().is_some() => Ended::of(CloseReason::ClientProtocol),
+        Some(ended) => http1_ended(ended),
+        None => {
+            serving.as_mut().graceful_shutdown();
+            let _ = timeout(ANSWER_TIMEOUT, serving).await;
+            Ended::of(CloseReason::Finished)
+        }
+    }
+}
+
 /// Ends when the connection has been silent for too long.
-async fn watch(activity: &Activity, heads: bool) -> Over {
+async fn watch(activity: &Activity, rules: &HeadRules<'_>, alpn: Alpn) -> Over {
     loop {
-        sleep(WATCH_INTERVAL).await;
-        let waits = activity.head_waits().filter(|_| heads);
-        if waits.is_some_and(|waits| waits >= HEADER_TIMEOUT) {
+        let set = rules.decider.limits();
+        let header_timeout = limits::header_timeout(&set);
+        let waits = activity.head_waits();
+        if waits.is_some_and(|waits| waits >= header_timeout) {
             return Over::Head;
         }
         let patience = match activity.was_used() {
-            true => KEEP_ALIVE_TIMEOUT,
-            false => HEADER_TIMEOUT,
+            true => limits::keep_alive_timeout(&set),
+            false => header_timeout,
         };
-        if activity.idle().is_some_and(|idle| idle >= patience) {
+        // A head of HTTP/1.1 has its own time; frames of HTTP/2 that are no request have none.
+        let begun = waits.is_some() && alpn != Alpn::Http2;
+        let idle = activity.idle().filter(|_| !begun);
+        if idle.is_some_and(|idle| idle >= patience) {
             return Over::Idle;
         }
+        // What begins meanwhile is late by a part of its time at most.
+        let pause = header_timeout.min(patience) / WATCH_PARTS;
+        sleep(pause.clamp(MIN_WATCH_INTERVAL, WATCH_INTERVAL)).await;
     }
 }
 

@@ -24,7 +24,10 @@ use crate::open_error::OpenError;
 pub(super) const UPSTREAM_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// An upstream connection, and what is spoken on it.
-pub(super) type Secured = (TlsStream<Stream>, Alpn);
+pub(super) struct Secured {
+    pub(super) stream: TlsStream<Stream>,
+    pub(super) alpn: Alpn,
+}
 
 /// What upstream certificates are verified against.
 #[derive(Default)]
@@ -61,7 +64,7 @@ impl Upstreams {
             }
         };
         match Alpn::chosen(stream.get_ref().1.alpn_protocol()) {
-            Some(alpn) => Ok((stream, alpn)),
+            Some(alpn) => Ok(Secured { stream, alpn }),
             None => Err(failed(Reason::TlsFailed, "a protocol that was not offered")),
         }
     }

@@ -329,7 +329,10 @@ scenario!(
             heard = tokio::time::timeout(crate::world::PATIENCE, hearing) => drop(heard.expect("in time")),
         }
         let answer = String::from_utf8(answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 408 Request Timeout\r\n"),
+            "{answer}"
+        );
         assert!(answer.contains("took too long"), "{answer}");
         server.nobody().await;
     }

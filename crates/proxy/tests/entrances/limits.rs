@@ -360,7 +360,7 @@ scenario!(
         let mut head = world.http().await;
         head.say("GET http://a.exa").await;
         let heard = String::from_utf8(head.hear_all().await.0).unwrap();
-        assert!(heard.starts_with("HTTP/1.1 400 "), "{heard}");
+        assert!(heard.starts_with("HTTP/1.1 408 "), "{heard}");
         assert!(heard.contains("took too long"), "{heard}");
         let mut socks = world.socks().await;
         socks.say([5, 2]).await;

@@ -13,6 +13,7 @@ mod limits;
 mod live;
 mod narrow;
 mod relay;
+mod requests;
 mod socks;
 mod synthetic;
 mod talk;

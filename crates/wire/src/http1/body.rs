@@ -1,7 +1,7 @@
 //! Where a request's body ends, so that the next request on the connection meets policy too.
 //!
-//! For relaying requests as they stand: the bytes pass unchanged, and this says which of them
-//! still belong to the body. Chunked framing is read as strictly as heads are, because a body
+//! For relaying messages as they stand: this says which bytes still belong to the body, and where its
+//! trailers begin. Chunked framing is read as strictly as heads are, because a body
 //! whose end two readers see in different places hides a request (RFC 9112 section 7.1).
 
 use super::head::BodyLength;
@@ -26,6 +26,9 @@ pub enum BodyStep {
     More,
     /// The body ends after this many bytes of the piece.
     End(usize),
+    /// The last chunk ends after this many bytes of the piece. What follows are the trailers (RFC 9112
+    /// section 7.1.2): scan it by itself.
+    Trailers(usize),
     /// Chunked framing that two readers could take differently; cut the connection.
     Malformed(&'static str),
 }
@@ -103,6 +106,9 @@ impl BodyScanner {
                     };
                     at += 1;
                     *framing = framing.step(byte).unwrap_or_else(State::Failed);
+                    if let State::Trailer { bytes: 0, .. } = self.state {
+                        return BodyStep::Trailers(at);
+                    }
                 }
             }
         }

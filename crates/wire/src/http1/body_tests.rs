@@ -8,11 +8,22 @@ use super::*;
 fn body_end(length: BodyLength, stream: &[u8], size: usize) -> Result<Option<usize>, &'static str> {
     let mut scanner = BodyScanner::new(length);
     let mut before = 0;
-    for piece in stream.chunks(size) {
-        match scanner.scan(piece) {
-            BodyStep::More => before += piece.len(),
-            BodyStep::End(at) => return Ok(Some(before + at)),
-            BodyStep::Malformed(why) => return Err(why),
+    for mut piece in stream.chunks(size) {
+        loop {
+            match scanner.scan(piece) {
+                BodyStep::More => {
+                    before += piece.len();
+                    break;
+                }
+                BodyStep::Trailers(at) => {
+                    let seen = &stream[..before + at];
+                    assert!(seen.ends_with(b"\r\n"), "behind the last chunk's line");
+                    before += at;
+                    piece = &piece[at..];
+                }
+                BodyStep::End(at) => return Ok(Some(before + at)),
+                BodyStep::Malformed(why) => return Err(why),
+            }
         }
     }
     Ok(None)

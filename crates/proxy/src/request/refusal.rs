@@ -4,6 +4,7 @@
 //! decision's id. Addresses inside the company, other rules and file paths stay in the operator's
 //! record: nothing of a rule or of a dialler's error text gets here.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -18,6 +19,8 @@ use crate::target::Target;
 pub(crate) const GATEWAY: &str = "portcullis";
 /// The least that a client over a limit is told to wait.
 const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Fields of an answer; there are fewer.
+const MAX_FIELDS: usize = 8;
 
 /// How the body is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,27 +49,40 @@ impl Format {
     }
 }
 
-/// One answer.
-pub(crate) struct Refusal<'a> {
+/// A refusal, or the failure of what was allowed.
+#[derive(Debug)]
+pub(crate) struct Refusal {
     pub(crate) reason: Reason,
     pub(crate) id: DecisionId,
+    /// The status of the answer; the reason's own unless something fits better.
+    pub(crate) status: u16,
     /// `host:port` as the program asked for it.
-    pub(crate) target: Option<&'a str>,
+    pub(crate) target: Option<String>,
     /// The policy line that would allow it.
-    pub(crate) suggestion: Option<&'a str>,
+    pub(crate) suggestion: Option<String>,
     /// A few words in place of the reason's own sentence.
-    pub(crate) help: Option<&'a str>,
+    pub(crate) help: Option<&'static str>,
     /// The status with which the upstream proxy refused (RFC 9209 section 2.1.5).
     pub(crate) received_status: Option<u16>,
     /// What a client over a limit is told to wait, where more than [`MIN_RETRY_AFTER`].
     pub(crate) retry_after: Duration,
 }
 
-impl<'a> Refusal<'a> {
-    pub(crate) fn new(reason: Reason, id: DecisionId) -> Refusal<'a> {
+/// A refusal in words, for a codec to write.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) fields: Vec<(&'static str, Cow<'static, str>)>,
+    /// Of the length that `content-length` says; not sent in answer to HEAD.
+    pub(crate) body: String,
+}
+
+impl Refusal {
+    pub(crate) fn new(reason: Reason, id: DecisionId) -> Refusal {
         Refusal {
             reason,
             id,
+            status: reason.http_status(),
             target: None,
             suggestion: None,
             help: None,
@@ -75,8 +91,8 @@ impl<'a> Refusal<'a> {
         }
     }
 
-    /// The answer where a connection could not be opened.
-    pub(crate) fn failed(error: &OpenError, id: DecisionId) -> Refusal<'a> {
+    /// The refusal where a connection could not be opened.
+    pub(crate) fn failed(error: &OpenError, id: DecisionId) -> Refusal {
         Refusal {
             received_status: error.received_status(),
             retry_after: error.retry_after().unwrap_or(MIN_RETRY_AFTER),
@@ -84,42 +100,35 @@ impl<'a> Refusal<'a> {
         }
     }
 
-    /// The whole response. The connection ends with it: what the client sent behind the refused
-    /// request is never read as another one.
-    pub(crate) fn response(&self, format: Format, with_body: bool) -> Vec<u8> {
+    /// What the client is told.
+    pub(crate) fn answer(&self, format: Format) -> Answer {
         let (kind, body) = match format {
             Format::Text => ("text/plain; charset=utf-8", self.text()),
             Format::Json => ("application/json", self.json()),
         };
-        let status = self.reason.http_status();
-        let mut head = String::with_capacity(512);
-        let _ = write!(head, "HTTP/1.1 {status} {}\r\n", phrase(status));
+        let mut fields: Vec<(&'static str, Cow<'static, str>)> = Vec::with_capacity(MAX_FIELDS);
         if let Some(error) = self.reason.http_error() {
-            let _ = write!(head, "x-proxy-error: {error}\r\n");
+            fields.push(("x-proxy-error", error.into()));
         }
-        let error = self.reason.proxy_status();
-        let _ = write!(head, "proxy-status: {GATEWAY}; error={error}");
+        let mut said = format!("{GATEWAY}; error={}", self.reason.proxy_status());
         if let Some(status) = self.received_status {
-            let _ = write!(head, "; received-status={status}");
+            let _ = write!(said, "; received-status={status}");
         }
-        let (code, id) = (self.reason.code(), self.id);
-        let _ = write!(head, "; details=\"{code}; id={id}\"\r\n");
-        if status == 429 {
+        let _ = write!(said, "; details=\"{}; id={}\"", self.reason.code(), self.id);
+        fields.push(("proxy-status", said.into()));
+        if self.status == 429 {
             let wait = self.retry_after.max(MIN_RETRY_AFTER);
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            let _ = write!(head, "retry-after: {seconds}\r\n");
+            fields.push(("retry-after", seconds.to_string().into()));
         }
-        let _ = write!(
-            head,
-            "content-type: {kind}\r\ncontent-length: {}\r\ncache-control: no-store\r\n\
-             connection: close\r\n\r\n",
-            body.len()
-        );
-        let mut response = head.into_bytes();
-        if with_body {
-            response.extend_from_slice(body.as_bytes());
+        fields.push(("content-type", kind.into()));
+        fields.push(("content-length", body.len().to_string().into()));
+        fields.push(("cache-control", "no-store".into()));
+        Answer {
+            status: self.status,
+            fields,
+            body,
         }
-        response
     }
 
     fn sentence(&self) -> &str {
@@ -129,10 +138,10 @@ impl<'a> Refusal<'a> {
     fn text(&self) -> String {
         let mut text = format!("{GATEWAY}: {}\n", self.sentence());
         let _ = writeln!(text, "reason: {}", self.reason.code());
-        if let Some(target) = self.target {
+        if let Some(target) = &self.target {
             let _ = writeln!(text, "target: {target}");
         }
-        if let Some(line) = self.suggestion {
+        if let Some(line) = &self.suggestion {
             let _ = writeln!(text, "to allow it: {line}");
         }
         let _ = writeln!(text, "decision: {}", self.id);
@@ -154,6 +163,23 @@ impl<'a> Refusal<'a> {
     }
 }
 
+impl Answer {
+    /// The answer in HTTP/1.1. The connection ends with it: what the client sent behind the refused
+    /// request is never read as another one.
+    pub(crate) fn http1(&self, with_body: bool) -> Vec<u8> {
+        let mut text = String::with_capacity(512 + self.body.len());
+        let _ = write!(text, "HTTP/1.1 {} {}\r\n", self.status, phrase(self.status));
+        for (name, value) in &self.fields {
+            let _ = write!(text, "{name}: {value}\r\n");
+        }
+        text.push_str("connection: close\r\n\r\n");
+        if with_body {
+            text.push_str(&self.body);
+        }
+        text.into_bytes()
+    }
+}
+
 /// `host:port` as the program asked for it.
 pub(crate) fn authority(target: &Target) -> String {
     let port = target.port;
@@ -172,6 +198,7 @@ fn phrase(status: u16) -> &'static str {
     match status {
         400 => "Bad Request",
         403 => "Forbidden",
+        408 => "Request Timeout",
         429 => "Too Many Requests",
         500 => "Internal Server Error",
         502 => "Bad Gateway",
@@ -207,7 +234,7 @@ mod tests {
             if reason.proxy_status().is_empty() {
                 continue;
             }
-            let text = Refusal::new(reason, id()).response(Format::Text, true);
+            let text = Refusal::new(reason, id()).answer(Format::Text).http1(true);
             let text = String::from_utf8(text).unwrap();
             assert!(
                 text.starts_with(&format!("HTTP/1.1 {} ", reason.http_status())),
@@ -230,7 +257,7 @@ mod tests {
         for (wait, said) in [(0, 1), (250, 1), (1_000, 1), (1_001, 2), (60_000, 60)] {
             let mut refusal = Refusal::new(Reason::RateLimited, id());
             refusal.retry_after = Duration::from_millis(wait);
-            let text = String::from_utf8(refusal.response(Format::Text, true)).unwrap();
+            let text = String::from_utf8(refusal.answer(Format::Text).http1(true)).unwrap();
             assert!(
                 text.starts_with("HTTP/1.1 429 Too Many Requests\r\n"),
                 "{text}"
@@ -245,12 +272,12 @@ mod tests {
     #[test]
     fn the_body_tells_the_reason_the_line_and_the_id() {
         let mut refusal = Refusal::new(Reason::NotListed, id());
-        refusal.target = Some("evil.example:443");
-        refusal.suggestion = Some("\"evil.example\" = \"allow\"");
-        let text = String::from_utf8(refusal.response(Format::Text, true)).unwrap();
+        refusal.target = Some("evil.example:443".to_owned());
+        refusal.suggestion = Some("\"evil.example\" = \"allow\"".to_owned());
+        let text = String::from_utf8(refusal.answer(Format::Text).http1(true)).unwrap();
         assert!(text.contains("x-proxy-error: blocked-by-allowlist\r\n"));
         assert!(text.contains("\nto allow it: \"evil.example\" = \"allow\"\n"));
-        let json = String::from_utf8(refusal.response(Format::Json, true)).unwrap();
+        let json = String::from_utf8(refusal.answer(Format::Json).http1(true)).unwrap();
         let body = json.split_once("\r\n\r\n").unwrap().1;
         let body: serde_json::Value = serde_json::from_str(body).unwrap();
         assert_eq!(body["reason"], "not-in-allowlist");

@@ -1,0 +1,17 @@
+//! The request core: what is decided on an HTTP request, whatever protocol it came in.
+//!
+//! Plain HTTP/1.1 (the proxy port, direct connections, inside CONNECT and SOCKS), inspected HTTP/1.1
+//! and HTTP/2 are codecs on it: they read requests, hand them to [`Request::decide`], and write what
+//! it says. Whether a request is for its connection, what the policy says to it, which path, `Host`,
+//! fields and trailers go on, whether it may become a WebSocket, and what a refusal says is written
+//! here once, so that no way in has a gap that another one lacks.
+
+mod decide;
+mod fields;
+mod refusal;
+
+pub(crate) use decide::{
+    Core, Form, Permitted, Place, REQUEST_TIMEOUT, Refused, Request, malformed,
+};
+pub(crate) use fields::{Passing, Section};
+pub(crate) use refusal::{Format, GATEWAY, Refusal};
