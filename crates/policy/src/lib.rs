@@ -46,7 +46,7 @@ pub use explain::Explanation;
 pub use host_name::HOST_NAME;
 pub use http::{LIMITED_METHODS, MethodSet, PathError, PathSet, canonical_path};
 pub use input::{Environment, Input, Loaded};
-pub use limits::Limits;
+pub use limits::{FlowLimits, Limits};
 pub use load::{MAX_DIAGNOSTICS, MAX_FILE_BYTES, MAX_FILES, MAX_INCLUDE_DEPTH};
 pub use permit::{ConnectPermit, DatagramPermit, LookupPermit, PermitTarget};
 pub use policy::Policy;
@@ -57,9 +57,7 @@ pub use proxies::{
 pub use reason::Reason;
 pub use request::Request;
 pub use resolver::Resolver;
-pub use rules::{
-    AddressRule, MAX_RULES, MAX_SCOPES, RuleId, RuleInfo, RuleLimits, RuleSource, RuleTerms,
-};
+pub use rules::{AddressRule, MAX_RULES, MAX_SCOPES, RuleId, RuleInfo, RuleSource, RuleTerms};
 pub use settings::Settings;
 pub use types::TypeSet;
 pub use verdict::{Mode, Verdict};

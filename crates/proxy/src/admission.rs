@@ -37,7 +37,12 @@ impl Admission {
     pub(crate) fn follow(&self, policy: &Policy) {
         // A policy that only watches refuses nothing.
         let enforces = policy.mode() != Mode::Audit;
-        let own = policy.settings().limits.connections.filter(|_| enforces);
+        let own = policy
+            .settings()
+            .limits
+            .flows
+            .connections
+            .filter(|_| enforces);
         let own = own.and_then(|most| usize::try_from(most.get()).ok());
         self.slots.set_max(own.unwrap_or(self.max_connections));
         self.limiter.follow(policy);

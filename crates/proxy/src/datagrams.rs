@@ -187,7 +187,7 @@ impl WildcardSocket {
         let id = self.record_open(key, &target, &ruling, out.address);
         let _hold = self.proxy.records.hold(&target, ruling.name.as_ref());
         let of_rule = permit.terms().and_then(|terms| terms.limits.idle_timeout);
-        let of_sandbox = ruling.policy.settings().limits.idle_timeout;
+        let of_sandbox = ruling.policy.settings().limits.flows.idle_timeout;
         let idle = match ruling.policy.mode() {
             Mode::Audit => None,
             Mode::Enforce => [of_rule, of_sandbox].into_iter().flatten().min(),

@@ -104,7 +104,7 @@ pub(crate) fn header_timeout(limits: &Limits) -> Duration {
 
 /// How long a kept-alive connection may be silent between two requests.
 pub(crate) fn keep_alive_timeout(limits: &Limits) -> Duration {
-    let idle = limits.idle_timeout.unwrap_or(KEEP_ALIVE_TIMEOUT);
+    let idle = limits.flows.idle_timeout.unwrap_or(KEEP_ALIVE_TIMEOUT);
     idle.min(KEEP_ALIVE_TIMEOUT)
 }
 

@@ -128,7 +128,7 @@ fn zones(draft: &mut Draft, source: SourceId, node: &Node) -> Vec<Zone> {
         };
         let suffix = zone_suffix(draft, &at, &key.text);
         let hint = "name the resolvers to ask for it, or remove the zone";
-        let resolvers = Section::list_of(&mut draft.sources, source, (&key.text, node))
+        let resolvers = Section::list_of(&mut draft.sources, source, &key.text, node)
             .and_then(|(place, texts)| resolver_list(draft, &key.text, place, texts, hint));
         let (Some(suffix), Some(resolvers)) = (suffix, resolvers) else {
             continue;

@@ -92,13 +92,14 @@ impl Draft {
             SourceKind::File(_) => self.sources.line(&place),
             SourceKind::Flag(_) => 0,
         };
-        self.rule_on_line((place, line), text, expect, terms);
+        self.rule_on_line(place, line, text, expect, terms);
     }
 
     /// The same where the line is known.
     pub fn rule_on_line(
         &mut self,
-        (place, line): (Place, u32),
+        place: Place,
+        line: u32,
         text: &str,
         expect: Expect,
         terms: Terms,
@@ -106,7 +107,7 @@ impl Draft {
         let Some(target) = self.target(&place, text, expect, terms.denies) else {
             return;
         };
-        if !target::suits(&mut self.sources, &place, (text, &target), &terms) {
+        if !target::suits(&mut self.sources, &place, text, &target, &terms) {
             return;
         }
         if let Target::Name { pattern, .. } = &target

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::draft::Draft;
-use super::limits;
-use super::section::Section;
+use super::limit_keys;
+use super::section::{PresentKey, Section};
 use super::source::Place;
 use crate::http::{
     MAX_METHODS, MAX_PATHS, MAX_PATTERN_BYTES, MethodError, MethodSet, PathPattern, PathSet,
@@ -12,23 +12,21 @@ use crate::http::{
 };
 use crate::rules::RuleTerms;
 
-/// Keys that were there, with their places.
-pub(super) type Seen = Vec<(&'static str, Place)>;
-
-/// What the rule says about its flows. Rules for addresses have no certificates that could stand
-/// in for the servers behind them, so nothing `names` there can be inspected.
+/// The rule's terms for its flows; adds the keys that are there to `present`. Inspection needs a
+/// certificate for the server's name, so only a rule for `names` can ask for it.
 pub(super) fn terms(
     draft: &mut Draft,
     rule: &mut Section<'_>,
     names: bool,
-) -> (Option<Arc<RuleTerms>>, Seen) {
-    let mut seen = Vec::new();
+    present: &mut Vec<PresentKey>,
+) -> Option<Arc<RuleTerms>> {
+    let mut add = |key, place| present.push(PresentKey { key, place });
     let mut terms = RuleTerms::default();
     if names {
         if let Some((truth, at)) = rule.truth(&mut draft.sources, "inspect") {
             terms.inspect = truth;
             if truth {
-                seen.push(("inspect", at));
+                add("inspect", at);
             }
         }
         if let Some((file, at)) = rule.text(&mut draft.sources, "ca_file") {
@@ -39,22 +37,19 @@ pub(super) fn terms(
                 let hint = "add `inspect = true`, or remove it".to_owned();
                 draft.sources.error_with(&at, message, hint);
             }
-            seen.push(("ca_file", at));
+            add("ca_file", at);
         }
     }
     if let Some((methods, at)) = methods(draft, rule) {
         terms.methods = Some(methods);
-        seen.push(("methods", at));
+        add("methods", at);
     }
     if let Some((paths, at)) = paths(draft, rule) {
         terms.paths = Some(paths);
-        seen.push(("paths", at));
+        add("paths", at);
     }
-    let (limits, limiting) = limits::of_rule(draft, rule);
-    terms.limits = limits;
-    seen.extend(limiting);
-    let terms = (terms != RuleTerms::default()).then(|| Arc::new(terms));
-    (terms, seen)
+    terms.limits = limit_keys::of_rule(&mut draft.sources, rule, present);
+    (terms != RuleTerms::default()).then(|| Arc::new(terms))
 }
 
 fn methods(draft: &mut Draft, rule: &mut Section<'_>) -> Option<(MethodSet, Place)> {

@@ -50,7 +50,7 @@ pub(super) fn read(draft: &mut Draft, source: SourceId) {
             denies,
             ..Terms::default()
         };
-        draft.rule_on_line((place, number), target, Expect::Both, terms);
+        draft.rule_on_line(place, number, target, Expect::Both, terms);
     }
 }
 

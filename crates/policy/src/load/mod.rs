@@ -9,6 +9,7 @@ mod flags;
 mod flow;
 mod format;
 mod json;
+mod limit_keys;
 mod limits;
 mod list;
 mod loader;

@@ -129,7 +129,7 @@ fn group(
             })
         }
         Value::List(_) => {
-            let (at, urls) = Section::list_of(sources, source, (key, node))?;
+            let (at, urls) = Section::list_of(sources, source, key, node)?;
             if urls.is_empty() || urls.len() > MAX_PROXIES {
                 let message = format!("`{key}` is a list of 1 to {MAX_PROXIES} proxies");
                 sources.error(&at, message);

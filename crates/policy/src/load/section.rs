@@ -3,6 +3,8 @@
 //! A key that is ignored is a rule that its author believes in and nobody enforces. So every key is
 //! either read, or refused with the key it was probably meant to be.
 
+use std::ops::RangeInclusive;
+
 use super::document::{Key, Node, Value};
 use super::source::{Place, SourceId, Sources};
 
@@ -24,6 +26,12 @@ pub(super) fn nearest<'w>(word: &str, words: &[&'w str]) -> Option<&'w str> {
 
 /// Texts of a list, and where each stands.
 pub(super) type Texts<'n> = Vec<(&'n str, Place)>;
+
+/// A key that is there.
+pub(super) struct PresentKey {
+    pub key: &'static str,
+    pub place: Place,
+}
 
 /// A table that is being read.
 pub(super) struct Section<'n> {
@@ -105,12 +113,12 @@ impl<'n> Section<'n> {
         &mut self,
         sources: &mut Sources,
         key: &'static str,
-        (least, most): (i64, i64),
+        range: RangeInclusive<i64>,
     ) -> Option<(u32, Place)> {
         let (_, node) = self.take(key)?;
-        let expected = format!("a whole number from {least} to {most}");
+        let expected = format!("a whole number from {} to {}", range.start(), range.end());
         match &node.value {
-            Value::Integer(number) if (least..=most).contains(number) => {
+            Value::Integer(number) if range.contains(number) => {
                 let number = u32::try_from(*number).ok()?;
                 Some((number, self.place(node)))
             }
@@ -126,14 +134,15 @@ impl<'n> Section<'n> {
     /// A list of texts, each with its place, behind the list's own place.
     pub fn list(&mut self, sources: &mut Sources, key: &'static str) -> Option<(Place, Texts<'n>)> {
         let (_, node) = self.take(key)?;
-        Self::list_of(sources, self.source, (key, node))
+        Self::list_of(sources, self.source, key, node)
     }
 
     /// The same for a value that was taken.
     pub fn list_of(
         sources: &mut Sources,
         source: SourceId,
-        (key, node): (&str, &'n Node),
+        key: &str,
+        node: &'n Node,
     ) -> Option<(Place, Texts<'n>)> {
         let place = |node: &Node| Place {
             source,

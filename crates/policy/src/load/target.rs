@@ -5,6 +5,7 @@
 
 use portcullis_names::{Target, Transport};
 
+use super::limit_keys;
 use super::source::{Place, Sources};
 use crate::rules::Terms;
 
@@ -12,28 +13,30 @@ use crate::rules::Terms;
 const HTTP_PORT: u16 = 80;
 /// The port on which TLS is expected.
 const HTTPS_PORT: u16 = 443;
-/// Datagrams to this port are the resolver's inside.
+/// Inside, UDP to this port reaches the resolver.
 const DNS_PORT: u16 = 53;
+
 /// Whether the rule may be taken; reports what is wrong with it.
 pub(super) fn suits(
     sources: &mut Sources,
     place: &Place,
-    (text, target): (&str, &Target),
+    text: &str,
+    target: &Target,
     terms: &Terms,
 ) -> bool {
     if terms.denies {
         return true;
     }
     if target.transport() == Transport::Udp {
-        return datagrams(sources, place, (text, target), terms);
+        return datagrams(sources, place, text, target, terms);
     }
-    let Some(says) = terms.flow.as_deref().filter(|says| says.only_http()) else {
+    let Some(flow) = terms.flow.as_deref().filter(|flow| flow.only_http()) else {
         return true;
     };
-    if says.inspect || !target.ports().contains(HTTPS_PORT) {
+    if flow.inspect || !target.ports().contains(HTTPS_PORT) {
         return true;
     }
-    let key = if says.methods.is_some() {
+    let key = if flow.methods.is_some() {
         "methods"
     } else {
         "paths"
@@ -59,22 +62,20 @@ pub(super) fn suits(
 fn datagrams(
     sources: &mut Sources,
     place: &Place,
-    (text, target): (&str, &Target),
+    text: &str,
+    target: &Target,
     terms: &Terms,
 ) -> bool {
-    let says = terms.flow.as_deref();
-    let key = match says {
+    let flow = terms.flow.as_deref();
+    let limit = flow.and_then(|flow| limit_keys::not_for_udp(flow.limits));
+    let key = match (flow, limit) {
         _ if terms.to.is_some() => "to",
         _ if terms.types.is_some() => "types",
         _ if terms.allow_no_sni => "allow_no_sni",
-        Some(says) if says.inspect => "inspect",
-        Some(says) if says.methods.is_some() => "methods",
-        Some(says) if says.paths.is_some() => "paths",
-        // flows of datagrams are bounded by number and silence; nothing counts their bytes yet
-        Some(says) if says.limits.rate.is_some() => "rate",
-        Some(says) if says.limits.connections.is_some() => "connections",
-        Some(says) if says.limits.connections_per_second.is_some() => "connections_per_second",
-        Some(says) if says.limits.total_bytes.is_some() => "total_bytes",
+        (Some(flow), _) if flow.inspect => "inspect",
+        (Some(flow), _) if flow.methods.is_some() => "methods",
+        (Some(flow), _) if flow.paths.is_some() => "paths",
+        (_, Some(key)) => key,
         _ if target.ports().is_any() => {
             let message =
                 format!("`{text}` is too broad: datagrams pass on the ports that are named");

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::document::{Node, Value};
 use super::draft::{Draft, Expect};
 use super::flow;
-use super::section::{RULE, Section, nearest};
+use super::section::{PresentKey, RULE, Section, nearest};
 use super::source::{Place, SourceId};
 use super::types::types;
 use crate::rules::Terms;
@@ -42,25 +42,27 @@ fn table(draft: &mut Draft, place: &Place, node: &Node, expect: Expect) -> Optio
     let mut rule = Section::open(&mut draft.sources, place.source, RULE, node);
     let word = rule.text(&mut draft.sources, "verdict");
     let mut terms = Terms::default();
-    // keys that only an allow can mean, with their places
-    let mut allows = Vec::new();
+    // keys that mean something only in a rule that allows
+    let mut allow_keys = Vec::new();
+    let mut add = |key, place| allow_keys.push(PresentKey { key, place });
     if expect == Expect::Names {
         if let Some((truth, at)) = rule.truth(&mut draft.sources, "allow_no_sni") {
             terms.allow_no_sni = truth;
-            allows.extend(truth.then_some(("allow_no_sni", at)));
+            if truth {
+                add("allow_no_sni", at);
+            }
         }
         if let Some((types, at)) = types(draft, &mut rule) {
             terms.types = Some(types);
-            allows.push(("types", at));
+            add("types", at);
         }
         if let Some((text, at)) = rule.text(&mut draft.sources, "to") {
             terms.to = to(draft, &at, text);
-            allows.push(("to", at));
+            add("to", at);
         }
     }
-    let (terms_of_flow, seen) = flow::terms(draft, &mut rule, expect == Expect::Names);
-    terms.flow = terms_of_flow;
-    allows.extend(seen);
+    let names = expect == Expect::Names;
+    terms.flow = flow::terms(draft, &mut rule, names, &mut allow_keys);
     let missing = word.is_none() && node.get("verdict").is_none();
     rule.finish(&mut draft.sources);
     if missing {
@@ -72,9 +74,9 @@ fn table(draft: &mut Draft, place: &Place, node: &Node, expect: Expect) -> Optio
     let (word, at) = word?;
     terms.denies = verdict(draft, &at, word)?;
     if terms.denies {
-        for (key, at) in allows {
+        for PresentKey { key, place } in allow_keys {
             let message = format!("`{key}` has no meaning in a rule that denies");
-            draft.sources.error(&at, message);
+            draft.sources.error(&place, message);
         }
     }
     Some(terms)

@@ -21,31 +21,41 @@ const BYTE_UNITS: [(&str, u64); 11] = [
     ("GiB", 1 << 30),
     ("TiB", 1 << 40),
 ];
-/// What is wrong with an amount, and what to write instead.
-pub(super) type Wrong = (String, String);
+
+/// Why a text is not an amount.
+#[derive(Debug)]
+pub(super) struct AmountError {
+    /// What is wrong, in one sentence without a full stop.
+    pub message: String,
+    /// What to write instead.
+    pub hint: String,
+}
 
 /// Reads an amount of bytes.
-pub(super) fn bytes(text: &str) -> Result<NonZeroU64, Wrong> {
+pub(super) fn bytes(text: &str) -> Result<NonZeroU64, AmountError> {
     const WRITE: &str = "write a number and its unit, as in \"50MB\" or \"512KiB\"";
-    let wrong = |what: &str| (format!("`{text}` {what}"), WRITE.to_owned());
+    let wrong = |what: &str| AmountError {
+        message: format!("`{text}` {what}"),
+        hint: WRITE.to_owned(),
+    };
     let (number, unit) = split(text).ok_or_else(|| wrong("is not an amount of bytes"))?;
     let factor = BYTE_UNITS.iter().find(|(known, _)| *known == unit);
     let Some(&(_, factor)) = factor else {
         if unit.is_empty() {
-            return Err((
-                format!("`{text}` has no unit"),
-                format!("write \"{text}B\", \"{text}kB\" or \"{text}MB\""),
-            ));
+            return Err(AmountError {
+                message: format!("`{text}` has no unit"),
+                hint: format!("write \"{text}B\", \"{text}kB\" or \"{text}MB\""),
+            });
         }
         let near = BYTE_UNITS
             .iter()
             .rev()
             .find(|(known, _)| known.eq_ignore_ascii_case(unit));
         return Err(match near {
-            Some((near, _)) => (
-                format!("`{unit}` in `{text}` is not a unit; is it bits or bytes?"),
-                format!("for bytes write \"{number}{near}\""),
-            ),
+            Some((near, _)) => AmountError {
+                message: format!("`{unit}` in `{text}` is not a unit; is it bits or bytes?"),
+                hint: format!("for bytes write \"{number}{near}\""),
+            },
             None => wrong("has a unit that is not known"),
         });
     };
@@ -63,25 +73,26 @@ pub(super) fn bytes(text: &str) -> Result<NonZeroU64, Wrong> {
 }
 
 /// Reads an amount of bytes a second: `10MB/s`.
-pub(super) fn rate(text: &str) -> Result<NonZeroU64, Wrong> {
+pub(super) fn rate(text: &str) -> Result<NonZeroU64, AmountError> {
     let Some(amount) = text.strip_suffix("/s") else {
         let hint = match bytes(text) {
             Ok(_) => format!("write \"{text}/s\""),
             Err(_) => "write an amount of bytes a second, as in \"10MB/s\"".to_owned(),
         };
-        return Err((format!("`{text}` is not a rate"), hint));
+        let message = format!("`{text}` is not a rate");
+        return Err(AmountError { message, hint });
     };
-    bytes(amount).map_err(|(message, hint)| {
+    bytes(amount).map_err(|AmountError { message, hint }| {
         let hint = match hint.strip_suffix('"') {
             Some(rest) if !hint.contains(" or ") => format!("{rest}/s\""),
             _ => "write an amount of bytes a second, as in \"10MB/s\"".to_owned(),
         };
-        (message, hint)
+        AmountError { message, hint }
     })
 }
 
 /// Reads an amount of bytes a second where the key says that it is one: `50MB`, or `50MB/s`.
-pub(super) fn bytes_per_second(text: &str) -> Result<NonZeroU64, Wrong> {
+pub(super) fn bytes_per_second(text: &str) -> Result<NonZeroU64, AmountError> {
     bytes(text.strip_suffix("/s").unwrap_or(text))
 }
 
@@ -111,9 +122,9 @@ mod tests {
             ("2GiB", 2 << 30),
             ("3 TB", 3_000_000_000_000),
         ] {
-            assert_eq!(bytes(text).map(NonZeroU64::get), Ok(amount), "{text}");
-            assert_eq!(rate(&format!("{text}/s")).map(NonZeroU64::get), Ok(amount));
-            assert_eq!(bytes_per_second(text).map(NonZeroU64::get), Ok(amount));
+            assert_eq!(bytes(text).unwrap().get(), amount, "{text}");
+            assert_eq!(rate(&format!("{text}/s")).unwrap().get(), amount);
+            assert_eq!(bytes_per_second(text).unwrap().get(), amount);
         }
         for (text, hint) in [
             ("", "as in \"50MB\""),
@@ -129,8 +140,8 @@ mod tests {
             ("9999999TiB", "as in"),
             ("10MB/s", "as in"),
         ] {
-            let (message, said) = bytes(text).unwrap_err();
-            assert!(said.contains(hint), "{text}: {message} ({said})");
+            let error = bytes(text).unwrap_err();
+            assert!(error.hint.contains(hint), "{text}: {error:?}");
         }
         for (text, hint) in [
             ("10MB", "write \"10MB/s\""),
@@ -138,8 +149,8 @@ mod tests {
             ("10", "as in \"10MB/s\""),
             ("10MB/m", "as in \"10MB/s\""),
         ] {
-            let (message, said) = rate(text).unwrap_err();
-            assert!(said.contains(hint), "{text}: {message} ({said})");
+            let error = rate(text).unwrap_err();
+            assert!(error.hint.contains(hint), "{text}: {error:?}");
         }
     }
 }

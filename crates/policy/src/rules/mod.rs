@@ -14,7 +14,7 @@ pub use info::{RuleInfo, RuleSource};
 pub use names_builder::MAX_SCOPES;
 pub use rule::{AddressRule, RuleId};
 pub use set::MAX_RULES;
-pub use terms::{RuleLimits, RuleTerms};
+pub use terms::RuleTerms;
 
 pub(crate) use info::{MAX_SOURCES, Place as RulePlace};
 pub(crate) use names::{Allow, LookupVerdict, NameMatch, NameVerdict};

@@ -5,14 +5,13 @@
 //! the narrowest: a request has to pass every one of them, so that no file and no flag widens another's rule
 //! without anybody noticing. Limits of one port come from one rule; two do not load.
 
-use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::Arc;
-use std::time::Duration;
 
 use portcullis_names::{PortSet, Transport};
 
 use super::ports::Ports;
 use crate::http::{MethodSet, PathSet};
+use crate::limits::FlowLimits;
 
 /// What a rule says about the flows that it allows: one type from the file to the permit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,8 +27,8 @@ pub struct RuleTerms {
     pub methods: Option<MethodSet>,
     /// The paths that requests may have; every one where none are named.
     pub paths: Option<PathSet>,
-    /// The rule's limits.
-    pub limits: RuleLimits,
+    /// The rule's limits, over all of its flows in one sandbox.
+    pub limits: FlowLimits,
 }
 
 impl RuleTerms {
@@ -43,28 +42,6 @@ impl RuleTerms {
     /// has decided on the path that it leads to.
     pub fn allows_upgrade(&self) -> bool {
         self.methods.is_none()
-    }
-}
-
-/// The limits of one rule, over all of its flows in one sandbox.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RuleLimits {
-    /// Bytes per second, up and down together.
-    pub rate: Option<NonZeroU64>,
-    /// Flows at once.
-    pub connections: Option<NonZeroU32>,
-    /// New flows per second.
-    pub connections_per_second: Option<NonZeroU32>,
-    /// Bytes in the sandbox's life, up and down together.
-    pub total_bytes: Option<NonZeroU64>,
-    /// How long a flow may carry nothing.
-    pub idle_timeout: Option<Duration>,
-}
-
-impl RuleLimits {
-    /// Whether the rule limits nothing.
-    pub fn is_empty(&self) -> bool {
-        *self == RuleLimits::default()
     }
 }
 

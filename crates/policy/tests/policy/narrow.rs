@@ -401,7 +401,10 @@ fn amounts_and_times_are_read_with_their_units() {
         let said = said(&format!("[network.limits]\n{text}"));
         assert!(said.contains(message), "{text}: {said}");
     }
-    assert_eq!(domains("").settings().limits.idle_timeout, None::<Duration>);
+    assert_eq!(
+        domains("").settings().limits.flows.idle_timeout,
+        None::<Duration>
+    );
 }
 
 #[test]

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use portcullis_policy::FlowLimits;
 use portcullis_record::CloseReason;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::share::{Caps, Cut, Share, Turn};
+use super::share::{Cut, Share, Turn};
 
 /// The longest that a flow waits without looking: the rate may have changed, and flows in front of
 /// it may have gone.
@@ -90,17 +91,17 @@ pub(crate) struct Watch<'m> {
 impl Meter {
     /// A meter for one more flow of these shares, where there is anything to be metered.
     pub(crate) fn new(shares: Shares) -> Option<Box<Meter>> {
-        let caps = shares.each_ref().map(|share| {
-            let caps = share.as_ref().map(|share| share.caps());
-            caps.unwrap_or_default()
+        let limits = shares.each_ref().map(|share| {
+            let limits = share.as_ref().map(|share| share.limits());
+            limits.unwrap_or_default()
         });
-        if !caps.iter().any(Caps::concerns_bytes) {
-            return None;
-        }
-        let counts = caps.iter().any(Caps::counts_bytes);
+        let counts = limits.iter().any(FlowLimits::limits_bytes);
         let start = Instant::now();
         // Both hold, so the shorter one does.
-        let after = caps.iter().filter_map(|caps| caps.idle_timeout).min();
+        let after = limits.iter().filter_map(|limits| limits.idle_timeout).min();
+        if !counts && after.is_none() {
+            return None;
+        }
         let idle = after.map(|after| {
             let sleep = Box::pin(sleep_until(start + after));
             Idle { after, sleep }

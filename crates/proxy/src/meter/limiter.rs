@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use portcullis_names::Transport;
 use portcullis_policy::{
-    ConnectPermit, DatagramPermit, Destination, Limits, Mode, PermitTarget, Policy, Request,
-    RuleLimits, RuleTerms,
+    ConnectPermit, DatagramPermit, Destination, FlowLimits, Mode, PermitTarget, Policy, Request,
+    RuleTerms,
 };
 
 use super::flow::Meter;
-use super::share::{Caps, Of, Open, OverLimit, Share};
+use super::share::{Of, Open, OverLimit, Share};
 
 /// The limits of one sandbox.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ pub(crate) type Admitted = Option<Arc<Open>>;
 impl Limiter {
     pub(crate) fn new(policy: &Policy) -> Limiter {
         let limiter = Limiter {
-            sandbox: Share::new(Of::Sandbox, Caps::default()),
+            sandbox: Share::new(Of::Sandbox, FlowLimits::default()),
             limited: AtomicBool::new(false),
             enforces: AtomicBool::new(true),
             rules: Mutex::default(),
@@ -89,20 +89,23 @@ impl Limiter {
     /// limited by, at the new rates; limits where there were none are for new flows.
     pub(crate) fn follow(&self, policy: &Policy) {
         let enforces = policy.mode() != Mode::Audit;
-        let caps = if enforces {
-            of_sandbox(&policy.settings().limits)
+        let limits = if enforces {
+            FlowLimits {
+                connections: None, // counted where they are accepted, with limits or without
+                ..policy.settings().limits.flows
+            }
         } else {
-            Caps::default()
+            FlowLimits::default()
         };
         self.enforces.store(enforces, Ordering::Release);
-        self.sandbox.change(caps);
-        self.limited.store(!caps.is_empty(), Ordering::Release);
+        self.sandbox.change(limits);
+        self.limited.store(!limits.is_empty(), Ordering::Release);
         self.rules().retain(|key, rule| {
             let terms = rule.terms(policy);
             let same = terms.filter(|terms| terms.key == *key && enforces);
-            let caps = same.as_ref().map(|terms| of_rule(&terms.limits));
-            rule.share.change(caps.unwrap_or_default());
-            caps.is_some_and(|caps| !caps.is_empty())
+            let limits = same.as_ref().map(|terms| terms.limits);
+            rule.share.change(limits.unwrap_or_default());
+            limits.is_some_and(|limits| !limits.is_empty())
         });
     }
 
@@ -151,7 +154,7 @@ impl Limiter {
         if let Some(rule) = rules.get(&terms.key) {
             return Some(rule.share.clone());
         }
-        let share = Share::new(Of::Rule, of_rule(&terms.limits));
+        let share = Share::new(Of::Rule, terms.limits);
         let rule = Rule {
             share: share.clone(),
             target: permit.target.clone(),
@@ -188,25 +191,5 @@ impl Rule {
                 decision.datagram_permit()?.terms().cloned()
             }
         }
-    }
-}
-
-fn of_sandbox(limits: &Limits) -> Caps {
-    Caps {
-        connections: None, // counted where they are accepted, with limits or without
-        connections_per_second: limits.connections_per_second,
-        bytes_per_second: limits.bytes_per_second,
-        total_bytes: limits.total_bytes,
-        idle_timeout: limits.idle_timeout,
-    }
-}
-
-fn of_rule(limits: &RuleLimits) -> Caps {
-    Caps {
-        connections: limits.connections,
-        connections_per_second: limits.connections_per_second,
-        bytes_per_second: limits.rate,
-        total_bytes: limits.total_bytes,
-        idle_timeout: limits.idle_timeout,
     }
 }

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use portcullis_policy::Reason;
+use portcullis_policy::{FlowLimits, Reason};
 use portcullis_record::CloseReason;
 use tokio::time::Instant;
 
@@ -37,16 +37,6 @@ const FULL_RETRY: Duration = Duration::from_secs(1);
 pub(crate) enum Of {
     Sandbox,
     Rule,
-}
-
-/// What the policy sets.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Caps {
-    pub(crate) connections: Option<NonZeroU32>,
-    pub(crate) connections_per_second: Option<NonZeroU32>,
-    pub(crate) bytes_per_second: Option<NonZeroU64>,
-    pub(crate) total_bytes: Option<NonZeroU64>,
-    pub(crate) idle_timeout: Option<Duration>,
 }
 
 /// Why a connection is one too many.
@@ -85,7 +75,7 @@ pub(crate) struct Share {
 
 #[derive(Debug)]
 struct State {
-    caps: Caps,
+    limits: FlowLimits,
     bytes: Option<Bucket>,
     arrivals: Option<Bucket>,
     /// Bytes that passed, or may pass now.
@@ -105,27 +95,10 @@ pub(crate) struct Turn {
     place: Option<Place>,
 }
 
-impl Caps {
-    /// Whether nothing is limited.
-    pub(crate) fn is_empty(&self) -> bool {
-        *self == Caps::default()
-    }
-
-    /// Whether the bytes of a flow need leave.
-    pub(crate) fn counts_bytes(&self) -> bool {
-        self.bytes_per_second.is_some() || self.total_bytes.is_some()
-    }
-
-    /// Whether the bytes of a flow have to be counted or timed.
-    pub(crate) fn concerns_bytes(&self) -> bool {
-        self.counts_bytes() || self.idle_timeout.is_some()
-    }
-}
-
 impl Share {
-    pub(crate) fn new(of: Of, caps: Caps) -> Arc<Share> {
+    pub(crate) fn new(of: Of, limits: FlowLimits) -> Arc<Share> {
         let state = State {
-            caps: Caps::default(),
+            limits: FlowLimits::default(),
             bytes: None,
             arrivals: None,
             used: 0,
@@ -136,25 +109,25 @@ impl Share {
             open: AtomicUsize::new(0),
             state: Mutex::new(state),
         };
-        share.change(caps);
+        share.change(limits);
         Arc::new(share)
     }
 
     /// Sets other limits. What was used, and what is promised, stays so.
-    pub(crate) fn change(&self, caps: Caps) {
+    pub(crate) fn change(&self, limits: FlowLimits) {
         let now = Instant::now();
         let mut state = self.state();
-        if state.caps == caps {
+        if state.limits == limits {
             return;
         }
-        set(&mut state.bytes, caps.bytes_per_second, burst_bytes, now);
-        let arrivals = caps.connections_per_second.map(NonZeroU64::from);
+        set(&mut state.bytes, limits.bytes_per_second, burst_bytes, now);
+        let arrivals = limits.connections_per_second.map(NonZeroU64::from);
         set(&mut state.arrivals, arrivals, |a_second| a_second, now);
-        state.caps = caps;
+        state.limits = limits;
     }
 
-    pub(crate) fn caps(&self) -> Caps {
-        self.state().caps
+    pub(crate) fn limits(&self) -> FlowLimits {
+        self.state().limits
     }
 
     /// Takes in a connection.
@@ -166,7 +139,7 @@ impl Share {
         if state.left() == Some(0) {
             return Err(self.over_limit(Reason::TotalBytesUsed, USED_UP_RETRY));
         }
-        let most = state.caps.connections.map_or(u32::MAX, NonZeroU32::get);
+        let most = state.limits.connections.map_or(u32::MAX, NonZeroU32::get);
         // Counted under the lock, and only let go outside of it.
         if self.open.load(Ordering::Acquire) >= usize::try_from(most).unwrap_or(usize::MAX) {
             return Err(self.over_limit(Reason::TooManyConnections, FULL_RETRY));
@@ -285,7 +258,7 @@ impl Share {
 
 impl State {
     fn left(&self) -> Option<u64> {
-        let total = self.caps.total_bytes?;
+        let total = self.limits.total_bytes?;
         Some(total.get().saturating_sub(self.used))
     }
 

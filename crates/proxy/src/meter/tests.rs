@@ -11,10 +11,10 @@ use crate::meter::share::Of;
 const KB: u64 = 1_000;
 const MB: u64 = 1_000 * KB;
 
-fn caps(bytes_per_second: u64) -> Caps {
-    Caps {
+fn caps(bytes_per_second: u64) -> FlowLimits {
+    FlowLimits {
         bytes_per_second: NonZeroU64::new(bytes_per_second),
-        ..Caps::default()
+        ..FlowLimits::default()
     }
 }
 
@@ -210,7 +210,7 @@ async fn a_changed_rate_takes_effect_for_flows_that_wait() {
     let (before, after): (u64, u64) = (moved[..10].iter().sum(), moved[12..].iter().sum());
     assert!(before < 1_200, "{before}");
     assert!((7_700 * KB..8_300 * KB).contains(&after), "{after}");
-    share.change(Caps::default());
+    share.change(FlowLimits::default());
     let mut free = meter_of_any(&share);
     let start = Instant::now();
     free.tap(Way::Up).take(1_000_000_000).await.unwrap();
@@ -219,9 +219,9 @@ async fn a_changed_rate_takes_effect_for_flows_that_wait() {
 
 /// A meter as a flow has it that was opened while there was a limit.
 fn meter_of_any(share: &Arc<Share>) -> Box<Meter> {
-    let idle = Caps {
+    let idle = FlowLimits {
         idle_timeout: Some(Duration::from_secs(3_600)),
-        ..Caps::default()
+        ..FlowLimits::default()
     };
     let other = Share::new(Of::Rule, idle);
     Meter::new([Some(share.clone()), Some(other)]).unwrap()
@@ -229,7 +229,7 @@ fn meter_of_any(share: &Arc<Share>) -> Box<Meter> {
 
 #[tokio::test(start_paused = true)]
 async fn a_total_is_spent_to_the_byte_and_then_ends_flows_and_refuses_new_ones() {
-    let total = Caps {
+    let total = FlowLimits {
         total_bytes: NonZeroU64::new(100_000),
         ..caps(50 * KB)
     };
@@ -263,7 +263,7 @@ async fn a_total_is_spent_to_the_byte_and_then_ends_flows_and_refuses_new_ones()
     }
     let refused = rule.open().unwrap_err();
     assert_eq!(refused.reason.code(), "total-bytes-used");
-    let more = Caps {
+    let more = FlowLimits {
         total_bytes: NonZeroU64::new(200_000),
         ..total
     };
@@ -273,9 +273,9 @@ async fn a_total_is_spent_to_the_byte_and_then_ends_flows_and_refuses_new_ones()
 
 #[tokio::test(start_paused = true)]
 async fn leave_that_is_not_used_is_given_back() {
-    let total = Caps {
+    let total = FlowLimits {
         total_bytes: NonZeroU64::new(10_000),
-        ..Caps::default()
+        ..FlowLimits::default()
     };
     let share = Share::new(Of::Sandbox, total);
     for _ in 0..100 {
@@ -296,7 +296,7 @@ async fn leave_that_is_not_used_is_given_back() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_ends_a_flow_and_waiting_for_leave_is_none() {
-    let idle = Caps {
+    let idle = FlowLimits {
         idle_timeout: Some(Duration::from_secs(10)),
         ..caps(1)
     };
@@ -325,10 +325,10 @@ async fn silence_ends_a_flow_and_waiting_for_leave_is_none() {
 
 #[tokio::test(start_paused = true)]
 async fn connections_are_counted_and_paced() {
-    let caps = Caps {
+    let caps = FlowLimits {
         connections: NonZeroU32::new(2),
         connections_per_second: NonZeroU32::new(4),
-        ..Caps::default()
+        ..FlowLimits::default()
     };
     let share = Share::new(Of::Sandbox, caps);
     let (first, second) = (share.open().unwrap(), share.open().unwrap());
