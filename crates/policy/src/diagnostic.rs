@@ -48,15 +48,29 @@ pub struct SourceLine {
     pub marked: Range<usize>,
 }
 
+/// A place in a source's text.
+pub(crate) struct Location<'t> {
+    pub path: &'t str,
+    /// The line, from 1.
+    pub line: usize,
+    pub text: &'t str,
+    /// The place, as bytes of `text`.
+    pub span: Range<usize>,
+}
+
 impl Diagnostic {
-    /// About a place in a text, on this line of it.
+    /// About a place in a text.
     pub(crate) fn at(
         severity: Severity,
-        (path, line): (&str, usize),
-        text: &str,
-        span: Range<usize>,
+        at: Location<'_>,
         message: impl Into<String>,
     ) -> Diagnostic {
+        let Location {
+            path,
+            line,
+            text,
+            span,
+        } = at;
         let start = floor(text, span.start);
         let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
         let line_end = text[start..]

@@ -81,12 +81,24 @@ impl Policy {
                 ports,
                 explicit_ports,
                 transport,
-            } => self.explain_pattern(pattern, (*transport, ports), *explicit_ports),
+            } => {
+                let ports = AskedPorts {
+                    transport: *transport,
+                    ports,
+                };
+                self.explain_pattern(pattern, ports, *explicit_ports)
+            }
             Target::Net {
                 net,
                 ports,
                 transport,
-            } => self.explain_net(*net, (*transport, ports)),
+            } => {
+                let ports = AskedPorts {
+                    transport: *transport,
+                    ports,
+                };
+                self.explain_net(*net, ports)
+            }
         };
         self.explanation(found, target.to_string())
     }
@@ -115,7 +127,7 @@ impl Policy {
         }
     }
 
-    fn explain_pattern(&self, pattern: &Pattern, ports: Asked<'_>, explicit: bool) -> Finding {
+    fn explain_pattern(&self, pattern: &Pattern, ports: AskedPorts<'_>, explicit: bool) -> Finding {
         let base = pattern.base();
         let below = format!("{ANY_LABEL}.{base}");
         // a base too long for another label has nothing below it
@@ -147,7 +159,7 @@ impl Policy {
     fn explain_name(
         &self,
         name: NameRef<'_>,
-        (transport, ports): Asked<'_>,
+        AskedPorts { transport, ports }: AskedPorts<'_>,
         explicit: bool,
     ) -> Finding {
         let lookup = Request::Lookup {
@@ -189,7 +201,8 @@ impl Policy {
         found
     }
 
-    fn explain_net(&self, net: IpNet, (transport, ports): Asked<'_>) -> Finding {
+    fn explain_net(&self, net: IpNet, asked: AskedPorts<'_>) -> Finding {
+        let AskedPorts { transport, ports } = asked;
         let address = net.network();
         let open = self.rules.nets.allowed_ports(address, transport);
         let some = open.intersection(ports);
@@ -237,8 +250,12 @@ impl Policy {
     }
 }
 
-/// Ports that are asked about, and what they are ports of.
-type Asked<'p> = (Transport, &'p PortSet);
+/// The ports that a question is about.
+#[derive(Clone, Copy)]
+struct AskedPorts<'p> {
+    transport: Transport,
+    ports: &'p PortSet,
+}
 
 fn over<'a>(transport: Transport, to: &'a Destination<'a>, port: u16) -> Request<'a> {
     match transport {

@@ -12,7 +12,7 @@ use crate::request::Request;
 const GET: &str = "GET";
 
 /// A request, taken apart.
-struct Asked<'t> {
+struct UrlRequest<'t> {
     method: &'t str,
     tls: bool,
     host: Host,
@@ -35,7 +35,7 @@ impl Policy {
         Some(read(method, scheme, rest).map(|asked| self.explain_request(&asked)))
     }
 
-    fn explain_request(&self, asked: &Asked<'_>) -> Explanation {
+    fn explain_request(&self, asked: &UrlRequest<'_>) -> Explanation {
         let to = match &asked.host {
             Host::Name(name) => Destination::name(name.as_ref()),
             Host::Address(address) => Destination::address(*address),
@@ -72,7 +72,7 @@ impl Policy {
     }
 }
 
-fn read<'t>(method: &'t str, scheme: &str, rest: &'t str) -> Result<Asked<'t>, &'static str> {
+fn read<'t>(method: &'t str, scheme: &str, rest: &'t str) -> Result<UrlRequest<'t>, &'static str> {
     let tls = match scheme {
         "http" => false,
         "https" => true,
@@ -86,7 +86,7 @@ fn read<'t>(method: &'t str, scheme: &str, rest: &'t str) -> Result<Asked<'t>, &
     let (host, port) =
         Host::with_port(authority.as_bytes()).map_err(|_| "the URL has no valid host")?;
     let path = path.split(['?', '#']).next().unwrap_or_default();
-    Ok(Asked {
+    Ok(UrlRequest {
         method,
         tls,
         host,

@@ -7,12 +7,17 @@
 
 use super::draft::Draft;
 use super::source::Place;
-use crate::rules::{Ports, RuleId, RuleSet, Said};
+use crate::rules::{GroupedRule, Ports, RuleId, RuleSet};
 
-/// Two rules that meet; the first is the one to speak of.
-type Pair = (RuleId, RuleId);
+/// Two rules that contradict each other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Pair {
+    /// The one that is reported.
+    rule: RuleId,
+    other: RuleId,
+}
 
-/// What was found, before it is said.
+/// The contradictions found, before they are reported.
 #[derive(Default)]
 struct Found {
     /// An allow and a deny for one pattern with a port in common.
@@ -34,16 +39,19 @@ pub(super) fn report(draft: &mut Draft, rules: &RuleSet) {
     let mut found = Found::default();
     rules.names.patterns(|group| {
         found.verdicts(draft, group);
-        found.sent(group);
-        found.said(group);
+        found.destinations(group);
+        found.terms(group);
     });
     rules.nets.ranges(|group| {
         found.verdicts(draft, group);
-        found.said(group);
+        found.terms(group);
     });
-    rules
-        .names
-        .dead_allows(|allow, deny| found.dead.push((allow, deny)));
+    rules.names.dead_allows(|allow, deny| {
+        found.dead.push(Pair {
+            rule: allow,
+            other: deny,
+        })
+    });
     for pairs in [
         &mut found.both,
         &mut found.apart,
@@ -85,10 +93,10 @@ pub(super) fn report(draft: &mut Draft, rules: &RuleSet) {
 impl Found {
     /// The allows that a deny of the same pattern takes a port from: one deny each, in the same
     /// file if there is one.
-    fn verdicts(&mut self, draft: &Draft, group: &[Said<'_>]) {
-        for allow in group.iter().filter(|said| !said.denies) {
+    fn verdicts(&mut self, draft: &Draft, group: &[GroupedRule<'_>]) {
+        for allow in group.iter().filter(|rule| !rule.denies) {
             let mut against: Option<RuleId> = None;
-            for deny in group.iter().filter(|said| said.denies) {
+            for deny in group.iter().filter(|rule| rule.denies) {
                 if !deny.ports.overlaps(allow.ports) {
                     continue;
                 }
@@ -98,26 +106,32 @@ impl Found {
                     break;
                 }
             }
-            self.both.extend(against.map(|deny| (allow.rule, deny)));
+            self.both.extend(against.map(|deny| Pair {
+                rule: allow.rule,
+                other: deny,
+            }));
         }
     }
 
-    /// What the allows of one pattern say of where it goes.
-    fn sent(&mut self, group: &[Said<'_>]) {
-        let allows = || group.iter().filter(|said| !said.denies);
-        let Some(some) = allows().find(|said| said.to.is_some()) else {
+    /// The allows of one pattern that disagree on where its connections go.
+    fn destinations(&mut self, group: &[GroupedRule<'_>]) {
+        let allows = || group.iter().filter(|rule| !rule.denies);
+        let Some(some) = allows().find(|rule| rule.to.is_some()) else {
             return;
         };
-        let sent = allows().filter(|said| said.to.is_some());
-        let ports = sent.fold(Ports::default(), |all, said| all.union(said.ports));
-        for (at, one) in group.iter().enumerate().filter(|(_, said)| !said.denies) {
+        let sent = allows().filter(|rule| rule.to.is_some());
+        let ports = sent.fold(Ports::default(), |all, rule| all.union(rule.ports));
+        for (at, one) in group.iter().enumerate().filter(|(_, rule)| !rule.denies) {
             if one.to.is_none() {
                 if !ports.contains_all(one.ports) {
-                    self.half.push((one.rule, some.rule));
+                    self.half.push(Pair {
+                        rule: one.rule,
+                        other: some.rule,
+                    });
                 }
                 continue;
             }
-            let differs = |other: &&Said<'_>| {
+            let differs = |other: &&GroupedRule<'_>| {
                 other.to.is_some() && other.to != one.to && other.ports.overlaps(one.ports)
             };
             let other = group.iter().take(at).find(differs);
@@ -126,20 +140,20 @@ impl Found {
         }
     }
 
-    /// What two allows of one pattern say about the flows of one port.
-    fn said(&mut self, group: &[Said<'_>]) {
-        for (at, one) in group.iter().enumerate().filter(|(_, said)| !said.denies) {
-            let Some(says) = one.flow else {
+    /// The allows of one pattern whose terms for the flows of one port cannot be joined.
+    fn terms(&mut self, group: &[GroupedRule<'_>]) {
+        for (at, one) in group.iter().enumerate().filter(|(_, rule)| !rule.denies) {
+            let Some(flow) = one.flow else {
                 continue;
             };
             for other in group.iter().take(at).filter(|other| !other.denies) {
                 let Some(others) = other.flow.filter(|_| other.ports.overlaps(one.ports)) else {
                     continue;
                 };
-                if !says.limits.is_empty() && !others.limits.is_empty() {
+                if !flow.limits.is_empty() && !others.limits.is_empty() {
                     self.limited.push(in_reading_order(one, other));
                 }
-                if let (Some(a), Some(b)) = (&says.methods, &others.methods)
+                if let (Some(a), Some(b)) = (&flow.methods, &others.methods)
                     && a.intersection(b).is_empty()
                 {
                     self.no_method.push(in_reading_order(one, other));
@@ -149,9 +163,12 @@ impl Found {
     }
 }
 
-/// The one that was read later is the one to speak of.
-fn in_reading_order(one: &Said<'_>, other: &Said<'_>) -> Pair {
-    (one.rule.max(other.rule), one.rule.min(other.rule))
+/// The rule that was read later is the one to report.
+fn in_reading_order(one: &GroupedRule<'_>, other: &GroupedRule<'_>) -> Pair {
+    Pair {
+        rule: one.rule.max(other.rule),
+        other: one.rule.min(other.rule),
+    }
 }
 
 fn text(rules: &RuleSet, id: RuleId) -> &str {
@@ -165,7 +182,11 @@ fn source(rules: &RuleSet, id: RuleId) -> String {
         .unwrap_or_default()
 }
 
-fn allowed_and_denied(draft: &mut Draft, rules: &RuleSet, (allow, deny): Pair) {
+fn allowed_and_denied(draft: &mut Draft, rules: &RuleSet, pair: Pair) {
+    let Pair {
+        rule: allow,
+        other: deny,
+    } = pair;
     let at = draft.place(allow);
     if !draft.same_source(allow, deny) {
         if draft.sources.wants_warnings() {
@@ -183,7 +204,7 @@ fn allowed_and_denied(draft: &mut Draft, rules: &RuleSet, (allow, deny): Pair) {
     let (first, second) = in_order(&at, &against);
     let message = format!("`{}` is both allowed and denied", text(rules, allow));
     let line = draft.sources.line(first);
-    let says = if first == &against {
+    let verb = if first == &against {
         "denies"
     } else {
         "allows"
@@ -196,7 +217,7 @@ fn allowed_and_denied(draft: &mut Draft, rules: &RuleSet, (allow, deny): Pair) {
     } else {
         ""
     };
-    let hint = format!("line {line} {says} it; keep one of the two{why}");
+    let hint = format!("line {line} {verb} it; keep one of the two{why}");
     draft.sources.error_with(second, message, hint);
 }
 
@@ -210,17 +231,21 @@ fn covers_all_ports_unsaid(text: &str) -> bool {
     }
 }
 
-fn disagreement(draft: &mut Draft, rules: &RuleSet, (one, other): Pair, what: &str, hint: &str) {
+fn disagreement(draft: &mut Draft, rules: &RuleSet, pair: Pair, what: &str, hint: &str) {
     if draft.sources.wants_errors() {
-        let at = draft.place(one);
-        let message = format!("`{}` {what}", text(rules, one));
-        let hint = format!("{} {hint}", source(rules, other));
+        let at = draft.place(pair.rule);
+        let message = format!("`{}` {what}", text(rules, pair.rule));
+        let hint = format!("{} {hint}", source(rules, pair.other));
         draft.sources.error_with(&at, message, hint);
     }
 }
 
 /// Warns of a name that is allowed by itself, but covered by a deny of another pattern.
-fn covered(draft: &mut Draft, rules: &RuleSet, (allow, deny): Pair) {
+fn covered(draft: &mut Draft, rules: &RuleSet, pair: Pair) {
+    let Pair {
+        rule: allow,
+        other: deny,
+    } = pair;
     let Some(deny) = rules.info(deny).filter(|deny| deny.text.starts_with('*')) else {
         return;
     };

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
 
-use crate::diagnostic::{Diagnostic, Severity};
+use crate::diagnostic::{Diagnostic, Location, Severity};
 
 /// Most errors and warnings of one load; the rest are only counted.
 pub const MAX_DIAGNOSTICS: usize = 100;
@@ -178,14 +178,13 @@ impl Sources {
 
     fn diagnostic(&self, severity: Severity, place: &Place, message: String) -> Diagnostic {
         let source = self.get(place.source);
-        let line = self.line(place) as usize;
-        Diagnostic::at(
-            severity,
-            (&source.path, line),
-            &source.text,
-            place.span.clone(),
-            message,
-        )
+        let location = Location {
+            path: &source.path,
+            line: self.line(place) as usize,
+            text: &source.text,
+            span: place.span.clone(),
+        };
+        Diagnostic::at(severity, location, message)
     }
 
     /// The errors, file by file and line by line, with a last one for those that were only counted.

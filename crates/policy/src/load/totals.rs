@@ -36,7 +36,7 @@ pub(super) fn report(draft: &mut Draft, rules: &RuleSet, limited: Option<&Place>
         return;
     };
     let unseen = rules.names.allows().filter(|allow| {
-        allow.ports.tcp.contains(HTTPS_PORT) && !allow.flow.is_some_and(|says| says.inspect)
+        allow.ports.tcp.contains(HTTPS_PORT) && !allow.flow.is_some_and(|flow| flow.inspect)
     });
     // one warning for all: a list may have a million of them
     let count = unseen.count();

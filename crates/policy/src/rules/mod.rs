@@ -21,5 +21,5 @@ pub(crate) use names::{Allow, LookupVerdict, NameMatch, NameVerdict};
 pub(crate) use nets::{NetMatch, NetVerdict};
 pub(crate) use ports::Ports;
 pub(crate) use rows::Kind;
-pub(crate) use rule::{Said, Terms};
+pub(crate) use rule::{GroupedRule, Terms};
 pub(crate) use set::{RuleSet, RuleSetBuilder};

@@ -15,7 +15,7 @@ use portcullis_names::{PortSet, Transport};
 
 use super::ports::Ports;
 use super::rows::{self, Kind, Row, Rows};
-use super::rule::{RuleId, Said};
+use super::rule::{GroupedRule, RuleId};
 use super::terms::{Cell, RuleTerms};
 use crate::host_name::HOST_NAME;
 use crate::types::TypeSet;
@@ -419,20 +419,20 @@ impl NameTable {
     }
 
     /// Calls `found` with the rules of each pattern that has several, those that allow first.
-    pub fn patterns(&self, mut found: impl FnMut(&[Said<'_>])) {
-        let mut seen: Option<(&str, Kind)> = None;
-        let mut group: Vec<Said<'_>> = Vec::new();
+    pub fn patterns(&self, mut found: impl FnMut(&[GroupedRule<'_>])) {
+        let mut current: Option<(&str, Kind)> = None;
+        let mut group: Vec<GroupedRule<'_>> = Vec::new();
         for (base, row) in self.all() {
             let pattern = (base, row.kind());
-            if seen != Some(pattern) {
+            if current != Some(pattern) {
                 if group.len() > 1 {
                     found(&group);
                 }
                 group.clear();
-                seen = Some(pattern);
+                current = Some(pattern);
             }
             let scope = self.scope(row);
-            group.push(Said {
+            group.push(GroupedRule {
                 rule: row.id,
                 denies: row.denies(),
                 ports: &scope.ports,

@@ -7,7 +7,7 @@ use portcullis_names::Pattern;
 
 use super::names::{NameTable, Scope};
 use super::ports::Ports;
-use super::rows::{Kind, RowsBuilder, Saying};
+use super::rows::{Kind, NewRow, RowsBuilder};
 use super::rule::{RuleId, Terms};
 
 /// Most different sets of ports and terms of one policy: rows keep their number in 16 bits.
@@ -32,13 +32,15 @@ impl NamesBuilder {
     pub fn push(
         &mut self,
         id: RuleId,
-        (at, pattern): (u32, &Pattern),
+        at: u32,
+        pattern: &Pattern,
         ports: Ports,
         terms: Terms,
     ) -> Result<(), String> {
         let (denies, allow_no_sni) = (terms.denies, terms.allow_no_sni);
         self.udp |= !denies && !ports.udp.is_empty();
-        let saying = Saying {
+        let row = NewRow {
+            at,
             id,
             scope: self.scope_number(ports, terms)?,
             kind: match pattern {
@@ -49,11 +51,11 @@ impl NamesBuilder {
             denies,
             allow_no_sni,
         };
-        let table = match saying.kind {
+        let table = match row.kind {
             Kind::Exact => &mut self.exact,
             Kind::Below | Kind::ApexAndBelow => &mut self.wild,
         };
-        Ok(table.push((at, pattern.base().as_str()), saying)?)
+        Ok(table.push(pattern.base().as_str(), row)?)
     }
 
     fn scope_number(&mut self, ports: Ports, terms: Terms) -> Result<u16, String> {

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use portcullis_names::{PortSet, Transport};
 
 use super::ports::Ports;
-use super::rule::{AddressRule, RuleId, Said, Terms};
+use super::rule::{AddressRule, GroupedRule, RuleId, Terms};
 use super::terms::{Cell, RuleTerms};
 
 /// One address rule.
@@ -186,12 +186,12 @@ impl NetTable {
     }
 
     /// Calls `found` with the rules of each range that has several.
-    pub fn ranges(&self, mut found: impl FnMut(&[Said<'_>])) {
+    pub fn ranges(&self, mut found: impl FnMut(&[GroupedRule<'_>])) {
         for range in self.ranges.iter().filter(|range| range.rows.len() > 1) {
-            let said: Vec<Said<'_>> = range
+            let group: Vec<GroupedRule<'_>> = range
                 .rows
                 .iter()
-                .map(|row| Said {
+                .map(|row| GroupedRule {
                     rule: row.rule,
                     denies: row.denies,
                     ports: &row.ports,
@@ -199,7 +199,7 @@ impl NetTable {
                     flow: row.flow.as_deref(),
                 })
                 .collect();
-            found(&said);
+            found(&group);
         }
     }
 

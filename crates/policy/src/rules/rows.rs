@@ -272,9 +272,11 @@ pub(crate) struct RowsBuilder {
     hasher: RandomState,
 }
 
-/// What a row says besides its base.
+/// A row to add, without its base.
 #[derive(Clone, Copy)]
-pub(crate) struct Saying {
+pub(crate) struct NewRow {
+    /// Where its base stands among the texts.
+    pub at: u32,
     pub id: RuleId,
     pub scope: u16,
     pub kind: Kind,
@@ -283,23 +285,23 @@ pub(crate) struct Saying {
 }
 
 impl RowsBuilder {
-    /// Adds a row whose base stands at `at` among the texts.
+    /// Adds a row for `base`.
     ///
     /// # Errors
     /// The base is longer than any name.
-    pub fn push(&mut self, (at, base): (u32, &str), saying: Saying) -> Result<(), &'static str> {
+    pub fn push(&mut self, base: &str, row: NewRow) -> Result<(), &'static str> {
         let len = u8::try_from(base.len()).map_err(|_| "a name is too long")?;
         let hash = Hash::of(&self.hasher, base).bucket();
         let flag = |set, bit| if set { bit } else { 0 };
-        let flags = saying.kind as u8
-            | flag(saying.denies, FLAG_DENIES)
-            | flag(saying.allow_no_sni, FLAG_NO_SNI)
+        let flags = row.kind as u8
+            | flag(row.denies, FLAG_DENIES)
+            | flag(row.allow_no_sni, FLAG_NO_SNI)
             | Hash::mark(hash) << MARK_SHIFT;
         self.loose.push(Loose {
-            at,
+            at: row.at,
             hash,
-            id: saying.id,
-            scope: saying.scope,
+            id: row.id,
+            scope: row.scope,
             len,
             flags,
         });

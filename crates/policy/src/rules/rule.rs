@@ -40,8 +40,8 @@ pub(crate) struct Terms {
     pub flow: Option<Arc<RuleTerms>>,
 }
 
-/// A rule for a pattern, beside the others for it.
-pub(crate) struct Said<'t> {
+/// One of several rules for the same pattern or range.
+pub(crate) struct GroupedRule<'t> {
     pub rule: RuleId,
     pub denies: bool,
     pub ports: &'t Ports,

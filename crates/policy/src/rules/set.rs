@@ -77,7 +77,7 @@ impl RuleSetBuilder {
                     Some(offset) => text_at + offset,
                     None => self.infos.text(base)?,
                 };
-                self.names.push(id, (base_at, pattern), ports, terms)?;
+                self.names.push(id, base_at, pattern, ports, terms)?;
             }
             Target::Net { net, .. } => {
                 self.plain.push(false);
