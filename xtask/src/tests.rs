@@ -76,6 +76,7 @@ fn plain(fast: bool, filters: &[&str]) -> Result<()> {
         "--lib",
         "--bins",
         "--tests",
+        "--examples",
         "--no-fail-fast",
     ]);
     command.args(filters.first()).arg("--");
