@@ -254,3 +254,54 @@ fn the_debug_log_is_written_beside_cmd_and_never_by_it() {
         "{done}"
     );
 }
+
+/// An operator who has a decision's id finds the connection's whole way in the debug log.
+#[test]
+fn the_debug_log_follows_a_connection_by_its_decision_id() {
+    let world = world();
+    let log = world.home().join("debug.log");
+    let ran = sandbox(&world)
+        .allow("api.example.com")
+        .args(&["--debug-log", &log.display().to_string()])
+        .sh("curl -sS https://api.example.com/ >/dev/null && curl -sS https://api.example.com/a");
+    ran.assert_ok();
+    let of_flow = |record: &&serde_json::Value| {
+        record["event"] == "decision"
+            && record["name"] == "api.example.com"
+            && record["port"] == 443
+    };
+    let record = ran.records.0.iter().rfind(of_flow);
+    let id = record.and_then(|record| record["id"].as_str());
+    let id = id.unwrap_or_else(|| panic!("no decision on the connection: {ran}"));
+
+    let text = std::fs::read_to_string(&log).unwrap();
+    let by_id = format!("id={id}");
+    let decided = text
+        .lines()
+        .find(|line| line.contains("decided") && line.contains(&by_id));
+    let words = decided.unwrap_or_else(|| panic!("{id} is not decided: {text}"));
+    let conn = words
+        .split_whitespace()
+        .find(|word| word.starts_with("conn="));
+    let conn = conn.unwrap_or_else(|| panic!("no number of the connection: {words}"));
+    let steps: Vec<&str> = text
+        .lines()
+        .filter(|line| {
+            line.split_whitespace()
+                .any(|word| word == conn || word == by_id)
+        })
+        .collect();
+    let wanted = [
+        "accepted",
+        "decided",
+        "dialled",
+        "first bytes",
+        "relaying",
+        "closed",
+    ];
+    let in_order = steps.iter().zip(wanted).all(|(step, wanted)| {
+        let (_, said) = step.split_once(": ").unwrap_or_default();
+        said.starts_with(wanted)
+    });
+    assert!(in_order && steps.len() == wanted.len(), "{steps:#?}");
+}
