@@ -270,12 +270,13 @@ impl Forwarder {
             in_force,
             ruling: Ruling::from(&decision),
         };
-        let mut known: Option<Permits> = None;
-        if decision.reason == Reason::NotListed && matches!(qtype, RecordType::A | RecordType::AAAA)
-        {
-            known = self.canonical_permits(query, policy);
-        }
-        if let Some(permits) = &known {
+        let for_address = matches!(qtype, RecordType::A | RecordType::AAAA);
+        let canonical = match decision.reason {
+            Reason::NotListed => self.canonical_permits(query, policy),
+            _ => None,
+        };
+        let known = canonical.as_ref().filter(|_| for_address);
+        if let Some(permits) = known {
             // Also where the policy only watches: a canonical name need not be listed.
             decided.ruling = canonical_ruling(permits);
         } else if decision.reason == Reason::NotListed && self.local.answer_hostname(query, out) {
@@ -286,7 +287,7 @@ impl Forwarder {
                 Reason::TypeNotServed => Refusal::NoData,
                 // A canonical name exists for the sandbox, with addresses only: an NXDOMAIN for
                 // its other types would take the addresses away too (RFC 8020).
-                Reason::NotListed if self.canonical_permits(query, policy).is_some() => {
+                Reason::NotListed if canonical.is_some() => {
                     decided.ruling = Ruling::of(Reason::TypeNotServed, None);
                     Refusal::NoData
                 }
@@ -310,7 +311,7 @@ impl Forwarder {
             return None;
         }
         if synthetic::makes_up(policy) {
-            let permits = known.clone().unwrap_or_else(listed);
+            let permits = known.cloned().unwrap_or_else(listed);
             match self.synthetic.begin(query, &decided, &permits, out) {
                 Synthesis::Answered => return None,
                 Synthesis::IfItExists => {
@@ -330,9 +331,10 @@ impl Forwarder {
         if known.is_none() && self.answer_cached(query, &decided, out) {
             return None;
         }
+        let canonical = canonical.filter(|_| for_address);
         Some(Permitted {
             ruling: decided.ruling,
-            permits: known.unwrap_or_else(listed),
+            permits: canonical.unwrap_or_else(listed),
             wanted: Wanted::Records,
         })
     }
@@ -379,6 +381,9 @@ impl Forwarder {
     fn canonical_permits(&self, query: &ClientQuery<'_>, policy: &Policy) -> Option<Permits> {
         let name = query.name;
         let owners = self.canonical_names.owners(name, self.clock.now());
+        if owners.is_empty() {
+            return None;
+        }
         // Another type than an address's asks only whether the name is one that exists.
         let qtypes: &[RecordType] = match query.qtype() {
             RecordType::A => &[RecordType::A],

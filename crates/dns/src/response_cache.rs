@@ -14,7 +14,6 @@ use std::time::Instant;
 use hashbrown::DefaultHashBuilder;
 use hashbrown::hash_table::{Entry, HashTable};
 use portcullis_record::{Recorder, Repeat};
-use tracing::trace;
 
 use crate::canonical_names::CanonicalNames;
 use crate::leases::Leases;
@@ -116,7 +115,6 @@ impl ResponseCache {
         out.clear();
         out.extend_from_slice(id);
         out.extend_from_slice(&known.bytes[known.question..]);
-        trace!(bytes = out.len(), "query answered as just before");
         true
     }
 

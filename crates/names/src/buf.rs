@@ -192,14 +192,11 @@ impl Builder {
     }
 
     /// Adds bytes to the current label, the first of which the reader found at `at`.
+    #[inline]
     fn push_all(&mut self, bytes: &[u8], at: usize) -> Result<(), NameError> {
         let end = self.len + bytes.len();
         if end - self.label > MAX_LABEL_BYTES || end > MAX_NAME_BYTES {
-            // Whichever fault comes first is told.
-            return bytes
-                .iter()
-                .zip(at..)
-                .try_for_each(|(&byte, at)| self.push(byte, at));
+            return self.push_each(bytes, at);
         }
         let mut good = true;
         for (to, &byte) in self.bytes[self.len..end].iter_mut().zip(bytes) {
@@ -210,10 +207,15 @@ impl Builder {
         if good {
             return Ok(());
         }
-        let bad = bytes.iter().zip(at..);
-        let bad = bad.filter(|(byte, _)| CANONICAL[usize::from(**byte)] == 0);
-        bad.take(1)
-            .try_for_each(|(&byte, at)| Err(NameError::BadByte { byte, at }))
+        self.len -= bytes.len();
+        self.push_each(bytes, at)
+    }
+
+    /// The same byte by byte, to tell which fault comes first.
+    #[cold]
+    fn push_each(&mut self, bytes: &[u8], at: usize) -> Result<(), NameError> {
+        let mut bytes = bytes.iter().zip(at..);
+        bytes.try_for_each(|(&byte, at)| self.push(byte, at))
     }
 
     /// Adds one byte to the current label; `at` is where the reader found it.

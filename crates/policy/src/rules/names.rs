@@ -557,7 +557,9 @@ impl NameTable {
         let mut rest = Some(name).filter(|_| !self.wild.is_empty());
         let wild = std::iter::from_fn(move || {
             while let Some(base) = rest {
-                rest = base.split_once('.').map(|(_, above)| above);
+                // Labels are short: a plain loop finds the dot before a search for a `char` starts.
+                let dot = base.bytes().position(|byte| byte == b'.');
+                rest = dot.and_then(|dot| base.get(dot + 1..));
                 if let Some(rows) = self.wild.find(base) {
                     return Some((Chain { wild: true, rows }, base.len() == name.len()));
                 }
