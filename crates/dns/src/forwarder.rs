@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portcullis_names::{Name, RecordType};
-use portcullis_policy::{HOST_NAME, Policy, Reason, Request, Verdict};
+use portcullis_policy::{HOST_NAME, Policy, Reason, Verdict};
 use portcullis_record::{DecisionId, Protocol, Recorder};
 use portcullis_wire::dns::{Query, QueryError, guard_query, ptr_address};
 use smallvec::smallvec;
@@ -262,17 +262,14 @@ impl Forwarder {
         } else {
             qtype
         };
-        let decision = policy.decide(&Request::Lookup {
-            name,
-            qtype: decided_type,
-        });
+        let decision = in_force.decide(name, decided_type);
         let mut decided = Decided {
             in_force,
             ruling: Ruling::from(&decision),
         };
         let for_address = matches!(qtype, RecordType::A | RecordType::AAAA);
         let canonical = match decision.reason {
-            Reason::NotListed => self.canonical_permits(query, policy),
+            Reason::NotListed => self.canonical_permits(query, in_force),
             _ => None,
         };
         let known = canonical.as_ref().filter(|_| for_address);
@@ -324,7 +321,7 @@ impl Forwarder {
                 Synthesis::No => {}
             }
         }
-        if qtype == RecordType::AAAA && !self.resolver.host.routes_ipv6() {
+        if qtype == RecordType::AAAA && !self.resolver.lookup.host.routes_ipv6() {
             query.answer_no_data(&decided, out);
             return None;
         }
@@ -350,7 +347,7 @@ impl Forwarder {
             name: query.name,
             qtype: query.qtype(),
         };
-        let Some(entry) = self.resolver.cache.get(key) else {
+        let Some(entry) = self.resolver.lookup.cache.get(key) else {
             return false;
         };
         let now = self.clock.now();
@@ -378,26 +375,21 @@ impl Forwarder {
 
     /// Permits for a canonical name, under the listed names whose chains led to it and that the
     /// policy in force still lists.
-    fn canonical_permits(&self, query: &ClientQuery<'_>, policy: &Policy) -> Option<Permits> {
+    fn canonical_permits(&self, query: &ClientQuery<'_>, in_force: &InForce) -> Option<Permits> {
         let name = query.name;
         let owners = self.canonical_names.owners(name, self.clock.now());
         if owners.is_empty() {
             return None;
         }
-        // Another type than an address's asks only whether the name is one that exists.
-        let qtypes: &[RecordType] = match query.qtype() {
-            RecordType::A => &[RecordType::A],
-            RecordType::AAAA => &[RecordType::AAAA],
-            _ => &[RecordType::A, RecordType::AAAA],
-        };
         let permit = |listed: &Name| {
-            let decide = |qtype: &RecordType| {
-                let (name, qtype) = (listed.as_ref(), *qtype);
-                policy
-                    .decide(&Request::Lookup { name, qtype })
-                    .lookup_permit()
+            let permit = match query.qtype() {
+                qtype @ (RecordType::A | RecordType::AAAA) => {
+                    in_force.decide(listed.as_ref(), qtype).lookup_permit()
+                }
+                // Another type asks only whether the name is one that exists.
+                _ => in_force.address_permit(listed),
             };
-            Some(qtypes.iter().find_map(decide)?.follow(name.to_name()))
+            Some(permit?.follow(name.to_name()))
         };
         let permits: Permits = owners.iter().filter_map(permit).collect();
         (!permits.is_empty()).then_some(permits)

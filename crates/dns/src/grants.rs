@@ -16,24 +16,12 @@ use crate::lookup::Permits;
 /// Leases addresses and learns canonical names.
 #[derive(Clone)]
 pub(crate) struct Grants {
-    leases: Arc<Leases>,
-    canonical_names: Arc<CanonicalNames>,
-    clock: Clock,
+    pub leases: Arc<Leases>,
+    pub canonical_names: Arc<CanonicalNames>,
+    pub clock: Clock,
 }
 
 impl Grants {
-    pub(crate) fn new(
-        leases: Arc<Leases>,
-        canonical_names: Arc<CanonicalNames>,
-        clock: Clock,
-    ) -> Grants {
-        Grants {
-            leases,
-            canonical_names,
-            clock,
-        }
-    }
-
     /// Leases one address to the listed name of a permit, for connections and datagrams.
     pub(crate) fn grant(
         &self,

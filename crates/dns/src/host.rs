@@ -4,21 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The host's network, asked anew each time: it may have moved.
-#[derive(Clone)]
 pub(crate) struct Host {
-    ipv6_route: Arc<dyn Fn() -> bool + Send + Sync>,
-    owns: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
+    pub ipv6_route: Arc<dyn Fn() -> bool + Send + Sync>,
+    pub owns: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
 }
 
 impl Host {
-    /// From the two questions that the gateway answers.
-    pub(crate) fn new(
-        ipv6_route: Arc<dyn Fn() -> bool + Send + Sync>,
-        owns: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
-    ) -> Host {
-        Host { ipv6_route, owns }
-    }
-
     /// Whether IPv6 addresses can be reached.
     pub(crate) fn routes_ipv6(&self) -> bool {
         (self.ipv6_route)()

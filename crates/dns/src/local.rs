@@ -65,15 +65,11 @@ pub(crate) fn answer_any(query: &ClientQuery<'_>, out: &mut Vec<u8>) {
 
 /// The sandbox's own names and addresses.
 pub(crate) struct LocalNames {
-    own: OwnNames,
-    grants: Grants,
+    pub own: OwnNames,
+    pub grants: Grants,
 }
 
 impl LocalNames {
-    pub(crate) fn new(own: OwnNames, grants: Grants) -> LocalNames {
-        LocalNames { own, grants }
-    }
-
     /// Answers for the sandbox's own host name, which the hosts file has and the policy need not
     /// list: it exists, with nothing to say. `false`: it is not that name.
     pub(crate) fn answer_hostname(&self, query: &ClientQuery<'_>, out: &mut Vec<u8>) -> bool {

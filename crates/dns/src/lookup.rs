@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_names::{NameRef, RecordType};
-use portcullis_policy::{Answers, LookupPermit, Policy, Reason, Request};
-use smallvec::SmallVec;
+use portcullis_policy::{Answers, LookupPermit, Policy, Reason};
+use smallvec::{SmallVec, smallvec};
 use tokio::time::Instant;
 
 use crate::Clock;
@@ -44,16 +44,21 @@ pub(crate) struct LookupRequest {
 }
 
 impl LookupRequest {
+    /// By one permit, for its own name.
+    pub(crate) fn new(permit: &LookupPermit, qtype: RecordType, in_force: InForce) -> Self {
+        let name = permit.name().clone();
+        LookupRequest {
+            key: Key { name, qtype },
+            permits: smallvec![permit.clone()],
+            in_force,
+        }
+    }
+
     /// The same for another type.
     pub(crate) fn with_type(&self, qtype: RecordType) -> LookupRequest {
-        let key = Key {
-            name: self.key.name.clone(),
-            qtype,
-        };
-        LookupRequest {
-            key,
-            ..self.clone()
-        }
+        let mut request = self.clone();
+        request.key.qtype = qtype;
+        request
     }
 
     fn policy(&self) -> &Policy {
@@ -62,8 +67,7 @@ impl LookupRequest {
 
     /// Whether the policy lists a name for this type by itself.
     fn lists(&self, name: NameRef<'_>, qtype: RecordType) -> bool {
-        let request = Request::Lookup { name, qtype };
-        self.policy().decide(&request).permits()
+        self.in_force.decide(name, qtype).permits()
     }
 }
 
@@ -71,7 +75,7 @@ impl LookupRequest {
 pub(crate) struct Lookup {
     pub upstream: Upstream,
     pub leases: Arc<Leases>,
-    pub cache: Arc<Cache>,
+    pub cache: Cache,
     pub host: Host,
     pub clock: Clock,
 }

@@ -44,7 +44,7 @@ struct State {
     old: HashSet<Name>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Spent {
     began: Instant,
     names: u32,
@@ -94,15 +94,13 @@ impl State {
         }
         let key =
             rule.filter(|_| self.spent.len() < MAX_PATTERNS || self.spent.contains_key(&rule));
-        let spent = self.spent.entry(key).or_insert(Spent {
+        let unspent = Spent {
             began: now,
             names: 0,
-        });
+        };
+        let spent = self.spent.entry(key).or_insert(unspent);
         if over(spent) {
-            *spent = Spent {
-                began: now,
-                names: 0,
-            };
+            *spent = unspent;
         }
         let left = spent.names < in_force.policy.settings().dns.new_names_per_minute;
         spent.names += u32::from(left);

@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
-use portcullis_policy::Policy;
+use portcullis_names::{Name, NameRef, RecordType};
+use portcullis_policy::{Decision, LookupPermit, Policy, Request};
 
 /// The policy in force, swapped under live traffic on reload.
 pub type PolicyHandle = Arc<ArcSwap<Policy>>;
@@ -14,6 +15,19 @@ pub(crate) struct InForce {
     pub policy: Arc<Policy>,
     /// How many policies came before it. Answers of another epoch are not given out.
     pub epoch: u64,
+}
+
+impl InForce {
+    /// Decides a lookup.
+    pub(crate) fn decide<'n>(&self, name: NameRef<'n>, qtype: RecordType) -> Decision<'n> {
+        self.policy.decide(&Request::Lookup { name, qtype })
+    }
+
+    /// A permit to look up a name's addresses, where those of either family may be asked for.
+    pub(crate) fn address_permit(&self, name: &Name) -> Option<LookupPermit> {
+        let decide = |qtype| self.decide(name.as_ref(), qtype).lookup_permit();
+        decide(RecordType::A).or_else(|| decide(RecordType::AAAA))
+    }
 }
 
 /// Numbers the policies that come into force.
@@ -42,29 +56,29 @@ impl PolicyInForce {
 
     /// The policy in force and its epoch.
     pub(crate) fn current(&self) -> InForce {
+        self.numbered().unwrap_or_else(|_| self.number())
+    }
+
+    /// The policy in force; as an error, with the next epoch, where it has no number yet.
+    fn numbered(&self) -> Result<InForce, InForce> {
         let policy = self.handle.load_full();
         let seen = self.seen.load();
+        let epoch = seen.epoch;
         if Arc::ptr_eq(&seen.policy, &policy) {
-            let epoch = seen.epoch;
-            return InForce { policy, epoch };
+            return Ok(InForce { policy, epoch });
         }
-        drop(seen);
-        let _one_at_a_time = self
-            .numbering
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let epoch = epoch + 1;
+        Err(InForce { policy, epoch })
+    }
+
+    #[cold]
+    fn number(&self) -> InForce {
+        let numbering = self.numbering.lock();
+        let _one_at_a_time = numbering.unwrap_or_else(PoisonError::into_inner);
         // Read again: another thread may have been here, and an older policy must not come back.
-        let policy = self.handle.load_full();
-        let seen = self.seen.load();
-        if Arc::ptr_eq(&seen.policy, &policy) {
-            let epoch = seen.epoch;
-            return InForce { policy, epoch };
-        }
-        let next = InForce {
-            policy,
-            epoch: seen.epoch + 1,
-        };
-        self.seen.store(Arc::new(next.clone()));
-        next
+        self.numbered().unwrap_or_else(|next| {
+            self.seen.store(Arc::new(next.clone()));
+            next
+        })
     }
 }

@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use portcullis_names::{Name, RecordType};
 use portcullis_policy::{LookupPermit, Reason};
-use smallvec::smallvec;
 use tokio::time::timeout;
 
-use crate::cache::Key;
 use crate::entry::{Entry, EntryKind};
 use crate::lookup::LookupRequest;
 use crate::policy_in_force::InForce;
@@ -64,7 +62,7 @@ pub(crate) async fn resolve(
     unguarded: bool,
 ) -> Result<Resolved, ResolveError> {
     let entries = both_families(resolver, in_force, permit).await;
-    let now = resolver.clock.now();
+    let now = resolver.lookup.clock.now();
     let mut found = Resolved {
         name: permit.name().clone(),
         canonical: permit.name().clone(),
@@ -97,15 +95,8 @@ async fn both_families(
     in_force: InForce,
     permit: &LookupPermit,
 ) -> Vec<Arc<Entry>> {
-    let request = LookupRequest {
-        key: Key {
-            name: permit.name().clone(),
-            qtype: RecordType::A,
-        },
-        permits: smallvec![permit.clone()],
-        in_force,
-    };
-    if !resolver.host.routes_ipv6() {
+    let request = LookupRequest::new(permit, RecordType::A, in_force);
+    if !resolver.lookup.host.routes_ipv6() {
         return vec![resolver.fetch(request).await];
     }
     let six = resolver.fetch(request.with_type(RecordType::AAAA));

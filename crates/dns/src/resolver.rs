@@ -13,10 +13,8 @@ use portcullis_policy::Reason;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::Clock;
-use crate::cache::{Cache, Key, KeyRef};
+use crate::cache::{Key, KeyRef};
 use crate::entry::{CLIENT_RESPONSE_TIMER, Entry, EntryKind, SLOW, because};
-use crate::host::Host;
 use crate::lookup::{Lookup, LookupRequest};
 use crate::new_names::{NewNameBudget, TOO_MANY_NEW_NAMES};
 
@@ -46,11 +44,8 @@ struct FlightKey {
 
 /// One sandbox's resolver: its cache, and the lookups under way.
 pub(crate) struct Resolver {
-    pub cache: Arc<Cache>,
     pub lookup: Lookup,
     pub new_names: Arc<NewNameBudget>,
-    pub host: Host,
-    pub clock: Clock,
     flights: Mutex<HashMap<FlightKey, Landing>>,
 }
 
@@ -67,12 +62,9 @@ impl Drop for Landed {
 }
 
 impl Resolver {
-    /// Nothing under way. The lookup has the same cache, host and clock.
+    /// Nothing under way.
     pub(crate) fn new(lookup: Lookup, new_names: Arc<NewNameBudget>) -> Resolver {
         Resolver {
-            cache: lookup.cache.clone(),
-            host: lookup.host.clone(),
-            clock: lookup.clock.clone(),
             lookup,
             new_names,
             flights: Mutex::default(),
@@ -84,11 +76,11 @@ impl Resolver {
         let (epoch, qtype) = (request.in_force.epoch, request.key.qtype);
         // A failure that is not kept: the next asker tries again.
         let failed = |reason, detail| {
-            let now = self.clock.now();
+            let now = self.lookup.clock.now();
             Arc::new(Entry::failed(reason, detail, qtype, now, epoch))
         };
-        let now = self.clock.now();
-        let kept = self.cache.get(KeyRef::from(&request.key));
+        let now = self.lookup.clock.now();
+        let kept = self.lookup.cache.get(KeyRef::from(&request.key));
         if let Some(entry) = kept.as_ref().filter(|entry| entry.is_valid(now, epoch)) {
             if entry.claim_refresh(now) {
                 // Whoever asks for this name is admitted already: it is no new one.
@@ -115,7 +107,7 @@ impl Resolver {
             None => landed.await,
             Some(stale) => match timeout(CLIENT_RESPONSE_TIMER, landed).await {
                 Ok(landed) => landed,
-                Err(_) => return stale.renewed(self.clock.now(), SLOW),
+                Err(_) => return stale.renewed(self.lookup.clock.now(), SLOW),
             },
         };
         match landed {
@@ -131,8 +123,9 @@ impl Resolver {
     /// The answer that can be given out without waiting. One that is due goes the long way once, to
     /// be fetched anew while it is given out.
     pub(crate) fn at_hand(&self, key: &Key, epoch: u64) -> Option<Arc<Entry>> {
-        let now = self.clock.now();
-        self.cache
+        let now = self.lookup.clock.now();
+        self.lookup
+            .cache
             .get(KeyRef::from(key))
             .filter(|entry| entry.is_valid(now, epoch) && !entry.is_due(now))
     }
@@ -164,7 +157,7 @@ impl Resolver {
     /// Whether the answer for IPv4 says all there is to know.
     fn settles(&self, four: &Entry) -> bool {
         !four.addresses.is_empty()
-            || !self.host.routes_ipv6()
+            || !self.lookup.host.routes_ipv6()
             || !matches!(four.kind, EntryKind::Found | EntryKind::PrivateFamily)
     }
 
@@ -208,8 +201,8 @@ impl Resolver {
 
     /// What becomes of a lookup: kept, or, where it failed, what was kept before it.
     fn keep(&self, request: &LookupRequest, entry: Entry) -> Arc<Entry> {
-        let (now, epoch) = (self.clock.now(), request.in_force.epoch);
-        let kept = self.cache.get(KeyRef::from(&request.key));
+        let (now, epoch) = (self.lookup.clock.now(), request.in_force.epoch);
+        let kept = self.lookup.cache.get(KeyRef::from(&request.key));
         let entry = match (entry.kind, kept) {
             (EntryKind::Failed(_), Some(kept)) => {
                 if kept.is_valid(now, epoch) {
@@ -224,7 +217,7 @@ impl Resolver {
             }
             _ => Arc::new(entry),
         };
-        self.cache.insert(request.key.clone(), entry.clone());
+        self.lookup.cache.insert(request.key.clone(), entry.clone());
         entry
     }
 

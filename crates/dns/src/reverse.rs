@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_names::{Name, RecordType};
-use portcullis_policy::{LookupPermit, Reason, Request};
+use portcullis_policy::{LookupPermit, Reason};
 use smallvec::SmallVec;
 
 use crate::canonical_names::CanonicalNames;
@@ -68,8 +68,7 @@ impl ReverseLookups {
         address: IpAddr,
         out: &mut Vec<u8>,
     ) -> Option<ReversePermit> {
-        let policy = &in_force.policy;
-        let decision = policy.decide(&query.request());
+        let decision = in_force.decide(query.name, query.qtype());
         let decided = Decided {
             in_force,
             ruling: Ruling::from(&decision),
@@ -94,11 +93,7 @@ impl ReverseLookups {
         let mut permit = None;
         let mut not_served = None;
         for owner in owners {
-            let request = Request::Lookup {
-                name: owner.listed.as_ref(),
-                qtype: RecordType::PTR,
-            };
-            let decision = policy.decide(&request);
+            let decision = in_force.decide(owner.listed.as_ref(), RecordType::PTR);
             if let Some(listed) = decision.lookup_permit() {
                 permit.get_or_insert_with(|| listed.reverse(address));
                 live.push(owner);
@@ -147,9 +142,8 @@ impl ReverseLookups {
         out: &mut Vec<u8>,
     ) {
         let listed = |name: &Name| {
-            let (name, qtype) = (name.as_ref(), RecordType::A);
-            let request = Request::Lookup { name, qtype };
-            decided.policy().decide(&request).permits()
+            let decision = decided.in_force.decide(name.as_ref(), RecordType::A);
+            decision.permits()
         };
         let believed = entry
             .pointer

@@ -36,12 +36,19 @@ pub struct DnsService {
 impl DnsService {
     /// Makes a service; nothing is sent or bound.
     pub fn new(config: DnsConfig) -> DnsService {
-        let host = Host::new(config.ipv6_route.clone(), config.host_owns);
+        let host = Host {
+            ipv6_route: config.ipv6_route.clone(),
+            owns: config.host_owns,
+        };
         let clock = config.clock;
         let leases = config.leases;
         let canonical_names = Arc::new(CanonicalNames::default());
         let new_names = Arc::new(NewNameBudget::default());
-        let grants = Grants::new(leases.clone(), canonical_names.clone(), clock.clone());
+        let grants = Grants {
+            leases: leases.clone(),
+            canonical_names: canonical_names.clone(),
+            clock: clock.clone(),
+        };
         let upstream = Upstream::new(UpstreamConfig {
             policy: config.policy.clone(),
             host: config.upstreams,
@@ -52,7 +59,7 @@ impl DnsService {
         let lookup = Lookup {
             upstream,
             leases: leases.clone(),
-            cache: Arc::new(Cache::new(config.cache_bytes)),
+            cache: Cache::new(config.cache_bytes),
             host,
             clock: clock.clone(),
         };
@@ -60,7 +67,10 @@ impl DnsService {
             policy: PolicyInForce::new(config.policy),
             recorder: config.recorder,
             query_rate: QueryRate::new(clock.now()),
-            local: LocalNames::new(config.own.clone(), grants.clone()),
+            local: LocalNames {
+                own: config.own.clone(),
+                grants: grants.clone(),
+            },
             reverse: ReverseLookups {
                 leases: leases.clone(),
                 canonical_names: canonical_names.clone(),

@@ -16,8 +16,8 @@ mod schedule;
 use std::sync::atomic::Ordering;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use portcullis_names::{Name, RecordType};
-use portcullis_policy::{HOST_NAME, LookupPermit, Policy, Request};
+use portcullis_names::Name;
+use portcullis_policy::{HOST_NAME, LookupPermit};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -25,6 +25,7 @@ pub use outcome::{MAX_STARTUP_NAMES, StartupError, StartupFailure, StartupName};
 pub(crate) use round::Round;
 pub use schedule::{MAX_NAMES_AT_ONCE, MAX_STARTUP_ATTEMPTS, StartupSchedule};
 
+use crate::policy_in_force::InForce;
 use crate::synthetic;
 
 /// Resolves every name that the policy lists without a wildcard.
@@ -35,7 +36,7 @@ pub(crate) async fn resolve_all(
     round: Round<'_>,
     token: &CancellationToken,
 ) -> Result<Vec<StartupName>, StartupError> {
-    let permits = permits(&round.in_force.policy);
+    let permits = permits(&round.in_force);
     let of = permits.len();
     if of > MAX_STARTUP_NAMES {
         return Err(StartupError::TooMany { names: of });
@@ -65,7 +66,8 @@ pub(crate) async fn resolve_all(
 }
 
 /// Permits to look up each exact name that has addresses of its own, sorted by name.
-fn permits(policy: &Policy) -> Vec<LookupPermit> {
+fn permits(in_force: &InForce) -> Vec<LookupPermit> {
+    let policy = &in_force.policy;
     let looked_up = |name: Name| {
         // Answered here: the host's own loopback. Or no host at all (RFC 8552): a policy lists
         // `_kerberos._tcp.example.corp` for its SRV records.
@@ -73,14 +75,7 @@ fn permits(policy: &Policy) -> Vec<LookupPermit> {
         if name.as_str() == HOST_NAME || name.as_str().split('.').any(underscored) {
             return None;
         }
-        [RecordType::A, RecordType::AAAA]
-            .into_iter()
-            .find_map(|qtype| {
-                let name = name.as_ref();
-                policy
-                    .decide(&Request::Lookup { name, qtype })
-                    .lookup_permit()
-            })
+        in_force.address_permit(&name)
     };
     policy
         .exact_names()

@@ -9,14 +9,12 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use portcullis_names::{Name, RecordType};
 use portcullis_policy::{LookupPermit, Reason, Verdict};
 use portcullis_record::{Event, Layer, Protocol, Recorder, Stage, Timings};
-use smallvec::smallvec;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::debug;
 
 use super::outcome::{StartupFailure, StartupName};
 use super::schedule::{StartupSchedule, pause_after};
-use crate::cache::Key;
 use crate::entry::{Entry, EntryKind};
 use crate::grants::Grants;
 use crate::lookup::LookupRequest;
@@ -173,19 +171,12 @@ impl<'a> Round<'a> {
     }
 
     fn request(&self, permit: &LookupPermit, qtype: RecordType) -> LookupRequest {
-        LookupRequest {
-            key: Key {
-                name: permit.name().clone(),
-                qtype,
-            },
-            permits: smallvec![permit.clone()],
-            in_force: self.in_force.clone(),
-        }
+        LookupRequest::new(permit, qtype, self.in_force.clone())
     }
 
     /// Whether the sandbox could connect to one of the addresses known so far.
     fn is_usable(&self, known: &Known) -> bool {
-        let six = self.resolver.host.routes_ipv6();
+        let six = self.resolver.lookup.host.routes_ipv6();
         let entries = known.entries.iter().filter_map(|(_, e)| e.as_ref());
         entries
             .flat_map(|entry| &entry.addresses)
@@ -195,7 +186,7 @@ impl<'a> Round<'a> {
     /// Puts what was learnt where programs find it, and says what it comes to.
     fn settle(&self, permit: &LookupPermit, known: Known) -> Settled {
         let usable = self.is_usable(&known);
-        let six = self.resolver.host.routes_ipv6();
+        let six = self.resolver.lookup.host.routes_ipv6();
         let mut settled = Settled {
             outcome: Ok(()),
             canonical: None,
@@ -262,7 +253,10 @@ impl<'a> Round<'a> {
                     detail: error.to_string(),
                 })?;
         }
-        self.resolver.cache.insert(request.key, Arc::new(entry));
+        self.resolver
+            .lookup
+            .cache
+            .insert(request.key, Arc::new(entry));
         Ok(())
     }
 

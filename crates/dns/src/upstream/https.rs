@@ -6,6 +6,7 @@
 
 use std::pin::pin;
 
+use futures_util::future::Either;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
@@ -53,34 +54,26 @@ pub(super) async fn serve(
 ) -> ExchangeError {
     let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let stream = TokioIo::new(stream);
-    if two {
-        let made = http2::Builder::new(TokioExecutor::new())
+    let made = if two {
+        http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(WINDOW_BYTES)
             .initial_connection_window_size(WINDOW_BYTES)
             .max_header_list_size(MAX_HEAD_BYTES)
             .handshake(stream)
-            .await;
-        match made {
-            Ok((sender, connection)) => {
-                let connection = async move { drop(connection.await) };
-                drive(Sender::Many(sender), connection, url, jobs).await
-            }
-            Err(error) => not_http(&error),
-        }
+            .await
+            .map(|(sender, connection)| (Sender::Many(sender), Either::Left(connection)))
     } else {
-        let made = http1::Builder::new()
+        http1::Builder::new()
             .max_buf_size(MAX_HEAD_BYTES as usize)
             .max_headers(MAX_FIELDS)
             .handshake(stream)
-            .await;
-        match made {
-            Ok((sender, connection)) => {
-                let connection = async move { drop(connection.await) };
-                drive(Sender::One(sender), connection, url, jobs).await
-            }
-            Err(error) => not_http(&error),
-        }
+            .await
+            .map(|(sender, connection)| (Sender::One(sender), Either::Right(connection)))
+    };
+    match made {
+        Ok((sender, connection)) => drive(sender, connection, url, jobs).await,
+        Err(error) => not_http(&error),
     }
 }
 
@@ -90,7 +83,7 @@ fn not_http(error: &hyper::Error) -> ExchangeError {
 
 async fn drive(
     mut sender: Sender,
-    connection: impl Future<Output = ()>,
+    connection: impl Future<Output = hyper::Result<()>>,
     url: &Url,
     jobs: &mut mpsc::Receiver<Job>,
 ) -> ExchangeError {
@@ -111,7 +104,7 @@ async fn drive(
                     break;
                 }
             }
-            () = &mut connection => {
+            _ = &mut connection => {
                 // What was read before the end still goes to those who wait.
                 while let Some(unanswered) = under_way.next().await {
                     lost.extend(unanswered);
@@ -139,21 +132,13 @@ impl Sender {
         query: &[u8],
     ) -> impl Future<Output = Result<Response<Incoming>, ExchangeError>> + use<> {
         let request = self.write(url, query);
-        enum Sent<A, B> {
-            One(A),
-            Many(B),
-        }
         let sent = request.map(|request| match self {
-            Sender::One(sender) => Sent::One(sender.send_request(request)),
-            Sender::Many(sender) => Sent::Many(sender.send_request(request)),
+            Sender::One(sender) => Either::Left(sender.send_request(request)),
+            Sender::Many(sender) => Either::Right(sender.send_request(request)),
         });
         async move {
             let sent = sent.map_err(|error| ExchangeError::refused(error.to_string()))?;
-            let response = match sent {
-                Sent::One(response) => response.await,
-                Sent::Many(response) => response.await,
-            };
-            response.map_err(|error| {
+            sent.await.map_err(|error| {
                 if error.is_parse() {
                     return not_http(&error);
                 }

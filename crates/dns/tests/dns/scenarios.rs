@@ -107,6 +107,7 @@ scenarios! {
     threats_addresses_are_not_names
     threats_mixed_public_and_private_answers_lose_the_private_part
     threats_names_that_are_no_names_stay_inside
+    threats_new_names_below_a_wildcard_are_120_a_minute
     threats_new_names_below_a_wildcard_have_a_budget
     threats_no_lookup_leaves_before_the_name_is_allowed
     threats_rebinding_is_judged_at_every_answer

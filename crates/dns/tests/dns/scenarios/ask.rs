@@ -88,6 +88,7 @@ impl Ask {
                 }
                 "+cookie" if size.is_some() => option(&mut message, 10, b"COOKIE-8"),
                 "+subnet" if size.is_some() => option(&mut message, 8, b"\0\x01\x18\0\xC0\0\x02"),
+                "+unknown" if size.is_some() => option(&mut message, 65_001, b"UNKNOWN8"),
                 edns if edns.starts_with("+edns") => {}
                 _ => line.wrong(format!("{flag}: no such flag, or it needs +edns before it")),
             }

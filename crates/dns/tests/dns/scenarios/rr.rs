@@ -47,7 +47,11 @@ fn rdata(kind: RecordType, words: &[&str]) -> Option<RData> {
         }
         RecordType::SOA => {
             let minimum = word(2)?.parse().ok()?;
-            RData::SOA(SOA::new(name(0)?, name(1)?, 1, 3600, 600, 86_400, minimum))
+            let serial = word(3).map_or(Some(1), |serial| serial.parse().ok())?;
+            let (primary, mailbox) = (name(0)?, name(1)?);
+            RData::SOA(SOA::new(
+                primary, mailbox, serial, 3600, 600, 86_400, minimum,
+            ))
         }
         RecordType::HINFO => RData::HINFO(HINFO::new(word(0)?.to_owned(), String::new())),
         RecordType::HTTPS => RData::HTTPS(HTTPS(service(words)?)),
