@@ -470,14 +470,10 @@ fn circles_of(name: &str) -> Vec<String> {
     Krate::read(name).circles()
 }
 
-/// Crates that are still tied; each goes from here when its circles are cut, and none comes back.
-const STILL_TIED: [&str; 1] = ["proxy"];
-
 #[test]
 fn no_modules_import_each_other_in_a_circle() {
     let circles = SHIPPED
         .iter()
-        .filter(|name| !STILL_TIED.contains(name))
         .flat_map(|name| {
             circles_of(name)
                 .into_iter()

@@ -1,0 +1,91 @@
+//! Reading the next request's head from a client, within its time.
+
+use std::time::Duration;
+
+use portcullis_wire::http1::{HeadParse, HeadScanner, RequestHead, read_scanned_head};
+use tokio::io::AsyncReadExt as _;
+use tokio::time::timeout;
+
+use super::exchange::Conn;
+use crate::limits::HEAD_BUFFER_BYTES;
+
+/// How long a client may take.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    /// Until it says something.
+    pub(super) silence: Duration,
+    /// From then on, until its request's head is there.
+    pub(super) head: Duration,
+}
+
+/// A request's head, and the bytes that it was read from.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) read: RequestHead,
+    pub(super) raw: Vec<u8>,
+}
+
+impl Head {
+    pub(super) fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.read.headers(&self.raw)
+    }
+}
+
+/// What is wrong with a head.
+#[derive(Debug)]
+pub(super) struct HeadFault {
+    /// A few words for the record and for the client.
+    pub(super) why: &'static str,
+    /// It did not come to its end in time.
+    pub(super) too_slow: bool,
+}
+
+impl Conn {
+    /// The next head; `None` when the client is done, or silent for too long.
+    ///
+    /// # Errors
+    /// What is wrong with the head.
+    pub(super) async fn head(&mut self, patience: Patience) -> Result<Option<Head>, HeadFault> {
+        if self.inbox.is_empty() {
+            self.inbox = Vec::new(); // an idle connection holds no buffer
+            match timeout(patience.silence, self.stream.readable()).await {
+                Ok(Ok(())) => {}
+                _ => return Ok(None),
+            }
+        }
+        match timeout(patience.head, self.rest_of_head()).await {
+            Ok(read) => read.map_err(|why| HeadFault {
+                why,
+                too_slow: false,
+            }),
+            Err(_) if self.inbox.is_empty() => Ok(None),
+            Err(_) => Err(HeadFault {
+                why: "the request head took too long",
+                too_slow: true,
+            }),
+        }
+    }
+
+    async fn rest_of_head(&mut self) -> Result<Option<Head>, &'static str> {
+        let mut scanner = HeadScanner::new();
+        loop {
+            match read_scanned_head(&self.inbox, &mut scanner) {
+                HeadParse::Head(read) => {
+                    let rest = self.inbox.split_off(read.head_len);
+                    let raw = std::mem::replace(&mut self.inbox, rest);
+                    return Ok(Some(Head { read, raw }));
+                }
+                HeadParse::Malformed(why) => return Err(why),
+                HeadParse::NeedMore => {}
+            }
+            self.inbox.reserve(HEAD_BUFFER_BYTES);
+            // Knows that the socket is empty after a short read, and does not ask it again.
+            match self.stream.read_buf(&mut self.inbox).await {
+                Ok(0) if self.inbox.is_empty() => return Ok(None),
+                Ok(0) => return Err("the connection ended inside a request head"),
+                Ok(_) => {}
+                Err(_) => return Ok(None),
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! The loop of a connection: request after request, each decided on by itself.
+
+use std::sync::Arc;
+
+use portcullis_record::CloseReason;
+use portcullis_wire::http1::RequestForm;
+use tokio::net::TcpStream;
+
+use super::exchange::Conn;
+use super::head::{Head, Patience};
+use super::session::{Connected, Idle, Next, Session};
+use super::upstream::Upstream;
+use super::{connect, forward};
+use crate::connector::Connector;
+use crate::decider::Decider;
+use crate::flows::until_cut;
+use crate::inbound::Inbound;
+use crate::opened::{Entered, Unread};
+use crate::records::Records;
+use crate::relay::Relay;
+use crate::request::Core;
+use crate::stop::Stop;
+use crate::tunnel::Tunnel;
+use crate::{limits, socket};
+
+/// Serves one connection to the proxy port.
+pub(crate) async fn open(
+    decider: &Decider,
+    connector: &Connector,
+    records: &Records,
+    client: TcpStream,
+    inbound: Inbound,
+    stop: &Stop,
+) -> Option<Entered> {
+    let session = Session {
+        core: Core {
+            decider,
+            records,
+            inbound,
+        },
+        connector,
+        destination: None,
+        client: Conn {
+            stream: client,
+            inbox: Vec::new(),
+        },
+        upstream: None,
+        idle: None,
+        around: None,
+    };
+    serve(session, stop).await
+}
+
+/// Serves a connection to an address that turned out to speak plain HTTP.
+pub(crate) async fn behind(
+    decider: &Decider,
+    connector: &Connector,
+    records: &Records,
+    unread: Box<Unread>,
+    stop: &Stop,
+) -> Option<Tunnel> {
+    let Unread {
+        opened,
+        relay,
+        pending,
+    } = *unread;
+    let (client, stream) = relay.into_sockets();
+    let upstream = match opened.peer.upstream_proxy {
+        // An upstream proxy for plain HTTP is spoken to in absolute form, not through a tunnel.
+        Some(_) if opened.absolute.is_none() => None,
+        _ => Some(Upstream::standing(
+            stream,
+            opened.peer,
+            opened.ruling.name,
+            opened.absolute,
+        )),
+    };
+    let session = Session {
+        core: Core {
+            decider,
+            records,
+            inbound: opened.inbound,
+        },
+        connector,
+        destination: Some(Arc::new(opened.target)),
+        client: Conn {
+            stream: client,
+            inbox: pending,
+        },
+        upstream,
+        idle: None,
+        around: opened.flow,
+    };
+    match serve(session, stop).await? {
+        Entered::Tunnel(tunnel) => Some(tunnel),
+        // Only CONNECT leads there, and it is refused on a direct connection.
+        Entered::Opened(_) => None,
+    }
+}
+
+async fn serve(mut session: Session<'_>, stop: &Stop) -> Option<Entered> {
+    let around = session.around.as_ref().map(|flow| (*flow.standing).clone());
+    let next = tokio::select! {
+        biased;
+        () = stop.wait() => {
+            session.end_around(CloseReason::Shutdown);
+            Next::Reset
+        }
+        () = until_cut(around.as_deref()) => {
+            session.end_around(CloseReason::PolicyChanged);
+            Next::Reset
+        }
+        next = requests(&mut session) => next,
+    };
+    match next {
+        Next::Again | Next::Close => {
+            session.end_around(CloseReason::Finished);
+            socket::last_words(session.client.stream, b"").await;
+            None
+        }
+        Next::Answer(answer, end) => {
+            session.end_around(end);
+            socket::last_words(session.client.stream, &answer).await;
+            None
+        }
+        Next::Reset => {
+            socket::reset(session.client.stream);
+            if let Some(upstream) = session.upstream {
+                socket::reset_upstream(upstream.conn.stream);
+            }
+            None
+        }
+        Next::Switched(flow) => {
+            let Upstream {
+                conn: upstream,
+                peer,
+                ..
+            } = session.upstream?;
+            let mut relay = Relay::new(session.client.stream, upstream.stream);
+            relay.push_up(session.client.inbox);
+            relay.push_down(upstream.inbox);
+            relay.set_meter(session.connector.meter(&peer));
+            Some(Entered::Tunnel(Tunnel { relay, flow }))
+        }
+        Next::Connected(connected) => {
+            let Connected { opened, upstream } = *connected;
+            if opened.is_cut() {
+                opened.cut_short(session.client.stream, upstream);
+                return None;
+            }
+            if !socket::answer(&mut session.client.stream, connect::ESTABLISHED).await {
+                opened.gone();
+                return None;
+            }
+            Some(Entered::Opened(Box::new(Unread {
+                opened,
+                relay: Relay::new(session.client.stream, upstream),
+                pending: session.client.inbox,
+            })))
+        }
+    }
+}
+
+/// Request after request. Each is boxed: what waits between two is small.
+async fn requests(session: &mut Session<'_>) -> Next {
+    let mut first = session.client.inbox.is_empty();
+    loop {
+        let set = session.core.decider.limits();
+        let head = limits::header_timeout(&set);
+        let patience = Patience {
+            silence: if first {
+                head
+            } else {
+                limits::keep_alive_timeout(&set)
+            },
+            head,
+        };
+        let read = tokio::select! {
+            biased;
+            over = Idle::over(&mut session.idle) => return over,
+            read = session.client.head(patience) => read,
+        };
+        session.idle = None;
+        let head = match read {
+            Ok(Some(read)) => read,
+            Ok(None) => return Next::Close,
+            Err(fault) => return session.malformed_head(&fault),
+        };
+        first = false;
+        match Box::pin(request(session, head)).await {
+            Next::Again => {}
+            next => return next,
+        }
+    }
+}
+
+async fn request(session: &mut Session<'_>, head: Head) -> Next {
+    match &head.read.form {
+        RequestForm::Connect { host, port } if session.destination.is_none() => {
+            if !head.read.host_agrees() {
+                return session.malformed("Host differs from the target", &head);
+            }
+            let target = session.core.decider.target(host.clone(), *port);
+            connect::connect(session, target, &head).await
+        }
+        _ => forward::forward(session, &head).await,
+    }
+}
