@@ -190,7 +190,7 @@ fn address_rules_reach_the_kernel() {
     std::fs::write(&policy, rules(&many)).unwrap();
     until("too many are rejected", || counts(&log) == (3, 1));
     assert!(
-        changes(&log)[3].1.contains("at most 1024"),
+        changes(&log)[3].1.contains("exceed the limit of 1024"),
         "{:?}",
         changes(&log)
     );
