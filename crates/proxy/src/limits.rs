@@ -31,7 +31,7 @@ pub(crate) const MAX_LINGER_BYTES: usize = 256 * 1024;
 /// For flows to end after the token was cancelled.
 pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How far away the next timer is while connections come in; shorter than what they wait for.
-pub(crate) const PULSE: Duration = Duration::from_millis(100);
+pub(crate) const EARLY_TIMER: Duration = Duration::from_millis(100);
 /// Flows of datagrams of one sandbox at once.
 pub(crate) const MAX_DATAGRAM_FLOWS: usize = 512;
 /// After a failed accept (no free descriptors).

@@ -12,21 +12,22 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::identify::{Identified, Identify};
+use crate::early_timer::EarlyTimer;
+use crate::identify::{Identified, identify};
 use crate::inbound::Inbound;
 use crate::limits::{ACCEPT_PAUSE, DRAIN_TIMEOUT, Slot};
 use crate::meter::OverLimit;
 use crate::opened::Entered;
 use crate::proxy::Proxy;
-use crate::pulse::Pulse;
 use crate::request::{Format, Refusal};
+use crate::services::Services;
 use crate::stop::Stop;
 use crate::tunnel::Tunnel;
 use crate::{http, inspect, socket, socks, transparent};
 
 /// The kinds of listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Door {
+pub(crate) enum Entrance {
     Http,
     Socks5,
     Transparent,
@@ -41,7 +42,7 @@ pub async fn serve_http(
     listener: TcpListener,
     token: CancellationToken,
 ) -> io::Result<()> {
-    serve(proxy, listener, token, Door::Http).await
+    serve(proxy, listener, token, Entrance::Http).await
 }
 
 /// Serves SOCKS5 until `token` is cancelled.
@@ -53,7 +54,7 @@ pub async fn serve_socks5(
     listener: TcpListener,
     token: CancellationToken,
 ) -> io::Result<()> {
-    serve(proxy, listener, token, Door::Socks5).await
+    serve(proxy, listener, token, Entrance::Socks5).await
 }
 
 /// Serves the transparent catch-all until `token` is cancelled. The local address of an accepted
@@ -66,42 +67,42 @@ pub async fn serve_transparent(
     listener: TcpListener,
     token: CancellationToken,
 ) -> io::Result<()> {
-    serve(proxy, listener, token, Door::Transparent).await
+    serve(proxy, listener, token, Entrance::Transparent).await
 }
 
 async fn serve(
     proxy: Arc<Proxy>,
     listener: TcpListener,
     token: CancellationToken,
-    door: Door,
+    entrance: Entrance,
 ) -> io::Result<()> {
     socket::prepare_listener(&listener);
     // The end that connections reach is the listener's, and nobody needs to ask for it each time;
     // but where it is bound to any address, or takes in connections to all of them.
     let own = listener.local_addr().ok();
-    let own = own.filter(|own| door != Door::Transparent && !own.ip().is_unspecified());
+    let own = own.filter(|own| entrance != Entrance::Transparent && !own.ip().is_unspecified());
     let stop = Arc::new(Stop::default());
     let tracker = TaskTracker::new();
     let mut cancelled = pin!(token.cancelled());
-    let mut pulse = Pulse::default();
-    let outcome = loop {
+    let mut early_timer = EarlyTimer::default();
+    let served = loop {
         let accepted = tokio::select! {
             biased;
             () = &mut cancelled => break Ok(()),
             accepted = listener.accept() => accepted,
-            () = pulse.beat() => continue,
+            () = early_timer.fires() => continue,
         };
-        pulse.touch();
+        early_timer.touch();
         match accepted {
             Ok((stream, from)) => {
                 let to = own.or_else(|| stream.local_addr().ok());
-                let inbound = Inbound::new(door.protocol(), from, to);
-                admit(&proxy, &tracker, &stop, door, stream, inbound);
+                let inbound = Inbound::new(entrance.protocol(), from, to);
+                admit(&proxy, &tracker, &stop, entrance, stream, inbound);
             }
-            Err(error) => match fault(&error) {
-                Fault::OneConnection => {}
-                Fault::Exhausted => {
-                    let nobody = Inbound::nobody(door.protocol());
+            Err(error) => match accept_error(&error) {
+                AcceptError::OneConnection => {}
+                AcceptError::Exhausted => {
+                    let nobody = Inbound::nobody(entrance.protocol());
                     let reason = Reason::TooManyConnections;
                     (proxy.records).too_many(nobody, reason, &error.to_string());
                     tokio::select! {
@@ -109,7 +110,7 @@ async fn serve(
                         () = sleep(ACCEPT_PAUSE) => {}
                     }
                 }
-                Fault::Listener => break Err(error),
+                AcceptError::Listener => break Err(error),
             },
         }
     };
@@ -117,21 +118,21 @@ async fn serve(
     tracker.close();
     // What does not end in time is dropped with the runtime; its close is recorded all the same.
     let _ = timeout(DRAIN_TIMEOUT, tracker.wait()).await;
-    outcome
+    served
 }
 
 fn admit(
     proxy: &Arc<Proxy>,
     tracker: &TaskTracker,
     stop: &Arc<Stop>,
-    door: Door,
+    entrance: Entrance,
     stream: TcpStream,
     inbound: Inbound,
 ) {
     let refused = match proxy.admission.connection() {
         Ok(slot) => {
             tracker.spawn(connection(
-                door,
+                entrance,
                 proxy.clone(),
                 stream,
                 inbound,
@@ -143,9 +144,9 @@ fn admit(
         Err(refused) => refused,
     };
     match proxy.admission.refusal() {
-        Some(slot) if door != Door::Transparent => {
+        Some(slot) if entrance != Entrance::Transparent => {
             tracker.spawn(refuse(
-                door,
+                entrance,
                 proxy.clone(),
                 stream,
                 inbound,
@@ -162,14 +163,14 @@ fn admit(
 /// One connection. Setting up is boxed, so that what stays while a tunnel is idle is the relay and
 /// little else.
 async fn connection(
-    door: Door,
+    entrance: Entrance,
     proxy: Arc<Proxy>,
     stream: TcpStream,
     inbound: Inbound,
     slot: Slot,
     stop: Arc<Stop>,
 ) {
-    let mut tunnel = Box::pin(set_up(door, &proxy, stream, inbound, &stop)).await;
+    let mut tunnel = Box::pin(set_up(entrance, &proxy, stream, inbound, &stop)).await;
     drop(proxy);
     // By reference, then by value: a tunnel that is moved while it waits is there twice.
     if let Some(tunnel) = &mut tunnel {
@@ -184,63 +185,33 @@ async fn connection(
 /// The way of a connection to the point where it only has to be relayed: destination, decision,
 /// dial; then what runs on it. `None` when it came to its end on the way.
 async fn set_up(
-    door: Door,
+    entrance: Entrance,
     proxy: &Proxy,
     stream: TcpStream,
     inbound: Inbound,
     stop: &Stop,
 ) -> Option<Tunnel> {
-    let Proxy {
-        decider,
-        connector,
-        records,
-        ..
-    } = proxy;
-    let entered = match door {
-        Door::Http => {
-            Box::pin(http::open(
-                decider, connector, records, stream, inbound, stop,
-            ))
-            .await
-        }
-        Door::Socks5 => {
-            Box::pin(socks::open(
-                decider, connector, records, stream, inbound, stop,
-            ))
-            .await
-        }
-        Door::Transparent => {
-            Box::pin(transparent::open(
-                decider, connector, records, stream, inbound, stop,
-            ))
-            .await
-        }
+    let services = Services {
+        decider: &proxy.decider,
+        connector: &proxy.connector,
+        records: &proxy.records,
+        inspector: proxy.inspector.as_deref(),
+    };
+    let entered = match entrance {
+        Entrance::Http => Box::pin(http::open(services, stream, inbound, stop)).await,
+        Entrance::Socks5 => Box::pin(socks::open(services, stream, inbound, stop)).await,
+        Entrance::Transparent => Box::pin(transparent::open(services, stream, inbound, stop)).await,
     };
     // Boxed, and passed on so: what a silent client keeps waiting is small.
     let unread = match entered? {
         Entered::Tunnel(tunnel) => return Some(tunnel),
         Entered::Opened(unread) => unread,
     };
-    let identify = Identify {
-        decider,
-        connector,
-        records,
-    };
-    let identified = Box::pin(identify.identify(unread, stop)).await;
-    match identified? {
+    match Box::pin(identify(services, unread, stop)).await? {
         Identified::Tunnel(tunnel) => Some(tunnel),
-        Identified::Http(unread) => {
-            Box::pin(http::behind(decider, connector, records, unread, stop)).await
-        }
+        Identified::Http(unread) => Box::pin(http::behind(services, unread, stop)).await,
         Identified::Inspect(to_inspect) => {
-            let inspector = proxy.inspector.as_deref();
-            let services = inspect::Services {
-                decider,
-                connector,
-                records,
-                inspector,
-            };
-            Box::pin(inspect::inspect(&services, to_inspect, stop)).await;
+            Box::pin(inspect::inspect(services, to_inspect, stop)).await;
             None
         }
     }
@@ -248,15 +219,15 @@ async fn set_up(
 
 /// Tells a client that its connection is one too many.
 async fn refuse(
-    door: Door,
+    entrance: Entrance,
     proxy: Arc<Proxy>,
     stream: TcpStream,
     inbound: Inbound,
     (over, slot): (OverLimit, Slot),
 ) {
     let id = (proxy.records).too_many(inbound, over.reason, over.detail);
-    let words = match door {
-        Door::Socks5 => {
+    let words = match entrance {
+        Entrance::Socks5 => {
             let mut words = socks5::METHOD_NONE.to_vec();
             words.extend(socks::reply(over.reason));
             words
@@ -271,18 +242,18 @@ async fn refuse(
     drop(slot);
 }
 
-impl Door {
+impl Entrance {
     fn protocol(self) -> Protocol {
         match self {
-            Door::Http => Protocol::Http,
-            Door::Socks5 => Protocol::Socks5,
-            Door::Transparent => Protocol::Transparent,
+            Entrance::Http => Protocol::Http,
+            Entrance::Socks5 => Protocol::Socks5,
+            Entrance::Transparent => Protocol::Transparent,
         }
     }
 }
 
 /// What a failed accept means.
-enum Fault {
+enum AcceptError {
     /// That connection is gone; others are not.
     OneConnection,
     /// No descriptors or memory now, or something unknown: try again after a pause.
@@ -291,15 +262,15 @@ enum Fault {
     Listener,
 }
 
-fn fault(error: &io::Error) -> Fault {
+fn accept_error(error: &io::Error) -> AcceptError {
     use io::ErrorKind as Kind;
     /// The descriptor is not open: no kind of its own.
     const EBADF: i32 = 9;
     if error.raw_os_error() == Some(EBADF) {
-        return Fault::Listener;
+        return AcceptError::Listener;
     }
     match error.kind() {
-        Kind::InvalidInput | Kind::NotConnected | Kind::Unsupported => Fault::Listener,
+        Kind::InvalidInput | Kind::NotConnected | Kind::Unsupported => AcceptError::Listener,
         // accept(2): errors already pending on the new socket, and a firewall's EPERM
         Kind::ConnectionAborted
         | Kind::ConnectionReset
@@ -308,8 +279,8 @@ fn fault(error: &io::Error) -> Fault {
         | Kind::NetworkUnreachable
         | Kind::NetworkDown
         | Kind::TimedOut
-        | Kind::PermissionDenied => Fault::OneConnection,
-        _ => Fault::Exhausted,
+        | Kind::PermissionDenied => AcceptError::OneConnection,
+        _ => AcceptError::Exhausted,
     }
 }
 
@@ -343,7 +314,7 @@ mod tests {
         let slot = proxy.admission.connection().unwrap();
         let inbound = Inbound::nobody(Protocol::Http);
         let task = connection(
-            Door::Http,
+            Entrance::Http,
             proxy,
             stream.unwrap(),
             inbound,
@@ -364,20 +335,20 @@ mod tests {
             size_of::<F>()
         }
         // What an entrance needed is gone by then.
-        let size = of_three(Identify::identify) + of_five(set_up);
+        let size = of_three(identify) + of_five(set_up);
         eprintln!("{size} bytes");
         assert!(size <= MAX_SILENT_FUTURE_BYTES, "{size} bytes");
     }
 
     #[test]
     fn no_free_descriptors_is_not_the_end_of_the_listener() {
-        let of = |errno| fault(&io::Error::from_raw_os_error(errno));
+        let of = |errno| accept_error(&io::Error::from_raw_os_error(errno));
         for errno in [24, 23, 105, 12] {
-            assert!(matches!(of(errno), Fault::Exhausted), "{errno}");
+            assert!(matches!(of(errno), AcceptError::Exhausted), "{errno}");
         }
         for errno in [103, 104, 1, 113] {
-            assert!(matches!(of(errno), Fault::OneConnection), "{errno}");
+            assert!(matches!(of(errno), AcceptError::OneConnection), "{errno}");
         }
-        assert!(matches!(of(9), Fault::Listener) && matches!(of(22), Fault::Listener));
+        assert!(matches!(of(9), AcceptError::Listener) && matches!(of(22), AcceptError::Listener));
     }
 }

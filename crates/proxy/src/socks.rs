@@ -8,45 +8,48 @@ use portcullis_wire::socks5::{self, Command, Fault, Step};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::connector::Connector;
-use crate::decider::Decider;
 use crate::inbound::Inbound;
 use crate::opened::{Entered, Opened, Unread};
-use crate::records::{At, Records};
+use crate::records::At;
 use crate::relay::Relay;
+use crate::services::Services;
 use crate::stop::Stop;
 use crate::{limits, socket};
 
 /// Takes one connection to the point where it only has to be relayed.
 pub(crate) async fn open(
-    decider: &Decider,
-    connector: &Connector,
-    records: &Records,
+    services: Services<'_>,
     mut client: TcpStream,
     inbound: Inbound,
     stop: &Stop,
 ) -> Option<Entered> {
+    let Services {
+        decider,
+        connector,
+        records,
+        ..
+    } = services;
     // The decisions of this entrance are about connections, not about what is said on them.
     let at = At::new(Layer::Tcp, inbound);
     let mut inbox = Vec::new();
     let mut said = false;
-    let talking = handshake(&mut client, &mut inbox, &mut said);
-    let talk = timeout(limits::handshake_timeout(&decider.limits()), talking);
-    let talked = tokio::select! {
+    let reading = handshake(&mut client, &mut inbox, &mut said);
+    let within_time = timeout(limits::handshake_timeout(&decider.limits()), reading);
+    let read = tokio::select! {
         biased;
         () = stop.wait() => return None,
-        talked = talk => talked.unwrap_or(Talk::Slow),
+        read = within_time => read.unwrap_or(Handshake::Slow),
     };
-    let request = match talked {
-        Talk::Request(request) => *request,
-        Talk::Malformed(fault) => {
+    let request = match read {
+        Handshake::Request(request) => *request,
+        Handshake::Malformed(fault) => {
             records.malformed(at.detail(Some(fault.why)), None);
             if fault.answer {
                 refuse(client, Reason::Malformed).await;
             }
             return None;
         }
-        Talk::NoMethod => {
+        Handshake::NoMethod => {
             records.malformed(
                 at.detail(Some("no SOCKS method without authentication")),
                 None,
@@ -54,12 +57,12 @@ pub(crate) async fn open(
             socket::last_words(client, &socks5::METHOD_REFUSED).await;
             return None;
         }
-        Talk::Slow if said => {
+        Handshake::Slow if said => {
             let why = "the SOCKS handshake took too long";
             records.malformed(at.detail(Some(why)), None);
             return None;
         }
-        Talk::Gone | Talk::Slow => return None,
+        Handshake::Gone | Handshake::Slow => return None,
     };
     let target = decider.target(request.destination, request.port);
     let ruling = match request.command {
@@ -128,7 +131,7 @@ async fn refuse(client: TcpStream, reason: Reason) {
 }
 
 /// How the handshake went.
-enum Talk {
+enum Handshake {
     Request(Box<socks5::Request>),
     Malformed(Fault),
     NoMethod,
@@ -139,20 +142,20 @@ enum Talk {
 }
 
 /// Reads greeting and request; what the client sent behind them stays in `inbox`.
-async fn handshake(client: &mut TcpStream, inbox: &mut Vec<u8>, said: &mut bool) -> Talk {
+async fn handshake(client: &mut TcpStream, inbox: &mut Vec<u8>, said: &mut bool) -> Handshake {
     let greeting = match message(client, inbox, said, socks5::read_greeting).await {
         Ok(greeting) => greeting,
-        Err(talk) => return talk,
+        Err(ended) => return ended,
     };
     if !greeting.no_auth {
-        return Talk::NoMethod;
+        return Handshake::NoMethod;
     }
     if !socket::answer(client, &socks5::METHOD_NONE).await {
-        return Talk::Gone;
+        return Handshake::Gone;
     }
     match message(client, inbox, said, socks5::read_request).await {
-        Ok(request) => Talk::Request(Box::new(request)),
-        Err(talk) => talk,
+        Ok(request) => Handshake::Request(Box::new(request)),
+        Err(ended) => ended,
     }
 }
 
@@ -162,25 +165,25 @@ async fn message<T>(
     inbox: &mut Vec<u8>,
     said: &mut bool,
     read: fn(&[u8]) -> Step<T>,
-) -> Result<T, Talk> {
+) -> Result<T, Handshake> {
     loop {
         match read(inbox) {
             Step::Done { value, used } => {
                 inbox.drain(..used);
                 return Ok(value);
             }
-            Step::Malformed(fault) => return Err(Talk::Malformed(fault)),
+            Step::Malformed(fault) => return Err(Handshake::Malformed(fault)),
             Step::NeedMore => {}
         }
         inbox.reserve(socks5::MAX_MESSAGE_BYTES);
         if client.readable().await.is_err() {
-            return Err(Talk::Gone);
+            return Err(Handshake::Gone);
         }
         match client.try_read_buf(inbox) {
-            Ok(0) => return Err(Talk::Gone),
+            Ok(0) => return Err(Handshake::Gone),
             Ok(_) => *said = true,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => return Err(Talk::Gone),
+            Err(_) => return Err(Handshake::Gone),
         }
     }
 }

@@ -8,12 +8,11 @@
 use portcullis_record::Layer;
 use tokio::net::TcpStream;
 
-use crate::connector::Connector;
-use crate::decider::Decider;
 use crate::inbound::Inbound;
 use crate::opened::{Entered, Opened, Unread};
-use crate::records::{At, Records};
+use crate::records::At;
 use crate::relay::Relay;
+use crate::services::Services;
 use crate::socket;
 use crate::stop::Stop;
 
@@ -23,13 +22,17 @@ const HTTP_PORT: u16 = 80;
 /// Takes one connection to the point where its first bytes are to be looked at: it is dialled before
 /// it is known what the program will say.
 pub(crate) async fn open(
-    decider: &Decider,
-    connector: &Connector,
-    records: &Records,
+    services: Services<'_>,
     client: TcpStream,
     inbound: Inbound,
     stop: &Stop,
 ) -> Option<Entered> {
+    let Services {
+        decider,
+        connector,
+        records,
+        ..
+    } = services;
     let at = At::new(Layer::Tcp, inbound);
     let Some(destination) = inbound.to else {
         socket::reset(client);

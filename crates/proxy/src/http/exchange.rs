@@ -50,7 +50,7 @@ pub(super) struct Exchange {
     /// Whether the client means to go on.
     pub(super) keep_alive: bool,
     /// The next hop is the upstream proxy: a 407 is its refusal of us, not the client's business.
-    pub(super) by_proxy: bool,
+    pub(super) through_upstream_proxy: bool,
 }
 
 /// How it went.
@@ -66,7 +66,7 @@ pub(super) enum ExchangeEnd {
     /// Upstream closed before it said anything.
     Silent,
     /// The upstream proxy refused with this status, and the client has not been told anything yet.
-    RefusedByProxy(u16),
+    RefusedByUpstreamProxy(u16),
     /// Upstream failed, and the client has not been told anything yet.
     Failed(Reason, CloseReason, &'static str),
     /// The client's body was malformed, and it has not been told anything yet.
@@ -137,7 +137,7 @@ impl Exchange {
                 cut = idle(&mut watch) => return ExchangeEnd::Cut(cut),
             }
         };
-        fault.end(started.load(Ordering::Acquire), self.by_proxy)
+        fault.end(started.load(Ordering::Acquire), self.through_upstream_proxy)
     }
 
     /// Sends head and body, then watches for a client that is gone. Ends only with a fault.
@@ -209,8 +209,8 @@ impl Exchange {
         };
         // A 403 may be the destination's as well: it passes, unless a proxy says that it is its own.
         let refused = head.status == 407 || head.status == 403 && head.by_a_proxy;
-        if refused && self.by_proxy {
-            return Err(ReceiveFault::Proxy(head.status));
+        if refused && self.through_upstream_proxy {
+            return Err(ReceiveFault::UpstreamProxy(head.status));
         }
         inbox.drain(..head.len);
         let mut answer = head.rewritten;
@@ -353,7 +353,7 @@ enum ReceiveFault {
     Ended,
     Protocol(&'static str),
     /// The upstream proxy refused: credentials, or rules of its own.
-    Proxy(u16),
+    UpstreamProxy(u16),
     Client,
     Limit(Cut),
 }
@@ -377,19 +377,19 @@ impl WriteFault {
 }
 
 impl ReceiveFault {
-    fn end(self, started: bool, by_proxy: bool) -> ExchangeEnd {
+    fn end(self, started: bool, through_upstream_proxy: bool) -> ExchangeEnd {
         match self {
             ReceiveFault::Client => ExchangeEnd::Broken(CloseReason::ClientReset),
             ReceiveFault::Limit(cut) => ExchangeEnd::Cut(cut),
             ReceiveFault::Ended | ReceiveFault::Silent if started => {
                 ExchangeEnd::Broken(CloseReason::UpstreamReset)
             }
-            ReceiveFault::Protocol(_) | ReceiveFault::Proxy(_) if started => {
+            ReceiveFault::Protocol(_) | ReceiveFault::UpstreamProxy(_) if started => {
                 ExchangeEnd::Broken(CloseReason::UpstreamProtocol)
             }
             ReceiveFault::Silent => ExchangeEnd::Silent,
             ReceiveFault::Ended => ExchangeEnd::Failed(
-                if by_proxy {
+                if through_upstream_proxy {
                     Reason::UpstreamProxyClosed
                 } else {
                     Reason::ConnectionReset
@@ -398,14 +398,14 @@ impl ReceiveFault {
                 "the response ended in its head",
             ),
             ReceiveFault::Protocol(why) => {
-                let reason = if by_proxy {
+                let reason = if through_upstream_proxy {
                     Reason::UpstreamProxyProtocol
                 } else {
                     Reason::UpstreamProtocol
                 };
                 ExchangeEnd::Failed(reason, CloseReason::UpstreamProtocol, why)
             }
-            ReceiveFault::Proxy(status) => ExchangeEnd::RefusedByProxy(status),
+            ReceiveFault::UpstreamProxy(status) => ExchangeEnd::RefusedByUpstreamProxy(status),
         }
     }
 }

@@ -15,7 +15,7 @@ use super::head::Head;
 use super::request_head::{self, Plan};
 use super::response::Answers;
 use super::session::{Idle, Next, Session, answer, place};
-use super::upstream::{FailedProxies, Upstream};
+use super::upstream::{FailedUpstreamProxies, Upstream};
 use crate::flows::Carries;
 use crate::open_error::OpenError;
 use crate::records::Flow;
@@ -52,7 +52,7 @@ pub(super) async fn forward(session: &mut Session<'_>, head: &Head) -> Next {
 async fn send(session: &mut Session<'_>, sending: &Sending<'_>) -> Next {
     let permitted = &sending.permitted;
     let mut open = None;
-    let mut failed = FailedProxies::default();
+    let mut failed = FailedUpstreamProxies::default();
     loop {
         let destination = session.destination.as_deref();
         let stands = session.upstream.as_mut();
@@ -175,16 +175,17 @@ fn after(
             return Next::Reset;
         }
         ExchangeEnd::Silent => {
-            let by_proxy = (session.upstream.as_ref()).is_some_and(|up| up.absolute.is_some());
+            let through_upstream_proxy =
+                (session.upstream.as_ref()).is_some_and(|up| up.absolute.is_some());
             let why = "upstream closed the connection without an answer";
-            let reason = if by_proxy {
+            let reason = if through_upstream_proxy {
                 Reason::UpstreamProxyClosed
             } else {
                 Reason::ConnectionReset
             };
             (reason, CloseReason::UpstreamClosed, why)
         }
-        ExchangeEnd::RefusedByProxy(status) => {
+        ExchangeEnd::RefusedByUpstreamProxy(status) => {
             session.upstream = None;
             let (reason, end) = (Reason::UpstreamProxyRefused, CloseReason::UpstreamClosed);
             let mut refused = sending.permitted.failed(reason, flow.id, end);
@@ -255,7 +256,7 @@ impl Sending<'_> {
             },
             websocket: self.websocket,
             keep_alive: head.keep_alive && head.minor_version == 1,
-            by_proxy: absolute.is_some(),
+            through_upstream_proxy: absolute.is_some(),
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::exchange::Conn;
 use crate::limits::HEAD_BUFFER_BYTES;
+use crate::request::HeadFault;
 
 /// How long a client may take.
 #[derive(Clone, Copy)]
@@ -31,15 +32,6 @@ impl Head {
     }
 }
 
-/// What is wrong with a head.
-#[derive(Debug)]
-pub(super) struct HeadFault {
-    /// A few words for the record and for the client.
-    pub(super) why: &'static str,
-    /// It did not come to its end in time.
-    pub(super) too_slow: bool,
-}
-
 impl Conn {
     /// The next head; `None` when the client is done, or silent for too long.
     ///
@@ -54,15 +46,9 @@ impl Conn {
             }
         }
         match timeout(patience.head, self.rest_of_head()).await {
-            Ok(read) => read.map_err(|why| HeadFault {
-                why,
-                too_slow: false,
-            }),
+            Ok(read) => read.map_err(HeadFault::malformed),
             Err(_) if self.inbox.is_empty() => Ok(None),
-            Err(_) => Err(HeadFault {
-                why: "the request head took too long",
-                too_slow: true,
-            }),
+            Err(_) => Err(HeadFault::TOO_SLOW),
         }
     }
 

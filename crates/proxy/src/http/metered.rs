@@ -14,7 +14,7 @@ use crate::meter::{Cut, Tap, Watch};
 /// One direction of an exchange.
 pub(super) struct Metered<'a, 'm, W> {
     to: W,
-    /// Who gives leave, where anybody has to.
+    /// Who permits the bytes, where anybody has to.
     tap: &'a mut Option<Tap<'m>>,
     count: &'a mut u64,
 }

@@ -11,34 +11,26 @@ use super::head::{Head, Patience};
 use super::session::{Connected, Idle, Next, Session};
 use super::upstream::Upstream;
 use super::{connect, forward};
-use crate::connector::Connector;
-use crate::decider::Decider;
 use crate::flows::until_cut;
 use crate::inbound::Inbound;
 use crate::opened::{Entered, Unread};
-use crate::records::Records;
 use crate::relay::Relay;
 use crate::request::Core;
+use crate::services::Services;
 use crate::stop::Stop;
 use crate::tunnel::Tunnel;
 use crate::{limits, socket};
 
 /// Serves one connection to the proxy port.
 pub(crate) async fn open(
-    decider: &Decider,
-    connector: &Connector,
-    records: &Records,
+    services: Services<'_>,
     client: TcpStream,
     inbound: Inbound,
     stop: &Stop,
 ) -> Option<Entered> {
     let session = Session {
-        core: Core {
-            decider,
-            records,
-            inbound,
-        },
-        connector,
+        core: Core::new(services, inbound),
+        connector: services.connector,
         destination: None,
         client: Conn {
             stream: client,
@@ -53,9 +45,7 @@ pub(crate) async fn open(
 
 /// Serves a connection to an address that turned out to speak plain HTTP.
 pub(crate) async fn behind(
-    decider: &Decider,
-    connector: &Connector,
-    records: &Records,
+    services: Services<'_>,
     unread: Box<Unread>,
     stop: &Stop,
 ) -> Option<Tunnel> {
@@ -76,12 +66,8 @@ pub(crate) async fn behind(
         )),
     };
     let session = Session {
-        core: Core {
-            decider,
-            records,
-            inbound: opened.inbound,
-        },
-        connector,
+        core: Core::new(services, opened.inbound),
+        connector: services.connector,
         destination: Some(Arc::new(opened.target)),
         client: Conn {
             stream: client,
@@ -184,7 +170,7 @@ async fn requests(session: &mut Session<'_>) -> Next {
         let head = match read {
             Ok(Some(read)) => read,
             Ok(None) => return Next::Close,
-            Err(fault) => return session.malformed_head(&fault),
+            Err(fault) => return session.malformed_head(fault),
         };
         first = false;
         match Box::pin(request(session, head)).await {

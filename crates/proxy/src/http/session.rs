@@ -8,7 +8,7 @@ use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::http1::{RequestForm, RequestHead};
 
 use super::exchange::Conn;
-use super::head::{Head, HeadFault};
+use super::head::Head;
 use super::metered;
 use super::upstream::Upstream;
 use crate::connector::Connector;
@@ -16,7 +16,7 @@ use crate::flows::{self, until_cut};
 use crate::meter::Meter;
 use crate::opened::Opened;
 use crate::records::{At, Flow};
-use crate::request::{self, Core, Format, Place, Refused};
+use crate::request::{self, Core, Format, HeadFault, Place, Refused};
 use crate::target::Target;
 
 /// One client connection.
@@ -89,14 +89,11 @@ impl Session<'_> {
     }
 
     /// The same where there is no request yet.
-    pub(super) fn malformed_head(&self, fault: &HeadFault) -> Next {
-        let at = At::new(Layer::Http, self.core.inbound).detail(Some(fault.why));
-        let place = place(self.destination.as_deref());
-        let mut refused = request::malformed(self.core.records, at, place, Some(fault.why));
-        if fault.too_slow {
-            refused.refusal.status = request::REQUEST_TIMEOUT;
-        }
-        answer(&refused, None)
+    pub(super) fn malformed_head(&self, fault: HeadFault) -> Next {
+        answer(
+            &fault.refuse(self.core, place(self.destination.as_deref())),
+            None,
+        )
     }
 
     pub(super) fn end_around(&mut self, end: CloseReason) {

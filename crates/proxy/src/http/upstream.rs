@@ -102,10 +102,10 @@ impl Upstream {
 
 /// The upstream proxies that failed one request, after they were reached.
 #[derive(Default)]
-pub(super) struct FailedProxies(Vec<String>);
+pub(super) struct FailedUpstreamProxies(Vec<String>);
 
-impl FailedProxies {
-    /// Whether the request failed because of a proxy that did not fail it before: the dialler asks
+impl FailedUpstreamProxies {
+    /// Whether the request failed because of an upstream proxy that did not fail it before: the dialler asks
     /// another one next, where there is one.
     pub(super) fn another_may_do(
         &mut self,
@@ -114,7 +114,7 @@ impl FailedProxies {
         ended: &ExchangeEnd,
     ) -> bool {
         use Reason::{UpstreamProxyClosed, UpstreamProxyProtocol};
-        let by_proxy = upstream.absolute.is_some();
+        let through_upstream_proxy = upstream.absolute.is_some();
         let failed = match ended {
             ExchangeEnd::Silent => true,
             ExchangeEnd::Failed(reason, ..) => {
@@ -122,19 +122,19 @@ impl FailedProxies {
             }
             _ => false,
         };
-        let Some(via) = upstream
+        let Some(failing) = upstream
             .peer
             .upstream_proxy
             .as_ref()
-            .filter(|_| by_proxy && failed)
+            .filter(|_| through_upstream_proxy && failed)
         else {
             return false;
         };
-        dialer.upstream_proxy_failed(via);
-        if self.0.len() >= MAX_PROXIES || self.0.contains(via) {
+        dialer.upstream_proxy_failed(failing);
+        if self.0.len() >= MAX_PROXIES || self.0.contains(failing) {
             return false;
         }
-        self.0.push(via.clone());
+        self.0.push(failing.clone());
         true
     }
 }

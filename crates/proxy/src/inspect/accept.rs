@@ -27,7 +27,6 @@ use super::exchange::{Session, Switched, Upstream, only_refuse};
 use super::io::{Activity, Client};
 use super::limits::SOCKET_BUFFER_BYTES;
 use super::serve::{self, HeadRules};
-use super::services::Services;
 use super::tasks::Tasks;
 use super::upstream::Secured;
 use crate::flows::Carries;
@@ -37,7 +36,8 @@ use crate::open_error::OpenError;
 use crate::opened::Opened;
 use crate::records::At;
 use crate::relay::Relay;
-use crate::request::{Place, Refused};
+use crate::request::{Core, Place, Refused};
+use crate::services::Services;
 use crate::socket;
 use crate::stop::Stop;
 use crate::target::{Ruling, Target};
@@ -56,7 +56,7 @@ pub(crate) struct ToInspect {
 }
 
 /// Takes a connection over from the point where its ClientHello was decided on, to its end.
-pub(crate) async fn inspect(services: &Services<'_>, to_inspect: Box<ToInspect>, stop: &Stop) {
+pub(crate) async fn inspect(services: Services<'_>, to_inspect: Box<ToInspect>, stop: &Stop) {
     let ToInspect {
         mut opened,
         relay,
@@ -122,7 +122,7 @@ pub(crate) async fn inspect(services: &Services<'_>, to_inspect: Box<ToInspect>,
 
 /// What does not change while one connection is inspected.
 struct Inspection<'a> {
-    services: &'a Services<'a>,
+    services: Services<'a>,
     inspector: &'a Inspector,
     hello: &'a ClientHello,
     name: &'a Name,
@@ -215,9 +215,7 @@ impl Inspection<'_> {
 
     fn head_rules<'h>(&'h self, target: &'h Target, inbound: Inbound) -> HeadRules<'h> {
         HeadRules {
-            decider: self.services.decider,
-            records: self.services.records,
-            inbound,
+            core: Core::new(self.services, inbound),
             place: Place::Name(target, self.name),
         }
     }

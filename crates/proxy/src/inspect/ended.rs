@@ -1,15 +1,6 @@
-//! How an inspected connection comes to its end, and what may be wrong with a head on it.
+//! How an inspected connection comes to its end.
 
 use portcullis_record::CloseReason;
-
-/// What is wrong with a head.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct HeadFault {
-    /// A few words for the record and for the program.
-    pub(super) why: &'static str,
-    /// It did not come to its end in time.
-    pub(super) too_slow: bool,
-}
 
 /// How a connection came to its end.
 #[derive(Clone, Copy, Debug)]

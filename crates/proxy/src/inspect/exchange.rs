@@ -22,7 +22,6 @@ use super::answer::answer;
 use super::body::{Busy, Down, Open, Up};
 use super::io::Activity;
 use super::sender::{Sender, Sent};
-use super::services::Services;
 use super::tasks::Spawner;
 use super::upstream::Secured;
 use super::{Inspector, fields};
@@ -34,11 +33,12 @@ use crate::records::At;
 use crate::request::{
     Core, Form, Permitted, Place, Refusal, Refused, Request as CoreRequest, malformed,
 };
+use crate::services::Services;
 use crate::target::{Ruling, Target};
 
 /// One inspected connection: what its requests share.
 pub(super) struct Session<'a> {
-    pub(super) services: &'a Services<'a>,
+    pub(super) services: Services<'a>,
     pub(super) inspector: &'a Inspector,
     pub(super) target: &'a Target,
     /// The name that the connection was decided on.
@@ -91,11 +91,7 @@ impl Session<'_> {
             Err(why) => return Ok(self.malformed(why, &parts)),
         };
         let request = asked(&parts, &hosts);
-        let core = Core {
-            decider: self.services.decider,
-            records: self.services.records,
-            inbound: self.inbound,
-        };
+        let core = Core::new(self.services, self.inbound);
         let place = Place::Name(self.target, self.name);
         let fields = fields::pairs(&parts.headers);
         let permitted = match request.decide(core, place, fields) {

@@ -16,8 +16,8 @@ use portcullis_wire::http1::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::ended::HeadFault;
 use super::io::Activity;
+use crate::request::HeadFault;
 
 /// What is read at once of a head, in bytes.
 const HEAD_READ_BYTES: usize = 4 * 1024;
@@ -215,10 +215,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Checked<S> {
             }
             match checked.look() {
                 Look::Pass(bytes) => checked.passing = bytes,
-                Look::Malformed(why) => checked.activity.refuse_head(HeadFault {
-                    why,
-                    too_slow: false,
-                }),
+                Look::Malformed(why) => checked.activity.refuse_head(HeadFault::malformed(why)),
                 Look::Wait if checked.held.len() >= MAX_EARLY_BYTES => return Poll::Pending,
                 Look::Wait => {
                     if ready!(checked.poll_hold(cx))? == 0 {
@@ -230,10 +227,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Checked<S> {
                     State::Head(_) => {
                         let inside = !checked.held.is_empty();
                         match ready!(checked.poll_hold(cx))? {
-                            0 if inside => checked.activity.refuse_head(HeadFault {
-                                why: "the connection ended inside a request head",
-                                too_slow: false,
-                            }),
+                            0 if inside => checked.activity.refuse_head(HeadFault::malformed(
+                                "the connection ended inside a request head",
+                            )),
                             0 => return Poll::Ready(Ok(())),
                             _ => {}
                         }

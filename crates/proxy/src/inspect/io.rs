@@ -16,8 +16,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::ended::{Ended, HeadFault};
+use super::ended::Ended;
 use crate::meter::{Cut, MAX_CHUNK_BYTES, Meter, Way};
+use crate::request::HeadFault;
 
 /// What was said to a request for a WebSocket: nothing yet.
 const UPGRADE_ASKED: u8 = 0;
@@ -244,7 +245,7 @@ pub(super) struct Client {
     prefix: Vec<u8>,
     at: usize,
     activity: Arc<Activity>,
-    /// Who gives leave for what passes here, TLS and all, where limits concern it.
+    /// Who permits what passes here, TLS and all, where limits concern it.
     meter: Option<Box<Meter>>,
 }
 
@@ -259,13 +260,13 @@ impl Client {
         }
     }
 
-    /// Has every byte ask for leave.
+    /// Has every byte wait for its permit.
     pub(super) fn metered(self, meter: Option<Box<Meter>>) -> Client {
         Client { meter, ..self }
     }
 
     /// How many of so many bytes may pass now.
-    fn poll_leave(
+    fn poll_permit(
         &mut self,
         cx: &mut Context<'_>,
         way: Way,
@@ -274,8 +275,8 @@ impl Client {
         let Some(meter) = self.meter.as_deref_mut().filter(|meter| meter.counts()) else {
             return Poll::Ready(Ok(want));
         };
-        let leave = ready!(meter.poll_leave(cx, way, want));
-        Poll::Ready(leave.map_err(|_| self.over()))
+        let permitted = ready!(meter.poll_permit(cx, way, want));
+        Poll::Ready(permitted.map_err(|_| self.over()))
     }
 
     fn passed(&mut self, way: Way, bytes: usize) {
@@ -308,7 +309,7 @@ impl Client {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let left = self.prefix.len() - self.at;
-        let taken = ready!(self.poll_leave(cx, Way::Up, left))?.min(buffer.remaining());
+        let taken = ready!(self.poll_permit(cx, Way::Up, left))?.min(buffer.remaining());
         buffer.put_slice(&self.prefix[self.at..self.at + taken]);
         self.passed(Way::Up, taken);
         self.at += taken;
@@ -336,7 +337,7 @@ impl AsyncRead for Client {
                 Poll::Ready(ready) => ready?,
             }
             if client.meter.as_ref().is_some_and(|meter| meter.counts()) {
-                // Held here until it has leave.
+                // Held here until it is permitted.
                 client.prefix.reserve_exact(MAX_CHUNK_BYTES);
                 match client.stream.try_read_buf(&mut client.prefix) {
                     Ok(0) => return Poll::Ready(Ok(())),
@@ -368,7 +369,7 @@ impl AsyncWrite for Client {
         let client = self.get_mut();
         loop {
             ready!(client.stream.poll_write_ready(cx))?;
-            let may = ready!(client.poll_leave(cx, Way::Down, bytes.len()))?;
+            let may = ready!(client.poll_permit(cx, Way::Down, bytes.len()))?;
             match client.stream.try_write(&bytes[..may]) {
                 Ok(written) => {
                     client.passed(Way::Down, written);

@@ -29,7 +29,6 @@ mod leaves;
 mod limits;
 mod sender;
 mod serve;
-mod services;
 mod tasks;
 mod upstream;
 
@@ -37,4 +36,3 @@ pub(crate) use self::accept::{ToInspect, inspect};
 pub use self::error::InspectError;
 pub(crate) use self::inspector::by_name;
 pub use self::inspector::{Inspector, covers};
-pub(crate) use self::services::Services;

@@ -16,13 +16,13 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::{HttpService, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use portcullis_record::{CloseReason, Layer};
+use portcullis_record::CloseReason;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::server::TlsStream;
 
 use super::alpn::Alpn;
 use super::body::Down;
-use super::ended::{Ended, HeadFault};
+use super::ended::Ended;
 use super::heads::Checked;
 use super::io::{Activity, Client};
 use super::limits::{
@@ -31,17 +31,8 @@ use super::limits::{
     STREAM_WINDOW_BYTES, WATCH_INTERVAL, WATCH_PARTS,
 };
 use super::tasks::Tasks;
-use crate::decider::Decider;
-use crate::inbound::Inbound;
 use crate::limits::{self, ANSWER_TIMEOUT};
-use crate::records::{At, Records};
-use crate::request::{Format, Place, REQUEST_TIMEOUT, malformed};
-
-/// A head that does not come to its end.
-const TOO_SLOW: HeadFault = HeadFault {
-    why: "the request head took too long",
-    too_slow: true,
-};
+use crate::request::{Core, Format, HeadFault, Place};
 
 /// A connection of HTTP/1.1.
 type Serving<S> = http1::UpgradeableConnection<TokioIo<Checked<TlsStream<Client>>>, S>;
@@ -57,9 +48,7 @@ enum Over {
 /// What the heads on a connection are held to. Time limits are looked up each time, as the policy may
 /// change.
 pub(super) struct HeadRules<'a> {
-    pub(super) decider: &'a Decider,
-    pub(super) records: &'a Records,
-    pub(super) inbound: Inbound,
+    pub(super) core: Core<'a>,
     /// What requests here may be for.
     pub(super) place: Place<'a>,
 }
@@ -67,11 +56,7 @@ pub(super) struct HeadRules<'a> {
 impl HeadRules<'_> {
     /// Records that a head is refused; what the program is told in HTTP/1.1.
     fn refuse(&self, fault: HeadFault) -> Vec<u8> {
-        let at = At::new(Layer::Http, self.inbound).detail(Some(fault.why));
-        let mut refused = malformed(self.records, at, self.place, Some(fault.why));
-        if fault.too_slow {
-            refused.refusal.status = REQUEST_TIMEOUT;
-        }
+        let refused = fault.refuse(self.core, self.place);
         refused.refusal.answer(Format::Text).http1(true)
     }
 }
@@ -128,7 +113,7 @@ where
                 let end = match over {
                     Over::Idle => CloseReason::Finished,
                     Over::Head => {
-                        rules.refuse(TOO_SLOW);
+                        rules.refuse(HeadFault::TOO_SLOW);
                         CloseReason::ClientProtocol
                     }
                 };
@@ -169,7 +154,7 @@ where
                 return Poll::Pending;
             } else {
                 match ready!(watching.as_mut().poll(cx)) {
-                    Over::Head => activity.refuse_head(TOO_SLOW),
+                    Over::Head => activity.refuse_head(HeadFault::TOO_SLOW),
                     Over::Idle => return Poll::Ready(None),
                 }
             }
@@ -189,7 +174,7 @@ where
 /// Ends when the connection has been silent for too long.
 async fn watch(activity: &Activity, rules: &HeadRules<'_>, alpn: Alpn) -> Over {
     loop {
-        let set = rules.decider.limits();
+        let set = rules.core.decider.limits();
         let header_timeout = limits::header_timeout(&set);
         let waits = activity.head_waits();
         if waits.is_some_and(|waits| waits >= header_timeout) {

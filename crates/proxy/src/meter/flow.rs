@@ -37,7 +37,7 @@ pub(crate) struct Meter {
     common: Common,
     lanes: [Lane; 2],
     idle: Option<Idle>,
-    /// Whether bytes need leave; where only the idle time is limited they do not.
+    /// Whether bytes need a permit; where only the idle time is limited they do not.
     counts: bool,
     /// Bytes that had passed when the idle time was looked at.
     seen: u64,
@@ -62,8 +62,8 @@ struct Common {
 struct Lane {
     turns: [Option<Turn>; 2],
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Bytes that have leave to pass and did not yet.
-    leave: usize,
+    /// Bytes that are permitted to pass and did not yet.
+    permitted: usize,
 }
 
 /// How long the flow may be silent.
@@ -122,36 +122,36 @@ impl Meter {
         }))
     }
 
-    /// How many of `want` bytes have leave to pass in one direction, at least one; asks for it where
+    /// How many of `want` bytes are permitted to pass in one direction, at least one; asks for it where
     /// none has. Say with [`Meter::passed`] how many did.
     ///
     /// # Errors
     /// The limit that ends the flow; [`Meter::cut`] tells it as well.
-    pub(crate) fn poll_leave(
+    pub(crate) fn poll_permit(
         &mut self,
         cx: &mut Context<'_>,
         way: Way,
         want: usize,
     ) -> Poll<Result<usize, CloseReason>> {
-        if self.lanes[way as usize].leave == 0 {
+        if self.lanes[way as usize].permitted == 0 {
             match ready!(self.tap(way).poll_grant(cx, want)) {
-                Ok(granted) => self.lanes[way as usize].leave = granted,
+                Ok(granted) => self.lanes[way as usize].permitted = granted,
                 Err(cut) => {
                     self.cut = Some(cut);
                     return Poll::Ready(Err(cut.end));
                 }
             }
         }
-        Poll::Ready(Ok(want.min(self.lanes[way as usize].leave)))
+        Poll::Ready(Ok(want.min(self.lanes[way as usize].permitted)))
     }
 
-    /// Notes that so many bytes passed that had leave to.
+    /// Notes that so many bytes passed that were permitted to.
     pub(crate) fn passed(&mut self, way: Way, bytes: usize) {
-        let leave = &mut self.lanes[way as usize].leave;
-        *leave = leave.saturating_sub(bytes);
+        let permitted = &mut self.lanes[way as usize].permitted;
+        *permitted = permitted.saturating_sub(bytes);
     }
 
-    /// Whether bytes need leave to pass.
+    /// Whether bytes need a permit to pass.
     pub(crate) fn counts(&self) -> bool {
         self.counts
     }
@@ -209,7 +209,7 @@ impl Drop for Meter {
     fn drop(&mut self) {
         for way in [Way::Up, Way::Down] {
             self.tap(way).settle(0);
-            let unused = std::mem::take(&mut self.lanes[way as usize].leave);
+            let unused = std::mem::take(&mut self.lanes[way as usize].permitted);
             for share in self.common.shares.iter().flatten() {
                 share.give_back(unused as u64);
             }
@@ -234,7 +234,7 @@ impl Common {
 }
 
 impl Tap<'_> {
-    /// Asks leave to pass on `want` bytes; ready with how many of them may pass now, at least one
+    /// Asks for a permit to pass on `want` bytes; ready with how many of them may pass now, at least one
     /// where one is wanted. They count as passed. What is asked for again after a wait must not be
     /// less.
     pub(crate) fn poll_grant(
@@ -269,7 +269,7 @@ impl Tap<'_> {
         }
     }
 
-    /// Waits for leave to pass on some of `want` bytes.
+    /// Waits for a permit to pass on some of `want` bytes.
     ///
     /// # Errors
     /// The limit that ends the flow.
@@ -277,7 +277,7 @@ impl Tap<'_> {
         poll_fn(|cx| self.poll_grant(cx, want)).await
     }
 
-    /// Waits for leave to pass on all of `want` bytes: a frame or a datagram that cannot be split.
+    /// Waits for a permit to pass on all of `want` bytes: a frame or a datagram that cannot be split.
     ///
     /// # Errors
     /// The limit that ends the flow.
@@ -341,7 +341,7 @@ impl Tap<'_> {
 }
 
 impl Watch<'_> {
-    /// Ready when nothing passed for too long. To wait for leave is not to be idle.
+    /// Ready when nothing passed for too long. To wait for a permit is not to be idle.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
         let Some(idle) = &mut self.idle else {
             return Poll::Pending;

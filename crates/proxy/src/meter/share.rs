@@ -227,7 +227,7 @@ impl Share {
         }
     }
 
-    /// Takes back what had leave to pass and never will.
+    /// Takes back what was permitted to pass and never will.
     pub(crate) fn give_back(&self, bytes: u64) {
         if bytes > 0 {
             self.state().give_back(bytes, true);

@@ -280,22 +280,22 @@ async fn leave_that_is_not_used_is_given_back() {
     let share = Share::new(Of::Sandbox, total);
     for _ in 0..100 {
         let mut meter = meter(&share);
-        let leave = poll_fn(|cx| meter.poll_leave(cx, Way::Up, 5_000)).await;
-        assert_eq!(leave, Ok(5_000));
+        let permitted = poll_fn(|cx| meter.poll_permit(cx, Way::Up, 5_000)).await;
+        assert_eq!(permitted, Ok(5_000));
         meter.passed(Way::Up, 50);
-        let rest = poll_fn(|cx| meter.poll_leave(cx, Way::Up, 10_000)).await;
+        let rest = poll_fn(|cx| meter.poll_permit(cx, Way::Up, 10_000)).await;
         assert_eq!(rest, Ok(4_950), "asked for once");
     }
     assert_eq!(share.used(), 5_000);
     let mut meter = meter(&share);
     meter.tap(Way::Down).take(5_000).await.unwrap();
-    let leave = poll_fn(|cx| meter.poll_leave(cx, Way::Up, 1)).await;
-    assert_eq!(leave, Err(CloseReason::Limit));
+    let permitted = poll_fn(|cx| meter.poll_permit(cx, Way::Up, 1)).await;
+    assert_eq!(permitted, Err(CloseReason::Limit));
     assert_eq!(meter.cut().unwrap().detail, "total_bytes of the sandbox");
 }
 
 #[tokio::test(start_paused = true)]
-async fn silence_ends_a_flow_and_waiting_for_leave_is_none() {
+async fn silence_ends_a_flow_and_waiting_for_a_permit_is_none() {
     let idle = FlowLimits {
         idle_timeout: Some(Duration::from_secs(10)),
         ..caps(1)

@@ -74,11 +74,11 @@ pub(super) enum Fault {
     Limit(CloseReason),
 }
 
-/// Who gives leave to write in one direction; nobody has to where there is no limit.
-pub(super) type Leave<'m> = Option<(&'m mut Meter, Way)>;
+/// Who permits what is written in one direction; nobody has to where there is no limit.
+pub(super) type PermitFor<'m> = Option<(&'m mut Meter, Way)>;
 
-/// The leave of one direction of a flow.
-pub(super) fn leave(meter: &mut Option<Box<Meter>>, way: Way) -> Leave<'_> {
+/// The permits of one direction of a flow.
+pub(super) fn permit_for(meter: &mut Option<Box<Meter>>, way: Way) -> PermitFor<'_> {
     let meter = meter.as_deref_mut().filter(|meter| meter.counts())?;
     Some((meter, way))
 }
@@ -157,13 +157,13 @@ impl Direction {
         &mut self,
         cx: &mut Context<'_>,
         (from, to): (&mut impl End, &mut impl End),
-        mut leave: Leave<'_>,
+        mut permit: PermitFor<'_>,
         scratch: &mut [u8],
         last: bool,
     ) -> Poll<Result<(), Fault>> {
         let before = self.bytes;
         for _ in 0..MAX_ROUNDS {
-            if let Err(fault) = ready!(self.poll_waiting(cx, to, &mut leave)) {
+            if let Err(fault) = ready!(self.poll_waiting(cx, to, &mut permit)) {
                 self.give_up();
                 return Poll::Ready(Err(fault));
             }
@@ -178,8 +178,8 @@ impl Direction {
             if self.bytes - before >= MAX_TURN_BYTES as u64 {
                 break;
             }
-            let read = if leave.is_some() {
-                // What waits for leave is one small chunk.
+            let read = if permit.is_some() {
+                // What waits for a permit is one small chunk.
                 ready!(self.poll_hold(cx, from, scratch))
             } else if self.may_splice(from, to) {
                 ready!(self.poll_splice(cx, from))
@@ -200,23 +200,23 @@ impl Direction {
         Poll::Pending
     }
 
-    /// Writes what waits, with leave: what is held, then what is in the pipe. Buffer and pipe are
+    /// Writes what waits, once it is permitted: what is held, then what is in the pipe. Buffer and pipe are
     /// given back when they are empty.
     pub(super) fn poll_waiting(
         &mut self,
         cx: &mut Context<'_>,
         to: &mut impl End,
-        leave: &mut Leave<'_>,
+        permit: &mut PermitFor<'_>,
     ) -> Poll<Result<(), Fault>> {
         while self.at < self.held.len() {
             self.hurry(to);
             let mut bytes = &self.held[self.at..];
-            if let Some((meter, way)) = leave {
-                let may = ready!(meter.poll_leave(cx, *way, bytes.len()));
+            if let Some((meter, way)) = permit {
+                let may = ready!(meter.poll_permit(cx, *way, bytes.len()));
                 bytes = &bytes[..may.map_err(Fault::Limit)?];
             }
             let written = ready!(Pin::new(&mut *to).poll_write(cx, bytes));
-            self.at += self.wrote(written, leave)?;
+            self.at += self.wrote(written, permit)?;
         }
         if self.at > 0 {
             self.held = Vec::new();
@@ -231,25 +231,29 @@ impl Direction {
                 break;
             }
             let mut most = pipe.filled();
-            if let Some((meter, way)) = leave {
-                most = ready!(meter.poll_leave(cx, *way, most)).map_err(Fault::Limit)?;
+            if let Some((meter, way)) = permit {
+                most = ready!(meter.poll_permit(cx, *way, most)).map_err(Fault::Limit)?;
             }
             let Some(socket) = to.plain() else {
                 return Poll::Ready(Err(Fault::Receiver));
             };
             let written = ready!(pipe.poll_drain(cx, socket, most));
-            self.wrote(written, leave)?;
+            self.wrote(written, permit)?;
         }
         Poll::Ready(Ok(()))
     }
 
     /// Counts what the receiver took.
-    fn wrote(&mut self, written: io::Result<usize>, leave: &mut Leave<'_>) -> Result<usize, Fault> {
+    fn wrote(
+        &mut self,
+        written: io::Result<usize>,
+        permit: &mut PermitFor<'_>,
+    ) -> Result<usize, Fault> {
         let written = written.unwrap_or(0);
         if written == 0 {
             return Err(Fault::Receiver);
         }
-        if let Some((meter, way)) = leave {
+        if let Some((meter, way)) = permit {
             meter.passed(*way, written);
         }
         self.bytes += written as u64;
@@ -306,7 +310,7 @@ impl Direction {
         })
     }
 
-    /// Reads a small chunk and holds it, so that leave can be asked for; false at the sender's end.
+    /// Reads a small chunk and holds it, so that a permit can be asked for; false at the sender's end.
     fn poll_hold(
         &mut self,
         cx: &mut Context<'_>,

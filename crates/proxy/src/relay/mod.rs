@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::direction::{Direction, Fault, leave};
+use self::direction::{Direction, Fault, permit_for};
 use crate::limits::{HALF_CLOSED_CHECK, KEEPALIVE_DELAY, MAX_READ_BYTES, MIN_READ_BYTES};
 use crate::meter::{Meter, Way};
 use crate::socket;
@@ -76,7 +76,7 @@ pub(crate) struct Relay {
     /// Runs while one direction has ended and the other has not.
     check: Option<Pin<Box<Sleep>>>,
     keepalive: Keepalive,
-    /// Where limits concern the flow: who gives leave to write.
+    /// Where limits concern the flow: who permits what is written.
     meter: Option<Box<Meter>>,
 }
 
@@ -113,7 +113,7 @@ impl Relay {
         }
     }
 
-    /// Has every byte from now on ask for leave.
+    /// Has every byte from now on wait for its permit.
     pub(crate) fn set_meter(&mut self, meter: Option<Box<Meter>>) {
         self.meter = meter;
     }
@@ -182,8 +182,8 @@ impl Relay {
         SCRATCH.with_borrow_mut(|scratch| {
             if !self.down.done {
                 let (from, to) = (&mut self.upstream, &mut self.client);
-                let leave = leave(&mut self.meter, Way::Down);
-                match self.down.poll(cx, (from, to), leave, scratch, false) {
+                let permit = permit_for(&mut self.meter, Way::Down);
+                match self.down.poll(cx, (from, to), permit, scratch, false) {
                     Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(Err(end)),
                     Poll::Ready(Err(Fault::Sender)) => {
                         return Poll::Ready(Err(CloseReason::UpstreamReset));
@@ -194,8 +194,8 @@ impl Relay {
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
             }
-            let mut leave = leave(&mut self.meter, Way::Up);
-            match self.up.poll_waiting(cx, &mut self.upstream, &mut leave) {
+            let mut permit = permit_for(&mut self.meter, Way::Up);
+            match self.up.poll_waiting(cx, &mut self.upstream, &mut permit) {
                 Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(Err(end)),
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(CloseReason::UpstreamReset)),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -270,8 +270,11 @@ impl Relay {
         SCRATCH.with_borrow_mut(|scratch| {
             if !self.up.done {
                 let (from, to) = (&mut self.client, &mut self.upstream);
-                let leave = leave(&mut self.meter, Way::Up);
-                match self.up.poll(cx, (from, to), leave, scratch, self.down.done) {
+                let permit = permit_for(&mut self.meter, Way::Up);
+                match self
+                    .up
+                    .poll(cx, (from, to), permit, scratch, self.down.done)
+                {
                     Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(end),
                     Poll::Ready(Err(Fault::Sender)) => return Poll::Ready(Side::Client.reset()),
                     Poll::Ready(Err(Fault::Receiver)) => self.broken = Some(Side::Upstream),
@@ -280,8 +283,11 @@ impl Relay {
             }
             if !self.down.done {
                 let (from, to) = (&mut self.upstream, &mut self.client);
-                let leave = leave(&mut self.meter, Way::Down);
-                match self.down.poll(cx, (from, to), leave, scratch, self.up.done) {
+                let permit = permit_for(&mut self.meter, Way::Down);
+                match self
+                    .down
+                    .poll(cx, (from, to), permit, scratch, self.up.done)
+                {
                     Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(end),
                     Poll::Ready(Err(Fault::Sender)) => return Poll::Ready(Side::Upstream.reset()),
                     Poll::Ready(Err(Fault::Receiver)) => self.broken = Some(Side::Client),

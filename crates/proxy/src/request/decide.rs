@@ -20,6 +20,7 @@ use crate::http_only;
 use crate::inbound::Inbound;
 use crate::open_error::OpenError;
 use crate::records::{At, Records};
+use crate::services::Services;
 use crate::target::{Asks, Ruling, Target};
 
 /// What a client that takes the proxy for a web server is told.
@@ -28,15 +29,25 @@ const NOT_A_SERVER: &str = "This is the sandbox's HTTP proxy, not a web server. 
 /// What a client is told that wants the proxy to speak TLS for it.
 const USE_CONNECT: &str = "The gateway does not speak TLS for programs: use CONNECT for https.";
 
-/// The status of a request whose head did not come to its end in time (RFC 9110 section 15.5.9).
-pub(crate) const REQUEST_TIMEOUT: u16 = 408;
-
 /// What the requests of one connection are decided and recorded with.
 #[derive(Clone, Copy)]
 pub(crate) struct Core<'a> {
     pub(crate) decider: &'a Decider,
     pub(crate) records: &'a Records,
     pub(crate) inbound: Inbound,
+}
+
+impl<'a> Core<'a> {
+    pub(crate) fn new(services: Services<'a>, inbound: Inbound) -> Core<'a> {
+        let Services {
+            decider, records, ..
+        } = services;
+        Core {
+            decider,
+            records,
+            inbound,
+        }
+    }
 }
 
 /// Where a request came in, and so what it may be for.

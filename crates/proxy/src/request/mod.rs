@@ -8,10 +8,10 @@
 
 mod decide;
 mod fields;
+mod head_fault;
 mod refusal;
 
-pub(crate) use decide::{
-    Core, Form, Permitted, Place, REQUEST_TIMEOUT, Refused, Request, malformed,
-};
+pub(crate) use decide::{Core, Form, Permitted, Place, Refused, Request, malformed};
 pub(crate) use fields::{Passing, Section};
+pub(crate) use head_fault::HeadFault;
 pub(crate) use refusal::{Format, GATEWAY, Refusal};

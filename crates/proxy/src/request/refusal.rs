@@ -1,7 +1,7 @@
 //! What a program is told when policy or upstream says no over HTTP.
 //!
 //! It learns the class of the reason, the name it asked for, the line that would allow it and the
-//! decision's id. Addresses inside the company, other rules and file paths stay in the operator's
+//! decision's id. Internal addresses, other rules and file paths stay in the operator's
 //! record: nothing of a rule or of a dialler's error text gets here.
 
 use std::borrow::Cow;

@@ -1,11 +1,12 @@
-//! What inspection needs of its sandbox.
+//! What a connection is served with.
 
-use super::Inspector;
 use crate::connector::Connector;
 use crate::decider::Decider;
+use crate::inspect::Inspector;
 use crate::records::Records;
 
-/// The parts of the sandbox's proxy that inspected connections are served with.
+/// The parts of the sandbox's proxy that its connections are served with.
+#[derive(Clone, Copy)]
 pub(crate) struct Services<'a> {
     pub(crate) decider: &'a Decider,
     pub(crate) connector: &'a Connector,

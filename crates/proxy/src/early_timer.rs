@@ -2,34 +2,34 @@
 //!
 //! Each connection sets time limits for what it waits for, and ends them long before they are due.
 //! The runtime wakes its driver (a write to an eventfd, another thread's turn) for each timer that is
-//! due before all others, so a connection would cost four wake-ups for nothing. Beside a pulse none
-//! of them is the first. Where no connection comes in there is no pulse either.
+//! due before all others, so a connection would cost four wake-ups for nothing. Beside this timer
+//! none of them is the first. Where no connection comes in it does not run either.
 
 use std::pin::Pin;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::limits::PULSE;
+use crate::limits::EARLY_TIMER;
 
-/// The pulse of one accept loop.
+/// The timer of one accept loop.
 #[derive(Default)]
-pub(crate) struct Pulse {
+pub(crate) struct EarlyTimer {
     sleep: Option<Pin<Box<Sleep>>>,
-    /// Something came in since the last beat.
+    /// Something came in since it last fired.
     busy: bool,
 }
 
-impl Pulse {
+impl EarlyTimer {
     /// Notes that a connection came in.
     pub(crate) fn touch(&mut self) {
         self.busy = true;
         if self.sleep.is_none() {
-            self.sleep = Some(Box::pin(sleep_until(Instant::now() + PULSE)));
+            self.sleep = Some(Box::pin(sleep_until(Instant::now() + EARLY_TIMER)));
         }
     }
 
-    /// Waits for the next beat; there is none while nothing comes in.
-    pub(crate) async fn beat(&mut self) {
+    /// Waits until it fires; it does not while nothing comes in.
+    pub(crate) async fn fires(&mut self) {
         match &mut self.sleep {
             Some(sleep) => sleep.as_mut().await,
             None => std::future::pending().await,
@@ -51,18 +51,21 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn it_beats_while_connections_come_in_and_then_rests() {
-        let mut pulse = Pulse::default();
+    async fn it_fires_while_connections_come_in_and_then_rests() {
+        let mut timer = EarlyTimer::default();
         let long = Duration::from_secs(3600);
-        assert!(timeout(long, pulse.beat()).await.is_err(), "nothing yet");
+        assert!(timeout(long, timer.fires()).await.is_err(), "nothing yet");
         let start = Instant::now();
-        pulse.touch();
-        for beat in 1..=3 {
-            pulse.touch();
-            pulse.beat().await;
-            assert!(start.elapsed() >= PULSE * beat && start.elapsed() < PULSE * (beat + 1));
+        timer.touch();
+        for round in 1..=3 {
+            timer.touch();
+            timer.fires().await;
+            assert!(
+                start.elapsed() >= EARLY_TIMER * round
+                    && start.elapsed() < EARLY_TIMER * (round + 1)
+            );
         }
-        pulse.beat().await;
-        assert!(timeout(long, pulse.beat()).await.is_err(), "at rest");
+        timer.fires().await;
+        assert!(timeout(long, timer.fires()).await.is_err(), "at rest");
     }
 }
