@@ -128,8 +128,8 @@ async fn send(session: &mut Session<'_>, sending: &Sending<'_>) -> Next {
         // A kept connection was closed just before the request came: once more, on a new one,
         // which is not `used`.
         let kept = ended == ExchangeEnd::Silent && upstream.used;
-        let again = kept || failed.another_may_do(&session.connector.dialer, upstream, &ended);
-        if !again || !repeatable(&sending.head.read) {
+        let retry = kept || failed.another_may_do(&session.connector.dialer, upstream, &ended);
+        if !retry || !repeatable(&sending.head.read) {
             return after(session, ended, sending, flow);
         }
         session.upstream = None;
@@ -159,7 +159,7 @@ fn after(
             }
             flow.finish(CloseReason::Finished);
             return if client_goes_on {
-                Next::Again
+                Next::Continue
             } else {
                 Next::Close
             };

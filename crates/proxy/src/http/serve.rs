@@ -99,7 +99,7 @@ async fn serve(mut session: Session<'_>, stop: &Stop) -> Option<Entered> {
         next = requests(&mut session) => next,
     };
     match next {
-        Next::Again | Next::Close => {
+        Next::Continue | Next::Close => {
             session.end_around(CloseReason::Finished);
             socket::last_words(session.client.stream, b"").await;
             None
@@ -174,7 +174,7 @@ async fn requests(session: &mut Session<'_>) -> Next {
         };
         first = false;
         match Box::pin(request(session, head)).await {
-            Next::Again => {}
+            Next::Continue => {}
             next => return next,
         }
     }

@@ -59,7 +59,7 @@ impl Idle {
 /// What comes after a request.
 pub(super) enum Next {
     /// Another one.
-    Again,
+    Continue,
     /// This answer, and the end.
     Answer(Vec<u8>, CloseReason),
     /// The end.
