@@ -1,9 +1,9 @@
-//! `cargo xtask tidy`: formatting, lints, house rules, packages. Runs all four and tells of each.
+//! `cargo xtask tidy`: formatting, lints, features, house rules, packages. Runs all and tells of each.
 
 use crate::shell::{Result, root, run};
 use std::process::Command;
 
-const CHECKS: [&[&str]; 4] = [
+const CHECKS: [&[&str]; 5] = [
     &["fmt", "--all", "--check"],
     &[
         "clippy",
@@ -13,6 +13,14 @@ const CHECKS: [&[&str]; 4] = [
         "--",
         "-D",
         "warnings",
+    ],
+    // The library without its features, as an embedder may build it.
+    &[
+        "check",
+        "--package",
+        "portcullis-gateway",
+        "--no-default-features",
+        "--quiet",
     ],
     &["test", "--quiet", "--package", "xtask", "--test", "house"],
     // Whether each crate could be published: its metadata, its files, the versions it asks for. What

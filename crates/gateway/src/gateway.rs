@@ -143,6 +143,7 @@ impl Builder {
         if synthetic::needs_range(&self.policy, self.transparent) {
             check_synthetic_range(&self.policy)?;
         }
+        startup::check_resolvers(&self.policy)?;
         let inspector = match self.inspector {
             Some(inspector) => Some(inspector),
             None => Inspector::new(&self.policy)?.map(Arc::new),

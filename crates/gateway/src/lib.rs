@@ -39,6 +39,9 @@
 //!
 //! `examples/embed.rs` does the whole: a namespace, listeners in it, one name allowed.
 //!
+//! Two features are on by default. Without `inspect`, HTTPS cannot be inspected; without `doh`, no
+//! resolver can be asked over HTTPS. A policy that needs what was left out is refused.
+//!
 //! A request's way is one line: accept → identify destination → `policy.decide` → dial → relay →
 //! record.
 #![forbid(unsafe_code)]
@@ -54,7 +57,7 @@ pub use entrances::{Entrance, EntranceError, Entrances, Serving};
 pub use gateway::{Builder, Gateway};
 pub use host::host_resolvers;
 pub use replace::{Acceptable, Networks, ReplaceError, Replaced};
-pub use startup::{BuildError, StartError};
+pub use startup::{BuildError, ResolverError, StartError};
 pub use synthetic::{RangeError, check_synthetic_range};
 
 // What an embedder needs of the crates below.

@@ -10,6 +10,7 @@
 //! flows. A connection that comes in between is decided on by whichever policy it meets and looked at
 //! again when it opens.
 
+use crate::startup::{self, ResolverError};
 use crate::synthetic::{self, RangeError};
 use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_policy::{Policy, Reason};
@@ -60,6 +61,9 @@ pub enum ReplaceError {
     /// It inspects names that the gateway's authority was not made for.
     #[error(transparent)]
     Inspect(#[from] InspectError),
+    /// It names a resolver that this build cannot ask.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
     /// This gateway could not serve it.
     #[error("{0}")]
     Unacceptable(String),
@@ -100,6 +104,7 @@ impl PolicySlot {
         if synthetic::needs_range(&policy, self.transparent) {
             synthetic::check_synthetic_range(&policy)?;
         }
+        startup::check_resolvers(&policy)?;
         portcullis_proxy::covers(self.inspector.as_deref(), &policy)?;
         if let Some(acceptable) = &self.acceptable {
             acceptable(&policy).map_err(ReplaceError::Unacceptable)?;

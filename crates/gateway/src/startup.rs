@@ -6,6 +6,7 @@
 use crate::entrances::EntranceError;
 use crate::synthetic::RangeError;
 use portcullis_dns::{StartupError, StartupSchedule};
+use portcullis_policy::{Policy, Resolver};
 use portcullis_proxy::InspectError;
 use rustix::process::{Resource, getrlimit};
 
@@ -21,6 +22,9 @@ pub enum BuildError {
     /// The names that the policy inspects cannot be inspected.
     #[error(transparent)]
     Inspect(#[from] InspectError),
+    /// A resolver that this build cannot ask.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
     /// The range of synthetic addresses that the policy needs is in use.
     #[error(transparent)]
     Range(#[from] RangeError),
@@ -28,6 +32,24 @@ pub enum BuildError {
     /// [`Builder::acceptable`](crate::Builder::acceptable).
     #[error("{0}")]
     Unacceptable(String),
+}
+
+/// A resolver over HTTPS, in a build without the feature `doh`.
+#[derive(Debug, thiserror::Error)]
+#[error("the policy names the resolver {0}, but this build leaves out DNS over HTTPS")]
+pub struct ResolverError(String);
+
+/// Whether this build can ask every resolver that a policy names.
+pub(crate) fn check_resolvers(policy: &Policy) -> Result<(), ResolverError> {
+    let settings = policy.settings();
+    let zones = settings.dns.zones.iter();
+    let mut all = (settings.resolvers.iter()).chain(zones.flat_map(|zone| &zone.resolvers));
+    let left_out =
+        |resolver: &&Resolver| !cfg!(feature = "doh") && matches!(resolver, Resolver::Https { .. });
+    match all.find(left_out) {
+        Some(resolver) => Err(ResolverError(resolver.to_string())),
+        None => Ok(()),
+    }
 }
 
 /// Why a gateway does not start. Nothing is served then.

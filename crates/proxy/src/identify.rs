@@ -12,6 +12,7 @@ use tracing::debug;
 
 use crate::flows::{Carries, until_cut};
 use crate::http_only::{self, OnTls};
+#[cfg(feature = "inspect")]
 use crate::inspect::{self, ToInspect};
 use crate::limits::{self, RECORD_DELAY};
 use crate::opened::{self, Opened, Unread};
@@ -31,6 +32,7 @@ pub(crate) enum Identified {
     /// Plain HTTP, to be decided on request by request.
     Http(Box<Unread>),
     /// TLS whose requests are to be decided on.
+    #[cfg(feature = "inspect")]
     Inspect(Box<ToInspect>),
 }
 
@@ -199,6 +201,7 @@ async fn tls(
         opened.cut(relay, CloseReason::Limit);
         return None;
     }
+    #[cfg(feature = "inspect")]
     if let Some(name) = inspect::by_name(&ruling) {
         return Some(Identified::Inspect(Box::new(ToInspect {
             opened,

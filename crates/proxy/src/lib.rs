@@ -16,6 +16,8 @@
 //! decided on.
 //! Invariant: every denial leaves one record, every opened flow one decision and one close.
 #![forbid(unsafe_code)]
+// What only inspection uses of the rooms that it shares.
+#![cfg_attr(not(feature = "inspect"), allow(dead_code))]
 
 mod admission;
 mod connector;
@@ -27,6 +29,7 @@ mod http;
 mod http_only;
 mod identify;
 mod inbound;
+#[cfg(feature = "inspect")]
 mod inspect;
 mod limits;
 mod listen;
@@ -45,10 +48,15 @@ mod stop;
 mod target;
 mod transparent;
 mod tunnel;
+#[cfg(not(feature = "inspect"))]
+mod uninspected;
 
 pub use datagrams::serve_datagrams;
+#[cfg(feature = "inspect")]
 pub use inspect::{InspectError, Inspector, covers};
 pub use limits::MAX_CONNECTIONS;
 pub use listen::{serve_http, serve_socks5, serve_transparent};
 pub use proxy::Proxy;
 pub use relay::{Relayed, relay_between};
+#[cfg(not(feature = "inspect"))]
+pub use uninspected::{InspectError, Inspector, covers};

@@ -15,6 +15,8 @@ use tokio_util::task::TaskTracker;
 use crate::early_timer::EarlyTimer;
 use crate::identify::{Identified, identify};
 use crate::inbound::Inbound;
+#[cfg(feature = "inspect")]
+use crate::inspect;
 use crate::limits::{ACCEPT_PAUSE, DRAIN_TIMEOUT, Slot};
 use crate::meter::OverLimit;
 use crate::opened::Entered;
@@ -23,7 +25,7 @@ use crate::request::{Format, Refusal};
 use crate::services::Services;
 use crate::stop::Stop;
 use crate::tunnel::Tunnel;
-use crate::{http, inspect, socket, socks, transparent};
+use crate::{http, socket, socks, transparent};
 
 /// The kinds of listeners.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -210,6 +212,7 @@ async fn set_up(
     match Box::pin(identify(services, unread, stop)).await? {
         Identified::Tunnel(tunnel) => Some(tunnel),
         Identified::Http(unread) => Box::pin(http::behind(services, unread, stop)).await,
+        #[cfg(feature = "inspect")]
         Identified::Inspect(to_inspect) => {
             Box::pin(inspect::inspect(services, to_inspect, stop)).await;
             None

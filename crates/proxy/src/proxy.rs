@@ -12,9 +12,12 @@ use crate::admission::Admission;
 use crate::connector::Connector;
 use crate::decider::Decider;
 use crate::flows::Flows;
+#[cfg(feature = "inspect")]
 use crate::inspect::Inspector;
 use crate::meter::Limiter;
 use crate::records::Records;
+#[cfg(not(feature = "inspect"))]
+use crate::uninspected::Inspector;
 
 /// The proxy of one sandbox. Its entrances share it, whatever they are
 /// ([`serve_http`](crate::serve_http) and the others).

@@ -2,8 +2,11 @@
 
 use crate::connector::Connector;
 use crate::decider::Decider;
+#[cfg(feature = "inspect")]
 use crate::inspect::Inspector;
 use crate::records::Records;
+#[cfg(not(feature = "inspect"))]
+use crate::uninspected::Inspector;
 
 /// The parts of the sandbox's proxy that its connections are served with.
 #[derive(Clone, Copy)]

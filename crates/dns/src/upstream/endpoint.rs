@@ -11,11 +11,15 @@ pub(super) enum Protocol {
     /// RFC 7858.
     Tls,
     /// RFC 8484.
-    Https(Url),
+    Https(#[cfg_attr(not(feature = "doh"), expect(dead_code, reason = "nobody asks it"))] Url),
 }
 
 /// The parts of a DNS over HTTPS server's URL that go into requests.
 #[derive(Debug)]
+#[cfg_attr(
+    not(feature = "doh"),
+    expect(dead_code, reason = "only requests read it")
+)]
 pub(super) struct Url {
     /// `HOST` or `HOST:PORT`.
     pub authority: Box<str>,

@@ -20,6 +20,7 @@ mod endpoint;
 mod error;
 mod exchange;
 mod health;
+#[cfg(feature = "doh")]
 mod https;
 mod network;
 mod plain;

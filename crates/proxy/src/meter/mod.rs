@@ -14,6 +14,8 @@ mod flow;
 mod limiter;
 mod share;
 
-pub(crate) use self::flow::{MAX_CHUNK_BYTES, Meter, Tap, Watch, Way};
+#[cfg(feature = "inspect")]
+pub(crate) use self::flow::MAX_CHUNK_BYTES;
+pub(crate) use self::flow::{Meter, Tap, Watch, Way};
 pub(crate) use self::limiter::{Admitted, Limiter};
 pub(crate) use self::share::{Cut, Open, OverLimit};
