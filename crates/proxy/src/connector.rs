@@ -53,6 +53,13 @@ impl Connector {
         Ok(Connected::new(dialed, admitted))
     }
 
+    /// Whether a connection that was kept may carry what this ruling permits: the policy in force now
+    /// must let the dialler go where it ends, whatever policy it was dialled by.
+    pub(crate) fn may_reuse(&self, ruling: &Ruling, peer: &Peer) -> bool {
+        let goes_there = |permit| self.dialer.would_open(permit, peer.address);
+        peer.upstream_proxy.is_some() || ruling.permit.as_ref().is_some_and(goes_there)
+    }
+
     /// A meter for a connection that stands, where anything of it is limited.
     pub(crate) fn meter(&self, peer: &Peer) -> Option<Box<Meter>> {
         self.limiter.meter(peer.admitted.as_ref())

@@ -56,7 +56,10 @@ async fn send(session: &mut Session<'_>, sending: &Sending<'_>) -> Next {
     loop {
         let destination = session.destination.as_deref();
         let stands = session.upstream.as_mut();
-        if !stands.is_some_and(|up| up.serves(destination, &permitted.ruling)) {
+        let ruling = &permitted.ruling;
+        if !stands.is_some_and(|up| {
+            up.serves(destination, ruling) && session.connector.may_reuse(ruling, &up.peer)
+        }) {
             session.upstream = None;
             let around = session.around.as_ref();
             let already = open
@@ -150,7 +153,7 @@ fn after(
             client_goes_on,
             upstream_goes_on,
         } => {
-            if client_goes_on && session.client.inbox.is_empty() {
+            if client_goes_on {
                 rest(session, &sending.permitted);
             }
             match &mut session.upstream {

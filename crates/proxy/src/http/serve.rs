@@ -117,6 +117,7 @@ async fn serve(mut session: Session<'_>, stop: &Stop) -> Option<Entered> {
             None
         }
         Next::Switched(flow) => {
+            session.end_around(CloseReason::Finished);
             let Upstream {
                 conn: upstream,
                 peer,

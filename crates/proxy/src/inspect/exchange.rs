@@ -204,6 +204,7 @@ impl Session<'_> {
             (sender, peer)
         };
         if let Some(mut sender) = sender
+            && self.services.connector.may_reuse(ruling, &peer)
             && sender.is_ready().await
         {
             return Ok((sender, peer));

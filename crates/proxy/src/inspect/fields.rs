@@ -79,7 +79,9 @@ pub(super) fn wants_websocket(method: &Method, version: Version, fields: &Header
         && method == Method::GET
         && bodiless
         && fields.get_all(UPGRADE).iter().count() == 1
-        && has(UPGRADE, "websocket")
+        && fields
+            .get(UPGRADE)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
         && has(CONNECTION, "upgrade")
 }
 
@@ -141,6 +143,7 @@ mod tests {
         ));
         for odd in [
             "connection: upgrade\nupgrade: h2c",
+            "connection: upgrade\nupgrade: websocket, h2c",
             "upgrade: websocket",
             &format!("{ask}\nupgrade: h2c"),
             &format!("{ask}\ncontent-length: 5"),

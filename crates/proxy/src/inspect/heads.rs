@@ -121,8 +121,12 @@ impl<S> Checked<S> {
                             return Look::Pass(bytes);
                         }
                     }
-                    // Hyper takes the body for one that broke off, and the request is refused.
-                    BodyStep::Malformed(_) => self.state = State::Ended,
+                    // Hyper sees no byte more: it takes the body for one that broke off, and the
+                    // request is refused.
+                    BodyStep::Malformed(_) => {
+                        self.held.clear();
+                        self.state = State::Ended;
+                    }
                 },
                 State::Upgrade => match self.activity.upgraded() {
                     None => return Look::Wait,
@@ -346,6 +350,33 @@ mod tests {
         let mut frame = vec![0, 0, payload.len() as u8, kind, flags, 0, 0, 0, 1];
         frame.extend_from_slice(payload);
         frame
+    }
+
+    #[tokio::test]
+    async fn nothing_behind_a_body_framed_badly_is_passed_on() {
+        use tokio::io::AsyncReadExt;
+        let head = "POST /a HTTP/1.1\r\nHost: n.example\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let rest = "1;\x01\r\nA\r\n0\r\n\r\nGET /b HTTP/1.1\nHost: n.example\n\n";
+        // In one piece, and with the body in a piece of its own.
+        for pieces in [
+            vec![format!("{head}{rest}")],
+            vec![head.to_owned(), rest.to_owned()],
+        ] {
+            let (mut program, ours) = tokio::io::duplex(4096);
+            let mut checked = Checked::http1(ours, Activity::new());
+            let mut passed = Vec::new();
+            for piece in pieces {
+                tokio::io::AsyncWriteExt::write_all(&mut program, piece.as_bytes())
+                    .await
+                    .unwrap();
+                let mut buffer = [0; 4096];
+                let came = checked.read(&mut buffer).await.unwrap();
+                passed.extend_from_slice(&buffer[..came]);
+            }
+            drop(program);
+            checked.read_to_end(&mut passed).await.unwrap();
+            assert_eq!(String::from_utf8(passed).unwrap(), head);
+        }
     }
 
     #[tokio::test]

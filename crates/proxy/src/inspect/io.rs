@@ -199,8 +199,11 @@ impl Activity {
         self.upgrade.store(UPGRADE_ASKED, Ordering::Relaxed);
     }
 
-    /// The answer to that.
+    /// The answer to that. An answer to a request before it, while it waits, says nothing of it.
     pub(super) fn upgrade_answered(&self, granted: bool) {
+        if self.requests.load(Ordering::Relaxed) != self.passed.load(Ordering::Relaxed) {
+            return;
+        }
         let answer = if granted {
             UPGRADE_GRANTED
         } else {
