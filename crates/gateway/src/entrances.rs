@@ -1,19 +1,12 @@
-//! The sockets that a gateway serves, and why one of them stopped being served.
-//!
-//! Answers *failing open* (docs/threats.md): a gateway with a dead entrance ends
-//! as a whole, leaves a record, and tells its embedder which entrance it was and what failed.
+//! The sockets that a gateway serves, each on a task of its own.
 
-use portcullis_dns::{DnsService, StartupName};
-use portcullis_policy::Reason;
-use portcullis_proxy::Proxy;
-use portcullis_record::{Event, Layer, Protocol, Recorder};
-use std::fmt;
+use crate::serving::{PartError, Serving};
+use portcullis_dns::DnsService;
+use portcullis_proxy::{Proxy, serve_datagrams, serve_http, serve_socks5, serve_transparent};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::sync::{Arc, OnceLock};
-use tokio_util::sync::CancellationToken;
+use std::sync::Arc;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, error};
 
 /// The sockets that a gateway serves. Any may be missing; all are made non-blocking here.
 #[derive(Debug, Default)]
@@ -34,64 +27,50 @@ pub struct Entrances {
 }
 
 /// The kinds of entrances.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entrance {
-    /// DNS over UDP.
+#[derive(Clone, Copy, Debug)]
+enum Entrance {
     DnsUdp,
-    /// DNS over TCP.
     DnsTcp,
-    /// HTTP proxy.
     Http,
-    /// SOCKS5 proxy.
     Socks5,
-    /// Catch-all for TCP.
     Transparent,
-    /// Datagrams of a rule.
     Datagrams,
 }
 
-impl fmt::Display for Entrance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Entrance {
+    /// What the part is called that serves it.
+    fn part(self, address: io::Result<SocketAddr>) -> String {
+        let kind = match self {
             Entrance::DnsUdp => "DNS (UDP)",
             Entrance::DnsTcp => "DNS (TCP)",
             Entrance::Http => "HTTP proxy",
             Entrance::Socks5 => "SOCKS5 proxy",
             Entrance::Transparent => "transparent TCP",
             Entrance::Datagrams => "datagram",
-        })
+        };
+        match address {
+            Ok(address) => format!("the {kind} entrance at {address}"),
+            Err(_) => format!("the {kind} entrance"),
+        }
     }
 }
 
-/// Why an entrance cannot be served, or not any more.
-#[derive(Debug, thiserror::Error)]
-#[error("the {entrance} entrance{} failed: {error}", at(.address))]
-pub struct EntranceError {
-    /// Which kind.
-    pub entrance: Entrance,
-    /// Its address, where the socket tells one.
-    pub address: Option<SocketAddr>,
-    /// What failed.
-    #[source]
-    pub error: io::Error,
-}
-
-fn at(address: &Option<SocketAddr>) -> String {
-    match address {
-        Some(address) => format!(" at {address}"),
-        None => String::new(),
-    }
+/// An entrance that the runtime has taken.
+struct Taken<S> {
+    entrance: Entrance,
+    part: String,
+    socket: S,
 }
 
 /// Entrances that the runtime has taken.
 pub(crate) struct Opened {
-    udp: Vec<(Entrance, tokio::net::UdpSocket)>,
-    tcp: Vec<(Entrance, tokio::net::TcpListener)>,
+    udp: Vec<Taken<tokio::net::UdpSocket>>,
+    tcp: Vec<Taken<tokio::net::TcpListener>>,
 }
 
 impl Entrances {
     /// Gives all sockets to the runtime, before any is served.
-    pub(crate) fn open(self) -> Result<Opened, EntranceError> {
+    pub(crate) fn open(self) -> Result<Opened, PartError> {
         let mut opened = Opened {
             udp: Vec::new(),
             tcp: Vec::new(),
@@ -101,12 +80,10 @@ impl Entrances {
             (Entrance::Datagrams, self.datagrams),
         ] {
             for socket in sockets {
-                let address = socket.local_addr().ok();
-                let taken = socket
-                    .set_nonblocking(true)
+                let part = entrance.part(socket.local_addr());
+                let taken = (socket.set_nonblocking(true))
                     .and_then(|()| tokio::net::UdpSocket::from_std(socket));
-                let taken = taken.map_err(|error| failed(entrance, address, error))?;
-                opened.udp.push((entrance, taken));
+                opened.udp.push(Taken::new(entrance, part, taken)?);
             }
         }
         for (entrance, listeners) in [
@@ -116,23 +93,26 @@ impl Entrances {
             (Entrance::Transparent, self.transparent),
         ] {
             for listener in listeners {
-                let address = listener.local_addr().ok();
-                let taken = listener
-                    .set_nonblocking(true)
+                let part = entrance.part(listener.local_addr());
+                let taken = (listener.set_nonblocking(true))
                     .and_then(|()| tokio::net::TcpListener::from_std(listener));
-                let taken = taken.map_err(|error| failed(entrance, address, error))?;
-                opened.tcp.push((entrance, taken));
+                opened.tcp.push(Taken::new(entrance, part, taken)?);
             }
         }
         Ok(opened)
     }
 }
 
-fn failed(entrance: Entrance, address: Option<SocketAddr>, error: io::Error) -> EntranceError {
-    EntranceError {
-        entrance,
-        address,
-        error,
+impl<S> Taken<S> {
+    fn new(entrance: Entrance, part: String, taken: io::Result<S>) -> Result<Taken<S>, PartError> {
+        match taken {
+            Ok(socket) => Ok(Taken {
+                entrance,
+                part,
+                socket,
+            }),
+            Err(error) => Err(PartError { part, error }),
+        }
     }
 }
 
@@ -145,99 +125,35 @@ impl Opened {
         serving: &Serving,
         tracker: &TaskTracker,
     ) {
-        for (entrance, socket) in self.udp {
+        for Taken {
+            entrance,
+            part,
+            socket,
+        } in self.udp
+        {
             let (dns, proxy, token) = (dns.clone(), proxy.clone(), serving.token.clone());
-            let address = socket.local_addr().ok();
-            serving.watch(entrance, address, tracker, async move {
+            serving.keep(part, tracker, async move {
                 match entrance {
                     Entrance::DnsUdp => dns.serve_udp(socket, token).await,
-                    _ => portcullis_proxy::serve_datagrams(proxy, socket, token).await,
+                    _ => serve_datagrams(proxy, socket, token).await,
                 }
             });
         }
-        for (entrance, listener) in self.tcp {
+        for Taken {
+            entrance,
+            part,
+            socket,
+        } in self.tcp
+        {
             let (dns, proxy, token) = (dns.clone(), proxy.clone(), serving.token.clone());
-            let address = listener.local_addr().ok();
-            serving.watch(entrance, address, tracker, async move {
+            serving.keep(part, tracker, async move {
                 match entrance {
-                    Entrance::DnsTcp => dns.serve_tcp(listener, token).await,
-                    Entrance::Http => portcullis_proxy::serve_http(proxy, listener, token).await,
-                    Entrance::Socks5 => {
-                        portcullis_proxy::serve_socks5(proxy, listener, token).await
-                    }
-                    _ => portcullis_proxy::serve_transparent(proxy, listener, token).await,
+                    Entrance::DnsTcp => dns.serve_tcp(socket, token).await,
+                    Entrance::Http => serve_http(proxy, socket, token).await,
+                    Entrance::Socks5 => serve_socks5(proxy, socket, token).await,
+                    _ => serve_transparent(proxy, socket, token).await,
                 }
             });
         }
-    }
-}
-
-/// A gateway that serves.
-#[derive(Clone)]
-pub struct Serving {
-    names: Arc<[StartupName]>,
-    recorder: Recorder,
-    token: CancellationToken,
-    failure: Arc<OnceLock<EntranceError>>,
-}
-
-impl Serving {
-    pub(crate) fn new(
-        names: Vec<StartupName>,
-        recorder: Recorder,
-        token: CancellationToken,
-    ) -> Serving {
-        Serving {
-            names: names.into(),
-            recorder,
-            token,
-            failure: Arc::default(),
-        }
-    }
-
-    /// The names that were resolved before anything was served, sorted; none unless the policy says
-    /// `resolve = "startup"`.
-    pub fn names(&self) -> &[StartupName] {
-        &self.names
-    }
-
-    /// Waits until the gateway's token is cancelled.
-    ///
-    /// # Errors
-    /// The entrance that failed first, where one did: that is why the token is cancelled.
-    pub async fn ended(&self) -> Result<(), &EntranceError> {
-        self.token.cancelled().await;
-        match self.failure.get() {
-            Some(failure) => Err(failure),
-            None => Ok(()),
-        }
-    }
-
-    /// Runs an entrance on a task; where it fails, the whole gateway ends, and says why.
-    fn watch(
-        &self,
-        entrance: Entrance,
-        address: Option<SocketAddr>,
-        tracker: &TaskTracker,
-        served: impl Future<Output = io::Result<()>> + Send + 'static,
-    ) {
-        debug!(%entrance, ?address, "entrance opened");
-        let serving = self.clone();
-        tracker.spawn(async move {
-            if let Err(error) = served.await {
-                serving.fail(failed(entrance, address, error));
-            }
-        });
-    }
-
-    fn fail(&self, failure: EntranceError) {
-        error!(entrance = %failure.entrance, error = %failure.error, "entrance failed");
-        let reason = Reason::Internal;
-        let event = Event::new(Layer::Gateway, Protocol::Startup, reason.verdict(), reason);
-        let detail = failure.to_string();
-        self.recorder.decision(event.detail(&detail));
-        // The first is the cause; the others end with it.
-        let _ = self.failure.set(failure);
-        self.token.cancel();
     }
 }

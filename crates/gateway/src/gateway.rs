@@ -1,7 +1,8 @@
 //! The gateway itself: one policy, one resolver, one dialler and the entrances in front of them.
 
-use crate::entrances::{Entrances, Serving};
+use crate::entrances::Entrances;
 use crate::replace::{Acceptable, Networks, PolicySlot, ReplaceError, Replaced};
+use crate::serving::Serving;
 use crate::startup::{self, BuildError, StartError};
 use crate::synthetic::{self, check_synthetic_range};
 use arc_swap::ArcSwap;
@@ -257,8 +258,8 @@ impl Gateway {
     }
 
     /// Starts serving on tasks of `tracker`, until `token` is cancelled. Call it within a Tokio
-    /// runtime with I/O and time. An entrance that fails for good cancels `token`, since a gateway
-    /// with a dead entrance would be half open: [`Serving::ended`] says which and why.
+    /// runtime with I/O and time. A part that fails cancels `token`, since a gateway that
+    /// lacks one would be half open: [`Serving::ended`] says which and why.
     ///
     /// Where the policy says `resolve = "startup"`, its exact names are resolved first: see
     /// [`Serving::names`]. Otherwise it returns at once. Cancelling `token` meanwhile ends that at
@@ -278,9 +279,12 @@ impl Gateway {
             None => Vec::new(),
         };
         let opened = entrances.open()?;
-        let (leases, until) = (self.leases().clone(), token.clone());
-        tracker.spawn(async move { leases.keep_held(until).await });
         let serving = Serving::new(names, self.recorder().clone(), token.clone());
+        let (leases, until) = (self.leases().clone(), token.clone());
+        serving.keep("the keeper of leases", tracker, async move {
+            leases.keep_held(until).await;
+            Ok(())
+        });
         opened.serve(&self.dns, &self.proxy, &serving, tracker);
         info!(names = serving.names().len(), "gateway serves");
         Ok(serving)

@@ -24,7 +24,7 @@
 //! let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
 //! // Cancel `token` from anywhere: `start` returns at once, and so does what it has started.
 //! match gateway.start(entrances, &tracker, &token).await {
-//!     // `serving.ended()` waits for the end, and says which entrance failed if one did.
+//!     // `serving.ended()` waits for the end, and says which part failed if one did.
 //!     Ok(serving) => println!("serving; {} names are resolved", serving.names().len()),
 //!     // No resolver was given here, so the name fails, and nothing is served.
 //!     Err(StartError::Names(error)) => eprintln!("{error}"),
@@ -50,13 +50,15 @@ mod entrances;
 mod gateway;
 mod host;
 mod replace;
+mod serving;
 mod startup;
 mod synthetic;
 
-pub use entrances::{Entrance, EntranceError, Entrances, Serving};
+pub use entrances::Entrances;
 pub use gateway::{Builder, Gateway};
 pub use host::host_resolvers;
 pub use replace::{Acceptable, Networks, ReplaceError, Replaced};
+pub use serving::{PartError, Serving};
 pub use startup::{BuildError, ResolverError, StartError};
 pub use synthetic::{RangeError, check_synthetic_range};
 

@@ -3,7 +3,7 @@
 //! Answers *failing open* (docs/threats.md): where names are resolved at
 //! start-up, [`Gateway::start`](crate::Gateway::start) is the only way to serve, and it fails first.
 
-use crate::entrances::EntranceError;
+use crate::serving::PartError;
 use crate::synthetic::RangeError;
 use portcullis_dns::{StartupError, StartupSchedule};
 use portcullis_policy::{Policy, Resolver};
@@ -58,7 +58,7 @@ pub(crate) fn check_resolvers(policy: &Policy) -> Result<(), ResolverError> {
 pub enum StartError {
     /// A socket that cannot be served.
     #[error(transparent)]
-    Entrance(#[from] EntranceError),
+    Part(#[from] PartError),
     /// Names that were to be resolved before, and were not.
     #[error(transparent)]
     Names(#[from] StartupError),

@@ -23,7 +23,7 @@ use crate::opened::Entered;
 use crate::proxy::Proxy;
 use crate::request::{Format, Refusal};
 use crate::services::Services;
-use crate::stop::Stop;
+use crate::stop::{Stop, StopGuard};
 use crate::tunnel::Tunnel;
 use crate::{http, socket, socks, transparent};
 
@@ -84,6 +84,7 @@ async fn serve(
     let own = listener.local_addr().ok();
     let own = own.filter(|own| entrance != Entrance::Transparent && !own.ip().is_unspecified());
     let stop = Arc::new(Stop::default());
+    let stop_guard = StopGuard(stop.clone());
     let tracker = TaskTracker::new();
     let mut cancelled = pin!(token.cancelled());
     let mut early_timer = EarlyTimer::default();
@@ -116,7 +117,7 @@ async fn serve(
             },
         }
     };
-    stop.trip();
+    drop(stop_guard);
     tracker.close();
     // What does not end in time is dropped with the runtime; its close is recorded all the same.
     let _ = timeout(DRAIN_TIMEOUT, tracker.wait()).await;

@@ -3,6 +3,7 @@
 //! Thousands of idle flows wait for it; asking a `CancellationToken` takes its lock, so a flow
 //! registers once and from then on looks at a flag.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
@@ -29,5 +30,14 @@ impl Stop {
     /// Ends when flows must.
     pub(crate) fn wait(&self) -> WaitForCancellationFuture<'_> {
         self.token.cancelled()
+    }
+}
+
+/// Ends all flows of an entrance when its accept loop ends, also by a panic.
+pub(crate) struct StopGuard(pub(crate) Arc<Stop>);
+
+impl Drop for StopGuard {
+    fn drop(&mut self) {
+        self.0.trip();
     }
 }

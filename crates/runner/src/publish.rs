@@ -37,7 +37,7 @@ pub(crate) async fn serve(
     control: Arc<Control>,
     recorder: Recorder,
     token: CancellationToken,
-) {
+) -> io::Result<()> {
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_PUBLISHED_CONNECTIONS));
     let connections = TaskTracker::new();
     loop {
@@ -62,6 +62,7 @@ pub(crate) async fn serve(
     }
     connections.close();
     connections.wait().await;
+    Ok(())
 }
 
 /// Who came to a published port.

@@ -24,7 +24,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -249,10 +249,7 @@ async fn serve(
     let collecting = collector.map(|collector| tokio::spawn(collector.run(drained.clone())));
     let failed = tokio::select! {
         () = gone(&control) => None,
-        ended = serving.gateway.ended() => match ended {
-            Err(error) => Some(error.to_string()),
-            Ok(()) => serving.refused_log.get().map(|error| format!("the kernel's log of refusals: {error}")),
-        },
+        ended = serving.ended() => ended.err().map(ToString::to_string),
     };
     info!(?failed, "sandbox ended");
     token.cancel();
@@ -308,14 +305,7 @@ struct Wanted {
     rejected: Rejected,
 }
 
-/// A sandbox that is served.
-struct Served {
-    gateway: Serving,
-    /// Why the kernel's refusals cannot be read any more.
-    refused_log: Arc<OnceLock<io::Error>>,
-}
-
-async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Served, NotServed> {
+async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
     let Parts {
         sockets,
         control,
@@ -374,32 +364,18 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Served, NotServed> {
         leases: gateway.leases().clone(),
         recorder: recorder.clone(),
     };
-    let (log, cancelled) = (sockets.refused, token.clone());
-    let refused_log = Arc::new(OnceLock::new());
-    let (failed, failure) = (token.clone(), refused_log.clone());
-    tracker.spawn(async move {
-        // Without this log refusals would go unrecorded: the sandbox ends instead.
-        if let Err(error) = reader.run(log, cancelled).await {
-            let _ = failure.set(error);
-            failed.cancel();
-        }
-    });
+    // Without this log refusals would go unrecorded: the sandbox ends instead.
+    let reading = reader.run(sockets.refused, token.clone());
+    serving.keep("the kernel's log of refusals", tracker, reading);
     for Publish { listener, port } in wanted.publish {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let (control, recorder) = (control.clone(), recorder.clone());
-        tracker.spawn(publish::serve(
-            listener,
-            port,
-            control,
-            recorder,
-            token.clone(),
-        ));
+        let (control, recorder, token) = (control.clone(), recorder.clone(), token.clone());
+        let part = format!("the published port {port}");
+        let publishing = publish::serve(listener, port, control, recorder, token);
+        serving.keep(part, tracker, publishing);
     }
-    Ok(Served {
-        gateway: serving,
-        refused_log,
-    })
+    Ok(serving)
 }
 
 /// Nobody outside could answer for these.
