@@ -6,4 +6,5 @@
 mod support;
 
 mod records;
+mod reverse_names;
 mod wildcards;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use portcullis_names::{Name, RecordType};
-use portcullis_policy::{HOST_NAME, Policy, Reason, Verdict};
+use portcullis_policy::{HOST_NAME, Mode, Policy, Reason, Verdict};
 use portcullis_record::{DecisionId, Protocol, Recorder};
 use portcullis_wire::dns::{Query, QueryError, guard_query, ptr_address};
 use smallvec::smallvec;
@@ -267,6 +267,14 @@ impl Forwarder {
             in_force,
             ruling: Ruling::from(&decision),
         };
+        // No name of an address ([`Forwarder::begin`] takes those elsewhere): nobody has a record of
+        // this type for it, and the question would only carry its labels out.
+        if qtype == RecordType::PTR && decision.permits() {
+            decided.ruling = match policy.mode() {
+                Mode::Audit => Ruling::permitted(Reason::TypeNotServed, decision.rule, true),
+                _ => Ruling::of(Reason::TypeNotServed, decision.rule),
+            };
+        }
         let for_address = matches!(qtype, RecordType::A | RecordType::AAAA);
         let canonical = match decision.reason {
             Reason::NotListed => self.canonical_permits(query, in_force),
@@ -278,8 +286,8 @@ impl Forwarder {
             decided.ruling = canonical_ruling(permits);
         } else if decision.reason == Reason::NotListed && self.local.answer_hostname(query, out) {
             return None;
-        } else if !decision.permits() {
-            let refusal = match decision.reason {
+        } else if !decided.ruling.permits() {
+            let refusal = match decided.ruling.reason {
                 Reason::TransferRefused => Refusal::Code(rcode::REFUSED),
                 Reason::TypeNotServed => Refusal::NoData,
                 // A canonical name exists for the sandbox, with addresses only: an NXDOMAIN for

@@ -50,6 +50,11 @@ impl Ruling {
             rule,
         }
     }
+
+    /// Whether the query goes on.
+    pub(crate) fn permits(&self) -> bool {
+        matches!(self.verdict, Verdict::Allow | Verdict::Audit)
+    }
 }
 
 impl From<&Decision<'_>> for Ruling {

@@ -105,11 +105,13 @@ scenarios! {
     threats_a_policy_change_takes_a_name_back_in_mid_lookup
     threats_a_reverse_answer_is_believed_only_for_known_names
     threats_addresses_are_not_names
+    threats_every_type_below_a_wildcard_has_the_budget
     threats_mixed_public_and_private_answers_lose_the_private_part
     threats_names_that_are_no_names_stay_inside
     threats_new_names_below_a_wildcard_are_120_a_minute
     threats_new_names_below_a_wildcard_have_a_budget
     threats_no_lookup_leaves_before_the_name_is_allowed
+    threats_ptr_of_a_name_that_is_no_address_stays_inside
     threats_rebinding_is_judged_at_every_answer
     threats_reverse_lookups_carry_nothing_out
     threats_srv_and_mx_targets_do_not_become_listed
