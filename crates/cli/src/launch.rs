@@ -125,7 +125,10 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
     let mut reload = launch.reload;
     if let Some(reload) = &mut reload {
         // CMD runs soon: from now on paths may lead where it likes.
-        reload.files.seal();
+        reload
+            .files
+            .seal()
+            .context("cannot hold the policy's files")?;
     }
     let config = RunConfig {
         sandbox: format!("run-{}", std::process::id()),

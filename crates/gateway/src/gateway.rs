@@ -126,8 +126,8 @@ impl Builder {
         self
     }
 
-    /// What says in a few words why a policy cannot be served here. Asked of the first policy and of
-    /// each that is to replace it.
+    /// What says in a few words why a policy cannot be served here, or with the operating system's
+    /// error that it could not find out. Asked of the first policy and of each that is to replace it.
     pub fn acceptable(mut self, acceptable: Acceptable) -> Self {
         self.acceptable = Some(acceptable);
         self

@@ -26,7 +26,7 @@ pub type Networks = Box<dyn Fn(&Policy) -> io::Result<()> + Send + Sync>;
 
 /// Whether this gateway could serve a policy; see
 /// [`Builder::acceptable`](crate::Builder::acceptable).
-pub type Acceptable = Box<dyn Fn(&Policy) -> Result<(), String> + Send + Sync>;
+pub type Acceptable = Box<dyn Fn(&Policy) -> io::Result<()> + Send + Sync>;
 
 /// What came of putting another policy in force.
 #[derive(Debug)]
@@ -65,11 +65,24 @@ pub enum ReplaceError {
     #[error(transparent)]
     Resolver(#[from] ResolverError),
     /// This gateway could not serve it.
-    #[error("{0}")]
-    Unacceptable(String),
+    #[error(transparent)]
+    Unacceptable(io::Error),
     /// The kernel did not take its address rules.
     #[error("the kernel did not take the address rules: {0}")]
     Kernel(#[source] io::Error),
+}
+
+impl ReplaceError {
+    /// Whether the host lacked something for the moment, such as a descriptor or memory: the same
+    /// policy may be put in force a little later.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            ReplaceError::Range(RangeError::Unknown(error))
+            | ReplaceError::Kernel(error)
+            | ReplaceError::Unacceptable(error) => error.raw_os_error().is_some(),
+            _ => false,
+        }
+    }
 }
 
 /// The policy in force, and everything that follows it when another takes its place.

@@ -9,6 +9,7 @@ use portcullis_dns::{StartupError, StartupSchedule};
 use portcullis_policy::{Policy, Resolver};
 use portcullis_proxy::InspectError;
 use rustix::process::{Resource, getrlimit};
+use std::io;
 
 /// Descriptors that start-up leaves for everything else.
 const RESERVED_DESCRIPTORS: u64 = 128;
@@ -30,8 +31,8 @@ pub enum BuildError {
     Range(#[from] RangeError),
     /// The embedder's own check refuses the policy: see
     /// [`Builder::acceptable`](crate::Builder::acceptable).
-    #[error("{0}")]
-    Unacceptable(String),
+    #[error(transparent)]
+    Unacceptable(io::Error),
 }
 
 /// A resolver over HTTPS, in a build without the feature `doh`.

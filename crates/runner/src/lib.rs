@@ -9,21 +9,22 @@
 #![forbid(unsafe_code)]
 
 mod descriptors;
-mod files;
 mod guarded_networks;
 mod kernel_gate;
 mod plain;
+mod policy_files;
 mod publish;
 mod refused;
 mod reload;
 mod report;
 mod sandboxed;
+mod thread;
 mod trust;
 mod unresolved;
 mod watch;
 
-pub use files::{PolicyFiles, is_nameless};
 pub use plain::{DnsSockets, PlainConfig, ServeError, serve_plain};
+pub use policy_files::{PolicyFiles, is_nameless};
 pub use publish::Publish;
 pub use reload::{Load, Reload, ReloadResult, Tell};
 pub use report::{Denied, Failed, LookedUp, Report, Used};

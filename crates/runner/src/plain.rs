@@ -118,10 +118,11 @@ async fn serve(
     let host_resolvers = config.resolvers.clone();
     let acceptable = move |policy: &Policy| {
         if let Some(listener) = dns_at {
-            refuse_circle(listener, policy, &host_resolvers).map_err(|error| error.to_string())?;
+            refuse_circle(listener, policy, &host_resolvers)?;
         }
         if policy.settings().dns.answers == Answers::Synthetic && !takes_connections {
-            return Err("nobody here would take connections to synthetic addresses".to_owned());
+            let why = "nothing here accepts connections to synthetic addresses";
+            return Err(io::Error::other(why));
         }
         Ok(())
     };
@@ -189,7 +190,7 @@ async fn serve(
     };
     if let Some(reload) = config.reload {
         let gateway = Arc::new(gateway);
-        tracker.spawn(reload.follow(gateway, Rejected::default(), token.clone()));
+        reload.follow(gateway, &serving, Rejected::default(), &tracker, &token)?;
     }
     ready();
     let ended = tokio::select! {

@@ -1,7 +1,7 @@
 //! A policy that is followed while it is in force.
 
 use super::*;
-use portcullis_gateway::{Input, Policy};
+use portcullis_gateway::{Entrances, Input, Policy};
 use std::path::PathBuf;
 use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
@@ -30,15 +30,15 @@ struct Followed {
     path: PathBuf,
     gateway: Arc<Gateway>,
     told: std_mpsc::Receiver<String>,
-    requests: mpsc::Sender<()>,
+    requests: OwnedFd,
     rejected: Rejected,
     token: CancellationToken,
-    following: tokio::task::JoinHandle<()>,
+    tracker: TaskTracker,
     _folder: tempfile::TempDir,
 }
 
 /// A gateway that follows one file, which lists `a.example`.
-fn follow() -> Followed {
+async fn follow() -> Followed {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("policy.toml");
     std::fs::write(&path, text(&["a.example"])).expect("a file");
@@ -47,7 +47,7 @@ fn follow() -> Followed {
     let gateway = Gateway::builder().policy(loaded.policy).build();
     let gateway = Arc::new(gateway.expect("a gateway"));
     let (tell, told) = std_mpsc::sync_channel(16);
-    let (requests, requested) = mpsc::channel(1);
+    let (requested, requests) = pipe_with(PipeFlags::NONBLOCK).expect("a pipe");
     let again = path.clone();
     let reload = Reload {
         load: Box::new(move |read| load(&again, read)),
@@ -57,13 +57,22 @@ fn follow() -> Followed {
             let result = match result {
                 ReloadResult::Applied { replaced, .. } => format!("applied {}", replaced.rules),
                 ReloadResult::Invalid(errors) => format!("invalid {}", errors.len()),
-                ReloadResult::Refused(why) => why.clone(),
+                ReloadResult::Unread(why) | ReloadResult::Refused(why) => why.clone(),
             };
             tell.send(result).expect("somebody listens");
         })),
     };
-    let (rejected, token) = (Rejected::default(), CancellationToken::new());
-    let following = reload.follow(gateway.clone(), rejected.clone(), token.clone());
+    let (rejected, token, tracker) = Default::default();
+    let starting = gateway.start(Entrances::default(), &tracker, &token);
+    let serving = starting.await.expect("it serves");
+    let following = reload.follow(
+        gateway.clone(),
+        &serving,
+        Rejected::clone(&rejected),
+        &tracker,
+        &token,
+    );
+    following.expect("a thread");
     Followed {
         path,
         gateway,
@@ -71,12 +80,18 @@ fn follow() -> Followed {
         requests,
         rejected,
         token,
-        following: tokio::spawn(following),
+        tracker,
         _folder: folder,
     }
 }
 
 impl Followed {
+    async fn end(&self) {
+        self.token.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+
     fn next(&self) -> String {
         self.told.recv_timeout(TIMEOUT).expect("a reload")
     }
@@ -84,7 +99,7 @@ impl Followed {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_file_is_applied_and_a_broken_one_changes_nothing() {
-    let followed = follow();
+    let followed = follow().await;
     std::fs::write(&followed.path, text(&["a.example", "b.example"])).unwrap();
     assert_eq!(followed.next(), "applied 2");
     std::fs::write(&followed.path, "version = 1\n[network.domains\n").unwrap();
@@ -93,19 +108,17 @@ async fn a_changed_file_is_applied_and_a_broken_one_changes_nothing() {
     std::fs::write(&followed.path, text(&["a.example"])).unwrap();
     assert_eq!(followed.next(), "applied 1");
     // What stands in the report is why the *latest* change was not applied: none here.
-    followed.token.cancel();
-    followed.following.await.unwrap();
+    followed.end().await;
     assert_eq!(followed.rejected.take(), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_reloads_what_has_not_changed() {
-    let followed = follow();
-    followed.requests.send(()).await.unwrap();
+    let followed = follow().await;
+    rustix::io::write(&followed.requests, &[1]).unwrap();
     assert_eq!(followed.next(), "applied 1");
     std::fs::write(&followed.path, "version = 7\n").unwrap();
     assert!(followed.next().starts_with("invalid"));
-    followed.token.cancel();
-    followed.following.await.unwrap();
+    followed.end().await;
     assert!(followed.rejected.take().is_some(), "the report says why");
 }

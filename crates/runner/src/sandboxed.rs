@@ -357,7 +357,7 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
     let serving = gateway.start(entrances, tracker, token).await?;
     let gateway = Arc::new(gateway);
     if let Some(reload) = wanted.reload {
-        tracker.spawn(reload.follow(gateway.clone(), wanted.rejected, token.clone()));
+        reload.follow(gateway.clone(), &serving, wanted.rejected, tracker, token)?;
     }
     let reader = RefusedReader {
         policy: gateway.policy().clone(),

@@ -1,22 +1,24 @@
 //! Notices that files of the policy may have changed.
 //!
-//! inotify tells at once, a look at the files' stamps every few seconds tells where it cannot (a
-//! network file system, no watches left). Neither is believed in what it says: what counts is what the
-//! files hold. Folders are watched by the descriptors that are held, so that a watch stays on the
-//! folder that is read. A program in the sandbox may make as many events in such a folder as it likes:
-//! names that are not the policy's only cost their reading.
+//! inotify tells at once; a look at the files' stamps every second tells where it cannot (a network
+//! file system, no watches left). Neither is believed in what it says: what counts is what the files
+//! hold. Folders are watched by the descriptors that are held, so that a watch stays on the folder that
+//! is read. A program in the sandbox may make as many events in such a folder as it likes: names that
+//! are not the policy's only cost their reading.
+//!
+//! Answers *exhaustion* (docs/threats.md): the queue is made before the program starts, and waiting
+//! takes no descriptor and no other thread.
 
-use crate::files::{PolicyFiles, Stamp};
+use crate::policy_files::{Look, PolicyFiles};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::time::Duration;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// How long nothing may happen until files are read: an editor's save is several steps.
 const QUIET: Duration = Duration::from_millis(60);
@@ -24,18 +26,29 @@ const QUIET: Duration = Duration::from_millis(60);
 const MAX_UNREST: Duration = Duration::from_millis(600);
 /// The longest wait for a program that writes in place to close the file.
 const MAX_WRITING: Duration = Duration::from_secs(3);
-/// How often stamps are compared.
-const LOOK_INTERVAL: Duration = Duration::from_secs(3);
 /// What is read of events at once, bytes.
 const EVENT_BYTES: usize = 8 * 1024;
-/// Reads of events in one turn, before the other tasks of the gateway get theirs.
-const MAX_READS: usize = 64;
+/// Events that are read before the rest waits for the next turn.
+const MAX_EVENTS: usize = 32 * 1024;
 
 /// Watches the files of a policy.
 pub(crate) struct Watch {
-    events: Option<Events>,
-    stamps: Vec<Option<Stamp>>,
-    next_look: Instant,
+    /// `None` where the kernel gives no queue: the stamps are left then.
+    queue: Option<OwnedFd>,
+    /// Names that matter in the folder of each watch; for a file's own watch none.
+    names: HashMap<i32, Vec<OsString>>,
+    seen: Option<Look>,
+}
+
+/// Why a wait is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// The files may have changed, and whoever changed them seems to be done.
+    Changed,
+    /// One of the other descriptors is readable, or its other end is gone.
+    Called,
+    /// The time was up.
+    Time,
 }
 
 /// What happened to the files since the last question.
@@ -46,134 +59,119 @@ struct News {
     writing: Option<bool>,
 }
 
-struct Events {
-    queue: AsyncFd<OwnedFd>,
-    /// Names that matter in the folder of each watch; for a file's own watch none.
-    names: HashMap<i32, Vec<OsString>>,
-}
-
 impl Watch {
-    pub(crate) fn new(files: &PolicyFiles) -> Watch {
+    pub(crate) fn new() -> Watch {
         Watch {
-            events: Events::new(files),
-            stamps: files.stamps(),
-            next_look: Instant::now() + LOOK_INTERVAL,
+            queue: inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok(),
+            names: HashMap::new(),
+            seen: None,
         }
     }
 
-    /// Ends when the files may have changed and whoever changed them seems to be done. Dropping it
-    /// half-way loses the news: use it for the whole life of the watch, or make another watch.
-    pub(crate) async fn changed(&mut self, files: &PolicyFiles) {
+    /// Watches these files from now on, and no others. What happened to them before is still told.
+    pub(crate) fn renew(&mut self, files: &PolicyFiles) {
+        self.seen = Some(files.look());
+        let Some(queue) = &self.queue else { return };
+        let mut names: HashMap<i32, Vec<OsString>> = HashMap::new();
+        for (folder, name) in files.places() {
+            let path = format!("/proc/self/fd/{}", folder.as_raw_fd());
+            let folder_flags = WatchFlags::CREATE
+                | WatchFlags::MOVED_TO
+                | WatchFlags::MOVED_FROM
+                | WatchFlags::DELETE
+                | WatchFlags::ATTRIB;
+            if let Ok(watch) = inotify::add_watch(queue, path.as_str(), folder_flags) {
+                let known = names.entry(watch).or_default();
+                known.push(name.as_os_str().to_owned());
+                // A folder of links (Kubernetes) changes by one link in the middle of the way.
+                known.extend(first_of_link(folder, name));
+            }
+            let file_flags = WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE | WatchFlags::ATTRIB;
+            // One that is missing now is awaited by its folder.
+            if let Ok(watch) = inotify::add_watch(queue, Path::new(&path).join(name), file_flags) {
+                names.entry(watch).or_default();
+            }
+        }
+        for watch in self.names.keys().filter(|watch| !names.contains_key(watch)) {
+            // It is gone already where its file is.
+            let _ = inotify::remove_watch(queue, *watch);
+        }
+        self.names = names;
+    }
+
+    /// Waits for a change of the files, for one of `calls`, or until `until`.
+    pub(crate) fn wait(
+        &mut self,
+        files: &PolicyFiles,
+        calls: &[BorrowedFd<'_>],
+        until: Instant,
+    ) -> Woken {
         loop {
-            let news = tokio::select! {
-                news = heard(self.events.as_ref()) => news,
-                () = sleep_until(self.next_look) => News::default(),
-            };
-            self.next_look = Instant::now() + LOOK_INTERVAL;
-            if news.touched {
-                self.settle(news).await;
-                return;
+            let left = until.saturating_duration_since(Instant::now());
+            let polled = calls.iter().copied();
+            let polled = polled.chain(self.queue.as_ref().map(AsFd::as_fd));
+            let mut fds: Vec<PollFd<'_>> = polled
+                .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+                .collect();
+            if poll(&mut fds, Some(&timespec(left))).is_err() {
+                // For want of memory: the looks go on.
+                std::thread::sleep(QUIET);
             }
-            let now = files.stamps();
-            if now != self.stamps {
-                self.stamps = now;
-                sleep(QUIET).await;
-                return;
+            let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
+            let (called, queue) = fds.split_at(calls.len());
+            if called.iter().any(is_ready) {
+                return Woken::Called;
+            }
+            if queue.iter().any(is_ready) {
+                let news = self.drain();
+                if news.touched {
+                    self.settle(news);
+                    return Woken::Changed;
+                }
+            }
+            if Instant::now() >= until {
+                let look = Some(files.look());
+                if look == self.seen {
+                    return Woken::Time;
+                }
+                self.seen = look;
+                std::thread::sleep(QUIET);
+                return Woken::Changed;
             }
         }
     }
 
-    async fn settle(&mut self, mut news: News) {
+    fn settle(&self, mut news: News) {
         let start = Instant::now();
         loop {
             let writing = news.writing == Some(true);
             let end = start + if writing { MAX_WRITING } else { MAX_UNREST };
-            let until = end.min(Instant::now() + QUIET);
-            let waits = if writing { end } else { until };
-            match timeout_at(waits, heard(self.events.as_ref())).await {
-                Ok(more) => news.writing = more.writing.or(news.writing),
-                Err(_) => return,
-            }
-            if Instant::now() >= end && news.writing != Some(true) {
+            let now = Instant::now();
+            let wait = end.saturating_duration_since(now);
+            let wait = if writing { wait } else { wait.min(QUIET) };
+            let Some(queue) = self.queue.as_ref().filter(|_| !wait.is_zero()) else {
                 return;
-            }
-        }
-    }
-}
-
-async fn heard(events: Option<&Events>) -> News {
-    match events {
-        Some(events) => events.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-impl Events {
-    /// `None` where the kernel gives no watches: the stamps are left then.
-    fn new(files: &PolicyFiles) -> Option<Events> {
-        let queue = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).ok()?;
-        let mut names: HashMap<i32, Vec<OsString>> = HashMap::new();
-        let folder_flags = WatchFlags::CREATE
-            | WatchFlags::MOVED_TO
-            | WatchFlags::MOVED_FROM
-            | WatchFlags::DELETE
-            | WatchFlags::ATTRIB;
-        let file_flags = WatchFlags::MODIFY | WatchFlags::CLOSE_WRITE | WatchFlags::ATTRIB;
-        for (folder, name) in files.places() {
-            let folder_path = format!("/proc/self/fd/{}", folder.as_raw_fd());
-            let watch = inotify::add_watch(&queue, folder_path.as_str(), folder_flags).ok()?;
-            let known = names.entry(watch).or_default();
-            known.push(name.as_os_str().to_owned());
-            // A folder of links (Kubernetes) changes by one link in the middle of the way.
-            if let Ok(link) = rustix::fs::readlinkat(folder, name, Vec::new())
-                && let Some(first) =
-                    std::path::Path::new(std::ffi::OsStr::from_bytes(link.to_bytes()))
-                        .components()
-                        .next()
-            {
-                known.push(first.as_os_str().to_owned());
-            }
-            let path = std::path::Path::new(&folder_path).join(name);
-            // One that is missing now is awaited by its folder.
-            if let Ok(watch) = inotify::add_watch(&queue, path, file_flags) {
-                names.entry(watch).or_default();
-            }
-        }
-        #[expect(
-            deprecated,
-            reason = "the queue owns its descriptor for as long as it is registered"
-        )]
-        let queue = AsyncFd::with_interest(queue, Interest::READABLE).ok()?;
-        Some(Events { queue, names })
-    }
-
-    /// Waits for something that matters.
-    async fn next(&self) -> News {
-        loop {
-            let Ok(mut ready) = self.queue.readable().await else {
-                // Nothing will be heard any more; the stamps are left.
-                return std::future::pending().await;
             };
-            let (news, more) = self.drain();
-            if !more {
-                ready.clear_ready();
+            let mut fds = [PollFd::new(queue, PollFlags::IN)];
+            match poll(&mut fds, Some(&timespec(wait))) {
+                Ok(count) if count > 0 => {}
+                _ => return,
             }
-            if news.touched {
-                return news;
-            }
-            if more {
-                tokio::task::yield_now().await;
-            }
+            let more = self.drain();
+            news.writing = more.writing.or(news.writing);
         }
     }
 
-    fn drain(&self) -> (News, bool) {
+    fn drain(&self) -> News {
         let mut news = News::default();
+        let Some(queue) = &self.queue else {
+            return news;
+        };
         let mut buffer = [MaybeUninit::uninit(); EVENT_BYTES];
-        let mut reader = Reader::new(self.queue.get_ref(), &mut buffer);
-        for _ in 0..MAX_READS * (EVENT_BYTES / 16) {
+        let mut reader = Reader::new(queue, &mut buffer);
+        for _ in 0..MAX_EVENTS {
             let Ok(event) = reader.next() else {
-                return (news, false);
+                return news;
             };
             let kind = event.events();
             let matters = match self.names.get(&event.wd()) {
@@ -195,6 +193,23 @@ impl Events {
                 news.writing = Some(false);
             }
         }
-        (news, true)
+        news
     }
+}
+
+/// The first name of what a link leads to, where this is one.
+fn first_of_link(folder: BorrowedFd<'_>, name: &Path) -> Option<OsString> {
+    let link = rustix::fs::readlinkat(folder, name, Vec::new()).ok()?;
+    let first = Path::new(OsStr::from_bytes(link.to_bytes()))
+        .components()
+        .next()?;
+    Some(first.as_os_str().to_owned())
+}
+
+fn timespec(wait: Duration) -> Timespec {
+    // Waits here are seconds at most.
+    Timespec::try_from(wait).unwrap_or(Timespec {
+        tv_sec: 1,
+        tv_nsec: 0,
+    })
 }

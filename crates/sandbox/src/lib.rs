@@ -22,6 +22,7 @@ mod link;
 mod listeners;
 mod masks;
 mod message;
+mod mount_table;
 mod mounts;
 mod netlink;
 mod nft;
@@ -45,6 +46,7 @@ pub use error::{SandboxError, Step};
 pub use gateway_side::{Control, GatewaySide, Sockets};
 pub use inside::Inside;
 pub use kernel_set::KernelSet;
+pub use mount_table::MountTable;
 pub use outcome::{
     EXIT_FAILED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Outcome,
 };

@@ -18,6 +18,7 @@ use rustix::mount::{
 };
 
 use crate::error::{At, SandboxError, Step};
+use crate::mount_table::MountTable;
 use crate::sys;
 
 /// The folder that is masked as a whole.
@@ -82,12 +83,33 @@ pub(crate) fn arrange(plan: &Plan) -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// Protects the files that the command must not change or see; the last step.
+/// Protects the files that the command must not change or see, by every path that leads to them; the
+/// last step.
 pub(crate) fn protect(plan: &Plan) -> Result<(), SandboxError> {
+    if plan.read_only.is_empty() && plan.hidden.is_empty() {
+        return Ok(());
+    }
+    let table = MountTable::read().at(Step::Mount, "the mount table")?;
+    let others = |path: &PathBuf| {
+        let found = fs::canonicalize(path).and_then(|real| table.other_paths(&real));
+        found.at(Step::Mount, &path.to_string_lossy())
+    };
+    // All are looked for before anything is mounted, which the table would not know.
+    let mut read_only = Vec::new();
+    for path in &plan.read_only {
+        read_only.extend(others(path)?);
+    }
+    let mut hidden = Vec::new();
+    for path in plan.hidden.iter().filter(|path| path.exists()) {
+        hidden.extend(others(path)?);
+    }
+    for path in &read_only {
+        read_only_bind(path).at(Step::Mount, &path.to_string_lossy())?;
+    }
     for path in &plan.read_only {
         make_read_only(path).at(Step::Mount, &path.to_string_lossy())?;
     }
-    for path in &plan.hidden {
+    for path in hidden.iter().chain(&plan.hidden) {
         skip_missing(cover(path)).at(Step::Mount, &path.to_string_lossy())?;
     }
     Ok(())

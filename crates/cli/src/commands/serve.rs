@@ -9,17 +9,17 @@ use crate::policy_options::{self, Followed, PolicyOptions};
 use anyhow::Context;
 use portcullis_policy::{Answers, Mode, Policy};
 use portcullis_runner::{DnsSockets, PlainConfig, Reload, ReloadResult, ServeError, serve_plain};
+use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 
 /// Ports tried for `--dns ADDR:0`: one that is free for UDP may be taken for TCP.
 const PORT_TRIES: usize = 64;
-/// Reloads that were asked for and have not begun.
-const MAX_RELOADS_ASKED: usize = 1;
 
 /// The exit codes, as `--help` tells them.
 const EXITS: &str = "\
@@ -195,16 +195,16 @@ fn tell(outcome: &ReloadResult) {
             policy_options::show(diagnostics);
             output::line("portcullis: policy rejected; the previous one stays in force");
         }
-        ReloadResult::Refused(why) => output::line(format_args!(
+        ReloadResult::Unread(why) | ReloadResult::Refused(why) => output::line(format_args!(
             "portcullis: policy rejected: {why}; the previous one stays in force"
         )),
     }
 }
 
 /// The signals that `serve` listens to, from now on: whoever sees a listener may end it in order.
-/// SIGINT and SIGTERM end it; SIGHUP asks for a reload. They have a thread of their own, since the
-/// gateway's runtime begins later.
-fn signals() -> io::Result<(impl Future<Output = io::Result<()>>, mpsc::Receiver<()>)> {
+/// SIGINT and SIGTERM end it; SIGHUP asks for a reload, by a byte in the pipe. They have a thread of
+/// their own, since the gateway's runtime begins later.
+fn signals() -> io::Result<(impl Future<Output = io::Result<()>>, OwnedFd)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;
@@ -217,7 +217,7 @@ fn signals() -> io::Result<(impl Future<Output = io::Result<()>>, mpsc::Receiver
         )
     };
     let (asked, end) = oneshot::channel();
-    let (again, reload) = mpsc::channel(MAX_RELOADS_ASKED);
+    let (requests, request) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
     std::thread::Builder::new().spawn(move || {
         runtime.block_on(async {
             loop {
@@ -226,7 +226,7 @@ fn signals() -> io::Result<(impl Future<Output = io::Result<()>>, mpsc::Receiver
                     _ = terminate.recv() => break,
                     _ = hangup.recv() => {
                         // Full: one that has not begun yet will see this change too.
-                        let _ = again.try_send(());
+                        let _ = rustix::io::write(&request, &[1]);
                     }
                 }
             }
@@ -234,5 +234,5 @@ fn signals() -> io::Result<(impl Future<Output = io::Result<()>>, mpsc::Receiver
         // Nobody listens any more: it ends already.
         let _ = asked.send(());
     })?;
-    Ok((async move { end.await.map_err(io::Error::other) }, reload))
+    Ok((async move { end.await.map_err(io::Error::other) }, requests))
 }

@@ -19,7 +19,7 @@ fn folder() -> (TempDir, PathBuf) {
 fn sealed(path: &Path) -> PolicyFiles {
     let mut files = PolicyFiles::new(1000);
     files.read(path).unwrap();
-    files.seal();
+    files.seal().unwrap();
     files
 }
 
@@ -110,10 +110,10 @@ fn what_is_missing_is_told_from_what_is_there_and_too_much_is_cut() {
     fs::write(&path, "text").unwrap();
     let mut files = sealed(&path);
     assert!(files.can_change() && files.unchanged());
-    let before = files.stamps();
+    let before = files.look();
     fs::remove_file(&path).unwrap();
     assert!(!files.unchanged());
-    assert_ne!(files.stamps(), before);
+    assert_ne!(files.look(), before);
     assert!(files.read(&path).is_err());
     assert!(files.unchanged(), "still missing");
     let other = inner.join("other.toml");
