@@ -15,7 +15,6 @@ use rustix::process::{
     DumpableBehavior, Pid, Signal, kill_process, set_dumpable_behavior,
     set_parent_process_death_signal,
 };
-use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::channel::{Channel, FromInit, ToInit};
 use crate::command::{self, Command, Confinement, Started};
@@ -26,7 +25,7 @@ use crate::message::{EXIT_GATEWAY_GONE, GRACE, Order, Report};
 use crate::mounts::Plan;
 use crate::signals::{Change, Saved, SignalFd};
 use crate::sockets::{Family, SocketName};
-use crate::{fds, listeners, masks, mounts, probe, refused, signals, sys, trust};
+use crate::{fds, listeners, masks, mounts, probe, refused, signals, streams, sys, trust};
 
 /// How long the gateway may take to say that it serves.
 const GATEWAY_READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -99,6 +98,9 @@ impl Init {
         // Only now, so that the probe itself leaves no record.
         refused::begin_refusal_log(log.as_fd()).at(Step::Rules, "log of refusals")?;
         drop(log);
+        // What is opened later may be refused: the command can use up what the host has.
+        let null = streams::null().at(Step::Prepare, "/dev/null")?;
+        let children = SignalFd::for_children().at(Step::Prepare, "signals")?;
         let pid = waiting.pid;
         // From here on a signal is the command's: before, it ends everything.
         let _ = self.parent.send(&Report::Starting.encode(), &[]);
@@ -109,8 +111,8 @@ impl Init {
                 return Ok(0);
             }
         }
-        self.release_standard_streams()?;
-        self.serve(pid)
+        self.release_standard_streams(null, children.as_fd().as_raw_fd())?;
+        self.serve(pid, &children)
     }
 
     /// Everything that is this process's own copy of the caller's is closed.
@@ -124,15 +126,10 @@ impl Init {
     }
 
     /// The command's streams are its own: no copy here keeps a pipe open that it has closed.
-    fn release_standard_streams(&self) -> Result<(), SandboxError> {
-        let null = File::options().read(true).write(true).open("/dev/null");
-        let null = null.at(Step::Prepare, "/dev/null")?;
-        let replaced = dup2_stdin(&null).and_then(|()| dup2_stdout(&null));
-        replaced
-            .and_then(|()| dup2_stderr(&null))
-            .at(Step::Prepare, "/dev/null")?;
+    fn release_standard_streams(&self, null: File, also: RawFd) -> Result<(), SandboxError> {
+        streams::replace_by(&null).at(Step::Prepare, "/dev/null")?;
         drop(null);
-        self.close_others(&[0, 1, 2])
+        self.close_others(&[0, 1, 2, also])
     }
 
     fn enter_namespaces(&self) -> Result<(), SandboxError> {
@@ -221,8 +218,7 @@ impl Init {
     }
 
     /// Serves both channels and reaps until the command ends.
-    fn serve(&mut self, command: Pid) -> Result<i32, SandboxError> {
-        let children = SignalFd::for_children().at(Step::Prepare, "signals")?;
+    fn serve(&mut self, command: Pid, children: &SignalFd) -> Result<i32, SandboxError> {
         let limit = self
             .timeout
             .map(|limit| limit.saturating_add(GRACE + PARENT_LATE));

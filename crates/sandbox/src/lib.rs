@@ -37,6 +37,7 @@ mod signals;
 mod socket_diag;
 mod sockets;
 mod spec;
+mod streams;
 mod sys;
 mod tap;
 mod terminal;

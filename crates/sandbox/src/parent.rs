@@ -4,7 +4,7 @@
 //! own so that no key stops it; the sandbox's first process. This one has a single thread, since
 //! it forks.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +13,6 @@ use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid, kill_process, setsid, waitpid};
-use rustix::stdio::{dup2_stdin, dup2_stdout};
 
 use crate::channel::Channel;
 use crate::command::{self, Command};
@@ -27,6 +26,7 @@ use crate::mounts::Plan;
 use crate::outcome::Outcome;
 use crate::signals::{self, Change, Saved, SignalFd};
 use crate::spec::{MAX_OPEN_RULES, Spec};
+use crate::streams::{self, Aside};
 use crate::terminal::Terminal;
 use crate::{fds, masks, sys, tap};
 
@@ -38,6 +38,8 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 const CAUSE_TIMEOUT: Duration = Duration::from_millis(200);
 /// What a gateway that panicked exits with.
 const EXIT_PANIC: i32 = 101;
+/// What a gateway exits with that cannot let go of the command's standard streams.
+const EXIT_NO_STREAMS: i32 = 102;
 /// The links of `/proc/self/task`: itself, its parent, and one for each thread.
 const LINKS_OF_ONE_THREAD: u64 = 3;
 
@@ -102,9 +104,15 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
             started: false,
             interrupted: None,
         };
-        let mapped = supervisor.write_id_maps(&started.maps);
-        let result = mapped.and_then(|()| supervisor.follow(timeout));
-        supervisor.end(result)
+        // The command's process has its own copy of it by now.
+        let aside = Aside::put().at(Step::Prepare, "stderr");
+        let followed = aside.and_then(|aside| {
+            let mapped = supervisor.write_id_maps(&started.maps);
+            let result = mapped.and_then(|()| supervisor.follow(timeout));
+            aside.put_back();
+            result
+        });
+        supervisor.end(followed)
     });
     terminal.take_back();
     saved.restore();
@@ -164,12 +172,13 @@ fn start(
     }
 }
 
-/// A session of its own: no terminal, so no key reaches it. It reads nothing and prints nothing.
+/// A session of its own: no terminal, so no key reaches it. It reads nothing and prints nothing, not
+/// even when it panics or is out of memory: its standard streams are the command's.
 fn become_gateway(saved: &Saved) {
     let _ = setsid();
-    if let Ok(null) = File::options().read(true).write(true).open("/dev/null") {
-        let _ = dup2_stdin(&null);
-        let _ = dup2_stdout(&null);
+    let replaced = streams::null().and_then(|null| streams::replace_by(&null));
+    if replaced.is_err() {
+        sys::exit(EXIT_NO_STREAMS);
     }
     saved.restore();
 }

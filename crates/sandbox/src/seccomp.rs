@@ -2,7 +2,8 @@
 //!
 //! Answers *around the gateway* (docs/threats.md). It leaves UNIX, INET, INET6 and NETLINK sockets (no packet, vsock, bluetooth, ... sockets), no
 //! io_uring (it would make sockets past this filter), no `request_key` (the kernel resolves names
-//! for it on the host), and no input pushed into the terminal. Calls through the i386 entry on
+//! for it on the host), no input pushed into the terminal, and no leases on files (the program could
+//! hold up whoever opens a policy or a log, also one of another sandbox). Calls through the i386 entry on
 //! x86-64 meet the same filter; x32 has no entry at all. Everything else stays, so that a sandbox
 //! inside the sandbox works.
 //!
@@ -39,6 +40,8 @@ struct Calls {
     socket: u32,
     socketpair: u32,
     ioctl: u32,
+    /// `fcntl`, and `fcntl64` where there is one.
+    fcntl: &'static [u32],
     request_key: u32,
     /// The old multiplexer of i386, whose arguments a filter cannot see.
     socketcall: Option<u32>,
@@ -52,6 +55,7 @@ const X86_64: Calls = Calls {
     socket: 41,
     socketpair: 53,
     ioctl: 16,
+    fcntl: &[72],
     request_key: 249,
     socketcall: None,
     beyond: Some(0x4000_0000),
@@ -62,6 +66,7 @@ const I386: Calls = Calls {
     socket: 359,
     socketpair: 360,
     ioctl: 54,
+    fcntl: &[55, 221],
     request_key: 287,
     socketcall: Some(102),
     beyond: None,
@@ -72,6 +77,7 @@ const AARCH64: Calls = Calls {
     socket: 198,
     socketpair: 199,
     ioctl: 29,
+    fcntl: &[25],
     request_key: 218,
     socketcall: None,
     beyond: None,
@@ -82,6 +88,7 @@ const ARM: Calls = Calls {
     socket: 281,
     socketpair: 288,
     ioctl: 54,
+    fcntl: &[55, 221],
     request_key: 310,
     socketcall: Some(102),
     beyond: None,
@@ -91,6 +98,8 @@ const ARM: Calls = Calls {
 const IO_URING: [u32; 3] = [425, 426, 427];
 /// Push a byte into the terminal's input; paste the console's selection.
 const TERMINAL_INJECTION: [u32; 2] = [libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
+/// Leases on files, and delegations (`F_SETDELEG`, Linux 6.19).
+const LEASES: [u32; 2] = [libc::F_SETLEASE as u32, 1040];
 /// The socket families that stay.
 const FAMILIES: [i32; 4] = [
     libc::AF_UNIX,
@@ -144,15 +153,23 @@ fn table(calls: &Calls) -> Vec<libc::sock_filter> {
         out.push(statement(RETURN, ALLOW));
     }
     out.push(statement(RETURN, fail(libc::EAFNOSUPPORT)));
-    // Terminal injection.
-    let injections = TERMINAL_INJECTION.len() as u8;
-    out.push(jump(JUMP_EQUAL, calls.ioctl, 0, 1 + injections * 2));
-    out.push(statement(LOAD, argument(1)));
-    for request in TERMINAL_INJECTION {
-        refuse_if(&mut out, JUMP_EQUAL, request, libc::EPERM);
+    for number in calls.fcntl {
+        refuse_argument(&mut out, *number, LEASES, libc::EACCES);
     }
+    refuse_argument(&mut out, calls.ioctl, TERMINAL_INJECTION, libc::EPERM);
     out.push(statement(RETURN, ALLOW));
     out
+}
+
+/// Refuses a call whose second argument is one of these, and lets it pass with any other.
+fn refuse_argument(out: &mut Vec<libc::sock_filter>, number: u32, values: [u32; 2], errno: i32) {
+    let count = values.len() as u8;
+    out.push(jump(JUMP_EQUAL, number, 0, 2 + count * 2));
+    out.push(statement(LOAD, argument(1)));
+    for value in values {
+        refuse_if(out, JUMP_EQUAL, value, errno);
+    }
+    out.push(statement(RETURN, ALLOW));
 }
 
 fn refuse_if(out: &mut Vec<libc::sock_filter>, how: u16, value: u32, errno: i32) {
@@ -254,19 +271,20 @@ mod tests {
     }
 
     #[test]
-    fn terminal_injection_is_refused_also_with_high_bits_set() {
+    fn terminal_injection_and_leases_are_refused_also_with_high_bits_set() {
         for calls in TABLES {
-            for request in TERMINAL_INJECTION {
-                for high in [0, 1 << 32, 0xffff_ffff << 32] {
-                    let verdict = judge(
-                        calls.architecture,
-                        calls.ioctl,
-                        [0, high | u64::from(request)],
-                    );
-                    assert_eq!(verdict, fail(libc::EPERM));
+            let ioctl = (calls.ioctl, TERMINAL_INJECTION, libc::EPERM, 0x5401);
+            let fcntl = |number: &u32| (*number, LEASES, libc::EACCES, libc::F_GETFL as u64);
+            for (number, refused, errno, other) in calls.fcntl.iter().map(fcntl).chain([ioctl]) {
+                for request in refused {
+                    for high in [0, 1 << 32, 0xffff_ffff << 32] {
+                        let arguments = [0, high | u64::from(request)];
+                        let verdict = judge(calls.architecture, number, arguments);
+                        assert_eq!(verdict, fail(errno));
+                    }
                 }
+                assert_eq!(judge(calls.architecture, number, [0, other]), ALLOW);
             }
-            assert_eq!(judge(calls.architecture, calls.ioctl, [0, 0x5401]), ALLOW);
         }
     }
 
