@@ -7,7 +7,7 @@ use crate::output::Hinted;
 use anyhow::{Context, bail};
 use portcullis_policy::{Policy, Resolve};
 use portcullis_runner::{Publish, Reload, Report, RunConfig, Unresolved};
-use portcullis_sandbox::{Addresses, OpenRules, Outcome, SandboxError, Spec};
+use portcullis_sandbox::{Addresses, OpenRules, Outcome, SandboxError, Spec, UnixSockets};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -104,6 +104,8 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         open: OpenRules::default(),
         probe_refused: SocketAddr::from(([240, 0, 0, 1], 9)),
         addresses,
+        unix_sockets: UnixSockets::Auto,
+        let_in: Vec::new(),
         trust: false,
     };
     spec.read_only = read_only;

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use portcullis_sandbox::{
     Addresses, Control, Family, GatewaySide, Inside, NamedSockets, Network, OpenRule, OpenRules,
-    SocketName, Sockets, Spec,
+    SocketName, Sockets, Spec, UnixSockets,
 };
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socketpair,
@@ -100,6 +100,8 @@ fn arguments() -> (Spec, Behaviour) {
         open: OpenRules::default(),
         probe_refused: SocketAddr::from(([192, 0, 2, 1], 9)),
         addresses: Addresses::new(),
+        unix_sockets: UnixSockets::Auto,
+        let_in: Vec::new(),
     };
     let mut behaviour = Behaviour::default();
     while let Some(argument) = arguments.next().filter(|argument| argument != "--") {
@@ -116,6 +118,8 @@ fn arguments() -> (Spec, Behaviour) {
                 spec.timeout = Some(Duration::from_millis(ms));
             }
             "--read-only" => spec.read_only.push(value().into()),
+            "--unix-socket" => spec.let_in.push(value().into()),
+            "--unix-sockets" => spec.unix_sockets = unix_sockets(&text(value())),
             "--hidden" => spec.hidden.push(value().into()),
             "--cwd" => spec.cwd = Some(value().into()),
             "--audit" => {
@@ -152,6 +156,15 @@ fn arguments() -> (Spec, Behaviour) {
     }
     spec.argv = arguments.collect();
     (spec, behaviour)
+}
+
+fn unix_sockets(word: &str) -> UnixSockets {
+    match word {
+        "supervised" => UnixSockets::Supervised,
+        "landlock" => UnixSockets::Landlock,
+        "none" => UnixSockets::None,
+        other => panic!("unknown kind {other}"),
+    }
 }
 
 fn network(address: [u8; 4], prefix: u8) -> Network {

@@ -9,6 +9,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -21,7 +22,11 @@ use crate::error::{At, SandboxError, Step};
 use crate::fds;
 use crate::ids::IdMaps;
 use crate::message::Report;
+use crate::seccomp::UnixCalls;
 use crate::signals::Saved;
+use crate::spec::UnixSockets;
+use crate::unix_landlock;
+use crate::unix_supervisor::ToSupervisor;
 use crate::{seccomp, sys};
 
 /// Where commands are looked for when the environment does not say.
@@ -138,6 +143,11 @@ pub(crate) struct Confinement<'a> {
     pub(crate) maps: &'a IdMaps,
     pub(crate) kept: &'a [RawFd],
     pub(crate) signals: &'a Saved,
+    pub(crate) unix_sockets: UnixSockets,
+    /// Sockets of the host that the command may reach.
+    pub(crate) let_in: &'a [PathBuf],
+    /// Who carries out the command's `connect` calls, where somebody may have to.
+    pub(crate) supervisor: Option<ToSupervisor>,
 }
 
 /// Forks the command's process. It enters its own user namespace and waits.
@@ -180,12 +190,47 @@ fn become_inner(channel: &Channel, with: &Confinement<'_>) -> Result<(), Sandbox
     } else {
         with.maps.write_own().at(Step::InnerNamespace, "id maps")?;
     }
-    let program = seccomp::program();
     expect(channel, GO)?;
     // From here on nothing of the sandbox is left but the channel, which closes at exec.
     fds::hand_on(with.kept).at(Step::Confine, "descriptors")?;
     with.signals.restore_for_command();
-    seccomp::install(&program).at(Step::Confine, "system call filter")
+    filter_calls(with)
+}
+
+/// Puts the system call filter in force, and whatever keeps the command from the host's Unix sockets.
+fn filter_calls(with: &Confinement<'_>) -> Result<(), SandboxError> {
+    let filter = |unix| {
+        let program = seccomp::program(unix);
+        seccomp::install(&program).at(Step::Confine, "system call filter")
+    };
+    if let Some(supervisor) = &with.supervisor {
+        match seccomp::install_asking(&seccomp::program(UnixCalls::Ask)) {
+            Ok(listener) => return supervisor.hand_over(listener, STEP_TIMEOUT),
+            // A filter around this one asks somebody already, and only one can; or none can here.
+            Err(_) if with.unix_sockets == UnixSockets::Auto => supervisor.not_needed()?,
+            Err(error) => return Err(error).at(Step::SuperviseSockets, ""),
+        }
+    }
+    let landlock = with.unix_sockets != UnixSockets::None;
+    if landlock && unix_landlock::restrict(with.let_in).at(Step::SuperviseSockets, "Landlock")? {
+        return filter(UnixCalls::Free);
+    }
+    if with.unix_sockets == UnixSockets::Landlock {
+        return Err(SandboxError::refused(
+            Step::SuperviseSockets,
+            "this kernel's Landlock does not know Unix sockets (Linux 7.1 does)",
+        ));
+    }
+    if let Some(path) = with.let_in.first() {
+        return Err(SandboxError::refused(
+            Step::SuperviseSockets,
+            format!(
+                "{} cannot be let in: the sandbox can have no Unix sockets at all here",
+                path.display()
+            ),
+        ));
+    }
+    filter(UnixCalls::Pairs)
 }
 
 fn expect(channel: &Channel, what: u8) -> Result<(), SandboxError> {

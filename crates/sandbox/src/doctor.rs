@@ -19,6 +19,7 @@ use crate::error::{At, SandboxError, Step};
 use crate::ids::IdMaps;
 use crate::init::NAMESPACES;
 use crate::message::Report;
+use crate::seccomp::UnixCalls;
 use crate::spec::{Addresses, OpenRules};
 use crate::{link, listeners, mounts, netlink, refused, rules, seccomp, sys, tap};
 
@@ -67,7 +68,7 @@ pub fn checks() -> Vec<Check> {
         packet_rules,
     ));
     found.push(trial("system call filter", || {
-        seccomp::install(&seccomp::program()).at(Step::Confine, "")
+        seccomp::install(&seccomp::program(UnixCalls::Pairs)).at(Step::Confine, "")
     }));
     found.push(Check {
         needed: false,

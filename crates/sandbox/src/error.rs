@@ -33,8 +33,8 @@ pub enum Step {
     Mount,
     /// A new `/proc`.
     Proc,
-    /// Hiding the Unix sockets of the host.
-    MaskSockets,
+    /// Keeping the command from the host's Unix sockets, and letting in some of them.
+    SuperviseSockets,
     /// `/etc/resolv.conf` or `/etc/nsswitch.conf`.
     ResolverFiles,
     /// Standard descriptors that would reach around the sandbox.
@@ -69,7 +69,7 @@ impl Step {
         Self::HandOver,
         Self::Mount,
         Self::Proc,
-        Self::MaskSockets,
+        Self::SuperviseSockets,
         Self::ResolverFiles,
         Self::Descriptors,
         Self::WorkingDirectory,
@@ -100,7 +100,7 @@ impl Step {
             Self::HandOver => "cannot pass the sockets to the gateway",
             Self::Mount => "cannot set up the sandbox's mounts",
             Self::Proc => "cannot mount /proc for the sandbox",
-            Self::MaskSockets => "cannot hide the host's Unix sockets",
+            Self::SuperviseSockets => "cannot keep the command from the host's Unix sockets",
             Self::ResolverFiles => "cannot set up the sandbox's resolver files",
             Self::Descriptors => "a standard stream would bypass the sandbox",
             Self::WorkingDirectory => "cannot enter the working directory",
@@ -139,6 +139,10 @@ impl Step {
             (Self::Proc, libc::EPERM) => Some(
                 "other mounts cover parts of /proc: in Docker, add --security-opt systempaths=unconfined; \
                  inside another `portcullis run`, run the outer one as a user other than root",
+            ),
+            (Self::SuperviseSockets, libc::EPERM | libc::EACCES) => Some(
+                "let processes be looked at by those with permission: \
+                 sudo sysctl -w kernel.yama.ptrace_scope=2 (or lower); or run with --unix-sockets none",
             ),
             (Self::Tap, libc::ENOENT) => Some("load the driver: sudo modprobe tun"),
             (Self::Tap, libc::EACCES | libc::EPERM) => {

@@ -25,6 +25,8 @@ use crate::message::{EXIT_GATEWAY_GONE, GRACE, Order, Report};
 use crate::mounts::Plan;
 use crate::signals::{Change, Saved, SignalFd};
 use crate::sockets::{Family, SocketName};
+use crate::spec::UnixSockets;
+use crate::unix_supervisor::{self, ToSupervisor};
 use crate::{fds, listeners, masks, mounts, probe, refused, signals, streams, sys, trust};
 
 /// How long the gateway may take to say that it serves.
@@ -45,6 +47,14 @@ pub(crate) const NAMESPACES: CloneFlags = CloneFlags::CLONE_NEWNET
     .union(CloneFlags::CLONE_NEWIPC)
     .union(CloneFlags::CLONE_NEWUTS);
 
+/// The processes whose end is the sandbox's.
+#[derive(Debug, Clone, Copy)]
+struct Watched {
+    command: Pid,
+    /// Who carries out `connect` calls, if somebody does.
+    supervisor: Option<Pid>,
+}
+
 /// Everything the first process works with.
 pub(crate) struct Init {
     pub(crate) parent: Channel,
@@ -52,7 +62,7 @@ pub(crate) struct Init {
     /// Open as long as the command may run.
     pub(crate) lifeline: Option<OwnedFd>,
     pub(crate) maps: IdMaps,
-    pub(crate) unix_sockets: File,
+    pub(crate) unix_sockets: UnixSockets,
     pub(crate) plan: Plan,
     pub(crate) cwd: PathBuf,
     pub(crate) inside: Inside,
@@ -85,12 +95,18 @@ impl Init {
         let log = self.build_network()?;
         let question = probe::ask(&self.inside.addresses)?;
         self.build_files()?;
+        let (watched, supervisor) = self.supervisor()?.unzip();
         let confinement = Confinement {
             maps: &self.maps,
             kept: &self.kept,
             signals: &self.signals,
+            unix_sockets: self.unix_sockets,
+            let_in: &self.plan.let_in,
+            supervisor,
         };
         let waiting = command::fork(&self.command, &confinement)?;
+        // The command's process alone speaks to it.
+        drop(confinement);
         waiting.map(&self.maps)?;
         self.gateway_ready()?;
         probe::refused(self.probe_refused)?;
@@ -112,7 +128,28 @@ impl Init {
             }
         }
         self.release_standard_streams(null, children.as_fd().as_raw_fd())?;
-        self.serve(pid, &children)
+        self.serve(
+            Watched {
+                command: pid,
+                supervisor: watched,
+            },
+            &children,
+        )
+    }
+
+    /// Starts who carries out the command's `connect` calls, where somebody may have to.
+    fn supervisor(&self) -> Result<Option<(Pid, ToSupervisor)>, SandboxError> {
+        if !matches!(
+            self.unix_sockets,
+            UnixSockets::Auto | UnixSockets::Supervised
+        ) {
+            return Ok(None);
+        }
+        let plan = unix_supervisor::Plan {
+            let_in: &self.plan.let_in,
+            many_users: self.maps.privileged(),
+        };
+        unix_supervisor::start(&plan).map(Some)
     }
 
     /// Everything that is this process's own copy of the caller's is closed.
@@ -133,7 +170,7 @@ impl Init {
     }
 
     fn enter_namespaces(&self) -> Result<(), SandboxError> {
-        let mut also = vec![0, 1, 2, self.unix_sockets.as_raw_fd()];
+        let mut also = vec![0, 1, 2];
         also.extend_from_slice(&self.kept);
         self.close_others(&also)?;
         set_parent_process_death_signal(Some(Signal::KILL)).at(Step::Prepare, "")?;
@@ -182,7 +219,6 @@ impl Init {
         if self.trust {
             trust::install(self.await_gateway(ToInit::Trust)?)?;
         }
-        masks::cover_sockets(&self.unix_sockets, &self.cwd)?;
         mounts::protect(&self.plan)?;
         // By path, also when it does not change: the old one would still be the host's folder,
         // under the masks.
@@ -217,8 +253,13 @@ impl Init {
         }
     }
 
-    /// Serves both channels and reaps until the command ends.
-    fn serve(&mut self, command: Pid, children: &SignalFd) -> Result<i32, SandboxError> {
+    /// Serves both channels and reaps until the command ends, or until nobody carries out its
+    /// `connect` calls any more.
+    fn serve(&mut self, watched: Watched, children: &SignalFd) -> Result<i32, SandboxError> {
+        let Watched {
+            command,
+            supervisor,
+        } = watched;
         let limit = self
             .timeout
             .map(|limit| limit.saturating_add(GRACE + PARENT_LATE));
@@ -234,6 +275,10 @@ impl Init {
             let [parent, gateway, _] = sys::poll(fds, left).at(Step::Prepare, "poll")?;
             while children.next().is_some() {}
             while let Some((pid, change)) = signals::reap_any() {
+                // It ends in order where it was not needed.
+                if Some(pid) == supervisor && change.is_end() && change != Change::Exited(0) {
+                    return Ok(EXIT_FAILED);
+                }
                 if pid != command {
                     continue;
                 }

@@ -9,15 +9,19 @@
 
 pub mod doctor;
 
+mod caller;
 mod channel;
 mod command;
+mod connect;
 mod error;
 mod fds;
 mod gateway_side;
 mod ids;
 mod init;
 mod inside;
+mod inside_sockets;
 mod kernel_set;
+mod let_in;
 mod link;
 mod listeners;
 mod masks;
@@ -26,8 +30,10 @@ mod mount_table;
 mod mounts;
 mod netlink;
 mod nft;
+mod notification;
 mod outcome;
 mod parent;
+mod powers;
 mod probe;
 mod process;
 mod refused;
@@ -41,7 +47,10 @@ mod streams;
 mod sys;
 mod tap;
 mod terminal;
+mod tick;
 mod trust;
+mod unix_landlock;
+mod unix_supervisor;
 
 pub use error::{SandboxError, Step};
 pub use gateway_side::{Control, GatewaySide, Sockets};
@@ -55,5 +64,7 @@ pub use parent::run;
 pub use process::{Process, Processes, Transport};
 pub use refused::{Refused, RefusedBatch, RefusedLog, RefusedProtocol, begin_refusal_log};
 pub use sockets::{Family, NamedSockets, SocketName};
-pub use spec::{Addresses, MAX_DATAGRAM_PORTS, MAX_OPEN_RULES, Network, OpenRule, OpenRules, Spec};
+pub use spec::{
+    Addresses, MAX_DATAGRAM_PORTS, MAX_OPEN_RULES, Network, OpenRule, OpenRules, Spec, UnixSockets,
+};
 pub use trust::{TRUST_BUNDLE, TRUST_CA, TRUST_JAVA, TrustFiles};

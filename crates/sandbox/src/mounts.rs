@@ -1,5 +1,5 @@
-//! The sandbox's mounts: a `/proc` of its own, and out of reach whatever resolves or fetches for
-//! others (Unix sockets of resolvers, caches, buses, container engines, agents).
+//! The sandbox's mounts: a `/proc` of its own, and out of sight the folders where resolvers, caches,
+//! buses, container engines and agents have their sockets.
 //!
 //! Answers *around the gateway* (docs/threats.md). Files are otherwise as the user sees them. Nothing made here propagates to the host, and
 //! nothing that the host mounts later shows up inside.
@@ -19,7 +19,7 @@ use rustix::mount::{
 
 use crate::error::{At, SandboxError, Step};
 use crate::mount_table::MountTable;
-use crate::sys;
+use crate::{let_in, sys};
 
 /// The folder that is masked as a whole.
 pub(crate) const RUN: &str = "/run";
@@ -53,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) read_only: Vec<PathBuf>,
     /// Files the command must not see.
     pub(crate) hidden: Vec<PathBuf>,
+    /// Sockets of the host that the command may reach, by their places without links.
+    pub(crate) let_in: Vec<PathBuf>,
     /// Root of the host, not only of a user namespace.
     pub(crate) real_root: bool,
 }
@@ -76,11 +78,12 @@ pub(crate) fn arrange(plan: &Plan) -> Result<(), SandboxError> {
     for device in VSOCK_DEVICES {
         skip_missing(cover(Path::new(device))).at(Step::Mount, device)?;
     }
+    let let_in = let_in::take_up(&plan.let_in)?;
     mask_run().at(Step::Mount, RUN)?;
     if let Some(folder) = &plan.runtime_dir {
         mask_runtime_dir(folder).at(Step::Mount, "XDG_RUNTIME_DIR")?;
     }
-    Ok(())
+    let_in::put_back(&plan.let_in, &let_in)
 }
 
 /// Protects the files that the command must not change or see, by every path that leads to them; the

@@ -28,7 +28,7 @@ use crate::signals::{self, Change, Saved, SignalFd};
 use crate::spec::{MAX_OPEN_RULES, Spec};
 use crate::streams::{self, Aside};
 use crate::terminal::Terminal;
-use crate::{fds, masks, sys, tap};
+use crate::{fds, let_in, sys, tap};
 
 /// How long the gateway may take to write its last records after the sandbox has ended.
 const GATEWAY_END_TIMEOUT: Duration = Duration::from_secs(5);
@@ -60,8 +60,7 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
     let command = Command::new(&spec.argv, &spec.env)?;
     let maps = IdMaps::of_caller().at(Step::IdMap, "reading")?;
     let cwd = working_directory(&spec)?;
-    let plan = plan(&spec, &maps);
-    let unix_sockets = masks::open_list().at(Step::MaskSockets, "list")?;
+    let plan = plan(&spec, &maps)?;
     let terminal = Terminal::remember();
     let (parent, init_parent) = Channel::pair().at(Step::Prepare, "channel")?;
     let (gateway_channel, init_gateway) = Channel::pair().at(Step::Prepare, "channel")?;
@@ -75,7 +74,7 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
         gateway: init_gateway,
         lifeline: Some(init_life),
         maps,
-        unix_sockets,
+        unix_sockets: spec.unix_sockets,
         plan,
         cwd,
         inside: Inside {
@@ -224,7 +223,7 @@ fn working_directory(spec: &Spec) -> Result<PathBuf, SandboxError> {
     }
 }
 
-fn plan(spec: &Spec, maps: &IdMaps) -> Plan {
+fn plan(spec: &Spec, maps: &IdMaps) -> Result<Plan, SandboxError> {
     let runtime = spec
         .env
         .iter()
@@ -238,12 +237,14 @@ fn plan(spec: &Spec, maps: &IdMaps) -> Plan {
             && path.components().count() > 2
             && spec.cwd.as_deref().is_none_or(|cwd| !cwd.starts_with(path))
     };
-    Plan {
+    let let_in = spec.let_in.iter().map(|path| let_in::place(path));
+    Ok(Plan {
         runtime_dir: runtime.filter(harmless),
         read_only: spec.read_only.iter().map(|path| absolute(path)).collect(),
         hidden: spec.hidden.iter().map(|path| absolute(path)).collect(),
+        let_in: let_in.collect::<Result<_, _>>()?,
         real_root: maps.real_root(),
-    }
+    })
 }
 
 fn absolute(path: &Path) -> PathBuf {

@@ -1,5 +1,8 @@
 //! The command's system call filter: classic BPF as commented data.
 //!
+//! `connect` and `listen` stand still until the supervisor has answered for them, and Unix sockets for
+//! datagrams do not exist: their destination comes with each message, where no filter sees it.
+//!
 //! Answers *around the gateway* (docs/threats.md). It leaves UNIX, INET, INET6 and NETLINK sockets (no packet, vsock, bluetooth, ... sockets), no
 //! io_uring (it would make sockets past this filter), no `request_key` (the kernel resolves names
 //! for it on the host), no input pushed into the terminal, and no leases on files (the program could
@@ -12,12 +15,14 @@
 //! one answers two entries with three errors.
 
 use std::io;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use rustix::thread::set_no_new_privs;
 
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
 const JUMP_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+const AND: u16 = (libc::BPF_ALU | libc::BPF_AND | libc::BPF_K) as u16;
 const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 
 /// Offsets in `struct seccomp_data`; arguments are 64 bits, of which the kernel's own code uses
@@ -30,6 +35,7 @@ const fn argument(index: u32) -> u32 {
 }
 
 const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const ASK: u32 = libc::SECCOMP_RET_USER_NOTIF;
 const fn fail(errno: i32) -> u32 {
     libc::SECCOMP_RET_ERRNO | errno as u32
 }
@@ -39,6 +45,8 @@ struct Calls {
     architecture: u32,
     socket: u32,
     socketpair: u32,
+    connect: u32,
+    listen: u32,
     ioctl: u32,
     /// `fcntl`, and `fcntl64` where there is one.
     fcntl: &'static [u32],
@@ -54,6 +62,8 @@ const X86_64: Calls = Calls {
     architecture: 0xc000_003e,
     socket: 41,
     socketpair: 53,
+    connect: 42,
+    listen: 50,
     ioctl: 16,
     fcntl: &[72],
     request_key: 249,
@@ -65,6 +75,8 @@ const I386: Calls = Calls {
     architecture: 0x4000_0003,
     socket: 359,
     socketpair: 360,
+    connect: 362,
+    listen: 363,
     ioctl: 54,
     fcntl: &[55, 221],
     request_key: 287,
@@ -76,6 +88,8 @@ const AARCH64: Calls = Calls {
     architecture: 0xc000_00b7,
     socket: 198,
     socketpair: 199,
+    connect: 203,
+    listen: 201,
     ioctl: 29,
     fcntl: &[25],
     request_key: 218,
@@ -87,6 +101,8 @@ const ARM: Calls = Calls {
     architecture: 0x4000_0028,
     socket: 281,
     socketpair: 288,
+    connect: 283,
+    listen: 284,
     ioctl: 54,
     fcntl: &[55, 221],
     request_key: 310,
@@ -100,13 +116,42 @@ const IO_URING: [u32; 3] = [425, 426, 427];
 const TERMINAL_INJECTION: [u32; 2] = [libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
 /// Leases on files, and delegations (`F_SETDELEG`, Linux 6.19).
 const LEASES: [u32; 2] = [libc::F_SETLEASE as u32, 1040];
-/// The socket families that stay.
-const FAMILIES: [i32; 4] = [
-    libc::AF_UNIX,
-    libc::AF_INET,
-    libc::AF_INET6,
-    libc::AF_NETLINK,
-];
+/// The socket families that stay, besides Unix sockets.
+const FAMILIES: [i32; 3] = [libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+/// The bits of a socket's type that are not flags.
+const TYPE_MASK: u32 = 0xf;
+/// The types of Unix sockets whose only destination is the one they are connected to.
+const CONNECTED_TYPES: [i32; 2] = [libc::SOCK_STREAM, libc::SOCK_SEQPACKET];
+
+/// What the filter does about Unix sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UnixCalls {
+    /// Each `connect` is asked about.
+    Ask,
+    /// Something else keeps them from the host's sockets.
+    Free,
+    /// There are only pairs of them, connected with each other for good.
+    Pairs,
+}
+
+/// A call that is asked about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Supervised {
+    Connect,
+    Listen,
+}
+
+/// Which call this is, by the entry that it came by and its number there.
+pub(crate) fn supervised(architecture: u32, number: u32) -> Option<Supervised> {
+    let calls = TABLES
+        .iter()
+        .find(|calls| calls.architecture == architecture)?;
+    match number {
+        number if number == calls.connect => Some(Supervised::Connect),
+        number if number == calls.listen => Some(Supervised::Listen),
+        _ => None,
+    }
+}
 
 /// The tables of this machine's entries.
 #[cfg(target_arch = "x86_64")]
@@ -114,11 +159,14 @@ const TABLES: [&Calls; 2] = [&X86_64, &I386];
 #[cfg(target_arch = "aarch64")]
 const TABLES: [&Calls; 2] = [&AARCH64, &ARM];
 
+/// A usual length of the program, in instructions.
+const USUAL_LENGTH: usize = 160;
+
 /// The filter's program.
-pub(crate) fn program() -> Vec<libc::sock_filter> {
-    let mut out = Vec::with_capacity(80);
+pub(crate) fn program(unix: UnixCalls) -> Vec<libc::sock_filter> {
+    let mut out = Vec::with_capacity(USUAL_LENGTH);
     for calls in TABLES {
-        let body = table(calls);
+        let body = table(calls, unix);
         out.push(statement(LOAD, ARCHITECTURE));
         // Skip this table's body unless the call came by its entry.
         out.push(jump(JUMP_EQUAL, calls.architecture, 0, body.len() as u8));
@@ -129,8 +177,8 @@ pub(crate) fn program() -> Vec<libc::sock_filter> {
     out
 }
 
-/// Judges the calls of one entry; always returns.
-fn table(calls: &Calls) -> Vec<libc::sock_filter> {
+/// Decides on the calls of one entry; always returns.
+fn table(calls: &Calls, unix: UnixCalls) -> Vec<libc::sock_filter> {
     let mut out = vec![statement(LOAD, NUMBER)];
     if let Some(beyond) = calls.beyond {
         refuse_if(&mut out, JUMP_AT_LEAST, beyond, libc::ENOSYS);
@@ -142,22 +190,62 @@ fn table(calls: &Calls) -> Vec<libc::sock_filter> {
     {
         refuse_if(&mut out, JUMP_EQUAL, number, libc::ENOSYS);
     }
-    // Sockets: load the family, return for each that stays, else refuse.
-    let families = FAMILIES.len() as u8;
-    let sockets = 1 + families * 2 + 1;
-    out.push(jump(JUMP_EQUAL, calls.socket, 1, 0));
-    out.push(jump(JUMP_EQUAL, calls.socketpair, 0, sockets));
-    out.push(statement(LOAD, argument(0)));
-    for family in FAMILIES {
-        out.push(jump(JUMP_EQUAL, family as u32, 0, 1));
-        out.push(statement(RETURN, ALLOW));
+    if unix == UnixCalls::Ask {
+        let asked = [calls.connect, calls.listen];
+        for_calls(&mut out, &asked, &[statement(RETURN, ASK)]);
     }
-    out.push(statement(RETURN, fail(libc::EAFNOSUPPORT)));
+    let (single, pair) = match unix {
+        UnixCalls::Ask => (connected_types(), connected_types()),
+        UnixCalls::Free => (
+            vec![statement(RETURN, ALLOW)],
+            vec![statement(RETURN, ALLOW)],
+        ),
+        UnixCalls::Pairs => (
+            vec![statement(RETURN, fail(libc::EAFNOSUPPORT))],
+            connected_types(),
+        ),
+    };
+    for_calls(&mut out, &[calls.socket], &families(&single));
+    for_calls(&mut out, &[calls.socketpair], &families(&pair));
     for number in calls.fcntl {
         refuse_argument(&mut out, *number, LEASES, libc::EACCES);
     }
     refuse_argument(&mut out, calls.ioctl, TERMINAL_INJECTION, libc::EPERM);
     out.push(statement(RETURN, ALLOW));
+    out
+}
+
+/// Puts a body, which always returns, behind a test for some calls.
+fn for_calls(out: &mut Vec<libc::sock_filter>, numbers: &[u32], body: &[libc::sock_filter]) {
+    for (at, number) in numbers.iter().enumerate() {
+        let left = (numbers.len() - at - 1) as u8;
+        // The last number that does not fit jumps over the body.
+        let other = if left == 0 { body.len() as u8 } else { 0 };
+        out.push(jump(JUMP_EQUAL, *number, left, other));
+    }
+    out.extend_from_slice(body);
+}
+
+/// The socket families that stay; `unix` decides on Unix sockets.
+fn families(unix: &[libc::sock_filter]) -> Vec<libc::sock_filter> {
+    let mut out = vec![statement(LOAD, argument(0))];
+    for family in FAMILIES {
+        out.push(jump(JUMP_EQUAL, family as u32, 0, 1));
+        out.push(statement(RETURN, ALLOW));
+    }
+    refuse_unless(&mut out, libc::AF_UNIX as u32, libc::EAFNOSUPPORT);
+    out.extend_from_slice(unix);
+    out
+}
+
+/// Unix sockets that are connected before anything is sent.
+fn connected_types() -> Vec<libc::sock_filter> {
+    let mut out = vec![statement(LOAD, argument(1)), statement(AND, TYPE_MASK)];
+    for kind in CONNECTED_TYPES {
+        out.push(jump(JUMP_EQUAL, kind as u32, 0, 1));
+        out.push(statement(RETURN, ALLOW));
+    }
+    out.push(statement(RETURN, fail(libc::ESOCKTNOSUPPORT)));
     out
 }
 
@@ -170,6 +258,11 @@ fn refuse_argument(out: &mut Vec<libc::sock_filter>, number: u32, values: [u32; 
         refuse_if(out, JUMP_EQUAL, value, errno);
     }
     out.push(statement(RETURN, ALLOW));
+}
+
+fn refuse_unless(out: &mut Vec<libc::sock_filter>, value: u32, errno: i32) {
+    out.push(jump(JUMP_EQUAL, value, 1, 0));
+    out.push(statement(RETURN, fail(errno)));
 }
 
 fn refuse_if(out: &mut Vec<libc::sock_filter>, how: u16, value: u32, errno: i32) {
@@ -192,6 +285,27 @@ const fn jump(code: u16, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
 
 /// Puts the calling process, and all it will start, under the filter, for good.
 pub(crate) fn install(program: &[libc::sock_filter]) -> io::Result<()> {
+    set_filter(program, 0).map(drop)
+}
+
+/// The same; what the filter asks arrives at the descriptor that is returned.
+///
+/// # Errors
+/// `EBUSY` where a filter around the caller asks somebody already.
+pub(crate) fn install_asking(program: &[libc::sock_filter]) -> io::Result<OwnedFd> {
+    let listen = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER;
+    // Signals wait while a call is being carried out, so that none is begun again that is done.
+    let whole = listen | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    let fd = set_filter(program, whole).or_else(|error| match error.raw_os_error() {
+        // A kernel before 5.19.
+        Some(libc::EINVAL) => set_filter(program, listen),
+        _ => Err(error),
+    })?;
+    // SAFETY: the kernel has just made this descriptor, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+fn set_filter(program: &[libc::sock_filter], flags: libc::c_ulong) -> io::Result<i64> {
     set_no_new_privs(true)?;
     let header = libc::sock_fprog {
         len: program.len() as libc::c_ushort,
@@ -200,9 +314,9 @@ pub(crate) fn install(program: &[libc::sock_filter]) -> io::Result<()> {
     // SAFETY: the filter has `len` live instructions, which the kernel copies.
     let installed = unsafe {
         let mode = libc::SECCOMP_SET_MODE_FILTER;
-        libc::syscall(libc::SYS_seccomp, mode, 0, &raw const header)
+        libc::syscall(libc::SYS_seccomp, mode, flags, &raw const header)
     };
-    crate::sys::check(installed).map(drop)
+    crate::sys::check(installed)
 }
 
 #[cfg(test)]
@@ -210,8 +324,8 @@ mod tests {
     use super::*;
 
     /// What the filter says of a call: a small interpreter of the instructions used.
-    fn judge(architecture: u32, number: u32, arguments: [u64; 2]) -> u32 {
-        let program = program();
+    fn judge_with(unix: UnixCalls, architecture: u32, number: u32, arguments: [u64; 2]) -> u32 {
+        let program = program(unix);
         let mut accumulator = 0_u32;
         let mut at = 0;
         loop {
@@ -227,6 +341,7 @@ mod tests {
                         other => panic!("load at {other}"),
                     }
                 }
+                AND => accumulator &= step.k,
                 JUMP_EQUAL | JUMP_AT_LEAST => {
                     let holds = if step.code == JUMP_EQUAL {
                         accumulator == step.k
@@ -241,18 +356,23 @@ mod tests {
         }
     }
 
+    fn judge(architecture: u32, number: u32, arguments: [u64; 2]) -> u32 {
+        judge_with(UnixCalls::Ask, architecture, number, arguments)
+    }
+
     #[test]
     fn only_four_socket_families_stay() {
         for calls in TABLES {
             for family in 0..64 {
-                let expected = if FAMILIES.contains(&family) {
+                let expected = if FAMILIES.contains(&family) || family == libc::AF_UNIX {
                     ALLOW
                 } else {
                     fail(libc::EAFNOSUPPORT)
                 };
+                let stream = libc::SOCK_STREAM as u64;
                 for call in [calls.socket, calls.socketpair] {
                     assert_eq!(
-                        judge(calls.architecture, call, [family as u64, 0]),
+                        judge(calls.architecture, call, [family as u64, stream]),
                         expected,
                         "{family}"
                     );
@@ -267,6 +387,57 @@ mod tests {
                 ),
                 fail(libc::EAFNOSUPPORT)
             );
+        }
+    }
+
+    #[test]
+    fn unix_sockets_for_datagrams_do_not_exist_whatever_flags_come_with_the_type() {
+        let unix = libc::AF_UNIX as u64;
+        let flags = [0, libc::SOCK_CLOEXEC, libc::SOCK_NONBLOCK, 0x40000000];
+        for calls in TABLES {
+            for (kind, call) in
+                (0..16).flat_map(|kind| [calls.socket, calls.socketpair].map(|call| (kind, call)))
+            {
+                for flag in flags {
+                    let kind_and_flag = (1 << 32) | (kind | flag) as u64;
+                    let of =
+                        |mode| judge_with(mode, calls.architecture, call, [unix, kind_and_flag]);
+                    let connected = CONNECTED_TYPES.contains(&kind);
+                    let expected = if connected {
+                        ALLOW
+                    } else {
+                        fail(libc::ESOCKTNOSUPPORT)
+                    };
+                    assert_eq!(of(UnixCalls::Ask), expected, "{kind}");
+                    assert_eq!(of(UnixCalls::Free), ALLOW, "{kind}");
+                    let alone = if call == calls.socket {
+                        fail(libc::EAFNOSUPPORT)
+                    } else {
+                        expected
+                    };
+                    assert_eq!(of(UnixCalls::Pairs), alone, "{kind}");
+                }
+                // Datagrams of other families stay.
+                let inet = [libc::AF_INET as u64, libc::SOCK_DGRAM as u64];
+                assert_eq!(judge(calls.architecture, call, inet), ALLOW);
+            }
+        }
+    }
+
+    #[test]
+    fn connect_and_listen_are_asked_about_by_every_entry() {
+        for calls in TABLES {
+            for (call, what) in [
+                (calls.connect, Supervised::Connect),
+                (calls.listen, Supervised::Listen),
+            ] {
+                assert_eq!(judge(calls.architecture, call, [0, 0]), ASK);
+                assert_eq!(supervised(calls.architecture, call), Some(what));
+                for mode in [UnixCalls::Free, UnixCalls::Pairs] {
+                    assert_eq!(judge_with(mode, calls.architecture, call, [0, 0]), ALLOW);
+                }
+            }
+            assert_eq!(supervised(calls.architecture, calls.socket), None);
         }
     }
 
@@ -309,7 +480,15 @@ mod tests {
             }
             // write, mount-like and clone-like numbers pass.
             for number in [1, 4, 56, 165, 272] {
-                if ![calls.socket, calls.socketpair, calls.ioctl].contains(&number) {
+                if ![
+                    calls.socket,
+                    calls.socketpair,
+                    calls.ioctl,
+                    calls.connect,
+                    calls.listen,
+                ]
+                .contains(&number)
+                {
                     assert_eq!(judge(calls.architecture, number, [0, 0]), ALLOW, "{number}");
                 }
             }

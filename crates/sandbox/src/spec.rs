@@ -36,9 +36,28 @@ pub struct Spec {
     pub probe_refused: SocketAddr,
     /// The addresses inside.
     pub addresses: Addresses,
+    /// How the command is kept from the host's Unix sockets.
+    pub unix_sockets: UnixSockets,
+    /// Unix sockets of the host that the command may reach all the same.
+    pub let_in: Vec<PathBuf>,
     /// The gateway hands over what programs inside trust ([`crate::Control::trust`]) before the
     /// command starts.
     pub trust: bool,
+}
+
+/// How programs inside are kept from the Unix sockets of the host. Those that they make themselves are
+/// theirs to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnixSockets {
+    /// Supervised where the kernel permits, else by Landlock, else there are none.
+    #[default]
+    Auto,
+    /// A process of the sandbox carries out each `connect`. There are no datagram sockets.
+    Supervised,
+    /// The kernel itself refuses (Landlock, from Linux 7.1). No program inside can mount anything.
+    Landlock,
+    /// There are only socket pairs.
+    None,
 }
 
 /// Static rules of the kernel inside the sandbox.

@@ -1,0 +1,311 @@
+//! The process that carries out the sandbox's `connect` calls, so that none reaches a Unix socket of
+//! the host.
+//!
+//! Answers *around the gateway* (docs/threats.md). A Unix socket with a path is reached through the
+//! file system, whatever the network namespace, and the system call filter sees neither a socket's
+//! family nor an address. So every `connect` stands still until this process has carried it out: on
+//! a copy of the descriptor, with a copy of the address, and, where the address is a path, on the very
+//! socket file that it has looked up and found to be made inside. Nothing that the program changes
+//! meanwhile makes a difference.
+//!
+//! No `connect` is ever left to the kernel (`SECCOMP_USER_NOTIF_FLAG_CONTINUE`), not even that of an
+//! Internet socket, which the network namespace confines: between the look at the descriptor and the
+//! call, another thread could put a Unix socket in its place. `listen` is left to it. What was taken
+//! down before is a socket of the program's own in any case.
+//!
+//! It has one thread, and is process 2 or so of the sandbox: connected programs see it as their peer.
+//! Without it calls fail, and the sandbox ends when it does.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::fs::{FileType, fstat, stat};
+use rustix::io::Errno;
+use rustix::process::{Pid, setsid};
+use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
+
+use crate::caller::{Caller, Lookup};
+use crate::channel::Channel;
+use crate::connect::{MAX_ADDRESS_BYTES, Target, Waiting, is_unix, path_in};
+use crate::error::{At, SandboxError, Step};
+use crate::inside_sockets::{FileId, InsideSockets};
+use crate::notification::{Listener, Notification, Verdict, errno};
+use crate::powers::Powers;
+use crate::seccomp::{self, Supervised};
+use crate::tick::{TICK, Tick};
+use crate::{fds, sys};
+
+/// The most `connect` calls that wait at a time; one more fails with EAGAIN.
+const MAX_WAITING: usize = 256;
+
+/// The filter could not ask: another program supervises this one's calls already.
+const NOT_NEEDED: u8 = 0;
+/// The filter is in force; its listener comes along, and the process's number follows.
+const LISTENER: u8 = 1;
+/// What the supervisor says to that.
+const SUPERVISED: u8 = 2;
+/// Why it cannot; an errno follows.
+const CANNOT: u8 = 3;
+
+const EXIT_FAILED: i32 = 1;
+
+/// The other end, held by the process that is to become the command.
+#[derive(Debug)]
+pub(crate) struct ToSupervisor(Channel);
+
+impl ToSupervisor {
+    /// Hands over the filter's listener; returns once the supervisor is at work.
+    pub(crate) fn hand_over(&self, listener: OwnedFd, wait: Duration) -> Result<(), SandboxError> {
+        let own = std::process::id().to_ne_bytes();
+        let message = [&[LISTENER][..], &own].concat();
+        let step = Step::SuperviseSockets;
+        self.0.send(&message, &[listener.as_fd()]).at(step, "")?;
+        drop(listener);
+        let answer = self.0.receive(wait).at(step, "waiting")?.bytes;
+        match answer.split_first() {
+            Some((&SUPERVISED, _)) => Ok(()),
+            Some((&CANNOT, errno)) => {
+                let errno = errno.try_into().map_or(libc::EIO, i32::from_ne_bytes);
+                Err(std::io::Error::from_raw_os_error(errno)).at(step, "")
+            }
+            _ => Err(SandboxError::refused(step, "its process exited")),
+        }
+    }
+
+    /// Sends the supervisor home.
+    pub(crate) fn not_needed(&self) -> Result<(), SandboxError> {
+        self.0
+            .send(&[NOT_NEEDED], &[])
+            .at(Step::SuperviseSockets, "")
+    }
+}
+
+/// What the supervisor is to allow and to expect.
+pub(crate) struct Plan<'a> {
+    /// Sockets of the host that may be reached.
+    pub(crate) let_in: &'a [PathBuf],
+    /// Programs inside can be more than one user.
+    pub(crate) many_users: bool,
+}
+
+/// Starts the supervisor's process.
+pub(crate) fn start(plan: &Plan<'_>) -> Result<(Pid, ToSupervisor), SandboxError> {
+    let step = Step::SuperviseSockets;
+    let (ours, theirs) = Channel::pair().at(step, "channel")?;
+    // Each is mounted where it is, and stays the same file as long as the sandbox lives.
+    let let_in = plan.let_in.iter().map(|path| {
+        let found = stat(path).at(step, &path.to_string_lossy())?;
+        Ok(FileId::of(&found))
+    });
+    let let_in = let_in.collect::<Result<Vec<_>, SandboxError>>()?;
+    // SAFETY: the sandbox's first process has one thread, so the child may do anything.
+    let Some(pid) = unsafe { sys::fork() }.at(step, "fork")? else {
+        // A panic must end here: what is above on the stack is the first process's own code.
+        let run = || run(&theirs, let_in, plan.many_users);
+        let code = match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(Ok(())) => 0,
+            _ => EXIT_FAILED,
+        };
+        sys::exit(code)
+    };
+    Ok((pid, ToSupervisor(ours)))
+}
+
+/// Prepares, waits for the filter's listener, and serves it until nobody is under the filter.
+fn run(channel: &Channel, let_in: Vec<FileId>, many_users: bool) -> Result<(), Errno> {
+    leave_first_process(channel)?;
+    let powers = Powers::drop_others(many_users)?;
+    let inside = InsideSockets::new()?;
+    let lookup = Lookup::new()?;
+    errno(sys::poll_readable(channel.as_fd(), None))?;
+    let message = errno(channel.receive(Duration::ZERO))?;
+    let process = match (message.bytes.split_first(), message.fds.len()) {
+        (Some((&NOT_NEEDED, _)), 0) => return Ok(()),
+        (Some((&LISTENER, process)), 1) => process.try_into().map(u32::from_ne_bytes),
+        _ => return Err(Errno::BADMSG),
+    };
+    let listener = message.fds.into_iter().next().ok_or(Errno::BADMSG)?;
+    let process = process.map_err(|_| Errno::BADMSG)?;
+    // What every call needs, tried once: a kernel may be told to let nobody do it.
+    let caller = Caller::new(process).and_then(|caller| {
+        caller.descriptor(1)?;
+        Ok(caller)
+    });
+    let caller = match caller {
+        // Standard output may be closed.
+        Ok(caller) => Some(caller),
+        Err(Errno::BADF) => None,
+        Err(error) => {
+            let errno = error.raw_os_error().to_ne_bytes();
+            let _ = channel.send(&[&[CANNOT][..], &errno].concat(), &[]);
+            return Err(error);
+        }
+    };
+    errno(channel.send(&[SUPERVISED], &[]))?;
+    let mut supervisor = Supervisor {
+        listener: Listener::new(listener),
+        lookup,
+        inside,
+        let_in,
+        powers,
+        caller,
+        waiting: Vec::new(),
+        tick: Tick::default(),
+    };
+    supervisor.serve()
+}
+
+/// Keeps nothing of the first process's but the channel, and nothing of the terminal's job.
+fn leave_first_process(channel: &Channel) -> Result<(), Errno> {
+    setsid()?;
+    let null = errno(File::options().read(true).write(true).open("/dev/null"))?;
+    dup2_stdin(&null)?;
+    dup2_stdout(&null)?;
+    dup2_stderr(&null)?;
+    drop(null);
+    let mut needed: [RawFd; 4] = [0, 1, 2, channel.as_fd().as_raw_fd()];
+    // SAFETY: nothing else that owns a descriptor is used or dropped from here on: this process ends
+    // with `_exit`, and files opened later get new numbers.
+    errno(unsafe { fds::close_all_but(&mut needed) })?;
+    Tick::prepare()
+}
+
+struct Supervisor {
+    listener: Listener,
+    lookup: Lookup,
+    inside: InsideSockets,
+    let_in: Vec<FileId>,
+    powers: Powers,
+    /// Who called last: it often calls again.
+    caller: Option<Caller>,
+    waiting: Vec<Waiting>,
+    tick: Tick,
+}
+
+impl Supervisor {
+    fn serve(&mut self) -> Result<(), Errno> {
+        loop {
+            if !self.waiting.is_empty() {
+                let listener = self.listener.as_fd();
+                let called = errno(sys::poll_readable(listener, Some(TICK)))?;
+                self.try_waiting();
+                if !called {
+                    continue;
+                }
+            }
+            match self.listener.receive() {
+                Ok(call) => {
+                    self.tick.use_it();
+                    if let Some(verdict) = self.decide(&call) {
+                        self.listener.answer(call.id, verdict);
+                    }
+                }
+                Err(Errno::INTR) => self.tick.rest(),
+                // The caller is gone, or everybody is.
+                Err(Errno::NOENT) if !self.listener.is_over() => {}
+                Err(Errno::NOENT) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// What becomes of a call; nothing yet where it has to wait.
+    fn decide(&mut self, call: &Notification) -> Option<Verdict> {
+        let supervised = seccomp::supervised(call.architecture, call.number);
+        let result = match supervised {
+            Some(Supervised::Connect) => self.connect(call),
+            Some(Supervised::Listen) => {
+                // A socket that is not taken down cannot be connected to: that is all.
+                let _ = self.take_down(call);
+                return Some(Verdict::Continue);
+            }
+            None => Err(Errno::NOSYS),
+        };
+        match result {
+            Ok(None) => None,
+            Ok(Some(())) => Some(Verdict::Done(Ok(()))),
+            Err(error) => Some(Verdict::Done(Err(error))),
+        }
+    }
+
+    /// The socket that a call is about. Descriptors of a program that has ended are not another's.
+    fn socket_of(&mut self, call: &Notification) -> Result<OwnedFd, Errno> {
+        if let Some(caller) = &self.caller
+            && caller.thread() == call.thread
+        {
+            match caller.descriptor(call.arguments[0]) {
+                // Its number is another's now.
+                Err(Errno::SRCH) => {}
+                result => return result,
+            }
+        }
+        let caller = self.caller.insert(Caller::new(call.thread)?);
+        caller.descriptor(call.arguments[0])
+    }
+
+    fn take_down(&mut self, call: &Notification) -> Result<(), Errno> {
+        let socket = self.socket_of(call)?;
+        self.powers.asking(|| self.inside.add(socket))
+    }
+
+    /// Carries out a `connect`; none where it has to wait.
+    fn connect(&mut self, call: &Notification) -> Result<Option<()>, Errno> {
+        let socket = self.socket_of(call)?;
+        let caller = self.caller.as_ref().ok_or(Errno::SRCH)?;
+        // The kernel's own limits.
+        let length = usize::try_from(call.arguments[2] as u32 as i32).map_err(|_| Errno::INVAL)?;
+        let mut room = [0; MAX_ADDRESS_BYTES];
+        let address = room.get_mut(..length).ok_or(Errno::INVAL)?;
+        caller.read(call.arguments[1], address)?;
+        let target = match path_in(address) {
+            Some(path) if is_unix(&socket)? => {
+                self.powers.act_as(caller)?;
+                let file = self.lookup.find(caller, path)?;
+                self.may_be_reached(&file)?;
+                Target::File(file)
+            }
+            _ => Target::Address(room, length),
+        };
+        let done = target.reach(&socket, self.waiting.is_empty())?;
+        if done.is_none() {
+            if self.waiting.len() >= MAX_WAITING {
+                return Err(Errno::AGAIN);
+            }
+            self.waiting.push(Waiting::new(call.id, socket, target)?);
+        }
+        Ok(done)
+    }
+
+    /// A socket file of the host's is refused as a file without permission is.
+    fn may_be_reached(&mut self, file: &OwnedFd) -> Result<(), Errno> {
+        let stat = fstat(file)?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+            return Err(Errno::CONNREFUSED);
+        }
+        let id = FileId::of(&stat);
+        if self.let_in.contains(&id) || self.inside.lives(id) {
+            Ok(())
+        } else {
+            Err(Errno::ACCESS)
+        }
+    }
+
+    fn try_waiting(&mut self) {
+        let listener = &self.listener;
+        self.waiting.retain(|waiting| {
+            if !listener.stands(waiting.call) {
+                return false;
+            }
+            match waiting.try_again() {
+                None => true,
+                Some(result) => {
+                    listener.answer(waiting.call, Verdict::Done(result));
+                    false
+                }
+            }
+        });
+    }
+}
