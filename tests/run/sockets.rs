@@ -40,8 +40,8 @@ for kind in socket.SOCK_STREAM, socket.SOCK_SEQPACKET:
             print('REACHED', address, client.recv(100))
         except OSError as error:
             print('refused', address, error)
-client = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 try:
+    client = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     client.connect(sys.argv[1] + '.datagrams')
     print('REACHED datagrams')
 except OSError as error:

@@ -37,6 +37,10 @@ pub struct Launch {
     pub publish: Vec<PublishedPort>,
     /// Name of the TAP device.
     pub tap: Option<String>,
+    /// How the command is kept from Unix sockets of the host.
+    pub unix_sockets: UnixSockets,
+    /// Those that it may reach.
+    pub let_in: Vec<PathBuf>,
     /// When to end the tree.
     pub timeout: Option<Duration>,
     /// Whether the report lists what was used and what failed too.
@@ -104,8 +108,8 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         open: OpenRules::default(),
         probe_refused: SocketAddr::from(([240, 0, 0, 1], 9)),
         addresses,
-        unix_sockets: UnixSockets::Auto,
-        let_in: Vec::new(),
+        unix_sockets: launch.unix_sockets,
+        let_in: launch.let_in,
         trust: false,
     };
     spec.read_only = read_only;
@@ -118,6 +122,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         let is = |secret: &str| name == secret;
         !is(crate::hidden_credentials::VARIABLE) && !secret.iter().any(|secret| is(secret))
     });
+    let host = crate::socket_env::without_sockets(host, &spec.let_in);
     spec.env = crate::child_env::for_child(host, http, socks);
     let mut more_roots = Vec::new();
     if spec.trust {

@@ -11,7 +11,7 @@ use crate::policy_options::{self, PolicyOptions};
 use anyhow::Context;
 use portcullis_policy::{Mode, Policy, Resolve};
 use portcullis_runner::{LookedUp, Report};
-use portcullis_sandbox::Outcome;
+use portcullis_sandbox::{Outcome, UnixSockets};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -102,6 +102,8 @@ fn learn(args: &Learn, policy: Policy) -> anyhow::Result<ExitCode> {
         debug_log: None,
         publish: Vec::new(),
         tap: None,
+        unix_sockets: UnixSockets::default(),
+        let_in: Vec::new(),
         timeout: None,
         collect: true,
         resolve: Some(Resolve::OnDemand),

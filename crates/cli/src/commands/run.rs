@@ -11,6 +11,7 @@ use crate::output::{self, line};
 use crate::policy_options::{self, PolicyOptions};
 use portcullis_policy::{DurationError, Mode, parse_duration};
 use portcullis_runner::Report;
+use portcullis_sandbox::UnixSockets;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +47,12 @@ pub struct Run {
     /// Create TAP device NAME in the sandbox, for a VM that CMD starts
     #[arg(long, value_name = "NAME")]
     tap: Option<String>,
+    /// Let CMD reach the Unix socket at PATH (an agent, a database); repeatable
+    #[arg(long, value_name = "PATH")]
+    unix_socket: Vec<PathBuf>,
+    /// How CMD is kept from all other Unix sockets of this host
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = UnixSocketsChoice::Auto)]
+    unix_sockets: UnixSocketsChoice,
     /// Stop CMD and everything it started after DURATION (30s, 5m, 1h30m; a number alone is seconds)
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     timeout: Option<Duration>,
@@ -55,6 +62,30 @@ pub struct Run {
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
+}
+
+/// The values of `--unix-sockets`. CMD's own sockets work in all but the last.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum UnixSocketsChoice {
+    /// The first of these that works here
+    Auto,
+    /// A process of the sandbox carries out each connect(); no Unix datagram sockets
+    Supervised,
+    /// The kernel refuses (Linux 7.1 or newer); CMD can mount nothing
+    Landlock,
+    /// CMD has no Unix sockets but pairs
+    None,
+}
+
+impl From<UnixSocketsChoice> for UnixSockets {
+    fn from(choice: UnixSocketsChoice) -> Self {
+        match choice {
+            UnixSocketsChoice::Auto => Self::Auto,
+            UnixSocketsChoice::Supervised => Self::Supervised,
+            UnixSocketsChoice::Landlock => Self::Landlock,
+            UnixSocketsChoice::None => Self::None,
+        }
+    }
 }
 
 impl Command for Run {
@@ -95,6 +126,8 @@ fn run(args: Run) -> ExitCode {
             debug_log,
             publish: args.publish,
             tap: args.tap,
+            unix_sockets: args.unix_sockets.into(),
+            let_in: args.unix_socket,
             timeout: args.timeout,
             collect: false,
             resolve: None,

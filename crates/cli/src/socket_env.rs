@@ -1,0 +1,196 @@
+//! Variables that lead to Unix sockets of the host, which CMD cannot reach.
+//!
+//! A courtesy only: a program that finds such a variable tries the socket, and fails late or with a
+//! message about an agent that it need not talk to. Without it, it goes on as on a host that has no
+//! such service. Nothing depends on this.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// Variables that mean a service of the session or the machine, whatever the form of their value. A
+/// socket that is gone, an abstract one or a folder of sockets shows nothing else.
+const SERVICES: [&str; 22] = [
+    "SSH_AUTH_SOCK",
+    "GPG_AGENT_INFO",
+    "GNOME_KEYRING_CONTROL",
+    "DBUS_SESSION_BUS_ADDRESS",
+    "DBUS_SYSTEM_BUS_ADDRESS",
+    "DBUS_STARTER_ADDRESS",
+    "AT_SPI_BUS_ADDRESS",
+    "IBUS_ADDRESS",
+    "SESSION_MANAGER",
+    "WAYLAND_DISPLAY",
+    "WAYLAND_SOCKET",
+    "PULSE_SERVER",
+    "PIPEWIRE_REMOTE",
+    "NOTIFY_SOCKET",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_FDNAMES",
+    "TMUX",
+    "STY",
+    "VSCODE_IPC_HOOK",
+    "VSCODE_IPC_HOOK_CLI",
+    "VSCODE_GIT_IPC_HANDLE",
+];
+/// What stands before a path in a value.
+const PREFIXES: [&str; 4] = ["unix:path=", "unix://", "unix:", "local:"];
+/// Variables that go with another one.
+const COMPANIONS: [(&str, &str); 2] = [("SSH_AGENT_PID", "SSH_AUTH_SOCK"), ("TMUX_PANE", "TMUX")];
+
+/// The environment without the variables that lead to sockets of the host, but for those that are let
+/// in.
+pub fn without_sockets(
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+    let_in: &[PathBuf],
+) -> Vec<(OsString, OsString)> {
+    let mut env: Vec<_> = env.into_iter().collect();
+    let runtime = env.iter().find(|(name, _)| name == "XDG_RUNTIME_DIR");
+    let runtime = runtime.map(|(_, value)| PathBuf::from(value));
+    let let_in: Vec<(u64, u64)> = let_in.iter().filter_map(|path| socket_at(path)).collect();
+    env.retain(
+        |(name, value)| match socket_in(name, value, runtime.as_deref()) {
+            Some(socket) => let_in.contains(&socket),
+            None => !means_a_service(name, value),
+        },
+    );
+    let gone = |of: &str| !env.iter().any(|(name, _)| name == of);
+    let alone: Vec<&str> = COMPANIONS
+        .iter()
+        .filter(|(_, of)| gone(of))
+        .map(|(name, _)| *name)
+        .collect();
+    env.retain(|(name, _)| !alone.iter().any(|alone| name == alone));
+    env
+}
+
+/// Whether a variable means a service although no socket is found by its value.
+fn means_a_service(name: &OsStr, value: &OsStr) -> bool {
+    let display =
+        || value.as_bytes().first() == Some(&b':') || value.as_bytes().starts_with(b"unix:");
+    SERVICES.iter().any(|service| name == *service) || (name == "DISPLAY" && display())
+}
+
+/// The socket that a value leads to, by file system and number.
+fn socket_in(name: &OsStr, value: &OsStr, runtime: Option<&Path>) -> Option<(u64, u64)> {
+    let bytes = value.as_bytes();
+    if name == "DISPLAY" {
+        return socket_at(&display(bytes)?);
+    }
+    let rest = PREFIXES
+        .iter()
+        .find_map(|prefix| bytes.strip_prefix(prefix.as_bytes()))
+        .unwrap_or(bytes);
+    if !rest.starts_with(b"/") {
+        // Names in the runtime folder.
+        let named = name == "WAYLAND_DISPLAY" || name == "PIPEWIRE_REMOTE";
+        return socket_at(&runtime.filter(|_| named)?.join(value));
+    }
+    // The whole, or what is before the fields that follow in some.
+    let cut = |at: &[u8]| rest.split(|byte| at.contains(byte)).next();
+    [Some(rest), cut(b",;"), cut(b":"), cut(b",;:")]
+        .into_iter()
+        .flatten()
+        .find_map(|path| socket_at(Path::new(OsStr::from_bytes(path))))
+}
+
+/// The socket of an X display: `:0`, `:0.0`, `unix:0`, or a path and a number.
+fn display(value: &[u8]) -> Option<PathBuf> {
+    let value = str::from_utf8(value).ok()?;
+    let (host, number) = value.rsplit_once(':')?;
+    match host {
+        "" | "unix" => {
+            let number = number.split('.').next()?;
+            Some(PathBuf::from(format!("/tmp/.X11-unix/X{number}")))
+        }
+        path if path.starts_with('/') => Some(PathBuf::from(value)),
+        _ => None,
+    }
+}
+
+fn socket_at(path: &Path) -> Option<(u64, u64)> {
+    let found = fs::metadata(path).ok()?;
+    let is_socket = found.file_type().is_socket();
+    is_socket.then(|| (found.dev(), found.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn left(env: &[(&str, &str)], let_in: &[&Path]) -> Vec<String> {
+        let env = env.iter().map(|(key, value)| (key.into(), value.into()));
+        let let_in: Vec<PathBuf> = let_in.iter().map(|path| path.to_path_buf()).collect();
+        without_sockets(env, &let_in)
+            .into_iter()
+            .map(|(name, _)| name.into_string().unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn variables_of_services_go_and_others_stay() {
+        let env = [
+            ("SSH_AUTH_SOCK", "/nonexistent/agent"),
+            ("SSH_AGENT_PID", "77"),
+            (
+                "DBUS_SESSION_BUS_ADDRESS",
+                "unix:abstract=/tmp/dbus-x,guid=1",
+            ),
+            ("GPG_AGENT_INFO", "/nonexistent/S.gpg-agent:0:1"),
+            ("TMUX", "/tmp/tmux-1000/default,77,0"),
+            ("TMUX_PANE", "%1"),
+            ("LISTEN_FDS", "1"),
+            ("DISPLAY", ":0"),
+            ("HOME", "/root"),
+            ("SSH_CONNECTION", "192.0.2.1 5 192.0.2.2 22"),
+            ("PGHOST", "/tmp"),
+            ("PATH", "/bin:/usr/bin"),
+        ];
+        assert_eq!(
+            left(&env, &[]),
+            ["HOME", "SSH_CONNECTION", "PGHOST", "PATH"]
+        );
+        assert_eq!(left(&[("DISPLAY", "localhost:10.0")], &[]), ["DISPLAY"]);
+    }
+
+    #[test]
+    fn a_variable_of_any_name_goes_whose_value_is_a_socket_unless_that_is_let_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("s");
+        let _listener = UnixListener::bind(&socket).unwrap();
+        let path = socket.to_str().unwrap();
+        let values = [
+            path.to_owned(),
+            format!("unix:{path}"),
+            format!("unix://{path}"),
+            format!("unix:path={path},guid=0123"),
+            format!("unix:path={path};unix:path=/other"),
+            format!("{path}:0:1"),
+            format!("{path},77,0"),
+        ];
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        for value in &values {
+            for name in ["DOCKER_HOST", "SSH_AUTH_SOCK", "X_OF_NO_NAME"] {
+                assert_eq!(left(&[(name, value)], &[]), [""; 0], "{value}");
+                assert_eq!(left(&[(name, value)], &[&socket]), [name], "{value}");
+                assert_eq!(left(&[(name, value)], &[&link]), [name], "{value}");
+            }
+        }
+        let runtime = folder.path().to_str().unwrap();
+        let env = [("XDG_RUNTIME_DIR", runtime), ("WAYLAND_DISPLAY", "s")];
+        assert_eq!(left(&env, &[]), ["XDG_RUNTIME_DIR"]);
+        assert_eq!(
+            left(&env, &[&socket]),
+            ["XDG_RUNTIME_DIR", "WAYLAND_DISPLAY"]
+        );
+        // A companion stays with what it goes with.
+        let env = [("SSH_AUTH_SOCK", path), ("SSH_AGENT_PID", "7")];
+        assert_eq!(left(&env, &[&socket]), ["SSH_AUTH_SOCK", "SSH_AGENT_PID"]);
+    }
+}
