@@ -16,7 +16,6 @@
 //! It has one thread, and is process 2 or so of the sandbox: connected programs see it as their peer.
 //! Without it calls fail, and the sandbox ends when it does.
 
-use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -25,7 +24,6 @@ use std::time::Duration;
 use rustix::fs::{FileType, fstat, stat};
 use rustix::io::Errno;
 use rustix::process::{Pid, setsid};
-use rustix::stdio::{dup2_stderr, dup2_stdin, dup2_stdout};
 
 use crate::caller::{Caller, Lookup};
 use crate::channel::Channel;
@@ -36,7 +34,7 @@ use crate::notification::{Listener, Notification, Verdict, errno};
 use crate::powers::Powers;
 use crate::seccomp::{self, Supervised};
 use crate::tick::{TICK, Tick};
-use crate::{fds, sys};
+use crate::{fds, streams, sys};
 
 /// The most `connect` calls that wait at a time; one more fails with EAGAIN.
 const MAX_WAITING: usize = 256;
@@ -161,10 +159,8 @@ fn run(channel: &Channel, let_in: Vec<FileId>, many_users: bool) -> Result<(), E
 /// Keeps nothing of the first process's but the channel, and nothing of the terminal's job.
 fn leave_first_process(channel: &Channel) -> Result<(), Errno> {
     setsid()?;
-    let null = errno(File::options().read(true).write(true).open("/dev/null"))?;
-    dup2_stdin(&null)?;
-    dup2_stdout(&null)?;
-    dup2_stderr(&null)?;
+    let null = errno(streams::null())?;
+    errno(streams::replace_by(&null))?;
     drop(null);
     let mut needed: [RawFd; 4] = [0, 1, 2, channel.as_fd().as_raw_fd()];
     // SAFETY: nothing else that owns a descriptor is used or dropped from here on: this process ends
