@@ -5,6 +5,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/inside.rs"]
+mod inside;
+mod live_policy;
+#[path = "../support/policies.rs"]
+mod policies;
+#[path = "../support/processes.rs"]
+mod processes;
 mod records;
 mod reverse_names;
 mod wildcards;

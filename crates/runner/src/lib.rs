@@ -11,12 +11,14 @@
 mod descriptors;
 mod guarded_networks;
 mod kernel_gate;
+mod panics;
 mod plain;
 mod policy_files;
 mod publish;
 mod refused;
 mod reload;
 mod report;
+mod runtime;
 mod sandboxed;
 mod thread;
 mod trust;

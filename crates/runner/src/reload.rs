@@ -31,7 +31,7 @@ const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(2);
 /// How often it may be said that the policy's path leads elsewhere, or that a file which is not
 /// followed has changed: the program can cause both as often as it likes.
-const TELL_INTERVAL: Duration = Duration::from_secs(10);
+const TELL_INTERVAL: Duration = Duration::from_secs(5);
 /// Requests that are taken at once.
 const REQUEST_BYTES: usize = 64;
 

@@ -3,10 +3,12 @@
 
 use crate::descriptors::raise_limit;
 use crate::kernel_gate::{KernelGate, ranges};
+use crate::panics::Panics;
 use crate::publish::{self, Publish};
 use crate::refused::RefusedReader;
 use crate::reload::{Rejected, Reload};
 use crate::report::{Collector, Report, record_start};
+use crate::runtime;
 use crate::trust::Trust;
 use crate::unresolved::Unresolved;
 use portcullis_gateway::{
@@ -30,8 +32,6 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::info;
 
-/// Threads that serve one sandbox.
-const WORKER_THREADS: usize = 2;
 /// How long flows may take to close once the sandbox is gone.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long records may take to reach their file at the end.
@@ -119,13 +119,13 @@ pub fn prepare(policy: &Policy, spec: &mut Spec) {
 /// Serves one sandbox until it is gone; called in the gateway's own process, before any thread.
 pub fn run_in_sandbox(mut side: GatewaySide, config: RunConfig) -> Report {
     raise_limit();
-    let started = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
-        .enable_all()
-        .build();
-    let runtime = match started {
+    let panics = Panics::take_over();
+    let runtime = match runtime::start() {
         Ok(runtime) => runtime,
-        Err(error) => return refuse(&side.control, &format!("no runtime: {error}")),
+        Err(error) => {
+            let why = format!("cannot start the gateway's threads: {error}");
+            return refuse(&side.control, &why);
+        }
     };
     // Before the sockets: the sandbox's first process waits for it while it arranges files.
     let inspector = match hand_over_trust(&side.control, &config) {
@@ -137,7 +137,7 @@ pub fn run_in_sandbox(mut side: GatewaySide, config: RunConfig) -> Report {
         Ok(sockets) => sockets,
         Err(error) => return refuse(&side.control, &error.to_string()),
     };
-    let report = runtime.block_on(serve(sockets, side.control, config, inspector));
+    let report = runtime.block_on(serve(sockets, side.control, config, inspector, panics));
     // The process ends next, and its threads with it: waiting for them would only delay CMD's end.
     std::mem::forget(runtime);
     report
@@ -199,12 +199,14 @@ async fn serve(
     control: Control,
     config: RunConfig,
     inspector: Option<Arc<Inspector>>,
+    panics: Panics,
 ) -> Report {
     let recorder = match config.log {
         Some(file) => Recorder::from_file(file, &config.sandbox),
         None => Recorder::null(),
     };
     record_start(&recorder, config.build);
+    tokio::spawn(panics.record(recorder.clone()));
     let collector = config.collect.then(|| Collector::new(&recorder));
     let rejected = Rejected::default();
     let control = Arc::new(control);

@@ -1,8 +1,10 @@
 //! A program in the sandbox that does what it is told, a line at a time.
+// Each test program uses its own part of this.
+#![allow(dead_code)]
 
 use crate::support::{Sandbox, require};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -75,6 +77,13 @@ def do(what, *args):
     if what == "sh":
         done = subprocess.run(["sh", "-c", " ".join(args)], stdin=subprocess.DEVNULL, capture_output=True, text=True)
         return (done.stdout + done.stderr).replace("\n", "|")
+    if what == "py":
+        try:
+            exec(bytes.fromhex(args[0]).decode(), kept)
+            return str(kept.get("said", "")).replace("\n", "|")
+        except OSError as error:
+            return errno.errorcode.get(error.errno, str(error))
+kept = {}
 for line in sys.stdin:
     print(do(*line.rstrip("\n").split(" ")), flush=True)
 "#;
@@ -91,8 +100,18 @@ impl Inside {
     /// Starts it; returns once it answers.
     #[track_caller]
     pub fn start(sandbox: &Sandbox<'_>) -> Inside {
+        Inside::start_as(&mut Inside::command(sandbox))
+    }
+
+    /// How it is started, for tests that hand something on to it.
+    pub fn command(sandbox: &Sandbox<'_>) -> Command {
         require("python3");
-        let mut command = sandbox.command(&["python3", "-c", PROGRAM]);
+        sandbox.command(&["python3", "-c", PROGRAM])
+    }
+
+    /// Starts it by such a command.
+    #[track_caller]
+    pub fn start_as(command: &mut Command) -> Inside {
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -125,6 +144,19 @@ impl Inside {
         };
         inside.expect("sh echo started", "started|");
         inside
+    }
+
+    /// The process that was started.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Has it run a Python program; gives what that calls `said`, or the error that ended it. Variables
+    /// are kept for the next one.
+    #[track_caller]
+    pub fn python(&mut self, program: &str) -> String {
+        let hex: String = program.bytes().map(|byte| format!("{byte:02x}")).collect();
+        self.ask(&format!("py {hex}"))
     }
 
     /// Tells it what to do, and what it answers.
