@@ -31,7 +31,7 @@ pub(crate) fn start() -> io::Result<Runtime> {
         .build()?;
     // Each holds its thread until all have one.
     let all = Arc::new(Barrier::new(BLOCKING_THREADS));
-    let (began, begun) = mpsc::channel();
+    let (began, begun) = mpsc::sync_channel(BLOCKING_THREADS);
     for _ in 0..BLOCKING_THREADS {
         let (all, began) = (all.clone(), began.clone());
         runtime.spawn_blocking(move || {
