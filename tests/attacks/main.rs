@@ -2,16 +2,18 @@
 //! server received, and the record. What one part answers for alone is tested with that part.
 #![forbid(unsafe_code)]
 
+#[path = "../support/processes.rs"]
+mod processes;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod descriptors;
 #[path = "../support/inside.rs"]
 mod inside;
 mod live_policy;
 #[path = "../support/policies.rs"]
 mod policies;
-#[path = "../support/processes.rs"]
-mod processes;
 mod records;
 mod reverse_names;
+mod serve;
 mod wildcards;

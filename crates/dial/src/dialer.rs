@@ -21,6 +21,9 @@ use crate::upstream_proxy::{GROUP_TIMEOUT, UpstreamProxies, proxies_for};
 /// those have, so that it is said which of them did not answer.
 pub const DIAL_TIMEOUT: Duration = Duration::from_secs(GROUP_TIMEOUT.as_secs() + 1);
 
+/// Sockets for addresses that are tried beside a first one, of all dials together.
+pub const MAX_EXTRA_ATTEMPTS: usize = 256;
+
 /// What a [`Dialer`] needs. Start from [`DialConfig::new`].
 pub struct DialConfig {
     /// The policy in force: asked on every dial.
@@ -31,6 +34,9 @@ pub struct DialConfig {
     pub listeners: Vec<SocketAddr>,
     /// The host's own addresses.
     pub host: HostAddresses,
+    /// Sockets for addresses that are tried while earlier ones of the same name are still silent, of all
+    /// dials together ([`MAX_EXTRA_ATTEMPTS`] by default). Each dial has one more of its own.
+    pub extra_attempts: usize,
 }
 
 impl DialConfig {
@@ -42,6 +48,7 @@ impl DialConfig {
             resolver,
             listeners: Vec::new(),
             host: HostAddresses::Interfaces,
+            extra_attempts: MAX_EXTRA_ATTEMPTS,
         }
     }
 }
@@ -61,10 +68,11 @@ impl Dialer {
             resolver,
             listeners,
             host,
+            extra_attempts,
         } = config;
         let guard = Guard::new(policy, host, listeners, resolver.leases().clone());
         Dialer {
-            direct: Direct::new(guard, resolver),
+            direct: Direct::new(guard, resolver, extra_attempts),
             upstream_proxies: UpstreamProxies::default(),
         }
     }

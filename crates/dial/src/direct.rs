@@ -8,6 +8,7 @@ use portcullis_dns::{DnsService, Resolved};
 use portcullis_names::Name;
 use portcullis_policy::{ConnectPermit, Destination, PermitTarget, Policy, Reason, Request};
 use portcullis_record::{Stage, Timings};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::dialed::Dialed;
@@ -24,6 +25,8 @@ pub(crate) struct Direct {
     pub(crate) guard: Guard,
     pub(crate) resolver: Arc<DnsService>,
     system_names: SystemNames,
+    /// Bounds the sockets of addresses that are tried beside others.
+    extra_attempts: Semaphore,
 }
 
 /// What a lookup for a dial brought.
@@ -43,11 +46,12 @@ impl From<Resolved> for Found {
 }
 
 impl Direct {
-    pub(crate) fn new(guard: Guard, resolver: Arc<DnsService>) -> Direct {
+    pub(crate) fn new(guard: Guard, resolver: Arc<DnsService>, extra_attempts: usize) -> Direct {
         Direct {
             guard,
             resolver,
             system_names: SystemNames::default(),
+            extra_attempts: Semaphore::new(extra_attempts),
         }
     }
 
@@ -112,8 +116,15 @@ impl Direct {
         chosen_by: ChosenBy,
     ) -> Result<Dialed, DialError> {
         let start = Instant::now();
-        let result = race(order, more, |to| {
-            socket::connect(&self.guard, to, chosen_by)
+        // A dial has one socket at any rate; more at a time only as long as there are descriptors.
+        let own_attempt = Semaphore::new(1);
+        let result = race(order, more, async |to| {
+            let _attempt = tokio::select! {
+                biased;
+                attempt = own_attempt.acquire() => attempt,
+                attempt = self.extra_attempts.acquire() => attempt,
+            };
+            socket::connect(&self.guard, to, chosen_by).await
         })
         .await;
         let timings = Timings::default().with(Stage::Connect, start.elapsed());

@@ -91,7 +91,7 @@ impl Failure {
             Reason::ConnectionReset => 5,
             Reason::ConnectionTimeout => 4,
             Reason::Unreachable => 3,
-            Reason::Internal => 2,
+            Reason::Internal | Reason::TooManyConnections => 2,
             _ => 1,
         }
     }
@@ -99,6 +99,12 @@ impl Failure {
 
 /// The reason for an error of connect(2).
 pub(crate) fn reason_of(error: &io::Error) -> Reason {
+    /// No kinds of their own: too many open files of this process, or of the host.
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
+        return Reason::TooManyConnections;
+    }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Reason::ConnectionRefused,
         io::ErrorKind::TimedOut => Reason::ConnectionTimeout,
@@ -111,7 +117,7 @@ pub(crate) fn reason_of(error: &io::Error) -> Reason {
         | io::ErrorKind::NetworkDown
         | io::ErrorKind::PermissionDenied
         | io::ErrorKind::AddrNotAvailable => Reason::Unreachable,
-        // No free descriptors, no memory: ours, not the destination's.
+        // No memory: ours, not the destination's.
         _ => Reason::Internal,
     }
 }
@@ -164,7 +170,8 @@ mod tests {
             (99, Reason::Unreachable),
             (104, Reason::ConnectionReset),
             (103, Reason::ConnectionReset),
-            (24, Reason::Internal),
+            (24, Reason::TooManyConnections),
+            (12, Reason::Internal),
         ] {
             assert_eq!(
                 reason_of(&io::Error::from_raw_os_error(errno)),

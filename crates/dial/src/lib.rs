@@ -29,7 +29,7 @@ mod upstream_proxy;
 
 pub use datagrams::Datagrams;
 pub use dialed::{AbsoluteForm, Dialed};
-pub use dialer::{DIAL_TIMEOUT, DialConfig, Dialer};
+pub use dialer::{DIAL_TIMEOUT, DialConfig, Dialer, MAX_EXTRA_ATTEMPTS};
 pub use error::DialError;
 pub use host::{Host, HostAddresses, reaches};
 pub use socket::ATTEMPT_TIMEOUT;

@@ -3,13 +3,22 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use portcullis_names::Name;
+use portcullis_names::{AllowedClients, Name};
 use portcullis_record::Recorder;
 
 use crate::{Authorities, Clock, Leases, Network, PolicyHandle, SystemNetwork};
 
 /// Memory that one sandbox's cached answers may take, bytes.
 pub const CACHE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Lookups under way for one sandbox.
+pub const MAX_LOOKUPS: usize = 192;
+
+/// Sockets that one lookup may hold while its upstreams are silent.
+pub const DESCRIPTORS_PER_LOOKUP: usize = 4;
+
+/// Connections of clients of DNS over TCP at a time.
+pub const MAX_TCP_CLIENTS: usize = 128;
 
 /// Everything a [`DnsService`](crate::DnsService) needs; start from [`DnsConfig::new`].
 #[derive(Clone)]
@@ -40,6 +49,13 @@ pub struct DnsConfig {
     pub clock: Clock,
     /// Memory for cached answers, bytes ([`CACHE_BYTES`] by default).
     pub cache_bytes: u64,
+    /// Lookups under way at a time ([`MAX_LOOKUPS`] by default). Further names are answered SERVFAIL.
+    pub max_lookups: usize,
+    /// Connections of clients over TCP at a time ([`MAX_TCP_CLIENTS`] by default). Further ones are
+    /// reset.
+    pub max_tcp_clients: usize,
+    /// Who may ask; everybody by default.
+    pub allowed_clients: AllowedClients,
 }
 
 impl DnsConfig {
@@ -64,6 +80,9 @@ impl DnsConfig {
             host_owns: Arc::new(|_| false),
             clock: Clock::system(),
             cache_bytes: CACHE_BYTES,
+            max_lookups: MAX_LOOKUPS,
+            max_tcp_clients: MAX_TCP_CLIENTS,
+            allowed_clients: AllowedClients::default(),
         }
     }
 }

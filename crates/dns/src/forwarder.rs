@@ -4,14 +4,16 @@
 //! lease → reply, in this order. What can be answered at once (refusals, own names, cached answers)
 //! is answered without waiting and without a task; the rest comes back as [`Pending`].
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portcullis_names::{Name, RecordType};
+use portcullis_names::{AllowedClients, Name, RecordType};
 use portcullis_policy::{HOST_NAME, Mode, Policy, Reason, Verdict};
 use portcullis_record::{DecisionId, Protocol, Recorder};
 use portcullis_wire::dns::{Query, QueryError, guard_query, ptr_address};
 use smallvec::smallvec;
+use tokio::sync::Semaphore;
 use tracing::debug;
 
 use crate::Clock;
@@ -93,6 +95,9 @@ pub(crate) struct Forwarder {
     pub reverse: ReverseLookups,
     pub synthetic: SyntheticAnswers,
     pub resolver: Arc<Resolver>,
+    /// Places for connections of clients over TCP, of all listeners together.
+    pub tcp_clients: Arc<Semaphore>,
+    pub allowed_clients: AllowedClients,
 }
 
 impl Forwarder {
@@ -217,6 +222,32 @@ impl Forwarder {
             ruling: Ruling::of(Reason::RateLimited, None),
         };
         query.refuse(&decided, Refusal::Code(rcode::SERV_FAIL), out);
+    }
+
+    /// Refuses a query of a client that this resolver does not serve: REFUSED, and nothing for what is no
+    /// query. The record has no name, so that a flood of one client shares one record a second.
+    pub(crate) fn refuse_stranger(
+        &self,
+        message: &[u8],
+        client: SocketAddr,
+        source: Source,
+        out: &mut Vec<u8>,
+    ) {
+        out.clear();
+        let id = self.record_stranger(client, source);
+        if let Ok(parsed) = guard_query(message) {
+            let query = ClientQuery::new(message, &parsed, source, &self.recorder);
+            let refusal = Refusal::Code(rcode::REFUSED);
+            query.write_refusal(Reason::ClientNotAllowed, id, refusal, out);
+        }
+    }
+
+    /// Records that a client was refused for where it came from.
+    pub(crate) fn record_stranger(&self, client: SocketAddr, source: Source) -> DecisionId {
+        let reason = Reason::ClientNotAllowed;
+        let detail = format!("from {}", client.ip().to_canonical());
+        let event = source.event(reason.verdict(), reason);
+        self.recorder.decision(event.detail(&detail))
     }
 
     /// Refuses a query above the policy's `dns_queries_per_second`, before anything is done for it.

@@ -16,6 +16,7 @@
 //! Invariant: an address leaves in an answer only after the lease and the kernel's gate hold it.
 #![forbid(unsafe_code)]
 
+mod acceptor;
 mod batch;
 mod cache;
 mod canonical_names;
@@ -49,8 +50,11 @@ mod tcp;
 mod udp;
 mod upstream;
 
+pub use acceptor::{Accepted, Acceptor};
 pub use clock::Clock;
-pub use config::{CACHE_BYTES, DnsConfig, OwnNames};
+pub use config::{
+    CACHE_BYTES, DESCRIPTORS_PER_LOOKUP, DnsConfig, MAX_LOOKUPS, MAX_TCP_CLIENTS, OwnNames,
+};
 pub use leases::{
     AddressGate, GrantError, Hold, LEASE_GRACE, Leases, NoGate, Owner, SYNTHETIC_RANGE,
     SYNTHETIC_TTL, SyntheticGrant,

@@ -18,13 +18,9 @@ use crate::entry::{CLIENT_RESPONSE_TIMER, Entry, EntryKind, SLOW, because};
 use crate::lookup::{Lookup, LookupRequest};
 use crate::new_names::{NewNameBudget, TOO_MANY_NEW_NAMES};
 
-/// Lookups under way for one sandbox. Each may hold four sockets while its upstreams are silent, so
-/// that a sandbox asking for names without end cannot take all descriptors of the gateway.
-const MAX_FLIGHTS: usize = 192;
-
-/// Lookups under way beyond which no hot answer is fetched ahead of its end: those that somebody
-/// waits for come first.
-const MAX_REFRESHES: usize = MAX_FLIGHTS / 2;
+/// The part of the lookups under way beyond which no hot answer is fetched ahead of its end: those that
+/// somebody waits for come first.
+const REFRESH_SHARE: usize = 2;
 
 /// What the record says of an answer that was fetched before its predecessor's end: nobody's
 /// question led to it at that moment.
@@ -46,6 +42,9 @@ struct FlightKey {
 pub(crate) struct Resolver {
     pub lookup: Lookup,
     pub new_names: Arc<NewNameBudget>,
+    /// Lookups under way at most, so that a sandbox that asks for names without end cannot take all
+    /// descriptors of the gateway.
+    max_flights: usize,
     flights: Mutex<HashMap<FlightKey, Landing>>,
 }
 
@@ -63,10 +62,15 @@ impl Drop for Landed {
 
 impl Resolver {
     /// Nothing under way.
-    pub(crate) fn new(lookup: Lookup, new_names: Arc<NewNameBudget>) -> Resolver {
+    pub(crate) fn new(
+        lookup: Lookup,
+        new_names: Arc<NewNameBudget>,
+        max_flights: usize,
+    ) -> Resolver {
         Resolver {
             lookup,
             new_names,
+            max_flights,
             flights: Mutex::default(),
         }
     }
@@ -84,7 +88,8 @@ impl Resolver {
         if let Some(entry) = kept.as_ref().filter(|entry| entry.is_valid(now, epoch)) {
             if entry.claim_refresh(now) {
                 // Whoever asks for this name is admitted already: it is no new one.
-                let _flying = self.board(request, MAX_REFRESHES, Some(REFRESHED));
+                let _flying =
+                    self.board(request, self.max_flights / REFRESH_SHARE, Some(REFRESHED));
             }
             return entry.clone();
         }
@@ -96,7 +101,7 @@ impl Resolver {
             return failed(Reason::RateLimited, TOO_MANY_NEW_NAMES);
         }
         let stale = kept.filter(|entry| entry.outlives_its_end(now, epoch, qtype));
-        let Some(mut landing) = self.board(request, MAX_FLIGHTS, None) else {
+        let Some(mut landing) = self.board(request, self.max_flights, None) else {
             return match stale {
                 Some(stale) => stale.renewed(now, &because(Some(TOO_MANY_LOOKUPS))),
                 None => failed(Reason::RateLimited, TOO_MANY_LOOKUPS),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use portcullis_policy::{ConnectPermit, LookupPermit};
 use portcullis_record::Protocol;
 use tokio::net::{TcpListener, UdpSocket};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Cache;
@@ -84,7 +85,9 @@ impl DnsService {
                 clock: clock.clone(),
                 transparent: config.transparent,
             },
-            resolver: Arc::new(Resolver::new(lookup, new_names)),
+            resolver: Arc::new(Resolver::new(lookup, new_names, config.max_lookups)),
+            tcp_clients: Arc::new(Semaphore::new(config.max_tcp_clients)),
+            allowed_clients: config.allowed_clients,
             grants,
             leases,
             canonical_names,

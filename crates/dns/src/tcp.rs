@@ -19,12 +19,10 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::acceptor::{Accepted, Acceptor};
 use crate::forwarder::{Forwarder, Step};
 use crate::query::Source;
 use crate::reply::HEADER_BYTES;
-
-/// Connections of one listener at a time.
-const MAX_TCP_CLIENTS: usize = 128;
 
 /// Queries of one connection under way at a time; beyond them the connection is not read.
 const MAX_PIPELINED: usize = 64;
@@ -35,35 +33,45 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to read one reply.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The pause after a failed accept: no free descriptors, most likely.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
 /// Serves `listener` until `token` is cancelled.
 pub(crate) async fn serve(
     forwarder: Arc<Forwarder>,
     listener: TcpListener,
     token: CancellationToken,
 ) -> io::Result<()> {
-    let clients = Arc::new(Semaphore::new(MAX_TCP_CLIENTS));
+    let mut acceptor = Acceptor::new(listener, forwarder.allowed_clients.clone());
     loop {
         let accepted = tokio::select! {
             biased;
             () = token.cancelled() => return Ok(()),
-            accepted = listener.accept() => accepted,
+            accepted = acceptor.accept() => accepted?,
+        };
+        let source = |client, server| Source {
+            protocol: Protocol::DnsTcp,
+            client,
+            server,
         };
         let (stream, client) = match accepted {
-            Ok((stream, client)) => (stream, client),
-            Err(_) => {
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+            Accepted::Connection(stream, client) => (stream, client),
+            Accepted::Stranger(client) => {
+                forwarder.record_stranger(client, source(Some(client), None));
+                continue;
+            }
+            Accepted::Exhausted(error) => {
+                let nobody = source(None, None);
+                deny(
+                    &forwarder.recorder,
+                    nobody,
+                    Reason::TooManyConnections,
+                    &error.to_string(),
+                );
                 continue;
             }
         };
-        let source = Source {
-            protocol: Protocol::DnsTcp,
-            client: Some(client),
-            server: stream.local_addr().ok(),
-        };
-        let Ok(slot) = clients.clone().try_acquire_owned() else {
+        let source = source(Some(client), stream.local_addr().ok());
+        let Ok(slot) = forwarder.tcp_clients.clone().try_acquire_owned() else {
+            // Closed with RST: nothing was read, and nothing will be.
+            let _ = stream.set_zero_linger();
             deny(
                 &forwarder.recorder,
                 source,

@@ -125,8 +125,10 @@ impl Server {
         }
         let mut since = Instant::now();
         let in_force = self.forwarder.policy.current();
-        // A policy with a limit has every query counted on its way through `begin`.
-        let repeat = in_force.policy.settings().dns.queries_per_second.is_none();
+        // A policy with a limit has every query counted on its way through `begin`; and where not
+        // everybody may ask, every client is looked at.
+        let repeat = in_force.policy.settings().dns.queries_per_second.is_none()
+            && self.forwarder.allowed_clients.is_everybody();
         let batch = self.forwarder.batch(in_force.epoch, since);
         for (datagram, query) in inbox.iter() {
             let Some(out) = outbox.next() else { break };
@@ -160,6 +162,13 @@ impl Server {
             client: Some(client),
             server: None,
         };
+        if !self.forwarder.allowed_clients.contains(client.ip()) {
+            self.forwarder.refuse_stranger(query, client, source, out);
+            if !out.is_empty() && !datagram.cut {
+                outbox.put(datagram);
+            }
+            return;
+        }
         match self.forwarder.begin(query, source, out) {
             Step::Done(reusable) => {
                 if let Some(reusable) = reusable {

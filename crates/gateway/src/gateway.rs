@@ -1,5 +1,6 @@
 //! The gateway itself: one policy, one resolver, one dialler and the entrances in front of them.
 
+use crate::descriptors::{self, Shares};
 use crate::entrances::Entrances;
 use crate::replace::{Acceptable, Networks, PolicySlot, ReplaceError, Replaced};
 use crate::serving::Serving;
@@ -11,6 +12,7 @@ use portcullis_dns::{
     AddressGate, Clock, DnsConfig, DnsService, LEASE_GRACE, Leases, NoGate, OwnNames, PolicyHandle,
     StartupSchedule,
 };
+use portcullis_names::AllowedClients;
 use portcullis_policy::{Policy, Resolve};
 use portcullis_proxy::{Inspector, Proxy};
 use portcullis_record::Recorder;
@@ -19,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{debug, info};
 
 /// Collects what a [`Gateway`] is made of; start from [`Gateway::builder`].
 #[must_use]
@@ -35,6 +37,8 @@ pub struct Builder {
     schedule: Option<StartupSchedule>,
     transparent: bool,
     lease_grace: Duration,
+    descriptors: Option<usize>,
+    allowed_clients: AllowedClients,
     inspector: Option<Arc<Inspector>>,
     networks: Option<Networks>,
     acceptable: Option<Acceptable>,
@@ -112,6 +116,20 @@ impl Builder {
         self
     }
 
+    /// How many descriptors this gateway may hold: where one process serves many sandboxes, each needs a
+    /// share. Without it, all that the process's limit leaves when the gateway is made.
+    pub fn descriptors(mut self, descriptors: usize) -> Self {
+        self.descriptors = Some(descriptors);
+        self
+    }
+
+    /// Which clients the listeners serve; everybody otherwise. The connections of others are reset, and
+    /// their DNS queries are answered REFUSED.
+    pub fn allowed_clients(mut self, clients: AllowedClients) -> Self {
+        self.allowed_clients = clients;
+        self
+    }
+
     /// What HTTPS is inspected with, where its certificate had to be known before. Without one the
     /// gateway makes its own if the policy inspects anything: see [`Gateway::ca_pem`].
     pub fn inspector(mut self, inspector: Option<Arc<Inspector>>) -> Self {
@@ -162,6 +180,12 @@ impl Builder {
             leases.clone(),
             self.recorder.clone(),
         );
+        let descriptors = self.descriptors.unwrap_or_else(descriptors::free);
+        let shares = Shares::of(descriptors);
+        debug!(descriptors, ?shares, "descriptors are shared out");
+        dns.max_lookups = shares.lookups;
+        dns.max_tcp_clients = shares.dns_clients;
+        dns.allowed_clients = self.allowed_clients.clone();
         dns.clock = clock;
         dns.own = self.own;
         dns.transparent = self.transparent;
@@ -172,6 +196,7 @@ impl Builder {
         let dns = Arc::new(DnsService::new(dns));
         let mut dial = DialConfig::new(policy.clone(), dns.clone());
         dial.listeners = self.host_listeners.clone();
+        dial.extra_attempts = shares.extra_attempts;
         let dialer = Arc::new(Dialer::new(dial));
         let proxy = Proxy::new(
             policy.clone(),
@@ -181,13 +206,18 @@ impl Builder {
         )
         .with_listeners(self.listeners)
         .with_host_listeners(self.host_listeners)
-        .with_inspector(inspector.clone());
+        .with_inspector(inspector.clone())
+        .with_room(shares.room)
+        .with_allowed_clients(self.allowed_clients);
         let proxy = Arc::new(proxy);
         Ok(Gateway {
             dns,
             proxy: proxy.clone(),
             startup: match resolve {
-                Resolve::Startup => Some(self.schedule.unwrap_or_else(startup::schedule)),
+                Resolve::Startup => {
+                    let schedule = || descriptors::startup_schedule(descriptors);
+                    Some(self.schedule.unwrap_or_else(schedule))
+                }
                 Resolve::OnDemand => None,
             },
             policy: PolicySlot {
@@ -229,6 +259,8 @@ impl Gateway {
             schedule: None,
             transparent: true,
             lease_grace: LEASE_GRACE,
+            descriptors: None,
+            allowed_clients: AllowedClients::default(),
             inspector: None,
             networks: None,
             acceptable: None,

@@ -46,6 +46,7 @@
 //! record.
 #![forbid(unsafe_code)]
 
+mod descriptors;
 mod entrances;
 mod gateway;
 mod host;
@@ -67,7 +68,7 @@ pub use portcullis_dns::{
     AddressGate, Leases, OwnNames, PolicyHandle, StartupError, StartupFailure, StartupName,
     StartupSchedule,
 };
-pub use portcullis_names::PortSet;
+pub use portcullis_names::{AllowedClients, PortSet, client_network};
 pub use portcullis_policy::{
     Diagnostic, Environment, Input, Loaded, Mode, Policy, Reason, Resolve, Verdict,
 };

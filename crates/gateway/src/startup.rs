@@ -5,16 +5,10 @@
 
 use crate::serving::PartError;
 use crate::synthetic::RangeError;
-use portcullis_dns::{StartupError, StartupSchedule};
+use portcullis_dns::StartupError;
 use portcullis_policy::{Policy, Resolver};
 use portcullis_proxy::InspectError;
-use rustix::process::{Resource, getrlimit};
 use std::io;
-
-/// Descriptors that start-up leaves for everything else.
-const RESERVED_DESCRIPTORS: u64 = 128;
-/// Descriptors for one name: a socket for A, one for AAAA.
-const DESCRIPTORS_PER_NAME: u64 = 2;
 
 /// Why a gateway cannot be made for a policy.
 #[derive(Debug, thiserror::Error)]
@@ -63,11 +57,4 @@ pub enum StartError {
     /// Names that were to be resolved before, and were not.
     #[error(transparent)]
     Names(#[from] StartupError),
-}
-
-/// The default schedule, with as many names at once as this process may have sockets for.
-pub(crate) fn schedule() -> StartupSchedule {
-    let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let names = limit.saturating_sub(RESERVED_DESCRIPTORS) / DESCRIPTORS_PER_NAME;
-    StartupSchedule::default().at_once(usize::try_from(names).unwrap_or(usize::MAX))
 }

@@ -12,6 +12,7 @@
 
 mod address;
 mod buf;
+mod clients;
 mod error;
 mod host;
 mod limits;
@@ -24,6 +25,7 @@ mod target;
 
 pub use address::{AddressClass, classify, is_guarded};
 pub use buf::NameBuf;
+pub use clients::{AllowedClients, client_network};
 pub use error::{NameError, PatternError, TargetError};
 pub use host::{Host, parse_port};
 pub use limits::{MAX_LABEL_BYTES, MAX_NAME_BYTES};

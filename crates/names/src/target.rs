@@ -208,7 +208,7 @@ fn bracketed(inner: &str, whole: &str) -> Result<Target, TargetError> {
 }
 
 /// An address with its prefix length; without one, a range of one address.
-fn read_net(address: &str, prefix: Option<&str>) -> Result<IpNet, TargetError> {
+pub(crate) fn read_net(address: &str, prefix: Option<&str>) -> Result<IpNet, TargetError> {
     let text = || match prefix {
         Some(prefix) => quoted(&format!("{address}/{prefix}")),
         None => quoted(address),

@@ -14,6 +14,8 @@ const EDE_OTHER: u16 = 0;
 const EDE_STALE_ANSWER: u16 = 3;
 /// RFC 8914 "Blocked": policy refused the name.
 const EDE_BLOCKED: u16 = 15;
+/// RFC 8914 "Prohibited": the resolver is not there for this client.
+const EDE_PROHIBITED: u16 = 18;
 /// RFC 8914 "Not Supported": the record type is not served.
 const EDE_NOT_SUPPORTED: u16 = 21;
 /// RFC 8914 "No Reachable Authority": no upstream resolver answered.
@@ -213,6 +215,11 @@ reasons! {
     GatewayLoop = Row {
         proxy_status: "proxy_loop_detected",
         ..deny("gateway-loop", PRIVATE, "The destination is the gateway itself.")
+    };
+    /// A client from a network that the listener does not serve (`serve --allow-from`).
+    ClientNotAllowed = Row {
+        ede: Some(EDE_PROHIBITED),
+        ..deny("client-not-allowed", None, "This listener does not serve clients from this network.")
     };
     /// Too many queries, new names or connections in a time.
     RateLimited = Row {

@@ -51,10 +51,11 @@ mod tunnel;
 #[cfg(not(feature = "inspect"))]
 mod uninspected;
 
+pub use admission::Room;
 pub use datagrams::serve_datagrams;
 #[cfg(feature = "inspect")]
 pub use inspect::{InspectError, Inspector, covers};
-pub use limits::MAX_CONNECTIONS;
+pub use limits::{MAX_CONNECTIONS, MAX_DATAGRAM_FLOWS, MAX_REFUSALS};
 pub use listen::{serve_http, serve_socks5, serve_transparent};
 pub use proxy::Proxy;
 pub use relay::{Relayed, relay_between};

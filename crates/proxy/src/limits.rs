@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use portcullis_policy::Limits;
 
-/// Connections of one sandbox at once, over all entrances, unless the context says otherwise.
+/// Connections of one sandbox at once, over all entrances, unless its policy says otherwise.
 pub const MAX_CONNECTIONS: usize = 4096;
 /// Connections over the limit that are told so at once; any further one is reset.
-pub(crate) const MAX_REFUSALS: usize = 64;
+pub const MAX_REFUSALS: usize = 64;
 
 /// From a connection's start, or a request's first byte, to the end of its head or handshake.
 pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,9 +33,7 @@ pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// How far away the next timer is while connections come in; shorter than what they wait for.
 pub(crate) const EARLY_TIMER: Duration = Duration::from_millis(100);
 /// Flows of datagrams of one sandbox at once.
-pub(crate) const MAX_DATAGRAM_FLOWS: usize = 512;
-/// After a failed accept (no free descriptors).
-pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub const MAX_DATAGRAM_FLOWS: usize = 512;
 /// How long a direct connection's record waits for the name that its first bytes may show.
 pub(crate) const RECORD_DELAY: Duration = Duration::from_millis(500);
 /// How often a half-closed tunnel is looked at for a peer that is gone.
@@ -146,30 +144,5 @@ impl Slots {
 impl Drop for Slot {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn places_are_bounded_and_come_back() {
-        let slots = Slots::new(2);
-        let first = slots.take();
-        let second = slots.take();
-        assert!(first.is_some() && second.is_some());
-        assert!(slots.take().is_none());
-        drop(first);
-        let third = slots.take();
-        assert!(third.is_some());
-        slots.set_max(1);
-        drop(third);
-        assert!(
-            slots.take().is_none(),
-            "one is in, and that is all there is room for"
-        );
-        slots.set_max(2);
-        assert!(slots.take().is_some());
     }
 }

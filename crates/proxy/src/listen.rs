@@ -4,20 +4,22 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 
+use portcullis_dns::{Accepted, Acceptor};
 use portcullis_policy::Reason;
-use portcullis_record::Protocol;
+use portcullis_record::{DecisionId, Protocol};
 use portcullis_wire::socks5;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::Place;
 use crate::early_timer::EarlyTimer;
 use crate::identify::{Identified, identify};
 use crate::inbound::Inbound;
 #[cfg(feature = "inspect")]
 use crate::inspect;
-use crate::limits::{ACCEPT_PAUSE, DRAIN_TIMEOUT, Slot};
+use crate::limits::DRAIN_TIMEOUT;
 use crate::meter::OverLimit;
 use crate::opened::Entered;
 use crate::proxy::Proxy;
@@ -88,34 +90,36 @@ async fn serve(
     let tracker = TaskTracker::new();
     let mut cancelled = pin!(token.cancelled());
     let mut early_timer = EarlyTimer::default();
+    let mut acceptor = Acceptor::new(listener, proxy.admission.allowed_clients.clone());
     let served = loop {
         let accepted = tokio::select! {
             biased;
             () = &mut cancelled => break Ok(()),
-            accepted = listener.accept() => accepted,
+            accepted = acceptor.accept() => accepted,
             () = early_timer.fires() => continue,
         };
         early_timer.touch();
-        match accepted {
-            Ok((stream, from)) => {
+        let refused = match accepted {
+            Ok(Accepted::Connection(stream, from)) => {
                 let to = own.or_else(|| stream.local_addr().ok());
                 let inbound = Inbound::new(entrance.protocol(), from, to);
                 admit(&proxy, &tracker, &stop, entrance, stream, inbound);
+                continue;
             }
-            Err(error) => match accept_error(&error) {
-                AcceptError::OneConnection => {}
-                AcceptError::Exhausted => {
-                    let nobody = Inbound::nobody(entrance.protocol());
-                    let reason = Reason::TooManyConnections;
-                    (proxy.records).too_many(nobody, reason, &error.to_string());
-                    tokio::select! {
-                        () = &mut cancelled => break Ok(()),
-                        () = sleep(ACCEPT_PAUSE) => {}
-                    }
-                }
-                AcceptError::Listener => break Err(error),
-            },
-        }
+            Ok(Accepted::Stranger(from)) => (
+                Inbound::new(entrance.protocol(), from, own),
+                Reason::ClientNotAllowed,
+                format!("from {}", from.ip().to_canonical()),
+            ),
+            Ok(Accepted::Exhausted(error)) => (
+                Inbound::nobody(entrance.protocol()),
+                Reason::TooManyConnections,
+                error.to_string(),
+            ),
+            Err(error) => break Err(error),
+        };
+        let (inbound, reason, detail) = refused;
+        (proxy.records).turned_away(inbound, reason, &detail);
     };
     drop(stop_guard);
     tracker.close();
@@ -132,34 +136,33 @@ fn admit(
     stream: TcpStream,
     inbound: Inbound,
 ) {
-    let refused = match proxy.admission.connection() {
-        Ok(slot) => {
+    let refused = match proxy.admission.connection(entrance as usize) {
+        Ok(place) => {
             tracker.spawn(connection(
                 entrance,
                 proxy.clone(),
                 stream,
                 inbound,
-                slot,
+                place,
                 stop.clone(),
             ));
             return;
         }
         Err(refused) => refused,
     };
+    let id = (proxy.records).turned_away(inbound, refused.reason, refused.detail);
+    let words = entrance.last_words(refused, id);
     match proxy.admission.refusal() {
-        Some(slot) if entrance != Entrance::Transparent => {
-            tracker.spawn(refuse(
-                entrance,
-                proxy.clone(),
-                stream,
-                inbound,
-                (refused, slot),
-            ));
+        _ if words.is_empty() => socket::reset(stream),
+        Some(slot) => {
+            tracker.spawn(async move {
+                socket::last_words(stream, &words).await;
+                drop(slot);
+            });
         }
-        _ => {
-            (proxy.records).too_many(inbound, refused.reason, refused.detail);
-            socket::reset(stream);
-        }
+        // No descriptor to wait with. The words fit what the kernel holds for a new connection; a client
+        // that has spoken already may see a reset behind them.
+        None => drop(stream.try_write(&words)),
     }
 }
 
@@ -170,7 +173,7 @@ async fn connection(
     proxy: Arc<Proxy>,
     stream: TcpStream,
     inbound: Inbound,
-    slot: Slot,
+    place: Place,
     stop: Arc<Stop>,
 ) {
     let mut tunnel = Box::pin(set_up(entrance, &proxy, stream, inbound, &stop)).await;
@@ -182,7 +185,7 @@ async fn connection(
     if let Some(tunnel) = tunnel {
         tunnel.finish();
     }
-    drop(slot);
+    drop(place);
 }
 
 /// The way of a connection to the point where it only has to be relayed: destination, decision,
@@ -221,70 +224,30 @@ async fn set_up(
     }
 }
 
-/// Tells a client that its connection is one too many.
-async fn refuse(
-    entrance: Entrance,
-    proxy: Arc<Proxy>,
-    stream: TcpStream,
-    inbound: Inbound,
-    (over, slot): (OverLimit, Slot),
-) {
-    let id = (proxy.records).too_many(inbound, over.reason, over.detail);
-    let words = match entrance {
-        Entrance::Socks5 => {
-            let mut words = socks5::METHOD_NONE.to_vec();
-            words.extend(socks::reply(over.reason));
-            words
-        }
-        _ => {
-            let mut refusal = Refusal::new(over.reason, id);
-            refusal.retry_after = over.retry_after;
-            refusal.answer(Format::Text).http1(true)
-        }
-    };
-    socket::last_words(stream, &words).await;
-    drop(slot);
-}
-
 impl Entrance {
+    /// What a client is told whose connection is one too many; nothing where its protocol is not known.
+    fn last_words(self, over: OverLimit, id: DecisionId) -> Vec<u8> {
+        match self {
+            Entrance::Http => {
+                let mut refusal = Refusal::new(over.reason, id);
+                refusal.retry_after = over.retry_after;
+                refusal.answer(Format::Text).http1(true)
+            }
+            Entrance::Socks5 => {
+                let mut words = socks5::METHOD_NONE.to_vec();
+                words.extend(socks::reply(over.reason));
+                words
+            }
+            Entrance::Transparent => Vec::new(),
+        }
+    }
+
     fn protocol(self) -> Protocol {
         match self {
             Entrance::Http => Protocol::Http,
             Entrance::Socks5 => Protocol::Socks5,
             Entrance::Transparent => Protocol::Transparent,
         }
-    }
-}
-
-/// What a failed accept means.
-enum AcceptError {
-    /// That connection is gone; others are not.
-    OneConnection,
-    /// No descriptors or memory now, or something unknown: try again after a pause.
-    Exhausted,
-    /// The listener is of no more use.
-    Listener,
-}
-
-fn accept_error(error: &io::Error) -> AcceptError {
-    use io::ErrorKind as Kind;
-    /// The descriptor is not open: no kind of its own.
-    const EBADF: i32 = 9;
-    if error.raw_os_error() == Some(EBADF) {
-        return AcceptError::Listener;
-    }
-    match error.kind() {
-        Kind::InvalidInput | Kind::NotConnected | Kind::Unsupported => AcceptError::Listener,
-        // accept(2): errors already pending on the new socket, and a firewall's EPERM
-        Kind::ConnectionAborted
-        | Kind::ConnectionReset
-        | Kind::ConnectionRefused
-        | Kind::HostUnreachable
-        | Kind::NetworkUnreachable
-        | Kind::NetworkDown
-        | Kind::TimedOut
-        | Kind::PermissionDenied => AcceptError::OneConnection,
-        _ => AcceptError::Exhausted,
     }
 }
 
@@ -315,14 +278,14 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let (stream, _) = tokio::join!(TcpStream::connect(at), listener.accept());
-        let slot = proxy.admission.connection().unwrap();
+        let place = proxy.admission.connection(0).unwrap();
         let inbound = Inbound::nobody(Protocol::Http);
         let task = connection(
             Entrance::Http,
             proxy,
             stream.unwrap(),
             inbound,
-            slot,
+            place,
             Arc::default(),
         );
         let size = size_of_val(&task);
@@ -342,17 +305,5 @@ mod tests {
         let size = of_three(identify) + of_five(set_up);
         eprintln!("{size} bytes");
         assert!(size <= MAX_SILENT_FUTURE_BYTES, "{size} bytes");
-    }
-
-    #[test]
-    fn no_free_descriptors_is_not_the_end_of_the_listener() {
-        let of = |errno| accept_error(&io::Error::from_raw_os_error(errno));
-        for errno in [24, 23, 105, 12] {
-            assert!(matches!(of(errno), AcceptError::Exhausted), "{errno}");
-        }
-        for errno in [103, 104, 1, 113] {
-            assert!(matches!(of(errno), AcceptError::OneConnection), "{errno}");
-        }
-        assert!(matches!(of(9), AcceptError::Listener) && matches!(of(22), AcceptError::Listener));
     }
 }

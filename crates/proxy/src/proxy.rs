@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use portcullis_dial::Dialer;
 use portcullis_dns::{Leases, PolicyHandle};
+use portcullis_names::AllowedClients;
 use portcullis_policy::Policy;
 use portcullis_record::Recorder;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Room};
 use crate::connector::Connector;
 use crate::decider::Decider;
 use crate::flows::Flows;
@@ -76,12 +77,18 @@ impl Proxy {
         self
     }
 
-    /// Sets how many connections the sandbox may have at once, over all entrances, where its policy
-    /// does not say ([`MAX_CONNECTIONS`](crate::MAX_CONNECTIONS) by default).
+    /// Sets how much it may hold at once; by default as much as is ever used.
     #[must_use]
-    pub fn with_max_connections(mut self, max: usize) -> Proxy {
-        self.admission.max_connections = max;
+    pub fn with_room(mut self, room: Room) -> Proxy {
+        self.admission.set_room(room);
         self.follow_limits(&self.decider.policy());
+        self
+    }
+
+    /// Names the clients that its listeners serve; everybody by default. Others are reset.
+    #[must_use]
+    pub fn with_allowed_clients(mut self, clients: AllowedClients) -> Proxy {
+        self.admission.allowed_clients = clients;
         self
     }
 

@@ -286,8 +286,8 @@ impl Records {
         self.write(&at, event)
     }
 
-    /// Records that a connection was one too many.
-    pub(crate) fn too_many(&self, inbound: Inbound, reason: Reason, detail: &str) -> DecisionId {
+    /// Records that a connection was refused as it came.
+    pub(crate) fn turned_away(&self, inbound: Inbound, reason: Reason, detail: &str) -> DecisionId {
         let at = At::new(Layer::Tcp, inbound).detail(Some(detail));
         self.write(&at, at.event(Verdict::Deny, reason))
     }

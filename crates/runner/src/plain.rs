@@ -7,8 +7,8 @@ use crate::report::record_start;
 use crate::unresolved::Unresolved;
 use portcullis_dial::{Host, HostAddresses, reaches};
 use portcullis_gateway::{
-    BuildError, CancellationToken, Entrances, Gateway, OwnNames, Policy, Recorder, StartError,
-    TaskTracker,
+    AllowedClients, BuildError, CancellationToken, Entrances, Gateway, OwnNames, Policy, Recorder,
+    StartError, TaskTracker,
 };
 use portcullis_policy::{Answers, Resolver};
 use std::fs::File;
@@ -43,6 +43,8 @@ pub struct PlainConfig {
     pub http: Option<TcpListener>,
     /// SOCKS5 proxy.
     pub socks5: Option<TcpListener>,
+    /// Which clients may use these listeners.
+    pub allowed_clients: AllowedClients,
     /// How the policy is followed, where it is.
     pub reload: Option<Reload>,
 }
@@ -155,6 +157,7 @@ async fn serve(
         .host_listeners(listeners)
         .acceptable(Box::new(acceptable))
         .transparent(false)
+        .allowed_clients(config.allowed_clients)
         .build()?;
     if let (Some(path), Some(pem)) = (&config.ca_cert, gateway.ca_pem()) {
         // Before anything is served: whoever waits for that may read the file.

@@ -3,7 +3,9 @@
 //! The socket to the server is made inside by the sandbox's first process, so it can only reach
 //! what the sandbox's own loopback has; nothing of the host becomes reachable from inside.
 
+use portcullis_dns::{Accepted, Acceptor};
 use portcullis_gateway::{CancellationToken, TaskTracker};
+use portcullis_names::AllowedClients;
 use portcullis_policy::{Reason, Verdict};
 use portcullis_proxy::relay_between;
 use portcullis_record::{Close, Event, Layer, Protocol, Recorder};
@@ -11,14 +13,12 @@ use portcullis_sandbox::{Control, Family};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tracing::debug;
 
 /// Connections to one published port at a time.
 const MAX_PUBLISHED_CONNECTIONS: usize = 256;
-/// Pause after accept() failed, for lack of descriptors mostly.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// A port of the host that leads to a port of the sandbox.
 #[derive(Debug)]
@@ -31,6 +31,9 @@ pub struct Publish {
 
 /// Serves one published port until `token` is cancelled and the close of each connection is on
 /// record.
+///
+/// # Errors
+/// The listener is of no more use.
 pub(crate) async fn serve(
     listener: TcpListener,
     port: u16,
@@ -40,13 +43,13 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_PUBLISHED_CONNECTIONS));
     let connections = TaskTracker::new();
+    let mut acceptor = Acceptor::new(listener, AllowedClients::default());
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = acceptor.accept() => accepted?,
             () = token.cancelled() => break,
         };
-        let Ok((stream, peer)) = accepted else {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+        let Accepted::Connection(stream, peer) = accepted else {
             continue;
         };
         // Beyond the limit the connection is closed: the dev server's user sees it at once.

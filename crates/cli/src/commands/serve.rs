@@ -7,11 +7,13 @@ use crate::launch::{free_range, host_resolvers, open_log};
 use crate::output::{self, Hinted};
 use crate::policy_options::{self, Followed, PolicyOptions};
 use anyhow::Context;
+use ipnet::IpNet;
+use portcullis_names::{AllowedClients, client_network};
 use portcullis_policy::{Answers, Mode, Policy};
 use portcullis_runner::{DnsSockets, PlainConfig, Reload, ReloadResult, ServeError, serve_plain};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -44,6 +46,10 @@ pub struct Serve {
     /// Serve a SOCKS5 proxy on ADDR:PORT
     #[arg(long, value_name = "ADDR:PORT")]
     socks5: Option<SocketAddr>,
+    /// Serve only clients from this network, or this address (repeatable); without it, everybody who can
+    /// reach the listeners
+    #[arg(long, value_name = "CIDR", value_parser = client_network)]
+    allow_from: Vec<IpNet>,
     /// Write the certificate (PEM) that programs must trust for inspected names to FILE
     #[arg(long, value_name = "FILE")]
     ca_cert: Option<PathBuf>,
@@ -139,14 +145,27 @@ fn serve(args: &Serve, policy: Policy, mut reload: Reload) -> anyhow::Result<()>
     let socks5 = args.socks5.map(tcp).transpose()?;
     let resolvers = host_resolvers(&policy)?;
     let log = args.log.as_deref().map(open_log).transpose()?;
-    let mut where_to = Vec::new();
+    let mut listeners = Vec::new();
     if let Some(DnsSockets { udp, .. }) = &dns {
-        where_to.push(format!("dns {}", udp.local_addr()?));
+        listeners.push(("dns", udp.local_addr()?));
     }
     for (what, listener) in [("http", &http), ("socks5", &socks5)] {
         if let Some(listener) = listener {
-            where_to.push(format!("{what} {}", listener.local_addr()?));
+            listeners.push((what, listener.local_addr()?));
         }
+    }
+    let shown = |listeners: &[(&str, SocketAddr)]| {
+        let all = listeners.iter().map(|(what, at)| format!("{what} {at}"));
+        all.collect::<Vec<_>>().join(", ")
+    };
+    let where_to = shown(&listeners);
+    listeners.retain(|(_, at)| open_to_anybody(at.ip(), &args.allow_from));
+    if !listeners.is_empty() {
+        output::line(format_args!(
+            "portcullis: warning: anybody who can reach {} may use it; serve only some with \
+             --allow-from CIDR",
+            shown(&listeners)
+        ));
     }
     let config = PlainConfig {
         policy,
@@ -157,11 +176,18 @@ fn serve(args: &Serve, policy: Policy, mut reload: Reload) -> anyhow::Result<()>
         dns,
         http,
         socks5,
+        allowed_clients: AllowedClients::from_networks(&args.allow_from),
         reload: Some(reload),
     };
     // Only then: whoever waits for this line may ask at once.
-    let ready = || output::line(format_args!("portcullis: serving {}", where_to.join(", ")));
+    let ready = || output::line(format_args!("portcullis: serving {where_to}"));
     serve_plain(config, ready, end).context("cannot serve")
+}
+
+/// Whether others than this host's own programs reach a listener, and nobody of them is refused.
+fn open_to_anybody(listener: IpAddr, allowed: &[IpNet]) -> bool {
+    let everybody = |network: &IpNet| network.prefix_len() == 0;
+    !listener.to_canonical().is_loopback() && (allowed.is_empty() || allowed.iter().any(everybody))
 }
 
 /// UDP and TCP on one port; with port 0, on one that is free for both.

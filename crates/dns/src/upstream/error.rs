@@ -21,6 +21,9 @@ pub(super) enum ExchangeError {
     /// More questions wait for this server than may.
     #[error("too many questions wait for it")]
     Crowded,
+    /// This process has no descriptor left for a socket: no fault of the server.
+    #[error("{0}")]
+    Exhausted(Arc<str>),
     /// The server answered with an error.
     #[error("it answered {0}")]
     Code(ResponseCode),
@@ -50,6 +53,7 @@ impl ExchangeError {
                 Reason::DnsTimeout
             }
             ExchangeError::Unreachable(_) | ExchangeError::Closed => Reason::DnsUnreachable,
+            ExchangeError::Exhausted(_) => Reason::RateLimited,
             ExchangeError::Refused(_)
             | ExchangeError::Crowded
             | ExchangeError::Code(_)
@@ -61,7 +65,13 @@ impl ExchangeError {
 
 impl From<io::Error> for ExchangeError {
     fn from(error: io::Error) -> ExchangeError {
-        ExchangeError::unreachable(error.to_string())
+        /// No kinds of their own: too many open files of this process, or of the host.
+        const EMFILE: i32 = 24;
+        const ENFILE: i32 = 23;
+        match error.raw_os_error() {
+            Some(EMFILE | ENFILE) => ExchangeError::Exhausted(error.to_string().into()),
+            _ => ExchangeError::unreachable(error.to_string()),
+        }
     }
 }
 
@@ -75,7 +85,7 @@ pub(super) struct FailedAttempt {
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{detail}")]
 pub struct UpstreamError {
-    /// `dns-timeout`, `dns-unreachable` or `dns-failed`.
+    /// `dns-timeout`, `dns-unreachable`, `dns-failed`, or `rate-limited` where no descriptor was free.
     pub reason: Reason,
     /// What happened, for the operator's record.
     pub detail: String,
@@ -146,6 +156,8 @@ mod tests {
             of(ExchangeError::Code(ResponseCode::Refused), false),
             Reason::DnsFailed
         );
+        let ours = ExchangeError::from(io::Error::from_raw_os_error(24));
+        assert_eq!(of(ours, true), Reason::RateLimited);
         let wrong = ExchangeError::refused("TLS: the certificate is for another name");
         assert_eq!(of(wrong, true), Reason::DnsFailed);
         assert_eq!(UpstreamError::timeout(server, 4).reason, Reason::DnsTimeout);

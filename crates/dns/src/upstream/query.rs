@@ -78,7 +78,7 @@ pub(super) async fn query<S: Server>(
                         debug!(%name, %qtype, server = %server.text, attempt, %error, "upstream failed");
                         match error {
                             ExchangeError::Code(_) => server.gave_error(now),
-                            ExchangeError::Crowded => {}
+                            ExchangeError::Crowded | ExchangeError::Exhausted(_) => {}
                             _ => server.failed(now),
                         }
                         let server = server.text.clone();

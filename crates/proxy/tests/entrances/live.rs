@@ -303,7 +303,7 @@ scenario!(what_is_stuck_in_a_full_buffer_is_cut_too, |world| {
 scenario!(many_flows_of_which_half_lose_their_rule, |world| {
     // The world takes 64 connections at a time; a wider one is made for this.
     drop(world);
-    let world = World::new(portcullis_policy::Mode::Enforce, 200).await;
+    let world = World::new(portcullis_policy::Mode::Enforce, 240).await;
     const EACH: usize = 80;
     let (a, b) = (
         world.listen("192.0.2.1:443").await,

@@ -15,7 +15,7 @@ use portcullis_dial::{DialConfig, Dialer};
 use portcullis_dns::{Clock, DnsConfig, DnsService, LEASE_GRACE, Leases, NoGate, PolicyHandle};
 use portcullis_names::{Name, PortSet};
 use portcullis_policy::{Input, Mode, Policy};
-use portcullis_proxy::{Inspector, Proxy, serve_http, serve_socks5, serve_transparent};
+use portcullis_proxy::{Inspector, Proxy, Room, serve_http, serve_socks5, serve_transparent};
 use portcullis_record::{Memory, Recorder};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -128,7 +128,10 @@ impl World {
         let ctx = Proxy::new(policy.clone(), dialer, leases.clone(), recorder.clone())
             .with_inspector(inspector)
             .with_listeners(listeners)
-            .with_max_connections(connections);
+            .with_room(Room {
+                connections,
+                ..Room::default()
+            });
         let ctx = Arc::new(ctx);
         let token = CancellationToken::new();
         let take = |listener: StdListener| {
