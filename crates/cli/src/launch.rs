@@ -7,7 +7,7 @@ use crate::output::Hinted;
 use anyhow::{Context, bail};
 use portcullis_policy::{Policy, Resolve};
 use portcullis_runner::{Publish, Reload, Report, RunConfig, Unresolved};
-use portcullis_sandbox::{Addresses, OpenRules, Outcome, SandboxError, Spec, UnixSockets};
+use portcullis_sandbox::{Addresses, Keyring, OpenRules, Outcome, SandboxError, Spec, UnixSockets};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -41,6 +41,8 @@ pub struct Launch {
     pub unix_sockets: UnixSockets,
     /// Those that it may reach.
     pub let_in: Vec<PathBuf>,
+    /// Which kernel keyrings the command has.
+    pub keyring: Keyring,
     /// When to end the tree.
     pub timeout: Option<Duration>,
     /// Whether the report lists what was used and what failed too.
@@ -111,6 +113,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         unix_sockets: launch.unix_sockets,
         let_in: launch.let_in,
         trust: false,
+        keyring: launch.keyring,
     };
     spec.read_only = read_only;
     spec.hidden = launch.hidden;

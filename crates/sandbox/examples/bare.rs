@@ -16,8 +16,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use portcullis_sandbox::{
-    Addresses, Control, Family, GatewaySide, Inside, NamedSockets, Network, OpenRule, OpenRules,
-    SocketName, Sockets, Spec, UnixSockets,
+    Addresses, Control, Family, GatewaySide, Inside, Keyring, NamedSockets, Network, OpenRule,
+    OpenRules, SocketName, Sockets, Spec, UnixSockets,
 };
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socketpair,
@@ -100,6 +100,7 @@ fn arguments() -> (Spec, Behaviour) {
         open: OpenRules::default(),
         probe_refused: SocketAddr::from(([192, 0, 2, 1], 9)),
         addresses: Addresses::new(),
+        keyring: Keyring::default(),
         unix_sockets: UnixSockets::Auto,
         let_in: Vec::new(),
     };
@@ -113,6 +114,7 @@ fn arguments() -> (Spec, Behaviour) {
                 spec.tap = Some(text(value()));
                 spec.addresses = Addresses::with_tap();
             }
+            "--keyring-inherit" => spec.keyring = Keyring::Inherit,
             "--timeout-ms" => {
                 let ms = text(value()).parse().expect("milliseconds");
                 spec.timeout = Some(Duration::from_millis(ms));

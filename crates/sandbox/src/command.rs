@@ -21,13 +21,14 @@ use crate::channel::Channel;
 use crate::error::{At, SandboxError, Step};
 use crate::fds;
 use crate::ids::IdMaps;
+use crate::limits::Descriptors;
 use crate::message::Report;
 use crate::seccomp::UnixCalls;
 use crate::signals::Saved;
-use crate::spec::UnixSockets;
+use crate::spec::{Keyring, UnixSockets};
 use crate::unix_landlock;
 use crate::unix_supervisor::ToSupervisor;
-use crate::{seccomp, sys};
+use crate::{landlock, seccomp, sys};
 
 /// Where commands are looked for when the environment does not say.
 const DEFAULT_PATH: &[u8] = b"/usr/local/bin:/usr/bin:/bin";
@@ -143,6 +144,8 @@ pub(crate) struct Confinement<'a> {
     pub(crate) maps: &'a IdMaps,
     pub(crate) kept: &'a [RawFd],
     pub(crate) signals: &'a Saved,
+    pub(crate) descriptors: Descriptors,
+    pub(crate) keyring: Keyring,
     pub(crate) unix_sockets: UnixSockets,
     /// Sockets of the host that the command may reach.
     pub(crate) let_in: &'a [PathBuf],
@@ -181,6 +184,9 @@ fn become_inner(channel: &Channel, with: &Confinement<'_>) -> Result<(), Sandbox
     // Inherited as "not dumpable" from the first process, which would hide this process's own id
     // maps from it.
     set_dumpable_behavior(DumpableBehavior::Dumpable).at(Step::InnerNamespace, "")?;
+    with.descriptors
+        .lower_for_command()
+        .at(Step::Confine, "limits")?;
     unshare(CloneFlags::CLONE_NEWUSER).at(Step::InnerNamespace, "")?;
     if with.maps.privileged() {
         channel
@@ -194,17 +200,21 @@ fn become_inner(channel: &Channel, with: &Confinement<'_>) -> Result<(), Sandbox
     // From here on nothing of the sandbox is left but the channel, which closes at exec.
     fds::hand_on(with.kept).at(Step::Confine, "descriptors")?;
     with.signals.restore_for_command();
+    if with.keyring == Keyring::Fresh {
+        leave_keyring();
+    }
+    landlock::scope_signals().at(Step::Confine, "signals")?;
     filter_calls(with)
 }
 
 /// Puts the system call filter in force, and whatever keeps the command from the host's Unix sockets.
 fn filter_calls(with: &Confinement<'_>) -> Result<(), SandboxError> {
     let filter = |unix| {
-        let program = seccomp::program(unix);
+        let program = seccomp::program(unix, with.keyring);
         seccomp::install(&program).at(Step::Confine, "system call filter")
     };
     if let Some(supervisor) = &with.supervisor {
-        match seccomp::install_asking(&seccomp::program(UnixCalls::Ask)) {
+        match seccomp::install_asking(&seccomp::program(UnixCalls::Ask, with.keyring)) {
             Ok(listener) => return supervisor.hand_over(listener, STEP_TIMEOUT),
             // A filter around this one asks somebody already, and only one can; or none can here.
             Err(_) if with.unix_sockets == UnixSockets::Auto => supervisor.not_needed()?,
@@ -231,6 +241,22 @@ fn filter_calls(with: &Confinement<'_>) -> Result<(), SandboxError> {
         ));
     }
     filter(UnixCalls::Pairs)
+}
+
+/// Leaves the caller's session keyring, where the kernel itself looks keys up (AFS, NFS).
+///
+/// In a kernel without keys, and where the user has no key left to make, nothing changes: the filter
+/// lets no call reach a key.
+fn leave_keyring() {
+    let anonymous = std::ptr::null::<libc::c_char>();
+    // SAFETY: without a name the call makes a new keyring and reads no memory.
+    let _ = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            libc::KEYCTL_JOIN_SESSION_KEYRING,
+            anonymous,
+        )
+    };
 }
 
 fn expect(channel: &Channel, what: u8) -> Result<(), SandboxError> {

@@ -14,14 +14,15 @@ use rustix::net::netlink::NETFILTER;
 use rustix::process::{Signal, WaitOptions, geteuid, kill_process, waitpid};
 use rustix::system::uname;
 
+use crate::ceilings::Ceilings;
 use crate::channel::Channel;
 use crate::error::{At, SandboxError, Step};
 use crate::ids::IdMaps;
 use crate::init::NAMESPACES;
 use crate::message::Report;
 use crate::seccomp::UnixCalls;
-use crate::spec::{Addresses, OpenRules};
-use crate::{link, listeners, mounts, netlink, refused, rules, seccomp, sys, tap};
+use crate::spec::{Addresses, Keyring, OpenRules};
+use crate::{landlock, link, listeners, mounts, netlink, refused, rules, seccomp, sys, tap};
 
 /// How long one throw-away process may take.
 const TRIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -68,8 +69,26 @@ pub fn checks() -> Vec<Check> {
         packet_rules,
     ));
     found.push(trial("system call filter", || {
-        seccomp::install(&seccomp::program(UnixCalls::Pairs)).at(Step::Confine, "")
+        seccomp::install(&seccomp::program(UnixCalls::Pairs, Keyring::Fresh)).at(Step::Confine, "")
     }));
+    found.push(trial("limits of the namespaces inside", || {
+        spaces()?;
+        mounts::begin()?;
+        let limits = Ceilings::open().and_then(|limits| limits.set());
+        limits.at(Step::Confine, "limits of namespaces")
+    }));
+    found.push(Check {
+        needed: false,
+        ..trial("signals end at the sandbox (Landlock, Linux 6.12)", || {
+            match landlock::scope_signals().at(Step::Confine, "signals")? {
+                true => Ok(()),
+                false => Err(SandboxError::refused(
+                    Step::Confine,
+                    "the kernel has no such scope: a signal to CMD's own process group reaches its caller's",
+                )),
+            }
+        })
+    });
     found.push(Check {
         needed: false,
         ..trial("TAP devices, for virtual machines (/dev/net/tun)", || {

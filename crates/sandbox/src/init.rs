@@ -16,16 +16,18 @@ use rustix::process::{
     set_parent_process_death_signal,
 };
 
+use crate::ceilings::Ceilings;
 use crate::channel::{Channel, FromInit, ToInit};
 use crate::command::{self, Command, Confinement, Started};
 use crate::error::{At, SandboxError, Step};
 use crate::ids::IdMaps;
 use crate::inside::Inside;
+use crate::limits::Descriptors;
 use crate::message::{EXIT_GATEWAY_GONE, GRACE, Order, Report};
 use crate::mounts::Plan;
 use crate::signals::{Change, Saved, SignalFd};
 use crate::sockets::{Family, SocketName};
-use crate::spec::UnixSockets;
+use crate::spec::{Keyring, UnixSockets};
 use crate::unix_supervisor::{self, ToSupervisor};
 use crate::{fds, listeners, masks, mounts, probe, refused, signals, streams, sys, trust};
 
@@ -72,6 +74,8 @@ pub(crate) struct Init {
     pub(crate) command: Command,
     pub(crate) kept: Vec<RawFd>,
     pub(crate) signals: Saved,
+    pub(crate) descriptors: Descriptors,
+    pub(crate) keyring: Keyring,
 }
 
 impl Init {
@@ -91,7 +95,7 @@ impl Init {
     }
 
     fn run(&mut self) -> Result<i32, SandboxError> {
-        self.enter_namespaces()?;
+        let ceilings = self.enter_namespaces()?;
         let log = self.build_network()?;
         let question = probe::ask(&self.inside.addresses)?;
         self.build_files()?;
@@ -100,6 +104,8 @@ impl Init {
             maps: &self.maps,
             kept: &self.kept,
             signals: &self.signals,
+            descriptors: self.descriptors,
+            keyring: self.keyring,
             unix_sockets: self.unix_sockets,
             let_in: &self.plan.let_in,
             supervisor,
@@ -107,6 +113,9 @@ impl Init {
         let waiting = command::fork(&self.command, &confinement)?;
         // The command's process alone speaks to it.
         drop(confinement);
+        // While the command's process makes its namespace.
+        ceilings.set().at(Step::Confine, "limits of namespaces")?;
+        drop(ceilings);
         waiting.map(&self.maps)?;
         self.gateway_ready()?;
         probe::refused(self.probe_refused)?;
@@ -169,7 +178,7 @@ impl Init {
         self.close_others(&[0, 1, 2, also])
     }
 
-    fn enter_namespaces(&self) -> Result<(), SandboxError> {
+    fn enter_namespaces(&self) -> Result<Ceilings, SandboxError> {
         let mut also = vec![0, 1, 2];
         also.extend_from_slice(&self.kept);
         self.close_others(&also)?;
@@ -178,7 +187,8 @@ impl Init {
         if !self.maps.privileged() {
             self.maps.write_own().at(Step::IdMap, "")?;
         }
-        mounts::begin()
+        mounts::begin()?;
+        Ceilings::open().at(Step::Confine, "limits of namespaces")
     }
 
     /// Makes the network and hands its sockets over; returns the log's, which is not heard yet.

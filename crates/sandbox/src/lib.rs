@@ -10,6 +10,7 @@
 pub mod doctor;
 
 mod caller;
+mod ceilings;
 mod channel;
 mod command;
 mod connect;
@@ -21,7 +22,9 @@ mod init;
 mod inside;
 mod inside_sockets;
 mod kernel_set;
+mod landlock;
 mod let_in;
+mod limits;
 mod link;
 mod listeners;
 mod masks;
@@ -65,6 +68,7 @@ pub use process::{Process, Processes, Transport};
 pub use refused::{Refused, RefusedBatch, RefusedLog, RefusedProtocol, begin_refusal_log};
 pub use sockets::{Family, NamedSockets, SocketName};
 pub use spec::{
-    Addresses, MAX_DATAGRAM_PORTS, MAX_OPEN_RULES, Network, OpenRule, OpenRules, Spec, UnixSockets,
+    Addresses, Keyring, MAX_DATAGRAM_PORTS, MAX_OPEN_RULES, Network, OpenRule, OpenRules, Spec,
+    UnixSockets,
 };
 pub use trust::{TRUST_BUNDLE, TRUST_CA, TRUST_JAVA, TrustFiles};

@@ -1,7 +1,9 @@
 //! What is mounted where, and by which further paths one file can be reached.
 //!
 //! Answers *around the gateway* (docs/threats.md): a file that is read-only by one path and writable by
-//! another, where its folder is mounted a second time, is not protected.
+//! another, where its folder is mounted a second time, is not protected. Nor are the kernel's settings
+//! where a folder prepared for `chroot` has a `/proc` of the host, or control groups are mounted
+//! elsewhere than below `/sys`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
@@ -15,6 +17,26 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 
 /// The most that is read of the table, in bytes: the kernel allows 100,000 mounts.
 const MAX_TABLE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// File systems through which settings of the host, or its processes, are changed.
+const SETTINGS: [&[u8]; 13] = [
+    b"sysfs",
+    b"cgroup",
+    b"cgroup2",
+    b"cpuset",
+    b"debugfs",
+    b"tracefs",
+    b"securityfs",
+    b"selinuxfs",
+    b"configfs",
+    b"efivarfs",
+    b"fusectl",
+    b"binfmt_misc",
+    b"bpf",
+];
+const PROC: &[u8] = b"proc";
+/// Where the sandbox's own mounts hide what the host had there, or protect it already.
+const OWN_PLACES: [&str; 3] = ["/proc", "/sys", "/run"];
 
 /// The mounts that this process sees.
 #[derive(Debug)]
@@ -30,6 +52,8 @@ struct Mount {
     root: PathBuf,
     /// Where.
     at: PathBuf,
+    /// The file system's type.
+    kind: Vec<u8>,
     /// The file system's own options.
     options: Vec<u8>,
 }
@@ -49,6 +73,30 @@ impl MountTable {
         }
         let lines = text.split(|byte| *byte == b'\n');
         Ok(Self(lines.filter_map(Mount::parse).collect()))
+    }
+
+    /// Where a whole `proc` is mounted besides `/proc`.
+    pub(crate) fn other_procs(&self) -> impl Iterator<Item = &Path> {
+        self.elsewhere()
+            .filter(|mount| mount.is_whole_proc())
+            .map(|mount| mount.at.as_path())
+    }
+
+    /// Where file systems with settings of the host, or parts of `proc`, are mounted besides `/proc` and
+    /// `/sys`.
+    pub(crate) fn other_settings(&self) -> impl Iterator<Item = &Path> {
+        let settings = |mount: &&Mount| {
+            let kind = mount.kind.as_slice();
+            (kind == PROC && !mount.is_whole_proc()) || SETTINGS.contains(&kind)
+        };
+        self.elsewhere()
+            .filter(settings)
+            .map(|mount| mount.at.as_path())
+    }
+
+    fn elsewhere(&self) -> impl Iterator<Item = &Mount> {
+        let own = |at: &Path| OWN_PLACES.iter().any(|own| at.starts_with(own));
+        self.0.iter().filter(move |mount| !own(&mount.at))
     }
 
     /// Every other path by which the file or folder at `path` can be reached. `path` has no symbolic
@@ -118,16 +166,22 @@ impl Mount {
         let root = path(fields.next()?);
         let at = path(fields.next()?);
         let mut fields = fields.skip_while(|field| *field != b"-");
+        let kind = fields.nth(1).unwrap_or_default().to_vec();
         let options = fields
-            .nth(3)
+            .nth(1)
             .map(|text| path(text).into_os_string().into_vec());
         Some(Self {
             id,
             device,
             root,
             at,
+            kind,
             options: options.unwrap_or_default(),
         })
+    }
+
+    fn is_whole_proc(&self) -> bool {
+        self.kind == PROC && self.root == Path::new("/")
     }
 
     /// What a path shows, as the file system itself calls it.
@@ -189,6 +243,25 @@ mod tests {
         ];
         assert_eq!(paths, expected.map(|path| path.map(PathBuf::from)));
         assert!(Mount::parse(b"").is_none());
+    }
+
+    #[test]
+    fn the_kernels_file_systems_are_found_in_unusual_places() {
+        let lines = [
+            "21 1 0:19 / /proc rw,relatime - proc proc rw",
+            "22 1 0:20 / /sys rw,relatime shared:7 - sysfs sysfs rw",
+            "23 22 0:21 / /sys/fs/cgroup rw shared:8 - cgroup2 cgroup2 rw",
+            "24 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw",
+            r"25 24 0:19 / /srv/a\040root/proc rw,relatime - proc proc rw",
+            "26 24 0:19 /sys /srv/procsys rw master:3 propagate_from:2 - proc proc rw",
+            "27 24 0:30 / /cgroup/freezer rw - cgroup cgroup rw,freezer",
+            "28 24 0:30 / /sysroot rw - ext4 - rw",
+        ];
+        let table = MountTable(lines.iter().map(|line| mount(line)).collect());
+        let procs: Vec<&Path> = table.other_procs().collect();
+        assert_eq!(procs, [Path::new("/srv/a root/proc")]);
+        let settings: Vec<&Path> = table.other_settings().collect();
+        assert_eq!(settings, ["/srv/procsys", "/cgroup/freezer"].map(Path::new));
     }
 
     #[test]

@@ -4,17 +4,18 @@
 //! Answers *around the gateway* (docs/threats.md). Files are otherwise as the user sees them. Nothing made here propagates to the host, and
 //! nothing that the host mounts later shows up inside.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_bind,
-    mount_change, move_mount, open_tree,
+    mount_bind_recursive, mount_change, move_mount, open_tree,
 };
 
 use crate::error::{At, SandboxError, Step};
@@ -30,14 +31,19 @@ const MAX_RUN_LINKS: usize = 256;
 /// Options of the masking file systems: small, and their folders are the user's.
 const MASK_OPTIONS: &CStr = c"mode=0755,size=64m,nr_inodes=65536";
 /// What real root could write in `/proc` without any capability, to have the kernel start a
-/// program outside (core_pattern, modprobe) or to disturb the host.
-const KERNEL_SETTINGS: [&str; 5] = [
+/// program outside (core_pattern, modprobe), to disturb the host, or to change the sandbox's first
+/// process.
+const KERNEL_SETTINGS: [&str; 6] = [
     "/proc/sys",
     "/proc/sysrq-trigger",
     "/proc/irq",
     "/proc/bus",
     "/proc/fs",
+    "/proc/1",
 ];
+/// The lists of keys that root may see: all of them. What another user sees cannot be hidden without
+/// forbidding a new `/proc` to every sandbox inside the sandbox.
+const KEYS: [&str; 2] = ["/proc/keys", "/proc/key-users"];
 /// The host's settings and, below them, the control groups: a user who owns theirs (as under
 /// systemd) could leave the sandbox's group and freeze the rest of it, gateway and parent included.
 const SYS: &CStr = c"/sys";
@@ -73,8 +79,12 @@ pub(crate) fn arrange(plan: &Plan) -> Result<(), SandboxError> {
         for path in KERNEL_SETTINGS {
             skip_missing(read_only_bind(Path::new(path))).at(Step::Mount, path)?;
         }
+        for path in KEYS {
+            skip_missing(cover(Path::new(path))).at(Step::Mount, path)?;
+        }
     }
     skip_missing(settings_read_only()).at(Step::Mount, "/sys")?;
+    protect_elsewhere(&MountTable::read().at(Step::Mount, "the mount table")?)?;
     for device in VSOCK_DEVICES {
         skip_missing(cover(Path::new(device))).at(Step::Mount, device)?;
     }
@@ -116,6 +126,35 @@ pub(crate) fn protect(plan: &Plan) -> Result<(), SandboxError> {
         skip_missing(cover(path)).at(Step::Mount, &path.to_string_lossy())?;
     }
     Ok(())
+}
+
+/// Where `/proc` and `/sys`, or parts of them, are mounted a second time, they are as in the first place.
+fn protect_elsewhere(table: &MountTable) -> Result<(), SandboxError> {
+    for path in table.other_procs() {
+        unless_unreachable(mount_bind_recursive(c"/proc", path))
+            .at(Step::Mount, &path.to_string_lossy())?;
+    }
+    for path in table.other_settings() {
+        let shown = path.to_string_lossy();
+        let name = CString::new(path.as_os_str().as_bytes()).at(Step::Mount, &shown)?;
+        unless_unreachable(set_read_only(CWD, &name, 0)).at(Step::Mount, &shown)?;
+    }
+    Ok(())
+}
+
+/// What another mount hides, or what is in a folder that this user may not enter, is not reached.
+fn unless_unreachable(result: Result<(), impl Into<io::Error>>) -> io::Result<()> {
+    match result.map_err(Into::into) {
+        Err(error)
+            if matches!(
+                error.raw_os_error(),
+                Some(libc::ENOENT | libc::ENOTDIR | libc::EACCES | libc::EINVAL)
+            ) =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 fn settings_read_only() -> io::Result<()> {

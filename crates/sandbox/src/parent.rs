@@ -21,6 +21,7 @@ use crate::gateway_side::GatewaySide;
 use crate::ids::IdMaps;
 use crate::init::Init;
 use crate::inside::Inside;
+use crate::limits::Descriptors;
 use crate::message::{EXIT_GATEWAY_GONE, GRACE, Order, Report};
 use crate::mounts::Plan;
 use crate::outcome::Outcome;
@@ -68,6 +69,7 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
     let (gateway_life, init_life) = pipe;
     let saved = signals::take_over().at(Step::Prepare, "signals")?;
     let signals = SignalFd::for_parent().at(Step::Prepare, "signals")?;
+    let descriptors = Descriptors::raise().at(Step::Prepare, "limits")?;
     let timeout = spec.timeout;
     let init = Init {
         parent: init_parent,
@@ -88,6 +90,8 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
         command,
         kept,
         signals: saved,
+        descriptors,
+        keyring: spec.keyring,
     };
     let ends = GatewayEnds {
         channel: gateway_channel,
@@ -115,6 +119,7 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
     });
     terminal.take_back();
     saved.restore();
+    descriptors.restore();
     result
 }
 

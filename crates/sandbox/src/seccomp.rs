@@ -3,12 +3,20 @@
 //! `connect` and `listen` stand still until the supervisor has answered for them, and Unix sockets for
 //! datagrams do not exist: their destination comes with each message, where no filter sees it.
 //!
-//! Answers *around the gateway* (docs/threats.md). It leaves UNIX, INET, INET6 and NETLINK sockets (no packet, vsock, bluetooth, ... sockets), no
-//! io_uring (it would make sockets past this filter), no `request_key` (the kernel resolves names
-//! for it on the host), no input pushed into the terminal, and no leases on files (the program could
-//! hold up whoever opens a policy or a log, also one of another sandbox). Calls through the i386 entry on
-//! x86-64 meet the same filter; x32 has no entry at all. Everything else stays, so that a sandbox
-//! inside the sandbox works.
+//! Answers *around the gateway* (docs/threats.md). It leaves UNIX, INET, INET6 and NETLINK sockets
+//! (no packet, vsock, bluetooth, ... sockets), no io_uring (it would make sockets past this filter),
+//! no keys unless the caller's keyrings are to be inherited, and never `request_key` (the kernel
+//! resolves names for it on the host). It lets no input be pushed into the terminal, and no leases be
+//! taken on files (the program could hold up whoever opens a policy or a log, also one of another
+//! sandbox).
+//!
+//! It refuses changes of limits, priorities and processors for the sandbox's own two processes and for
+//! groups that reach beyond the sandbox; and `clone3`, whose arguments a filter cannot see, since it
+//! can start a process in another control group although control groups are mounted read-only. C
+//! libraries use `clone` then.
+//!
+//! Calls through the i386 entry on x86-64 meet the same filter; x32 has no entry at all. Everything
+//! else stays, so that a sandbox inside the sandbox works.
 //!
 //! The instructions are written here and not compiled by `seccompiler`: its filters know one
 //! architecture, end a process that calls by another entry, and refuse with one error, while this
@@ -18,6 +26,8 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
 use rustix::thread::set_no_new_privs;
+
+use crate::spec::Keyring;
 
 const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
 const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
@@ -51,6 +61,13 @@ struct Calls {
     /// `fcntl`, and `fcntl64` where there is one.
     fcntl: &'static [u32],
     request_key: u32,
+    /// `add_key`, `keyctl`.
+    keys: [u32; 2],
+    /// `prlimit64`, `sched_setaffinity`, `sched_setscheduler`, `sched_setparam`, `sched_setattr`: the
+    /// first argument is the process.
+    of_process: [u32; 5],
+    setpriority: u32,
+    ioprio_set: u32,
     /// The old multiplexer of i386, whose arguments a filter cannot see.
     socketcall: Option<u32>,
     /// The first number of another table on the same entry (x32).
@@ -67,6 +84,10 @@ const X86_64: Calls = Calls {
     ioctl: 16,
     fcntl: &[72],
     request_key: 249,
+    keys: [248, 250],
+    of_process: [302, 203, 144, 142, 314],
+    setpriority: 141,
+    ioprio_set: 251,
     socketcall: None,
     beyond: Some(0x4000_0000),
 };
@@ -80,6 +101,10 @@ const I386: Calls = Calls {
     ioctl: 54,
     fcntl: &[55, 221],
     request_key: 287,
+    keys: [286, 288],
+    of_process: [340, 241, 156, 154, 351],
+    setpriority: 97,
+    ioprio_set: 289,
     socketcall: Some(102),
     beyond: None,
 };
@@ -93,6 +118,10 @@ const AARCH64: Calls = Calls {
     ioctl: 29,
     fcntl: &[25],
     request_key: 218,
+    keys: [217, 219],
+    of_process: [261, 122, 119, 118, 274],
+    setpriority: 140,
+    ioprio_set: 30,
     socketcall: None,
     beyond: None,
 };
@@ -106,12 +135,29 @@ const ARM: Calls = Calls {
     ioctl: 54,
     fcntl: &[55, 221],
     request_key: 310,
+    keys: [309, 311],
+    of_process: [369, 241, 156, 154, 380],
+    setpriority: 97,
+    ioprio_set: 314,
     socketcall: Some(102),
     beyond: None,
 };
 
 /// `io_uring_setup`, `_enter`, `_register`: the same numbers everywhere.
 const IO_URING: [u32; 3] = [425, 426, 427];
+/// `clone3`: the same number everywhere.
+const CLONE3: u32 = 435;
+/// The sandbox's first process and its supervisor, as the command sees them. In a PID namespace further
+/// inside they are that namespace's own, which may change themselves by the number 0.
+const OWN_PROCESSES: [u32; 2] = [1, 2];
+/// The caller's own process group, which the sandbox's parent is in.
+const OWN_GROUP: u32 = 0;
+/// What `setpriority` calls a process and a process group.
+const PRIO_PROCESS: u32 = 0;
+const PRIO_PGRP: u32 = 1;
+/// What `ioprio_set` calls a process and a process group.
+const IOPRIO_WHO_PROCESS: u32 = 1;
+const IOPRIO_WHO_PGRP: u32 = 2;
 /// Push a byte into the terminal's input; paste the console's selection.
 const TERMINAL_INJECTION: [u32; 2] = [libc::TIOCSTI as u32, libc::TIOCLINUX as u32];
 /// Leases on files, and delegations (`F_SETDELEG`, Linux 6.19).
@@ -163,10 +209,10 @@ const TABLES: [&Calls; 2] = [&AARCH64, &ARM];
 const USUAL_LENGTH: usize = 160;
 
 /// The filter's program.
-pub(crate) fn program(unix: UnixCalls) -> Vec<libc::sock_filter> {
+pub(crate) fn program(unix: UnixCalls, keyring: Keyring) -> Vec<libc::sock_filter> {
     let mut out = Vec::with_capacity(USUAL_LENGTH);
     for calls in TABLES {
-        let body = table(calls, unix);
+        let body = table(calls, unix, keyring);
         out.push(statement(LOAD, ARCHITECTURE));
         // Skip this table's body unless the call came by its entry.
         out.push(jump(JUMP_EQUAL, calls.architecture, 0, body.len() as u8));
@@ -178,16 +224,12 @@ pub(crate) fn program(unix: UnixCalls) -> Vec<libc::sock_filter> {
 }
 
 /// Decides on the calls of one entry; always returns.
-fn table(calls: &Calls, unix: UnixCalls) -> Vec<libc::sock_filter> {
+fn table(calls: &Calls, unix: UnixCalls, keyring: Keyring) -> Vec<libc::sock_filter> {
     let mut out = vec![statement(LOAD, NUMBER)];
     if let Some(beyond) = calls.beyond {
         refuse_if(&mut out, JUMP_AT_LEAST, beyond, libc::ENOSYS);
     }
-    for number in IO_URING
-        .into_iter()
-        .chain([calls.request_key])
-        .chain(calls.socketcall)
-    {
+    for number in missing(calls, keyring) {
         refuse_if(&mut out, JUMP_EQUAL, number, libc::ENOSYS);
     }
     if unix == UnixCalls::Ask {
@@ -211,7 +253,47 @@ fn table(calls: &Calls, unix: UnixCalls) -> Vec<libc::sock_filter> {
         refuse_argument(&mut out, *number, LEASES, libc::EACCES);
     }
     refuse_argument(&mut out, calls.ioctl, TERMINAL_INJECTION, libc::EPERM);
+    let mut of_process = vec![statement(LOAD, argument(0))];
+    own_process(&mut of_process);
+    for_calls(&mut out, &calls.of_process, &of_process);
+    let priority = by_kind(PRIO_PROCESS, PRIO_PGRP);
+    for_calls(&mut out, &[calls.setpriority], &priority);
+    let io_priority = by_kind(IOPRIO_WHO_PROCESS, IOPRIO_WHO_PGRP);
+    for_calls(&mut out, &[calls.ioprio_set], &io_priority);
     out.push(statement(RETURN, ALLOW));
+    out
+}
+
+/// The calls that do not exist inside.
+fn missing(calls: &Calls, keyring: Keyring) -> impl Iterator<Item = u32> {
+    let keys = calls.keys.into_iter();
+    IO_URING
+        .into_iter()
+        .chain([CLONE3, calls.request_key])
+        .chain(keys.filter(move |_| keyring == Keyring::Fresh))
+        .chain(calls.socketcall)
+}
+
+/// Refuses where the argument that has been loaded is a process of the sandbox's own.
+fn own_process(out: &mut Vec<libc::sock_filter>) {
+    for process in OWN_PROCESSES {
+        refuse_if(out, JUMP_EQUAL, process, libc::EPERM);
+    }
+    out.push(statement(RETURN, ALLOW));
+}
+
+/// The first argument says what the second is: a process, a group, or else a user, whose processes
+/// always include the sandbox's own.
+fn by_kind(process: u32, group: u32) -> Vec<libc::sock_filter> {
+    let mut out = vec![statement(LOAD, argument(0))];
+    let mut one = vec![statement(LOAD, argument(1))];
+    own_process(&mut one);
+    for_calls(&mut out, &[process], &one);
+    let mut several = vec![statement(LOAD, argument(1))];
+    refuse_if(&mut several, JUMP_EQUAL, OWN_GROUP, libc::EPERM);
+    several.push(statement(RETURN, ALLOW));
+    for_calls(&mut out, &[group], &several);
+    out.push(statement(RETURN, fail(libc::EPERM)));
     out
 }
 
@@ -325,7 +407,20 @@ mod tests {
 
     /// What the filter says of a call: a small interpreter of the instructions used.
     fn judge_with(unix: UnixCalls, architecture: u32, number: u32, arguments: [u64; 2]) -> u32 {
-        let program = program(unix);
+        interpret(
+            &program(unix, Keyring::Fresh),
+            architecture,
+            number,
+            arguments,
+        )
+    }
+
+    fn interpret(
+        program: &[libc::sock_filter],
+        architecture: u32,
+        number: u32,
+        arguments: [u64; 2],
+    ) -> u32 {
         let mut accumulator = 0_u32;
         let mut at = 0;
         loop {
@@ -460,13 +555,54 @@ mod tests {
     }
 
     #[test]
-    fn io_uring_keys_and_the_other_tables_do_not_exist() {
+    fn inherited_keyrings_can_be_used_but_nothing_is_requested_of_the_host() {
+        let inherit = program(UnixCalls::Ask, Keyring::Inherit);
         for calls in TABLES {
-            for number in IO_URING
-                .into_iter()
-                .chain([calls.request_key])
-                .chain(calls.socketcall)
-            {
+            let verdict = |number| interpret(&inherit, calls.architecture, number, [0, 0]);
+            for number in calls.keys {
+                assert_eq!(verdict(number), ALLOW);
+            }
+            assert_eq!(verdict(calls.request_key), fail(libc::ENOSYS));
+        }
+    }
+
+    #[test]
+    fn limits_and_priorities_of_others_are_refused_also_with_high_bits_set() {
+        const REFUSED: u32 = fail(libc::EPERM);
+        for calls in TABLES {
+            for high in [0, 1 << 32, 0xffff_ffff << 32] {
+                let verdict = |number, first: u64, second: u64| {
+                    judge(calls.architecture, number, [high | first, high | second])
+                };
+                for number in calls.of_process {
+                    assert_eq!(verdict(number, 1, 0), REFUSED);
+                    assert_eq!(verdict(number, 2, 0), REFUSED);
+                    assert_eq!(verdict(number, 0, 1), ALLOW);
+                    assert_eq!(verdict(number, 3, 1), ALLOW);
+                }
+                // Process, group, user.
+                let kinds = [
+                    (calls.setpriority, [0, 1, 2]),
+                    (calls.ioprio_set, [1, 2, 3]),
+                ];
+                for (number, [process, group, user]) in kinds {
+                    assert_eq!(verdict(number, process, 1), REFUSED);
+                    assert_eq!(verdict(number, process, 2), REFUSED);
+                    assert_eq!(verdict(number, process, 0), ALLOW);
+                    assert_eq!(verdict(number, group, 0), REFUSED);
+                    assert_eq!(verdict(number, group, 1), ALLOW);
+                    assert_eq!(verdict(number, user, 0), REFUSED);
+                    assert_eq!(verdict(number, user, 1000), REFUSED);
+                    assert_eq!(verdict(number, 77, 3), REFUSED);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn io_uring_keys_clone3_and_the_other_tables_do_not_exist() {
+        for calls in TABLES {
+            for number in missing(calls, Keyring::Fresh) {
                 assert_eq!(
                     judge(calls.architecture, number, [0, 0]),
                     fail(libc::ENOSYS)

@@ -36,6 +36,8 @@ pub struct Spec {
     pub probe_refused: SocketAddr,
     /// The addresses inside.
     pub addresses: Addresses,
+    /// Which kernel keyrings the command has.
+    pub keyring: Keyring,
     /// How the command is kept from the host's Unix sockets.
     pub unix_sockets: UnixSockets,
     /// Unix sockets of the host that the command may reach all the same.
@@ -58,6 +60,17 @@ pub enum UnixSockets {
     Landlock,
     /// There are only socket pairs.
     None,
+}
+
+/// Which kernel keyrings (keyrings(7)) a command has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Keyring {
+    /// None of the caller's: a session keyring of its own for what the kernel itself looks up, and no
+    /// call that reaches a key.
+    #[default]
+    Fresh,
+    /// The caller's session keyring, and every key that its user may reach by number.
+    Inherit,
 }
 
 /// Static rules of the kernel inside the sandbox.

@@ -13,7 +13,7 @@ use anyhow::Context;
 use portcullis_names::{Pattern, Target};
 use portcullis_policy::{Loaded, Policy, Reason, Resolve, Verdict};
 use portcullis_runner::Report;
-use portcullis_sandbox::UnixSockets;
+use portcullis_sandbox::{Keyring, UnixSockets};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Read;
@@ -109,6 +109,7 @@ fn walk_in_sandbox(
         tap: None,
         unix_sockets: UnixSockets::default(),
         let_in: Vec::new(),
+        keyring: Keyring::Fresh,
         timeout: None,
         collect: true,
         // A name that is dead is what it looks for, not a reason to find nothing.

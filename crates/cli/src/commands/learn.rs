@@ -11,7 +11,7 @@ use crate::policy_options::{self, PolicyOptions};
 use anyhow::Context;
 use portcullis_policy::{Mode, Policy, Resolve};
 use portcullis_runner::{LookedUp, Report};
-use portcullis_sandbox::{Outcome, UnixSockets};
+use portcullis_sandbox::{Keyring, Outcome, UnixSockets};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -104,6 +104,7 @@ fn learn(args: &Learn, policy: Policy) -> anyhow::Result<ExitCode> {
         tap: None,
         unix_sockets: UnixSockets::default(),
         let_in: Vec::new(),
+        keyring: Keyring::Fresh,
         timeout: None,
         collect: true,
         resolve: Some(Resolve::OnDemand),

@@ -11,7 +11,7 @@ use crate::output::{self, line};
 use crate::policy_options::{self, PolicyOptions};
 use portcullis_policy::{DurationError, Mode, parse_duration};
 use portcullis_runner::Report;
-use portcullis_sandbox::UnixSockets;
+use portcullis_sandbox::{Keyring, UnixSockets};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -56,6 +56,9 @@ pub struct Run {
     /// Stop CMD and everything it started after DURATION (30s, 5m, 1h30m; a number alone is seconds)
     #[arg(long, value_name = "DURATION", value_parser = parse_timeout)]
     timeout: Option<Duration>,
+    /// Kernel keyrings that CMD has: none of yours, or your session's
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t = KeyringChoice::Fresh)]
+    keyring: KeyringChoice,
     /// Do not report at the end what was denied
     #[arg(long, short)]
     quiet: bool,
@@ -84,6 +87,24 @@ impl From<UnixSocketsChoice> for UnixSockets {
             UnixSocketsChoice::Supervised => Self::Supervised,
             UnixSocketsChoice::Landlock => Self::Landlock,
             UnixSocketsChoice::None => Self::None,
+        }
+    }
+}
+
+/// The values of `--keyring`.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum KeyringChoice {
+    /// A session keyring of its own, and no calls that reach keys
+    Fresh,
+    /// The session keyring of whoever starts CMD (Kerberos caches of type KEYRING)
+    Inherit,
+}
+
+impl From<KeyringChoice> for Keyring {
+    fn from(choice: KeyringChoice) -> Self {
+        match choice {
+            KeyringChoice::Fresh => Self::Fresh,
+            KeyringChoice::Inherit => Self::Inherit,
         }
     }
 }
@@ -128,6 +149,7 @@ fn run(args: Run) -> ExitCode {
             tap: args.tap,
             unix_sockets: args.unix_sockets.into(),
             let_in: args.unix_socket,
+            keyring: args.keyring.into(),
             timeout: args.timeout,
             collect: false,
             resolve: None,
