@@ -21,7 +21,7 @@ use crate::channel::Channel;
 use crate::error::{At, SandboxError, Step};
 use crate::fds;
 use crate::ids::IdMaps;
-use crate::limits::Descriptors;
+use crate::limits::{self, Descriptors};
 use crate::message::Report;
 use crate::seccomp::UnixCalls;
 use crate::signals::Saved;
@@ -184,9 +184,7 @@ fn become_inner(channel: &Channel, with: &Confinement<'_>) -> Result<(), Sandbox
     // Inherited as "not dumpable" from the first process, which would hide this process's own id
     // maps from it.
     set_dumpable_behavior(DumpableBehavior::Dumpable).at(Step::InnerNamespace, "")?;
-    with.descriptors
-        .lower_for_command()
-        .at(Step::Confine, "limits")?;
+    limits::lower_for_namespace().at(Step::Confine, "limits")?;
     unshare(CloneFlags::CLONE_NEWUSER).at(Step::InnerNamespace, "")?;
     if with.maps.privileged() {
         channel
@@ -204,7 +202,10 @@ fn become_inner(channel: &Channel, with: &Confinement<'_>) -> Result<(), Sandbox
         leave_keyring();
     }
     landlock::scope_signals().at(Step::Confine, "signals")?;
-    filter_calls(with)
+    filter_calls(with)?;
+    with.descriptors
+        .lower_for_command()
+        .at(Step::Confine, "limits")
 }
 
 /// Puts the system call filter in force, and whatever keeps the command from the host's Unix sockets.

@@ -13,10 +13,12 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 /// One of how many parts of a limit the command does not get.
 const KEPT_PART: u64 = 8;
 
-/// A resource, and how much of its limit is kept from the command at least. Never more than half.
-const KEPT: [(Resource, u64); 4] = [
-    // Two messages with as many descriptors as fit: the kernel counts a message after its check.
-    (Resource::Nofile, 512),
+/// How many descriptors are kept from the command at least: two messages with as many as fit, since the
+/// kernel counts a message after its check.
+const KEPT_DESCRIPTORS: u64 = 512;
+/// What is counted for a user namespace too, and how much of it is kept from the command at least. Never
+/// more than half.
+const KEPT: [(Resource, u64); 3] = [
     (Resource::Nproc, 64),
     (Resource::Sigpending, 64),
     (Resource::Msgqueue, 0),
@@ -44,18 +46,20 @@ impl Descriptors {
         let _ = setrlimit(Resource::Nofile, self.0);
     }
 
-    /// Sets the limits that the command starts with. The calling process must not have made the
-    /// command's user namespace yet.
+    /// Sets the limit that the command starts with: the last step, since whoever hands a descriptor
+    /// over needs what the command does not get.
     pub(crate) fn lower_for_command(self) -> io::Result<()> {
-        for (resource, least) in KEPT {
-            let limit = match resource {
-                Resource::Nofile => self.0,
-                other => getrlimit(other),
-            };
-            setrlimit(resource, less(limit, least))?;
-        }
-        Ok(())
+        Ok(setrlimit(Resource::Nofile, less(self.0, KEPT_DESCRIPTORS))?)
     }
+}
+
+/// Lowers the limits that a user namespace takes over from whoever makes it. The calling process must
+/// not have made the command's yet.
+pub(crate) fn lower_for_namespace() -> io::Result<()> {
+    for (resource, least) in KEPT {
+        setrlimit(resource, less(getrlimit(resource), least))?;
+    }
+    Ok(())
 }
 
 /// A limit without the part that is kept. One without a bound has no parts.
