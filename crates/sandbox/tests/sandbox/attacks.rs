@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
@@ -165,109 +164,6 @@ fn no_new_privileges_and_no_capabilities_over_the_network() {
     assert!(status.contains("NoNewPrivs:\t1"), "{status}");
     assert!(status.contains("Seccomp:\t2"), "{status}");
     assert!(status.contains("CapEff:\t0000000000000000"), "{status}");
-}
-
-#[test]
-fn unix_sockets_of_the_host_are_out_of_reach() {
-    let folder = folder();
-    let stream = folder.path().join("agent sock");
-    let datagram = folder.path().join("log");
-    let _listener = UnixListener::bind(&stream).unwrap();
-    let _log = UnixDatagram::bind(&datagram).unwrap();
-    let run_socket = std::path::Path::new("/run/portcullis-test.sock");
-    let in_run = is_root().then(|| {
-        let _ = std::fs::remove_file(run_socket);
-        UnixListener::bind(run_socket).unwrap()
-    });
-    for path in [&stream, &datagram] {
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
-    }
-    for user in users() {
-        let script = format!(
-            r#"
-import socket, errno, os
-def attempt(kind, path):
-    try:
-        s = socket.socket(socket.AF_UNIX, kind)
-        s.connect(path)
-        return 'connected'
-    except OSError as e: return errno.errorcode[e.errno]
-print(attempt(socket.SOCK_STREAM, {stream:?}), attempt(socket.SOCK_DGRAM, {datagram:?}),
-      attempt(socket.SOCK_STREAM, '/run/portcullis-test.sock'))
-"#
-        );
-        assert_eq!(
-            python(user, &[], &script),
-            "EACCES ESOCKTNOSUPPORT ENOENT\n",
-            "{user:?}"
-        );
-    }
-    if in_run.is_some() {
-        std::fs::remove_file(run_socket).unwrap();
-    }
-}
-
-/// Listens as a program of the host does whose socket is not where the kernel's list says.
-const ELSEWHERE: &str = "
-import os, socket, sys
-keep = []
-def listen(path):
-    keep.append(socket.socket(socket.AF_UNIX)); keep[-1].bind(path); keep[-1].listen()
-here = os.getcwd() + '/'
-listen(here + 'before'); os.rename('before', 'renamed')
-listen(here + 'linked'); os.link('linked', 'second-link')
-listen(here + 'new\\nline'); listen('relative')
-print('ready', flush=True); sys.stdin.read()
-";
-
-#[test]
-fn sockets_that_were_renamed_linked_or_bound_by_a_relative_path_are_covered() {
-    use std::io::{BufRead, BufReader};
-    let folder = folder();
-    let mut host = std::process::Command::new(crate::support::PYTHON)
-        .args(["-c", ELSEWHERE])
-        .current_dir(folder.path())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    BufReader::new(host.stdout.take().unwrap())
-        .read_line(&mut line)
-        .unwrap();
-    assert_eq!(line, "ready\n");
-    let attempt = "import os, socket\n\
-        for name in sorted(os.listdir('.')):\n\
-        \x20   os.chmod(name, 0o777) if os.getuid() == 0 else None\n\
-        \x20   try: socket.socket(socket.AF_UNIX).connect(name); print('reached', repr(name))\n\
-        \x20   except OSError: pass\n\
-        print(len(os.listdir('.')))";
-    for name in std::fs::read_dir(folder.path()).unwrap() {
-        use std::os::unix::fs::PermissionsExt;
-        let all = std::fs::Permissions::from_mode(0o777);
-        std::fs::set_permissions(name.unwrap().path(), all).unwrap();
-    }
-    for user in users() {
-        let mut inside = command(user, &[], &[crate::support::PYTHON, "-c", attempt]);
-        inside.current_dir(folder.path());
-        assert_eq!(checked(output(inside)), "5\n", "{user:?}");
-    }
-    drop(host.stdin.take());
-    host.wait().unwrap();
-}
-
-#[test]
-fn abstract_sockets_of_the_host_are_out_of_reach() {
-    use std::os::linux::net::SocketAddrExt;
-    let name = format!("portcullis-test-{}", std::process::id());
-    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name).unwrap();
-    let _listener = UnixListener::bind_addr(&address).unwrap();
-    let script = format!(
-        "import socket\ntry: socket.socket(socket.AF_UNIX).connect('\\0{name}'); print('connected')\n\
-         except ConnectionRefusedError: print('refused')"
-    );
-    assert_eq!(python(User::Nobody, &[], &script), "refused\n");
 }
 
 #[test]

@@ -11,3 +11,5 @@ mod hosts;
 mod life;
 mod support;
 mod tap;
+mod unix_sockets;
+mod unix_sockets_inside;
