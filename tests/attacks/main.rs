@@ -16,4 +16,5 @@ mod policies;
 mod records;
 mod reverse_names;
 mod serve;
+mod unix_sockets;
 mod wildcards;

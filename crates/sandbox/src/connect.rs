@@ -10,11 +10,15 @@ use rustix::io::Errno;
 use rustix::net::AddressFamily;
 use rustix::net::sockopt::{self, Timeout};
 
-use crate::notification::errno;
+use crate::caller::has_signal;
+use crate::notification::{Notification, errno};
 use crate::sys;
 
 /// The longest address that the kernel takes, in bytes.
 pub(crate) const MAX_ADDRESS_BYTES: usize = 128;
+/// `ERESTARTSYS`: the kernel delivers the signal that waits and then, where the program wants that,
+/// begins the call again.
+const BEGIN_AGAIN: Errno = Errno::from_raw_os_error(512);
 /// What stands before the path in a Unix address, in bytes.
 const FAMILY_BYTES: usize = size_of::<libc::sa_family_t>();
 
@@ -93,6 +97,7 @@ pub(crate) fn is_unix(socket: &OwnedFd) -> Result<bool, Errno> {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) call: u64,
+    thread: u32,
     socket: OwnedFd,
     target: Target,
     /// When the program's own limit for it is over, and what it is told then.
@@ -100,7 +105,7 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    pub(crate) fn new(call: u64, socket: OwnedFd, target: Target) -> Result<Self, Errno> {
+    pub(crate) fn new(call: &Notification, socket: OwnedFd, target: Target) -> Result<Self, Errno> {
         let wait = sockopt::socket_timeout(&socket, Timeout::Send)?;
         let over = if is_unix(&socket)? {
             Errno::AGAIN
@@ -109,7 +114,8 @@ impl Waiting {
         };
         let end = wait.and_then(|wait| Instant::now().checked_add(wait));
         Ok(Self {
-            call,
+            call: call.id,
+            thread: call.thread,
             socket,
             target,
             limit: end.map(|end| (end, over)),
@@ -121,6 +127,8 @@ impl Waiting {
         match self.target.reach(&self.socket, false) {
             Ok(None) => match self.limit {
                 Some((end, over)) if end <= Instant::now() => Some(Err(over)),
+                // Signals wait for a supervised call's end.
+                _ if has_signal(self.thread) => Some(Err(BEGIN_AGAIN)),
                 _ => None,
             },
             Ok(Some(())) => Some(Ok(())),
@@ -172,12 +180,19 @@ mod tests {
         let target = Target::File(file(&path));
         assert_eq!(target.reach(&second, false), Ok(None));
         assert!(!fcntl_getfl(&second).unwrap().contains(OFlags::NONBLOCK));
-        let waiting = Waiting::new(1, second, target).unwrap();
+        let call = Notification {
+            id: 1,
+            thread: std::process::id(),
+            architecture: 0,
+            number: 0,
+            arguments: [0; 6],
+        };
+        let waiting = Waiting::new(&call, second, target).unwrap();
         assert_eq!(waiting.try_again(), None);
         let third = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         let limit = Some(Duration::from_millis(1));
         sockopt::set_socket_timeout(&third, Timeout::Send, limit).unwrap();
-        let limited = Waiting::new(2, third, Target::File(file(&path))).unwrap();
+        let limited = Waiting::new(&call, third, Target::File(file(&path))).unwrap();
         std::thread::sleep(Duration::from_millis(5));
         assert_eq!(limited.try_again(), Some(Err(Errno::AGAIN)));
         drop((listener.accept().unwrap(), first));

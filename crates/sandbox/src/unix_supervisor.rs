@@ -270,7 +270,7 @@ impl Supervisor {
             if self.waiting.len() >= MAX_WAITING {
                 return Err(Errno::AGAIN);
             }
-            self.waiting.push(Waiting::new(call.id, socket, target)?);
+            self.waiting.push(Waiting::new(call, socket, target)?);
         }
         Ok(done)
     }
