@@ -18,5 +18,6 @@ mod socks;
 mod synthetic;
 mod talk;
 mod transparent;
+mod tunnelled;
 mod upstream_proxy;
 mod world;
