@@ -138,7 +138,10 @@ mod tests {
         let host = Host::new(HostAddresses::Interfaces);
         assert!(host.owns("127.0.0.1".parse().unwrap()).unwrap());
         assert!(!host.owns("192.0.2.1".parse().unwrap()).unwrap());
-        assert!(host.readings.lock().unwrap().last.is_some(), "the reading is kept");
+        assert!(
+            host.readings.lock().unwrap().last.is_some(),
+            "the reading is kept"
+        );
     }
 
     #[test]
