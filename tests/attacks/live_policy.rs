@@ -4,7 +4,7 @@
 
 use crate::inside::Inside;
 use crate::policies::{allowing, changes, counts};
-use crate::processes::{family, until};
+use crate::processes::{family, limit, until};
 use crate::support::{Sandbox, finish, portcullis, sandbox, world};
 use portcullis_testkit::World;
 use std::fs::{File, OpenOptions};
@@ -445,12 +445,4 @@ fn finish_with(command: &mut Command) -> (String, String) {
         .unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (text(&done.stdout), text(&done.stderr))
-}
-
-/// Sets a limit of a running process from outside, as prlimit(1) does.
-#[track_caller]
-fn limit(world: &World, pid: u32, limit: &str) {
-    let pid = format!("--pid={pid}");
-    let done = finish(world.command_as_root("prlimit").args([&pid, limit]), LIMIT);
-    assert!(done.ok(), "{limit}: {done}");
 }

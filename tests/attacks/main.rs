@@ -8,6 +8,7 @@ mod processes;
 mod support;
 
 mod descriptors;
+mod exhaustion;
 #[path = "../support/inside.rs"]
 mod inside;
 mod live_policy;

@@ -103,6 +103,17 @@ pub fn kill(signal: &str, pid: u32) {
     );
 }
 
+/// Sets a limit of a running process from outside, as prlimit(1) does.
+#[track_caller]
+pub fn limit(world: &portcullis_testkit::World, pid: u32, limit: &str) {
+    let mut command = world.command_as_root("prlimit");
+    let done = command.args([&format!("--pid={pid}"), limit]).output();
+    assert!(
+        done.as_ref().is_ok_and(|done| done.status.success()),
+        "{limit}: {done:?}"
+    );
+}
+
 /// A program in the background whose lines can be waited for. Ended with the test.
 pub struct Background {
     child: Child,

@@ -11,5 +11,7 @@ mod arrows;
 mod calls;
 #[path = "house/cycles.rs"]
 mod cycles;
+#[path = "house/late.rs"]
+mod late;
 #[path = "house/texts.rs"]
 mod texts;
