@@ -1,6 +1,7 @@
 //! The sandbox's inner channels: small messages with descriptors over a Unix seqpacket pair.
 //!
-//! One packet is one message, so there is no framing to get wrong. Both ends are ours; the
+//! One packet is one message, so there is no framing to get wrong. Nothing here waits for a reader: who
+//! does not read, because it has been stopped or flooded, holds up nobody. Both ends are ours; the
 //! command never holds one (all are close-on-exec, and the command's other descriptors go too).
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -67,7 +68,10 @@ impl Channel {
         Ok((Self(a), Self(b)))
     }
 
-    /// Sends one message; never raises SIGPIPE.
+    /// Sends one message; never raises SIGPIPE, and never waits.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] where the channel is full.
     pub(crate) fn send(&self, message: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         send(self.as_fd(), message, fds)
     }
@@ -75,6 +79,11 @@ impl Channel {
     /// Receives one message, which must come within `wait`.
     pub(crate) fn receive(&self, wait: Duration) -> io::Result<Message> {
         receive(self.as_fd(), wait)
+    }
+
+    /// Receives one message if it is there already.
+    pub(crate) fn receive_now(&self) -> io::Result<Option<Message>> {
+        receive_now(self.as_fd())
     }
 }
 
@@ -97,7 +106,8 @@ pub(crate) fn send(to: BorrowedFd<'_>, message: &[u8], fds: &[BorrowedFd<'_>]) -
     }
     let parts = [IoSlice::new(message)];
     loop {
-        match sendmsg(to, &parts, &mut control, SendFlags::NOSIGNAL) {
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        match sendmsg(to, &parts, &mut control, flags) {
             Ok(_) => return Ok(()),
             Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
@@ -110,14 +120,21 @@ pub(crate) fn receive(from: BorrowedFd<'_>, wait: Duration) -> io::Result<Messag
     if !crate::sys::poll_readable(from, Some(wait))? {
         return Err(Errno::TIMEDOUT.into());
     }
+    // Nobody else reads it.
+    receive_now(from)?.ok_or_else(|| Errno::TIMEDOUT.into())
+}
+
+fn receive_now(from: BorrowedFd<'_>) -> io::Result<Option<Message>> {
     let mut bytes = [0_u8; MAX_MESSAGE_BYTES];
     let mut room = [MaybeUninit::uninit(); CONTROL_BYTES];
     let mut control = RecvAncillaryBuffer::new(&mut room);
     let mut resets = 0;
     let got = loop {
         let mut parts = [IoSliceMut::new(&mut bytes)];
-        match recvmsg(from, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        match recvmsg(from, &mut parts, &mut control, flags) {
             Ok(got) => break got,
+            Err(Errno::AGAIN) => return Ok(None),
             Err(Errno::INTR) => {}
             // The peer ended without having read all: said once, before its last words.
             Err(Errno::CONNRESET) if resets == 0 => resets += 1,
@@ -137,7 +154,7 @@ pub(crate) fn receive(from: BorrowedFd<'_>, wait: Duration) -> io::Result<Messag
         return Err(Errno::MSGSIZE.into());
     }
     let bytes = bytes[..got.bytes].to_vec();
-    Ok(Message { bytes, fds })
+    Ok(Some(Message { bytes, fds }))
 }
 
 /// Cuts a text so that it fits in a message with room to spare.
@@ -195,6 +212,16 @@ mod tests {
         );
         assert!(a.send(&[0; MAX_MESSAGE_BYTES + 1], &[]).is_err());
         assert!(a.send(&[0], &[file.as_fd(); MAX_FDS + 1]).is_err());
+    }
+
+    #[test]
+    fn a_full_channel_refuses_and_does_not_wait() {
+        let (a, b) = Channel::pair().unwrap();
+        let full = (0..100_000).find_map(|_| a.send(b"x", &[]).err()).unwrap();
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        while b.receive_now().unwrap().is_some() {}
+        a.send(b"again", &[]).unwrap();
+        assert_eq!(b.receive_now().unwrap().unwrap().bytes, b"again");
     }
 
     #[test]

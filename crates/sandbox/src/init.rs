@@ -5,6 +5,7 @@
 //! them. It has one thread, holds no policy and parses nothing that the command sends.
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -38,6 +39,8 @@ const MAPS_TIMEOUT: Duration = Duration::from_secs(10);
 /// How much later than the parent this process ends a command whose time is over. The command can
 /// stop the parent, which is in its job, but not this process.
 const PARENT_LATE: Duration = Duration::from_millis(500);
+/// The most children that are reaped before the channels are looked at again.
+const MAX_REAPED: usize = 256;
 /// The exit code when the parent is gone, which nobody sees.
 const EXIT_PARENT_GONE: i32 = 4;
 const EXIT_TIMED_OUT: i32 = 5;
@@ -136,14 +139,18 @@ impl Init {
                 return Ok(0);
             }
         }
-        self.release_standard_streams(null, children.as_fd().as_raw_fd())?;
-        self.serve(
-            Watched {
-                command: pid,
-                supervisor: watched,
-            },
-            &children,
-        )
+        // What fails from here on is not reported as if the command had never started.
+        if self
+            .release_standard_streams(null, children.as_fd().as_raw_fd())
+            .is_err()
+        {
+            return Ok(EXIT_FAILED);
+        }
+        let watched = Watched {
+            command: pid,
+            supervisor: watched,
+        };
+        Ok(self.serve(&watched, &children))
     }
 
     /// Starts who carries out the command's `connect` calls, where somebody may have to.
@@ -265,68 +272,66 @@ impl Init {
 
     /// Serves both channels and reaps until the command ends, or until nobody carries out its
     /// `connect` calls any more.
-    fn serve(&mut self, watched: Watched, children: &SignalFd) -> Result<i32, SandboxError> {
-        let Watched {
-            command,
-            supervisor,
-        } = watched;
+    fn serve(&mut self, watched: &Watched, children: &SignalFd) -> i32 {
         let limit = self
             .timeout
             .map(|limit| limit.saturating_add(GRACE + PARENT_LATE));
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        // How often the command has stopped, and whether it stands still now.
-        let (mut stops, mut standing) = (0i32, false);
+        let mut state = State::default();
+        let mut reaped = Reaped::All;
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
-                return Ok(EXIT_TIMED_OUT);
+                return EXIT_TIMED_OUT;
             }
+            let left = match reaped {
+                Reaped::More => Some(Duration::ZERO),
+                _ => left,
+            };
             let fds = [self.parent.as_fd(), self.gateway.as_fd(), children.as_fd()];
-            let [parent, gateway, _] = sys::poll(fds, left).at(Step::Prepare, "poll")?;
-            while children.next().is_some() {}
-            while let Some((pid, change)) = signals::reap_any() {
-                // It ends in order where it was not needed.
-                if Some(pid) == supervisor && change.is_end() && change != Change::Exited(0) {
-                    return Ok(EXIT_FAILED);
-                }
-                if pid != command {
-                    continue;
-                }
-                standing = change == Change::Stopped;
-                let report = match change {
-                    Change::Continued => continue,
-                    Change::Stopped => Report::Stopped,
-                    Change::Exited(code) => Report::Exited(code),
-                    Change::Signaled(signal) => Report::Signaled(signal),
-                };
-                let _ = self.parent.send(&report.encode(), &[]);
-                if change == Change::Stopped {
-                    stops = stops.wrapping_add(1);
-                } else {
+            let [parent, gateway, _] = sys::poll_or_pause(fds, left);
+            // One at a time: the next is there at once.
+            let _ = children.next();
+            reaped = reap(watched, &mut state);
+            match reaped {
+                Reaped::End(report) => {
+                    // There is room: at most one other report is on its way.
+                    let _ = self.parent.send(&report.encode(), &[]);
                     // The gateway may begin to write its last records while the rest ends here.
                     drop(self.lifeline.take());
-                    return Ok(0);
+                    return 0;
                 }
+                Reaped::SupervisorGone => return EXIT_FAILED,
+                Reaped::All | Reaped::More => {}
             }
-            if parent && !self.carry_out_order(command, standing.then_some(stops)) {
-                return Ok(EXIT_PARENT_GONE);
+            if parent && !self.carry_out_order(watched.command, &mut state) {
+                return EXIT_PARENT_GONE;
             }
             if gateway && !self.answer_gateway() {
-                return Ok(EXIT_GATEWAY_GONE);
+                return EXIT_GATEWAY_GONE;
+            }
+            if let Some(stop) = state.unreported_stop() {
+                let _ = self.parent.send(&Report::Stopped(stop).encode(), &[]);
             }
         }
     }
 
-    /// Takes one order of the parent; false when it is gone. `stop` is the number of the stop in
-    /// which the command stands still, if it does: to continue it when it does not would undo a
-    /// stop that is on its way.
-    fn carry_out_order(&self, command: Pid, stop: Option<i32>) -> bool {
-        let Ok(message) = self.parent.receive(Duration::ZERO) else {
+    /// Takes one order of the parent; false when it is gone.
+    fn carry_out_order(&self, command: Pid, state: &mut State) -> bool {
+        let Ok(message) = self.parent.receive_now() else {
             return false;
+        };
+        let Some(message) = message else {
+            return true;
         };
         let signal = match Order::decode(&message.bytes) {
             Some(Order::Signal(signal)) => Signal::from_named_raw(signal),
-            Some(Order::Continue(known)) if stop == Some(known) => Some(Signal::CONT),
+            // To continue it when it does not stand still would undo a stop that is on its way.
+            Some(Order::Continue(stop)) if state.stands_in(stop) => Some(Signal::CONT),
+            Some(Order::Followed(_)) => {
+                state.unanswered = false;
+                None
+            }
             Some(Order::Continue(_) | Order::Mapped) => None,
             None => return false,
         };
@@ -339,8 +344,11 @@ impl Init {
 
     /// Serves one request of the gateway; false when it is gone.
     fn answer_gateway(&self) -> bool {
-        let Ok(message) = self.gateway.receive(Duration::ZERO) else {
+        let Ok(message) = self.gateway.receive_now() else {
             return false;
+        };
+        let Some(message) = message else {
+            return true;
         };
         match &*message.bytes {
             [] => false,
@@ -352,9 +360,80 @@ impl Init {
                         .send(&[FromInit::TcpSocket as u8], &[fd.as_fd()]),
                     Err(_) => self.gateway.send(&[FromInit::NoSocket as u8], &[]),
                 };
-                sent.is_ok()
+                // One that does not read does not wait for an answer either.
+                sent.map_or_else(|error| error.kind() == ErrorKind::WouldBlock, |()| true)
             }
             _ => true,
         }
     }
+}
+
+/// Where the command stands, as far as its parent's job control goes. States are reported, not each of
+/// their changes: a program that stops and continues the command ten thousand times makes one report,
+/// until that has been followed.
+#[derive(Debug, Default)]
+struct State {
+    /// How often it has stopped.
+    stops: i32,
+    standing: bool,
+    /// The stop that was reported last.
+    told: i32,
+    /// Whether that report has not been followed yet.
+    unanswered: bool,
+}
+
+impl State {
+    fn stopped(&mut self) {
+        self.stops = self.stops.wrapping_add(1);
+        self.standing = true;
+    }
+
+    fn stands_in(&self, stop: i32) -> bool {
+        self.standing && self.stops == stop
+    }
+
+    /// The stop that is to be reported now, if any.
+    fn unreported_stop(&mut self) -> Option<i32> {
+        if !self.standing || self.unanswered || self.told == self.stops {
+            return None;
+        }
+        (self.told, self.unanswered) = (self.stops, true);
+        Some(self.stops)
+    }
+}
+
+/// What a look at the children found.
+enum Reaped {
+    /// Nothing is left to be reaped.
+    All,
+    /// There may be more.
+    More,
+    /// The command has ended.
+    End(Report),
+    /// Nobody carries out the command's calls any more.
+    SupervisorGone,
+}
+
+/// Reaps what has ended, a bounded number: who makes orphans faster than they are reaped must not keep
+/// the rest from being looked after.
+fn reap(watched: &Watched, state: &mut State) -> Reaped {
+    for _ in 0..MAX_REAPED {
+        let Some((pid, change)) = signals::reap_any() else {
+            return Reaped::All;
+        };
+        // It ends in order where it was not needed.
+        if Some(pid) == watched.supervisor && change.is_end() && change != Change::Exited(0) {
+            return Reaped::SupervisorGone;
+        }
+        if pid != watched.command {
+            continue;
+        }
+        match change {
+            Change::Continued => state.standing = false,
+            Change::Stopped => state.stopped(),
+            Change::Exited(code) => return Reaped::End(Report::Exited(code)),
+            Change::Signaled(signal) => return Reaped::End(Report::Signaled(signal)),
+        }
+    }
+    Reaped::More
 }

@@ -34,6 +34,7 @@ mod mounts;
 mod netlink;
 mod nft;
 mod notification;
+mod orders;
 mod outcome;
 mod parent;
 mod powers;

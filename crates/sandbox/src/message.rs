@@ -21,6 +21,8 @@ pub(crate) enum Order {
     /// Continue the command if it still stands in the stop of this number: its job's shell has
     /// usually done so, and it may have stopped again.
     Continue(i32),
+    /// The stop of this number has been followed: the next one may be reported.
+    Followed(i32),
 }
 
 impl Order {
@@ -28,7 +30,8 @@ impl Order {
         let (kind, value) = match self {
             Self::Mapped => (1, 0),
             Self::Signal(signal) => (2, signal),
-            Self::Continue(stops) => (3, stops),
+            Self::Continue(stop) => (3, stop),
+            Self::Followed(stop) => (4, stop),
         };
         let [a, b, c, d] = value.to_ne_bytes();
         [kind, a, b, c, d]
@@ -40,6 +43,7 @@ impl Order {
             1 => Some(Self::Mapped),
             2 => Some(Self::Signal(value)),
             3 => Some(Self::Continue(value)),
+            4 => Some(Self::Followed(value)),
             _ => None,
         }
     }
@@ -54,8 +58,8 @@ pub(crate) enum Report {
     NoExec(i32),
     /// The sandbox stands and is proven: the command is about to be executed.
     Starting,
-    /// The command was stopped by a signal.
-    Stopped,
+    /// The command stands still, in the stop of this number.
+    Stopped(i32),
     /// The command exited.
     Exited(i32),
     /// A signal ended the command.
@@ -124,7 +128,7 @@ impl Report {
             }
             Self::NoExec(errno) => (NO_EXEC, 0, *errno, ""),
             Self::Starting => (STARTING, 0, 0, ""),
-            Self::Stopped => (STOPPED, 0, 0, ""),
+            Self::Stopped(stop) => (STOPPED, 0, *stop, ""),
             Self::Exited(code) => (EXITED, 0, *code, ""),
             Self::Signaled(signal) => (SIGNALED, 0, *signal, ""),
         };
@@ -148,7 +152,7 @@ impl Report {
             FAILED_REFUSED => Self::Failed(SandboxError::refused(step?, text)),
             NO_EXEC => Self::NoExec(value),
             STARTING => Self::Starting,
-            STOPPED => Self::Stopped,
+            STOPPED => Self::Stopped(value),
             EXITED => Self::Exited(value),
             SIGNALED => Self::Signaled(value),
             _ => return None,
@@ -162,7 +166,12 @@ mod tests {
 
     #[test]
     fn orders_and_reports_read_back() {
-        for order in [Order::Mapped, Order::Signal(15), Order::Continue(2)] {
+        for order in [
+            Order::Mapped,
+            Order::Signal(15),
+            Order::Continue(2),
+            Order::Followed(3),
+        ] {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }
         assert_eq!(Order::decode(&[9, 0, 0, 0, 0]), None);
@@ -170,7 +179,7 @@ mod tests {
         for report in [
             Report::NoExec(2),
             Report::Starting,
-            Report::Stopped,
+            Report::Stopped(7),
             Report::Exited(-1),
             Report::Signaled(9),
             Report::Failed(SandboxError::refused(Step::Gateway, "no")),

@@ -53,7 +53,8 @@ impl Outcome {
             Self::Exited(code) => code,
             Self::Signaled(signal) | Self::Interrupted { signal } => EXIT_SIGNAL_BASE + signal,
             Self::TimedOut => EXIT_TIMED_OUT,
-            Self::GatewayDied { .. } => EXIT_FAILED,
+            // The kernel has killed whatever ran inside.
+            Self::GatewayDied { .. } => EXIT_SIGNAL_BASE + libc::SIGKILL,
             Self::SandboxDied { signal } => EXIT_SIGNAL_BASE + signal.unwrap_or(libc::SIGKILL),
             Self::NotFound(_) => EXIT_NOT_FOUND,
             Self::NotExecutable(_) => EXIT_NOT_EXECUTABLE,
@@ -77,9 +78,12 @@ impl Outcome {
                 "the gateway exited with code {}, so the sandbox was ended too",
                 code.unwrap_or(-1)
             )),
-            Self::SandboxDied { .. } => {
+            Self::SandboxDied { signal: Some(_) } => {
                 Some("the sandbox's first process was killed from outside".to_owned())
             }
+            Self::SandboxDied { signal: None } => Some(
+                "a process of the sandbox's own ended, so the sandbox was ended too".to_owned(),
+            ),
             Self::Exited(_) | Self::Signaled(_) | Self::TimedOut | Self::Interrupted { .. } => None,
         }
     }
@@ -97,14 +101,12 @@ mod tests {
         assert_eq!(Outcome::TimedOut.exit_code(), 124);
         assert_eq!(Outcome::NotExecutable(libc::EACCES).exit_code(), 126);
         assert_eq!(Outcome::NotFound(libc::ENOENT).exit_code(), 127);
-        assert_ne!(
-            Outcome::GatewayDied {
-                signal: Some(9),
-                code: None
-            }
-            .exit_code(),
-            0
-        );
-        assert_ne!(Outcome::SandboxDied { signal: None }.exit_code(), 0);
+        // Not 125, which means that the command never started.
+        let gateway_died = Outcome::GatewayDied {
+            signal: Some(11),
+            code: None,
+        };
+        assert_eq!(gateway_died.exit_code(), 137);
+        assert_eq!(Outcome::SandboxDied { signal: None }.exit_code(), 137);
     }
 }

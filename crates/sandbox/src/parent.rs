@@ -24,6 +24,7 @@ use crate::inside::Inside;
 use crate::limits::Descriptors;
 use crate::message::{EXIT_GATEWAY_GONE, GRACE, Order, Report};
 use crate::mounts::Plan;
+use crate::orders::{Orders, Sent};
 use crate::outcome::Outcome;
 use crate::signals::{self, Change, Saved, SignalFd};
 use crate::spec::{MAX_OPEN_RULES, Spec};
@@ -37,6 +38,10 @@ const GATEWAY_END_TIMEOUT: Duration = Duration::from_secs(5);
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the gateway's end may follow the sandbox's when it was its cause.
 const CAUSE_TIMEOUT: Duration = Duration::from_millis(200);
+/// The most signals that are passed on before anything else is looked at.
+const MAX_SIGNALS: usize = 64;
+/// How soon an order that had no room is tried again.
+const ORDER_RETRY: Duration = Duration::from_millis(20);
 /// What a gateway that panicked exits with.
 const EXIT_PANIC: i32 = 101;
 /// What a gateway exits with that cannot let go of the command's standard streams.
@@ -64,6 +69,8 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
     let plan = plan(&spec, &maps)?;
     let terminal = Terminal::remember();
     let (parent, init_parent) = Channel::pair().at(Step::Prepare, "channel")?;
+    // This process stops when the command does; news must reach it all the same.
+    sys::signal_on_input(parent.as_fd(), libc::SIGCONT).at(Step::Prepare, "channel")?;
     let (gateway_channel, init_gateway) = Channel::pair().at(Step::Prepare, "channel")?;
     let pipe = pipe_with(PipeFlags::CLOEXEC).at(Step::Prepare, "pipe")?;
     let (gateway_life, init_life) = pipe;
@@ -103,7 +110,8 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
             signals,
             init: Child::new(started.init),
             gateway: Child::new(started.gateway),
-            stops: 0,
+            stop: 0,
+            orders: Orders::default(),
             started: false,
             interrupted: None,
         };
@@ -281,8 +289,10 @@ struct Supervisor {
     signals: SignalFd,
     init: Child,
     gateway: Child,
-    /// How often the command has stopped, as far as is known here.
-    stops: i32,
+    /// The number of the stop that was followed last.
+    stop: i32,
+    /// Orders that had no room yet.
+    orders: Orders,
     /// Whether the command is about to be executed, or has been: signals are its own then.
     started: bool,
     /// The signal that ended everything before.
@@ -290,7 +300,7 @@ struct Supervisor {
 }
 
 impl Supervisor {
-    fn write_id_maps(&self, maps: &IdMaps) -> Result<(), SandboxError> {
+    fn write_id_maps(&mut self, maps: &IdMaps) -> Result<(), SandboxError> {
         if maps.privileged() {
             maps.write_for(self.init.pid)
                 .at(Step::IdMap, "")
@@ -307,9 +317,9 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Orders to a process that has ended are no error: its end is news of its own.
-    fn order(&self, order: Order) {
-        let _ = self.parent.send(&order.encode(), &[]);
+    fn order(&mut self, order: Order) {
+        self.orders.add(order);
+        self.orders.send(&self.parent);
     }
 
     /// Follows the command to its end.
@@ -329,8 +339,12 @@ impl Supervisor {
                 deadline = Some(Instant::now() + GRACE);
                 continue;
             }
+            let left = match self.orders.send(&self.parent) {
+                Sent::All => left,
+                Sent::Some => Some(left.unwrap_or(ORDER_RETRY).min(ORDER_RETRY)),
+            };
             let fds = [self.parent.as_fd(), self.signals.as_fd()];
-            let [report, _] = sys::poll(fds, left).at(Step::Prepare, "poll")?;
+            let [report, _] = sys::poll_or_pause(fds, left);
             // The news that the command starts may be there already: it decides whose signals are.
             if self.started || !report {
                 self.pass_signals();
@@ -341,14 +355,11 @@ impl Supervisor {
             if !report {
                 continue;
             }
-            let message = self.parent.receive(Duration::ZERO);
-            let report = message
-                .ok()
-                .and_then(|message| Report::decode(&message.bytes));
-            if matches!(report, Some(Report::Stopped)) {
-                self.stops = self.stops.wrapping_add(1);
-            }
-            match report {
+            let message = match self.parent.receive_now() {
+                Ok(None) => continue,
+                message => message.ok().flatten(),
+            };
+            match message.and_then(|message| Report::decode(&message.bytes)) {
                 Some(Report::Starting) => self.started = true,
                 Some(Report::Failed(error)) => return Err(error),
                 Some(Report::NoExec(errno)) if command::not_found(errno) => {
@@ -360,16 +371,25 @@ impl Supervisor {
                 }
                 Some(Report::Exited(code)) => return Ok(Outcome::Exited(code)),
                 Some(Report::Signaled(signal)) => return Ok(Outcome::Signaled(signal)),
-                // Old news, where this process was stopped too: nobody would wake it once more.
-                Some(Report::Stopped)
-                    if deadline.is_some_and(|at| at <= Instant::now()) || self.init_ended() => {}
-                // The shell sees this process stop, as it would see the command.
-                Some(Report::Stopped) => {
-                    let _ = kill_process(getpid(), Signal::STOP);
+                Some(Report::Stopped(stop)) => {
+                    self.stop = stop;
+                    let old = deadline.is_some_and(|at| at <= Instant::now()) || self.init_ended();
+                    // The shell sees this process stop, as it would see the command. Not for old news,
+                    // where this process was stopped too: nobody would wake it once more.
+                    if !old {
+                        let _ = kill_process(getpid(), Signal::STOP);
+                    }
+                    self.order(Order::Followed(stop));
                 }
                 // The first process ends by itself what this one, stopped, could not.
                 None if timed_out || deadline.is_some_and(|at| at <= Instant::now()) => {
                     return Ok(Outcome::TimedOut);
+                }
+                None if !self.started => {
+                    return Err(SandboxError::refused(
+                        Step::Prepare,
+                        "its first process ended before the command was started",
+                    ));
                 }
                 None => return Ok(self.who_died()),
             }
@@ -379,7 +399,10 @@ impl Supervisor {
     /// Passes on what was sent to this process. The terminal's own signals have reached the
     /// command already: it is in the same job.
     fn pass_signals(&mut self) {
-        while let Some(signal) = self.signals.next() {
+        for _ in 0..MAX_SIGNALS {
+            let Some(signal) = self.signals.next() else {
+                return;
+            };
             match signal.number {
                 libc::SIGCHLD => self.reap(),
                 // Names may be resolved for seconds before the command starts. It never does then:
@@ -395,7 +418,7 @@ impl Supervisor {
                 _ if signal.from_kernel => {}
                 // A shell continues the whole job, the command included. By the time this comes
                 // through, the terminal may have stopped the command again, and means it.
-                libc::SIGCONT => self.order(Order::Continue(self.stops)),
+                libc::SIGCONT => self.order(Order::Continue(self.stop)),
                 number => self.order(Order::Signal(number)),
             }
         }

@@ -79,6 +79,37 @@ pub(crate) fn poll<const N: usize>(
     }
 }
 
+/// How long to pause where the kernel cannot even wait.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Polls as [`poll`] does. Where that fails, which the command must not be able to make the end of
+/// anything, every descriptor counts as readable after a pause.
+pub(crate) fn poll_or_pause<const N: usize>(
+    fds: [BorrowedFd<'_>; N],
+    wait: Option<Duration>,
+) -> [bool; N] {
+    poll(fds, wait).unwrap_or_else(|_| {
+        std::thread::sleep(wait.map_or(PAUSE, |wait| wait.min(PAUSE)));
+        [true; N]
+    })
+}
+
+/// Has the kernel send a signal to this process when there is something to read, or the other end is
+/// closed, even while this process is stopped.
+pub(crate) fn signal_on_input(fd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: the calls take numbers alone.
+    unsafe {
+        let fd = fd.as_raw_fd();
+        check(libc::fcntl(fd, libc::F_SETOWN, libc::getpid()))?;
+        check(libc::fcntl(fd, F_SETSIG, signal))?;
+        check(libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC))?;
+    }
+    Ok(())
+}
+
+/// `F_SETSIG`
+const F_SETSIG: i32 = 10;
+
 /// Waits until one descriptor is readable; false when the time is over.
 pub(crate) fn poll_readable(fd: BorrowedFd<'_>, wait: Option<Duration>) -> io::Result<bool> {
     poll([fd], wait).map(|[ready]| ready)

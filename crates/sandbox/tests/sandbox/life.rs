@@ -168,7 +168,11 @@ fn when_the_gateway_is_killed_everything_inside_ends() {
         // SAFETY: the gateway of this test's own child.
         assert_eq!(unsafe { libc::kill(gateway, libc::SIGKILL) }, 0);
         let status = child.0.wait().unwrap();
-        assert_eq!(status.code(), Some(125), "{user:?}");
+        assert_eq!(
+            status.code(),
+            Some(137),
+            "{user:?}: 125 would mean that it never started"
+        );
         assert_eq!(marked_process(&mark), None, "{user:?}");
         let mut text = String::new();
         std::io::Read::read_to_string(&mut child.0.stderr.take().unwrap(), &mut text).unwrap();

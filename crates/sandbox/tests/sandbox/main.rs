@@ -4,6 +4,7 @@
 //! test needs and does not find (a program, a kernel feature) fails it and is named.
 
 mod attacks;
+mod channels;
 mod control;
 mod doors;
 mod files;
