@@ -7,7 +7,7 @@ use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::netlink;
@@ -74,33 +74,17 @@ impl KernelSet {
 
     fn open(&self, set: OpenSet, keys: Vec<Vec<u8>>, timeout: Duration) -> io::Result<()> {
         let timeout = timeout.clamp(MIN_TIMEOUT, MAX_TIMEOUT).as_millis() as u64;
-        match self.transact(|tx| tx.add_elements(set.name, &keys, timeout, true)) {
+        // Held to the end: another thread that opens the same address must not come between the
+        // attempts, each of which would then find what the one before did not.
+        let kernel = self.kernel();
+        match kernel.transact(|tx| tx.add_elements(set.name, &keys, timeout, true)) {
             Err(error) if error.raw_os_error() == Some(libc::EEXIST) => {}
             result => return result,
         }
         // Something was there: replace one by one, since kernels before 6.12 keep an element's
         // first timeout otherwise.
         keys.into_iter()
-            .try_for_each(|key| self.replace(set, &[key], timeout))
-    }
-
-    fn replace(&self, set: OpenSet, keys: &[Vec<u8>], timeout: u64) -> io::Result<()> {
-        let mut last = Ok(());
-        for _ in 0..MAX_ATTEMPTS {
-            last = self.transact(|tx| {
-                tx.delete_elements(set.name, keys);
-                tx.add_elements(set.name, keys, timeout, true);
-            });
-            if errno(&last) != Some(libc::ENOENT) {
-                return last;
-            }
-            // It was not there, or has expired meanwhile.
-            last = self.transact(|tx| tx.add_elements(set.name, keys, timeout, true));
-            if errno(&last) != Some(libc::EEXIST) {
-                return last;
-            }
-        }
-        last
+            .try_for_each(|key| kernel.replace(set, &[key], timeout))
     }
 
     /// Closes `ports` of an address again; what is not open is no error.
@@ -111,8 +95,9 @@ impl KernelSet {
         let Some((set, keys)) = elements(address, ports) else {
             return Ok(());
         };
+        let kernel = self.kernel();
         for key in keys {
-            let result = self.transact(|tx| tx.delete_elements(set.name, &[key]));
+            let result = kernel.transact(|tx| tx.delete_elements(set.name, &[key]));
             if errno(&result) != Some(libc::ENOENT) {
                 result?;
             }
@@ -133,17 +118,44 @@ impl KernelSet {
                 "{rules} address rules exceed the limit of {MAX_OPEN_RULES}"
             )));
         }
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        let kernel = self.kernel();
         rules::replacement(open, closed)
             .into_iter()
-            .try_for_each(|batch| netlink::transact(socket.as_fd(), batch))
+            .try_for_each(|batch| netlink::transact(kernel.0.as_fd(), batch))
     }
 
+    fn kernel(&self) -> Kernel<'_> {
+        Kernel(self.socket.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The kernel's rules while one thread changes them.
+struct Kernel<'s>(MutexGuard<'s, OwnedFd>);
+
+impl Kernel<'_> {
     fn transact(&self, build: impl FnOnce(&mut Transaction)) -> io::Result<()> {
         let mut tx = Transaction::new(TABLE, 512);
         build(&mut tx);
-        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        netlink::transact(socket.as_fd(), tx.finish())
+        netlink::transact(self.0.as_fd(), tx.finish())
+    }
+
+    fn replace(&self, set: OpenSet, keys: &[Vec<u8>], timeout: u64) -> io::Result<()> {
+        let mut last = Ok(());
+        for _ in 0..MAX_ATTEMPTS {
+            last = self.transact(|tx| {
+                tx.delete_elements(set.name, keys);
+                tx.add_elements(set.name, keys, timeout, true);
+            });
+            if errno(&last) != Some(libc::ENOENT) {
+                return last;
+            }
+            // It was not there, or has expired meanwhile.
+            last = self.transact(|tx| tx.add_elements(set.name, keys, timeout, true));
+            if errno(&last) != Some(libc::EEXIST) {
+                return last;
+            }
+        }
+        last
     }
 }
 

@@ -23,8 +23,8 @@ const HEADER_BYTES: usize = 16;
 const ANSWER_BYTES: usize = 16 * 1024;
 /// The largest packet that is sent, in bytes: it fits the default send buffer of a socket.
 const MAX_SEND_BYTES: usize = 128 * 1024;
-/// The most packets of answers that are read for one request.
-const MAX_ANSWERS: usize = 64;
+/// The most packets of answers that are read for one request: one for each of its messages.
+const MAX_ANSWERS: usize = 64 * 1024;
 
 /// Messages being built.
 #[derive(Debug, Default)]
@@ -151,20 +151,32 @@ pub(crate) fn send_batch(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
 
 /// Sends a packet of messages, of which exactly one (the last that is not a batch's end) asks for
 /// an acknowledgement, and waits for that.
+///
+/// # Errors
+/// The first refusal. Each message that fails has an answer of its own, with the acknowledgement behind
+/// them: all are taken off the socket, or the next request would take one for its own.
 pub(crate) fn transact(fd: BorrowedFd<'_>, batch: Batch) -> io::Result<()> {
     send_batch(fd, batch)?;
     let mut buffer = [0_u8; ANSWER_BYTES];
+    let mut refusal = None;
     for _ in 0..MAX_ANSWERS {
-        let length = receive(fd, &mut buffer)?;
+        let length = match receive(fd, &mut buffer) {
+            Err(Errno::AGAIN) if refusal.is_some() => break,
+            received => received?,
+        };
         let mut rest = &buffer[..length];
         while let Some((header, body, after)) = next_message(rest) {
             if header.kind == libc::NLMSG_ERROR as u16 {
-                return result(body);
+                match result(body) {
+                    Ok(()) if refusal.is_none() => return Ok(()),
+                    Ok(()) => {}
+                    Err(error) => refusal = refusal.or(Some(error)),
+                }
             }
             rest = after;
         }
     }
-    Err(Errno::BADMSG.into())
+    Err(refusal.unwrap_or_else(|| Errno::BADMSG.into()))
 }
 
 /// What an `NLMSG_ERROR` says: zero is an acknowledgement.
@@ -228,6 +240,41 @@ pub(crate) fn open(protocol: Option<Protocol>) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
+
+    /// What the kernel answers to one message: zero, or an error's number.
+    fn answer(code: i32) -> Vec<u8> {
+        let mut batch = Batch::default();
+        batch.message(libc::NLMSG_ERROR as u16, 0, &(-code).to_ne_bytes());
+        batch.into_bytes()
+    }
+
+    #[test]
+    fn the_answers_to_a_request_that_failed_twice_are_not_those_to_the_next() {
+        let (ours, kernels) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::DGRAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let request = |answers: &[i32]| {
+            for code in answers {
+                send(&kernels, &answer(*code), SendFlags::empty()).unwrap();
+            }
+            let mut batch = Batch::default();
+            batch.message(16, 0, &[]);
+            let errno = |error: io::Error| error.raw_os_error();
+            transact(ours.as_fd(), batch).map_err(errno)
+        };
+        assert_eq!(
+            request(&[libc::ENOENT, libc::EEXIST]),
+            Err(Some(libc::ENOENT))
+        );
+        assert_eq!(request(&[0]), Ok(()));
+        assert_eq!(request(&[libc::ENOENT, 0]), Err(Some(libc::ENOENT)));
+        assert_eq!(request(&[libc::EBUSY]), Err(Some(libc::EBUSY)));
+    }
 
     #[test]
     fn messages_and_nests_carry_their_lengths() {
