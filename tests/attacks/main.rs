@@ -17,5 +17,4 @@ mod policies;
 mod records;
 mod reverse_names;
 mod serve;
-mod unix_sockets;
 mod wildcards;

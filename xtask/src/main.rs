@@ -15,6 +15,7 @@ const USAGE: &str = "\
 cargo xtask test [--fast] [FILTER…]   install what the tests need, build, run every test
                                       (--fast leaves out those with a virtual machine or Java)
 cargo xtask prepare [--fast]          install what the tests need and no more
+cargo xtask hunt [SECONDS]            the bypass hunter, as an ordinary user and as root; 600 each
 cargo xtask needs                     list what the tests need, and what is missing
 cargo xtask tidy                      formatting, lints, house rules";
 
@@ -25,6 +26,8 @@ fn main() -> ExitCode {
         ["test", rest @ ..] => tests::test(rest),
         ["prepare"] => tests::prepare(false),
         ["prepare", "--fast"] => tests::prepare(true),
+        ["hunt"] => tests::hunt("600"),
+        ["hunt", seconds] => tests::hunt(seconds),
         ["needs"] => {
             packages::list();
             Ok(())

@@ -43,6 +43,21 @@ fn run_all(fast: bool, filters: &[&str]) -> Result<()> {
     result
 }
 
+/// Runs the bypass hunter alone, for longer than the tests do.
+pub fn hunt(seconds: &str) -> Result<()> {
+    prepare(true)?;
+    run(&mut cargo(&["build", "--workspace", "--bins"]))?;
+    let mut command = cargo(&[
+        "test",
+        "--package",
+        "portcullis-workbench",
+        "--test",
+        "hunter",
+    ]);
+    command.args(["--", "--nocapture", "--test-threads=1"]);
+    run(command.env("PORTCULLIS_HUNT_SECONDS", seconds))
+}
+
 /// Reads the command line.
 pub fn test(words: &[&str]) -> Result<()> {
     let fast = words.contains(&"--fast");

@@ -1,7 +1,6 @@
 //! The host's own interface addresses: guarded like loopback, since what listens on them trusts
 //! the host, and a public-looking address of the host itself is still the host.
 
-use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -29,22 +28,10 @@ struct Reading {
     at: Instant,
 }
 
-/// What reading the interfaces needs, and what was read.
-struct Readings {
-    last: Option<Reading>,
-    /// Given up for a moment if no descriptor is free to ask the kernel with.
-    spare: Option<File>,
-}
-
-/// A descriptor that can be closed without loss.
-fn spare() -> Option<File> {
-    File::open("/dev/null").ok()
-}
-
 /// [`HostAddresses`] with the last reading: tells which addresses are the host's own.
 pub struct Host {
     source: HostAddresses,
-    readings: Mutex<Readings>,
+    last: Mutex<Option<Reading>>,
 }
 
 impl Host {
@@ -52,10 +39,7 @@ impl Host {
     pub fn new(source: HostAddresses) -> Host {
         Host {
             source,
-            readings: Mutex::new(Readings {
-                last: None,
-                spare: spare(),
-            }),
+            last: Mutex::new(None),
         }
     }
 
@@ -71,22 +55,15 @@ impl Host {
     }
 
     fn interfaces(&self) -> std::io::Result<Arc<[IpAddr]>> {
-        let readings = self.readings.lock();
-        let mut readings = readings.unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if let Some(reading) = &readings.last
+        if let Some(reading) = &*last
             && now.duration_since(reading.at) < MAX_AGE
         {
             return Ok(reading.addresses.clone());
         }
-        let addresses = read().or_else(|_| {
-            drop(readings.spare.take());
-            let again = read();
-            readings.spare = spare();
-            again
-        });
-        let addresses: Arc<[IpAddr]> = addresses?.into();
-        readings.last = Some(Reading {
+        let addresses: Arc<[IpAddr]> = read()?.into();
+        *last = Some(Reading {
             addresses: addresses.clone(),
             at: now,
         });
@@ -138,10 +115,7 @@ mod tests {
         let host = Host::new(HostAddresses::Interfaces);
         assert!(host.owns("127.0.0.1".parse().unwrap()).unwrap());
         assert!(!host.owns("192.0.2.1".parse().unwrap()).unwrap());
-        assert!(
-            host.readings.lock().unwrap().last.is_some(),
-            "the reading is kept"
-        );
+        assert!(host.last.lock().unwrap().is_some(), "the reading is kept");
     }
 
     #[test]

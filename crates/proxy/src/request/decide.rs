@@ -258,7 +258,7 @@ impl<'a> Request<'a> {
     }
 
     /// The host and port that the request names.
-    pub(crate) fn named(&self) -> Option<(&'a Host, Option<u16>)> {
+    fn named(&self) -> Option<(&'a Host, Option<u16>)> {
         match self.form {
             Form::Absolute { host, port, .. } => Some((host, port)),
             Form::Connect | Form::Origin => self.host,

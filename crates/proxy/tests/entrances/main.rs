@@ -18,6 +18,5 @@ mod socks;
 mod synthetic;
 mod talk;
 mod transparent;
-mod tunnelled;
 mod upstream_proxy;
 mod world;
