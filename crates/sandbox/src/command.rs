@@ -216,7 +216,7 @@ fn filter_calls(with: &Confinement<'_>) -> Result<(), SandboxError> {
     };
     if let Some(supervisor) = &with.supervisor {
         match seccomp::install_asking(&seccomp::program(UnixCalls::Ask, with.keyring)) {
-            Ok(listener) => return supervisor.hand_over(listener, STEP_TIMEOUT),
+            Ok(listener) => return supervisor.hand_over(&listener),
             // A filter around this one asks somebody already, and only one can; or none can here.
             Err(_) if with.unix_sockets == UnixSockets::Auto => supervisor.not_needed()?,
             Err(error) => return Err(error).at(Step::SuperviseSockets, ""),

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, unshare};
+use rustix::io::Errno;
 use rustix::process::{
     DumpableBehavior, Pid, Signal, kill_process, set_dumpable_behavior,
     set_parent_process_death_signal,
@@ -99,10 +100,11 @@ impl Init {
 
     fn run(&mut self) -> Result<i32, SandboxError> {
         let ceilings = self.enter_namespaces()?;
+        // It prepares while the rest is built.
+        let (watched, supervisor) = self.supervisor()?.unzip();
         let log = self.build_network()?;
         let question = probe::ask(&self.inside.addresses)?;
         self.build_files()?;
-        let (watched, supervisor) = self.supervisor()?.unzip();
         let confinement = Confinement {
             maps: &self.maps,
             kept: &self.kept,
@@ -160,6 +162,12 @@ impl Init {
             UnixSockets::Auto | UnixSockets::Supervised
         ) {
             return Ok(None);
+        }
+        if !unix_supervisor::is_permitted() {
+            return match self.unix_sockets {
+                UnixSockets::Auto => Ok(None),
+                _ => Err(Errno::PERM).at(Step::SuperviseSockets, ""),
+            };
         }
         let plan = unix_supervisor::Plan {
             let_in: &self.plan.let_in,

@@ -150,6 +150,8 @@ const CLONE3: u32 = 435;
 /// The sandbox's first process and its supervisor, as the command sees them. In a PID namespace further
 /// inside they are that namespace's own, which may change themselves by the number 0.
 const OWN_PROCESSES: [u32; 2] = [1, 2];
+/// The same where there is no supervisor, and the second process is the command itself.
+const FIRST_PROCESS: [u32; 1] = [1];
 /// The caller's own process group, which the sandbox's parent is in.
 const OWN_GROUP: u32 = 0;
 /// What `setpriority` calls a process and a process group.
@@ -254,11 +256,11 @@ fn table(calls: &Calls, unix: UnixCalls, keyring: Keyring) -> Vec<libc::sock_fil
     }
     refuse_argument(&mut out, calls.ioctl, TERMINAL_INJECTION, libc::EPERM);
     let mut of_process = vec![statement(LOAD, argument(0))];
-    own_process(&mut of_process);
+    own_process(&mut of_process, unix);
     for_calls(&mut out, &calls.of_process, &of_process);
-    let priority = by_kind(PRIO_PROCESS, PRIO_PGRP);
+    let priority = by_kind(PRIO_PROCESS, PRIO_PGRP, unix);
     for_calls(&mut out, &[calls.setpriority], &priority);
-    let io_priority = by_kind(IOPRIO_WHO_PROCESS, IOPRIO_WHO_PGRP);
+    let io_priority = by_kind(IOPRIO_WHO_PROCESS, IOPRIO_WHO_PGRP, unix);
     for_calls(&mut out, &[calls.ioprio_set], &io_priority);
     out.push(statement(RETURN, ALLOW));
     out
@@ -275,8 +277,12 @@ fn missing(calls: &Calls, keyring: Keyring) -> impl Iterator<Item = u32> {
 }
 
 /// Refuses where the argument that has been loaded is a process of the sandbox's own.
-fn own_process(out: &mut Vec<libc::sock_filter>) {
-    for process in OWN_PROCESSES {
+fn own_process(out: &mut Vec<libc::sock_filter>, unix: UnixCalls) {
+    let own: &[u32] = match unix {
+        UnixCalls::Ask => &OWN_PROCESSES,
+        UnixCalls::Free | UnixCalls::Pairs => &FIRST_PROCESS,
+    };
+    for process in own.iter().copied() {
         refuse_if(out, JUMP_EQUAL, process, libc::EPERM);
     }
     out.push(statement(RETURN, ALLOW));
@@ -284,10 +290,10 @@ fn own_process(out: &mut Vec<libc::sock_filter>) {
 
 /// The first argument says what the second is: a process, a group, or else a user, whose processes
 /// always include the sandbox's own.
-fn by_kind(process: u32, group: u32) -> Vec<libc::sock_filter> {
+fn by_kind(process: u32, group: u32, unix: UnixCalls) -> Vec<libc::sock_filter> {
     let mut out = vec![statement(LOAD, argument(0))];
     let mut one = vec![statement(LOAD, argument(1))];
-    own_process(&mut one);
+    own_process(&mut one, unix);
     for_calls(&mut out, &[process], &one);
     let mut several = vec![statement(LOAD, argument(1))];
     refuse_if(&mut several, JUMP_EQUAL, OWN_GROUP, libc::EPERM);
@@ -579,6 +585,10 @@ mod tests {
                     assert_eq!(verdict(number, 2, 0), REFUSED);
                     assert_eq!(verdict(number, 0, 1), ALLOW);
                     assert_eq!(verdict(number, 3, 1), ALLOW);
+                    let alone = program(UnixCalls::Pairs, Keyring::Fresh);
+                    let verdict =
+                        |first| interpret(&alone, calls.architecture, number, [high | first, 0]);
+                    assert_eq!((verdict(1), verdict(2)), (REFUSED, ALLOW));
                 }
                 // Process, group, user.
                 let kinds = [

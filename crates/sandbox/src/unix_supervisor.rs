@@ -16,6 +16,7 @@
 //! It has one thread, and is process 2 or so of the sandbox: connected programs see it as their peer.
 //! Without it calls fail, and the sandbox ends when it does.
 
+use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use rustix::fs::{FileType, fstat, stat};
 use rustix::io::Errno;
-use rustix::process::{Pid, setsid};
+use rustix::process::{DumpableBehavior, Pid, chdir, set_dumpable_behavior, setsid};
 
 use crate::caller::{Caller, Lookup};
 use crate::channel::Channel;
@@ -41,12 +42,12 @@ const MAX_WAITING: usize = 256;
 
 /// The filter could not ask: another program supervises this one's calls already.
 const NOT_NEEDED: u8 = 0;
-/// The filter is in force; its listener comes along, and the process's number follows.
+/// The filter is in force; its listener comes along.
 const LISTENER: u8 = 1;
-/// What the supervisor says to that.
-const SUPERVISED: u8 = 2;
-/// Why it cannot; an errno follows.
-const CANNOT: u8 = 3;
+
+/// Where Yama says who may look at other processes, and what it says where nobody may.
+const PTRACE_SCOPE: &str = "/proc/sys/kernel/yama/ptrace_scope";
+const NOBODY_MAY: &str = "3";
 
 const EXIT_FAILED: i32 = 1;
 
@@ -55,22 +56,10 @@ const EXIT_FAILED: i32 = 1;
 pub(crate) struct ToSupervisor(Channel);
 
 impl ToSupervisor {
-    /// Hands over the filter's listener; returns once the supervisor is at work.
-    pub(crate) fn hand_over(&self, listener: OwnedFd, wait: Duration) -> Result<(), SandboxError> {
-        let own = std::process::id().to_ne_bytes();
-        let message = [&[LISTENER][..], &own].concat();
-        let step = Step::SuperviseSockets;
-        self.0.send(&message, &[listener.as_fd()]).at(step, "")?;
-        drop(listener);
-        let answer = self.0.receive(wait).at(step, "waiting")?.bytes;
-        match answer.split_first() {
-            Some((&SUPERVISED, _)) => Ok(()),
-            Some((&CANNOT, errno)) => {
-                let errno = errno.try_into().map_or(libc::EIO, i32::from_ne_bytes);
-                Err(std::io::Error::from_raw_os_error(errno)).at(step, "")
-            }
-            _ => Err(SandboxError::refused(step, "its process exited")),
-        }
+    /// Hands over the filter's listener. Calls stand still until the supervisor is at work.
+    pub(crate) fn hand_over(&self, listener: &OwnedFd) -> Result<(), SandboxError> {
+        let sent = self.0.send(&[LISTENER], &[listener.as_fd()]);
+        sent.at(Step::SuperviseSockets, "")
     }
 
     /// Sends the supervisor home.
@@ -79,6 +68,11 @@ impl ToSupervisor {
             .send(&[NOT_NEEDED], &[])
             .at(Step::SuperviseSockets, "")
     }
+}
+
+/// Whether this kernel lets anybody look at other processes, as the supervisor has to.
+pub(crate) fn is_permitted() -> bool {
+    fs::read_to_string(PTRACE_SCOPE).map_or(true, |scope| scope.trim() != NOBODY_MAY)
 }
 
 /// What the supervisor is to allow and to expect.
@@ -93,16 +87,10 @@ pub(crate) struct Plan<'a> {
 pub(crate) fn start(plan: &Plan<'_>) -> Result<(Pid, ToSupervisor), SandboxError> {
     let step = Step::SuperviseSockets;
     let (ours, theirs) = Channel::pair().at(step, "channel")?;
-    // Each is mounted where it is, and stays the same file as long as the sandbox lives.
-    let let_in = plan.let_in.iter().map(|path| {
-        let found = stat(path).at(step, &path.to_string_lossy())?;
-        Ok(FileId::of(&found))
-    });
-    let let_in = let_in.collect::<Result<Vec<_>, SandboxError>>()?;
     // SAFETY: the sandbox's first process has one thread, so the child may do anything.
     let Some(pid) = unsafe { sys::fork() }.at(step, "fork")? else {
         // A panic must end here: what is above on the stack is the first process's own code.
-        let run = || run(&theirs, let_in, plan.many_users);
+        let run = || run(&theirs, plan);
         let code = match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(())) => 0,
             _ => EXIT_FAILED,
@@ -113,43 +101,28 @@ pub(crate) fn start(plan: &Plan<'_>) -> Result<(Pid, ToSupervisor), SandboxError
 }
 
 /// Prepares, waits for the filter's listener, and serves it until nobody is under the filter.
-fn run(channel: &Channel, let_in: Vec<FileId>, many_users: bool) -> Result<(), Errno> {
+fn run(channel: &Channel, plan: &Plan<'_>) -> Result<(), Errno> {
     leave_first_process(channel)?;
-    let powers = Powers::drop_others(many_users)?;
+    let powers = Powers::drop_others(plan.many_users)?;
     let inside = InsideSockets::new()?;
     let lookup = Lookup::new()?;
     errno(sys::poll_readable(channel.as_fd(), None))?;
-    let message = errno(channel.receive(Duration::ZERO))?;
-    let process = match (message.bytes.split_first(), message.fds.len()) {
-        (Some((&NOT_NEEDED, _)), 0) => return Ok(()),
-        (Some((&LISTENER, process)), 1) => process.try_into().map(u32::from_ne_bytes),
+    let mut message = errno(channel.receive(Duration::ZERO))?;
+    let listener = match (&*message.bytes, message.fds.pop()) {
+        ([NOT_NEEDED], None) => return Ok(()),
+        ([LISTENER], Some(listener)) => listener,
         _ => return Err(Errno::BADMSG),
     };
-    let listener = message.fds.into_iter().next().ok_or(Errno::BADMSG)?;
-    let process = process.map_err(|_| Errno::BADMSG)?;
-    // What every call needs, tried once: a kernel may be told to let nobody do it.
-    let caller = Caller::new(process).and_then(|caller| {
-        caller.descriptor(1)?;
-        Ok(caller)
-    });
-    let caller = match caller {
-        // Standard output may be closed.
-        Ok(caller) => Some(caller),
-        Err(Errno::BADF) => None,
-        Err(error) => {
-            let errno = error.raw_os_error().to_ne_bytes();
-            let _ = channel.send(&[&[CANNOT][..], &errno].concat(), &[]);
-            return Err(error);
-        }
-    };
-    errno(channel.send(&[SUPERVISED], &[]))?;
+    // By now each is mounted where it is, and stays the same file as long as the sandbox lives.
+    let let_in = plan.let_in.iter().map(|path| Ok(FileId::of(&stat(path)?)));
+    let let_in = let_in.collect::<Result<_, Errno>>()?;
     let mut supervisor = Supervisor {
         listener: Listener::new(listener),
         lookup,
         inside,
         let_in,
         powers,
-        caller,
+        caller: None,
         waiting: Vec::new(),
         tick: Tick::default(),
     };
@@ -159,6 +132,9 @@ fn run(channel: &Channel, let_in: Vec<FileId>, many_users: bool) -> Result<(), E
 /// Keeps nothing of the first process's but the channel, and nothing of the terminal's job.
 fn leave_first_process(channel: &Channel) -> Result<(), Errno> {
     setsid()?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    // The caller's folder may be one that is about to be masked.
+    chdir("/")?;
     let null = errno(streams::null())?;
     errno(streams::replace_by(&null))?;
     drop(null);
