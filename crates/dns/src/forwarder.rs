@@ -512,6 +512,8 @@ impl Forwarder {
             .detail(&detail);
         // The name's labels, length bytes and all: the record escapes what is no text.
         event.raw_name = question.and_then(|bytes| bytes.get(..bytes.len().saturating_sub(4)));
+        let asked = event.raw_name.map(readable);
+        event.asked = asked.as_deref();
         let id = self.recorder.decision(event);
         debug!(%id, client = ?source.client, %error, "malformed query");
         let Some(code) = error.answer.rcode() else {
@@ -561,4 +563,18 @@ fn canonical_ruling(permits: &Permits) -> Ruling {
     let audit = first.is_some_and(|permit| permit.audit());
     let rule = first.and_then(|permit| permit.rule());
     Ruling::permitted(Reason::CanonicalName, rule, audit)
+}
+
+/// The labels of a question's name with dots between them, as far as they are any.
+fn readable(mut name: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(name.len());
+    while let Some((&length, rest)) = name.split_first().filter(|(length, _)| **length > 0) {
+        let (label, behind) = rest.split_at(rest.len().min(length.into()));
+        if !text.is_empty() {
+            text.push(b'.');
+        }
+        text.extend_from_slice(label);
+        name = behind;
+    }
+    text
 }

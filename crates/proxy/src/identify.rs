@@ -18,6 +18,7 @@ use crate::limits::{self, RECORD_DELAY};
 use crate::opened::{self, Opened, Unread};
 use crate::records::At;
 use crate::relay::Relay;
+use crate::request;
 use crate::services::Services;
 use crate::sniff::{Sniffed, Sniffer};
 use crate::socket;
@@ -89,7 +90,9 @@ pub(crate) async fn identify(
         }
         Sniffed::Http if sniffer.has_released() => {
             let why = "a request whose first bytes passed as something else";
+            let asked = request::asked(sniffer.pending());
             let at = At::new(Layer::Http, opened.inbound).detail(Some(why));
+            let at = at.asked(asked.as_deref());
             services.records.malformed(at, Some(&opened.target));
             opened.cut(relay, CloseReason::ClientProtocol);
             None

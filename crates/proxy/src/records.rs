@@ -27,6 +27,8 @@ pub(crate) struct At<'a> {
     /// The name that was shown (SNI, Host), where it is the subject.
     pub(crate) shown: Option<&'a str>,
     pub(crate) detail: Option<&'a str>,
+    /// What a malformed request asked for, as it came.
+    pub(crate) asked: Option<&'a [u8]>,
 }
 
 impl<'a> At<'a> {
@@ -38,7 +40,13 @@ impl<'a> At<'a> {
             path: None,
             shown: None,
             detail: None,
+            asked: None,
         }
+    }
+
+    pub(crate) fn asked(mut self, asked: Option<&'a [u8]>) -> At<'a> {
+        self.asked = asked;
+        self
     }
 
     pub(crate) fn http(mut self, method: &'a str, path: Option<&'a str>) -> At<'a> {
@@ -69,6 +77,7 @@ impl<'a> At<'a> {
         event.method = self.method;
         event.path = self.path;
         event.detail = self.detail;
+        event.asked = self.asked;
         event
     }
 }

@@ -106,6 +106,11 @@ impl Sniffer {
         self.pending.split_off(self.released)
     }
 
+    /// What the client sent, as far as it is kept.
+    pub(crate) fn pending(&self) -> &[u8] {
+        &self.pending
+    }
+
     /// Whether the client has said nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.pending.is_empty()

@@ -14,7 +14,7 @@ use crate::records::At;
 use crate::relay::Relay;
 use crate::services::Services;
 use crate::stop::Stop;
-use crate::{limits, socket};
+use crate::{limits, request, socket};
 
 /// Takes one connection to the point where it only has to be relayed.
 pub(crate) async fn open(
@@ -43,6 +43,8 @@ pub(crate) async fn open(
     let request = match read {
         Handshake::Request(request) => *request,
         Handshake::Malformed(fault) => {
+            let asked = asked(&inbox);
+            let at = at.asked(asked.as_deref());
             records.malformed(at.detail(Some(fault.why)), None);
             if fault.answer {
                 refuse(client, Reason::Malformed).await;
@@ -124,6 +126,20 @@ pub(crate) async fn open(
 /// The reply that says this: its code comes from the table of reasons and from nowhere else.
 pub(crate) fn reply(reason: Reason) -> [u8; 10] {
     socks5::reply(reason.socks_reply())
+}
+
+/// What a message that cannot be served asked for: a request's domain, or the target of what was taken
+/// for a proxy of HTTP.
+fn asked(message: &[u8]) -> Option<Box<[u8]>> {
+    const NAMED: u8 = 3;
+    match message {
+        [5, _, _, NAMED, length, rest @ ..] => {
+            let domain = rest.get(..usize::from(*length)).unwrap_or(rest);
+            Some(domain.into())
+        }
+        [4 | 5, ..] => None,
+        other => request::asked(other),
+    }
 }
 
 async fn refuse(client: TcpStream, reason: Reason) {

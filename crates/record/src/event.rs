@@ -254,6 +254,9 @@ pub struct Event<'a> {
     /// What stood where a name should: bytes that are no name. Recorded as `name` when `name` is
     /// absent, with userinfo and anything from a `?` or `#` on taken out.
     pub raw_name: Option<&'a [u8]>,
+    /// What a malformed request asked for, as it came. Recorded with userinfo and anything from a `?` or
+    /// `#` on taken out.
+    pub asked: Option<&'a [u8]>,
     /// The name at the end of the CNAME chain, if there was one.
     pub canonical_name: Option<&'a str>,
     /// The destination's port.
@@ -310,6 +313,7 @@ impl<'a> Event<'a> {
             rule: None,
             name: None,
             raw_name: None,
+            asked: None,
             canonical_name: None,
             port: None,
             qtype: None,

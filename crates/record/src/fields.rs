@@ -143,6 +143,11 @@ pub const DECISION_FIELDS: &[Field] = &[
         "The canonical name that was asked for. If there was none, what stood in its place, without userinfo and query.",
     ),
     sometimes(
+        "asked",
+        Kind::Text,
+        "What a malformed request asked for, as far as it can be read: at most 256 bytes once it is escaped, without userinfo and query.",
+    ),
+    sometimes(
         "canonical_name",
         Kind::Text,
         "The name at the end of the CNAME chain.",

@@ -20,6 +20,8 @@ pub const SCHEMA: &str = "portcullis.decision/1";
 
 const MAX_SANDBOX_BYTES: usize = 256;
 const MAX_NAME_BYTES: usize = 1536;
+/// The longest `asked`, in bytes once it is escaped.
+const MAX_ASKED_BYTES: usize = 256;
 const MAX_RULE_BYTES: usize = 768;
 const MAX_UPSTREAM_BYTES: usize = 512;
 const MAX_METHOD_BYTES: usize = 128;
@@ -38,6 +40,7 @@ const USUAL_LINE_BYTES: usize = 512;
 const _: () = assert!(
     MAX_SANDBOX_BYTES
         + 2 * MAX_NAME_BYTES
+        + MAX_ASKED_BYTES
         + 2 * MAX_RULE_BYTES
         + MAX_UPSTREAM_BYTES
         + MAX_METHOD_BYTES
@@ -102,6 +105,10 @@ pub(crate) fn decision(
         }
         line.json(r#","name":"#);
         line.string(&shown, MAX_NAME_BYTES);
+    }
+    if let Some(asked) = event.asked {
+        line.json(r#","asked":"#);
+        line.string(&shown_name(asked).0, MAX_ASKED_BYTES);
     }
     optional(
         &mut line,

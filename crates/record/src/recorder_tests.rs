@@ -521,11 +521,13 @@ fn credentials_in_a_malformed_target_do_not_reach_the_record() {
     let mut event = denial("").http("GET", Some("http://user:SECRET@host/a?token=SECRET#SECRET"));
     event.name = None;
     event.raw_name = Some(b"user:SECRET@host\r\n");
+    event.asked = Some(b"http://user:SECRET@evil.example/a?token=SECRET");
     recorder.decision(event);
     let records = records(&recorder, &memory);
     assert!(!memory.lines()[0].contains("SECRET"));
     assert_eq!(records[0]["name"], "[userinfo]@host\r\n");
     assert_eq!(records[0]["path"], "/a");
+    assert_eq!(records[0]["asked"], "[userinfo]@evil.example/a");
     assert_eq!(records[0]["cut"], true);
 }
 
@@ -540,6 +542,7 @@ proptest! {
         let mut event = denial("").http(&method, Some(&path)).detail(&detail);
         event.name = None;
         event.raw_name = Some(&raw);
+        event.asked = Some(&raw);
         event.process = Some(Process { pid: 1, command: &command });
         recorder.decision(event);
         prop_assert!(recorder.flush(SOON).complete);
@@ -547,6 +550,7 @@ proptest! {
         prop_assert_eq!(lines.len(), 1);
         prop_assert!(lines[0].bytes().all(|b| (0x20..0x7f).contains(&b)));
         let record: Value = serde_json::from_str(&lines[0]).unwrap();
+        prop_assert!(record["asked"].as_str().unwrap().len() <= 3 * 256);
         prop_assert_eq!(record["verdict"].as_str(), Some("deny"));
         prop_assert_eq!(record["method"].as_str(), Some(method.as_str()));
     }

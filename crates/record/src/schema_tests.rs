@@ -37,6 +37,7 @@ fn full_records() -> Vec<(String, Value)> {
         .attempts(1)
         .detail(&long);
     event.families = true;
+    event.asked = Some(b"http://a.example/");
     for stage in Stage::ALL {
         event.timings.set(*stage, Duration::from_micros(1));
     }

@@ -250,6 +250,7 @@ impl Windows {
         let texts = [
             event.name.map(str::as_bytes),
             event.raw_name,
+            event.asked,
             event.method.map(str::as_bytes),
             event.path.map(|path| path_only(path).as_bytes()),
         ];

@@ -46,9 +46,9 @@ impl Conn {
             }
         }
         match timeout(patience.head, self.rest_of_head()).await {
-            Ok(read) => read.map_err(HeadFault::malformed),
+            Ok(read) => read.map_err(|why| HeadFault::malformed(why, &self.inbox)),
             Err(_) if self.inbox.is_empty() => Ok(None),
-            Err(_) => Err(HeadFault::TOO_SLOW),
+            Err(_) => Err(HeadFault::too_slow(&self.inbox)),
         }
     }
 

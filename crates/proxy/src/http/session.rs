@@ -83,6 +83,8 @@ impl Session<'_> {
     pub(super) fn malformed(&self, why: &'static str, head: &Head) -> Next {
         let at = At::new(Layer::Http, self.core.inbound).detail(Some(why));
         let at = at.http(&head.read.method, path(&head.read));
+        let asked = request::asked(&head.raw);
+        let at = at.asked(asked.as_deref());
         let place = place(self.destination.as_deref());
         let refused = request::malformed(self.core.records, at, place, Some(why));
         answer(&refused, Some(head))

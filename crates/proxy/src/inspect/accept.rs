@@ -101,7 +101,7 @@ pub(crate) async fn inspect(services: Services<'_>, to_inspect: Box<ToInspect>, 
     if let Some(cut) = activity.cut() {
         (ended.end, ended.detail) = (cut.end, Some(cut.detail));
     }
-    if let Some(why) = ended.malformed {
+    if let Some(why) = ended.malformed.or(activity.bad_body()) {
         let at = At::new(Layer::Http, opened.inbound).shown(Some(name.as_str()));
         (services.records).malformed(at.detail(Some(why)), Some(&opened.target));
     }

@@ -86,7 +86,7 @@ impl Session<'_> {
         let busy = Busy::new(&self.activity);
         let program = hyper::upgrade::on(&mut request);
         let (parts, body) = request.into_parts();
-        let hosts = match Hosts::read(&parts) {
+        let hosts = match check_line(&parts).and_then(|()| Hosts::read(&parts)) {
             Ok(hosts) => hosts,
             Err(why) => return Ok(self.malformed(why, &parts)),
         };
@@ -274,12 +274,34 @@ impl Session<'_> {
     fn malformed(&self, why: &'static str, parts: &Parts) -> Response<Down> {
         let at = At::new(Layer::Http, self.inbound).detail(Some(why));
         let at = at.http(parts.method.as_str(), Some(parts.uri.path()));
+        let asked = request_target(parts);
+        let at = at.asked(Some(asked.as_bytes()));
         let place = Place::Name(self.target, self.name);
         say(
             &malformed(self.services.records, at, place, Some(why)),
             parts,
         )
     }
+}
+
+/// Holds a request line of HTTP/2 to what HTTP/1.1's reader holds one to.
+///
+/// # Errors
+/// What is wrong with it.
+fn check_line(parts: &Parts) -> Result<(), &'static str> {
+    let path = parts.uri.path_and_query().map(PathAndQuery::as_str);
+    match path.filter(|_| parts.method != Method::CONNECT) {
+        Some(path) => uri::check_line(parts.method.as_str(), path),
+        None => Ok(()),
+    }
+}
+
+/// What a request asks for, for the record of a malformed one.
+fn request_target(parts: &Parts) -> String {
+    let host = parts.uri.authority().map(|authority| authority.to_string());
+    let field = parts.headers.get(HOST).map(HeaderValue::as_bytes);
+    let host = host.or(field.map(|host| String::from_utf8_lossy(host).into_owned()));
+    host.unwrap_or_default() + parts.uri.path()
 }
 
 /// The hosts that a request names.

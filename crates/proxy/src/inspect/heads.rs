@@ -123,7 +123,8 @@ impl<S> Checked<S> {
                     }
                     // Hyper sees no byte more: it takes the body for one that broke off, and the
                     // request is refused.
-                    BodyStep::Malformed(_) => {
+                    BodyStep::Malformed(why) => {
+                        self.activity.refuse_body(why);
                         self.held.clear();
                         self.state = State::Ended;
                     }
@@ -184,7 +185,8 @@ impl<S: AsyncRead + Unpin> Checked<S> {
                             buffer.set_filled(before + at);
                             break;
                         }
-                        BodyStep::Malformed(_) => {
+                        BodyStep::Malformed(why) => {
+                            self.activity.refuse_body(why);
                             self.state = State::Ended;
                             buffer.set_filled(before);
                             break;
@@ -219,7 +221,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Checked<S> {
             }
             match checked.look() {
                 Look::Pass(bytes) => checked.passing = bytes,
-                Look::Malformed(why) => checked.activity.refuse_head(HeadFault::malformed(why)),
+                Look::Malformed(why) => {
+                    let fault = HeadFault::malformed(why, &checked.held);
+                    checked.activity.refuse_head(fault);
+                }
                 Look::Wait if checked.held.len() >= MAX_EARLY_BYTES => return Poll::Pending,
                 Look::Wait => {
                     if ready!(checked.poll_hold(cx))? == 0 {
@@ -231,9 +236,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Checked<S> {
                     State::Head(_) => {
                         let inside = !checked.held.is_empty();
                         match ready!(checked.poll_hold(cx))? {
-                            0 if inside => checked.activity.refuse_head(HeadFault::malformed(
-                                "the connection ended inside a request head",
-                            )),
+                            0 if inside => {
+                                let why = "the connection ended inside a request head";
+                                let fault = HeadFault::malformed(why, &checked.held);
+                                checked.activity.refuse_head(fault);
+                            }
                             0 => return Poll::Ready(Ok(())),
                             _ => {}
                         }

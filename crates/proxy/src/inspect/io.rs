@@ -45,6 +45,8 @@ pub(super) struct Activity {
     head_since: AtomicU64,
     /// What is wrong with a head: the last that is read of the connection.
     fault: OnceLock<HeadFault>,
+    /// What is wrong with the framing of a body: the program's bytes end there.
+    bad_body: OnceLock<&'static str>,
     /// What the program is told of that.
     refusal: OnceLock<Vec<u8>>,
     /// Whether the request for a WebSocket was granted; see [`UPGRADE_ASKED`].
@@ -69,6 +71,7 @@ impl Activity {
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
             fault: OnceLock::new(),
+            bad_body: OnceLock::new(),
             refusal: OnceLock::new(),
             upgrade: AtomicU8::new(UPGRADE_ASKED),
             waits: AtomicWaker::new(),
@@ -164,9 +167,19 @@ impl Activity {
         self.waits.wake();
     }
 
+    /// A body is framed badly.
+    pub(super) fn refuse_body(&self, why: &'static str) {
+        let _ = self.bad_body.set(why);
+    }
+
+    /// What is wrong with the framing of a body, if anything is.
+    pub(super) fn bad_body(&self) -> Option<&'static str> {
+        self.bad_body.get().copied()
+    }
+
     /// The head that is refused, if one is.
     pub(super) fn fault(&self) -> Option<HeadFault> {
-        self.fault.get().copied()
+        self.fault.get().cloned()
     }
 
     /// The same, once the requests before it are answered, until [`Activity::tell`].

@@ -113,7 +113,7 @@ where
                 let end = match over {
                     Over::Idle => CloseReason::Finished,
                     Over::Head => {
-                        rules.refuse(HeadFault::TOO_SLOW);
+                        rules.refuse(HeadFault::too_slow(&[]));
                         CloseReason::ClientProtocol
                     }
                 };
@@ -154,7 +154,7 @@ where
                 return Poll::Pending;
             } else {
                 match ready!(watching.as_mut().poll(cx)) {
-                    Over::Head => activity.refuse_head(HeadFault::TOO_SLOW),
+                    Over::Head => activity.refuse_head(HeadFault::too_slow(&[])),
                     Over::Idle => return Poll::Ready(None),
                 }
             }

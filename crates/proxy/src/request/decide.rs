@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::ops::Deref;
 
 use portcullis_names::{Host, Name, NameBuf};
-use portcullis_policy::{Asked, PathError, Reason, Shown, canonical_path};
+use portcullis_policy::{Asked, LIMITED_METHODS, PathError, Reason, Shown, canonical_path};
 use portcullis_record::{CloseReason, DecisionId, Layer};
 use portcullis_wire::http1::Scheme;
 
@@ -195,7 +195,10 @@ impl<'a> Request<'a> {
             Ok(()) => self.target(core.decider, place),
             Err(misdirected) => Err(misdirected),
         };
-        let target = target.map_err(|misdirected| misdirected.refuse(core, at, place))?;
+        let target = target.map_err(|misdirected| {
+            let asked = self.asked();
+            misdirected.refuse(core, at.asked(Some(asked.as_bytes())), place)
+        })?;
         let (ruling, shown) = self.ask(core.decider, place, &target);
         let at = at.shown(shown);
         let (ruling, why) = self.narrowed(ruling, fields);
@@ -220,6 +223,15 @@ impl<'a> Request<'a> {
     fn recorded_path(&self) -> Option<&'a str> {
         let path = self.path.split('?').next();
         path.filter(|_| !matches!(self.form, Form::Connect))
+    }
+
+    /// What it asks for, for the record of one that is refused.
+    fn asked(&self) -> String {
+        let path = self.recorded_path().unwrap_or_default();
+        match self.named() {
+            Some((host, _)) => format!("{host}{path}"),
+            None => path.to_owned(),
+        }
     }
 
     /// Whether a request like this is for the connection at all.
@@ -367,6 +379,7 @@ impl Misdirected {
         let help = self.help.or(Some(self.why));
         match place.target().filter(|_| self.reason != Reason::Malformed) {
             Some(target) => {
+                let at = at.asked(None); // the request can be read, and is for another host
                 let ruling = core.decider.refuse(self.reason);
                 let mut refused = Refused::denied(core.records, at, target, ruling);
                 refused.refusal.target = Some(place.asked(target));
@@ -474,14 +487,14 @@ fn overridden<'f>(
     fields: impl Iterator<Item = (&'f str, &'f [u8])>,
 ) -> Option<(Reason, &'static str)> {
     let permit = ruling.permit.as_ref().filter(|permit| permit.only_http())?;
-    let terms = permit.terms()?;
+    let terms = permit.terms();
+    let limited = ruling.policy.settings().limited;
     for (name, value) in fields {
         let allowed = |value: &[u8]| {
-            let method = std::str::from_utf8(value.trim_ascii()).ok();
-            terms
-                .methods
-                .as_ref()
-                .is_none_or(|own| method.is_some_and(|m| own.allows(m)))
+            let method = std::str::from_utf8(value.trim_ascii()).unwrap_or_default();
+            let own = terms.and_then(|terms| terms.methods.as_ref());
+            own.is_none_or(|own| own.allows(method))
+                && (!limited || LIMITED_METHODS.contains(&method))
         };
         match overrides(name) {
             Some(Override::Method) if !allowed(value) => {
@@ -489,7 +502,7 @@ fn overridden<'f>(
                     "a field by which servers take another method, which the rule does not allow";
                 return Some((Reason::MethodNotAllowed, why));
             }
-            Some(Override::Path) if terms.paths.is_some() => {
+            Some(Override::Path) if terms.is_some_and(|terms| terms.paths.is_some()) => {
                 let why = "a field by which servers take another path, where the rule has paths";
                 return Some((Reason::PathNotAllowed, why));
             }

@@ -31,11 +31,28 @@ const HOP_BY_HOP: [&str; 7] = [
     "upgrade",
 ];
 
-/// Fields of a request that the gateway writes, or that only a proxy may send; all that begin with
+/// Fields of a request that the gateway writes, or that only a proxy may send: by them servers,
+/// frameworks and gateways take another host, scheme or file than the request says. All that begin with
 /// one of [`PROXY_PREFIXES`] are among them.
-const OF_A_PROXY: [&str; 3] = ["forwarded", "host", "via"];
+const OF_A_PROXY: [&str; 14] = [
+    "forwarded",
+    "front-end-https",
+    "host",
+    // CGI makes HTTP_PROXY of it ("httpoxy").
+    "proxy",
+    "via",
+    "x-envoy-original-host",
+    "x-forwarded",
+    "x-forward",
+    "x-host",
+    "x-http-host-override",
+    "x-original-host",
+    "x-rewrite-host",
+    "x-sendfile-type",
+    "x-url-scheme",
+];
 /// See [`OF_A_PROXY`].
-const PROXY_PREFIXES: [&str; 2] = ["proxy-", "x-forwarded-"];
+const PROXY_PREFIXES: [&str; 3] = ["proxy-", "x-accel-", "x-forwarded-"];
 
 /// Fields of an answer by which the gateway tells of its own refusals, `Proxy-Status` (RFC 9209)
 /// among them.
@@ -52,16 +69,37 @@ pub(crate) enum Override {
     Path,
 }
 
-/// Fields by which frameworks take another method or path than the request line's.
-const OVERRIDES: [(&str, Override); 7] = [
-    ("x-http-method-override", Override::Method),
+/// Fields by which servers, frameworks and gateways take another method or path than the request
+/// line's: IIS, Symfony, Zend, Rack, Spring, Azure, Envoy, Traefik, Next.js, WSGI's usual middleware.
+const OVERRIDES: [(&str, Override); 26] = [
+    ("http-method-override", Override::Method),
     ("x-http-method", Override::Method),
+    ("x-http-method-override", Override::Method),
+    ("x-method", Override::Method),
     ("x-method-override", Override::Method),
-    ("x-original-url", Override::Path),
-    ("x-rewrite-url", Override::Path),
-    ("x-original-uri", Override::Path),
-    // WebDAV writes there (RFC 4918 section 10.3).
+    // WebDAV's COPY and MOVE write there (RFC 4918 section 10.3).
     ("destination", Override::Path),
+    // IIS hands out a script's source in place of its answer.
+    ("translate", Override::Path),
+    ("x-envoy-original-path", Override::Path),
+    ("x-http-destinationurl", Override::Path),
+    ("x-http-path-override", Override::Path),
+    ("x-invoke-path", Override::Path),
+    ("x-matched-path", Override::Path),
+    ("x-middleware-rewrite", Override::Path),
+    ("x-ms-original-url", Override::Path),
+    ("x-original-path", Override::Path),
+    ("x-original-uri", Override::Path),
+    ("x-original-url", Override::Path),
+    ("x-override-url", Override::Path),
+    ("x-path-info", Override::Path),
+    ("x-replaced-path", Override::Path),
+    ("x-request-uri", Override::Path),
+    ("x-request-url", Override::Path),
+    ("x-rewrite-uri", Override::Path),
+    ("x-rewrite-url", Override::Path),
+    ("x-script-name", Override::Path),
+    ("x-waws-unencoded-url", Override::Path),
 ];
 
 /// What the field overrides, if it does.
@@ -123,11 +161,11 @@ fn stays_behind(name: &str, section: Section) -> bool {
 }
 
 /// Whether two names are one to some server: case does not count, and where fields are handed on as
-/// variables (CGI, WSGI) `_` is `-`.
+/// variables (CGI, WSGI) every byte but letters and digits is the same.
 fn alike(name: &str, known: &str) -> bool {
-    let plain = |byte: u8| match byte {
-        b'_' => b'-',
-        byte => byte.to_ascii_lowercase(),
+    let plain = |byte: u8| match byte.is_ascii_alphanumeric() {
+        true => byte.to_ascii_lowercase(),
+        false => b'-',
     };
     name.len() == known.len() && name.bytes().map(plain).eq(known.bytes())
 }
@@ -156,6 +194,14 @@ mod tests {
             ("X_Forwarded_Host", "evil.example"),
             ("Forwarded", "for=1.2.3.4"),
             ("Via", "1.1 evil"),
+            ("Proxy", "http://evil.example"),
+            ("PROXY_", "x"),
+            ("X.Forwarded_For", "1.2.3.4"),
+            ("X-Forwarded", "for=1.2.3.4"),
+            ("X_Host", "evil.example"),
+            ("X-Original-Host", "evil.example"),
+            ("Front_End-Https", "on"),
+            ("X-Accel-Mapping", "/=/"),
             ("Connection", "keep-alive, X-Secret"),
             ("X-Secret", "y"),
             ("Keep-Alive", "5"),
@@ -209,6 +255,11 @@ mod tests {
         assert_eq!(overrides("X_HTTP_Method"), Some(Override::Method));
         assert_eq!(overrides("x-Original_URI"), Some(Override::Path));
         assert_eq!(overrides("Destination"), Some(Override::Path));
+        assert_eq!(overrides("X_Replaced_Path"), Some(Override::Path));
+        for (known, what) in OVERRIDES {
+            let cgi = known.to_ascii_uppercase().replace('-', "_");
+            assert_eq!(overrides(&cgi), Some(what), "{known}");
+        }
         assert_eq!(overrides("x-original-url-too"), None);
     }
 }

@@ -2,6 +2,7 @@
 
 use portcullis_record::Layer;
 
+use super::asked::asked;
 use super::decide::{Core, Place, Refused, malformed};
 use crate::records::At;
 
@@ -9,31 +10,39 @@ use crate::records::At;
 const REQUEST_TIMEOUT: u16 = 408;
 
 /// What is wrong with a head.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct HeadFault {
     /// A few words for the record and for the client.
     pub(crate) why: &'static str,
     /// It did not come to its end in time.
     too_slow: bool,
+    /// What it asked for, as far as it can be read.
+    asked: Option<Box<[u8]>>,
 }
 
 impl HeadFault {
     /// It does not come to its end.
-    pub(crate) const TOO_SLOW: HeadFault = HeadFault {
-        why: "the request head took too long",
-        too_slow: true,
-    };
+    pub(crate) fn too_slow(head: &[u8]) -> HeadFault {
+        HeadFault {
+            why: "the request head took too long",
+            too_slow: true,
+            asked: asked(head),
+        }
+    }
 
-    pub(crate) const fn malformed(why: &'static str) -> HeadFault {
+    /// It is none; `head` is what came of it.
+    pub(crate) fn malformed(why: &'static str, head: &[u8]) -> HeadFault {
         HeadFault {
             why,
             too_slow: false,
+            asked: asked(head),
         }
     }
 
     /// Records and refuses it.
     pub(crate) fn refuse(self, core: Core<'_>, place: Place<'_>) -> Refused {
         let at = At::new(Layer::Http, core.inbound).detail(Some(self.why));
+        let at = at.asked(self.asked.as_deref());
         let mut refused = malformed(core.records, at, place, Some(self.why));
         if self.too_slow {
             refused.refusal.status = REQUEST_TIMEOUT;

@@ -6,11 +6,13 @@
 //! fields and trailers go on, whether it may become a WebSocket, and what a refusal says is written
 //! here once, so that no way in has a gap that another one lacks.
 
+mod asked;
 mod decide;
 mod fields;
 mod head_fault;
 mod refusal;
 
+pub(crate) use asked::asked;
 pub(crate) use decide::{Core, Form, Permitted, Place, Refused, Request, malformed};
 pub(crate) use fields::{Passing, Section};
 pub(crate) use head_fault::HeadFault;

@@ -411,6 +411,9 @@ scenario!(
             ("X-Original-URL: /secret", "blocked-by-path-policy"),
             ("X-Rewrite-URL: /public", "blocked-by-path-policy"),
             ("Destination: /secret", "blocked-by-path-policy"),
+            ("X_Replaced_Path: /secret", "blocked-by-path-policy"),
+            ("x-envoy-original-path: /secret", "blocked-by-path-policy"),
+            ("Http-Method-Override: DELETE", "blocked-by-method-policy"),
         ] {
             let request = format!(
                 "POST /public HTTP/1.1\r\nHost: look.example\r\nContent-Length: 0\r\n{field}\r\n\r\n"

@@ -3,6 +3,7 @@
 //! addresses and ports are those of the real thing.
 
 mod alone;
+mod asked;
 mod captured;
 mod connect;
 mod forward;

@@ -124,12 +124,7 @@ fn parse(head: &[u8]) -> Result<RequestHead, &'static str> {
         Err(e) => return Err(describe(e)),
     }
     let method = request.method.unwrap_or_default();
-    if method.is_empty() || method.len() > MAX_METHOD_BYTES {
-        return Err("a method of no bytes or too many");
-    }
-    if !method.bytes().all(is_token_byte) {
-        return Err("a method that is not a token");
-    }
+    check_method(method)?;
     let minor_version = request.version.ok_or("no HTTP version")?;
     let form = target::read(method, request.path.unwrap_or_default())?;
     let mut seen = Fields::default();
@@ -161,6 +156,28 @@ fn parse(head: &[u8]) -> Result<RequestHead, &'static str> {
             .map(|f| (place(head, f.name.as_bytes()), place(head, f.value)))
             .collect(),
     })
+}
+
+fn check_method(method: &str) -> Result<(), &'static str> {
+    if method.is_empty() || method.len() > MAX_METHOD_BYTES {
+        return Err("a method of no bytes or too many");
+    }
+    if !method.bytes().all(is_token_byte) {
+        return Err("a method that is not a token");
+    }
+    Ok(())
+}
+
+/// Holds a method and a path that came in HTTP/2 to what a request line in HTTP/1.1 is held to.
+///
+/// # Errors
+/// What is wrong with them, in a few words for the record.
+pub fn check_line(method: &str, path: &str) -> Result<(), &'static str> {
+    check_method(method)?;
+    match target::read(method, path)? {
+        RequestForm::Origin { .. } | RequestForm::Asterisk => Ok(()),
+        _ => Err("a path that does not begin with a slash"),
+    }
 }
 
 /// Where a part stands in its whole.

@@ -12,7 +12,9 @@ mod target;
 mod token;
 
 pub use body::{BodyScanner, BodyStep};
-pub use head::{BodyLength, HeadParse, RequestHead, Upgrade, read_head, read_scanned_head};
+pub use head::{
+    BodyLength, HeadParse, RequestHead, Upgrade, check_line, read_head, read_scanned_head,
+};
 pub use scan::{HeadScanner, MAX_HEAD_BYTES, MAX_HEADERS, Scan};
 pub use sniff::{MAX_SNIFF_BYTES, Sniff, is_bare_word, sniff};
 pub use target::{PathAndQuery, RequestForm, Scheme};
