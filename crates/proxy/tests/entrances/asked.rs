@@ -9,9 +9,8 @@ use crate::world::World;
 /// What the last record says that was asked for; it is a malformed request's.
 async fn asked(world: &World) -> String {
     let records = world.records().await;
-    let malformed = |v: &&&serde_json::Value| v["reason"] == "malformed";
-    let decisions = records.decisions();
-    let last = decisions.iter().filter(malformed).next_back();
+    let mut decisions = records.decisions().into_iter();
+    let last = decisions.rfind(|v| v["reason"] == "malformed");
     let last = last.unwrap_or_else(|| panic!("{:#?}", records.0));
     assert_eq!(last["verdict"], "deny");
     let line = last.to_string();
