@@ -7,6 +7,7 @@ mod processes;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod control;
 mod descriptors;
 mod exhaustion;
 #[path = "../support/inside.rs"]
