@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::dialed::Dialed;
 use crate::error::{DialError, all_failed};
-use crate::eyeballs::{interleave, race};
+use crate::eyeballs::{Tried, interleave, race};
 use crate::guard::{ChosenBy, Guard};
 use crate::host::is_host;
 use crate::socket;
@@ -129,7 +129,10 @@ impl Direct {
         .await;
         let timings = Timings::default().with(Stage::Connect, start.elapsed());
         match result {
-            Ok((stream, address)) => Ok(Dialed {
+            Ok(Tried {
+                to: address,
+                result: stream,
+            }) => Ok(Dialed {
                 stream: Stream::Tcp(stream),
                 address,
                 upstream_proxy: None,

@@ -2,11 +2,13 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use portcullis_dns::ResolveError;
 use portcullis_policy::Reason;
 use portcullis_record::Timings;
+
+use crate::eyeballs::Tried;
 
 /// Longest detail, in bytes.
 const MAX_DETAIL_BYTES: usize = 1024;
@@ -123,16 +125,21 @@ pub(crate) fn reason_of(error: &io::Error) -> Reason {
 }
 
 /// One error for all addresses that failed.
-pub(crate) fn all_failed(failures: &[(SocketAddr, Failure)]) -> DialError {
-    let mut reason = (0, Reason::NoAddress);
+pub(crate) fn all_failed(failures: &[Tried<Failure>]) -> DialError {
+    let heaviest = failures
+        .iter()
+        .rev()
+        .max_by_key(|failed| failed.result.weight());
+    let reason = heaviest.map_or(Reason::NoAddress, |failed| failed.result.reason());
     let mut detail = String::new();
-    for (address, failure) in failures {
-        if failure.weight() > reason.0 {
-            reason = (failure.weight(), failure.reason());
-        }
+    for Tried {
+        to: address,
+        result,
+    } in failures
+    {
         let between = if detail.is_empty() { "" } else { "; " };
         // Writing into a String cannot fail.
-        let _ = match failure {
+        let _ = match result {
             Failure::Refused(reason) => {
                 write!(detail, "{between}{address}: not dialled ({reason})")
             }
@@ -143,13 +150,15 @@ pub(crate) fn all_failed(failures: &[(SocketAddr, Failure)]) -> DialError {
     if failures.is_empty() {
         detail.push_str("no address to dial");
     }
-    let mut error = DialError::new(reason.1, detail);
-    error.addresses = failures.iter().map(|(address, _)| address.ip()).collect();
+    let mut error = DialError::new(reason, detail);
+    error.addresses = failures.iter().map(|failed| failed.to.ip()).collect();
     error
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     fn network(kind: io::ErrorKind) -> Failure {
@@ -183,12 +192,15 @@ mod tests {
 
     #[test]
     fn the_most_telling_failure_names_the_reason() {
-        let at = |last: u8| SocketAddr::from(([192, 0, 2, last], 443));
+        let tried = |last: u8, result| Tried {
+            to: SocketAddr::from(([192, 0, 2, last], 443)),
+            result,
+        };
         let failures = [
-            (at(1), Failure::Refused(Reason::PrivateAddress)),
-            (at(2), network(io::ErrorKind::NetworkUnreachable)),
-            (at(3), network(io::ErrorKind::ConnectionRefused)),
-            (at(4), Failure::Silent),
+            tried(1, Failure::Refused(Reason::PrivateAddress)),
+            tried(2, network(io::ErrorKind::NetworkUnreachable)),
+            tried(3, network(io::ErrorKind::ConnectionRefused)),
+            tried(4, Failure::Silent),
         ];
         let error = all_failed(&failures);
         assert_eq!(error.reason, Reason::ConnectionRefused);

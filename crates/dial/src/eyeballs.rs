@@ -36,6 +36,13 @@ pub(crate) fn interleave(addresses: &[IpAddr], port: u16) -> Vec<SocketAddr> {
     }
 }
 
+/// What came of trying one address.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Tried<R> {
+    pub(crate) to: SocketAddr,
+    pub(crate) result: R,
+}
+
 /// Tries `first`, then whatever `more` yields; `more` is not polled before it is its turn.
 ///
 /// # Errors
@@ -44,10 +51,13 @@ pub(crate) async fn race<T, E, F: Future<Output = Result<T, E>>>(
     first: Vec<SocketAddr>,
     more: impl Future<Output = Vec<SocketAddr>>,
     connect: impl Fn(SocketAddr) -> F,
-) -> Result<(T, SocketAddr), Vec<(SocketAddr, E)>> {
+) -> Result<Tried<T>, Vec<Tried<E>>> {
     let attempt = |to: SocketAddr| {
         let connecting = connect(to);
-        async move { (to, connecting.await) }
+        async move {
+            let result = connecting.await;
+            Tried { to, result }
+        }
     };
     let mut tried = Vec::new();
     let mut waiting: VecDeque<SocketAddr> = first.into();
@@ -75,10 +85,10 @@ pub(crate) async fn race<T, E, F: Future<Output = Result<T, E>>>(
         }
         tokio::select! {
             biased;
-            Some((to, result)) = running.next(), if !running.is_empty() => match result {
-                Ok(connected) => return Ok((connected, to)),
-                Err(failure) => {
-                    failures.push((to, failure));
+            Some(Tried { to, result }) = running.next(), if !running.is_empty() => match result {
+                Ok(result) => return Ok(Tried { to, result }),
+                Err(result) => {
+                    failures.push(Tried { to, result });
                     next_at = Instant::now();
                 }
             },
@@ -107,6 +117,10 @@ mod tests {
 
     fn at(last: u8) -> SocketAddr {
         SocketAddr::from(([192, 0, 2, last], 443))
+    }
+
+    fn tried<R>(to: SocketAddr, result: R) -> Tried<R> {
+        Tried { to, result }
     }
 
     #[test]
@@ -148,7 +162,7 @@ mod tests {
             }
         })
         .await;
-        assert_eq!(result, Ok((7, at(2))));
+        assert_eq!(result, Ok(tried(at(2), 7)));
         assert_eq!(
             *started.borrow(),
             [(at(1), Duration::ZERO), (at(2), STAGGER)]
@@ -162,7 +176,7 @@ mod tests {
             if to == at(1) { Err("refused") } else { Ok(7) }
         })
         .await;
-        assert_eq!(result, Ok((7, at(2))));
+        assert_eq!(result, Ok(tried(at(2), 7)));
         assert_eq!(start.elapsed(), Duration::ZERO);
     }
 
@@ -174,7 +188,7 @@ mod tests {
             Ok::<_, ()>(wait)
         })
         .await;
-        assert_eq!(result, Ok((300, at(1))));
+        assert_eq!(result, Ok(tried(at(1), 300)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -185,12 +199,12 @@ mod tests {
             |_| async { Ok::<_, ()>(1) },
         )
         .await;
-        assert_eq!(quick, Ok((1, at(1))));
+        assert_eq!(quick, Ok(tried(at(1), 1)));
         let failed = race(vec![at(1)], ready(vec![at(1), at(2)]), |to| async move {
             if to == at(2) { Ok(2) } else { Err(()) }
         })
         .await;
-        assert_eq!(failed, Ok((2, at(2))));
+        assert_eq!(failed, Ok(tried(at(2), 2)));
         let silent = race(vec![at(1)], ready(vec![at(2)]), |to| async move {
             if to == at(1) {
                 pending::<()>().await
@@ -198,7 +212,7 @@ mod tests {
             Ok::<_, ()>(2)
         })
         .await;
-        assert_eq!(silent, Ok((2, at(2))));
+        assert_eq!(silent, Ok(tried(at(2), 2)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -212,7 +226,7 @@ mod tests {
         assert!(
             failures
                 .iter()
-                .all(|(to, failure)| *failure == to.to_string())
+                .all(|failed| failed.result == failed.to.to_string())
         );
         let none = race(vec![], ready(vec![]), |_| async { Ok::<_, ()>(()) }).await;
         assert_eq!(none, Err(vec![]));

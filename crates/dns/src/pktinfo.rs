@@ -107,15 +107,22 @@ pub struct Reply {
     pub payload: Vec<u8>,
 }
 
-/// Takes one datagram, without waiting: its length, who sent it, and the address that it was sent to.
-/// What is longer than the buffer is cut.
+/// What is known of a datagram besides its bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Received {
+    /// Its length, in bytes.
+    pub length: usize,
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// The address that it was sent to.
+    pub to: LocalAddress,
+}
+
+/// Takes one datagram, without waiting. What is longer than the buffer is cut.
 ///
 /// # Errors
 /// Those of recvmsg(2); [`io::ErrorKind::InvalidData`] if the kernel does not tell the sender.
-pub fn receive(
-    socket: &impl AsFd,
-    buffer: &mut [u8],
-) -> io::Result<(usize, SocketAddr, LocalAddress)> {
+pub fn receive(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
     let mut parts = [IoSliceMut::new(buffer)];
     let mut space = cmsg_space!(in6_pktinfo, in_pktinfo);
     let fd = socket.as_fd().as_raw_fd();
@@ -136,7 +143,11 @@ pub fn receive(
         })
     });
     let from = from.ok_or(io::ErrorKind::InvalidData)?;
-    Ok((message.bytes, from, local.unwrap_or(LocalAddress::Bound)))
+    Ok(Received {
+        length: message.bytes,
+        from,
+        to: local.unwrap_or(LocalAddress::Bound),
+    })
 }
 
 /// Sends one reply, without waiting.

@@ -105,7 +105,7 @@ impl WildcardSocket {
                 ready = self.socket.readable() => ready?,
             }
             let receive = || pktinfo::receive(&self.socket, &mut buffer);
-            let (len, client, asked) = match self.socket.try_io(Interest::READABLE, receive) {
+            let received = match self.socket.try_io(Interest::READABLE, receive) {
                 Ok(received) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 Err(error) => {
@@ -119,18 +119,19 @@ impl WildcardSocket {
                 }
             };
             errors = 0;
-            let to = match asked {
+            let client = received.from;
+            let to = match received.to {
                 LocalAddress::V4(address) => address.into(),
                 LocalAddress::V6(address, _) => address.into(),
                 LocalAddress::Bound => continue,
             };
             let key = Key { client, to };
-            let weight = u32::try_from(len).unwrap_or(u32::MAX);
+            let weight = u32::try_from(received.length).unwrap_or(u32::MAX);
             let Ok(place) = room.clone().try_acquire_many_owned(weight) else {
                 continue;
             };
             let datagram = Queued {
-                bytes: buffer.get(..len).unwrap_or_default().to_vec(),
+                bytes: buffer.get(..received.length).unwrap_or_default().to_vec(),
                 _place: place,
             };
             let datagram = match flows.get(&key) {
@@ -149,7 +150,7 @@ impl WildcardSocket {
             let (send, receive) = mpsc::channel(MAX_QUEUED);
             let _ = send.try_send(datagram);
             flows.insert(key, send);
-            tracker.spawn(self.clone().flow(key, asked, receive, slot));
+            tracker.spawn(self.clone().flow(key, received.to, receive, slot));
         }
     }
 
