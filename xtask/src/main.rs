@@ -2,6 +2,7 @@
 //! `cargo xtask tidy` checks formatting, lints and the house rules.
 #![forbid(unsafe_code)]
 
+mod fuzz;
 mod machine;
 mod packages;
 mod shell;
@@ -17,7 +18,8 @@ cargo xtask test [--fast] [FILTER…]   install what the tests need, build, run 
 cargo xtask prepare [--fast]          install what the tests need and no more
 cargo xtask hunt [SECONDS]            the bypass hunter, as an ordinary user and as root; 600 each
 cargo xtask needs                     list what the tests need, and what is missing
-cargo xtask tidy                      formatting, lints, house rules";
+cargo xtask tidy                      formatting, lints, house rules
+cargo xtask fuzz [--seconds N] [TARGET…]   build the fuzz targets and run each (60 s unless told)";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -33,6 +35,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         ["tidy"] => tidy::run_all(),
+        ["fuzz", rest @ ..] => fuzz::fuzz(rest),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
