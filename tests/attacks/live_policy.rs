@@ -151,22 +151,32 @@ fn a_lease_on_a_policy_holds_up_nobody() {
 fn a_lease_from_outside_delays_a_start_and_no_more() {
     let world = world();
     let case = Case::new(&world, User::Ordinary);
+    let other = case.folder.join("other.toml");
+    let copy = format!("cp {} {}", case.policy.display(), other.display());
+    case.user.shell(&world, &copy);
     let holder = format!(
         "import fcntl, os, signal, time\n\
-         fd = os.open('{}', os.O_RDONLY)\n\
+         files = [os.open(path, os.O_RDONLY) for path in ['{}', '{}']]\n\
          def give_back(*_):\n\
          \x20 time.sleep(1)\n\
-         \x20 fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)\n\
+         \x20 for file in files: fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)\n\
          signal.signal(signal.SIGIO, give_back)\n\
-         fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n\
+         for file in files: fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n\
          print('leased', flush=True)\n\
          time.sleep(60)",
+        other.display(),
         case.policy.display()
     );
     let mut command = world.command("python3");
     let holder = crate::processes::Background::start(command.args(["-c", &holder]));
     holder.wait_line("leased");
-    case.sandbox().run(&["true"]).assert_ok();
+    // The lease that is met first is on the second file.
+    std::fs::rename(&case.policy, case.folder.join("leased.toml")).unwrap();
+    std::fs::write(&case.policy, allowing(&[API])).unwrap();
+    let second = case
+        .sandbox()
+        .args(&["--policy", &other.display().to_string()]);
+    second.run(&["true"]).assert_ok();
 }
 
 /// Without process ids there are no further threads; the one that follows was there before.

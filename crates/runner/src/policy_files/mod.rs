@@ -67,6 +67,8 @@ pub struct PolicyFiles {
     /// Set once a hostile program of the same user may run.
     sealed: Option<Sealed>,
     spare: Spare,
+    /// Whether a policy has been made of these files, so that nobody waits for the next one.
+    in_force: bool,
     /// Why the latest reading must be tried again, if it must: the first error that time can heal.
     unread: Option<String>,
     /// Largest file that is read, bytes; one more is read of a larger one.
@@ -143,6 +145,7 @@ impl PolicyFiles {
     pub fn begin(&mut self) {
         self.read.clear();
         self.unread = None;
+        self.in_force = true;
         self.let_go();
     }
 
@@ -319,9 +322,10 @@ impl PolicyFiles {
             let open = || openat(CWD, path, flags, Mode::empty());
             self.spare.open(open)
         };
-        let first = self.read.is_empty();
         match open(READ) {
-            Err(rustix::io::Errno::AGAIN) if first => Ok(open(READ - OFlags::NONBLOCK)?.into()),
+            Err(rustix::io::Errno::AGAIN) if !self.in_force => {
+                Ok(open(READ - OFlags::NONBLOCK)?.into())
+            }
             result => Ok(result?.into()),
         }
     }
