@@ -236,7 +236,7 @@ fn the_debug_log_is_written_beside_cmd_and_never_by_it() {
     assert_eq!(done.out(), "ran\n", "{done}");
     let text = std::fs::read_to_string(&log).unwrap();
     assert!(!text.contains("forged"), "{text}");
-    for step in ["entrance opened", "gateway serves", "sandbox ended"] {
+    for step in ["started part=", "gateway serves", "sandbox ended"] {
         assert!(text.contains(step), "{text}");
     }
     let bad = [
