@@ -5,7 +5,7 @@ use super::document::{Node, Value};
 use super::draft::{Draft, Expect};
 use super::rules::{additions, rules};
 use super::section::{ALLOW_NET, Section, unknown};
-use super::source::{Place, SourceId};
+use super::source::{Place, SourceId, Sources};
 use super::{dns, limits, proxy};
 use crate::rules::Terms;
 
@@ -71,7 +71,7 @@ fn is_gateway_file(root: &Node) -> bool {
 
 fn network(draft: &mut Draft, source: SourceId, node: &Node) {
     let mut network = Section::open(&mut draft.sources, source, "network", node);
-    switches(draft, &mut network);
+    Switches::read(&mut draft.sources, &mut network).apply(draft);
     if let Some((_, node)) = network.take("domains") {
         rules(draft, source, ("network.domains", node), Expect::Names);
     }
@@ -97,24 +97,71 @@ fn network(draft: &mut Draft, source: SourceId, node: &Node) {
 }
 
 /// The switches that a Codex profile has as well.
-pub(super) fn switches(draft: &mut Draft, network: &mut Section<'_>) {
-    if let Some((mode, place)) = network.text(&mut draft.sources, "mode") {
-        match mode {
-            "full" => {}
-            "limited" => {
-                draft.settings.limited.get_or_insert(place);
+#[derive(Default)]
+pub(super) struct Switches {
+    mode: Option<ModeKey>,
+    upstream_proxy: Option<PermitKey>,
+}
+
+/// `mode`, and where it stands.
+struct ModeKey {
+    limited: bool,
+    place: Place,
+}
+
+/// A permission that is given or withheld, and where.
+struct PermitKey {
+    permits: bool,
+    place: Place,
+}
+
+impl Switches {
+    /// Reads them and reports what cannot be enforced.
+    pub fn read(sources: &mut Sources, network: &mut Section<'_>) -> Switches {
+        let mut switches = Switches::default();
+        match network.text(sources, "mode") {
+            Some((mode @ ("full" | "limited"), place)) => {
+                let limited = mode == "limited";
+                switches.mode = Some(ModeKey { limited, place });
             }
-            _ => unknown(&mut draft.sources, &place, mode, &["full", "limited"]),
+            Some((mode, place)) => unknown(sources, &place, mode, &["full", "limited"]),
+            None => {}
         }
+        if let Some((false, place)) = network.truth(sources, "allow_local_binding") {
+            // A key that is read and not enforced is a rule that its author believes in.
+            let message = "`allow_local_binding = false` comes with a later release; this one would \
+                           not enforce it";
+            let hint = "remove it, or wait for that release".to_owned();
+            sources.error_with(&place, message, hint);
+        }
+        let upstream_proxy = network.truth(sources, "allow_upstream_proxy");
+        switches.upstream_proxy =
+            upstream_proxy.map(|(permits, place)| PermitKey { permits, place });
+        switches
     }
-    if let Some((false, place)) = network.truth(&mut draft.sources, "allow_local_binding") {
-        // A key that is read and not enforced is a rule that its author believes in.
-        let message = "`allow_local_binding = false` comes with a later release; this one would \
-                       not enforce it";
-        let hint = "remove it, or wait for that release".to_owned();
-        draft.sources.error_with(&place, message, hint);
+
+    /// Takes over what is not set here.
+    pub fn inherit(&mut self, parent: Switches) {
+        self.mode = self.mode.take().or(parent.mode);
+        self.upstream_proxy = self.upstream_proxy.take().or(parent.upstream_proxy);
     }
-    if let Some((false, place)) = network.truth(&mut draft.sources, "allow_upstream_proxy") {
-        draft.settings.proxy.forbidden.get_or_insert(place);
+
+    /// Makes them settings. What one file narrows, no other makes wide again.
+    pub fn apply(self, draft: &mut Draft) {
+        let settings = &mut draft.settings;
+        if let Some(ModeKey {
+            limited: true,
+            place,
+        }) = self.mode
+        {
+            settings.limited.get_or_insert(place);
+        }
+        if let Some(PermitKey {
+            permits: false,
+            place,
+        }) = self.upstream_proxy
+        {
+            settings.proxy.forbidden.get_or_insert(place);
+        }
     }
 }

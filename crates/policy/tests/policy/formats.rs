@@ -142,7 +142,7 @@ fn of_several_codex_profiles_the_default_one_counts() {
     let text = |default: &str| {
         format!(
             "default_permissions = \"{default}\"\nmodel = \"m\"\n\
-             [permissions.one.network.domains]\n\"one.example\" = \"allow\"\n\"**.bad.example\" = \"deny\"\n\
+             [permissions.one.network]\nenabled = true\n[permissions.one.network.domains]\n\"one.example\" = \"allow\"\n\"**.bad.example\" = \"deny\"\n\
              [permissions.two.network]\nenabled = false\n[permissions.two.network.domains]\n\"two.example\" = \"allow\"\n\
              [permissions.three.filesystem]\n\":root\" = \"read\"\n"
         )

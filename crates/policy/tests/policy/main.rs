@@ -1,5 +1,6 @@
 //! The policy as the rest of the gateway meets it: texts in, verdicts out.
 
+mod codex_profiles;
 mod decisions;
 mod destinations;
 mod dns_settings;

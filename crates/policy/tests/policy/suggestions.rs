@@ -100,8 +100,7 @@ fn what_no_addition_can_allow() {
 
 #[test]
 fn a_codex_profile_is_extended_in_its_own_table() {
-    let text =
-        "default_permissions = \"w\"\n[permissions.w.network.domains]\n\"a.example\" = \"allow\"\n";
+    let text = "default_permissions = \"w\"\n[permissions.w.network]\nenabled = true\n[permissions.w.network.domains]\n\"a.example\" = \"allow\"\n";
     let policy = loaded("config.toml", text).policy;
     assert_eq!(
         suggest_name(&policy, "b.example", 22).unwrap(),
