@@ -1,8 +1,8 @@
 //! Idle connections by the thousand, with few descriptors: what one entrance takes, the others keep.
 
-use crate::processes::Background;
+use crate::processes::{Background, family};
 use crate::support::{portcullis, read_records, require, sandbox, world};
-use portcullis_testkit::exec;
+use portcullis_testkit::{World, exec};
 use std::time::Duration;
 
 /// The descriptors of gateway and program.
@@ -184,6 +184,95 @@ fn idle_connections_at_every_entrance_end_in_refusals_and_leave_dns_and_other_sa
             0
         );
     }
+}
+
+/// Asks every entrance three times: before, when its gateway can open nothing any more, and after that.
+const STARVED: &str = "
+import os, socket, struct, sys, time
+labels = lambda name: b''.join(bytes([len(part)]) + part.encode() for part in name.split('.'))
+def dns(name):
+    query = struct.pack('>6H', 7, 0x100, 1, 0, 0, 0) + labels(name) + b'\\0\\0\\1\\0\\1'
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stream:
+        stream.settimeout(30)
+        stream.sendto(query, ('10.0.2.3', 53))
+        return stream.recv(4096)[3] & 15
+def exchange(at, message):
+    try:
+        with socket.create_connection(at, 30) as stream:
+            stream.sendall(message)
+            return stream.recv(12).hex()
+    except OSError as error:
+        return type(error).__name__
+address = socket.gethostbyname('raw.example.com')
+for when in 'before', 'starved', 'after':
+    print(when, flush=True)
+    while not os.path.exists(sys.argv[1] + when): time.sleep(0.05)
+    start = time.monotonic()
+    name = {'before': 'api', 'starved': 'www', 'after': 'v4only'}[when] + '.example.com'
+    said = [dns('api.example.com'), dns(name), exchange(('10.0.2.2', 3128), b'GET / HTTP/1.1\\r\\n\\r\\n'),
+            exchange(('10.0.2.2', 1080), b'\\5\\1\\0'), exchange((address, 9000), b'ping')]
+    print(*said, 'in time' if time.monotonic() - start < 6 else 'too late', flush=True)
+";
+
+#[test]
+fn with_no_descriptor_left_connections_are_reset_at_once_and_known_names_resolve() {
+    require("python3");
+    let world = world();
+    let mark = world.home().join("may-go-on-");
+    let log = world.home().join("starved.jsonl");
+    let mut run = world.command(portcullis());
+    run.args(["run", "--log"]).arg(&log);
+    for name in [
+        "raw.example.com:9000",
+        "api.example.com",
+        "www.example.com",
+        "v4only.example.com",
+    ] {
+        run.args(["--allow", name]);
+    }
+    run.args(["--", "python3", "-c", STARVED]).arg(&mark);
+    let asking = Background::start(&mut run);
+    let go_on = |when: &str| {
+        let path = format!("{}{when}", mark.display());
+        std::fs::write(path, "").expect("the mark");
+    };
+    let answers = "485454502f312e3120343030";
+    asking.wait_line("before");
+    let gateway = family(asking.pid()).gateway;
+    go_on("before");
+    asking.wait_line(&format!("0 0 {answers} 0500 70696e67 in time"));
+    asking.wait_line("starved");
+    let fds = std::fs::read_dir(format!("/proc/{gateway}/fd")).expect("its descriptors");
+    let fds = fds.filter_map(|fd| fd.ok()?.file_name().to_str()?.parse::<usize>().ok());
+    let fds: Vec<usize> = fds.collect();
+    // Every number below the first that is free is in use.
+    let limited = (0..).take_while(|fd| fds.contains(fd)).count();
+    limit(&world, gateway, &format!("--nofile={limited}:1024"));
+    go_on("starved");
+    let reset = "ConnectionResetError";
+    asking.wait_line(&format!("0 2 {reset} {reset} {reset} in time"));
+    asking.wait_line("after");
+    limit(&world, gateway, "--nofile=1024:1024");
+    go_on("after");
+    asking.wait_line(&format!("0 0 {answers} 0500 70696e67 in time"));
+    let (status, said) = asking.end();
+    assert!(status.success(), "{said}");
+    let records = read_records(&log);
+    for protocol in ["http", "socks5", "transparent"] {
+        let told = records.all_denials().into_iter().any(|record| {
+            record["protocol"] == protocol && record["reason"] == "too-many-connections"
+        });
+        assert!(told, "{protocol}: {records}");
+    }
+}
+
+/// Sets a limit of a running process from outside, as prlimit(1) does.
+#[track_caller]
+fn limit(world: &World, pid: u32, limit: &str) {
+    let pid = format!("--pid={pid}");
+    let mut set = world.command_as_root("prlimit");
+    let done = exec::run_with_input(set.args([&pid, limit]), b"", Duration::from_secs(60)).unwrap();
+    assert!(done.ok(), "{limit}: {done}");
 }
 
 #[test]

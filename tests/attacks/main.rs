@@ -19,4 +19,5 @@ mod policies;
 mod records;
 mod reverse_names;
 mod serve;
+mod unix_sockets;
 mod wildcards;

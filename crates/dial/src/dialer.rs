@@ -145,6 +145,18 @@ impl Dialer {
         self.direct.would_open(permit, address)
     }
 
+    /// Whether `address` is one of those that a direct connection by this permit could end at.
+    pub async fn leads_to(&self, permit: &ConnectPermit, address: SocketAddr) -> bool {
+        let known = match permit.to() {
+            Some(to) => return to == address,
+            None => self.direct.look_up(permit),
+        };
+        let found = timeout(DIAL_TIMEOUT, Box::pin(known)).await;
+        let ip = address.ip().to_canonical();
+        matches!(found, Ok(Ok(found)) if found.addresses.contains(&ip))
+            && self.would_open(permit, address)
+    }
+
     /// Reports that an upstream proxy failed after it was reached, by its URL as
     /// [`Dialed::upstream_proxy`] has it.
     pub fn upstream_proxy_failed(&self, url: &str) {

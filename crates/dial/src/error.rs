@@ -99,13 +99,21 @@ impl Failure {
     }
 }
 
-/// The reason for an error of connect(2).
-pub(crate) fn reason_of(error: &io::Error) -> Reason {
+/// The reason if this process, or the host, has no free descriptor.
+pub(crate) fn exhausted(error: &io::Error) -> Option<Reason> {
     /// No kinds of their own: too many open files of this process, or of the host.
     const EMFILE: i32 = 24;
     const ENFILE: i32 = 23;
-    if matches!(error.raw_os_error(), Some(EMFILE | ENFILE)) {
-        return Reason::TooManyConnections;
+    match error.raw_os_error() {
+        Some(EMFILE | ENFILE) => Some(Reason::TooManyConnections),
+        _ => None,
+    }
+}
+
+/// The reason for an error of connect(2).
+pub(crate) fn reason_of(error: &io::Error) -> Reason {
+    if let Some(reason) = exhausted(error) {
+        return reason;
     }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Reason::ConnectionRefused,

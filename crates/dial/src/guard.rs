@@ -7,6 +7,7 @@ use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_names::Transport;
 use portcullis_policy::{Policy, Reason};
 
+use crate::error::exhausted;
 use crate::host::{Host, HostAddresses, reaches};
 
 /// Who chose an address: how far it is trusted.
@@ -90,7 +91,7 @@ impl Guard {
         let is_own = self
             .host
             .owns(to.ip().to_canonical())
-            .map_err(|_| Reason::Internal)?;
+            .map_err(|error| exhausted(&error).unwrap_or(Reason::Internal))?;
         if self
             .listeners
             .iter()

@@ -1,6 +1,7 @@
 //! The host's own interface addresses: guarded like loopback, since what listens on them trusts
 //! the host, and a public-looking address of the host itself is still the host.
 
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,10 +29,22 @@ struct Reading {
     at: Instant,
 }
 
+/// What reading the interfaces needs, and what was read.
+struct Readings {
+    last: Option<Reading>,
+    /// Given up for a moment if no descriptor is free to ask the kernel with.
+    spare: Option<File>,
+}
+
+/// A descriptor that can be closed without loss.
+fn spare() -> Option<File> {
+    File::open("/dev/null").ok()
+}
+
 /// [`HostAddresses`] with the last reading: tells which addresses are the host's own.
 pub struct Host {
     source: HostAddresses,
-    last: Mutex<Option<Reading>>,
+    readings: Mutex<Readings>,
 }
 
 impl Host {
@@ -39,7 +52,10 @@ impl Host {
     pub fn new(source: HostAddresses) -> Host {
         Host {
             source,
-            last: Mutex::new(None),
+            readings: Mutex::new(Readings {
+                last: None,
+                spare: spare(),
+            }),
         }
     }
 
@@ -55,15 +71,22 @@ impl Host {
     }
 
     fn interfaces(&self) -> std::io::Result<Arc<[IpAddr]>> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let readings = self.readings.lock();
+        let mut readings = readings.unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if let Some(reading) = &*last
+        if let Some(reading) = &readings.last
             && now.duration_since(reading.at) < MAX_AGE
         {
             return Ok(reading.addresses.clone());
         }
-        let addresses: Arc<[IpAddr]> = read()?.into();
-        *last = Some(Reading {
+        let addresses = read().or_else(|_| {
+            drop(readings.spare.take());
+            let again = read();
+            readings.spare = spare();
+            again
+        });
+        let addresses: Arc<[IpAddr]> = addresses?.into();
+        readings.last = Some(Reading {
             addresses: addresses.clone(),
             at: now,
         });
@@ -115,7 +138,10 @@ mod tests {
         let host = Host::new(HostAddresses::Interfaces);
         assert!(host.owns("127.0.0.1".parse().unwrap()).unwrap());
         assert!(!host.owns("192.0.2.1".parse().unwrap()).unwrap());
-        assert!(host.last.lock().unwrap().is_some(), "the reading is kept");
+        assert!(
+            host.readings.lock().unwrap().last.is_some(),
+            "the reading is kept"
+        );
     }
 
     #[test]

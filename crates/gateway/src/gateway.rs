@@ -2,6 +2,7 @@
 
 use crate::descriptors::{self, Shares};
 use crate::entrances::Entrances;
+use crate::host::Ipv6Routes;
 use crate::replace::{Acceptable, Networks, PolicySlot, ReplaceError, Replaced};
 use crate::serving::Serving;
 use crate::startup::{self, BuildError, StartError};
@@ -189,7 +190,8 @@ impl Builder {
         dns.clock = clock;
         dns.own = self.own;
         dns.transparent = self.transparent;
-        dns.ipv6_route = Arc::new(crate::host::has_ipv6_route);
+        let routes = Ipv6Routes::open();
+        dns.ipv6_route = Arc::new(move || routes.lead_out());
         let host = Host::new(HostAddresses::Interfaces);
         // Where the interfaces cannot be read nobody knows, and the address is kept.
         dns.host_owns = Arc::new(move |address| host.owns(address).unwrap_or(true));

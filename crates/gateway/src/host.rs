@@ -3,11 +3,14 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 
 /// The host's resolver configuration (resolv.conf(5)).
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// What is read of it, bytes; a real one has a few hundred.
 const MAX_RESOLV_CONF_BYTES: u64 = 1024 * 1024;
+/// Read at once of the routes, bytes.
+const ROUTES_READ_BYTES: usize = 4096;
 /// The kernel's IPv6 routes: a line each, destination and prefix length first.
 const IPV6_ROUTES: &str = "/proc/net/ipv6_route";
 
@@ -23,9 +26,26 @@ pub fn host_resolvers() -> io::Result<Vec<SocketAddr>> {
     Ok(portcullis_dns::upstreams_from_resolv_conf(&text))
 }
 
-/// Whether the host has a route to IPv6 addresses beyond its own links.
-pub(crate) fn has_ipv6_route() -> bool {
-    std::fs::read_to_string(IPV6_ROUTES).is_ok_and(|routes| default_route(&routes))
+/// The host's IPv6 routes, held open: they are read again when there is no free descriptor, too.
+pub(crate) struct Ipv6Routes(Option<File>);
+
+impl Ipv6Routes {
+    /// Opens them; a host without IPv6 has none.
+    pub(crate) fn open() -> Ipv6Routes {
+        Ipv6Routes(File::open(IPV6_ROUTES).ok())
+    }
+
+    /// Whether the host has a route to IPv6 addresses beyond its own links.
+    pub(crate) fn lead_out(&self) -> bool {
+        let Some(file) = &self.0 else { return false };
+        let mut routes = Vec::new();
+        let mut part = [0; ROUTES_READ_BYTES];
+        // As long as it does not change, each part begins where the one before it ended.
+        while let Ok(length @ 1..) = file.read_at(&mut part, routes.len() as u64) {
+            routes.extend_from_slice(&part[..length]);
+        }
+        default_route(&String::from_utf8_lossy(&routes))
+    }
 }
 
 /// Finds a default route on a device other than the loopback (an `lo` default is the kernel's
@@ -45,6 +65,14 @@ fn default_route(routes: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn routes_are_read_as_often_as_somebody_asks() {
+        let routes = Ipv6Routes::open();
+        let now = std::fs::read_to_string(IPV6_ROUTES);
+        let now = now.is_ok_and(|routes| default_route(&routes));
+        assert_eq!([routes.lead_out(), routes.lead_out()], [now, now]);
+    }
 
     #[test]
     fn only_a_way_out_counts_as_an_ipv6_route() {

@@ -60,6 +60,14 @@ impl Connector {
         peer.upstream_proxy.is_some() || ruling.permit.as_ref().is_some_and(goes_there)
     }
 
+    /// Whether what this ruling permits is at `address` too.
+    pub(crate) async fn is_at(&self, ruling: &Ruling, address: SocketAddr) -> bool {
+        match &ruling.permit {
+            Some(permit) => self.dialer.leads_to(permit, address).await,
+            None => false,
+        }
+    }
+
     /// A meter for a connection that stands, where anything of it is limited.
     pub(crate) fn meter(&self, peer: &Peer) -> Option<Box<Meter>> {
         self.limiter.meter(peer.admitted.as_ref())

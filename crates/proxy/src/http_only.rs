@@ -8,7 +8,7 @@
 //!
 //! Where the policy only watches, what would be refused is recorded as that, and passes.
 
-use portcullis_policy::{Asked, ConnectPermit, RuleTerms};
+use portcullis_policy::{ConnectPermit, RuleTerms};
 
 use crate::sniff::Look;
 use crate::target::{Ruling, Target};
@@ -45,11 +45,10 @@ pub(crate) fn refuses_connect(target: &Target, ruling: &Ruling) -> bool {
 }
 
 /// What has to be told apart among the first bytes of a connection.
-pub(crate) fn look(target: &Target, ruling: &Ruling) -> Look {
-    match target.asked {
-        _ if only_http(ruling) => Look::OnlyHttp,
-        Asked::Name(_) if !is_meant_for_http(ruling) => Look::Tls,
-        Asked::Name(_) | Asked::Address { .. } | Asked::Synthetic { .. } => Look::TlsAndHttp,
+pub(crate) fn look(ruling: &Ruling) -> Look {
+    match only_http(ruling) {
+        true => Look::OnlyHttp,
+        false => Look::TlsAndHttp,
     }
 }
 

@@ -51,7 +51,7 @@ pub(crate) async fn identify(
     } = *unread;
     let conn = opened.inbound.conn;
     debug!(conn, upstream = %opened.peer.address, proxy = opened.peer.upstream_proxy, "dialled");
-    let look = http_only::look(&opened.target, &opened.ruling);
+    let look = http_only::look(&opened.ruling);
     let patience = limits::handshake_timeout(&services.decider.limits());
     let mut sniffer = Sniffer::new(look, pending).within(patience);
     relay.set_meter(services.connector.meter(&opened.peer));

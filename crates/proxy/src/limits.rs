@@ -20,6 +20,8 @@ pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a first word that a request may still come of is held; then it passes, watched.
 pub(crate) const UNDECIDED_WAIT: Duration = Duration::from_millis(500);
+/// The same of a part of a first line that has several words.
+pub(crate) const LINE_WAIT: Duration = Duration::from_secs(2);
 /// Between two requests on a kept-alive connection.
 pub(crate) const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(75);
 /// To write a refusal, an alert or a SOCKS reply.
@@ -84,11 +86,11 @@ pub(crate) const MAX_INTERIM: usize = 32;
 
 /// What the task of one connection takes while it is idle, its sockets' kernel memory aside.
 #[cfg(test)]
-pub(crate) const MAX_CONNECTION_FUTURE_BYTES: usize = 1024;
+pub(crate) const MAX_CONNECTION_FUTURE_BYTES: usize = 640;
 
 /// The same while the client has not said anything in its tunnel, the task itself aside.
 #[cfg(test)]
-pub(crate) const MAX_SILENT_FUTURE_BYTES: usize = 5 * 1024;
+pub(crate) const MAX_SILENT_FUTURE_BYTES: usize = 2400;
 
 /// How long a handshake (TLS, SOCKS) may take.
 pub(crate) fn handshake_timeout(limits: &Limits) -> Duration {

@@ -166,37 +166,40 @@ fn admit(
     }
 }
 
-/// One connection. Setting up is boxed, so that what stays while a tunnel is idle is the relay and
-/// little else.
-async fn connection(
+/// One connection. Setting up is boxed before the task is made: a task keeps room for all that it
+/// was given to its end, and what stays while a tunnel is idle is to be the relay and little else.
+fn connection(
     entrance: Entrance,
     proxy: Arc<Proxy>,
     stream: TcpStream,
     inbound: Inbound,
     place: Place,
     stop: Arc<Stop>,
-) {
-    let mut tunnel = Box::pin(set_up(entrance, &proxy, stream, inbound, &stop)).await;
-    drop(proxy);
-    // By reference, then by value: a tunnel that is moved while it waits is there twice.
-    if let Some(tunnel) = &mut tunnel {
-        tunnel.run(&stop).await;
+) -> impl Future<Output = ()> + Send {
+    let setting_up = Box::pin(set_up(entrance, proxy, stream, inbound, stop.clone()));
+    async move {
+        let mut tunnel = setting_up.await;
+        // By reference, then by value: a tunnel that is moved while it waits is there twice.
+        if let Some(tunnel) = &mut tunnel {
+            tunnel.run(&stop).await;
+        }
+        if let Some(tunnel) = tunnel {
+            tunnel.finish();
+        }
+        drop(place);
     }
-    if let Some(tunnel) = tunnel {
-        tunnel.finish();
-    }
-    drop(place);
 }
 
 /// The way of a connection to the point where it only has to be relayed: destination, decision,
 /// dial; then what runs on it. `None` when it came to its end on the way.
 async fn set_up(
     entrance: Entrance,
-    proxy: &Proxy,
+    proxy: Arc<Proxy>,
     stream: TcpStream,
     inbound: Inbound,
-    stop: &Stop,
+    stop: Arc<Stop>,
 ) -> Option<Tunnel> {
+    let stop = &*stop;
     let services = Services {
         decider: &proxy.decider,
         connector: &proxy.connector,

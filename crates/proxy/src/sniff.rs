@@ -4,10 +4,10 @@
 //! 16 KiB* (docs/threats.md): not a byte goes upstream before the whole ClientHello was read. What the server says
 //! meanwhile is passed on, so protocols in which the server speaks first do not stall.
 //!
-//! One exception keeps small protocols alive: a word that a request may still come of (`ruok`) is
-//! held for [`UNDECIDED_WAIT`] only, then let through. It stays here all the same, and what follows
-//! is looked at together with it, so that a request in pieces is still found before its line or
-//! its Host is out: at most [`http1::MAX_SNIFF_BYTES`], after which it counts as HTTP.
+//! One exception keeps other protocols alive: a line that has not ended is no request to any server. One
+//! that a request may still come of (`ruok`) is held for [`UNDECIDED_WAIT`] or [`LINE_WAIT`] only, one that is no
+//! method's beginning (a binary protocol) not at all. What follows is looked at together with it, so that
+//! a request in pieces is still found before its line or its Host is out.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -18,7 +18,7 @@ use portcullis_record::CloseReason;
 use portcullis_wire::{http1, tls};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::limits::{HELLO_TIMEOUT, UNDECIDED_WAIT};
+use crate::limits::{HELLO_TIMEOUT, LINE_WAIT, UNDECIDED_WAIT};
 use crate::relay::Relay;
 
 /// What a client's first bytes are.
@@ -59,14 +59,12 @@ impl Sniffed {
     }
 }
 
-/// Which protocols make a difference.
+/// What has to be told apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Look {
-    /// TLS only: the name is known, everything else passes.
-    Tls,
-    /// HTTP too: only an address is known.
+    /// TLS and HTTP, which show a name; everything else passes.
     TlsAndHttp,
-    /// HTTP too, and nothing passes before it is known to be that.
+    /// The same, and nothing passes before it is known to be that.
     OnlyHttp,
 }
 
@@ -77,6 +75,8 @@ pub(crate) struct Sniffer {
     released: usize,
     look: Look,
     ended: bool,
+    /// Bytes of a first line that passes while it is watched.
+    watched: Option<usize>,
     /// How long it may take until it is known what the bytes are, from the first one on.
     patience: Duration,
     /// When the first of the bytes that are held came, and how long they may be.
@@ -91,6 +91,7 @@ impl Sniffer {
             released: 0,
             look,
             ended: false,
+            watched: None,
             patience: HELLO_TIMEOUT,
             held: None,
         }
@@ -116,9 +117,15 @@ impl Sniffer {
         self.pending.is_empty()
     }
 
-    /// Gives what is held to be passed on. It is kept for what is still to come.
+    /// Gives what is held to be passed on. It is kept for what is still to come, of a watched line as
+    /// much as is needed.
     pub(crate) fn release(&mut self) -> Vec<u8> {
         let bytes = self.pending[self.released..].to_vec();
+        if let Some(watched) = &mut self.watched {
+            *watched += bytes.len();
+            let tail = self.pending.len().min(http1::WATCHED_TAIL_BYTES);
+            self.pending = self.pending.split_off(self.pending.len() - tail);
+        }
         self.released = self.pending.len();
         self.held = None;
         bytes
@@ -147,12 +154,17 @@ impl Sniffer {
                 return Poll::Ready(first);
             }
         }
+        if self.watched.is_some() && relay.upstream_spoke() {
+            // A server of HTTP says nothing before it has read a line.
+            return Poll::Ready(Sniffed::Other);
+        }
         if self.pending.len() == self.released {
             return Poll::Pending; // the client may be silent for as long as it likes
         }
-        let (wait, then) = match self.may_release() {
-            true => (UNDECIDED_WAIT, Sniffed::Undecided),
-            false => (self.patience, Sniffed::Slow),
+        let (wait, then) = match self.hold() {
+            http1::Hold::Short => (UNDECIDED_WAIT, Sniffed::Undecided),
+            http1::Hold::Long => (LINE_WAIT, Sniffed::Undecided),
+            http1::Hold::Firm => (self.patience, Sniffed::Slow),
         };
         let (since, sleep) = self.held.get_or_insert_with(|| {
             let now = Instant::now();
@@ -165,14 +177,24 @@ impl Sniffer {
         sleep.as_mut().poll(cx).map(|()| then)
     }
 
-    /// Whether what is undecided is harmless by itself: no TLS, and of a request the method at most.
-    fn may_release(&self) -> bool {
-        self.look == Look::TlsAndHttp
-            && tls::looks_like_tls(&self.pending) == tls::Sniff::No
-            && http1::is_bare_word(&self.pending)
+    /// How long what is undecided is held. TLS is, and whatever comes where nothing but HTTP may.
+    fn hold(&self) -> http1::Hold {
+        match tls::looks_like_tls(&self.pending) {
+            tls::Sniff::No if self.look == Look::TlsAndHttp => http1::hold(&self.pending),
+            _ => http1::Hold::Firm,
+        }
     }
 
-    fn classify(&self) -> Option<Sniffed> {
+    fn classify(&mut self) -> Option<Sniffed> {
+        if let Some(watched) = self.watched {
+            return match http1::watch(&self.pending) {
+                http1::Sniff::Http => Some(Sniffed::Http),
+                http1::Sniff::Watch if !self.ended && watched < http1::MAX_WATCHED_BYTES => {
+                    (self.pending.len() > self.released).then_some(Sniffed::Undecided)
+                }
+                _ => Some(Sniffed::Other),
+            };
+        }
         if self.pending.is_empty() {
             return self.ended.then_some(Sniffed::Other);
         }
@@ -184,12 +206,15 @@ impl Sniffer {
                 tls::Sniff::Yes => Sniffed::BadTls("the stream ends inside the ClientHello"),
                 tls::Sniff::NeedMore | tls::Sniff::No => Sniffed::Other,
             }),
-            tls::Hello::NotTls if self.look == Look::Tls => Some(Sniffed::Other),
             tls::Hello::NotTls => match http1::sniff(&self.pending) {
                 http1::Sniff::NeedMore => self.ended.then_some(Sniffed::Other),
                 http1::Sniff::Http => Some(Sniffed::Http),
                 http1::Sniff::Http2 => Some(Sniffed::Http2),
-                http1::Sniff::Other => Some(Sniffed::Other),
+                http1::Sniff::Watch if self.look == Look::TlsAndHttp => {
+                    self.watched = Some(0);
+                    self.classify()
+                }
+                http1::Sniff::Watch | http1::Sniff::Other => Some(Sniffed::Other),
             },
         }
     }
@@ -207,38 +232,34 @@ mod tests {
 
     #[test]
     fn a_silent_client_is_waited_for_and_its_end_passes() {
-        assert!(first(Look::Tls, b"", false).is_none());
-        assert!(matches!(first(Look::Tls, b"", true), Some(Sniffed::Other)));
+        assert!(first(Look::TlsAndHttp, b"", false).is_none());
+        assert!(matches!(
+            first(Look::TlsAndHttp, b"", true),
+            Some(Sniffed::Other)
+        ));
     }
 
     #[test]
     fn a_hello_that_ends_early_never_passes() {
         let start = [22, 3, 1, 0, 100, 1, 0, 0, 96];
-        assert!(first(Look::Tls, &start, false).is_none());
+        assert!(first(Look::TlsAndHttp, &start, false).is_none());
         assert!(matches!(
-            first(Look::Tls, &start, true),
+            first(Look::TlsAndHttp, &start, true),
             Some(Sniffed::BadTls(_))
         ));
     }
 
     #[test]
     fn only_a_word_is_let_through_undecided() {
-        let may = |look, bytes: &[u8]| Sniffer::new(look, bytes.to_vec()).may_release();
+        let may =
+            |look, bytes: &[u8]| Sniffer::new(look, bytes.to_vec()).hold() != http1::Hold::Firm;
         for word in [&b"ruok"[..], b"12345", b"GE", b"GET", b"PRI", b"\r\n"] {
             assert!(first(Look::TlsAndHttp, word, false).is_none(), "{word:?}");
             assert!(may(Look::TlsAndHttp, word), "{word:?}");
-            assert!(!may(Look::Tls, word), "a name is known: nothing waits");
             assert!(!may(Look::OnlyHttp, word), "a word is not a request yet");
         }
         let tls = [22, 3, 1, 0, 100, 1, 0, 0, 96];
-        for held in [
-            &tls[..1],
-            &tls[..3],
-            &tls,
-            b"GET ",
-            b"get x HTTP/1.1\r",
-            b"PRI *",
-        ] {
+        for held in [&tls[..1], &tls[..3], &tls, b"GET ", b"PRI *"] {
             assert!(first(Look::TlsAndHttp, held, false).is_none(), "{held:?}");
             assert!(!may(Look::TlsAndHttp, held), "{held:?}");
         }
@@ -264,29 +285,36 @@ mod tests {
     }
 
     #[test]
-    fn http_matters_only_where_nothing_but_an_address_is_known() {
+    fn http_is_told_from_what_passes() {
+        let found = |bytes: &[u8], ended| first(Look::TlsAndHttp, bytes, ended);
         let request = b"GET / HTTP/1.1\r\n";
-        assert!(matches!(
-            first(Look::Tls, request, false),
-            Some(Sniffed::Other)
-        ));
-        assert!(matches!(
-            first(Look::TlsAndHttp, request, false),
-            Some(Sniffed::Http)
-        ));
-        assert!(matches!(
-            first(Look::TlsAndHttp, b"SSH-2.0-x\r\n", false),
-            Some(Sniffed::Other)
-        ));
+        assert!(matches!(found(request, false), Some(Sniffed::Http)));
+        let other = b"SSH-2.0-x\r\n";
+        assert!(matches!(found(other, false), Some(Sniffed::Other)));
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        assert!(matches!(
-            first(Look::TlsAndHttp, preface, false),
-            Some(Sniffed::Http2)
-        ));
-        assert!(first(Look::TlsAndHttp, b"GE", false).is_none());
-        assert!(matches!(
-            first(Look::TlsAndHttp, b"GE", true),
-            Some(Sniffed::Other)
-        ));
+        assert!(matches!(found(preface, false), Some(Sniffed::Http2)));
+        assert!(found(b"GE", false).is_none());
+        assert!(matches!(found(b"GE", true), Some(Sniffed::Other)));
+    }
+
+    #[test]
+    fn a_binary_protocol_passes_at_once_and_is_watched_to_the_line_s_end() {
+        let start = b"\0\0\0\x08\x04\xd2\x16\x2f";
+        let strict = first(Look::OnlyHttp, start, false);
+        assert!(matches!(strict, Some(Sniffed::Other)), "refused there");
+        let mut peek = Sniffer::new(Look::TlsAndHttp, start.to_vec());
+        assert!(matches!(peek.classify(), Some(Sniffed::Undecided)));
+        assert_eq!(peek.release(), start);
+        assert!(peek.classify().is_none(), "nothing new");
+        peek.pending.extend_from_slice(b" / HTT");
+        assert!(matches!(peek.classify(), Some(Sniffed::Undecided)));
+        assert_eq!(peek.release(), b" / HTT");
+        peek.pending.extend_from_slice(b"P/1.1\r\n");
+        assert!(matches!(peek.classify(), Some(Sniffed::Http)) && peek.has_released());
+        let mut peek = Sniffer::new(Look::TlsAndHttp, start.to_vec());
+        peek.classify();
+        peek.release();
+        peek.pending.extend_from_slice(b"more\nGET / HTTP/1.1\r\n");
+        assert!(matches!(peek.classify(), Some(Sniffed::Other)));
     }
 }

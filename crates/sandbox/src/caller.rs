@@ -11,7 +11,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{Mode, OFlags, open, openat};
 use rustix::io::Errno;
 use rustix::process::{
-    Gid, Pid, PidfdFlags, PidfdGetfdFlags, Uid, chroot, fchdir, pidfd_getfd, pidfd_open,
+    DumpableBehavior, Gid, Pid, PidfdFlags, PidfdGetfdFlags, Uid, chroot, fchdir, pidfd_getfd,
+    pidfd_open, set_dumpable_behavior,
 };
 
 use crate::notification::errno;
@@ -118,6 +119,18 @@ impl Caller {
     }
 }
 
+/// Whether a signal waits for a thread that does not block it.
+pub(crate) fn has_signal(thread: u32) -> bool {
+    let Ok(status) = status(thread) else {
+        return false;
+    };
+    let mask = |field: &str| {
+        let mask = field_of(&status, field).unwrap_or_default();
+        u64::from_str_radix(mask.trim(), 16).unwrap_or(0)
+    };
+    (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") != 0
+}
+
 fn process_of(thread: u32) -> Result<Pid, Errno> {
     let status = status(thread)?;
     let process = field_of(&status, "Tgid:").and_then(|id| id.trim().parse().ok());
@@ -206,5 +219,7 @@ pub(crate) fn act_as(who: &Identity) -> Result<(), Errno> {
     let groups: Vec<Gid> = who.groups.iter().map(|id| Gid::from_raw(*id)).collect();
     set_thread_groups(&groups)?;
     set_thread_res_gid(None, Gid::from_raw(who.group), None)?;
-    set_thread_res_uid(None, Uid::from_raw(who.user), None)
+    set_thread_res_uid(None, Uid::from_raw(who.user), None)?;
+    // The kernel may be told to have another user's process looked at.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }

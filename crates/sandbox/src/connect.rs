@@ -3,18 +3,25 @@
 //! Answers *around the gateway* (docs/threats.md).
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
 use rustix::io::Errno;
-use rustix::net::AddressFamily;
 use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use crate::notification::errno;
+use crate::caller::has_signal;
+use crate::inside_sockets::FileId;
+use crate::notification::{Notification, errno};
 use crate::sys;
 
 /// The longest address that the kernel takes, in bytes.
 pub(crate) const MAX_ADDRESS_BYTES: usize = 128;
+/// `ERESTARTSYS`: the kernel delivers the signal that waits and then, where the program wants that,
+/// begins the call again.
+const BEGIN_AGAIN: Errno = Errno::from_raw_os_error(512);
+/// How long a program has between `bind` and `listen` before its socket is taken for one of the host's.
+const TIME_TO_LISTEN: Duration = Duration::from_millis(100);
 /// What stands before the path in a Unix address, in bytes.
 const FAMILY_BYTES: usize = size_of::<libc::sa_family_t>();
 
@@ -60,6 +67,19 @@ impl Target {
         }
     }
 
+    /// Whether anybody serves the socket file: one that nobody does is refused as anywhere.
+    ///
+    /// A socket for datagrams asks. Whoever serves connections does not notice, since the kernel says
+    /// that the kinds differ; and who serves datagrams does not, since none is sent.
+    pub(crate) fn is_served(&self) -> Result<(), Errno> {
+        let kind = SocketType::DGRAM;
+        let asking = socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+        match self.connect(&asking) {
+            Err(Errno::CONNREFUSED) => Err(Errno::CONNREFUSED),
+            _ => Ok(()),
+        }
+    }
+
     fn connect(&self, socket: &OwnedFd) -> Result<(), Errno> {
         match self {
             Self::Address(address, length) => connect(socket, &address[..*length]),
@@ -85,6 +105,16 @@ fn connect(socket: &OwnedFd, address: &[u8]) -> Result<(), Errno> {
     errno(sys::check(done)).map(drop)
 }
 
+/// Which file this is, if it is that of a socket.
+pub(crate) fn socket_file(file: &OwnedFd) -> Result<FileId, Errno> {
+    let stat = fstat(file)?;
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Socket {
+        Ok(FileId::of(&stat))
+    } else {
+        Err(Errno::CONNREFUSED)
+    }
+}
+
 pub(crate) fn is_unix(socket: &OwnedFd) -> Result<bool, Errno> {
     Ok(sockopt::socket_domain(socket)? == AddressFamily::UNIX)
 }
@@ -93,14 +123,18 @@ pub(crate) fn is_unix(socket: &OwnedFd) -> Result<bool, Errno> {
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) call: u64,
+    thread: u32,
     socket: OwnedFd,
     target: Target,
+    /// The file of a socket that is not known to be made inside. Nothing connects to it as long as that
+    /// is so.
+    unknown: Option<FileId>,
     /// When the program's own limit for it is over, and what it is told then.
     limit: Option<(Instant, Errno)>,
 }
 
 impl Waiting {
-    pub(crate) fn new(call: u64, socket: OwnedFd, target: Target) -> Result<Self, Errno> {
+    pub(crate) fn new(call: &Notification, socket: OwnedFd, target: Target) -> Result<Self, Errno> {
         let wait = sockopt::socket_timeout(&socket, Timeout::Send)?;
         let over = if is_unix(&socket)? {
             Errno::AGAIN
@@ -109,18 +143,53 @@ impl Waiting {
         };
         let end = wait.and_then(|wait| Instant::now().checked_add(wait));
         Ok(Self {
-            call,
+            call: call.id,
+            thread: call.thread,
             socket,
             target,
+            unknown: None,
             limit: end.map(|end| (end, over)),
         })
     }
 
+    /// To a file that is known as soon as its program listens, or refused as a file without permission
+    /// is.
+    pub(crate) fn to_be_known(
+        call: &Notification,
+        socket: OwnedFd,
+        target: Target,
+        file: FileId,
+    ) -> Self {
+        Self {
+            call: call.id,
+            thread: call.thread,
+            socket,
+            target,
+            unknown: Some(file),
+            limit: Some((Instant::now() + TIME_TO_LISTEN, Errno::ACCESS)),
+        }
+    }
+
+    /// Looks whether the file is known now.
+    pub(crate) fn look_again(&mut self, is_inside: impl FnOnce(FileId) -> bool) {
+        if self.unknown.is_some_and(is_inside) {
+            self.unknown = None;
+            // From now on it is waited for as any other.
+            self.limit = None;
+        }
+    }
+
     /// Tries again; none where it has to wait on.
     pub(crate) fn try_again(&self) -> Option<Result<(), Errno>> {
-        match self.target.reach(&self.socket, false) {
+        let reached = match self.unknown {
+            None => self.target.reach(&self.socket, false),
+            Some(_) => Ok(None),
+        };
+        match reached {
             Ok(None) => match self.limit {
                 Some((end, over)) if end <= Instant::now() => Some(Err(over)),
+                // Signals wait for a supervised call's end.
+                _ if has_signal(self.thread) => Some(Err(BEGIN_AGAIN)),
                 _ => None,
             },
             Ok(Some(())) => Some(Ok(())),
@@ -131,11 +200,9 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::socket;
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::net::{UnixListener, UnixStream};
-    use std::time::Duration;
-
-    use rustix::net::{SocketFlags, SocketType, socket, socket_with};
 
     use super::*;
 
@@ -172,12 +239,19 @@ mod tests {
         let target = Target::File(file(&path));
         assert_eq!(target.reach(&second, false), Ok(None));
         assert!(!fcntl_getfl(&second).unwrap().contains(OFlags::NONBLOCK));
-        let waiting = Waiting::new(1, second, target).unwrap();
+        let call = Notification {
+            id: 1,
+            thread: std::process::id(),
+            architecture: 0,
+            number: 0,
+            arguments: [0; 6],
+        };
+        let waiting = Waiting::new(&call, second, target).unwrap();
         assert_eq!(waiting.try_again(), None);
         let third = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
         let limit = Some(Duration::from_millis(1));
         sockopt::set_socket_timeout(&third, Timeout::Send, limit).unwrap();
-        let limited = Waiting::new(2, third, Target::File(file(&path))).unwrap();
+        let limited = Waiting::new(&call, third, Target::File(file(&path))).unwrap();
         std::thread::sleep(Duration::from_millis(5));
         assert_eq!(limited.try_again(), Some(Err(Errno::AGAIN)));
         drop((listener.accept().unwrap(), first));

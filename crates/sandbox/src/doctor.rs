@@ -91,6 +91,17 @@ pub fn checks() -> Vec<Check> {
     });
     found.push(Check {
         needed: false,
+        ..trial(
+            "Unix sockets of programs inside (seccomp notifications)",
+            || {
+                seccomp::install_asking(&seccomp::program(UnixCalls::Ask, Keyring::Fresh))
+                    .at(Step::SuperviseSockets, "")
+                    .map(drop)
+            },
+        )
+    });
+    found.push(Check {
+        needed: false,
         ..trial("TAP devices, for virtual machines (/dev/net/tun)", || {
             spaces()?;
             tap::make(TRIAL_TAP).at(Step::Tap, tap::DEVICE).map(drop)

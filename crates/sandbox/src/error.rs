@@ -140,6 +140,10 @@ impl Step {
                 "other mounts cover parts of /proc: in Docker, add --security-opt systempaths=unconfined; \
                  inside another `portcullis run`, run the outer one as a user other than root",
             ),
+            (Self::SuperviseSockets, libc::EBUSY) => Some(
+                "nothing: system calls are supervised already, as inside another sandbox, and programs \
+                 have no Unix sockets but pairs; start Portcullis outside of it to have them",
+            ),
             (Self::SuperviseSockets, libc::EPERM | libc::EACCES) => Some(
                 "let processes be looked at by those with permission: \
                  sudo sysctl -w kernel.yama.ptrace_scope=2 (or lower); or run with --unix-sockets none",

@@ -22,13 +22,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::fs::{FileType, fstat, stat};
+use rustix::fs::stat;
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, chdir, set_dumpable_behavior, setsid};
 
 use crate::caller::{Caller, Lookup};
 use crate::channel::Channel;
-use crate::connect::{MAX_ADDRESS_BYTES, Target, Waiting, is_unix, path_in};
+use crate::connect::{MAX_ADDRESS_BYTES, Target, Waiting, is_unix, path_in, socket_file};
 use crate::error::{At, SandboxError, Step};
 use crate::inside_sockets::{FileId, InsideSockets};
 use crate::notification::{Listener, Notification, Verdict, errno};
@@ -175,7 +175,8 @@ impl Supervisor {
                         self.listener.answer(call.id, verdict);
                     }
                 }
-                Err(Errno::INTR) => self.tick.rest(),
+                Err(Errno::INTR) if self.waiting.is_empty() => self.tick.rest(),
+                Err(Errno::INTR) => {}
                 // The caller is gone, or everybody is.
                 Err(Errno::NOENT) if !self.listener.is_over() => {}
                 Err(Errno::NOENT) => return Ok(()),
@@ -190,9 +191,13 @@ impl Supervisor {
         let result = match supervised {
             Some(Supervised::Connect) => self.connect(call),
             Some(Supervised::Listen) => {
-                // A socket that is not taken down cannot be connected to: that is all.
-                let _ = self.take_down(call);
-                return Some(Verdict::Continue);
+                return Some(match self.take_down(call) {
+                    Err(Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC | Errno::MFILE) => {
+                        Verdict::Done(Err(Errno::NOBUFS))
+                    }
+                    // What is not taken down cannot be connected to: that is all.
+                    _ => Verdict::Continue,
+                });
             }
             None => Err(Errno::NOSYS),
         };
@@ -236,41 +241,41 @@ impl Supervisor {
             Some(path) if is_unix(&socket)? => {
                 self.powers.act_as(caller)?;
                 let file = self.lookup.find(caller, path)?;
-                self.may_be_reached(&file)?;
-                Target::File(file)
+                let id = socket_file(&file)?;
+                let target = Target::File(file);
+                if !self.may_be_reached(id) {
+                    target.is_served()?;
+                    return self.wait(Waiting::to_be_known(call, socket, target, id));
+                }
+                target
             }
             _ => Target::Address(room, length),
         };
-        let done = target.reach(&socket, self.waiting.is_empty())?;
-        if done.is_none() {
-            if self.waiting.len() >= MAX_WAITING {
-                return Err(Errno::AGAIN);
-            }
-            self.waiting.push(Waiting::new(call.id, socket, target)?);
+        match target.reach(&socket, self.waiting.is_empty())? {
+            None => self.wait(Waiting::new(call, socket, target)?),
+            done => Ok(done),
         }
-        Ok(done)
     }
 
-    /// A socket file of the host's is refused as a file without permission is.
-    fn may_be_reached(&mut self, file: &OwnedFd) -> Result<(), Errno> {
-        let stat = fstat(file)?;
-        if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-            return Err(Errno::CONNREFUSED);
+    fn wait(&mut self, waiting: Waiting) -> Result<Option<()>, Errno> {
+        if self.waiting.len() >= MAX_WAITING {
+            return Err(Errno::AGAIN);
         }
-        let id = FileId::of(&stat);
-        if self.let_in.contains(&id) || self.inside.lives(id) {
-            Ok(())
-        } else {
-            Err(Errno::ACCESS)
-        }
+        self.waiting.push(waiting);
+        Ok(None)
+    }
+
+    fn may_be_reached(&mut self, id: FileId) -> bool {
+        self.let_in.contains(&id) || self.inside.lives(id)
     }
 
     fn try_waiting(&mut self) {
-        let listener = &self.listener;
-        self.waiting.retain(|waiting| {
+        let (listener, inside) = (&self.listener, &mut self.inside);
+        self.waiting.retain_mut(|waiting| {
             if !listener.stands(waiting.call) {
                 return false;
             }
+            waiting.look_again(|id| inside.lives(id));
             match waiting.try_again() {
                 None => true,
                 Some(result) => {

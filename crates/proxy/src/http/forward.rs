@@ -4,6 +4,8 @@
 //! a request is written to was dialled by the permit of this very request, or of one that ends at the
 //! same place.
 
+use std::sync::Arc;
+
 use portcullis_dial::AbsoluteForm;
 use portcullis_policy::Reason;
 use portcullis_record::CloseReason;
@@ -20,6 +22,7 @@ use crate::flows::Carries;
 use crate::open_error::OpenError;
 use crate::records::Flow;
 use crate::request::{Form, Permitted, Request};
+use crate::target::Target;
 
 /// One request on its way.
 struct Sending<'r> {
@@ -30,9 +33,12 @@ struct Sending<'r> {
 
 /// Has a request decided on, and forwards it.
 pub(super) async fn forward(session: &mut Session<'_>, head: &Head) -> Next {
-    // Shared, so that the request can look at it while the session is used.
-    let destination = session.destination.clone();
     let request = request(&head.read);
+    // Shared, so that the request can look at it while the session is used.
+    let destination = match other_name(session, &request).await {
+        Some(other) => Some(Arc::new(other)),
+        None => session.destination.clone(),
+    };
     let place = place(destination.as_deref());
     let decided = request.decide(session.core, place, head.fields());
     match decided {
@@ -46,6 +52,22 @@ pub(super) async fn forward(session: &mut Session<'_>, head: &Head) -> Next {
         }
         Err(refused) => answer(&refused, Some(head)),
     }
+}
+
+/// The destination of a request whose host is another name than the one that its tunnel was opened by, if
+/// that name is listed itself, for the address that the tunnel leads to. Of any other the decision
+/// is that it does not match.
+async fn other_name(session: &Session<'_>, request: &Request<'_>) -> Option<Target> {
+    let tunnel = session.destination.as_deref()?;
+    let (host, port) = request.named()?;
+    let (asked, other, address) = (tunnel.name()?, host.name()?, session.address?);
+    if asked.as_str() == other.as_str() || port.is_some_and(|port| port != tunnel.port) {
+        return None;
+    }
+    let target = session.core.decider.target(host.clone(), tunnel.port);
+    let ruling = session.core.decider.decide(&target);
+    let is_there = session.connector.is_at(&ruling, address).await;
+    is_there.then_some(target)
 }
 
 /// Sends a permitted request, on the connection that stands or on a new one.

@@ -32,6 +32,7 @@ pub(crate) async fn open(
         core: Core::new(services, inbound),
         connector: services.connector,
         destination: None,
+        address: None,
         client: Conn {
             stream: client,
             inbox: Vec::new(),
@@ -55,6 +56,10 @@ pub(crate) async fn behind(
         pending,
     } = *unread;
     let (client, stream) = relay.into_sockets();
+    let address = match opened.peer.upstream_proxy {
+        Some(_) => None,
+        None => Some(opened.peer.address),
+    };
     let upstream = match opened.peer.upstream_proxy {
         // An upstream proxy for plain HTTP is spoken to in absolute form, not through a tunnel.
         Some(_) if opened.absolute.is_none() => None,
@@ -69,6 +74,7 @@ pub(crate) async fn behind(
         core: Core::new(services, opened.inbound),
         connector: services.connector,
         destination: Some(Arc::new(opened.target)),
+        address,
         client: Conn {
             stream: client,
             inbox: pending,

@@ -1,6 +1,7 @@
 //! One client connection, and what may follow from a request on it.
 
 use std::future::pending;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use portcullis_dial::Stream;
@@ -25,6 +26,8 @@ pub(super) struct Session<'a> {
     pub(super) connector: &'a Connector,
     /// Where it leads, unless it is one to the proxy port: then each request says where.
     pub(super) destination: Option<Arc<Target>>,
+    /// The address that it leads to, unless an upstream proxy found the way.
+    pub(super) address: Option<SocketAddr>,
     pub(super) client: Conn,
     pub(super) upstream: Option<Upstream>,
     /// What holds for it between two requests.

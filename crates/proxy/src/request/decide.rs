@@ -270,7 +270,7 @@ impl<'a> Request<'a> {
     }
 
     /// The host and port that the request names.
-    fn named(&self) -> Option<(&'a Host, Option<u16>)> {
+    pub(crate) fn named(&self) -> Option<(&'a Host, Option<u16>)> {
         match self.form {
             Form::Absolute { host, port, .. } => Some((host, port)),
             Form::Connect | Form::Origin => self.host,

@@ -290,27 +290,6 @@ scenario!(the_server_speaks_first_without_a_stall, |world| {
     upstream.hear_text("SSH-2.0-client\r\n").await;
 });
 
-scenario!(
-    other_protocols_under_connect_pass_also_one_that_looks_like_http,
-    |world| {
-        let server = world.listen("192.0.2.1:80").await;
-        let mut client = world.http().await;
-        client
-            .say("CONNECT a.example:80 HTTP/1.1\r\nHost: a.example:80\r\n\r\n")
-            .await;
-        client
-            .hear_text("HTTP/1.1 200 Connection established\r\n\r\n")
-            .await;
-        let mut upstream = server.accept().await;
-        client
-            .say("GET / HTTP/1.1\r\nhost: a.example\r\n\r\n")
-            .await;
-        upstream
-            .hear_text("GET / HTTP/1.1\r\nhost: a.example\r\n\r\n")
-            .await;
-    }
-);
-
 scenario!(connect_to_an_address_needs_a_lease_or_a_rule, |world| {
     let server = world.listen("192.0.2.1:443").await;
     let head = "CONNECT 192.0.2.1:443 HTTP/1.1\r\nHost: 192.0.2.1:443\r\n\r\n";

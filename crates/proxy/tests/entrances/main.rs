@@ -19,5 +19,6 @@ mod socks;
 mod synthetic;
 mod talk;
 mod transparent;
+mod tunnelled;
 mod upstream_proxy;
 mod world;

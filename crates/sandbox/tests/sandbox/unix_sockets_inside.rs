@@ -36,7 +36,7 @@ def fails(path, error):
     try: connect(path)
     except OSError as seen: assert type(seen) is error, seen
     else: assert False, path
-fails('missing', FileNotFoundError); open('file', 'w'); fails('file', ConnectionRefusedError); fails('file/x', NotADirectoryError)
+fails('missing', FileNotFoundError); open('file', 'w'); fails('file', ConnectionRefusedError); listen('dead').close(); fails('dead', ConnectionRefusedError); fails('file/x', NotADirectoryError)
 # A full listener: who waits waits, who does not is told, and others are served meanwhile.
 full = listen('full', backlog=0); first = connect('full')
 second = socket.socket(socket.AF_UNIX); second.setblocking(False)
@@ -49,6 +49,22 @@ try: limited.connect('full'); assert False
 except BlockingIOError: pass
 check('other', 'other')
 assert waits.is_alive(); full.accept(); waits.join(10); assert not waits.is_alive()
+# A program that has bound but does not listen yet is waited for a moment.
+slow = socket.socket(socket.AF_UNIX); slow.bind('slow')
+threading.Timer(0.04, slow.listen).start(); connect('slow')
+# A signal ends the wait, and so does another's listener for TCP that is full.
+import signal, time
+def over(*_): raise InterruptedError
+signal.signal(signal.SIGALRM, over)
+busy = socket.socket(); busy.bind(('127.0.0.1', 0)); busy.listen(0)
+held = [socket.socket() for _ in range(4)]
+for one in held: one.setblocking(False); one.connect_ex(busy.getsockname())
+for kind, address in (socket.AF_UNIX, 'full'), (socket.AF_INET, busy.getsockname()):
+    begin = time.monotonic()
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try: socket.socket(kind).connect(address); assert False
+    except InterruptedError: pass
+    assert 0.2 < time.monotonic() - begin < 20
 with mp.Listener('mp', 'AF_UNIX') as listener:
     threading.Thread(target=lambda: listener.accept().send('message')).start()
     assert mp.Client('mp').recv() == 'message'

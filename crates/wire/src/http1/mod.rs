@@ -16,7 +16,9 @@ pub use head::{
     BodyLength, HeadParse, RequestHead, Upgrade, check_line, read_head, read_scanned_head,
 };
 pub use scan::{HeadScanner, MAX_HEAD_BYTES, MAX_HEADERS, Scan};
-pub use sniff::{MAX_SNIFF_BYTES, Sniff, is_bare_word, sniff};
+pub use sniff::{
+    Hold, MAX_SNIFF_BYTES, MAX_WATCHED_BYTES, Sniff, WATCHED_TAIL_BYTES, hold, sniff, watch,
+};
 pub use target::{PathAndQuery, RequestForm, Scheme};
 pub use token::{MAX_METHOD_BYTES, is_token_byte};
 

@@ -42,7 +42,7 @@ fn every_prefix(stream: &[u8]) -> Option<usize> {
     });
     assert_eq!(first, kept);
     check_every_prefix(stream, |prefix| match sniff(prefix) {
-        Sniff::NeedMore => Said::NeedMore,
+        Sniff::NeedMore | Sniff::Watch => Said::NeedMore,
         verdict => Said::Verdict(verdict),
     });
     first
@@ -420,7 +420,8 @@ fn sniffing() {
     for http in [
         "GET / HTTP/1.1\r\n",
         "POST /",
-        "CONNECT a.example:443",
+        "CONNECT a.example:443 HTTP/1.1",
+        "  GET /",
         "PROPFIND /x",
         "GET http://a.example/",
         "OPTIONS * HTTP/1.1\r\n",
@@ -444,14 +445,8 @@ fn sniffing() {
         "PING\r\n",
         "NICK someone\r\n",
         "*2\r\n$4\r\nPING\r\n",
-        "\0\0\0\x08\x04\u{d2}",
-        "OPTIONS rtsp://a RTSP/1.0\r\n",
         "set key 0 0 5\r\n",
-        "HELLO \0",
-        "\x05\x01\0",
-        "{\"id\":1}",
-        "  GET /",
-        "<stream:stream",
+        "HELLO \0\n",
         "a001 LOGIN x y\r\n",
     ] {
         assert_eq!(sniff(other.as_bytes()), Sniff::Other, "{other:?}");
@@ -466,24 +461,119 @@ fn sniffing() {
         "PRI",
         "PRI * HTTP/2.0\r",
         "get /x",
-        "GET * ",
+        "GET x\r\n",
+        "GET x\r\n folded",
     ] {
         assert_eq!(sniff(more.as_bytes()), Sniff::NeedMore, "{more:?}");
     }
-    for word in ["", "G", "GET", "PRI", "ruok", "12345", "\r\n", "\n\nGE"] {
-        assert!(is_bare_word(word.as_bytes()), "{word:?}");
-    }
-    for more in [
-        "GET ", "get x\r", "ruok\n", "GE\r", "\x16", "\x16\x03", "\u{e9}",
+    for part in [
+        "",
+        "G",
+        "GET",
+        "PRI",
+        "ruok",
+        "12345",
+        "\r\n",
+        "\n\nGE",
+        "get x\r",
+        "GET x\r\n",
     ] {
-        assert!(!is_bare_word(more.as_bytes()), "{more:?}");
+        assert_ne!(hold(part.as_bytes()), Hold::Firm, "{part:?}");
     }
-    let endless = format!("get {}", "a".repeat(MAX_SNIFF_BYTES));
-    assert_eq!(sniff(endless.as_bytes()), Sniff::Http);
-    assert_eq!(
-        sniff("\r\n".repeat(MAX_SNIFF_BYTES).as_bytes()),
-        Sniff::Http
-    );
+    for start in ["GET ", "GET htt", "GE\r", "PRI *", "PRI * HTTP/2.0\r"] {
+        assert_eq!(hold(start.as_bytes()), Hold::Firm, "{start:?}");
+    }
+    for blank in ["\r\n", "\n", " "] {
+        assert_eq!(sniff(blank.repeat(MAX_SNIFF_BYTES).as_bytes()), Sniff::Http);
+    }
+}
+
+#[test]
+fn what_some_server_takes_for_a_request_is_one() {
+    let long = format!("{} / HTTP/1.1\r\n", "A".repeat(MAX_SNIFF_BYTES - 20));
+    for http in [
+        // Python's str.split, at the front, between the words, and within a word's neighbours
+        b"\x0bGET / HTTP/1.1\r\n".as_slice(),
+        b"\xa0GET\x85/\x1fHTTP/1.1\r\n",
+        b"GET\x0c/ HTTP/1.1\r\n",
+        b"get\x1c/ HTTP/1.1\r\n",
+        b" \t GET / HTTP/1.1\r\n",
+        // WSGI: any word is a method
+        b"G(T / HTTP/1.1\r\n",
+        b"\0 / HTTP/1.1\n",
+        b"GET /\0 HTTP/1.1\n",
+        long.as_bytes(),
+        // Node
+        b"SOURCE /x ICE/1.0\r\n",
+        b"DESCRIBE rtsp://a RTSP/1.0\r\n",
+        b"GET x\r\nHost: evil.example\r\n",
+        b"DELETE x\nX-Forwarded-Host : evil.example\n",
+        b"GET x\r\n folded\r\nHost: evil.example\r\n",
+        b"OPTIONS *\r\n",
+        b"GET /x\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n",
+    ] {
+        assert_eq!(
+            sniff(http),
+            Sniff::Http,
+            "{:?}",
+            http.escape_ascii().to_string()
+        );
+        every_prefix(http);
+    }
+    for other in [
+        b"GET key\r\nSET other http://x\r\n".as_slice(),
+        b"GET key\r\n\r\n",
+        b"AUTH secret\r\nx: y",
+        b"CONNECT {\"verbose\":false}\r\n\r\n",
+        b"CONNECT\naccept-version:1.2\n\n\0",
+        b"INVITE sip:bob@b.example SIP/2.0\r\nVia: x\r\n",
+        b"tree /http/2\r\n",
+    ] {
+        assert_eq!(
+            sniff(other),
+            Sniff::Other,
+            "{:?}",
+            other.escape_ascii().to_string()
+        );
+        every_prefix(other);
+    }
+}
+
+#[test]
+fn a_line_that_is_no_request_yet_is_watched_to_its_end() {
+    let word = vec![b'A'; MAX_SNIFF_BYTES];
+    for start in [
+        b"\0\0\0\x08\x04\xd2\x16\x2f".as_slice(),
+        b"@RSYNCD",
+        b"{\"id\":1}",
+        b"<stream:stream",
+        b"\x05\x01\0",
+        &word,
+    ] {
+        assert_eq!(sniff(start), Sniff::Watch, "{start:?}");
+        for (rest, verdict) in [
+            (b" x HTTP/1.1".as_slice(), Sniff::Http),
+            (b" x\n / HTTP/1.1", Sniff::Other),
+            (b" x HTTP", Sniff::Watch),
+        ] {
+            assert_eq!(
+                watch(&[start, rest].concat()),
+                verdict,
+                "{start:?} {rest:?}"
+            );
+        }
+    }
+    assert_eq!(watch(b"\xa0rtsp/1.0"), Sniff::Http);
+    // However the line is cut, its tail is enough.
+    let line = b"\0 /x HTTP/1.1";
+    for cut in 1..line.len() - 1 {
+        let (came, more) = line.split_at(cut);
+        let tail = &came[came.len().saturating_sub(WATCHED_TAIL_BYTES)..];
+        let found = watch(came) == Sniff::Http || watch(&[tail, more].concat()) == Sniff::Http;
+        assert!(found, "{cut}");
+    }
 }
 
 fn any_head() -> impl Strategy<Value = Vec<u8>> {
@@ -496,11 +586,11 @@ fn any_head() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     /// What may be let through undecided is never a request line, nor the end of one.
     #[test]
-    fn a_bare_word_decides_nothing(stream in "[\r\n]{0,3}[A-Za-z0-9 :/.\r\n]{0,12}") {
-        if is_bare_word(stream.as_bytes()) {
-            prop_assert_eq!(sniff(stream.as_bytes()), Sniff::NeedMore);
-            let line = stream.trim_start_matches(['\r', '\n']);
-            prop_assert!(!line.contains(['\r', '\n', ' ', ':', '/']), "{:?}", line);
+    fn what_may_pass_undecided_is_no_request(stream in "[\r\n]{0,3}[A-Za-z0-9 :/.\r\n]{0,12}") {
+        if sniff(stream.as_bytes()) == Sniff::NeedMore && hold(stream.as_bytes()) != Hold::Firm {
+            let line = stream.trim_start_matches(['\r', '\n', ' ']);
+            let fields = line.split_once('\n').map_or("", |(_, fields)| fields);
+            prop_assert!(!line.contains("HTTP/") && !fields.contains(':'), "{:?}", line);
         }
     }
 
