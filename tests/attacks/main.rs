@@ -10,7 +10,6 @@ mod support;
 mod control;
 mod descriptors;
 mod exhaustion;
-mod http;
 #[path = "../support/inside.rs"]
 mod inside;
 mod live_policy;
