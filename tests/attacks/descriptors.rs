@@ -1,9 +1,10 @@
 //! Idle connections by the thousand, with few descriptors: what one entrance takes, the others keep.
 
-use crate::processes::{Background, family};
+use crate::processes::{Background, family, limit, until};
 use crate::support::{portcullis, read_records, require, sandbox, world};
-use portcullis_testkit::{World, exec};
-use std::time::Duration;
+use portcullis_testkit::exec;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 /// The descriptors of gateway and program.
 const LIMIT: &str = "--nofile=1024:1024";
@@ -214,6 +215,25 @@ for when in 'before', 'starved', 'after':
     print(*said, 'in time' if time.monotonic() - start < 6 else 'too late', flush=True)
 ";
 
+/// A process's descriptors, once none has come or gone for a second: what the program has just closed is
+/// closed here a moment later, and would be free again below a limit that counted it.
+fn settled_descriptors(pid: u32) -> BTreeSet<usize> {
+    let read = || -> BTreeSet<usize> {
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("its descriptors");
+        fds.filter_map(|fd| fd.ok()?.file_name().to_str()?.parse().ok())
+            .collect()
+    };
+    let (mut fds, mut since) = (read(), Instant::now());
+    until("its descriptors settle", || {
+        let now = read();
+        if now != fds {
+            (fds, since) = (now, Instant::now());
+        }
+        since.elapsed() >= Duration::from_secs(1)
+    });
+    fds
+}
+
 #[test]
 fn with_no_descriptor_left_connections_are_reset_at_once_and_known_names_resolve() {
     require("python3");
@@ -242,9 +262,7 @@ fn with_no_descriptor_left_connections_are_reset_at_once_and_known_names_resolve
     go_on("before");
     asking.wait_line(&format!("0 0 {answers} 0500 70696e67 in time"));
     asking.wait_line("starved");
-    let fds = std::fs::read_dir(format!("/proc/{gateway}/fd")).expect("its descriptors");
-    let fds = fds.filter_map(|fd| fd.ok()?.file_name().to_str()?.parse::<usize>().ok());
-    let fds: Vec<usize> = fds.collect();
+    let fds = settled_descriptors(gateway);
     // Every number below the first that is free is in use.
     let limited = (0..).take_while(|fd| fds.contains(fd)).count();
     limit(&world, gateway, &format!("--nofile={limited}:1024"));
@@ -264,15 +282,6 @@ fn with_no_descriptor_left_connections_are_reset_at_once_and_known_names_resolve
         });
         assert!(told, "{protocol}: {records}");
     }
-}
-
-/// Sets a limit of a running process from outside, as prlimit(1) does.
-#[track_caller]
-fn limit(world: &World, pid: u32, limit: &str) {
-    let pid = format!("--pid={pid}");
-    let mut set = world.command_as_root("prlimit");
-    let done = exec::run_with_input(set.args([&pid, limit]), b"", Duration::from_secs(60)).unwrap();
-    assert!(done.ok(), "{limit}: {done}");
 }
 
 #[test]

@@ -2,10 +2,11 @@
 // Each test program uses its own part of this.
 #![allow(dead_code)]
 
+use crate::processes::said;
 use crate::support::{Sandbox, require};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::Write;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::Receiver;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -119,23 +120,7 @@ impl Inside {
         let mut child = command
             .spawn()
             .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
-        let (out, err) = (child.stdout.take(), child.stderr.take());
-        let (sender, answers) = channel();
-        std::thread::spawn(move || {
-            let out = out.into_iter().flat_map(|out| BufReader::new(out).lines());
-            for line in out.map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let errors = std::thread::spawn(move || {
-            let mut text = String::new();
-            if let Some(mut err) = err {
-                let _ = err.read_to_string(&mut text);
-            }
-            text
-        });
+        let (answers, errors) = said(&mut child);
         let mut inside = Inside {
             input: child.stdin.take(),
             child,

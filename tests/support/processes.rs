@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long a condition may take to come true on a busy machine.
@@ -114,11 +115,34 @@ pub fn limit(world: &portcullis_testkit::World, pid: u32, limit: &str) {
     );
 }
 
+/// What a program writes: the lines of its standard output as they come, and its whole standard error,
+/// whichever of them is piped.
+pub fn said(child: &mut Child) -> (Receiver<String>, JoinHandle<String>) {
+    let (out, err) = (child.stdout.take(), child.stderr.take());
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        let out = out.into_iter().flat_map(|out| BufReader::new(out).lines());
+        for line in out.map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let errors = std::thread::spawn(move || {
+        let mut text = String::new();
+        if let Some(mut err) = err {
+            let _ = err.read_to_string(&mut text);
+        }
+        text
+    });
+    (lines, errors)
+}
+
 /// A program in the background whose lines can be waited for. Ended with the test.
 pub struct Background {
     child: Child,
     lines: Receiver<String>,
-    errors: Option<std::thread::JoinHandle<String>>,
+    errors: Option<JoinHandle<String>>,
 }
 
 impl Background {
@@ -130,23 +154,7 @@ impl Background {
             .stderr(Stdio::piped());
         let child = command.spawn();
         let mut child = child.unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
-        let (out, err) = (child.stdout.take(), child.stderr.take());
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            let out = out.into_iter().flat_map(|out| BufReader::new(out).lines());
-            for line in out.map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    return;
-                }
-            }
-        });
-        let errors = std::thread::spawn(move || {
-            let mut text = String::new();
-            if let Some(mut err) = err {
-                let _ = err.read_to_string(&mut text);
-            }
-            text
-        });
+        let (lines, errors) = said(&mut child);
         Background {
             child,
             lines,
@@ -162,12 +170,13 @@ impl Background {
     #[track_caller]
     pub fn wait_line(&self, wanted: &str) {
         let deadline = Instant::now() + PATIENCE;
+        let mut instead = Vec::new();
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
                 Ok(line) if line == wanted => return,
-                Ok(_) => {}
-                Err(error) => panic!("the program did not say {wanted:?}: {error}"),
+                Ok(line) => instead.push(line),
+                Err(error) => panic!("the program said {instead:?}, not {wanted:?}: {error}"),
             }
         }
     }
