@@ -5,8 +5,8 @@
 //! meanwhile is passed on, so protocols in which the server speaks first do not stall.
 //!
 //! One exception keeps other protocols alive: a line that has not ended is no request to any server. One
-//! that a request may still come of (`ruok`) is held for [`UNDECIDED_WAIT`] or [`LINE_WAIT`] only, one that is no
-//! method's beginning (a binary protocol) not at all. What follows is looked at together with it, so that
+//! that begins like a method (`PU`) is held for [`UNDECIDED_WAIT`] or [`LINE_WAIT`] only, any other (`ruok`, a
+//! binary protocol) not at all. What follows is looked at together with it, so that
 //! a request in pieces is still found before its line or its Host is out.
 
 use std::future::{Future, poll_fn};
@@ -253,7 +253,15 @@ mod tests {
     fn only_a_word_is_let_through_undecided() {
         let may =
             |look, bytes: &[u8]| Sniffer::new(look, bytes.to_vec()).hold() != http1::Hold::Firm;
-        for word in [&b"ruok"[..], b"12345", b"GE", b"GET", b"PRI", b"\r\n"] {
+        for word in [&b"ruok"[..], b"12345"] {
+            let passes = first(Look::TlsAndHttp, word, false);
+            assert!(matches!(passes, Some(Sniffed::Undecided)), "{word:?}");
+            assert!(
+                !matches!(first(Look::OnlyHttp, word, false), Some(Sniffed::Undecided)),
+                "{word:?} passes where only HTTP may"
+            );
+        }
+        for word in [&b"GE"[..], b"GET", b"PRI", b"\r\n"] {
             assert!(first(Look::TlsAndHttp, word, false).is_none(), "{word:?}");
             assert!(may(Look::TlsAndHttp, word), "{word:?}");
             assert!(!may(Look::OnlyHttp, word), "a word is not a request yet");

@@ -99,7 +99,8 @@ pub fn sniff(stream: &[u8]) -> Sniff {
     if stream.starts_with(PROXY_V1) || stream.starts_with(PROXY_V2) {
         return Sniff::Http;
     }
-    if HTTP2_PREFACE.starts_with(stream) || PROXY_V2.starts_with(stream) {
+    let begun = |whole: &&[u8]| whole.starts_with(stream);
+    if [HTTP2_PREFACE, PROXY_V1, PROXY_V2].iter().any(begun) {
         return Sniff::NeedMore;
     }
     let seen = stream.get(..MAX_SNIFF_BYTES).unwrap_or(stream);
@@ -127,7 +128,7 @@ pub fn watch(stream: &[u8]) -> Sniff {
 /// any server, as long as what follows is looked at together with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hold {
-    /// For a moment: a word (`ruok`), or a line that is a request only if fields follow it.
+    /// For a moment: a word that begins like a method, or a line that is a request only if fields follow it.
     Short,
     /// A little: a part of a line of several words.
     Long,
@@ -185,7 +186,9 @@ fn sniff_line(seen: &[u8]) -> Sniff {
         return Sniff::Http; // no need to see the line's end
     }
     let Some(rest) = rest else {
-        return match is_method || line.is_empty() {
+        // Another word may only become a request that names its protocol: that shows while the line is
+        // watched, so nobody has to wait for an answer to it.
+        return match METHODS.iter().any(|known| begins(known, method)) {
             true => Sniff::NeedMore,
             false => Sniff::Watch,
         };

@@ -460,7 +460,9 @@ fn sniffing() {
         "GET ",
         "PRI",
         "PRI * HTTP/2.0\r",
+        "GET x",
         "get /x",
+        "PROXY",
         "GET x\r\n",
         "GET x\r\n folded",
     ] {
@@ -471,11 +473,9 @@ fn sniffing() {
         "G",
         "GET",
         "PRI",
-        "ruok",
-        "12345",
         "\r\n",
         "\n\nGE",
-        "get x\r",
+        "GET x\r",
         "GET x\r\n",
     ] {
         assert_ne!(hold(part.as_bytes()), Hold::Firm, "{part:?}");
@@ -550,6 +550,11 @@ fn a_line_that_is_no_request_yet_is_watched_to_its_end() {
         b"{\"id\":1}",
         b"<stream:stream",
         b"\x05\x01\0",
+        // No method's beginning: it could only become a request by naming its protocol.
+        b"x",
+        b"ruok",
+        b"12345",
+        b"EHLO m",
         &word,
     ] {
         assert_eq!(sniff(start), Sniff::Watch, "{start:?}");
