@@ -4,6 +4,7 @@
 //! message about an agent that it need not talk to. Without it, it goes on as on a host that has no
 //! such service. Nothing depends on this.
 
+use std::cmp::Reverse;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -90,11 +91,14 @@ fn socket_in(name: &OsStr, value: &OsStr, runtime: Option<&Path>) -> Option<(u64
         return socket_at(&runtime.filter(|_| named)?.join(value));
     }
     // The whole, or what is before the fields that follow in some.
-    let cut = |at: &[u8]| rest.split(|byte| at.contains(byte)).next();
-    [Some(rest), cut(b",;"), cut(b":"), cut(b",;:")]
-        .into_iter()
-        .flatten()
-        .find_map(|path| socket_at(Path::new(OsStr::from_bytes(path))))
+    let cut = |at: &[u8]| rest.iter().position(|byte| at.contains(byte));
+    let mut ends = [None, cut(b",;"), cut(b":"), cut(b",;:")].map(|end| end.unwrap_or(rest.len()));
+    ends.sort_unstable_by_key(|end| Reverse(*end));
+    // Most values have one form: each file is looked at once.
+    let mut ends = ends.to_vec();
+    ends.dedup();
+    ends.into_iter()
+        .find_map(|end| socket_at(Path::new(OsStr::from_bytes(&rest[..end]))))
 }
 
 /// The socket of an X display: `:0`, `:0.0`, `unix:0`, or a path and a number.
