@@ -72,7 +72,7 @@ def address(r):
 def hello(r):
     try:
         data = gate.client_hello(r.choice([name(r), r.choice(LISTED), r.choice(UNLISTED)]), r.choice([(), ('h2',), ('http/1.1', 'h2')]))
-    except (ValueError, UnicodeError, ssl.SSLError):
+    except (TypeError, ValueError, ssl.SSLError):  # no name that the library would write
         data = gate.client_hello('evil.example.net')
     if r.random() < 0.3:
         data = bytearray(data)
@@ -198,7 +198,7 @@ def odd(r):
         family, how, protocol = r.choice([socket.AF_INET, socket.AF_INET6, 17, 40, 30, 38, 16]), r.choice([1, 2, 3, 5]), r.choice([0, 1, 58, 132, 136, 255, 262])
         with socket.socket(family, how, protocol) as s:
             s.settimeout(LIMIT)
-            s.sendto(b'\x08\0\xf7\xff' + bytes(4), (r.choice(ADDRESSES), 0))
+            s.sendto(b'\x08\0\xf7\xff' + bytes(4), (0, 0) if family == socket.AF_NETLINK else (r.choice(ADDRESSES), 0))
         return False
     if kind == 1:
         with socket.socket() as s:  # fast open, from a chosen address, marked

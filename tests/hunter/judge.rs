@@ -96,6 +96,10 @@ pub fn was_worth_it(said: &str, policies: &Policies, seconds: u64) {
         !said.contains("starved"),
         "who behaves is not served: {said}"
     );
+    assert!(
+        !said.contains("Traceback"),
+        "a part of the program ended early: {said}"
+    );
     let count = |kind: &str, column: usize| -> u64 {
         let line = said.lines().find(|line| line.starts_with(kind));
         let word = line.and_then(|line| line.split(' ').nth(column));
@@ -142,11 +146,18 @@ impl Allowed {
 
 fn explained(records: &Records, policies: &Policies) -> Allowed {
     let mut allowed = Allowed::default();
-    let mut changes = 0;
+    // Equal lookups share a record that is written a minute later, and a connection's is written when it
+    // has shown what it is: what counts is when a decision was made. All times have one length.
+    let time = |record: &Value| record["time"].as_str().unwrap_or_default().to_owned();
+    let reloads = records
+        .0
+        .iter()
+        .filter(|record| record["reason"] == "policy-reloaded");
+    let mut reloads: Vec<String> = reloads.map(time).collect();
+    reloads.sort_unstable();
     for record in &records.0 {
-        if record["reason"] == "policy-reloaded" {
-            changes += 1;
-        }
+        let made = time(record);
+        let changes = reloads.partition_point(|reload| *reload <= made);
         if record["event"] != "decision" || record["protocol"] == "startup" {
             continue;
         }
@@ -157,7 +168,11 @@ fn explained(records: &Records, policies: &Policies) -> Allowed {
         let port = record["port"].as_u64().unwrap_or_default();
         let lookup = record["layer"] == "dns";
         let udp = record["layer"] == "udp";
-        let in_policy = if record["reason"] == "canonical-name" {
+        let in_policy = if record["reason"] == "reverse-lookup" {
+            // The name of an address that was given out for this one.
+            let of = record["canonical_name"].as_str().unwrap_or_default();
+            policies.may_look_up(changes, of)
+        } else if record["reason"] == "canonical-name" {
             let mut aliases = ALIASES.iter().filter(|(_, target)| *target == name);
             aliases.any(|(alias, _)| policies.may_look_up(changes, alias))
         } else if lookup {
@@ -165,10 +180,12 @@ fn explained(records: &Records, policies: &Policies) -> Allowed {
         } else {
             policies.may_reach(changes, &name, port, udp)
         };
-        if !in_policy && !is_of_the_sandbox(record) {
-            allowed
-                .wrong
-                .push(format!("allowed by no policy in force: {record}"));
+        let close = records.close_of(record);
+        if !in_policy && !is_of_the_sandbox(record) && !was_cut_unheard(close) {
+            allowed.wrong.push(format!(
+                "allowed by no policy in force: {record}\n  changes before: {:?}\n  its close: {close:?}",
+                &reloads[changes.saturating_sub(3)..changes]
+            ));
         }
         for address in record["addresses"].as_array().into_iter().flatten() {
             let address = address.as_str().unwrap_or_default().to_owned();
@@ -186,6 +203,11 @@ fn explained(records: &Records, policies: &Policies) -> Allowed {
         allowed.names.insert(name);
     }
     allowed
+}
+
+/// A direct connection that had said nothing yet is recorded when a change cuts it.
+fn was_cut_unheard(close: Option<&Value>) -> bool {
+    close.is_some_and(|close| close["close_reason"] == "policy-changed" && close["bytes_up"] == 0)
 }
 
 /// What is answered by the gateway itself and never leaves.

@@ -109,8 +109,9 @@ impl Policies {
         (self.random >> 11) % below
     }
 
-    /// Whether a policy in force after that many changes, or just before the last of them, lets this name be
-    /// looked up. What was decided just before a change may be recorded just behind it.
+    /// Whether a policy in force after that many changes lets this name be looked up, or the one before it or
+    /// behind it: a change is recorded a moment after it came into force, and a decision a moment after it
+    /// was made.
     pub fn may_look_up(&self, changes: usize, name: &str) -> bool {
         self.around(changes)
             .any(|rule| covers(rule, name).is_some())
@@ -128,8 +129,8 @@ impl Policies {
     }
 
     fn around(&self, changes: usize) -> impl Iterator<Item = &'static str> + '_ {
-        let last = changes.min(self.held.len() - 1);
-        let held = &self.held[last.saturating_sub(1)..=last];
+        let end = self.held.len().min(changes + 2);
+        let held = &self.held[changes.saturating_sub(1).min(end)..end];
         held.iter().flat_map(|rules| rules.iter().copied())
     }
 }

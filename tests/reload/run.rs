@@ -299,3 +299,20 @@ fn a_link_that_the_sandbox_could_have_turned_is_not_followed() {
     inside.expect("ping api", "ok");
     end(inside, &log);
 }
+
+#[test]
+fn a_direct_connection_that_only_listens_is_cut_too() {
+    let world = world();
+    let policy = world.file("policy.toml", allowing(&["ssh.example.com:22", API]));
+    let (sandbox, log) = follows(&world, &policy);
+    let mut inside = Inside::start(&sandbox);
+    let listen = "import socket\ns = socket.create_connection(('ssh.example.com', 22), 30)\nsaid = s.recv(100)[:4].decode()";
+    assert_eq!(inside.python(listen), "SSH-");
+    std::fs::write(&policy, allowing(&[API])).unwrap();
+    until("it is in force", || counts(&log) == (1, 0));
+    let wait =
+        "try: said = repr(s.recv(100))\nexcept OSError as error: said = type(error).__name__";
+    assert_eq!(inside.python(wait), "ConnectionResetError");
+    let records = end(inside, &log);
+    assert_eq!(cut(&records), 1, "{records}");
+}
