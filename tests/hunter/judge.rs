@@ -180,11 +180,12 @@ fn explained(records: &Records, policies: &Policies) -> Allowed {
         } else {
             policies.may_reach(changes, &name, port, udp)
         };
-        let close = records.close_of(record);
-        if !in_policy && !is_of_the_sandbox(record) && !was_cut_unheard(close) {
+        let close = || records.close_of(record);
+        if !in_policy && !is_of_the_sandbox(record) && !was_cut_unheard(close()) {
             allowed.wrong.push(format!(
-                "allowed by no policy in force: {record}\n  changes before: {:?}\n  its close: {close:?}",
-                &reloads[changes.saturating_sub(3)..changes]
+                "allowed by no policy in force: {record}\n  changes before: {:?}\n  its close: {:?}",
+                &reloads[changes.saturating_sub(3)..changes],
+                close()
             ));
         }
         for address in record["addresses"].as_array().into_iter().flatten() {
