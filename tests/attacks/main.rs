@@ -10,6 +10,7 @@ mod support;
 mod control;
 mod descriptors;
 mod exhaustion;
+mod http_disguises;
 #[path = "../support/inside.rs"]
 mod inside;
 mod live_policy;
