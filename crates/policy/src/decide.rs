@@ -97,7 +97,10 @@ pub(crate) fn decide<'r>(policy: Basis<'_>, request: &Request<'r>) -> Decision<'
             port,
             method,
             path,
-        } => (http(policy, to, port, (method, path)), Transport::Tcp),
+        } => {
+            let asks = Asks { method, path };
+            (http(policy, to, port, asks), Transport::Tcp)
+        }
         Request::Datagrams { to, port } => (datagrams(policy, to, port), Transport::Udp),
     };
     // the kernel inside refuses datagrams by its own set, also where the policy only watches
@@ -199,12 +202,19 @@ fn connect<'r>(policy: Basis<'_>, to: &'r Destination<'r>, on: PortOn) -> Assess
     }
 }
 
+/// What a request asks for, as it stands in the request.
+#[derive(Clone, Copy)]
+struct Asks<'r> {
+    method: &'r str,
+    path: &'r str,
+}
+
 /// A request passes where a connection would, and has the method and the path that the rules want.
 fn http<'r>(
     policy: Basis<'_>,
     to: &'r Destination<'r>,
     port: u16,
-    asks: (&str, &str),
+    asks: Asks<'_>,
 ) -> Assessment<'r> {
     let on = PortOn::tcp(port);
     let assessed = connect(policy, to, on);
@@ -224,7 +234,7 @@ fn http<'r>(
         (Found::Net(found), _) => refusing(rules.nets.flows(&found), asks),
         (Found::Nothing, _) => None,
     };
-    if rules.limited.is_some() && !LIMITED_METHODS.contains(&asks.0) {
+    if rules.limited.is_some() && !LIMITED_METHODS.contains(&asks.method) {
         return Assessment {
             reason: Reason::MethodNotAllowed,
             ..assessed
@@ -240,7 +250,7 @@ fn http<'r>(
 /// what is reported does not depend on the order of rules.
 fn refusing<'p>(
     rules: impl Iterator<Item = (RuleId, &'p RuleTerms)>,
-    (method, path): (&str, &str),
+    Asks { method, path }: Asks<'_>,
 ) -> Option<(RuleId, Reason)> {
     let mut other_path = None;
     for (rule, terms) in rules {
@@ -321,22 +331,15 @@ fn asked<'r>(policy: Basis<'_>, name: NameRef<'r>, on: PortOn) -> Assessment<'r>
 
 fn by_address<'r>(policy: Basis<'_>, address: IpAddr, on: PortOn) -> Assessment<'r> {
     let way = Way::ToAddress(address, on.port);
-    match on.net(policy, address) {
+    let verdict = on.net(policy, address);
+    match verdict {
         NetVerdict::Allowed(found) => Assessment::allow(Found::Net(found), way),
-        NetVerdict::Denied(rule) => {
-            // the guard keeps the address whatever the rules say, and keeps it in audit mode too
-            let reason = if is_guarded(address) && policy.mode == Mode::Audit {
-                Reason::PrivateAddress
-            } else {
-                Reason::DeniedByRule
-            };
-            Assessment::plain(reason, Some(rule), way)
-        }
-        NetVerdict::OtherPort(rule) => {
-            let reason = if is_guarded(address) && policy.mode == Mode::Audit {
-                Reason::PrivateAddress
-            } else {
-                Reason::PortNotAllowed
+        NetVerdict::Denied(rule) | NetVerdict::OtherPort(rule) => {
+            let reason = match verdict {
+                // the guard keeps the address whatever the rules say, and keeps it in audit mode too
+                _ if is_guarded(address) && policy.mode == Mode::Audit => Reason::PrivateAddress,
+                NetVerdict::Denied(_) => Reason::DeniedByRule,
+                _ => Reason::PortNotAllowed,
             };
             Assessment::plain(reason, Some(rule), way)
         }

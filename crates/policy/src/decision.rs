@@ -3,14 +3,14 @@
 //! A permit can only be made from a decision that permits, and a decision only by the policy: code
 //! that resolves or dials asks for a permit, so it cannot forget to ask the policy.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use portcullis_names::{NameRef, Transport};
 
 use crate::permit::{ConnectPermit, DatagramPermit, GrantedBy, LookupPermit, PermitTarget};
 use crate::reason::Reason;
-use crate::rules::{NameMatch, NetMatch, RuleId, RuleSet, RuleTerms};
+use crate::rules::{NameMatch, NetMatch, RuleId, RuleSet, Says};
 use crate::verdict::Verdict;
 
 /// The policy's answer to one [`Request`](crate::Request).
@@ -38,26 +38,30 @@ pub(crate) struct Grant<'r> {
 
 impl Grant<'_> {
     /// Where the rules send the connection, and what they say about the flow.
-    fn says(&self, rule: Option<RuleId>) -> (Option<SocketAddr>, Option<Arc<RuleTerms>>) {
+    fn says(&self, rule: Option<RuleId>) -> Says<'_> {
         let (names, nets) = (&self.rules.names, &self.rules.nets);
-        let (to, terms) = match (self.found, self.way) {
-            (Found::Name(found), _) => (names.sent_to(&found), names.terms(&found)),
-            (Found::Net(found), _) => (None, nets.terms(&found)),
+        let says = match (self.found, self.way) {
+            (Found::Name(found), _) => Says {
+                to: names.sent_to(&found),
+                terms: names.terms(&found),
+            },
+            (Found::Net(found), _) => Says::terms(nets.terms(&found)),
             // it passes because the policy watches
             (Found::Nothing, Way::ToName(name, port) | Way::ToNameAt(name, _, port)) => {
-                let watched = names.watched(name.as_str(), self.transport, port);
-                (watched.to, watched.terms)
+                names.watched(name.as_str(), self.transport, port)
             }
             (Found::Nothing, Way::ToAddress(address, port)) => {
-                (None, nets.watched(address, self.transport, port))
+                Says::terms(nets.watched(address, self.transport, port))
             }
-            (Found::Nothing, Way::Lookup(_) | Way::Nowhere) => (None, None),
+            (Found::Nothing, Way::Lookup(_) | Way::Nowhere) => Says::default(),
         };
         // datagrams have no methods and are sent nowhere else
         let tcp = self.transport == Transport::Tcp;
         let limited = self.rules.limited.as_ref();
-        let terms = terms.or(limited.filter(|_| tcp && rule.is_some()));
-        (to.filter(|_| tcp), terms.cloned())
+        Says {
+            to: says.to.filter(|_| tcp),
+            terms: says.terms.or(limited.filter(|_| tcp && rule.is_some())),
+        }
     }
 }
 
@@ -143,7 +147,7 @@ impl<'r> Decision<'r> {
                 (PermitTarget::NameAt(name.to_name(), address), port)
             }
         };
-        let (to, terms) = grant.says(self.rule);
+        let Says { to, terms } = grant.says(self.rule);
         Some(ConnectPermit {
             target,
             port,
@@ -151,8 +155,8 @@ impl<'r> Decision<'r> {
             audit: self.is_audit(),
             by: GrantedBy::Rules(grant.rules.clone()),
             to,
-            only_http: grant.enforced && terms.as_ref().is_some_and(|terms| terms.only_http()),
-            terms,
+            only_http: grant.enforced && terms.is_some_and(|terms| terms.only_http()),
+            terms: terms.cloned(),
         })
     }
 

@@ -29,20 +29,6 @@ pub enum Resolve {
     Startup,
 }
 
-impl Resolve {
-    /// The words for [`parse`](Self::parse).
-    pub const WORDS: [&'static str; 2] = ["on-demand", "startup"];
-
-    /// Reads `on-demand` or `startup`.
-    pub fn parse(word: &str) -> Option<Resolve> {
-        match word {
-            "on-demand" => Some(Resolve::OnDemand),
-            "startup" => Some(Resolve::Startup),
-            _ => None,
-        }
-    }
-}
-
 /// Which addresses are given out for listed names.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Answers {
@@ -51,20 +37,6 @@ pub enum Answers {
     Real,
     /// One of the gateway's own range for each name.
     Synthetic,
-}
-
-impl Answers {
-    /// The words for [`parse`](Self::parse).
-    pub const WORDS: [&'static str; 2] = ["real", "synthetic"];
-
-    /// Reads `real` or `synthetic`.
-    pub fn parse(word: &str) -> Option<Answers> {
-        match word {
-            "real" => Some(Answers::Real),
-            "synthetic" => Some(Answers::Synthetic),
-            _ => None,
-        }
-    }
 }
 
 /// Names with resolvers of their own.
@@ -125,36 +97,37 @@ impl DnsSettings {
     }
 }
 
+/// Why a range is not one for synthetic answers.
+pub(crate) struct RangeError {
+    /// What is wrong, in one sentence without a full stop.
+    pub message: String,
+    /// What to write instead.
+    pub hint: String,
+}
+
 /// Reads the range for synthetic answers.
-///
-/// # Errors
-/// A sentence that says what is wrong, and one that says what would be right.
-pub(crate) fn synthetic_range(text: &str) -> Result<Ipv4Net, (String, &'static str)> {
-    const WRITE: &str = "write a range that nobody uses, such as \"198.18.0.0/15\"";
+pub(crate) fn synthetic_range(text: &str) -> Result<Ipv4Net, RangeError> {
+    let wrong = |why: &str, hint: &str| RangeError {
+        message: format!("`{text}` {why}"),
+        hint: hint.to_owned(),
+    };
+    let unused = "write a range that nobody uses, such as \"198.18.0.0/15\"";
     let Ok(net) = text.parse::<Ipv4Net>() else {
-        return Err((format!("`{text}` is not an IPv4 range"), WRITE));
+        return Err(wrong("is not an IPv4 range", unused));
     };
     if net.trunc() != net {
-        let message = format!(
-            "`{text}` has bits set behind its prefix: the range is `{}`",
-            net.trunc()
-        );
-        return Err((message, "write the range's first address"));
+        let hint = format!("write \"{}\"", net.trunc());
+        return Err(wrong("has bits set beyond its prefix", &hint));
     }
     if net.prefix_len() > MAX_SYNTHETIC_PREFIX_BITS {
-        let message = format!("`{text}` is too small: it has {} addresses", net_size(net));
-        return Err((
-            message,
-            "every name that is in use has one of its own; a /24 is the smallest range",
-        ));
+        let why = format!("is too small: it has {} addresses", net_size(net));
+        let hint = "each name in use needs an address of its own; a /24 is the smallest range";
+        return Err(wrong(&why, hint));
     }
     if !is_private(net) {
-        let message = format!("`{text}` holds addresses that belong to somebody");
-        return Err((
-            message,
-            "use a part of 198.18.0.0/15, 100.64.0.0/10, 10.0.0.0/8, 172.16.0.0/12 or \
-             192.168.0.0/16",
-        ));
+        let hint = "use a part of 198.18.0.0/15, 100.64.0.0/10, 10.0.0.0/8, 172.16.0.0/12 or \
+                    192.168.0.0/16";
+        return Err(wrong("contains public addresses", hint));
     }
     Ok(net)
 }
@@ -231,15 +204,15 @@ mod tests {
             ("fd00::/8", "not an IPv4 range"),
             ("198.18.0.1/15", "bits set"),
             ("198.18.0.0/25", "too small"),
-            ("198.16.0.0/12", "belong to somebody"),
-            ("8.8.8.0/24", "belong to somebody"),
-            ("127.0.0.0/8", "belong to somebody"),
-            ("169.254.0.0/16", "belong to somebody"),
-            ("224.0.0.0/8", "belong to somebody"),
-            ("0.0.0.0/0", "belong to somebody"),
-            ("10.0.0.0/7", "belong to somebody"),
+            ("198.16.0.0/12", "contains public addresses"),
+            ("8.8.8.0/24", "contains public addresses"),
+            ("127.0.0.0/8", "contains public addresses"),
+            ("169.254.0.0/16", "contains public addresses"),
+            ("224.0.0.0/8", "contains public addresses"),
+            ("0.0.0.0/0", "contains public addresses"),
+            ("10.0.0.0/7", "contains public addresses"),
         ] {
-            let (message, _) = synthetic_range(bad).unwrap_err();
+            let RangeError { message, .. } = synthetic_range(bad).err().unwrap();
             assert!(message.contains(why), "{bad}: {message}");
         }
     }

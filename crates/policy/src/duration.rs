@@ -51,7 +51,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, DurationError> {
     let signed = signed.ok_or_else(|| wrong("is not a duration"))?;
     let duration = Duration::try_from(signed).map_err(|_| wrong("is negative"))?;
     match duration {
-        Duration::ZERO => Err(wrong("is no time at all")),
+        Duration::ZERO => Err(wrong("must be more than zero")),
         duration if duration > MAX_DURATION => Err(wrong("is longer than 365 days")),
         duration => Ok(duration),
     }
@@ -84,7 +84,7 @@ mod tests {
         for (text, said) in [
             ("", "as in \"30s\""),
             ("30", "write \"30s\" for seconds"),
-            ("0s", "no time at all"),
+            ("0s", "more than zero"),
             ("-5s", "is negative"),
             ("5s ago", "is negative"),
             ("soon", "is not a duration"),

@@ -1,12 +1,12 @@
 //! Upstream resolvers as operators write them: addresses, `tls://` and `https://`.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
-use portcullis_names::{Name, parse_port};
+use portcullis_names::Name;
 
 use crate::permit::LookupPermit;
-use crate::proxies::ProxyHost;
+use crate::proxies::{Endpoint, ProxyHost};
 
 /// The port of DNS (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
@@ -57,9 +57,9 @@ impl Resolver {
             "tls" => {
                 let authority = rest.strip_suffix('/').unwrap_or(rest);
                 if authority.contains(['/', '?', '#', '\\']) {
-                    return Err("a DNS over TLS server has no path: `tls://HOST:PORT`".into());
+                    return Err("a DNS over TLS server has no path; write `tls://HOST:PORT`".into());
                 }
-                let (host, port) = authority_of(authority, TLS_PORT)?;
+                let Endpoint { host, port } = server(authority, TLS_PORT)?;
                 Ok(Resolver::Tls { host, port })
             }
             "https" => {
@@ -67,7 +67,7 @@ impl Resolver {
                     Some(at) => rest.split_at(at),
                     None => (rest, DNS_PATH),
                 };
-                let (host, port) = authority_of(authority, HTTPS_PORT)?;
+                let Endpoint { host, port } = server(authority, HTTPS_PORT)?;
                 let path = if path == "/" { DNS_PATH } else { path };
                 Ok(Resolver::Https {
                     host,
@@ -75,14 +75,14 @@ impl Resolver {
                     path: path_of(path)?.into(),
                 })
             }
-            "http" => Err("DNS over HTTPS needs `https://`; plain HTTP protects nothing".into()),
-            "udp" | "tcp" | "dns" => Err(
-                "a resolver over UDP and TCP is written as an address alone: `10.0.0.53`".into(),
-            ),
+            "http" => Err("plain HTTP protects nothing; DNS over HTTPS needs `https://`".into()),
+            "udp" | "tcp" | "dns" => {
+                Err("for DNS over UDP and TCP, write an address alone: `10.0.0.53`".into())
+            }
             "quic" | "h3" => {
                 Err("DNS over QUIC is not supported; write `tls://` or `https://`".into())
             }
-            _ => Err("a resolver is an address, `tls://HOST` or `https://HOST/PATH`".into()),
+            _ => Err("a resolver must be an address, `tls://HOST` or `https://HOST/PATH`".into()),
         }
     }
 
@@ -119,20 +119,15 @@ impl Resolver {
 /// In the form that [`Resolver::parse`] reads.
 impl fmt::Display for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let authority = |f: &mut fmt::Formatter<'_>, host: &ProxyHost, port: u16| match host {
-            ProxyHost::Name(name) => write!(f, "{name}:{port}"),
-            ProxyHost::Address(address) => write!(f, "{}", SocketAddr::new(*address, port)),
+        let server = |host: &ProxyHost, port| Endpoint {
+            host: host.clone(),
+            port,
         };
         match self {
             Resolver::Plain(address) => write!(f, "{address}"),
-            Resolver::Tls { host, port } => {
-                f.write_str("tls://")?;
-                authority(f, host, *port)
-            }
+            Resolver::Tls { host, port } => write!(f, "tls://{}", server(host, *port)),
             Resolver::Https { host, port, path } => {
-                f.write_str("https://")?;
-                authority(f, host, *port)?;
-                f.write_str(path)
+                write!(f, "https://{}{path}", server(host, *port))
             }
         }
     }
@@ -149,7 +144,7 @@ fn plain(text: &str) -> Result<SocketAddr, String> {
         (_, Ok(address)) => SocketAddr::new(address, DNS_PORT),
         _ => {
             return Err(
-                "a resolver is an address with or without a port, such as `10.0.0.53`, \
+                "a resolver must be an address with or without a port, such as `10.0.0.53`, \
                  `10.0.0.53:5353` or `[2001:db8::53]:53`, or `tls://HOST` or `https://HOST/PATH`"
                     .into(),
             );
@@ -157,7 +152,7 @@ fn plain(text: &str) -> Result<SocketAddr, String> {
     };
     reachable(resolver.ip())?;
     if resolver.port() == 0 {
-        return Err("no resolver can be reached at port 0".into());
+        return Err("no resolver can be reached on port 0".into());
     }
     Ok(resolver)
 }
@@ -170,51 +165,27 @@ fn reachable(address: IpAddr) -> Result<(), String> {
 }
 
 /// `HOST[:PORT]` of a URL.
-fn authority_of(text: &str, default_port: u16) -> Result<(ProxyHost, u16), String> {
-    if text.contains('@') {
-        return Err("a resolver's URL holds no credentials".into());
+fn server(authority: &str, default_port: u16) -> Result<Endpoint, String> {
+    if authority.contains('@') {
+        return Err("a resolver's URL cannot hold credentials".into());
     }
-    let (host, port) = match text.rsplit_once(':') {
-        // not the last colon of `[::1]`
-        Some((host, port)) if !port.ends_with(']') => {
-            let port = parse_port(port.as_bytes());
-            let bad = "the resolver's port is not a number from 1 to 65535";
-            (host, port.ok_or(bad)?)
-        }
-        _ => (text, default_port),
-    };
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    let address = match bare {
-        Some(v6) => match v6.parse::<Ipv6Addr>() {
-            Ok(address) => Some(IpAddr::from(address)),
-            Err(_) => return Err("the resolver's host is not an IPv6 address".into()),
-        },
-        None => host.parse::<Ipv4Addr>().ok().map(IpAddr::from),
-    };
-    let host = match address {
-        Some(address) => {
-            reachable(address)?;
-            ProxyHost::Address(address)
-        }
-        None => {
-            let name = Name::from_policy(host);
-            ProxyHost::Name(name.map_err(|e| format!("the resolver's host: {e}"))?)
-        }
-    };
-    Ok((host, port))
+    let endpoint = Endpoint::parse(authority, default_port, "resolver")?;
+    if let ProxyHost::Address(address) = endpoint.host {
+        reachable(address)?;
+    }
+    Ok(endpoint)
 }
 
 /// The path of a DNS over HTTPS server: what can stand in a request line as it is.
 fn path_of(path: &str) -> Result<&str, String> {
     if path.contains(['{', '}']) {
         return Err(
-            "a resolver's URL is written without the `{?dns}` of a template; queries are sent by \
-             POST"
+            "write a resolver's URL without the `{?dns}` of a template; queries are sent by POST"
                 .into(),
         );
     }
     if path.contains(['?', '#']) {
-        return Err("a resolver's URL has no query and no fragment".into());
+        return Err("a resolver's URL cannot have a query or a fragment".into());
     }
     if path.len() > MAX_PATH_BYTES {
         return Err(format!(
@@ -225,7 +196,7 @@ fn path_of(path: &str) -> Result<&str, String> {
         b.is_ascii_graphic() && !matches!(b, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'|')
     };
     if !path.bytes().all(plain) {
-        return Err("the path of a resolver's URL has a character that a URL cannot have".into());
+        return Err("the path of a resolver's URL has a character that URLs cannot have".into());
     }
     Ok(path)
 }
@@ -289,19 +260,22 @@ mod tests {
             ("quic://dns.example", "QUIC is not supported"),
             ("sdns://AQ", "`tls://HOST` or `https://HOST/PATH`"),
             ("tls://dns.example/x", "has no path"),
-            ("tls://dns.example:0", "not a number from 1 to 65535"),
-            ("tls://dns.example:x", "not a number from 1 to 65535"),
+            ("tls://dns.example:0", "a number from 1 to 65535"),
+            ("tls://dns.example:x", "a number from 1 to 65535"),
             ("tls://0.0.0.0", "can be reached"),
             ("tls://[::1", "the resolver's host"),
             ("tls://[dns]", "not an IPv6 address"),
             ("tls://", "the resolver's host"),
             ("tls://*.dns.example", "the resolver's host"),
-            ("https://me:secret@dns.example/", "no credentials"),
+            ("https://me:secret@dns.example/", "cannot hold credentials"),
             (
                 "https://dns.example/dns-query{?dns}",
                 "without the `{?dns}`",
             ),
-            ("https://dns.example/dns-query?x=secret", "no query"),
+            (
+                "https://dns.example/dns-query?x=secret",
+                "cannot have a query",
+            ),
             ("https://dns.example?x=secret", "the resolver's host"),
             ("https://dns.example/a b", "cannot have"),
         ] {

@@ -42,12 +42,17 @@ impl Policy {
             } => match reason {
                 Reason::MethodNotAllowed | Reason::PathNotAllowed => {
                     let rule = self.clone().with_mode(Mode::Enforce).decide(request).rule?;
-                    self.narrow_lines(rule, reason, (method, path))
+                    let refused = RefusedRequest {
+                        reason,
+                        method,
+                        path,
+                    };
+                    self.narrow_lines(rule, refused)
                 }
                 _ => self.suggest_connect(to, port, reason),
             },
             Request::Datagrams { to, port } => {
-                let (name, address) = subjects(to);
+                let Subjects { name, address } = subjects(to);
                 let denied = matches!(reason, Reason::Allowed | Reason::DeniedByRule);
                 if denied || self.names_carry_no_ports || port == DNS_PORT {
                     return None;
@@ -68,8 +73,12 @@ impl Policy {
 
     /// The one key of the rule that refused a request, with what was refused added to it. The rest of
     /// the rule stays as it is.
-    fn narrow_lines(&self, id: RuleId, reason: Reason, asks: (&str, &str)) -> Option<String> {
-        let (method, path) = asks;
+    fn narrow_lines(&self, id: RuleId, refused: RefusedRequest<'_>) -> Option<String> {
+        let RefusedRequest {
+            reason,
+            method,
+            path,
+        } = refused;
         let says = self.flow_of(id);
         let own = says.and_then(|says| says.methods.as_ref());
         if reason == Reason::MethodNotAllowed && own.is_none_or(|own| own.allows(method)) {
@@ -104,7 +113,7 @@ impl Policy {
     }
 
     fn suggest_connect(&self, to: &Destination<'_>, port: u16, reason: Reason) -> Option<String> {
-        let (name, address) = subjects(to);
+        let Subjects { name, address } = subjects(to);
         match reason {
             Reason::NotListed | Reason::SniNotListed => Some(self.name_lines(name?, Some(port))),
             Reason::PortNotAllowed => match (name, address) {
@@ -204,6 +213,20 @@ impl Policy {
     }
 }
 
+/// A request that a rule refused, and why.
+#[derive(Clone, Copy)]
+struct RefusedRequest<'r> {
+    reason: Reason,
+    method: &'r str,
+    path: &'r str,
+}
+
+/// What a rule could be about.
+struct Subjects<'a> {
+    name: Option<NameRef<'a>>,
+    address: Option<IpAddr>,
+}
+
 /// Texts in quotes, and one more.
 fn texts<'t>(own: impl Iterator<Item = &'t str>, more: &str) -> Vec<String> {
     let quoted = |text: &str| format!("\"{text}\"");
@@ -225,18 +248,22 @@ fn terms_without_sni(key: &str, port: u16) -> &'static str {
 }
 
 /// The name and the address that a rule could be about.
-fn subjects<'a>(to: &'a Destination<'_>) -> (Option<NameRef<'a>>, Option<IpAddr>) {
+fn subjects<'a>(to: &'a Destination<'_>) -> Subjects<'a> {
     let shown = match &to.shown {
         Shown::Name(shown, _) => Some(shown.as_ref()),
         Shown::Nothing | Shown::Hidden | Shown::Bare => None,
     };
-    match &to.asked {
-        Asked::Name(name) => (Some(name.as_ref()), None),
-        Asked::Address { address, .. } if to.shown == Shown::Bare => (None, Some(*address)),
-        Asked::Address { address, .. } => (shown.or(to.asked.owner()), Some(*address)),
+    let name = match &to.asked {
+        Asked::Name(name) => Some(name.as_ref()),
+        Asked::Address { .. } if to.shown == Shown::Bare => None,
+        Asked::Address { .. } | Asked::Synthetic { .. } => shown.or(to.asked.owner()),
+    };
+    let address = match &to.asked {
+        Asked::Address { address, .. } => Some(*address),
         // No rule about a made-up address would allow anything.
-        Asked::Synthetic { .. } => (shown.or(to.asked.owner()), None),
-    }
+        Asked::Name(_) | Asked::Synthetic { .. } => None,
+    };
+    Subjects { name, address }
 }
 
 /// The names that own the destination's address by lease; for a shown name, that name alone.

@@ -8,11 +8,11 @@
 
 use std::collections::HashSet;
 
-use super::document::{Key, Node, Value};
+use super::document::{Entry, Node, Value};
 use super::draft::{Draft, Expect};
 use super::own::Switches;
 use super::section::{Section, nearest};
-use super::source::{Place, SourceId, Sources};
+use super::source::{Place, Sources, Written};
 use super::terms::verdict;
 use crate::rules::Terms;
 
@@ -38,61 +38,65 @@ const NETWORK_WORDS: [&str; 7] = [
 /// The sections of a profile that say nothing about the network.
 const ELSEWHERE: [&str; 3] = ["filesystem", "workspace_roots", "description"];
 
-type Entry<'n> = (&'n Key, &'n Node);
-
 /// Whether a file is a Codex configuration.
 pub(super) fn is_codex(root: &Node) -> bool {
     root.get(DEFAULT).is_some() || root.get(PROFILES).is_some()
 }
 
-pub(super) fn read(draft: &mut Draft, source: SourceId, root: &Node) {
-    let mut top = Section::open(&mut draft.sources, source, "", root);
-    let default = top.text(&mut draft.sources, DEFAULT);
+pub(super) fn read(draft: &mut Draft<'_>, root: &Node) {
+    let sources = &mut draft.sources;
+    let mut top = Section::open(sources, "", root);
+    let default = top.text(sources, DEFAULT);
     let profiles = top.take(PROFILES);
     for entry in top.rest() {
-        beside(&mut draft.sources, source, entry);
+        beside(sources, entry);
     }
     let profiles = match profiles {
-        Some((_, node)) => Section::open(&mut draft.sources, source, PROFILES, node).rest(),
+        Some(node) => Section::open(sources, PROFILES, node).rest(),
         None => Vec::new(),
     };
-    for (key, _) in &profiles {
-        if key.text.starts_with(BUILT_IN) {
-            let place = key_place(source, key);
-            let message = format!("`{}`: only built-in profiles begin with `:`", key.text);
-            draft.sources.error(&place, message);
+    for profile in &profiles {
+        if profile.key.starts_with(BUILT_IN) {
+            let message = format!(
+                "`{}` begins with `:`, which only built-in profiles may do",
+                profile.key
+            );
+            sources.error(profile.place, message);
         }
     }
-    let Some((name, place)) = default else {
+    let Some(default) = default else {
         if root.get(DEFAULT).is_none() {
-            let start = Place { source, span: 0..0 };
-            let names: Vec<&str> = profiles.iter().map(|(key, _)| key.text.as_str()).collect();
-            let hint = format!("name one of its profiles: {}", names.join(", "));
             let message = format!("the file has Codex profiles, but no `{DEFAULT}`");
-            draft.sources.error_with(&start, message, hint);
+            let hint = format!("set it to one of its profiles: {}", names(&profiles));
+            sources.error_with(root.place.source.at(0..0), message, hint);
         }
         return;
     };
     let wanted = Wanted {
         key: DEFAULT,
-        name: name.to_owned(),
-        place: place.clone(),
+        name: default.value.to_owned(),
+        place: default.place,
     };
     if let Some(network) = Inherited::default().resolve(draft, &profiles, wanted) {
-        network.apply(draft, place);
+        network.apply(draft, default.place);
     }
+}
+
+fn names(profiles: &[&Entry]) -> String {
+    let names: Vec<&str> = profiles.iter().map(|entry| entry.key.as_str()).collect();
+    names.join(", ")
 }
 
 /// A key at the top of the file that is no profile: a warning, or an error if it may narrow what the
 /// profile allows.
-fn beside(sources: &mut Sources, source: SourceId, (key, node): Entry<'_>) {
-    let place = key_place(source, key);
-    let text = key.text.as_str();
+fn beside(sources: &mut Sources, entry: &Entry) {
+    let Entry { place, key, node } = entry;
+    let text = key.as_str();
     if matches!(text, "network" | "include" | "version") {
-        let message = format!(
-            "`{text}` belongs to Portcullis's own format, and this file has Codex profiles"
-        );
-        return sources.error_with(&place, message, "write two files and give both".to_owned());
+        let message =
+            format!("`{text}` belongs to the Portcullis format, but this file has Codex profiles");
+        let hint = "write two files, and give both".to_owned();
+        return sources.error_with(*place, message, hint);
     }
     let proxy = node.get("network_proxy");
     let switch = |node: &Node| matches!(node.value, Value::Bool(_));
@@ -106,25 +110,19 @@ fn beside(sources: &mut Sources, source: SourceId, (key, node): Entry<'_>) {
     };
     if narrows {
         let message = format!(
-            "`{text}` can restrict the network further than the profile does, and Portcullis does \
-             not read it"
+            "`{text}` may restrict the network further than the profile, but Portcullis does not \
+             read it"
         );
-        let hint = format!("remove it, and write its restrictions into [{PROFILES}]");
-        sources.error_with(&place, message, hint);
+        let hint = format!("remove it, and move its restrictions into [{PROFILES}]");
+        sources.error_with(*place, message, hint);
     } else {
-        foreign(sources, &place, text);
+        foreign(sources, entry);
     }
 }
 
-fn foreign(sources: &mut Sources, place: &Place, what: &str) {
-    sources.warn(place, format!("Portcullis does not enforce `{what}`"), None);
-}
-
-fn key_place(source: SourceId, key: &Key) -> Place {
-    Place {
-        source,
-        span: key.span.clone(),
-    }
+fn foreign(sources: &mut Sources, entry: &Entry) {
+    let message = format!("Portcullis does not enforce `{}`", entry.key);
+    sources.warn(entry.place, message, None);
 }
 
 /// A profile that is asked for, and where.
@@ -141,23 +139,17 @@ struct Wanted {
 struct Inherited {
     /// `[permissions.NAME.network.domains]` of the selected profile, for suggestions.
     domains_table: Option<String>,
-    enabled: Option<Enabled>,
+    /// Whether commands have a network.
+    enabled: Option<Written<bool>>,
     switches: Switches,
     domains: Vec<Domain>,
     /// The names in `domains` of the profiles read so far, as they are compared.
     decided: HashSet<String>,
 }
 
-/// Whether commands have a network, and where that is said.
-struct Enabled {
-    value: bool,
-    place: Place,
-}
-
 /// A verdict on a name.
 struct Domain {
-    text: String,
-    place: Place,
+    name: Written<String>,
     denies: bool,
 }
 
@@ -165,8 +157,8 @@ impl Inherited {
     /// Reads the profile and those that it extends; nothing if one of them cannot be had.
     fn resolve(
         mut self,
-        draft: &mut Draft,
-        profiles: &[Entry<'_>],
+        draft: &mut Draft<'_>,
+        profiles: &[&Entry],
         mut wanted: Wanted,
     ) -> Option<Self> {
         let mut chain: Vec<String> = Vec::new();
@@ -177,27 +169,26 @@ impl Inherited {
                     chain.join(" -> "),
                     wanted.name
                 );
-                draft.sources.error(&wanted.place, message);
+                draft.sources.error(wanted.place, message);
                 return None;
             }
             if chain.len() >= MAX_CHAIN {
-                let message = format!("a profile has at most {} parents", MAX_CHAIN - 1);
-                draft.sources.error(&wanted.place, message);
+                let message = format!("a profile can have at most {} parents", MAX_CHAIN - 1);
+                draft.sources.error(wanted.place, message);
                 return None;
             }
             if WITHOUT_NETWORK.contains(&wanted.name.as_str()) {
-                self.enabled.get_or_insert(Enabled {
+                self.enabled.get_or_insert(Written {
                     value: false,
                     place: wanted.place,
                 });
                 return Some(self);
             }
-            let found = profiles.iter().find(|(key, _)| key.text == wanted.name);
-            let Some((_, node)) = found else {
+            let Some(found) = profiles.iter().find(|entry| entry.key == wanted.name) else {
                 missing(&mut draft.sources, profiles, &wanted);
                 return None;
             };
-            let parent = self.profile(draft, &wanted, node);
+            let parent = self.profile(draft, &wanted, &found.node);
             chain.push(wanted.name);
             match parent {
                 Some(parent) => wanted = parent,
@@ -207,118 +198,108 @@ impl Inherited {
     }
 
     /// Reads one profile, behind those that extend it; gives the one that it extends itself.
-    fn profile(&mut self, draft: &mut Draft, wanted: &Wanted, node: &Node) -> Option<Wanted> {
-        let (sources, source) = (&mut draft.sources, wanted.place.source);
+    fn profile(&mut self, draft: &mut Draft<'_>, wanted: &Wanted, node: &Node) -> Option<Wanted> {
         let name = format!("{PROFILES}.{}", wanted.name);
-        let mut profile = Section::open(sources, source, &name, node);
-        let parent = profile.text(sources, EXTENDS);
+        let mut profile = Section::open(&mut draft.sources, &name, node);
+        let parent = profile.text(&mut draft.sources, EXTENDS);
         let network = profile.take("network");
         for key in ELSEWHERE {
-            if let Some((key, _)) = profile.take(key) {
-                foreign(sources, &key_place(source, key), &key.text);
+            if let Some(entry) = profile.take_entry(key) {
+                foreign(&mut draft.sources, entry);
             }
         }
-        profile.finish(sources);
+        profile.finish(&mut draft.sources);
         let name = format!("{name}.network");
         self.domains_table
             .get_or_insert_with(|| format!("{name}.domains"));
-        if let Some((_, node)) = network {
-            self.network(draft, source, &name, node);
+        if let Some(node) = network {
+            self.network(draft, &name, node);
         }
-        parent.map(|(name, place)| Wanted {
+        parent.map(|parent| Wanted {
             key: EXTENDS,
-            name: name.to_owned(),
-            place,
+            name: parent.value.to_owned(),
+            place: parent.place,
         })
     }
 
-    fn network(&mut self, draft: &mut Draft, source: SourceId, name: &str, node: &Node) {
-        let mut network = Section::open(&mut draft.sources, source, name, node);
-        let enabled = network.truth(&mut draft.sources, "enabled");
-        if self.enabled.is_none() {
-            self.enabled = enabled.map(|(value, place)| Enabled { value, place });
+    fn network(&mut self, draft: &mut Draft<'_>, name: &str, node: &Node) {
+        let sources = &mut draft.sources;
+        let mut network = Section::open(sources, name, node);
+        let enabled = network.truth(sources, "enabled");
+        self.enabled = self.enabled.or(enabled);
+        self.switches.inherit(Switches::read(sources, &mut network));
+        if let Some(node) = network.take("domains") {
+            self.domains(sources, &format!("{name}.domains"), node);
         }
-        let switches = Switches::read(&mut draft.sources, &mut network);
-        self.switches.inherit(switches);
-        if let Some((_, node)) = network.take("domains") {
-            self.domains(draft, source, &format!("{name}.domains"), node);
-        }
-        network.finish(&mut draft.sources);
+        network.finish(sources);
     }
 
-    fn domains(&mut self, draft: &mut Draft, source: SourceId, name: &str, node: &Node) {
+    fn domains(&mut self, sources: &mut Sources, name: &str, node: &Node) {
         let mut own = Vec::new();
-        for (key, node) in Section::open(&mut draft.sources, source, name, node).rest() {
-            let at = Place {
-                source,
-                span: node.span.clone(),
-            };
-            let Value::Text(word) = &node.value else {
+        for entry in Section::open(sources, name, node).rest() {
+            let Value::Text(word) = &entry.node.value else {
                 let message = format!(
-                    "a verdict here is \"allow\" or \"deny\", not {}",
-                    node.kind()
+                    "a verdict must be \"allow\" or \"deny\", not {}",
+                    entry.node.kind()
                 );
-                draft.sources.error(&at, message);
+                sources.error(entry.node.place, message);
                 continue;
             };
-            let Some(denies) = verdict(draft, &at, word) else {
+            let Some(denies) = verdict(sources, entry.node.place, word) else {
                 continue;
             };
-            let compared = key.text.trim_end_matches('.').to_ascii_lowercase();
+            let compared = entry.key.trim_end_matches('.').to_ascii_lowercase();
             if !self.decided.contains(&compared) {
                 own.push(compared);
-                self.domains.push(Domain {
-                    text: key.text.clone(),
-                    place: key_place(source, key),
-                    denies,
-                });
+                let name = Written {
+                    value: entry.key.clone(),
+                    place: entry.place,
+                };
+                self.domains.push(Domain { name, denies });
             }
         }
         self.decided.extend(own);
     }
 
     /// Adds the rules and settings; `selected` is where the profile is named.
-    fn apply(self, draft: &mut Draft, selected: Place) {
+    fn apply(self, draft: &mut Draft<'_>, selected: Place) {
         let table = self.domains_table;
         draft.codex_domains = draft.codex_domains.take().or(table);
         self.switches.apply(draft);
-        let (enabled, place) = match self.enabled {
-            Some(Enabled { value, place }) => (value, place),
-            // Codex gives commands no network unless a profile says so.
-            None => (false, selected),
-        };
-        if !enabled {
-            let message = "the profile's network is not enabled: none of its names is allowed";
-            let hint = "to allow them, write `enabled = true` into its `network`".to_owned();
-            draft.sources.warn(&place, message, hint);
+        // Codex gives commands no network unless a profile says so.
+        let enabled = self.enabled.unwrap_or(Written {
+            value: false,
+            place: selected,
+        });
+        if !enabled.value {
+            let message = "the profile's network is not enabled, so none of its names is allowed";
+            let hint = "to allow them, set `enabled = true` in its `network`".to_owned();
+            draft.sources.warn(enabled.place, message, hint);
         }
         // Its denies still hold for what other files allow.
-        draft.only_denies = !enabled;
-        for domain in self.domains {
-            let terms = Terms {
-                denies: domain.denies,
-                ..Terms::default()
-            };
-            draft.rule(domain.place, &domain.text, Expect::PortlessNames, terms);
+        draft.only_denies = !enabled.value;
+        for Domain { name, denies } in self.domains {
+            let terms = Terms::plain(denies);
+            draft.rule(name.place, &name.value, Expect::PortlessNames, terms);
         }
         draft.only_denies = false;
     }
 }
 
 /// Reports that a profile is not in the file.
-fn missing(sources: &mut Sources, profiles: &[Entry<'_>], wanted: &Wanted) {
+fn missing(sources: &mut Sources, profiles: &[&Entry], wanted: &Wanted) {
     let Wanted { key, name, place } = wanted;
-    let names: Vec<&str> = profiles.iter().map(|(key, _)| key.text.as_str()).collect();
     if name.starts_with(BUILT_IN) {
-        let message = format!("Portcullis does not read the built-in profile `{name}`");
+        let message = format!("Portcullis does not support the built-in profile `{name}`");
         let known = WITHOUT_NETWORK.join("`, `");
-        let hint = format!("`{key}` takes `{known}` or a profile of the file");
-        return sources.error_with(place, message, hint);
+        let hint = format!("set `{key}` to `{known}` or a profile of this file");
+        return sources.error_with(*place, message, hint);
     }
-    let hint = match nearest(name, &names) {
+    let known: Vec<&str> = profiles.iter().map(|entry| entry.key.as_str()).collect();
+    let hint = match nearest(name, &known) {
         Some(near) => format!("did you mean `{near}`?"),
-        None => format!("the file has: {}", names.join(", ")),
+        None => format!("the file has: {}", names(profiles)),
     };
-    let message = format!("`{key}` names `{name}`, and the file has no such profile");
-    sources.error_with(place, message, hint);
+    let message = format!("`{key}` names `{name}`, but the file has no such profile");
+    sources.error_with(*place, message, hint);
 }

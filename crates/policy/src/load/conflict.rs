@@ -6,12 +6,29 @@
 //! is nothing that could win, so two that differ are an error wherever they stand.
 
 use super::draft::Draft;
-use super::source::Place;
 use crate::rules::{GroupedRule, Ports, RuleId, RuleSet};
 
-/// Two rules that contradict each other.
+/// How two rules contradict each other, in the order in which contradictions are reported.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Pair {
+enum Kind {
+    /// An allow and a deny for one pattern with a port in common.
+    Verdicts,
+    /// Two allows that send a port to different places.
+    Destinations,
+    /// An allow whose ports are partly sent elsewhere, and a rule that sends them.
+    PartlySent,
+    /// Two allows of one pattern that both limit the flows of a port.
+    Limits,
+    /// Two allows of one pattern that leave no method for a port.
+    NoMethod,
+    /// An allow for a name that a wider deny covers.
+    Covered,
+}
+
+/// Two rules that contradict each other.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Conflict {
+    kind: Kind,
     /// The one that is reported.
     rule: RuleId,
     other: RuleId,
@@ -19,23 +36,10 @@ struct Pair {
 
 /// The contradictions found, before they are reported.
 #[derive(Default)]
-struct Found {
-    /// An allow and a deny for one pattern with a port in common.
-    both: Vec<Pair>,
-    /// Two allows that send a port to different places.
-    apart: Vec<Pair>,
-    /// An allow whose ports are partly sent elsewhere, and a rule that sends them.
-    half: Vec<Pair>,
-    /// Two allows of one pattern that both limit the flows of a port.
-    limited: Vec<Pair>,
-    /// Two allows of one pattern that leave no method for a port.
-    no_method: Vec<Pair>,
-    /// An allow for a name that a wider deny covers.
-    dead: Vec<Pair>,
-}
+struct Found(Vec<Conflict>);
 
 /// Reports every contradiction, in the order in which the rules were read.
-pub(super) fn report(draft: &mut Draft, rules: &RuleSet) {
+pub(super) fn report(draft: &mut Draft<'_>, rules: &RuleSet) {
     let mut found = Found::default();
     rules.names.patterns(|group| {
         found.verdicts(draft, group);
@@ -46,54 +50,59 @@ pub(super) fn report(draft: &mut Draft, rules: &RuleSet) {
         found.verdicts(draft, group);
         found.terms(group);
     });
-    rules.names.dead_allows(|allow, deny| {
-        found.dead.push(Pair {
-            rule: allow,
-            other: deny,
-        })
-    });
-    for pairs in [
-        &mut found.both,
-        &mut found.apart,
-        &mut found.half,
-        &mut found.limited,
-        &mut found.no_method,
-        &mut found.dead,
-    ] {
-        pairs.sort_unstable();
-    }
-    for pair in found.both {
-        allowed_and_denied(draft, rules, pair);
-    }
-    for pair in found.apart {
-        let message = "goes to two places";
-        let hint = "sends it elsewhere; keep one of the two";
-        disagreement(draft, rules, pair, message, hint);
-    }
-    for pair in found.half {
-        let message = "is sent elsewhere with `to`, but not on all of its ports";
-        let hint = "has the `to`; give this rule one as well, or remove it";
-        disagreement(draft, rules, pair, message, hint);
-    }
-    for pair in found.limited {
-        let message = "limits the flows of a port that another rule for the same limits";
-        let hint = "has limits for it too; put them into one rule";
-        disagreement(draft, rules, pair, message, hint);
-    }
-    for pair in found.no_method {
-        let message = "leaves no method that another rule for the same allows too";
-        let hint = "has other `methods`, and a request must pass both; put them into one rule";
-        disagreement(draft, rules, pair, message, hint);
-    }
-    for pair in found.dead {
-        covered(draft, rules, pair);
+    rules
+        .names
+        .dead_allows(|allow, deny| found.add(Kind::Covered, allow, deny));
+    found.0.sort_unstable();
+    for conflict in found.0 {
+        let (message, hint) = match conflict.kind {
+            Kind::Verdicts => {
+                allowed_and_denied(draft, rules, conflict);
+                continue;
+            }
+            Kind::Covered => {
+                covered(draft, rules, conflict);
+                continue;
+            }
+            Kind::Destinations => (
+                "is sent to two places",
+                "sends it elsewhere; keep one of the two",
+            ),
+            Kind::PartlySent => (
+                "is sent elsewhere with `to`, but not on all of its ports",
+                "has the `to`; add one to this rule, or remove it",
+            ),
+            Kind::Limits => (
+                "limits a port that another rule for the same target limits too",
+                "has the other limits; put them into one rule",
+            ),
+            Kind::NoMethod => (
+                "has no method in common with another rule for the same target",
+                "has the other `methods`, and requests must pass both; merge the two rules",
+            ),
+        };
+        if draft.sources.wants_errors() {
+            let at = draft.place(conflict.rule);
+            let message = format!("`{}` {message}", text(rules, conflict.rule));
+            let hint = format!("{} {hint}", source(rules, conflict.other));
+            draft.sources.error_with(at, message, hint);
+        }
     }
 }
 
 impl Found {
+    fn add(&mut self, kind: Kind, rule: RuleId, other: RuleId) {
+        self.0.push(Conflict { kind, rule, other });
+    }
+
+    /// The rule that was read later is the one to report.
+    fn add_in_reading_order(&mut self, kind: Kind, one: RuleId, other: RuleId) {
+        self.add(kind, one.max(other), one.min(other));
+    }
+
     /// The allows that a deny of the same pattern takes a port from: one deny each, in the same
     /// file if there is one.
-    fn verdicts(&mut self, draft: &Draft, group: &[GroupedRule<'_>]) {
+    fn verdicts(&mut self, draft: &Draft<'_>, group: &[GroupedRule<'_>]) {
         for allow in group.iter().filter(|rule| !rule.denies) {
             let mut against: Option<RuleId> = None;
             for deny in group.iter().filter(|rule| rule.denies) {
@@ -106,10 +115,9 @@ impl Found {
                     break;
                 }
             }
-            self.both.extend(against.map(|deny| Pair {
-                rule: allow.rule,
-                other: deny,
-            }));
+            if let Some(deny) = against {
+                self.add(Kind::Verdicts, allow.rule, deny);
+            }
         }
     }
 
@@ -124,19 +132,16 @@ impl Found {
         for (at, one) in group.iter().enumerate().filter(|(_, rule)| !rule.denies) {
             if one.to.is_none() {
                 if !ports.contains_all(one.ports) {
-                    self.half.push(Pair {
-                        rule: one.rule,
-                        other: some.rule,
-                    });
+                    self.add(Kind::PartlySent, one.rule, some.rule);
                 }
                 continue;
             }
             let differs = |other: &&GroupedRule<'_>| {
                 other.to.is_some() && other.to != one.to && other.ports.overlaps(one.ports)
             };
-            let other = group.iter().take(at).find(differs);
-            self.apart
-                .extend(other.map(|other| in_reading_order(one, other)));
+            if let Some(other) = group.iter().take(at).find(differs) {
+                self.add_in_reading_order(Kind::Destinations, one.rule, other.rule);
+            }
         }
     }
 
@@ -151,23 +156,15 @@ impl Found {
                     continue;
                 };
                 if !flow.limits.is_empty() && !others.limits.is_empty() {
-                    self.limited.push(in_reading_order(one, other));
+                    self.add_in_reading_order(Kind::Limits, one.rule, other.rule);
                 }
                 if let (Some(a), Some(b)) = (&flow.methods, &others.methods)
                     && a.intersection(b).is_empty()
                 {
-                    self.no_method.push(in_reading_order(one, other));
+                    self.add_in_reading_order(Kind::NoMethod, one.rule, other.rule);
                 }
             }
         }
-    }
-}
-
-/// The rule that was read later is the one to report.
-fn in_reading_order(one: &GroupedRule<'_>, other: &GroupedRule<'_>) -> Pair {
-    Pair {
-        rule: one.rule.max(other.rule),
-        other: one.rule.min(other.rule),
     }
 }
 
@@ -182,18 +179,15 @@ fn source(rules: &RuleSet, id: RuleId) -> String {
         .unwrap_or_default()
 }
 
-fn allowed_and_denied(draft: &mut Draft, rules: &RuleSet, pair: Pair) {
-    let Pair {
-        rule: allow,
-        other: deny,
-    } = pair;
+fn allowed_and_denied(draft: &mut Draft<'_>, rules: &RuleSet, conflict: Conflict) {
+    let (allow, deny) = (conflict.rule, conflict.other);
     let at = draft.place(allow);
     if !draft.same_source(allow, deny) {
         if draft.sources.wants_warnings() {
             let allowed = text(rules, allow);
             let message = format!("`{allowed}` is allowed here, but denied elsewhere");
             let hint = format!("deny wins: {}", source(rules, deny));
-            draft.sources.warn(&at, message, hint);
+            draft.sources.warn(at, message, hint);
         }
         return;
     }
@@ -201,13 +195,10 @@ fn allowed_and_denied(draft: &mut Draft, rules: &RuleSet, pair: Pair) {
         return;
     }
     let against = draft.place(deny);
-    let (first, second) = in_order(&at, &against);
-    let message = format!("`{}` is both allowed and denied", text(rules, allow));
-    let line = draft.sources.line(first);
-    let verb = if first == &against {
-        "denies"
+    let (first, second, verb) = if at.start <= against.start {
+        (at, against, "allows")
     } else {
-        "allows"
+        (against, at, "denies")
     };
     let bare = rules
         .info(deny)
@@ -217,6 +208,8 @@ fn allowed_and_denied(draft: &mut Draft, rules: &RuleSet, pair: Pair) {
     } else {
         ""
     };
+    let message = format!("`{}` is both allowed and denied", text(rules, allow));
+    let line = draft.sources.line(first);
     let hint = format!("line {line} {verb} it; keep one of the two{why}");
     draft.sources.error_with(second, message, hint);
 }
@@ -231,38 +224,17 @@ fn covers_all_ports_unsaid(text: &str) -> bool {
     }
 }
 
-fn disagreement(draft: &mut Draft, rules: &RuleSet, pair: Pair, what: &str, hint: &str) {
-    if draft.sources.wants_errors() {
-        let at = draft.place(pair.rule);
-        let message = format!("`{}` {what}", text(rules, pair.rule));
-        let hint = format!("{} {hint}", source(rules, pair.other));
-        draft.sources.error_with(&at, message, hint);
-    }
-}
-
 /// Warns of a name that is allowed by itself, but covered by a deny of another pattern.
-fn covered(draft: &mut Draft, rules: &RuleSet, pair: Pair) {
-    let Pair {
-        rule: allow,
-        other: deny,
-    } = pair;
-    let Some(deny) = rules.info(deny).filter(|deny| deny.text.starts_with('*')) else {
+fn covered(draft: &mut Draft<'_>, rules: &RuleSet, conflict: Conflict) {
+    let deny = rules.info(conflict.other);
+    let Some(deny) = deny.filter(|deny| deny.text.starts_with('*')) else {
         return;
     };
     if draft.sources.wants_warnings() {
-        let at = draft.place(allow);
-        let allowed = text(rules, allow);
+        let at = draft.place(conflict.rule);
+        let allowed = text(rules, conflict.rule);
         let message = format!("`{allowed}` is allowed here, but `{}` denies it", deny.text);
-        draft
-            .sources
-            .warn(&at, message, format!("deny wins: {}", deny.source));
-    }
-}
-
-fn in_order<'p>(a: &'p Place, b: &'p Place) -> (&'p Place, &'p Place) {
-    if a.span.start <= b.span.start {
-        (a, b)
-    } else {
-        (b, a)
+        let hint = format!("deny wins: {}", deny.source);
+        draft.sources.warn(at, message, hint);
     }
 }

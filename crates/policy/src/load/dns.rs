@@ -7,54 +7,51 @@ use portcullis_names::Name;
 use super::document::Node;
 use super::draft::Draft;
 use super::rules::additions;
-use super::section::{Section, unknown};
-use super::source::{Place, SourceId};
+use super::section::{Section, Texts, choice};
+use super::source::{Place, Written};
 use super::types::types;
 use crate::dns_settings::{Answers, MAX_RESOLVERS, MAX_ZONES, Resolve, Zone, synthetic_range};
 use crate::resolver::Resolver;
 
 /// `[network.dns]`.
-pub(super) fn dns(draft: &mut Draft, source: SourceId, node: &Node) {
-    let mut dns = Section::open(&mut draft.sources, source, "network.dns", node);
-    let mut all: Option<Vec<Resolver>> = None;
+pub(super) fn dns(draft: &mut Draft<'_>, node: &Node) {
+    let mut dns = Section::open(&mut draft.sources, "network.dns", node);
+    let mut all: Vec<Resolver> = Vec::new();
     for key in ["resolvers", "custom_resolvers"] {
-        let hint = "leave it out to use the host's own resolvers";
-        if let Some(list) = resolvers(draft, &mut dns, key, hint) {
-            all.get_or_insert_default().extend(list);
-        }
+        let hint = "to use the host's own resolvers, leave it out";
+        all.extend(resolvers(draft, &mut dns, key, hint).unwrap_or_default());
     }
-    if all.is_some() {
+    if !all.is_empty() {
         draft.settings.resolvers = all;
     }
-    let hint = "leave it out to use the plain resolvers, or else the host's own";
+    let hint = "to use the plain resolvers, or else the host's own, leave it out";
     if let Some(list) = resolvers(draft, &mut dns, "bootstrap", hint) {
-        draft.settings.bootstrap = Some(plain_only(draft, &dns, node, list));
+        let place = node.get("bootstrap").unwrap_or(node).place;
+        draft.bootstrap = Some(plain_only(draft, place, list));
     }
-    if let Some((_, node)) = dns.take("zones") {
-        draft.settings.zones = Some(zones(draft, source, node));
+    if let Some(node) = dns.take("zones") {
+        draft.settings.dns.zones = zones(draft, node);
     }
-    if let Some((word, place)) = dns.text(&mut draft.sources, "resolve") {
-        match Resolve::parse(word) {
-            Some(resolve) => draft.settings.resolve = Some(resolve),
-            None => unknown(&mut draft.sources, &place, word, &Resolve::WORDS),
+    let (sources, settings) = (&mut draft.sources, &mut draft.settings.dns);
+    if let Some(word) = dns.text(sources, "resolve") {
+        let words = [
+            ("on-demand", Resolve::OnDemand),
+            ("startup", Resolve::Startup),
+        ];
+        settings.resolve = choice(sources, word, &words).unwrap_or(settings.resolve);
+    }
+    if let Some(word) = dns.text(sources, "answers") {
+        let words = [("real", Answers::Real), ("synthetic", Answers::Synthetic)];
+        settings.answers = choice(sources, word, &words).unwrap_or(settings.answers);
+    }
+    if let Some(text) = dns.text(sources, "synthetic_range") {
+        match synthetic_range(text.value) {
+            Ok(range) => settings.synthetic_range = Some(range),
+            Err(error) => sources.error_with(text.place, error.message, error.hint),
         }
     }
-    if let Some((word, place)) = dns.text(&mut draft.sources, "answers") {
-        match Answers::parse(word) {
-            Some(answers) => draft.settings.answers = Some(answers),
-            None => unknown(&mut draft.sources, &place, word, &Answers::WORDS),
-        }
-    }
-    if let Some((text, place)) = dns.text(&mut draft.sources, "synthetic_range") {
-        match synthetic_range(text) {
-            Ok(range) => draft.settings.synthetic_range = Some(range),
-            Err((message, hint)) => {
-                draft.sources.error_with(&place, message, hint.to_owned());
-            }
-        }
-    }
-    if let Some((types, _)) = types(draft, &mut dns) {
-        draft.settings.types = Some(types);
+    if let Some(types) = types(sources, &mut dns) {
+        settings.types = types.value;
     }
     additions(draft, &mut dns);
     dns.finish(&mut draft.sources);
@@ -62,55 +59,47 @@ pub(super) fn dns(draft: &mut Draft, source: SourceId, node: &Node) {
 
 /// A list of resolvers; `None` where there is no such key, or nothing right in it.
 fn resolvers(
-    draft: &mut Draft,
+    draft: &mut Draft<'_>,
     section: &mut Section<'_>,
     key: &'static str,
     if_empty: &str,
 ) -> Option<Vec<Resolver>> {
-    let (place, texts) = section.list(&mut draft.sources, key)?;
-    resolver_list(draft, key, place, texts, if_empty)
+    let texts = section.list(&mut draft.sources, key)?;
+    resolver_list(draft, key, texts, if_empty)
 }
 
 fn resolver_list(
-    draft: &mut Draft,
+    draft: &mut Draft<'_>,
     key: &str,
-    place: Place,
-    texts: Vec<(&str, Place)>,
+    texts: Written<Texts<'_>>,
     if_empty: &str,
 ) -> Option<Vec<Resolver>> {
-    if texts.is_empty() {
+    let (count, place) = (texts.value.len(), texts.place);
+    if count == 0 {
         let message = format!("`{key}` is empty");
         draft
             .sources
-            .error_with(&place, message, if_empty.to_owned());
+            .error_with(place, message, if_empty.to_owned());
     }
-    if texts.len() > MAX_RESOLVERS {
+    if count > MAX_RESOLVERS {
         let message = format!("`{key}` has more than {MAX_RESOLVERS} resolvers");
-        draft.sources.error(&place, message);
+        draft.sources.error(place, message);
     }
-    let mut list = Vec::new();
-    for (text, at) in texts {
-        list.extend(draft.resolver(&at, text));
-    }
+    let list = texts.value.into_iter();
+    let list: Vec<Resolver> = list.filter_map(|text| draft.resolver(text)).collect();
     (!list.is_empty()).then_some(list)
 }
 
 /// The addresses of resolvers that find the others; each must be found without help itself.
-fn plain_only(
-    draft: &mut Draft,
-    section: &Section<'_>,
-    node: &Node,
-    list: Vec<Resolver>,
-) -> Vec<SocketAddr> {
+fn plain_only(draft: &mut Draft<'_>, place: Place, list: Vec<Resolver>) -> Vec<SocketAddr> {
     let mut plain = Vec::with_capacity(list.len());
     for resolver in list {
         match resolver.plain() {
             Some(address) => plain.push(address),
             None => {
-                let place = section.place(node.get("bootstrap").unwrap_or(node));
-                let message = format!("`{resolver}` cannot be asked before it has been found");
-                let hint = "name addresses here, such as \"10.0.0.53\"".to_owned();
-                draft.sources.error_with(&place, message, hint);
+                let message = format!("`{resolver}` cannot be used to find other resolvers");
+                let hint = "write addresses here, such as \"10.0.0.53\"".to_owned();
+                draft.sources.error_with(place, message, hint);
             }
         }
     }
@@ -118,59 +107,54 @@ fn plain_only(
 }
 
 /// `zones`: suffixes, each with its resolvers.
-fn zones(draft: &mut Draft, source: SourceId, node: &Node) -> Vec<Zone> {
-    let section = Section::open(&mut draft.sources, source, "network.dns.zones", node);
+fn zones(draft: &mut Draft<'_>, node: &Node) -> Vec<Zone> {
+    let section = Section::open(&mut draft.sources, "network.dns.zones", node);
     let mut zones: Vec<Zone> = Vec::new();
-    for (key, node) in section.rest() {
-        let at = Place {
-            source,
-            span: key.span.clone(),
-        };
-        let suffix = zone_suffix(draft, &at, &key.text);
-        let hint = "name the resolvers to ask for it, or remove the zone";
-        let resolvers = Section::list_of(&mut draft.sources, source, &key.text, node)
-            .and_then(|(place, texts)| resolver_list(draft, &key.text, place, texts, hint));
+    for entry in section.rest() {
+        let (key, at) = (entry.key.as_str(), entry.place);
+        let suffix = zone_suffix(draft, at, key);
+        let hint = "name the zone's resolvers, or remove the zone";
+        let resolvers = Section::list_of(&mut draft.sources, key, &entry.node)
+            .and_then(|texts| resolver_list(draft, key, texts, hint));
         let (Some(suffix), Some(resolvers)) = (suffix, resolvers) else {
             continue;
         };
         if zones.iter().any(|zone| zone.suffix == suffix) {
-            let message = format!("the zone `{suffix}` stands here twice");
-            draft
-                .sources
-                .error_with(&at, message, "put its resolvers into one list".to_owned());
+            let message = format!("the zone `{suffix}` is listed twice");
+            let hint = "put its resolvers into one list".to_owned();
+            draft.sources.error_with(at, message, hint);
         }
         zones.push(Zone { suffix, resolvers });
         if zones.len() > MAX_ZONES {
             let message = format!("the policy has more than {MAX_ZONES} zones");
-            draft.sources.error(&at, message);
+            draft.sources.error(at, message);
             break;
         }
     }
     // the longest first, and one order for each policy
     zones.sort_by(|a, b| {
-        let (a, b) = (&a.suffix, &b.suffix);
-        b.as_str()
-            .len()
-            .cmp(&a.as_str().len())
-            .then_with(|| a.as_str().cmp(b.as_str()))
+        let (a, b) = (a.suffix.as_str(), b.suffix.as_str());
+        b.len().cmp(&a.len()).then_with(|| a.cmp(b))
     });
     zones
 }
 
-fn zone_suffix(draft: &mut Draft, at: &Place, text: &str) -> Option<Name> {
+fn zone_suffix(draft: &mut Draft<'_>, at: Place, text: &str) -> Option<Name> {
     let bare = text.trim_start_matches(['*', '.']);
-    let (message, hint) = match Name::from_policy(bare) {
+    let (why, hint) = match Name::from_policy(bare) {
         Ok(suffix) if bare.len() == text.len() => return Some(suffix),
         Ok(suffix) => (
-            format!("`{text}` is not a zone: a zone is a name, and covers every name below it"),
+            ": a zone is a name, and covers every name below it".to_owned(),
             Some(format!("write \"{suffix}\"")),
         ),
         Err(_) if bare.is_empty() => (
-            format!("`{text}` is not a zone"),
-            Some("the resolvers for all other names are `resolvers`".to_owned()),
+            String::new(),
+            Some("to set the resolvers for all other names, use `resolvers`".to_owned()),
         ),
-        Err(error) => (format!("`{text}` is not a zone: {error}"), None),
+        Err(error) => (format!(": {error}"), None),
     };
-    draft.sources.error_with(at, message, hint);
+    draft
+        .sources
+        .error_with(at, format!("`{text}` is not a zone{why}"), hint);
     None
 }

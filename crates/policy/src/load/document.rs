@@ -3,15 +3,15 @@
 //! TOML, YAML and JSON become the same tree, so there is one reader of keys and one set of rules
 //! for them, and every value can say where it was written.
 
-use std::ops::Range;
+use super::source::Place;
 
 /// Deepest nesting of tables and lists that is looked at.
 pub(super) const MAX_DEPTH: usize = 32;
 
-/// A value and where it stands, in bytes of the text.
+/// A value and where it stands.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Node {
-    pub span: Range<usize>,
+    pub place: Place,
     pub value: Value,
 }
 
@@ -25,26 +25,27 @@ pub(super) enum Value {
     Other(&'static str),
     Text(String),
     List(Vec<Node>),
-    /// Keys in the order of the text; no key twice.
-    Table(Vec<(Key, Node)>),
+    /// In the order of the text; no key twice.
+    Table(Vec<Entry>),
 }
 
-/// A key and where it stands.
+/// A key, where it stands, and its value.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Key {
-    pub span: Range<usize>,
-    pub text: String,
+pub(super) struct Entry {
+    pub place: Place,
+    pub key: String,
+    pub node: Node,
 }
 
 impl Node {
     /// What to call the value in an error.
     pub fn kind(&self) -> &'static str {
         match &self.value {
-            Value::Nothing => "nothing",
-            Value::Bool(_) => "true or false",
+            Value::Nothing => "null",
+            Value::Bool(_) => "a boolean",
             Value::Integer(_) => "a number",
             Value::Other(what) => what,
-            Value::Text(_) => "text",
+            Value::Text(_) => "a string",
             Value::List(_) => "a list",
             Value::Table(_) => "a table",
         }
@@ -52,21 +53,34 @@ impl Node {
 
     /// The value of a key, if this is a table that has it.
     pub fn get(&self, key: &str) -> Option<&Node> {
-        let Value::Table(entries) = &self.value else {
-            return None;
-        };
-        entries
-            .iter()
-            .find(|(own, _)| own.text == key)
-            .map(|(_, node)| node)
+        let entry = self.entries().iter().find(|entry| entry.key == key)?;
+        Some(&entry.node)
+    }
+
+    /// The entries of a table; none of any other value.
+    pub fn entries(&self) -> &[Entry] {
+        match &self.value {
+            Value::Table(entries) => entries,
+            _ => &[],
+        }
     }
 }
 
 /// A text that its format's parser refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SyntaxError {
-    pub span: Range<usize>,
+    pub place: Place,
     pub message: String,
+}
+
+impl SyntaxError {
+    /// Tables and lists are nested deeper than [`MAX_DEPTH`].
+    pub fn too_deep(place: Place) -> SyntaxError {
+        SyntaxError {
+            place,
+            message: format!("the value is nested more than {MAX_DEPTH} levels deep"),
+        }
+    }
 }
 
 /// The byte at which a line and column begin, both counted from 1, the column in characters.

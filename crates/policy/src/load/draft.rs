@@ -2,26 +2,27 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use portcullis_names::{PortSet, Target, TargetError, Transport};
 
-use super::proxy::{Outside, ProxyDraft};
-use super::source::{Place, SourceId, SourceKind, Sources};
+use super::outside::{Outside, beside, normal};
+use super::proxy::ProxyDraft;
+use super::source::{Place, SourceId, SourceKind, Sources, Written};
 use super::target;
-use crate::dns_settings::{Answers, DnsSettings, Resolve, Zone};
-use crate::limits::Limits;
 use crate::resolver::Resolver;
 use crate::rules::{RuleId, RulePlace, RuleSetBuilder, Terms};
 use crate::settings::Settings;
-use crate::types::TypeSet;
 
 /// Shortest IPv4 prefix that may be allowed, in bits: the largest private range.
 const MIN_V4_PREFIX_BITS: u8 = 8;
 /// Shortest IPv6 prefix that may be allowed, in bits.
 const MIN_V6_PREFIX_BITS: u8 = 16;
+
+/// Most files of certificates that rules name.
+const MAX_CA_FILES: usize = 64;
 
 /// Where a rule was written; eight bytes, since a list has a million of them.
 #[derive(Clone, Copy)]
@@ -32,8 +33,7 @@ struct Span {
 }
 
 /// What has been read so far.
-#[derive(Default)]
-pub(super) struct Draft {
+pub(super) struct Draft<'r> {
     pub sources: Sources,
     rules: RuleSetBuilder,
     /// Where each rule was written, by its number.
@@ -42,30 +42,18 @@ pub(super) struct Draft {
     pub full: Option<String>,
     /// Allows are checked, but not taken: a profile that is not enabled.
     pub only_denies: bool,
-    pub settings: SettingsDraft,
-    /// The files that rules name as `ca_file`, read before the rules: by the source that names each
-    /// and its path as written there.
-    pub ca_files: HashMap<(SourceId, String), Result<Arc<str>, String>>,
-    /// The table of names in the first Codex profile, for suggestions.
-    pub codex_domains: Option<String>,
-}
-
-/// Settings as written; a later one replaces an earlier one.
-#[derive(Default)]
-pub(super) struct SettingsDraft {
-    pub resolvers: Option<Vec<Resolver>>,
+    /// Settings as written; a later one replaces an earlier one.
+    pub settings: Settings,
+    /// Resolvers that find the others, where they are written.
     pub bootstrap: Option<Vec<SocketAddr>>,
-    pub zones: Option<Vec<Zone>>,
-    pub resolve: Option<Resolve>,
-    pub answers: Option<Answers>,
-    pub synthetic_range: Option<Ipv4Net>,
-    pub types: Option<TypeSet>,
-    pub queries_per_second: Option<NonZeroU32>,
-    pub new_names_per_minute: Option<u32>,
     pub proxy: ProxyDraft,
     /// Where a file says `mode = "limited"`; no other can say that it is not.
     pub limited: Option<Place>,
-    pub limits: Limits,
+    pub outside: Outside<'r>,
+    /// The files that rules name as `ca_file`.
+    ca_files: HashMap<PathBuf, Result<Arc<str>, String>>,
+    /// The table of names in the first Codex profile, for suggestions.
+    pub codex_domains: Option<String>,
 }
 
 /// How a rule's target may be written where it stands.
@@ -85,11 +73,28 @@ pub(super) enum Expect {
     Both,
 }
 
-impl Draft {
+impl<'r> Draft<'r> {
+    pub fn new(outside: Outside<'r>) -> Draft<'r> {
+        Draft {
+            sources: Sources::default(),
+            rules: RuleSetBuilder::default(),
+            spans: Vec::new(),
+            full: None,
+            only_denies: false,
+            settings: Settings::default(),
+            bootstrap: None,
+            proxy: ProxyDraft::default(),
+            limited: None,
+            outside,
+            ca_files: HashMap::new(),
+            codex_domains: None,
+        }
+    }
+
     /// Adds a rule, or reports what is wrong with its target.
     pub fn rule(&mut self, place: Place, text: &str, expect: Expect, terms: Terms) {
         let line = match self.sources.get(place.source).kind {
-            SourceKind::File(_) => self.sources.line(&place),
+            SourceKind::File(_) => self.sources.line(place),
             SourceKind::Flag(_) => 0,
         };
         self.rule_on_line(place, line, text, expect, terms);
@@ -104,10 +109,10 @@ impl Draft {
         expect: Expect,
         terms: Terms,
     ) {
-        let Some(target) = self.target(&place, text, expect, terms.denies) else {
+        let Some(target) = self.target(place, text, expect, terms.denies) else {
             return;
         };
-        if !target::suits(&mut self.sources, &place, text, &target, &terms) {
+        if !target::suits(&mut self.sources, place, text, &target, &terms) {
             return;
         }
         if let Target::Name { pattern, .. } = &target
@@ -116,7 +121,7 @@ impl Draft {
             && self.sources.wants_warnings()
             && let Some(advice) = pattern.advice()
         {
-            self.sources.warn(&place, advice, None);
+            self.sources.warn(place, advice, None);
         }
         if self.full.is_some() || (self.only_denies && !terms.denies) {
             return;
@@ -126,8 +131,8 @@ impl Draft {
         match self.rules.push(&target, terms, text, written) {
             Ok(_) => self.spans.push(Span {
                 source,
-                len: u16::try_from(place.span.len()).unwrap_or(u16::MAX),
-                start: u32::try_from(place.span.start).unwrap_or(u32::MAX),
+                len: u16::try_from(place.end - place.start).unwrap_or(u16::MAX),
+                start: u32::try_from(place.start).unwrap_or(u32::MAX),
             }),
             Err(why) => self.full = Some(why),
         }
@@ -142,10 +147,8 @@ impl Draft {
     pub fn place(&self, rule: RuleId) -> Place {
         let span = self.spans.get(rule.0 as usize);
         let start = span.map_or(0, |span| span.start as usize);
-        Place {
-            source: SourceId::of(span.map_or(0, |span| span.source)),
-            span: start..start + span.map_or(0, |span| usize::from(span.len)),
-        }
+        let end = start + span.map_or(0, |span| usize::from(span.len));
+        SourceId::of(span.map_or(0, |span| span.source)).at(start..end)
     }
 
     /// Whether two rules stand in one file.
@@ -154,7 +157,7 @@ impl Draft {
         source(one) == source(other)
     }
 
-    fn target(&mut self, at: &Place, text: &str, expect: Expect, denies: bool) -> Option<Target> {
+    fn target(&mut self, at: Place, text: &str, expect: Expect, denies: bool) -> Option<Target> {
         let target = match Target::from_policy(text) {
             Ok(target) => target,
             Err(error) => {
@@ -166,14 +169,14 @@ impl Draft {
         };
         match (expect, target) {
             (Expect::Addresses, Target::Name { .. }) => {
-                let message = format!("`{text}` is a name, and this is for addresses");
-                let hint = format!("write it under [network.domains]: \"{text}\"");
+                let message = format!("`{text}` is a name, but this table takes addresses");
+                let hint = format!("move it to [network.domains]: \"{text}\" = \"allow\"");
                 self.sources.error_with(at, message, hint);
                 None
             }
             (Expect::Names | Expect::WebNames, Target::Net { .. }) => {
-                let message = format!("`{text}` is an address, and this is for names");
-                let hint = format!("write it under [network.addresses]: \"{text}\" = \"allow\"");
+                let message = format!("`{text}` is an address, but this table takes names");
+                let hint = format!("move it to [network.addresses]: \"{text}\" = \"allow\"");
                 self.sources.error_with(at, message, hint);
                 None
             }
@@ -184,9 +187,9 @@ impl Draft {
                     ..
                 },
             ) => {
-                let message = format!("`{text}` has a port, and names carry none here");
-                let hint = "ports belong in a policy of Portcullis's own: [network.domains] in a \
-                            file with `version = 1`";
+                let message = format!("`{text}` has a port, but names here cannot have one");
+                let hint = "to set ports, use [network.domains] in a Portcullis policy with \
+                            `version = 1`";
                 self.sources.error_with(at, message, hint.to_owned());
                 None
             }
@@ -211,7 +214,7 @@ impl Draft {
             }),
             (_, Target::Net { net, .. }) if !denies && is_too_broad(net) => {
                 let message = format!("`{text}` is too broad: it would allow {}", breadth(net));
-                let hint = "allow the ranges that are needed; names need no address rule";
+                let hint = "allow only the ranges you need; names need no address rule";
                 self.sources.error_with(at, message, hint.to_owned());
                 None
             }
@@ -219,17 +222,11 @@ impl Draft {
         }
     }
 
-    fn bad_target(&mut self, at: &Place, text: &str, error: &TargetError) {
-        let what = if text.is_empty() {
-            "an empty text".into()
-        } else {
-            format!("`{text}`")
-        };
-        let error_text = error.to_string();
-        let message = if error_text.starts_with('`') {
-            error_text
-        } else {
-            format!("{what} is not a target: {error_text}")
+    fn bad_target(&mut self, at: Place, text: &str, error: &TargetError) {
+        let message = match error.to_string() {
+            // names its subject already
+            why if why.starts_with('`') => why,
+            why => format!("invalid target `{text}`: {why}"),
         };
         self.sources.error_with(at, message, error.hint());
     }
@@ -242,72 +239,59 @@ impl Draft {
     /// The same where its rules are called something else.
     pub fn named_flag(&mut self, flag: &str, value: &str, called: String) -> Place {
         let kind = SourceKind::Flag(called);
-        let source: SourceId = self.sources.add(flag.to_owned(), value.to_owned(), kind);
-        Place {
-            source,
-            span: 0..value.len(),
-        }
+        let source = self.sources.add(flag.to_owned(), value.to_owned(), kind);
+        source.at(0..value.len())
     }
 
     /// Reads a resolver, or reports what is wrong with it. The text is shown only if it is no URL:
     /// those may hold a password.
-    pub fn resolver(&mut self, at: &Place, text: &str) -> Option<Resolver> {
-        match Resolver::parse(text) {
-            Ok(resolver) => Some(resolver),
-            Err(why) if text.contains("://") => {
-                self.sources
-                    .error_with(at, "this URL is not a resolver's", why);
-                None
-            }
-            Err(why) => {
-                self.sources
-                    .error_with(at, format!("`{text}` is not a resolver"), why);
-                None
-            }
-        }
+    pub fn resolver(&mut self, text: Written<&str>) -> Option<Resolver> {
+        let report = |why| {
+            let message = match text.value.contains("://") {
+                true => "invalid resolver URL".to_owned(),
+                false => format!("invalid resolver `{}`", text.value),
+            };
+            self.sources.error_with(text.place, message, why);
+        };
+        Resolver::parse(text.value).map_err(report).ok()
     }
 
     /// The text of a `ca_file`, or a report of what is wrong with it.
-    pub fn ca_file(&mut self, at: &Place, file: &str) -> Option<Arc<str>> {
-        const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
-        let read = self.ca_files.get(&(at.source, file.to_owned()));
-        let wrong = match read {
-            Some(Ok(pem)) if pem.contains(BEGIN) => return Some(pem.clone()),
-            Some(Ok(_)) => format!("`{file}` holds no certificate in PEM"),
-            Some(Err(why)) => why.clone(),
-            None => format!("`{file}` was not read"),
-        };
-        self.sources.error(at, wrong);
+    pub fn ca_file(&mut self, file: Written<&str>) -> Option<Arc<str>> {
+        let path = normal(&beside(&self.sources, file));
+        if !self.ca_files.contains_key(&path) {
+            let read = if self.ca_files.len() < MAX_CA_FILES {
+                self.outside.certificates(&path, file.value)
+            } else {
+                Err(format!(
+                    "the rules name more than {MAX_CA_FILES} `ca_file`s"
+                ))
+            };
+            self.ca_files.insert(path.clone(), read);
+        }
+        match &self.ca_files[&path] {
+            Ok(pem) => return Some(Arc::clone(pem)),
+            Err(why) => self.sources.error(file.place, why),
+        }
         None
     }
 
     /// The settings, after every source has been read.
-    pub fn settle(&mut self, outside: &mut Outside<'_>) -> Settings {
-        let draft = std::mem::take(&mut self.settings);
-        let resolvers = draft.resolvers.unwrap_or_default();
-        let plain = || resolvers.iter().filter_map(Resolver::plain).collect();
-        let without = DnsSettings::default();
-        let dns = DnsSettings {
-            bootstrap: draft.bootstrap.unwrap_or_else(plain),
-            zones: draft.zones.unwrap_or_default(),
-            resolve: draft.resolve.unwrap_or_default(),
-            answers: draft.answers.unwrap_or_default(),
-            synthetic_range: draft.synthetic_range,
-            types: draft.types.unwrap_or_default(),
-            queries_per_second: draft.queries_per_second,
-            new_names_per_minute: draft
-                .new_names_per_minute
-                .unwrap_or(without.new_names_per_minute),
+    pub fn settle(&mut self) -> Settings {
+        let mut settings = std::mem::take(&mut self.settings);
+        let plain = || {
+            settings
+                .resolvers
+                .iter()
+                .filter_map(Resolver::plain)
+                .collect()
         };
-        let allow_upstream_proxy = draft.proxy.forbidden.is_none();
-        Settings {
-            resolvers,
-            dns,
-            allow_upstream_proxy,
-            upstream: draft.proxy.settle(&mut self.sources, outside),
-            limited: draft.limited.is_some(),
-            limits: draft.limits,
-        }
+        settings.dns.bootstrap = self.bootstrap.take().unwrap_or_else(plain);
+        settings.limited = self.limited.is_some();
+        settings.allow_upstream_proxy = self.proxy.forbidden.is_none();
+        let proxies = std::mem::take(&mut self.proxy);
+        settings.upstream = proxies.settle(&mut self.sources, &mut self.outside);
+        settings
     }
 }
 
@@ -326,7 +310,7 @@ fn is_too_broad(net: IpNet) -> bool {
 
 fn breadth(net: IpNet) -> &'static str {
     if net.prefix_len() == 0 {
-        "every address there is"
+        "every address"
     } else {
         "the networks of many owners"
     }

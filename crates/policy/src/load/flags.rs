@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, Expect};
 use super::proxy;
-use super::source::Place;
+use super::source::Written;
 use crate::input::Input;
 use crate::rules::Terms;
 
@@ -13,48 +13,48 @@ const UPSTREAM_PROXY: &str = "--upstream-proxy";
 const DIRECT_TCP_HOSTS: &str = "OPENSHELL_DIRECT_TCP_HOSTS";
 
 /// Reads them, after all files.
-pub(super) fn flags(draft: &mut Draft, inputs: &[Input]) {
+pub(super) fn flags(draft: &mut Draft<'_>, inputs: &[Input]) {
     let mut resolvers = Vec::new();
     for input in inputs {
         match input {
             Input::File { .. } | Input::Environment(_) => {}
             Input::Allow(target) => {
                 let place = draft.flag(ALLOW, target);
-                draft.rule(place, target, Expect::Both, Terms::default());
+                draft.rule(place, target, Expect::Both, Terms::plain(false));
             }
             Input::Deny(target) => {
                 let place = draft.flag(DENY, target);
-                draft.rule(
-                    place,
-                    target,
-                    Expect::Both,
-                    Terms {
-                        denies: true,
-                        ..Terms::default()
-                    },
-                );
+                draft.rule(place, target, Expect::Both, Terms::plain(true));
             }
             Input::DirectTcpHosts(hosts) => direct_tcp_hosts(draft, hosts),
             Input::Resolver(text) => {
                 let place = draft.flag(RESOLVER, text);
-                resolvers.extend(draft.resolver(&place, text));
+                let text = Written {
+                    value: text.as_str(),
+                    place,
+                };
+                resolvers.extend(draft.resolver(text));
             }
-            Input::Resolve(resolve) => draft.settings.resolve = Some(*resolve),
-            Input::Answers(answers) => draft.settings.answers = Some(*answers),
+            Input::Resolve(resolve) => draft.settings.dns.resolve = *resolve,
+            Input::Answers(answers) => draft.settings.dns.answers = *answers,
             Input::UpstreamProxy(url) => {
                 // The URL may hold a password: nothing is called by it.
                 let place = draft.named_flag(UPSTREAM_PROXY, url, UPSTREAM_PROXY.to_owned());
-                proxy::flag(&mut draft.settings.proxy, &mut draft.sources, place, url);
+                let url = Written {
+                    value: url.as_str(),
+                    place,
+                };
+                proxy::flag(&mut draft.proxy, &mut draft.sources, url);
             }
         }
     }
     if !resolvers.is_empty() {
-        draft.settings.resolvers = Some(resolvers);
+        draft.settings.resolvers = resolvers;
     }
 }
 
 /// Names separated by commas, on port 443.
-fn direct_tcp_hosts(draft: &mut Draft, hosts: &str) {
+fn direct_tcp_hosts(draft: &mut Draft<'_>, hosts: &str) {
     let name = DIRECT_TCP_HOSTS.to_owned();
     let whole = draft.named_flag(DIRECT_TCP_HOSTS, hosts, name);
     let mut at = 0;
@@ -65,10 +65,7 @@ fn direct_tcp_hosts(draft: &mut Draft, hosts: &str) {
         if host.is_empty() {
             continue;
         }
-        let place = Place {
-            source: whole.source,
-            span: start..start + host.len(),
-        };
-        draft.rule(place, host, Expect::DirectHosts, Terms::default());
+        let place = whole.source.at(start..start + host.len());
+        draft.rule(place, host, Expect::DirectHosts, Terms::plain(false));
     }
 }

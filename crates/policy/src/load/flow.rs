@@ -5,17 +5,17 @@ use std::sync::Arc;
 use super::draft::Draft;
 use super::limit_keys;
 use super::section::{PresentKey, Section};
-use super::source::Place;
+use super::source::{Sources, Written};
 use crate::http::{
-    MAX_METHODS, MAX_PATHS, MAX_PATTERN_BYTES, MethodError, MethodSet, PathPattern, PathSet,
-    PatternError, check_method,
+    MAX_METHODS, MAX_PATHS, MAX_PATTERN_BYTES, MethodError, MethodSet, PathError, PathPattern,
+    PathSet, PatternError, check_method,
 };
 use crate::rules::RuleTerms;
 
 /// The rule's terms for its flows; adds the keys that are there to `present`. Inspection needs a
 /// certificate for the server's name, so only a rule for `names` can ask for it.
 pub(super) fn terms(
-    draft: &mut Draft,
+    draft: &mut Draft<'_>,
     rule: &mut Section<'_>,
     names: bool,
     present: &mut Vec<PresentKey>,
@@ -23,121 +23,119 @@ pub(super) fn terms(
     let mut add = |key, place| present.push(PresentKey { key, place });
     let mut terms = RuleTerms::default();
     if names {
-        if let Some((truth, at)) = rule.truth(&mut draft.sources, "inspect") {
-            terms.inspect = truth;
-            if truth {
-                add("inspect", at);
-            }
+        if let Some(inspect) = rule.truth(&mut draft.sources, "inspect")
+            && inspect.value
+        {
+            terms.inspect = true;
+            add("inspect", inspect.place);
         }
-        if let Some((file, at)) = rule.text(&mut draft.sources, "ca_file") {
-            terms.ca_pem = draft.ca_file(&at, file);
+        if let Some(file) = rule.text(&mut draft.sources, "ca_file") {
+            terms.ca_pem = draft.ca_file(file);
             if !terms.inspect {
-                let message =
-                    "`ca_file` is for upstreams whose TLS is opened, and this rule opens none";
+                let message = "`ca_file` has no effect without inspection";
                 let hint = "add `inspect = true`, or remove it".to_owned();
-                draft.sources.error_with(&at, message, hint);
+                draft.sources.error_with(file.place, message, hint);
             }
-            add("ca_file", at);
+            add("ca_file", file.place);
         }
     }
-    if let Some((methods, at)) = methods(draft, rule) {
-        terms.methods = Some(methods);
-        add("methods", at);
+    let sources = &mut draft.sources;
+    if let Some(methods) = methods(sources, rule) {
+        terms.methods = Some(methods.value);
+        add("methods", methods.place);
     }
-    if let Some((paths, at)) = paths(draft, rule) {
-        terms.paths = Some(paths);
-        add("paths", at);
+    if let Some(paths) = paths(sources, rule) {
+        terms.paths = Some(paths.value);
+        add("paths", paths.place);
     }
-    terms.limits = limit_keys::of_rule(&mut draft.sources, rule, present);
+    terms.limits = limit_keys::of_rule(sources, rule, present);
     (terms != RuleTerms::default()).then(|| Arc::new(terms))
 }
 
-fn methods(draft: &mut Draft, rule: &mut Section<'_>) -> Option<(MethodSet, Place)> {
-    let (place, texts) = rule.list(&mut draft.sources, "methods")?;
-    let mut methods = Vec::with_capacity(texts.len());
-    for (text, at) in &texts {
-        let (message, hint) = match check_method(text) {
+fn methods(sources: &mut Sources, rule: &mut Section<'_>) -> Option<Written<MethodSet>> {
+    let texts = rule.list(sources, "methods")?;
+    let mut methods = Vec::with_capacity(texts.value.len());
+    for text in &texts.value {
+        let method = text.value;
+        let (message, hint) = match check_method(method) {
             Ok(()) => {
-                methods.push(*text);
+                methods.push(method);
                 continue;
             }
             Err(MethodError::Case(known)) => (
-                format!("`{text}` is not a method: they are written in capitals"),
-                Some(format!("write \"{known}\"")),
+                format!("`{method}` is not a method: methods are in capitals"),
+                format!("write \"{known}\""),
             ),
             Err(MethodError::Connect) => (
-                "`CONNECT` asks for a tunnel, and has no place in `methods`".to_owned(),
-                Some("a tunnel passes where the rule has its port".to_owned()),
+                "`CONNECT` opens a tunnel, and cannot be listed in `methods`".to_owned(),
+                "to allow tunnels, list the port in the rule's target".to_owned(),
             ),
             Err(MethodError::NotAToken | MethodError::TooLong) => (
-                format!("`{text}` is not a method"),
-                Some("write one word, as in \"GET\"".to_owned()),
+                format!("`{method}` is not a method"),
+                "write one word, as in \"GET\"".to_owned(),
             ),
         };
-        draft.sources.error_with(at, message, hint);
+        sources.error_with(text.place, message, hint);
     }
-    if texts.is_empty() {
-        let hint = "leave it out for every method, or deny the name".to_owned();
-        draft.sources.error_with(&place, "`methods` is empty", hint);
+    if texts.value.is_empty() {
+        let hint = "to allow every method, leave it out; to allow none, deny the name".to_owned();
+        sources.error_with(texts.place, "`methods` is empty", hint);
         return None;
     }
-    if texts.len() > MAX_METHODS {
+    if texts.value.len() > MAX_METHODS {
         let message = format!("`methods` has more than {MAX_METHODS} methods");
-        draft.sources.error(&place, message);
+        sources.error(texts.place, message);
     }
-    Some((MethodSet::new(methods), place))
+    Some(texts.map(|_| MethodSet::new(methods)))
 }
 
-fn paths(draft: &mut Draft, rule: &mut Section<'_>) -> Option<(PathSet, Place)> {
-    let (place, texts) = rule.list(&mut draft.sources, "paths")?;
-    let mut patterns = Vec::with_capacity(texts.len());
-    for (text, at) in &texts {
-        match PathPattern::parse(text) {
+fn paths(sources: &mut Sources, rule: &mut Section<'_>) -> Option<Written<PathSet>> {
+    let texts = rule.list(sources, "paths")?;
+    let mut patterns = Vec::with_capacity(texts.value.len());
+    for text in &texts.value {
+        match PathPattern::parse(text.value) {
             Ok(pattern) => patterns.push(pattern),
-            Err(error) => bad_pattern(draft, at, text, error),
+            Err(error) => bad_pattern(sources, *text, error),
         }
     }
-    if texts.is_empty() {
-        let hint = "leave it out for every path, or deny the name".to_owned();
-        draft.sources.error_with(&place, "`paths` is empty", hint);
+    if texts.value.is_empty() {
+        let hint = "to allow every path, leave it out; to allow none, deny the name".to_owned();
+        sources.error_with(texts.place, "`paths` is empty", hint);
         return None;
     }
-    if texts.len() > MAX_PATHS {
+    if texts.value.len() > MAX_PATHS {
         let message = format!("`paths` has more than {MAX_PATHS} patterns");
-        draft.sources.error(&place, message);
+        sources.error(texts.place, message);
     }
-    Some((PathSet::new(patterns), place))
+    Some(texts.map(|_| PathSet::new(patterns)))
 }
 
-fn bad_pattern(draft: &mut Draft, at: &Place, text: &str, error: PatternError) {
-    use crate::http::PathError;
+fn bad_pattern(sources: &mut Sources, pattern: Written<&str>, error: PatternError) {
+    let text = pattern.value;
     let (message, hint) = match error {
         PatternError::Path(PathError::NoSlash) => (
-            format!("`{text}` is not a path: a path begins with `/`"),
+            format!("`{text}` is not a path: paths begin with `/`"),
             Some(format!("write \"/{text}\"")),
         ),
-        PatternError::Path(error) => (
-            format!("`{text}` matches nothing: {error}, and such requests are refused"),
-            None,
-        ),
+        PatternError::Path(error) => (format!("`{text}` can match no request: {error}"), None),
         PatternError::Query => (
-            format!("`{text}` has a query, and queries are not matched"),
+            format!("`{text}` has a query, but queries are not matched"),
             text.split(['?', '#'])
                 .next()
                 .map(|path| format!("write \"{path}\"")),
         ),
         PatternError::Url => (
-            format!("`{text}` is a URL, and the name stands in front of the rule already"),
+            format!("`{text}` is a URL, not a path"),
             Some("write the path alone, as in \"/public/**\"".to_owned()),
         ),
         PatternError::Misplaced => (
-            format!("`{text}`: `**` stands for whole segments, and alone between two slashes"),
-            Some("write `*` for any run of characters within a segment".to_owned()),
+            format!("`{text}`: `**` must stand alone between two slashes"),
+            Some("to match characters within a segment, write `*`".to_owned()),
         ),
         PatternError::TooLong => (
-            format!("a path of a rule has at most {MAX_PATTERN_BYTES} bytes"),
+            format!("the path is longer than {MAX_PATTERN_BYTES} bytes"),
             None,
         ),
     };
-    draft.sources.error_with(at, message, hint);
+    sources.error_with(pattern.place, message, hint);
 }

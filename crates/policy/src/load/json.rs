@@ -2,136 +2,120 @@
 //! piece lies.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
-use std::ops::Range;
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::document::{Key, MAX_DEPTH, Node, SyntaxError, Value, offset_of};
+use super::document::{Entry, MAX_DEPTH, Node, SyntaxError, Value, offset_of};
+use super::source::{Place, SourceId};
 
-pub(super) fn parse(text: &str) -> Result<Node, Vec<SyntaxError>> {
-    let raw: &RawValue = serde_json::from_str(text).map_err(|error| {
+pub(super) fn parse(source: SourceId, text: &str) -> Result<Node, SyntaxError> {
+    let raw = serde_json::from_str(text).map_err(|error| {
         let at = offset_of(text, error.line(), error.column());
-        vec![SyntaxError {
-            span: at..at,
+        SyntaxError {
+            place: source.at(at..at),
             message: plain(&error),
-        }]
+        }
     })?;
-    node(text, raw, 0).map_err(|error| vec![error])
+    Document { source, text }.node(raw, 0)
 }
 
 /// The error without the line and column that it carries.
 fn plain(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match text.rfind(" at line ") {
-        Some(at) => text[..at].to_owned(),
-        None => text,
-    }
+    let mut text = error.to_string();
+    text.truncate(text.rfind(" at line ").unwrap_or(text.len()));
+    text
 }
 
-/// Where a piece lies in the text; the start of the text for a piece that is a copy.
-fn place(text: &str, piece: &str) -> Option<Range<usize>> {
-    let at = (piece.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
-    (at + piece.len() <= text.len()).then(|| at..at + piece.len())
+struct Document<'t> {
+    source: SourceId,
+    text: &'t str,
 }
 
-fn node(text: &str, raw: &RawValue, depth: usize) -> Result<Node, SyntaxError> {
-    let piece = raw.get();
-    let span = place(text, piece).unwrap_or(0..0);
-    let fail = |message: String| SyntaxError {
-        span: span.clone(),
-        message,
-    };
-    if depth > MAX_DEPTH {
-        return Err(fail("this is nested too deeply".into()));
+impl Document<'_> {
+    /// Where a piece lies in the text; nowhere for a piece that is a copy.
+    fn place(&self, piece: &str) -> Option<Place> {
+        let at = (piece.as_ptr() as usize).checked_sub(self.text.as_ptr() as usize)?;
+        let end = at + piece.len();
+        (end <= self.text.len()).then(|| self.source.at(at..end))
     }
-    let value = match piece.as_bytes().first() {
-        Some(b'{') => {
-            let entries: Entries<'_> = serde_json::from_str(piece).map_err(|e| fail(plain(&e)))?;
-            let mut table: Vec<(Key, Node)> = Vec::with_capacity(entries.0.len());
-            let mut seen = std::collections::HashSet::with_capacity(entries.0.len());
-            for (key, raw) in &entries.0 {
-                let node = node(text, raw, depth + 1)?;
-                // an escaped key is a copy; its value's place does instead
-                let span = match key {
-                    Cow::Borrowed(key) => place(text, key).unwrap_or_else(|| node.span.clone()),
-                    Cow::Owned(_) => node.span.clone(),
-                };
-                if !seen.insert(key.as_ref()) {
-                    return Err(SyntaxError {
-                        span,
-                        message: "duplicate key".into(),
-                    });
-                }
-                table.push((
-                    Key {
-                        span,
-                        text: key.clone().into_owned(),
-                    },
-                    node,
-                ));
+
+    fn node(&self, raw: &RawValue, depth: usize) -> Result<Node, SyntaxError> {
+        let piece = raw.get();
+        let place = self.place(piece).unwrap_or(self.source.at(0..0));
+        let fail = |error: serde_json::Error| SyntaxError {
+            place,
+            message: plain(&error),
+        };
+        if depth > MAX_DEPTH {
+            return Err(SyntaxError::too_deep(place));
+        }
+        let value = match piece.as_bytes().first() {
+            Some(b'{') => self.table(serde_json::from_str(piece).map_err(fail)?, depth)?,
+            Some(b'[') => {
+                let items: Vec<&RawValue> = serde_json::from_str(piece).map_err(fail)?;
+                let items = items.into_iter().map(|item| self.node(item, depth + 1));
+                Value::List(items.collect::<Result<_, _>>()?)
             }
-            Value::Table(table)
-        }
-        Some(b'[') => {
-            let items: Vec<&RawValue> = serde_json::from_str(piece).map_err(|e| fail(plain(&e)))?;
-            let items = items.into_iter().map(|item| node(text, item, depth + 1));
-            Value::List(items.collect::<Result<_, _>>()?)
-        }
-        Some(b'"') => Value::Text(serde_json::from_str(piece).map_err(|e| fail(plain(&e)))?),
-        Some(b't') => Value::Bool(true),
-        Some(b'f') => Value::Bool(false),
-        Some(b'n') => Value::Nothing,
-        _ => match piece.parse() {
-            Ok(number) => Value::Integer(number),
-            Err(_) => Value::Other("a fraction or a number that is too large"),
-        },
-    };
-    Ok(Node { span, value })
-}
+            Some(b'"') => Value::Text(serde_json::from_str(piece).map_err(fail)?),
+            Some(b't') => Value::Bool(true),
+            Some(b'f') => Value::Bool(false),
+            Some(b'n') => Value::Nothing,
+            _ => match piece.parse() {
+                Ok(number) => Value::Integer(number),
+                Err(_) => Value::Other("a fraction or a number that is too large"),
+            },
+        };
+        Ok(Node { place, value })
+    }
 
-/// An object's entries in order, repeated keys too, each value still text.
-struct Entries<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+    fn table(&self, object: Object<'_>, depth: usize) -> Result<Value, SyntaxError> {
+        let mut seen = HashSet::with_capacity(object.0.len());
+        let mut entries = Vec::with_capacity(object.0.len());
+        for (Key(key), raw) in &object.0 {
+            let node = self.node(raw, depth + 1)?;
+            // an escaped key is a copy; its value's place does instead
+            let place = self.place(key).unwrap_or(node.place);
+            if !seen.insert(key) {
+                let message = "duplicate key".to_owned();
+                return Err(SyntaxError { place, message });
+            }
+            entries.push(Entry {
+                place,
+                key: key.clone().into_owned(),
+                node,
+            });
+        }
+        Ok(Value::Table(entries))
+    }
+}
 
 /// A key that is borrowed from the text where it can be.
-struct BorrowedKey<'a>(Cow<'a, str>);
+#[derive(Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-impl<'de> Deserialize<'de> for BorrowedKey<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct KeyVisitor;
-        impl<'de> Visitor<'de> for KeyVisitor {
-            type Value = BorrowedKey<'de>;
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a key")
-            }
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(BorrowedKey(Cow::Borrowed(text)))
-            }
-            fn visit_str<E>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(BorrowedKey(Cow::Owned(text.to_owned())))
-            }
-        }
-        deserializer.deserialize_str(KeyVisitor)
-    }
-}
+/// An object's entries in order, repeated keys too, each value still text.
+struct Object<'a>(Vec<(Key<'a>, &'a RawValue)>);
 
-impl<'de> Deserialize<'de> for Entries<'de> {
+impl<'de> Deserialize<'de> for Object<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct EntriesVisitor;
-        impl<'de> Visitor<'de> for EntriesVisitor {
-            type Value = Entries<'de>;
+        struct ObjectVisitor;
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = Object<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut entries = Vec::new();
-                while let Some((key, value)) = map.next_entry::<BorrowedKey<'de>, _>()? {
-                    entries.push((key.0, value));
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
                 }
-                Ok(Entries(entries))
+                Ok(Object(entries))
             }
         }
-        deserializer.deserialize_map(EntriesVisitor)
+        deserializer.deserialize_map(ObjectVisitor)
     }
 }

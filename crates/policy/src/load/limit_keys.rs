@@ -4,7 +4,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::time::Duration;
 
 use super::section::{PresentKey, Section};
-use super::source::Sources;
+use super::source::{Sources, Written};
 use super::units::{self, AmountError};
 use crate::duration::parse_duration;
 use crate::limits::FlowLimits;
@@ -83,8 +83,9 @@ impl Field<'_> {
         match self {
             Field::Count(count) => {
                 let range = 1..=MAX_CONNECTIONS;
-                let (number, place) = section.integer(sources, key, range)?;
-                *count = NonZeroU32::new(number);
+                let number = section.integer(sources, key, range)?;
+                *count = NonZeroU32::new(number.value);
+                let place = number.place;
                 Some(PresentKey { key, place })
             }
             Field::Bytes(bytes) => amount(sources, section, key, bytes, units::bytes),
@@ -149,14 +150,14 @@ fn amount<T>(
     into: &mut Option<T>,
     parse: impl FnOnce(&str) -> Result<T, AmountError>,
 ) -> Option<PresentKey> {
-    let (text, place) = section.text(sources, key)?;
-    match parse(text) {
+    let Written { value, place } = section.text(sources, key)?;
+    match parse(value) {
         Ok(value) => {
             *into = Some(value);
             Some(PresentKey { key, place })
         }
         Err(error) => {
-            sources.error_with(&place, error.message, error.hint);
+            sources.error_with(place, error.message, error.hint);
             None
         }
     }

@@ -6,7 +6,6 @@ use super::document::Node;
 use super::draft::Draft;
 use super::limit_keys;
 use super::section::Section;
-use super::source::SourceId;
 
 /// The section.
 const LIMITS: &str = "network.limits";
@@ -16,16 +15,16 @@ const MAX_PER_SECOND: i64 = 1_000_000;
 const MAX_PER_MINUTE: i64 = 1_000_000;
 
 /// `[network.limits]`.
-pub(super) fn limits(draft: &mut Draft, source: SourceId, node: &Node) {
+pub(super) fn limits(draft: &mut Draft<'_>, node: &Node) {
     let (sources, settings) = (&mut draft.sources, &mut draft.settings);
-    let mut section = Section::open(sources, source, LIMITS, node);
+    let mut section = Section::open(sources, LIMITS, node);
     let queries = 1..=MAX_PER_SECOND;
-    if let Some((number, _)) = section.integer(sources, "dns_queries_per_second", queries) {
-        settings.queries_per_second = NonZeroU32::new(number);
+    if let Some(number) = section.integer(sources, "dns_queries_per_second", queries) {
+        settings.dns.queries_per_second = NonZeroU32::new(number.value);
     }
     let names = 0..=MAX_PER_MINUTE;
-    if let Some((number, _)) = section.integer(sources, "new_names_per_minute", names) {
-        settings.new_names_per_minute = Some(number);
+    if let Some(number) = section.integer(sources, "new_names_per_minute", names) {
+        settings.dns.new_names_per_minute = number.value;
     }
     let limits = &mut settings.limits;
     limit_keys::of_sandbox(sources, &mut section, &mut limits.flows);

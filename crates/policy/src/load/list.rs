@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::draft::{Draft, Expect};
-use super::source::{Place, SourceId};
+use super::source::SourceId;
 use crate::rules::Terms;
 
 /// The word in front of a target that is denied.
@@ -12,7 +12,7 @@ const DENY: &str = "deny";
 
 /// Reads a list: blank lines and what follows a `#` are left out, `deny TARGET` denies, everything
 /// else is a target that is allowed.
-pub(super) fn read(draft: &mut Draft, source: SourceId) {
+pub(super) fn read(draft: &mut Draft<'_>, source: SourceId) {
     let text = Rc::clone(&draft.sources.get(source).text);
     let mut start = 0;
     for (line, number) in text.split('\n').zip(1..) {
@@ -35,22 +35,15 @@ pub(super) fn read(draft: &mut Draft, source: SourceId) {
         let offset = (target.as_ptr() as usize)
             .saturating_sub(text.as_ptr() as usize)
             .max(at);
-        let place = Place {
-            source,
-            span: offset..offset + target.len(),
-        };
+        let place = source.at(offset..offset + target.len());
         if target == DENY {
             // cut off, or the name of one label that nobody has
             let hint = "write `deny NAME`".to_owned();
-            let message = "`deny` has no target behind it";
-            draft.sources.error_with(&place, message, hint);
+            let message = "`deny` has no target";
+            draft.sources.error_with(place, message, hint);
             continue;
         }
-        let terms = Terms {
-            denies,
-            ..Terms::default()
-        };
-        draft.rule_on_line(place, number, target, Expect::Both, terms);
+        draft.rule_on_line(place, number, target, Expect::Both, Terms::plain(denies));
     }
 }
 

@@ -13,6 +13,7 @@ mod limit_keys;
 mod limits;
 mod list;
 mod loader;
+mod outside;
 mod own;
 mod proxy;
 mod rules;

@@ -3,19 +3,14 @@
 //! Files of credentials and authorities are read when every other file has been, and what they say is
 //! never repeated in an error.
 
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ipnet::IpNet;
-use portcullis_names::{Pattern, PortSet, parse_port};
-
 use super::document::{Node, Value};
-use super::section::Section;
-use super::source::{Place, Secret, SourceId, SourceKind, Sources};
-use crate::input::Environment;
+use super::outside::{Outside, beside};
+use super::section::{Section, choice};
+use super::source::{Place, Secret, SourceKind, Sources, Written};
 use crate::proxies::{
-    Choice, Credentials, Destinations, MAX_PROXIES, MAX_PROXY_CHOICES, NoProxy, ProxyGroup,
+    Choice, Credentials, MAX_PROXIES, MAX_PROXY_CHOICES, NoProxy, ProxyGroup, ProxyTarget,
     UpstreamProxies, UpstreamProxy,
 };
 
@@ -25,15 +20,13 @@ const CHOICES: &str = "network.proxy.for";
 const ONE: &str = "a proxy";
 /// The word of a destination that goes direct.
 const DIRECT: &str = "direct";
-/// Longest file of credentials or authorities, in bytes.
-const MAX_FILE_BYTES: usize = 1024 * 1024;
 
 /// What was written so far; a later file's value of a key replaces an earlier one's.
 #[derive(Default)]
 pub(super) struct ProxyDraft {
     http: Option<GroupDraft>,
     https: Option<GroupDraft>,
-    no_proxy: Option<(String, Place)>,
+    no_proxy: Option<Written<String>>,
     choices: Option<Vec<ChoiceDraft>>,
     /// For `http` and `https`.
     terms: TermsDraft,
@@ -43,47 +36,45 @@ pub(super) struct ProxyDraft {
 
 #[derive(Clone)]
 struct GroupDraft {
-    proxies: Vec<(UpstreamProxy, Place)>,
+    proxies: Vec<Written<UpstreamProxy>>,
     /// Of a proxy that is written as a table.
     terms: Option<TermsDraft>,
 }
 
+impl GroupDraft {
+    fn of(proxies: Vec<Written<UpstreamProxy>>) -> GroupDraft {
+        GroupDraft {
+            proxies,
+            terms: None,
+        }
+    }
+}
+
 struct ChoiceDraft {
-    destinations: Destinations,
-    ports: PortSet,
-    way: Option<GroupDraft>,
+    target: ProxyTarget,
+    /// None is direct.
+    group: Option<GroupDraft>,
 }
 
 /// What is said about a proxy beside its URL.
 #[derive(Clone, Default)]
 struct TermsDraft {
-    secret: Option<(Secret, Place)>,
-    ca_file: Option<(String, Place)>,
+    secret: Option<Written<Secret>>,
+    ca_file: Option<Written<String>>,
     by_address: Option<bool>,
 }
 
-/// What proxies are made from beside the policy's own text.
-pub(super) struct Outside<'r> {
-    pub read: &'r mut dyn FnMut(&Path) -> io::Result<String>,
-    /// Without it, variables are not looked at.
-    pub environment: Option<&'r Environment>,
-    /// Files that were read.
-    pub files: Vec<PathBuf>,
-    /// Those among all files that hold credentials.
-    pub secrets: Vec<PathBuf>,
-}
-
 /// Reads the section.
-pub(super) fn read(proxies: &mut ProxyDraft, sources: &mut Sources, source: SourceId, node: &Node) {
-    let mut section = Section::open(sources, source, SECTION, node);
-    if let Some((_, node)) = section.take("http") {
-        proxies.http = group(sources, source, ("http", node)).or(proxies.http.take());
+pub(super) fn read(proxies: &mut ProxyDraft, sources: &mut Sources, node: &Node) {
+    let mut section = Section::open(sources, SECTION, node);
+    if let Some(node) = section.take("http") {
+        proxies.http = group(sources, "http", node).or(proxies.http.take());
     }
-    if let Some((_, node)) = section.take("https") {
-        proxies.https = group(sources, source, ("https", node)).or(proxies.https.take());
+    if let Some(node) = section.take("https") {
+        proxies.https = group(sources, "https", node).or(proxies.https.take());
     }
-    if let Some((text, place)) = section.text(sources, "no_proxy") {
-        proxies.no_proxy = Some((text.to_owned(), place));
+    if let Some(text) = section.text(sources, "no_proxy") {
+        proxies.no_proxy = Some(text.map(str::to_owned));
     }
     let terms = terms(sources, &mut section);
     proxies.terms = TermsDraft {
@@ -91,81 +82,63 @@ pub(super) fn read(proxies: &mut ProxyDraft, sources: &mut Sources, source: Sour
         ca_file: terms.ca_file.or(proxies.terms.ca_file.take()),
         by_address: terms.by_address.or(proxies.terms.by_address),
     };
-    if let Some((_, node)) = section.take("for") {
-        proxies.choices = Some(choices(sources, source, node));
+    if let Some(node) = section.take("for") {
+        proxies.choices = Some(choices(sources, node));
     }
     section.finish(sources);
 }
 
 /// `--upstream-proxy URL`.
-pub(super) fn flag(proxies: &mut ProxyDraft, sources: &mut Sources, place: Place, url: &str) {
-    if let Some(proxy) = one(sources, &place, url) {
-        let group = GroupDraft {
-            proxies: vec![(proxy, place)],
-            terms: None,
-        };
+pub(super) fn flag(proxies: &mut ProxyDraft, sources: &mut Sources, url: Written<&str>) {
+    if let Some(proxy) = one(sources, url) {
+        let group = GroupDraft::of(vec![proxy]);
         proxies.http = Some(group.clone());
         proxies.https = Some(group);
     }
 }
 
 /// One URL, a list of them, or a table with `url`.
-fn group(
-    sources: &mut Sources,
-    source: SourceId,
-    (key, node): (&str, &Node),
-) -> Option<GroupDraft> {
-    let place = |node: &Node| Place {
-        source,
-        span: node.span.clone(),
-    };
+fn group(sources: &mut Sources, key: &str, node: &Node) -> Option<GroupDraft> {
+    let place = node.place;
     match &node.value {
-        Value::Text(url) => {
-            let place = place(node);
-            let proxy = one(sources, &place, url)?;
-            Some(GroupDraft {
-                proxies: vec![(proxy, place)],
-                terms: None,
-            })
+        Value::Text(value) => {
+            let proxy = one(sources, Written { value, place })?;
+            Some(GroupDraft::of(vec![proxy]))
         }
         Value::List(_) => {
-            let (at, urls) = Section::list_of(sources, source, key, node)?;
+            let urls = Section::list_of(sources, key, node)?.value;
             if urls.is_empty() || urls.len() > MAX_PROXIES {
-                let message = format!("`{key}` is a list of 1 to {MAX_PROXIES} proxies");
-                sources.error(&at, message);
+                let message = format!("`{key}` must list 1 to {MAX_PROXIES} proxies");
+                sources.error(place, message);
                 return None;
             }
-            let mut proxies = Vec::with_capacity(urls.len());
-            for (url, place) in urls {
-                let proxy = one(sources, &place, url)?;
-                if proxies.iter().any(|(other, _)| same(other, &proxy)) {
-                    sources.error(&place, format!("`{proxy}` is in the list twice"));
+            let mut proxies: Vec<Written<UpstreamProxy>> = Vec::with_capacity(urls.len());
+            for url in urls {
+                let proxy = one(sources, url)?;
+                if proxies.iter().any(|other| same(&other.value, &proxy.value)) {
+                    let message = format!("`{}` is listed twice", proxy.value);
+                    sources.error(url.place, message);
                     return None;
                 }
-                proxies.push((proxy, place));
+                proxies.push(proxy);
             }
-            Some(GroupDraft {
-                proxies,
-                terms: None,
-            })
+            Some(GroupDraft::of(proxies))
         }
         Value::Table(_) => {
-            let mut table = Section::open(sources, source, ONE, node);
+            let mut table = Section::open(sources, ONE, node);
             let url = table.take("url");
             let terms = terms(sources, &mut table);
             table.finish(sources);
-            let Some((_, url)) = url else {
-                sources.error(&place(node), format!("`{key}` has no `url`"));
+            let Some(url) = url else {
+                sources.error(place, format!("`{key}` has no `url`"));
                 return None;
             };
             if let Value::Table(_) = url.value {
-                sources.error(
-                    &place(url),
-                    "`url` must be a proxy's URL, or a list of them",
-                );
+                let message = "`url` must be a proxy's URL, or a list of them";
+                sources.error(url.place, message);
                 return None;
             }
-            let group = group(sources, source, ("url", url))?;
+            let group = group(sources, "url", url)?;
             Some(GroupDraft {
                 terms: Some(terms),
                 ..group
@@ -173,9 +146,8 @@ fn group(
         }
         _ => {
             let kind = node.kind();
-            let message =
-                format!("`{key}` must be a proxy's URL, or a list of them, and is {kind}");
-            sources.error(&place(node), message);
+            let message = format!("`{key}` must be a proxy's URL, or a list of them, not {kind}");
+            sources.error(place, message);
             None
         }
     }
@@ -187,52 +159,48 @@ fn same(one: &UpstreamProxy, other: &UpstreamProxy) -> bool {
 
 /// Reads a proxy's URL, or reports what is wrong with it. The URL itself is not shown: it may hold
 /// a password.
-fn one(sources: &mut Sources, place: &Place, url: &str) -> Option<UpstreamProxy> {
-    let parsed = UpstreamProxy::parse(url);
-    if parsed
-        .as_ref()
-        .is_ok_and(|proxy| proxy.credentials().is_some())
-    {
-        sources.credentials.push((None, place.clone()));
+fn one(sources: &mut Sources, url: Written<&str>) -> Option<Written<UpstreamProxy>> {
+    match UpstreamProxy::parse(url.value) {
+        Ok(proxy) => {
+            if proxy.credentials().is_some() {
+                sources.credentials.push(url.map(|_| None));
+            }
+            Some(url.map(|_| proxy))
+        }
+        Err(message) => {
+            sources.error(url.place, message);
+            None
+        }
     }
-    parsed.map_err(|message| sources.error(place, message)).ok()
 }
 
 fn terms(sources: &mut Sources, section: &mut Section<'_>) -> TermsDraft {
     let file = section.text(sources, "credentials_file");
     let variable = section.text(sources, "credentials_env");
-    if let (Some(_), Some((_, place))) = (&file, &variable) {
-        let message = "credentials are in a file or in a variable, not in both";
-        sources.error(place, message);
+    if let (Some(_), Some(variable)) = (file, variable) {
+        let message = "credentials come from a file or a variable, not from both";
+        let hint = "remove `credentials_file` or `credentials_env`".to_owned();
+        sources.error_with(variable.place, message, hint);
     }
-    if let Some((name, place)) = &variable
-        && !is_variable(name)
-    {
-        let message = format!("`{name}` is not the name of an environment variable");
-        sources.error(place, message);
+    if let Some(name) = variable.filter(|name| !is_variable(name.value)) {
+        let message = format!(
+            "`{}` is not the name of an environment variable",
+            name.value
+        );
+        sources.error(name.place, message);
     }
-    let file = file.map(|(path, place)| (Secret::File(path.to_owned()), place));
-    let variable = variable.map(|(name, place)| (Secret::Variable(name.to_owned()), place));
-    for (secret, place) in file.iter().chain(&variable) {
-        let named = (Some(secret.clone()), place.clone());
-        sources.credentials.push(named);
+    let file = file.map(|file| file.map(|path| Secret::File(path.to_owned())));
+    let variable = variable.map(|name| name.map(|name| Secret::Variable(name.to_owned())));
+    for secret in file.iter().chain(&variable) {
+        sources.credentials.push(secret.clone().map(Some));
     }
     let ca_file = section.text(sources, "ca_file");
-    let mut by_address = None;
-    if let Some((word, place)) = section.text(sources, "connect") {
-        match word {
-            "name" => by_address = Some(false),
-            "address" => by_address = Some(true),
-            _ => {
-                let message = format!("`{word}` is not known here");
-                sources.error_with(&place, message, "write `name` or `address`".to_owned());
-            }
-        }
-    }
+    let connect = section.text(sources, "connect");
     TermsDraft {
         secret: file.or(variable),
-        ca_file: ca_file.map(|(path, place)| (path.to_owned(), place)),
-        by_address,
+        ca_file: ca_file.map(|file| file.map(str::to_owned)),
+        by_address: connect
+            .and_then(|word| choice(sources, word, &[("name", false), ("address", true)])),
     }
 }
 
@@ -242,104 +210,52 @@ fn is_variable(name: &str) -> bool {
     bytes.next().is_some_and(letter) && bytes.all(|b| letter(b) || b.is_ascii_digit())
 }
 
-fn choices(sources: &mut Sources, source: SourceId, node: &Node) -> Vec<ChoiceDraft> {
-    let section = Section::open(sources, source, CHOICES, node);
+fn choices(sources: &mut Sources, node: &Node) -> Vec<ChoiceDraft> {
+    let section = Section::open(sources, CHOICES, node);
     let mut choices: Vec<ChoiceDraft> = Vec::new();
-    for (key, node) in section.rest() {
-        let place = Place {
-            source,
-            span: key.span.clone(),
-        };
-        let (destinations, ports) = match target(&key.text) {
+    for entry in section.rest() {
+        let target = match ProxyTarget::parse(&entry.key) {
             Ok(target) => target,
             Err(why) => {
-                sources.error(&place, why);
+                sources.error(entry.place, why);
                 continue;
             }
         };
         if choices.len() >= MAX_PROXY_CHOICES {
             let message = format!("[{CHOICES}] has more than {MAX_PROXY_CHOICES} destinations");
-            sources.error(&place, message);
+            sources.error(entry.place, message);
             return choices;
         }
-        let twice = |other: &ChoiceDraft| {
-            other.destinations == destinations
-                && other.ports.overlaps(&ports)
-                && other.ports.len() == ports.len()
-        };
-        if choices.iter().any(twice) {
-            sources.error(&place, format!("`{}` is here twice", key.text));
+        if choices.iter().any(|other| other.target.repeats(&target)) {
+            let message = format!("`{}` is listed twice", entry.key);
+            sources.error(entry.place, message);
             continue;
         }
-        let way = match &node.value {
+        let group = match &entry.node.value {
             Value::Text(word) if word == DIRECT => None,
-            _ => match group(sources, source, (&key.text, node)) {
+            _ => match group(sources, &entry.key, &entry.node) {
                 Some(group) => Some(group),
                 None => continue,
             },
         };
-        choices.push(ChoiceDraft {
-            destinations,
-            ports,
-            way,
-        });
+        choices.push(ChoiceDraft { target, group });
     }
     choices
 }
 
-/// `NAME`, `*.NAME`, `**.NAME`, an address or a range; with `:PORT`, or for every port.
-fn target(text: &str) -> Result<(Destinations, PortSet), String> {
-    if let Some(net) = net(text) {
-        return Ok((Destinations::Net(net), PortSet::ANY));
-    }
-    let (host, ports) = match text.rsplit_once(':') {
-        Some((host, "*")) => (host, PortSet::ANY),
-        Some((host, port)) => match parse_port(port.as_bytes()) {
-            Some(port) => (host, PortSet::single(port)),
-            None => return Err(format!("`{port}` is not a port from 1 to 65535")),
-        },
-        None => (text, PortSet::ANY),
-    };
-    if let Some(net) = net(host) {
-        return Ok((Destinations::Net(net), ports));
-    }
-    let pattern = Pattern::from_policy(host).map_err(|why| format!("`{host}`: {why}"))?;
-    Ok((Destinations::Names(pattern), ports))
-}
-
-fn net(text: &str) -> Option<IpNet> {
-    let bare = text
-        .strip_prefix('[')
-        .and_then(|text| text.strip_suffix(']'));
-    let text = bare.unwrap_or(text);
-    let net: IpNet = text
-        .parse()
-        .or_else(|_| text.parse::<std::net::IpAddr>().map(IpNet::from))
-        .ok()?;
-    Some(net.trunc())
-}
-
-/// Where a file is that a source names: a policy file means its own folder.
-fn beside(sources: &Sources, place: &Place, file: &str) -> PathBuf {
-    let folder = match &sources.get(place.source).kind {
-        SourceKind::File(path) => path.parent().unwrap_or(Path::new("")),
-        SourceKind::Flag(_) => Path::new(""),
-    };
-    folder.join(file)
-}
-
-/// Notes every file that holds credentials, and gives the variables that do: also of proxies that
+/// Keeps every file that holds credentials, and gives the variables that do: also of proxies that
 /// another source put others in the place of. They are as secret as those that are used.
 fn secrets(sources: &mut Sources, outside: &mut Outside<'_>) -> Vec<String> {
     let mut variables = Vec::new();
-    for (secret, place) in std::mem::take(&mut sources.credentials) {
-        let file = match (secret, &sources.get(place.source).kind) {
+    for Written { value, place } in std::mem::take(&mut sources.credentials) {
+        let file = match (value, &sources.get(place.source).kind) {
             (Some(Secret::Variable(name)), _) => {
                 variables.push(name);
                 continue;
             }
             (Some(Secret::File(file)), _) => {
-                let file = beside(sources, &place, &file);
+                let value = file.as_str();
+                let file = beside(sources, Written { value, place });
                 // One that is not there cannot be hidden; where it is used, that is an error.
                 match (outside.read)(&file) {
                     Ok(_) => file,
@@ -361,22 +277,22 @@ impl ProxyDraft {
     pub fn settle(self, sources: &mut Sources, outside: &mut Outside<'_>) -> UpstreamProxies {
         let mut settled = UpstreamProxies::default();
         settled.secret_variables = secrets(sources, outside);
-        if let Some(forbidden) = &self.forbidden {
+        if let Some(forbidden) = self.forbidden {
             let says = sources.name(forbidden);
             let special = self.choices.iter().flatten();
-            let special = special.filter_map(|choice| choice.way.as_ref());
+            let special = special.filter_map(|choice| choice.group.as_ref());
             let groups = self.http.iter().chain(&self.https).chain(special);
-            for (_, place) in groups.flat_map(|group| &group.proxies) {
-                let message = "an upstream proxy is named here, and another place forbids chaining";
+            for proxy in groups.flat_map(|group| &group.proxies) {
+                let message = "the policy names an upstream proxy, but also forbids them";
                 let hint = format!("{says} says `allow_upstream_proxy = false`");
-                sources.error_with(place, message, hint);
+                sources.error_with(proxy.place, message, hint);
             }
             return settled;
         }
-        if let Some((text, place)) = &self.no_proxy {
-            match NoProxy::parse(text) {
+        if let Some(text) = &self.no_proxy {
+            match NoProxy::parse(&text.value) {
                 Ok(list) => settled.no_proxy = list,
-                Err(message) => sources.error(place, message),
+                Err(message) => sources.error(text.place, message),
             }
         }
         let mut making = Making { sources, outside };
@@ -390,9 +306,8 @@ impl ProxyDraft {
         settled.https = self.https.map(|group| making.group(group, Some(&shared)));
         let choices = self.choices.unwrap_or_default().into_iter();
         let choices = choices.map(|choice| Choice {
-            destinations: choice.destinations,
-            ports: choice.ports,
-            way: choice.way.map(|group| making.group(group, None)),
+            target: choice.target,
+            group: choice.group.map(|group| making.group(group, None)),
         });
         let choices = choices.collect();
         settled.set_choices(choices);
@@ -420,35 +335,28 @@ impl Making<'_, '_> {
         let none = Made::default();
         let made = own.as_ref().or(shared).unwrap_or(&none);
         let mut proxies = Vec::with_capacity(group.proxies.len());
-        for (proxy, place) in group.proxies {
-            match proxy.with_credentials(made.credentials.as_ref()) {
+        for proxy in group.proxies {
+            match proxy.value.with_credentials(made.credentials.as_ref()) {
                 Ok(proxy) => proxies.push(proxy.with_authorities(made.ca_pem.as_ref())),
-                Err(message) => self.sources.error(&place, message),
+                Err(message) => self.sources.error(proxy.place, message),
             }
         }
         ProxyGroup::new(proxies, made.by_address)
     }
 
     fn terms(&mut self, terms: &TermsDraft) -> Made {
-        let credentials = terms.secret.as_ref().and_then(|(secret, place)| {
-            let text = match secret {
-                Secret::File(file) => {
-                    let (_, text) = self.file(file, place)?;
-                    text
-                }
-                Secret::Variable(name) => self.variable(name, place)?,
-            };
-            let parsed = Credentials::parse(&text);
-            parsed.map_err(|why| self.sources.error(place, why)).ok()
+        let credentials = terms.secret.as_ref().and_then(|secret| {
+            let parsed = self.secret(secret).and_then(|text| match text {
+                Some(text) => Credentials::parse(&text).map(Some).map_err(str::to_owned),
+                None => Ok(None),
+            });
+            self.reported(secret.place, parsed).flatten()
         });
-        let ca_pem = terms.ca_file.as_ref().and_then(|(file, place)| {
-            let (_, text) = self.file(file, place)?;
-            if !text.contains("-----BEGIN CERTIFICATE-----") {
-                let message = format!("`{file}` holds no certificate in PEM form");
-                self.sources.error(place, message);
-                return None;
-            }
-            Some(Arc::from(text))
+        let ca_pem = terms.ca_file.as_ref().and_then(|file| {
+            let (value, place) = (file.value.as_str(), file.place);
+            let path = beside(self.sources, Written { value, place });
+            let read = self.outside.certificates(&path, value);
+            self.reported(place, read)
         });
         Made {
             credentials,
@@ -457,28 +365,22 @@ impl Making<'_, '_> {
         }
     }
 
-    /// A file's path, relative to the policy file that names it, and its text.
-    fn file(&mut self, file: &str, place: &Place) -> Option<(PathBuf, String)> {
-        let path = beside(self.sources, place, file);
-        let shown = path.display();
-        let why = match (self.outside.read)(&path) {
-            Ok(text) if text.len() <= MAX_FILE_BYTES => {
-                self.outside.files.push(path.clone());
-                return Some((path, text));
+    /// The text of credentials; nothing where variables are not looked at.
+    fn secret(&mut self, secret: &Written<Secret>) -> Result<Option<String>, String> {
+        match &secret.value {
+            Secret::File(file) => {
+                let (value, place) = (file.as_str(), secret.place);
+                let path = beside(self.sources, Written { value, place });
+                self.outside.text(&path).map(Some)
             }
-            Ok(_) => format!("`{shown}` is larger than {MAX_FILE_BYTES} bytes"),
-            Err(error) => format!("cannot read `{shown}`: {error}"),
-        };
-        self.sources.error(place, why);
-        None
+            Secret::Variable(name) => match self.outside.environment.map(|all| all.get(name)) {
+                Some(None) => Err(format!("the environment variable `{name}` is not set")),
+                value => Ok(value.flatten()),
+            },
+        }
     }
 
-    fn variable(&mut self, name: &str, place: &Place) -> Option<String> {
-        let value = self.outside.environment?.get(name);
-        if value.is_none() {
-            let message = format!("the environment variable `{name}` is not set");
-            self.sources.error(place, message);
-        }
-        value
+    fn reported<T>(&mut self, place: Place, result: Result<T, String>) -> Option<T> {
+        result.map_err(|why| self.sources.error(place, why)).ok()
     }
 }

@@ -1,32 +1,21 @@
 //! Tables and lists of rules: every key a target, every value a verdict.
 
-use super::document::{Node, Value};
+use super::document::{Entry, Node, Value};
 use super::draft::{Draft, Expect};
 use super::section::Section;
-use super::source::{Place, SourceId};
 use super::terms::terms;
 use crate::rules::Terms;
 
 /// Every key of a table is a target, every value a verdict.
-pub(super) fn rules(
-    draft: &mut Draft,
-    source: SourceId,
-    (name, node): (&str, &Node),
-    expect: Expect,
-) {
-    let section = Section::open(&mut draft.sources, source, name, node);
-    for (key, node) in section.rest() {
-        let place = Place {
-            source,
-            span: key.span.clone(),
-        };
-        if let Some(name) = unquoted(&key.text, node) {
-            let message = format!("`{name}` stands here without quotes");
-            draft
-                .sources
-                .error_with(&place, message, format!("write \"{name}\""));
-        } else if let Some(terms) = terms(draft, source, node, expect) {
-            draft.rule(place, &key.text, expect, terms);
+pub(super) fn rules(draft: &mut Draft<'_>, name: &str, node: &Node, expect: Expect) {
+    let section = Section::open(&mut draft.sources, name, node);
+    for Entry { place, key, node } in section.rest() {
+        if let Some(name) = unquoted(key, node) {
+            let message = format!("`{name}` must be quoted");
+            let hint = format!("write \"{name}\"");
+            draft.sources.error_with(*place, message, hint);
+        } else if let Some(terms) = terms(draft, node, expect) {
+            draft.rule(*place, key, expect, terms);
         }
     }
 }
@@ -37,11 +26,11 @@ fn unquoted(key: &str, node: &Node) -> Option<String> {
     let mut name = key.to_owned();
     let mut inner = node;
     while let Value::Table(entries) = &inner.value {
-        let [(label, value)] = entries.as_slice() else {
+        let [entry] = entries.as_slice() else {
             return None;
         };
-        name = format!("{name}.{}", label.text);
-        inner = value;
+        name = format!("{name}.{}", entry.key);
+        inner = &entry.node;
     }
     let is_verdict = matches!(&inner.value, Value::Text(word) if word == "allow" || word == "deny");
     let is_table = matches!(node.value, Value::Table(_));
@@ -49,9 +38,14 @@ fn unquoted(key: &str, node: &Node) -> Option<String> {
 }
 
 /// `allowlist_additions` of a host gateway's file: names on ports 80 and 443.
-pub(super) fn additions(draft: &mut Draft, section: &mut Section<'_>) {
+pub(super) fn additions(draft: &mut Draft<'_>, section: &mut Section<'_>) {
     let names = section.list(&mut draft.sources, "allowlist_additions");
-    for (name, place) in names.into_iter().flat_map(|(_, names)| names) {
-        draft.rule(place, name, Expect::WebNames, Terms::default());
+    for name in names.into_iter().flat_map(|names| names.value) {
+        draft.rule(
+            name.place,
+            name.value,
+            Expect::WebNames,
+            Terms::plain(false),
+        );
     }
 }

@@ -5,8 +5,8 @@
 
 use std::ops::RangeInclusive;
 
-use super::document::{Key, Node, Value};
-use super::source::{Place, SourceId, Sources};
+use super::document::{Entry, Node, Value};
+use super::source::{Place, Sources, Written};
 
 /// The key of a plain list of targets, at the top of a file.
 pub(super) const ALLOW_NET: &str = "allow_net";
@@ -17,15 +17,16 @@ pub(super) const RULE: &str = "a rule";
 /// The nearest of some words, if it is near enough to be meant.
 pub(super) fn nearest<'w>(word: &str, words: &[&'w str]) -> Option<&'w str> {
     let word = word.to_ascii_lowercase();
-    let distance = |known: &str| strsim::osa_distance(&word, known);
+    let distance = |known: &str| strsim::osa_distance(&word, &known.to_ascii_lowercase());
     // of two that are equally near, the one that was begun
-    let order = |known: &&str| (distance(known), !known.starts_with(&word), known.len());
+    let begun = |known: &str| known.to_ascii_lowercase().starts_with(&word);
+    let order = |known: &&str| (distance(known), !begun(known), known.len());
     let best = words.iter().copied().min_by_key(order)?;
     (distance(best) <= (best.len() / 3).max(1)).then_some(best)
 }
 
-/// Texts of a list, and where each stands.
-pub(super) type Texts<'n> = Vec<(&'n str, Place)>;
+/// The texts of a list, each with its place.
+pub(super) type Texts<'n> = Vec<Written<&'n str>>;
 
 /// A key that is there.
 pub(super) struct PresentKey {
@@ -35,76 +36,52 @@ pub(super) struct PresentKey {
 
 /// A table that is being read.
 pub(super) struct Section<'n> {
-    pub source: SourceId,
     /// Its dotted name; empty for the whole file.
     name: &'n str,
-    entries: Vec<(&'n Key, &'n Node)>,
+    entries: Vec<&'n Entry>,
     known: Vec<&'static str>,
 }
 
 impl<'n> Section<'n> {
     /// Opens a table, or reports that the value is none. An empty value is an empty table: YAML
     /// writes it so.
-    pub fn open(sources: &mut Sources, source: SourceId, name: &'n str, node: &'n Node) -> Self {
-        let entries = match &node.value {
-            Value::Table(entries) => entries.iter().map(|(key, node)| (key, node)).collect(),
-            Value::Nothing => Vec::new(),
-            _ => {
-                let what = describe(name);
-                let message = format!("{what} must be a table, and is {}", node.kind());
-                sources.error(
-                    &Place {
-                        source,
-                        span: node.span.clone(),
-                    },
-                    message,
-                );
-                Vec::new()
-            }
-        };
+    pub fn open(sources: &mut Sources, name: &'n str, node: &'n Node) -> Self {
+        if !matches!(node.value, Value::Table(_) | Value::Nothing) {
+            let message = format!("{} must be a table, not {}", describe(name), node.kind());
+            sources.error(node.place, message);
+        }
         Section {
-            source,
             name,
-            entries,
+            entries: node.entries().iter().collect(),
             known: Vec::new(),
         }
     }
 
-    pub fn place(&self, node: &Node) -> Place {
-        Place {
-            source: self.source,
-            span: node.span.clone(),
-        }
-    }
-
-    pub fn key_place(&self, key: &Key) -> Place {
-        Place {
-            source: self.source,
-            span: key.span.clone(),
-        }
-    }
-
     /// Takes a key out of the section.
-    pub fn take(&mut self, key: &'static str) -> Option<(&'n Key, &'n Node)> {
+    pub fn take_entry(&mut self, key: &'static str) -> Option<&'n Entry> {
         self.known.push(key);
-        let at = self.entries.iter().position(|(own, _)| own.text == key)?;
+        let at = self.entries.iter().position(|entry| entry.key == key)?;
         Some(self.entries.swap_remove(at))
     }
 
-    pub fn text(&mut self, sources: &mut Sources, key: &'static str) -> Option<(&'n str, Place)> {
-        let (_, node) = self.take(key)?;
-        let place = self.place(node);
+    /// Takes a key out of the section, for its value alone.
+    pub fn take(&mut self, key: &'static str) -> Option<&'n Node> {
+        self.take_entry(key).map(|entry| &entry.node)
+    }
+
+    pub fn text(&mut self, sources: &mut Sources, key: &'static str) -> Option<Written<&'n str>> {
+        let node = self.take(key)?;
         match &node.value {
-            Value::Text(text) => Some((text, place)),
-            _ => self.wrong(sources, key, node, "text in quotes"),
+            Value::Text(text) => Some(written(text, node)),
+            _ => wrong(sources, key, node, "a quoted string"),
         }
     }
 
-    pub fn truth(&mut self, sources: &mut Sources, key: &'static str) -> Option<(bool, Place)> {
-        let (_, node) = self.take(key)?;
+    pub fn truth(&mut self, sources: &mut Sources, key: &'static str) -> Option<Written<bool>> {
+        let node = self.take(key)?;
         match &node.value {
-            Value::Bool(truth) => Some((*truth, self.place(node))),
-            _ => self.wrong(sources, key, node, "true or false"),
+            Value::Bool(truth) => Some(written(*truth, node)),
+            _ => wrong(sources, key, node, "true or false"),
         }
     }
 
@@ -114,91 +91,82 @@ impl<'n> Section<'n> {
         sources: &mut Sources,
         key: &'static str,
         range: RangeInclusive<i64>,
-    ) -> Option<(u32, Place)> {
-        let (_, node) = self.take(key)?;
+    ) -> Option<Written<u32>> {
+        let node = self.take(key)?;
         let expected = format!("a whole number from {} to {}", range.start(), range.end());
         match &node.value {
             Value::Integer(number) if range.contains(number) => {
-                let number = u32::try_from(*number).ok()?;
-                Some((number, self.place(node)))
+                Some(written(u32::try_from(*number).ok()?, node))
             }
             Value::Integer(number) => {
-                let message = format!("`{key}` must be {expected}, and is {number}");
-                sources.error(&self.place(node), message);
+                let message = format!("`{key}` must be {expected}, not {number}");
+                sources.error(node.place, message);
                 None
             }
-            _ => self.wrong(sources, key, node, &expected),
+            _ => wrong(sources, key, node, &expected),
         }
     }
 
-    /// A list of texts, each with its place, behind the list's own place.
-    pub fn list(&mut self, sources: &mut Sources, key: &'static str) -> Option<(Place, Texts<'n>)> {
-        let (_, node) = self.take(key)?;
-        Self::list_of(sources, self.source, key, node)
+    /// A list of texts.
+    pub fn list(&mut self, sources: &mut Sources, key: &'static str) -> Option<Written<Texts<'n>>> {
+        Self::list_of(sources, key, self.take(key)?)
     }
 
     /// The same for a value that was taken.
-    pub fn list_of(
-        sources: &mut Sources,
-        source: SourceId,
-        key: &str,
-        node: &'n Node,
-    ) -> Option<(Place, Texts<'n>)> {
-        let place = |node: &Node| Place {
-            source,
-            span: node.span.clone(),
-        };
-        let mut wrong = |node: &Node| {
-            let kind = node.kind();
-            let message = format!("`{key}` must be a list of texts, and is {kind}");
-            sources.error(&place(node), message);
-            None
-        };
+    pub fn list_of(sources: &mut Sources, key: &str, node: &'n Node) -> Option<Written<Texts<'n>>> {
         let items = match &node.value {
             Value::List(items) => items.as_slice(),
             Value::Nothing => &[],
-            _ => return wrong(node),
+            _ => return wrong(sources, key, node, "a list of strings"),
         };
         let mut texts = Vec::with_capacity(items.len());
         for item in items {
             match &item.value {
-                Value::Text(text) => texts.push((text.as_str(), place(item))),
-                _ => return wrong(item),
+                Value::Text(text) => texts.push(written(text.as_str(), item)),
+                _ => {
+                    let message = format!("`{key}` must contain only strings, not {}", item.kind());
+                    sources.error(item.place, message);
+                    return None;
+                }
             }
         }
-        Some((place(node), texts))
-    }
-
-    fn wrong<T>(&self, sources: &mut Sources, key: &str, node: &Node, expected: &str) -> Option<T> {
-        let message = format!("`{key}` must be {expected}, and is {}", node.kind());
-        sources.error(&self.place(node), message);
-        None
+        Some(written(texts, node))
     }
 
     /// What is left: every key and its value.
-    pub fn rest(self) -> Vec<(&'n Key, &'n Node)> {
+    pub fn rest(self) -> Vec<&'n Entry> {
         self.entries
     }
 
     /// Reports every key that nobody took.
     pub fn finish(mut self, sources: &mut Sources) {
-        self.entries.sort_by_key(|(key, _)| key.span.start);
-        for (key, _) in &self.entries {
-            let (place, text) = (self.key_place(key), key.text.as_str());
-            let hint = match nearest(text, &self.known) {
+        self.entries.sort_by_key(|entry| entry.place.start);
+        for entry in &self.entries {
+            let key = entry.key.as_str();
+            let hint = match nearest(key, &self.known) {
                 Some(known) => format!("did you mean `{known}`?"),
-                None if (self.name, text) == ("network", ALLOW_NET) => {
-                    "write it at the top of the file, before [network]".to_owned()
+                None if (self.name, key) == ("network", ALLOW_NET) => {
+                    "move it to the top of the file, before [network]".to_owned()
                 }
                 None => format!("known keys: {}", self.known.join(", ")),
             };
-            sources.error_with(
-                &place,
-                format!("unknown key `{text}` in {}", describe(self.name)),
-                hint,
-            );
+            let message = format!("unknown key `{key}` in {}", describe(self.name));
+            sources.error_with(entry.place, message, hint);
         }
     }
+}
+
+fn written<T>(value: T, node: &Node) -> Written<T> {
+    Written {
+        value,
+        place: node.place,
+    }
+}
+
+fn wrong<T>(sources: &mut Sources, key: &str, node: &Node, expected: &str) -> Option<T> {
+    let message = format!("`{key}` must be {expected}, not {}", node.kind());
+    sources.error(node.place, message);
+    None
 }
 
 fn describe(name: &str) -> String {
@@ -209,11 +177,21 @@ fn describe(name: &str) -> String {
     }
 }
 
-/// Reports a word that is none of those that may stand here.
-pub(super) fn unknown(sources: &mut Sources, place: &Place, word: &str, words: &[&str]) {
-    let hint = match nearest(word, words) {
+/// The value of a word that must be one of a few; reports a word that is none of them.
+pub(super) fn choice<T: Copy>(
+    sources: &mut Sources,
+    word: Written<&str>,
+    choices: &[(&'static str, T)],
+) -> Option<T> {
+    let known = choices.iter().find(|(known, _)| *known == word.value);
+    if let Some((_, value)) = known {
+        return Some(*value);
+    }
+    let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+    let hint = match nearest(word.value, &words) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("write `{}`", words.join("` or `")),
     };
-    sources.error_with(place, format!("`{word}` is not known here"), hint);
+    sources.error_with(word.place, format!("unknown value `{}`", word.value), hint);
+    None
 }

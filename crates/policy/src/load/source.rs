@@ -54,13 +54,39 @@ impl SourceId {
     pub fn number(self) -> u16 {
         self.0
     }
+
+    /// A place in the source, in bytes of its text.
+    pub fn at(self, span: Range<usize>) -> Place {
+        Place {
+            source: self,
+            start: span.start,
+            end: span.end,
+        }
+    }
 }
 
-/// A place in a source.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A place in a source, in bytes of its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub source: SourceId,
-    pub span: Range<usize>,
+    pub start: usize,
+    pub end: usize,
+}
+
+/// A value, and where it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Written<T> {
+    pub value: T,
+    pub place: Place,
+}
+
+impl<T> Written<T> {
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Written<U> {
+        Written {
+            value: f(self.value),
+            place: self.place,
+        }
+    }
 }
 
 /// Where credentials are, if not in the URL.
@@ -77,7 +103,7 @@ pub(super) struct Sources {
     pub errors: Vec<Diagnostic>,
     pub warnings: Vec<Diagnostic>,
     /// Where credentials stand: in the source's own text, or where it says.
-    pub credentials: Vec<(Option<Secret>, Place)>,
+    pub credentials: Vec<Written<Option<Secret>>>,
     dropped: usize,
 }
 
@@ -128,7 +154,7 @@ impl Sources {
     }
 
     /// `file:line`, or the flag.
-    pub fn name(&self, place: &Place) -> String {
+    pub fn name(&self, place: Place) -> String {
         let source = self.get(place.source);
         match &source.kind {
             SourceKind::File(_) => format!("{}:{}", source.path, self.line(place)),
@@ -137,52 +163,48 @@ impl Sources {
     }
 
     /// The line of a place, from 1.
-    pub fn line(&self, place: &Place) -> u32 {
+    pub fn line(&self, place: Place) -> u32 {
         let starts = self.get(place.source).line_starts();
-        let line = starts.partition_point(|&start| start as usize <= place.span.start);
+        let line = starts.partition_point(|&start| start as usize <= place.start);
         u32::try_from(line).unwrap_or(u32::MAX)
     }
 
-    pub fn error(&mut self, place: &Place, message: impl Into<String>) {
+    pub fn error(&mut self, place: Place, message: impl Into<String>) {
         self.error_with(place, message, None);
     }
 
     pub fn error_with(
         &mut self,
-        place: &Place,
+        place: Place,
         message: impl Into<String>,
         hint: impl Into<Option<String>>,
     ) {
         if !self.wants_errors() {
             return;
         }
-        let diagnostic = self
-            .diagnostic(Severity::Error, place, message.into())
-            .hint(hint);
-        self.errors.push(diagnostic);
+        let error = self.diagnostic(Severity::Error, place, message.into());
+        self.errors.push(error.hint(hint));
     }
 
     pub fn warn(
         &mut self,
-        place: &Place,
+        place: Place,
         message: impl Into<String>,
         hint: impl Into<Option<String>>,
     ) {
         if self.wants_warnings() {
-            let warning = self
-                .diagnostic(Severity::Warning, place, message.into())
-                .hint(hint);
-            self.warnings.push(warning);
+            let warning = self.diagnostic(Severity::Warning, place, message.into());
+            self.warnings.push(warning.hint(hint));
         }
     }
 
-    fn diagnostic(&self, severity: Severity, place: &Place, message: String) -> Diagnostic {
+    fn diagnostic(&self, severity: Severity, place: Place, message: String) -> Diagnostic {
         let source = self.get(place.source);
         let location = Location {
             path: &source.path,
             line: self.line(place) as usize,
             text: &source.text,
-            span: place.span.clone(),
+            span: place.start..place.end,
         };
         Diagnostic::at(severity, location, message)
     }

@@ -19,7 +19,7 @@ const DNS_PORT: u16 = 53;
 /// Whether the rule may be taken; reports what is wrong with it.
 pub(super) fn suits(
     sources: &mut Sources,
-    place: &Place,
+    place: Place,
     text: &str,
     target: &Target,
     terms: &Terms,
@@ -42,7 +42,7 @@ pub(super) fn suits(
         "paths"
     };
     let message = format!(
-        "`{text}` covers port {HTTPS_PORT}, where `{key}` cannot be seen without inspection"
+        "`{text}` covers port {HTTPS_PORT}, where `{key}` has no effect without inspection"
     );
     let plain = match target {
         Target::Name { pattern, .. } => format!("\"{pattern}:{HTTP_PORT}\""),
@@ -51,9 +51,9 @@ pub(super) fn suits(
     };
     let hint = match target {
         Target::Name { .. } => {
-            format!("add `inspect = true`, or write the rule for {plain} alone")
+            format!("add `inspect = true`, or limit the rule to {plain}")
         }
-        Target::Net { .. } => format!("write the rule for {plain}, or for a name"),
+        Target::Net { .. } => format!("limit the rule to {plain}, or write it for a name"),
     };
     sources.error_with(place, message, hint);
     false
@@ -61,7 +61,7 @@ pub(super) fn suits(
 
 fn datagrams(
     sources: &mut Sources,
-    place: &Place,
+    place: Place,
     text: &str,
     target: &Target,
     terms: &Terms,
@@ -77,23 +77,21 @@ fn datagrams(
         (Some(flow), _) if flow.paths.is_some() => "paths",
         (_, Some(key)) => key,
         _ if target.ports().is_any() => {
-            let message =
-                format!("`{text}` is too broad: datagrams pass on the ports that are named");
+            let message = format!("`{text}` is too broad: a rule for UDP must name its ports");
             let hint = "write a rule for each port, as in \"time.example.com:123/udp\"";
             sources.error_with(place, message, hint.to_owned());
             return false;
         }
         _ if target.ports().contains(DNS_PORT) => {
             let message =
-                format!("`{text}`: datagrams to port {DNS_PORT} are the sandbox's own resolver's");
-            let hint =
-                "name resolvers under [network.dns]; names need no rule to be looked up there";
+                format!("`{text}`: the sandbox's own resolver receives UDP to port {DNS_PORT}");
+            let hint = "to choose upstream resolvers, use [network.dns]";
             sources.error_with(place, message, hint.to_owned());
             return false;
         }
         _ => return true,
     };
-    let message = format!("`{key}` has no meaning for UDP, and `{text}` is a rule for UDP");
+    let message = format!("`{key}` has no effect on UDP, but `{text}` is a rule for UDP");
     sources.error(place, message);
     false
 }

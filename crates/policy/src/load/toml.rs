@@ -1,75 +1,73 @@
 //! TOML policies, with the span of every key and value.
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::document::{Key, MAX_DEPTH, Node, SyntaxError, Value};
+use super::document::{Entry, MAX_DEPTH, Node, SyntaxError, Value};
+use super::source::SourceId;
 
-type Spanned<T> = toml::Spanned<T>;
-
-pub(super) fn parse(text: &str) -> Result<Node, Vec<SyntaxError>> {
+pub(super) fn parse(source: SourceId, text: &str) -> Result<Node, Vec<SyntaxError>> {
     let (table, errors) = DeTable::parse_recoverable(text);
-    let mut errors: Vec<_> = errors.iter().map(syntax_error).collect();
-    let span = table.span();
-    match table_value(table.get_ref(), 0) {
-        Ok(value) if errors.is_empty() => return Ok(Node { span, value }),
+    let errors = errors.iter().map(|error| syntax_error(source, error));
+    let mut errors: Vec<_> = errors.collect();
+    let place = source.at(table.span());
+    match table_value(source, table.get_ref(), 0) {
+        Ok(value) if errors.is_empty() => return Ok(Node { place, value }),
         Ok(_) => {}
         Err(error) => errors.push(error),
     }
     Err(errors)
 }
 
-fn syntax_error(error: &toml::de::Error) -> SyntaxError {
+fn syntax_error(source: SourceId, error: &toml::de::Error) -> SyntaxError {
     let message = match error.message() {
         message if message.starts_with("invalid unquoted key") => {
-            "a name with a `*` is written in quotes: \"*.example.org\""
+            "a name with a `*` must be quoted: \"*.example.org\""
         }
         message => message,
     };
     SyntaxError {
-        span: error.span().unwrap_or(0..0),
+        place: source.at(error.span().unwrap_or(0..0)),
         message: message.to_owned(),
     }
 }
 
-fn table_value(table: &DeTable<'_>, depth: usize) -> Result<Value, SyntaxError> {
+fn table_value(source: SourceId, table: &DeTable<'_>, depth: usize) -> Result<Value, SyntaxError> {
     let mut entries = Vec::with_capacity(table.len());
     for (key, value) in table {
-        let key = Key {
-            span: key.span(),
-            text: key.get_ref().clone().into_owned(),
-        };
-        entries.push((key, node(value, depth + 1)?));
+        entries.push(Entry {
+            place: source.at(key.span()),
+            key: key.get_ref().clone().into_owned(),
+            node: node(source, value, depth + 1)?,
+        });
     }
-    entries.sort_by_key(|(key, _)| key.span.start);
+    entries.sort_by_key(|entry| entry.place.start);
     Ok(Value::Table(entries))
 }
 
-fn node(spanned: &Spanned<DeValue<'_>>, depth: usize) -> Result<Node, SyntaxError> {
-    let span = spanned.span();
+fn node(
+    source: SourceId,
+    spanned: &Spanned<DeValue<'_>>,
+    depth: usize,
+) -> Result<Node, SyntaxError> {
+    let place = source.at(spanned.span());
     if depth > MAX_DEPTH {
-        return Err(SyntaxError {
-            span,
-            message: "this is nested too deeply".into(),
-        });
+        return Err(SyntaxError::too_deep(place));
     }
     let value = match spanned.get_ref() {
         DeValue::String(text) => Value::Text(text.clone().into_owned()),
         DeValue::Integer(number) => {
-            let digits = number.as_str();
-            match i64::from_str_radix(digits, number.radix()) {
-                Ok(number) => Value::Integer(number),
-                Err(_) => Value::Other("a number that is too large"),
-            }
+            let number = i64::from_str_radix(number.as_str(), number.radix());
+            number.map_or(Value::Other("a number that is too large"), Value::Integer)
         }
         DeValue::Float(_) => Value::Other("a fraction"),
         DeValue::Boolean(truth) => Value::Bool(*truth),
         DeValue::Datetime(_) => Value::Other("a date"),
-        DeValue::Array(list) => Value::List(
-            list.iter()
-                .map(|item| node(item, depth + 1))
-                .collect::<Result<_, _>>()?,
-        ),
-        DeValue::Table(table) => table_value(table, depth)?,
+        DeValue::Array(list) => {
+            let items = list.iter().map(|item| node(source, item, depth + 1));
+            Value::List(items.collect::<Result<_, _>>()?)
+        }
+        DeValue::Table(table) => table_value(source, table, depth)?,
     };
-    Ok(Node { span, value })
+    Ok(Node { place, value })
 }

@@ -3,7 +3,6 @@
 use portcullis_names::PortSet;
 
 use super::draft::Draft;
-use super::source::Place;
 use crate::rules::RuleSet;
 
 /// The port on which TLS is expected.
@@ -12,7 +11,7 @@ const HTTPS_PORT: u16 = 443;
 pub(crate) const MAX_UDP_PORTS: usize = 32;
 
 /// Reports what only all rules together tell.
-pub(super) fn report(draft: &mut Draft, rules: &RuleSet, limited: Option<&Place>) {
+pub(super) fn report(draft: &mut Draft<'_>, rules: &RuleSet) {
     let mut udp = PortSet::EMPTY;
     let names = rules
         .names
@@ -27,12 +26,12 @@ pub(super) fn report(draft: &mut Draft, rules: &RuleSet, limited: Option<&Place>
         udp = udp.union(ports);
         if udp.len() > MAX_UDP_PORTS {
             let place = draft.place(rule);
-            let message = format!("rules let datagrams through on more than {MAX_UDP_PORTS} ports");
-            draft.sources.error(&place, message);
+            let message = format!("the rules allow UDP on more than {MAX_UDP_PORTS} ports");
+            draft.sources.error(place, message);
             break;
         }
     }
-    let Some(limited) = limited else {
+    let Some(limited) = draft.limited else {
         return;
     };
     let unseen = rules.names.allows().filter(|allow| {
@@ -47,10 +46,10 @@ pub(super) fn report(draft: &mut Draft, rules: &RuleSet, limited: Option<&Place>
             "rules cover"
         };
         let message = format!(
-            "`mode = \"limited\"` refuses HTTPS that is not inspected: {count} {rules} port \
+            "`mode = \"limited\"` refuses HTTPS that is not inspected, but {count} {rules} port \
              {HTTPS_PORT} without `inspect = true`"
         );
-        let hint = "add `inspect = true` to those that programs reach over HTTPS".to_owned();
+        let hint = "add `inspect = true` to the rules for HTTPS".to_owned();
         draft.sources.warn(limited, message, hint);
     }
 }

@@ -1,51 +1,42 @@
 //! `types`: which record types are answered.
 
-use super::draft::Draft;
 use super::section::{Section, nearest};
-use super::source::Place;
+use super::source::{Sources, Written};
 use crate::types::{TypeError, TypeSet};
 
 /// The types of a `types` key, and where it stands.
-pub(super) fn types(draft: &mut Draft, section: &mut Section<'_>) -> Option<(TypeSet, Place)> {
-    let (place, texts) = section.list(&mut draft.sources, "types")?;
-    if texts.is_empty() {
-        let hint = "leave it out for the types of a plain allow, or deny the name".to_owned();
-        draft.sources.error_with(&place, "`types` is empty", hint);
+pub(super) fn types(sources: &mut Sources, section: &mut Section<'_>) -> Option<Written<TypeSet>> {
+    let texts = section.list(sources, "types")?;
+    if texts.value.is_empty() {
+        let hint = "to serve the default types, leave it out; to serve none, deny the name";
+        sources.error_with(texts.place, "`types` is empty", hint.to_owned());
         return None;
     }
     let mut all = TypeSet::EMPTY;
-    for (text, at) in texts {
-        match TypeSet::parse(text) {
+    for text in &texts.value {
+        match TypeSet::parse(text.value) {
             Ok(one) => all = all.union(one),
-            Err(error) => bad_type(draft, &at, text, error),
+            Err(error) => bad_type(sources, *text, error),
         }
     }
-    Some((all, place))
+    Some(texts.map(|_| all))
 }
 
-fn bad_type(draft: &mut Draft, at: &Place, text: &str, error: TypeError) {
+fn bad_type(sources: &mut Sources, kind: Written<&str>, error: TypeError) {
+    let text = kind.value;
     let (message, hint) = match error {
         TypeError::NeverServed => (
-            format!("`{text}` is never answered"),
-            "it stands for a whole zone or one message, not for a record of a name".to_owned(),
+            format!("`{text}` is never served"),
+            "it means a whole zone or one message, not a record of a name".to_owned(),
         ),
         TypeError::Unknown => {
             let names = TypeSet::names();
-            let hint = match nearest_type(text, &names) {
+            let hint = match nearest(text, &names) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known types: {}", names.join(", ")),
             };
             (format!("`{text}` is not a record type"), hint)
         }
     };
-    draft.sources.error_with(at, message, hint);
-}
-
-/// The nearest type; their names are in upper case, and short.
-fn nearest_type<'n>(text: &str, names: &[&'n str]) -> Option<&'n str> {
-    let lower: Vec<String> = names.iter().map(|name| name.to_lowercase()).collect();
-    let words: Vec<&str> = lower.iter().map(String::as_str).collect();
-    let near = nearest(text, &words)?;
-    let at = words.iter().position(|word| *word == near)?;
-    names.get(at).copied()
+    sources.error_with(kind.place, message, hint);
 }

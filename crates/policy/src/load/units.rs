@@ -53,10 +53,10 @@ pub(super) fn bytes(text: &str) -> Result<NonZeroU64, AmountError> {
             .find(|(known, _)| known.eq_ignore_ascii_case(unit));
         return Err(match near {
             Some((near, _)) => AmountError {
-                message: format!("`{unit}` in `{text}` is not a unit; is it bits or bytes?"),
+                message: format!("`{unit}` in `{text}` is not a unit: does it mean bits or bytes?"),
                 hint: format!("for bytes write \"{number}{near}\""),
             },
-            None => wrong("has a unit that is not known"),
+            None => wrong("has an unknown unit"),
         });
     };
     number
@@ -65,9 +65,9 @@ pub(super) fn bytes(text: &str) -> Result<NonZeroU64, AmountError> {
         .and_then(NonZeroU64::new)
         .ok_or_else(|| {
             wrong(if number == 0 {
-                "is nothing"
+                "must be more than zero"
             } else {
-                "is too much"
+                "is too large"
             })
         })
 }
@@ -77,7 +77,7 @@ pub(super) fn rate(text: &str) -> Result<NonZeroU64, AmountError> {
     let Some(amount) = text.strip_suffix("/s") else {
         let hint = match bytes(text) {
             Ok(_) => format!("write \"{text}/s\""),
-            Err(_) => "write an amount of bytes a second, as in \"10MB/s\"".to_owned(),
+            Err(_) => "write an amount per second, as in \"10MB/s\"".to_owned(),
         };
         let message = format!("`{text}` is not a rate");
         return Err(AmountError { message, hint });
@@ -85,7 +85,7 @@ pub(super) fn rate(text: &str) -> Result<NonZeroU64, AmountError> {
     bytes(amount).map_err(|AmountError { message, hint }| {
         let hint = match hint.strip_suffix('"') {
             Some(rest) if !hint.contains(" or ") => format!("{rest}/s\""),
-            _ => "write an amount of bytes a second, as in \"10MB/s\"".to_owned(),
+            _ => "write an amount per second, as in \"10MB/s\"".to_owned(),
         };
         AmountError { message, hint }
     })

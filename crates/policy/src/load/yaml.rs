@@ -8,51 +8,19 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
 
-use super::document::{Key, MAX_DEPTH, Node, SyntaxError, Value, offset_of};
+use super::document::{Entry, MAX_DEPTH, Node, SyntaxError, Value, offset_of};
+use super::source::SourceId;
 
-pub(super) fn parse(text: &str) -> Result<Node, Vec<SyntaxError>> {
+pub(super) fn parse(source: SourceId, text: &str) -> Result<Node, SyntaxError> {
     let options = serde_saphyr::options! {
         with_snippet: false,
         strict_booleans: true,
         merge_keys: serde_saphyr::MergeKeyPolicy::Error,
     };
-    let raw: Spanned<Raw> = serde_saphyr::from_str_with_options(text, options)
-        .map_err(|error| vec![syntax_error(text, &error)])?;
-    node(text, raw, 0).map_err(|error| vec![error])
-}
-
-fn syntax_error(text: &str, error: &serde_saphyr::Error) -> SyntaxError {
-    let at = error.location().map_or(0, |location| start(text, location));
-    let whole = error.without_snippet().to_string();
-    let message = whole.lines().next().unwrap_or_default();
-    // the message repeats the place, which the diagnostic shows itself
-    let message = message
-        .rfind(" at line ")
-        .map_or(message, |end| &message[..end]);
-    let message = match message.split_once(", set ") {
-        // advice for programmers
-        Some((message, _)) => message,
-        None if message.starts_with("multiple YAML documents") => {
-            "the file has more than one YAML document"
-        }
-        None if message == "alias references unknown anchor" => {
-            "a name that begins with `*` is written in quotes: \"*.example.org\""
-        }
-        None => message,
-    };
-    let message = message.trim().to_owned();
-    SyntaxError {
-        span: at..at,
-        message,
-    }
-}
-
-fn start(text: &str, location: Location) -> usize {
-    let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-    match location.span().byte_offset() {
-        Some(at) => number(at).min(text.len()),
-        None => offset_of(text, number(location.line()), number(location.column())),
-    }
+    let document = Document { source, text };
+    let raw = serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| document.syntax_error(&error))?;
+    document.node(raw, 0)
 }
 
 /// A value as serde hands it over.
@@ -66,55 +34,93 @@ enum Raw {
     Table(Vec<(Spanned<String>, Spanned<Raw>)>),
 }
 
-fn node(text: &str, raw: Spanned<Raw>, depth: usize) -> Result<Node, SyntaxError> {
-    let at = start(text, raw.referenced);
-    if depth > MAX_DEPTH {
-        return Err(SyntaxError {
-            span: at..at,
-            message: "this is nested too deeply".into(),
-        });
-    }
-    let length = raw
-        .referenced
-        .span()
-        .byte_len()
-        .and_then(|n| usize::try_from(n).ok());
-    let mut span = at..at + length.unwrap_or(0);
-    let value = match raw.value {
-        Raw::Nothing => Value::Nothing,
-        Raw::Bool(truth) => Value::Bool(truth),
-        Raw::Integer(number) => Value::Integer(number),
-        Raw::Other(what) => Value::Other(what),
-        Raw::Text(value) => Value::Text(value),
-        Raw::List(items) => {
-            let items = items.into_iter().map(|item| node(text, item, depth + 1));
-            Value::List(items.collect::<Result<_, _>>()?)
-        }
-        Raw::Table(entries) => {
-            let mut table = Vec::with_capacity(entries.len());
-            for (key, value) in entries {
-                let at = start(text, key.referenced);
-                let length = key
-                    .referenced
-                    .span()
-                    .byte_len()
-                    .and_then(|n| usize::try_from(n).ok());
-                let span = at..at + length.unwrap_or(key.value.len());
-                table.push((
-                    Key {
-                        span,
-                        text: key.value,
-                    },
-                    node(text, value, depth + 1)?,
-                ));
+struct Document<'t> {
+    source: SourceId,
+    text: &'t str,
+}
+
+impl Document<'_> {
+    fn syntax_error(&self, error: &serde_saphyr::Error) -> SyntaxError {
+        let at = error.location().map_or(0, |location| self.start(location));
+        let whole = error.without_snippet().to_string();
+        let message = whole.lines().next().unwrap_or_default();
+        // the message repeats the place, which the diagnostic shows itself
+        let message = message
+            .rfind(" at line ")
+            .map_or(message, |end| &message[..end]);
+        let message = match message.split_once(", set ") {
+            // advice for programmers
+            Some((message, _)) => message,
+            None if message.starts_with("multiple YAML documents") => {
+                "the file has more than one YAML document"
             }
-            Value::Table(table)
+            None if message == "alias references unknown anchor" => {
+                "a name that begins with `*` must be quoted: \"*.example.org\""
+            }
+            None => message,
+        };
+        SyntaxError {
+            place: self.source.at(at..at),
+            message: message.trim().to_owned(),
         }
-    };
-    if length.is_none() {
-        span.end = text[at..].find(['\n', '\r']).map_or(text.len(), |n| at + n);
     }
-    Ok(Node { span, value })
+
+    fn start(&self, location: Location) -> usize {
+        let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        match location.span().byte_offset() {
+            Some(at) => number(at).min(self.text.len()),
+            None => offset_of(
+                self.text,
+                number(location.line()),
+                number(location.column()),
+            ),
+        }
+    }
+
+    fn node(&self, raw: Spanned<Raw>, depth: usize) -> Result<Node, SyntaxError> {
+        let at = self.start(raw.referenced);
+        if depth > MAX_DEPTH {
+            return Err(SyntaxError::too_deep(self.source.at(at..at)));
+        }
+        let value = match raw.value {
+            Raw::Nothing => Value::Nothing,
+            Raw::Bool(truth) => Value::Bool(truth),
+            Raw::Integer(number) => Value::Integer(number),
+            Raw::Other(what) => Value::Other(what),
+            Raw::Text(value) => Value::Text(value),
+            Raw::List(items) => {
+                let items = items.into_iter().map(|item| self.node(item, depth + 1));
+                Value::List(items.collect::<Result<_, _>>()?)
+            }
+            Raw::Table(entries) => {
+                let mut table = Vec::with_capacity(entries.len());
+                for (key, value) in entries {
+                    let at = self.start(key.referenced);
+                    let length = length(key.referenced).unwrap_or(key.value.len());
+                    table.push(Entry {
+                        place: self.source.at(at..at + length),
+                        key: key.value,
+                        node: self.node(value, depth + 1)?,
+                    });
+                }
+                Value::Table(table)
+            }
+        };
+        let rest_of_line = || self.text[at..].find(['\n', '\r']);
+        let end = match length(raw.referenced).or_else(rest_of_line) {
+            Some(length) => at + length,
+            None => self.text.len(),
+        };
+        Ok(Node {
+            place: self.source.at(at..end),
+            value,
+        })
+    }
+}
+
+/// The length of a place in bytes, where it is known.
+fn length(location: Location) -> Option<usize> {
+    usize::try_from(location.span().byte_len()?).ok()
 }
 
 impl<'de> Deserialize<'de> for Raw {

@@ -7,10 +7,11 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use portcullis_names::{NameRef, Pattern, PortSet};
+use portcullis_names::{NameRef, Pattern, PortSet, parse_port};
 
-use super::no_proxy::NoProxy;
-use super::url::{ProxyHost, UpstreamProxy};
+use super::endpoint::ProxyHost;
+use super::no_proxy::{NoProxy, net};
+use super::url::UpstreamProxy;
 use crate::host_name::HOST_NAME;
 
 /// Most proxies that take over from each other.
@@ -61,22 +62,53 @@ enum Whom<'n> {
 
 /// Which destinations a line of `for` is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Destinations {
+enum Destinations {
     Names(Pattern),
     Net(IpNet),
 }
 
-/// A line of `for`.
+/// The key of a line of `for`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Choice {
-    pub(crate) destinations: Destinations,
+pub(crate) struct ProxyTarget {
+    destinations: Destinations,
     /// Every port where none is written.
-    pub(crate) ports: PortSet,
-    /// None is direct.
-    pub(crate) way: Option<ProxyGroup>,
+    ports: PortSet,
 }
 
-impl Choice {
+impl ProxyTarget {
+    /// Reads `NAME`, `*.NAME`, `**.NAME`, an address or a range; with `:PORT`, or for every port.
+    ///
+    /// # Errors
+    /// A sentence that says what is wrong.
+    pub(crate) fn parse(text: &str) -> Result<ProxyTarget, String> {
+        let (host, ports) = match (net(text), text.rsplit_once(':')) {
+            (Some(_), _) | (None, None) => (text, PortSet::ANY),
+            (None, Some((host, "*"))) => (host, PortSet::ANY),
+            (None, Some((host, port))) => match parse_port(port.as_bytes()) {
+                Some(port) => (host, PortSet::single(port)),
+                None => return Err(format!("`{port}` is not a port from 1 to 65535")),
+            },
+        };
+        let destinations = match net(host) {
+            Some(net) => Destinations::Net(net),
+            None => {
+                let pattern = Pattern::from_policy(host);
+                Destinations::Names(pattern.map_err(|why| format!("`{host}`: {why}"))?)
+            }
+        };
+        Ok(ProxyTarget {
+            destinations,
+            ports,
+        })
+    }
+
+    /// Whether another line is about the same, so that neither is the more specific one.
+    pub(crate) fn repeats(&self, other: &ProxyTarget) -> bool {
+        self.destinations == other.destinations
+            && self.ports.overlaps(&other.ports)
+            && self.ports.len() == other.ports.len()
+    }
+
     fn is_about(&self, whom: Whom<'_>) -> bool {
         match (&self.destinations, whom) {
             (Destinations::Names(pattern), Whom::Name(name)) => pattern.matches(name),
@@ -86,7 +118,7 @@ impl Choice {
     }
 
     /// Orders the lines that are about one destination, the most specific one first.
-    fn before(&self, other: &Choice) -> std::cmp::Ordering {
+    fn before(&self, other: &ProxyTarget) -> std::cmp::Ordering {
         let breadth = match (&self.destinations, &other.destinations) {
             (Destinations::Names(one), Destinations::Names(two)) => {
                 two.specificity().cmp(&one.specificity())
@@ -99,6 +131,14 @@ impl Choice {
         };
         breadth.then(self.ports.len().cmp(&other.ports.len()))
     }
+}
+
+/// A line of `for`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Choice {
+    pub(crate) target: ProxyTarget,
+    /// None is direct.
+    pub(crate) group: Option<ProxyGroup>,
 }
 
 /// The upstream proxies.
@@ -118,7 +158,7 @@ pub struct UpstreamProxies {
 impl UpstreamProxies {
     /// Sets the choices for destinations, in whatever order.
     pub(crate) fn set_choices(&mut self, mut choices: Vec<Choice>) {
-        choices.sort_by(Choice::before);
+        choices.sort_by(|one, other| one.target.before(&other.target));
         self.choices = choices;
     }
 
@@ -134,9 +174,9 @@ impl UpstreamProxies {
     }
 
     fn chosen(&self, whom: Whom<'_>, port: u16, tunnelled: bool) -> Option<&ProxyGroup> {
-        let mut about = self.choices.iter().filter(|choice| choice.is_about(whom));
-        if let Some(choice) = about.find(|choice| choice.ports.contains(port)) {
-            return choice.way.as_ref();
+        let mut about = self.about(whom);
+        if let Some(choice) = about.find(|choice| choice.target.ports.contains(port)) {
+            return choice.group.as_ref();
         }
         let group = if tunnelled {
             self.https.as_ref()
@@ -160,12 +200,12 @@ impl UpstreamProxies {
         let by_name = |way: Option<&ProxyGroup>| way.is_some_and(|group| !group.by_address);
         let whom = Whom::Name(name);
         let mut rest = ports.clone();
-        for choice in self.choices.iter().filter(|choice| choice.is_about(whom)) {
-            if rest.overlaps(&choice.ports) {
-                if !by_name(choice.way.as_ref()) {
+        for choice in self.about(whom) {
+            if rest.overlaps(&choice.target.ports) {
+                if !by_name(choice.group.as_ref()) {
                     return false;
                 }
-                rest = rest.difference(&choice.ports);
+                rest = rest.difference(&choice.target.ports);
             }
         }
         if rest.is_empty() {
@@ -177,9 +217,18 @@ impl UpstreamProxies {
             && !self.no_proxy.mentions(name, &rest)
     }
 
+    /// The lines about a destination, the most specific one first.
+    fn about(&self, whom: Whom<'_>) -> impl Iterator<Item = &Choice> {
+        let choices = self.choices.iter();
+        choices.filter(move |choice| choice.target.is_about(whom))
+    }
+
     /// Every group there is.
     fn groups(&self) -> Vec<&ProxyGroup> {
-        let special = self.choices.iter().filter_map(|choice| choice.way.as_ref());
+        let special = self
+            .choices
+            .iter()
+            .filter_map(|choice| choice.group.as_ref());
         self.http.iter().chain(&self.https).chain(special).collect()
     }
 
@@ -203,16 +252,9 @@ mod tests {
         ProxyGroup::new(vec![UpstreamProxy::parse(url).unwrap()], by_address)
     }
 
-    fn choice(target: &str, ports: PortSet, way: Option<ProxyGroup>) -> Choice {
-        let destinations = match target.parse::<IpNet>() {
-            Ok(net) => Destinations::Net(net),
-            Err(_) => Destinations::Names(Pattern::from_policy(target).unwrap()),
-        };
-        Choice {
-            destinations,
-            ports,
-            way,
-        }
+    fn choice(target: &str, group: Option<ProxyGroup>) -> Choice {
+        let target = ProxyTarget::parse(target).unwrap();
+        Choice { target, group }
     }
 
     fn proxies() -> UpstreamProxies {
@@ -223,32 +265,12 @@ mod tests {
             ..UpstreamProxies::default()
         };
         proxies.set_choices(vec![
-            choice(
-                "**.lab.example",
-                PortSet::ANY,
-                Some(group("http://lab:1", false)),
-            ),
-            choice(
-                "*.lab.example",
-                PortSet::single(22),
-                Some(group("socks5://ssh:2", false)),
-            ),
-            choice("a.lab.example", PortSet::ANY, None),
-            choice(
-                "x.direct.example",
-                PortSet::ANY,
-                Some(group("http://x:3", false)),
-            ),
-            choice(
-                "resolved.example",
-                PortSet::ANY,
-                Some(group("http://y:4", true)),
-            ),
-            choice(
-                "10.1.0.0/16",
-                PortSet::ANY,
-                Some(group("socks5://ten:5", false)),
-            ),
+            choice("**.lab.example", Some(group("http://lab:1", false))),
+            choice("*.lab.example:22", Some(group("socks5://ssh:2", false))),
+            choice("a.lab.example", None),
+            choice("x.direct.example", Some(group("http://x:3", false))),
+            choice("resolved.example", Some(group("http://y:4", true))),
+            choice("10.1.0.0/16", Some(group("socks5://ten:5", false))),
         ]);
         proxies
     }

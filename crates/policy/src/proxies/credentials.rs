@@ -26,7 +26,7 @@ impl Credentials {
         let line = line.strip_suffix('\r').unwrap_or(line);
         match line.split_once(':') {
             Some((user, password)) => Credentials::new(user, password),
-            None => Err("credentials are written as `user:password`"),
+            None => Err("write credentials as `user:password`"),
         }
     }
 
@@ -39,10 +39,10 @@ impl Credentials {
             return Err("the credentials have no user name");
         }
         if user.contains(':') {
-            return Err("a user name holds no colon (RFC 7617)");
+            return Err("a user name cannot contain a colon (RFC 7617)");
         }
         if user.chars().chain(password.chars()).any(char::is_control) {
-            return Err("credentials are one line, without control characters");
+            return Err("credentials must be one line without control characters");
         }
         if user.len().max(password.len()) > MAX_CREDENTIAL_BYTES {
             return Err("a user name or password is longer than 4096 bytes");

@@ -39,7 +39,7 @@ impl NoProxy {
             return Err(format!("no_proxy has more than {MAX_ENTRIES} entries"));
         }
         if words.len() > 1 && words.contains(&"*") {
-            return Err("`*` in no_proxy stands alone: everything goes direct".to_owned());
+            return Err("`*` in no_proxy must stand alone: it sends everything direct".to_owned());
         }
         let entries = words.into_iter().map(Entry::parse);
         Ok(NoProxy {
@@ -92,8 +92,7 @@ impl Entry {
         if entry == "*" {
             return Ok(Entry::All);
         }
-        let bad =
-            || format!("`{entry}` in no_proxy is neither a name, an address, a range nor `*`");
+        let bad = || format!("`{entry}` in no_proxy is not a name, an address, a range or `*`");
         if let Some(net) = net(entry) {
             return Ok(Entry::Net(net, None));
         }
@@ -116,7 +115,7 @@ impl Entry {
 
 /// An address or a range, IPv6 in brackets or without. A range counts from its first address, as in
 /// curl.
-fn net(text: &str) -> Option<IpNet> {
+pub(super) fn net(text: &str) -> Option<IpNet> {
     let inside = text
         .strip_prefix('[')
         .and_then(|text| text.strip_suffix(']'));

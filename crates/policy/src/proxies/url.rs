@@ -1,12 +1,10 @@
 //! One proxy, as its URL says.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use portcullis_names::{Name, parse_port};
-
 use super::credentials::Credentials;
+use super::endpoint::{Endpoint, ProxyHost};
 use crate::permit::{ConnectPermit, PermitTarget};
 
 /// How a proxy is spoken to.
@@ -39,21 +37,11 @@ impl ProxyScheme {
     }
 }
 
-/// Where a proxy or a resolver is.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ProxyHost {
-    /// By name, resolved through the policy's resolvers.
-    Name(Name),
-    /// By address.
-    Address(IpAddr),
-}
-
 /// An upstream proxy. Written out it is its URL without credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamProxy {
     scheme: ProxyScheme,
-    host: ProxyHost,
-    port: u16,
+    endpoint: Endpoint,
     credentials: Option<Credentials>,
     ca_pem: Option<Arc<str>>,
 }
@@ -66,25 +54,21 @@ impl UpstreamProxy {
     /// A sentence that says what is wrong. It never repeats the URL, which may hold a password.
     pub fn parse(url: &str) -> Result<UpstreamProxy, String> {
         let Some((scheme, rest)) = url.split_once("://") else {
-            return Err("a proxy is written as `http://HOST:PORT`".into());
+            return Err("write a proxy as `http://HOST:PORT`".to_owned());
         };
         let scheme = match scheme.to_ascii_lowercase().as_str() {
             "http" => ProxyScheme::Http,
             "https" => ProxyScheme::Https,
             "socks5" | "socks5h" => ProxyScheme::Socks5,
             _ => {
-                return Err(
-                    "a proxy's URL begins with `http://`, `https://`, `socks5://` or `socks5h://`"
-                        .into(),
-                );
+                let begin = "`http://`, `https://`, `socks5://` or `socks5h://`";
+                return Err(format!("a proxy's URL must begin with {begin}"));
             }
         };
         let authority = rest.strip_suffix('/').unwrap_or(rest);
         if authority.contains(['/', '?', '#', '\\']) {
-            return Err(
-                "a proxy URL has no path: `http://HOST:PORT` (in a password write `%2F` for `/`)"
-                    .into(),
-            );
+            let write = "write `http://HOST:PORT`, and `%2F` for a `/` in a password";
+            return Err(format!("a proxy's URL cannot have a path; {write}"));
         }
         let (userinfo, authority) = match authority.rsplit_once('@') {
             Some((userinfo, authority)) => (Some(userinfo), authority),
@@ -93,21 +77,9 @@ impl UpstreamProxy {
         let credentials = userinfo
             .map(|text| read_userinfo(text, scheme))
             .transpose()?;
-        let (host, port) = match authority.rsplit_once(':') {
-            // not the last colon of `[::1]`
-            Some((host, port)) if !port.ends_with(']') => {
-                let port = parse_port(port.as_bytes());
-                (
-                    host,
-                    port.ok_or("the proxy's port is not a number from 1 to 65535")?,
-                )
-            }
-            _ => (authority, scheme.port()),
-        };
         Ok(UpstreamProxy {
             scheme,
-            host: read_host(host)?,
-            port,
+            endpoint: Endpoint::parse(authority, scheme.port(), "proxy")?,
             credentials,
             ca_pem: None,
         })
@@ -145,12 +117,12 @@ impl UpstreamProxy {
 
     /// The proxy's host.
     pub fn host(&self) -> &ProxyHost {
-        &self.host
+        &self.endpoint.host
     }
 
     /// The proxy's port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.endpoint.port
     }
 
     /// What it is told about its user.
@@ -163,14 +135,14 @@ impl UpstreamProxy {
         self.ca_pem.as_ref()
     }
 
-    /// Leave to dial the proxy. The operator chose it, so no rule is needed and the address guard does
+    /// Permission to dial the proxy. The operator chose it, so no rule is needed and the address guard does
     /// not apply.
     pub fn permit(&self) -> ConnectPermit {
-        let target = match &self.host {
+        let target = match &self.endpoint.host {
             ProxyHost::Name(name) => PermitTarget::Name(name.clone()),
             ProxyHost::Address(address) => PermitTarget::Address(*address),
         };
-        ConnectPermit::for_operator(target, self.port)
+        ConnectPermit::for_operator(target, self.endpoint.port)
     }
 }
 
@@ -185,18 +157,17 @@ fn read_userinfo(text: &str, scheme: ProxyScheme) -> Result<Credentials, String>
 fn check_length(credentials: &Credentials, scheme: ProxyScheme) -> Result<(), String> {
     let longest = credentials.user().len().max(credentials.password().len());
     if scheme == ProxyScheme::Socks5 && longest > usize::from(u8::MAX) {
-        return Err("a SOCKS proxy's user name or password is longer than 255 bytes".to_owned());
+        return Err("the user name or password is longer than 255 bytes, SOCKS's limit".to_owned());
     }
     if scheme == ProxyScheme::Socks5 && credentials.password().is_empty() {
-        return Err("a SOCKS proxy's password is empty".to_owned());
+        return Err("the password is empty, which SOCKS does not allow".to_owned());
     }
     Ok(())
 }
 
 /// Undoes percent-encoding (RFC 3986 section 2.1).
 fn decode(text: &str) -> Result<String, String> {
-    let wrong =
-        || "a `%` in a proxy URL's credentials needs two hex digits: `%25` is `%`".to_owned();
+    let wrong = || "in the proxy's URL a `%` needs two hex digits; write `%25` for `%`".to_owned();
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
@@ -211,41 +182,20 @@ fn decode(text: &str) -> Result<String, String> {
         bytes.push(u8::try_from(decoded).map_err(|_| wrong())?);
         rest = after;
     }
-    String::from_utf8(bytes).map_err(|_| "a proxy URL's credentials are not UTF-8".to_owned())
-}
-
-fn read_host(host: &str) -> Result<ProxyHost, String> {
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
-    match bare {
-        Some(v6) => match v6.parse::<std::net::Ipv6Addr>() {
-            Ok(address) => Ok(ProxyHost::Address(address.into())),
-            Err(_) => Err("the proxy's host is not an IPv6 address".into()),
-        },
-        None => match host.parse::<std::net::Ipv4Addr>() {
-            Ok(address) => Ok(ProxyHost::Address(address.into())),
-            // The error's own words would show the host, which may be half a password.
-            Err(_) => match Name::from_policy(host) {
-                Ok(name) => Ok(ProxyHost::Name(name)),
-                Err(_) => Err("the proxy's host is neither a name nor an address".into()),
-            },
-        },
-    }
+    String::from_utf8(bytes)
+        .map_err(|_| "the credentials in the proxy's URL are not UTF-8".to_owned())
 }
 
 impl fmt::Display for UpstreamProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = self.scheme.as_str();
-        match &self.host {
-            ProxyHost::Name(name) => write!(f, "{scheme}://{name}:{}", self.port),
-            ProxyHost::Address(address) => {
-                write!(f, "{scheme}://{}", SocketAddr::new(*address, self.port))
-            }
-        }
+        write!(f, "{}://{}", self.scheme.as_str(), self.endpoint)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use portcullis_names::Name;
+
     use super::*;
 
     fn name(text: &str) -> Name {

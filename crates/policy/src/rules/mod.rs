@@ -23,3 +23,4 @@ pub(crate) use ports::Ports;
 pub(crate) use rows::Kind;
 pub(crate) use rule::{GroupedRule, Terms};
 pub(crate) use set::{RuleSet, RuleSetBuilder};
+pub(crate) use terms::Says;

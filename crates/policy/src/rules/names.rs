@@ -16,7 +16,7 @@ use portcullis_names::{PortSet, Transport};
 use super::ports::Ports;
 use super::rows::{self, Kind, Row, Rows};
 use super::rule::{GroupedRule, RuleId};
-use super::terms::{Cell, RuleTerms};
+use super::terms::{Cell, RuleFlow, RuleTerms, Says};
 use crate::host_name::HOST_NAME;
 use crate::types::TypeSet;
 
@@ -289,13 +289,13 @@ impl NameTable {
     }
 
     /// The same for a name and a port that only passes because the policy watches.
-    pub fn watched(&self, name: &str, transport: Transport, port: u16) -> Watched<'_> {
+    pub fn watched(&self, name: &str, transport: Transport, port: u16) -> Says<'_> {
         let level = self.levels(name).on(transport);
         let mut rows = level
             .filter(|_| self.used.to)
             .into_iter()
             .flat_map(|level| self.rows_with(level, port));
-        Watched {
+        Says {
             to: rows.find_map(|row| self.scope(row).to),
             terms: level.and_then(|level| self.terms_at(level, port)),
         }
@@ -458,18 +458,20 @@ impl NameTable {
             };
             let pattern = format!("{}{base}", first.kind().prefix());
             for transport in [Transport::Tcp, Transport::Udp] {
-                let rules = group.iter().filter_map(|(_, row)| {
-                    let scope = self.scope(*row);
-                    let has_some = !scope.ports.on(transport).is_empty();
-                    let terms = scope.flow.as_deref().filter(|_| has_some)?;
-                    Some((row.id, (&scope.ports, terms)))
-                });
-                let Some((named, _)) = rules.clone().next() else {
+                let has_some = |row: &&Row| !self.ports(**row).on(transport).is_empty();
+                let rows = || group.iter().map(|(_, row)| row).filter(has_some);
+                let Some(named) = rows().next() else {
                     continue;
                 };
-                let cells =
-                    Cell::compile(rules.map(|(_, rule)| rule), transport, limited, &pattern);
-                compiled.entry(named).or_default().extend(cells);
+                let rules = rows().filter_map(|row| {
+                    let scope = self.scope(*row);
+                    Some(RuleFlow {
+                        ports: &scope.ports,
+                        terms: scope.flow.as_deref()?,
+                    })
+                });
+                let cells = Cell::compile(rules, transport, limited, &pattern);
+                compiled.entry(named.id).or_default().extend(cells);
             }
         }
         compiled
@@ -602,13 +604,6 @@ impl NameTable {
     fn ports(&self, row: Row) -> &Ports {
         &self.scope(row).ports
     }
-}
-
-/// What holds for a flow that only passes because the policy watches.
-pub(crate) struct Watched<'t> {
-    /// Where it is sent instead of to the name's own addresses.
-    pub to: Option<SocketAddr>,
-    pub terms: Option<&'t Arc<RuleTerms>>,
 }
 
 /// An allow rule, as [`NameTable::allows`] shows it.

@@ -7,7 +7,7 @@ use portcullis_names::Pattern;
 
 use super::names::{NameTable, Scope};
 use super::ports::Ports;
-use super::rows::{Kind, NewRow, RowsBuilder};
+use super::rows::{Kind, Loose, NewRow, RowsBuilder};
 use super::rule::{RuleId, Terms};
 
 /// Most different sets of ports and terms of one policy: rows keep their number in 16 bits.
@@ -92,13 +92,13 @@ impl NamesBuilder {
     ) -> Result<NameTable, String> {
         let scopes = self.scopes;
         let scope = |number: u16| scopes.get(usize::from(number));
-        let by_content = |a: (RuleId, u16), b: (RuleId, u16)| {
+        let by_content = |a: &Loose, b: &Loose| {
             // the fewest ports first: that rule explains a decision best
-            let ports = |number| scope(number).map_or(0, |scope| scope.ports.len());
-            ports(a.1)
-                .cmp(&ports(b.1))
-                .then_with(|| scope(a.1).cmp(&scope(b.1)))
-                .then_with(|| order(a.0, b.0))
+            let ports = |row: &Loose| scope(row.scope).map_or(0, |scope| scope.ports.len());
+            ports(a)
+                .cmp(&ports(b))
+                .then_with(|| scope(a.scope).cmp(&scope(b.scope)))
+                .then_with(|| order(a.id, b.id))
         };
         let exact = self.exact.build(texts, by_content, place)?;
         let wild = self.wild.build(texts, by_content, |_, _| {})?;

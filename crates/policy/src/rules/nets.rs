@@ -13,7 +13,7 @@ use portcullis_names::{PortSet, Transport};
 
 use super::ports::Ports;
 use super::rule::{AddressRule, GroupedRule, RuleId, Terms};
-use super::terms::{Cell, RuleTerms};
+use super::terms::{Cell, RuleFlow, RuleTerms};
 
 /// One address rule.
 #[derive(Clone, Debug)]
@@ -305,7 +305,12 @@ impl NetsBuilder {
             let pattern = format!("[{net}]");
             for transport in [Transport::Tcp, Transport::Udp] {
                 let rows = allows(&range.rows, transport);
-                let rules = rows.filter_map(|row| Some((&row.ports, row.flow.as_deref()?)));
+                let rules = rows.filter_map(|row| {
+                    Some(RuleFlow {
+                        ports: &row.ports,
+                        terms: row.flow.as_deref()?,
+                    })
+                });
                 let cells = Cell::compile(rules, transport, limited, &pattern);
                 range.terms.extend(cells);
             }

@@ -250,7 +250,7 @@ pub(crate) struct Loose {
     /// Where its base stands among the texts.
     at: u32,
     hash: u32,
-    id: RuleId,
+    pub id: RuleId,
     pub scope: u16,
     len: u8,
     flags: u8,
@@ -316,7 +316,7 @@ impl RowsBuilder {
     pub fn build(
         self,
         texts: &str,
-        order: impl Fn((RuleId, u16), (RuleId, u16)) -> Ordering,
+        order: impl Fn(&Loose, &Loose) -> Ordering,
         mut place: impl FnMut(RuleId, u32),
     ) -> Result<Rows, &'static str> {
         const TOO_LONG: &str = "the names of all rules together are too long";
@@ -344,7 +344,7 @@ impl RowsBuilder {
                 a.base(texts)
                     .cmp(b.base(texts))
                     .then_with(|| said(a.flags).cmp(&said(b.flags)))
-                    .then_with(|| order((a.id, a.scope), (b.id, b.scope)))
+                    .then_with(|| order(a, b))
             });
             let number = bucket.first().map_or(0, bucket_of);
             let start = u32::try_from(bytes.len()).map_err(|_| TOO_LONG)?;

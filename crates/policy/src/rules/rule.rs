@@ -40,6 +40,16 @@ pub(crate) struct Terms {
     pub flow: Option<Arc<RuleTerms>>,
 }
 
+impl Terms {
+    /// A verdict, and nothing else.
+    pub fn plain(denies: bool) -> Terms {
+        Terms {
+            denies,
+            ..Terms::default()
+        }
+    }
+}
+
 /// One of several rules for the same pattern or range.
 pub(crate) struct GroupedRule<'t> {
     pub rule: RuleId,

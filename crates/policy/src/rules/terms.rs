@@ -5,6 +5,7 @@
 //! the narrowest: a request has to pass every one of them, so that no file and no flag widens another's rule
 //! without anybody noticing. Limits of one port come from one rule; two do not load.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use portcullis_names::{PortSet, Transport};
@@ -45,6 +46,28 @@ impl RuleTerms {
     }
 }
 
+/// What rules say about a connection that passes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Says<'t> {
+    /// Where it is sent instead of to the name's own addresses.
+    pub to: Option<SocketAddr>,
+    /// What holds for its flow.
+    pub terms: Option<&'t Arc<RuleTerms>>,
+}
+
+impl<'t> Says<'t> {
+    pub fn terms(terms: Option<&'t Arc<RuleTerms>>) -> Says<'t> {
+        Says { to: None, terms }
+    }
+}
+
+/// What one rule says about its flows, and on which ports.
+#[derive(Clone, Copy)]
+pub(super) struct RuleFlow<'r> {
+    pub ports: &'r Ports,
+    pub terms: &'r RuleTerms,
+}
+
 /// What the rules of one pattern say together on ports that they have in common.
 #[derive(Debug)]
 pub(super) struct Cell {
@@ -63,14 +86,14 @@ impl Cell {
     /// The terms for each port of some rules of one pattern, given in their own order. In `limited`
     /// mode requests have its methods alone. `pattern` is the rules' own, in canonical form.
     pub fn compile<'r>(
-        rules: impl Iterator<Item = (&'r Ports, &'r RuleTerms)> + Clone,
+        rules: impl Iterator<Item = RuleFlow<'r>>,
         transport: Transport,
         limited: bool,
         pattern: &str,
     ) -> Vec<Cell> {
-        let mut parts: Vec<(PortSet, Vec<(&Ports, &RuleTerms)>)> = Vec::new();
-        for (ports, terms) in rules {
-            let mut rest = ports.on(transport).clone();
+        let mut parts: Vec<(PortSet, Vec<RuleFlow<'_>>)> = Vec::new();
+        for rule in rules {
+            let mut rest = rule.ports.on(transport).clone();
             for at in 0..parts.len() {
                 let (own, members) = &mut parts[at];
                 let both = own.intersection(&rest);
@@ -83,11 +106,11 @@ impl Cell {
                     let members = std::mem::take(members);
                     parts.push((alone, members));
                 }
-                shared.push((ports, terms));
+                shared.push(rule);
                 parts[at] = (both, shared);
             }
             if !rest.is_empty() {
-                parts.push((rest, vec![(ports, terms)]));
+                parts.push((rest, vec![rule]));
             }
         }
         // datagrams have no methods
@@ -111,15 +134,15 @@ impl RuleTerms {
     }
 
     /// What several rules say together, called by the one that has the limits, or else by the first.
-    fn together(rules: &[(&Ports, &RuleTerms)], limited: bool, pattern: &str) -> RuleTerms {
+    fn together(rules: &[RuleFlow<'_>], limited: bool, pattern: &str) -> RuleTerms {
         let mut all = RuleTerms::default();
-        let limiting = rules.iter().find(|(_, terms)| !terms.limits.is_empty());
-        if let Some((ports, terms)) = limiting.or(rules.first()) {
-            all.key = format!("{pattern}:{}", ports.text()).into();
-            all.limits = terms.limits;
+        let limiting = rules.iter().find(|rule| !rule.terms.limits.is_empty());
+        if let Some(rule) = limiting.or(rules.first()) {
+            all.key = format!("{pattern}:{}", rule.ports.text()).into();
+            all.limits = rule.terms.limits;
         }
         let limited = limited.then(RuleTerms::limited);
-        for one in rules.iter().map(|(_, terms)| *terms).chain(&limited) {
+        for one in rules.iter().map(|rule| rule.terms).chain(&limited) {
             all.inspect |= one.inspect;
             all.ca_pem = both(all.ca_pem, &one.ca_pem, |a, b| match a == *b {
                 true => a,

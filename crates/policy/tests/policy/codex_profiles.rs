@@ -81,7 +81,7 @@ fn a_parent_that_cannot_be_had_is_an_error() {
     for (lines_, error) in [
         (
             String::new(),
-            "`extends` names `parent`, and the file has no such profile",
+            "`extends` names `parent`, but the file has no such profile",
         ),
         (
             "[permissions.parent]\nextends = \"child\"\n".into(),
@@ -105,7 +105,7 @@ fn a_parent_that_cannot_be_had_is_an_error() {
         ),
         (
             "[permissions.parent]\nextends = [\"a\"]\n".into(),
-            "`extends` must be text",
+            "`extends` must be a quoted string",
         ),
         (
             "[permissions]\nparent = 1\n"

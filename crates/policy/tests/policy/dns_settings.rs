@@ -146,7 +146,7 @@ fn later_files_and_flags_replace() {
     let said = lines(&load(&[Input::Resolver("dns.example".into())]).unwrap_err());
     assert!(
         said.starts_with(
-            "--resolver:1:1: error: `dns.example` is not a resolver (a resolver is an address"
+            "--resolver:1:1: error: invalid resolver `dns.example` (a resolver must be an address"
         ),
         "{said}"
     );
@@ -164,27 +164,27 @@ fn resolvers_that_are_none() {
     for (line, message) in [
         (
             "resolvers = [\"http://dns.example\"]",
-            "p.toml:3:14: error: this URL is not a resolver's (DNS over HTTPS needs `https://`",
+            "p.toml:3:14: error: invalid resolver URL (plain HTTP protects nothing",
         ),
         (
             "resolvers = [\"tls://me:secret@dns.example\"]",
-            "p.toml:3:14: error: this URL is not a resolver's (a resolver's URL holds no credentials)",
+            "p.toml:3:14: error: invalid resolver URL (a resolver's URL cannot hold credentials)",
         ),
         (
             "resolvers = [\"10.0.0.53\", \"tls://dns.example/x\"]",
-            "p.toml:3:27: error: this URL is not a resolver's (a DNS over TLS server has no path",
+            "p.toml:3:27: error: invalid resolver URL (a DNS over TLS server has no path",
         ),
         (
             "bootstrap = []",
-            "p.toml:3:13: error: `bootstrap` is empty (leave it out to use the plain resolvers",
+            "p.toml:3:13: error: `bootstrap` is empty (to use the plain resolvers",
         ),
         (
             "bootstrap = [\"10.0.0.53\", \"tls://dns.example\"]",
-            "p.toml:3:13: error: `tls://dns.example:853` cannot be asked before it has been found (name addresses here, such as \"10.0.0.53\")",
+            "p.toml:3:13: error: `tls://dns.example:853` cannot be used to find other resolvers (write addresses here, such as \"10.0.0.53\")",
         ),
         (
             "bootstrap = \"10.0.0.53\"",
-            "p.toml:3:13: error: `bootstrap` must be a list of texts, and is text",
+            "p.toml:3:13: error: `bootstrap` must be a list of strings, not a string",
         ),
     ] {
         let said = dns_error(line);
@@ -200,19 +200,19 @@ fn zones_that_are_none() {
     for (line, message) in [
         (
             "zones = [\"corp.example\"]",
-            "p.toml:3:9: error: [network.dns.zones] must be a table, and is a list",
+            "p.toml:3:9: error: [network.dns.zones] must be a table, not a list",
         ),
         (
             "zones = { \"corp.example\" = [] }",
-            "p.toml:3:28: error: `corp.example` is empty (name the resolvers to ask for it, or remove the zone)",
+            "p.toml:3:28: error: `corp.example` is empty (name the zone's resolvers, or remove the zone)",
         ),
         (
             "zones = { \"corp.example\" = \"10.0.0.53\" }",
-            "p.toml:3:28: error: `corp.example` must be a list of texts, and is text",
+            "p.toml:3:28: error: `corp.example` must be a list of strings, not a string",
         ),
         (
             "zones = { \"corp.example\" = [\"dns.example\"] }",
-            "p.toml:3:29: error: `dns.example` is not a resolver",
+            "p.toml:3:29: error: invalid resolver `dns.example`",
         ),
         (
             "zones = { \"*.corp.example\" = [\"10.0.0.53\"] }",
@@ -224,7 +224,7 @@ fn zones_that_are_none() {
         ),
         (
             "zones = { \".\" = [\"10.0.0.53\"] }",
-            "p.toml:3:11: error: `.` is not a zone (the resolvers for all other names are `resolvers`)",
+            "p.toml:3:11: error: `.` is not a zone (to set the resolvers for all other names, use `resolvers`)",
         ),
         (
             "zones = { \"a b\" = [\"10.0.0.53\"] }",
@@ -232,7 +232,7 @@ fn zones_that_are_none() {
         ),
         (
             "zones = { \"corp.example\" = [\"10.0.0.53\"], \"CORP.example.\" = [\"10.0.0.54\"] }",
-            "p.toml:3:43: error: the zone `corp.example` stands here twice (put its resolvers into one list)",
+            "p.toml:3:43: error: the zone `corp.example` is listed twice (put its resolvers into one list)",
         ),
     ] {
         let said = dns_error(line);
@@ -265,19 +265,19 @@ fn types_that_are_none() {
         ),
         (
             "types = [\"axfr\"]",
-            "p.toml:3:10: error: `axfr` is never answered (it stands for a whole zone or one message, not for a record of a name)",
+            "p.toml:3:10: error: `axfr` is never served (it means a whole zone or one message, not a record of a name)",
         ),
         (
             "types = [\"ANY\"]",
-            "p.toml:3:10: error: `ANY` is never answered",
+            "p.toml:3:10: error: `ANY` is never served",
         ),
         (
             "types = []",
-            "p.toml:3:9: error: `types` is empty (leave it out for the types of a plain allow, or deny the name)",
+            "p.toml:3:9: error: `types` is empty (to serve the default types, leave it out; to serve none, deny the name)",
         ),
         (
             "types = [1]",
-            "p.toml:3:10: error: `types` must be a list of texts, and is a number",
+            "p.toml:3:10: error: `types` must contain only strings, not a number",
         ),
     ] {
         let said = dns_error(line);
@@ -290,23 +290,23 @@ fn words_ranges_and_limits_that_are_none() {
     for (line, message) in [
         (
             "resolve = \"start-up\"",
-            "p.toml:3:11: error: `start-up` is not known here (did you mean `startup`?)",
+            "p.toml:3:11: error: unknown value `start-up` (did you mean `startup`?)",
         ),
         (
             "answers = \"fake\"",
-            "p.toml:3:11: error: `fake` is not known here (write `real` or `synthetic`)",
+            "p.toml:3:11: error: unknown value `fake` (write `real` or `synthetic`)",
         ),
         (
             "synthetic_range = \"198.18.0.0/30\"",
-            "p.toml:3:19: error: `198.18.0.0/30` is too small: it has 4 addresses (every name that is in use has one of its own",
+            "p.toml:3:19: error: `198.18.0.0/30` is too small: it has 4 addresses (each name in use needs an address of its own",
         ),
         (
             "synthetic_range = \"1.0.0.0/8\"",
-            "p.toml:3:19: error: `1.0.0.0/8` holds addresses that belong to somebody (use a part of 198.18.0.0/15",
+            "p.toml:3:19: error: `1.0.0.0/8` contains public addresses (use a part of 198.18.0.0/15",
         ),
         (
             "synthetic_range = \"198.18.0.7/15\"",
-            "p.toml:3:19: error: `198.18.0.7/15` has bits set behind its prefix: the range is `198.18.0.0/15`",
+            "p.toml:3:19: error: `198.18.0.7/15` has bits set beyond its prefix (write \"198.18.0.0/15\")",
         ),
         (
             "synthetic_range = \"fd00::/64\"",
@@ -314,15 +314,15 @@ fn words_ranges_and_limits_that_are_none() {
         ),
         (
             "[network.limits]\ndns_queries_per_second = 0",
-            "p.toml:4:26: error: `dns_queries_per_second` must be a whole number from 1 to 1000000, and is 0",
+            "p.toml:4:26: error: `dns_queries_per_second` must be a whole number from 1 to 1000000, not 0",
         ),
         (
             "[network.limits]\nnew_names_per_minute = -1",
-            "p.toml:4:24: error: `new_names_per_minute` must be a whole number from 0 to 1000000, and is -1",
+            "p.toml:4:24: error: `new_names_per_minute` must be a whole number from 0 to 1000000, not -1",
         ),
         (
             "[network.limits]\nnew_names_per_minute = \"10\"",
-            "p.toml:4:24: error: `new_names_per_minute` must be a whole number from 0 to 1000000, and is text",
+            "p.toml:4:24: error: `new_names_per_minute` must be a whole number from 0 to 1000000, not a string",
         ),
         (
             "[network.limits]\nnew_names = 1",

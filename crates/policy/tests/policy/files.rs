@@ -86,7 +86,7 @@ fn a_cycle_is_an_error_and_a_diamond_is_none() {
     let errors = cycle.unwrap_err();
     assert_eq!(
         lines(&errors),
-        "etc/a.toml:2:12: error: `./../etc/main.toml` includes itself, by this file or by one between (remove it)\n"
+        "etc/a.toml:2:12: error: `./../etc/main.toml` includes itself, directly or through another file (remove this entry)\n"
     );
     let itself = load_folder(&[("etc/main.toml", including("\"main.toml\"", ""))]);
     assert!(lines(&itself.unwrap_err()).contains("includes itself"));
@@ -122,7 +122,7 @@ fn includes_are_not_endlessly_deep() {
         .collect();
     let errors = lines(&load_folder(&files).unwrap_err());
     let expected = format!(
-        "etc/{}.toml:2:12: error: files include each other more than",
+        "etc/{}.toml:2:12: error: includes are nested more than",
         MAX_INCLUDE_DEPTH - 1
     );
     assert!(errors.starts_with(&expected), "{errors}");

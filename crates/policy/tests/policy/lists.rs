@@ -62,7 +62,7 @@ fn the_list_beside_our_own_keys() {
     for (text, message) in [
         (
             "allow_net = \"a.example\"",
-            "p.toml:1:13: error: `allow_net` must be a list of texts, and is text",
+            "p.toml:1:13: error: `allow_net` must be a list of strings, not a string",
         ),
         (
             "allow_net = [\"*.com\"]",
@@ -70,7 +70,7 @@ fn the_list_beside_our_own_keys() {
         ),
         (
             "allow_net = [\"a.example\", \"b..example\"]",
-            "p.toml:1:27: error: `b..example` is not a target",
+            "p.toml:1:27: error: invalid target `b..example`",
         ),
     ] {
         let said = lines(&errors("p.toml", text));
@@ -81,7 +81,7 @@ fn the_list_beside_our_own_keys() {
         "version = 1\n[network]\nallow_net = [\"a.example\"]\n",
     ));
     assert!(
-        said.starts_with("p.toml:3:1: error: unknown key `allow_net` in [network] (write it at the top of the file, before [network])"),
+        said.starts_with("p.toml:3:1: error: unknown key `allow_net` in [network] (move it to the top of the file, before [network])"),
         "{said}"
     );
 }
@@ -145,19 +145,19 @@ fn what_is_wrong_in_a_list_has_its_place() {
         ),
         (
             "\n  deny a..b\n",
-            "lists/l.txt:2:8: error: `a..b` is not a target: the name has an empty label",
+            "lists/l.txt:2:8: error: invalid target `a..b`: the name has an empty label",
         ),
         (
             "0.0.0.0 a.example\n",
-            "lists/l.txt:1:1: error: `0.0.0.0 a.example` is not a target: the name contains a space",
+            "lists/l.txt:1:1: error: invalid target `0.0.0.0 a.example`: the name contains a space",
         ),
         (
             "allow a.example\n",
-            "lists/l.txt:1:1: error: `allow a.example` is not a target: the name contains a space",
+            "lists/l.txt:1:1: error: invalid target `allow a.example`: the name contains a space",
         ),
         (
             "deny\n\n",
-            "lists/l.txt:1:1: error: `deny` has no target behind it (write `deny NAME`)",
+            "lists/l.txt:1:1: error: `deny` has no target (write `deny NAME`)",
         ),
         (
             "a.example\ndeny a.example\n",

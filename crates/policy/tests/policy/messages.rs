@@ -83,31 +83,28 @@ fn names_and_breadth() {
         ),
         (
             "a..example",
-            "`a..example` is not a target: the name has an empty label",
+            "invalid target `a..example`: the name has an empty label",
         ),
         (
             "a b.example",
-            "`a b.example` is not a target: the name contains a space",
+            "invalid target `a b.example`: the name contains a space",
         ),
-        (
-            "127.1",
-            "`127.1` is not a target: the name ends in a number",
-        ),
+        ("127.1", "invalid target `127.1`: the name ends in a number"),
         ("a.example:0", "`0` is not a port"),
         ("a.example:80,443", "`80,443` is not a port"),
         ("a.*.example", "`*` can only stand in front"),
         (
             "https://a.example/x",
-            "`https://a.example/x` is not a target: a target is a name or an address range, not a URL (write `a.example`)",
+            "invalid target `https://a.example/x`: a target is a name or an address range, not a URL (write `a.example`)",
         ),
         (
             "a.example/udp",
-            "`a.example/udp` is not a target: a UDP target names its port (write `a.example:PORT/udp`",
+            "invalid target `a.example/udp`: a UDP target names its port (write `a.example:PORT/udp`",
         ),
-        ("", "an empty text is not a target"),
+        ("", "invalid target ``"),
         (
             "10.0.0.1:443",
-            "`10.0.0.1:443` is an address, and this is for names (write it under [network.addresses]: \"10.0.0.1:443\" = \"allow\")",
+            "`10.0.0.1:443` is an address, but this table takes names (move it to [network.addresses]: \"10.0.0.1:443\" = \"allow\")",
         ),
     ] {
         let said = domain(&format!("\"{target}\" = \"allow\""));
@@ -133,7 +130,7 @@ fn addresses_and_breadth() {
     for (target, message) in [
         (
             "0.0.0.0/0",
-            "`0.0.0.0/0` is too broad: it would allow every address there is",
+            "`0.0.0.0/0` is too broad: it would allow every address",
         ),
         (
             "0.0.0.0/1:443",
@@ -147,7 +144,7 @@ fn addresses_and_breadth() {
         ),
         (
             "a.example",
-            "`a.example` is a name, and this is for addresses",
+            "`a.example` is a name, but this table takes addresses",
         ),
         ("10.0.0.0/33", "`10.0.0.0/33` is not an address range"),
     ] {
@@ -176,31 +173,31 @@ fn addresses_and_breadth() {
 fn verdicts() {
     assert_eq!(
         domain("\"a.example\" = \"alow\""),
-        "p.toml:3:15: error: `alow` is not a verdict (did you mean \"allow\"?)"
+        "p.toml:3:15: error: unknown value `alow` (did you mean `allow`?)"
     );
     assert_eq!(
         domain("\"a.example\" = \"permit\""),
-        "p.toml:3:15: error: `permit` is not a verdict (write \"allow\" or \"deny\")"
+        "p.toml:3:15: error: unknown value `permit` (write `allow` or `deny`)"
     );
     assert_eq!(
         domain("\"a.example\" = true"),
-        "p.toml:3:15: error: a verdict is \"allow\", \"deny\" or a table, not true or false"
+        "p.toml:3:15: error: a verdict must be \"allow\", \"deny\" or a table, not a boolean"
     );
     assert!(
         domain("\"a.example\" = { allow_no_sni = true }").contains("the rule has no `verdict`")
     );
     assert!(
         domain("\"a.example\" = { verdict = \"deny\", allow_no_sni = true }")
-            .contains("`allow_no_sni` has no meaning in a rule that denies")
+            .contains("`allow_no_sni` has no effect in a rule that denies")
     );
     assert!(
         domain("\"a.example\" = { verdict = 1 }")
-            .contains("`verdict` must be text in quotes, and is a number")
+            .contains("`verdict` must be a quoted string, not a number")
     );
     // unquoted, TOML makes tables of it
     assert_eq!(
         domain("api.example.org = \"allow\""),
-        "p.toml:3:1: error: `api.example.org` stands here without quotes (write \"api.example.org\")"
+        "p.toml:3:1: error: `api.example.org` must be quoted (write \"api.example.org\")"
     );
 }
 
@@ -212,11 +209,11 @@ fn the_version() {
     );
     assert_eq!(
         toml("version = 2\n"),
-        "p.toml:1:11: error: this build reads `version = 1` only"
+        "p.toml:1:11: error: this build reads only `version = 1`"
     );
     assert_eq!(
         toml("version = \"1\"\n"),
-        "p.toml:1:11: error: this build reads `version = 1` only"
+        "p.toml:1:11: error: this build reads only `version = 1`"
     );
 }
 
@@ -225,51 +222,51 @@ fn settings() {
     for (text, message) in [
         (
             "[network]\nmode = \"ful\"",
-            "p.toml:3:8: error: `ful` is not known here (did you mean `full`?)",
+            "p.toml:3:8: error: unknown value `ful` (did you mean `full`?)",
         ),
         (
             "[network]\nmode = 1",
-            "p.toml:3:8: error: `mode` must be text in quotes, and is a number",
+            "p.toml:3:8: error: `mode` must be a quoted string, not a number",
         ),
         (
             "[network]\nallow_upstream_proxy = \"yes\"",
-            "p.toml:3:24: error: `allow_upstream_proxy` must be true or false, and is text",
+            "p.toml:3:24: error: `allow_upstream_proxy` must be true or false, not a string",
         ),
         (
             "[network.dns]\nresolvers = [\"dns.example\"]",
-            "p.toml:3:14: error: `dns.example` is not a resolver (a resolver is an address",
+            "p.toml:3:14: error: invalid resolver `dns.example` (a resolver must be an address",
         ),
         (
             "[network.dns]\nresolvers = \"10.0.0.1\"",
-            "p.toml:3:13: error: `resolvers` must be a list of texts, and is text",
+            "p.toml:3:13: error: `resolvers` must be a list of strings, not a string",
         ),
         (
             "[network.dns]\nresolvers = []",
-            "p.toml:3:13: error: `resolvers` is empty (leave it out",
+            "p.toml:3:13: error: `resolvers` is empty (to use the host's own",
         ),
         (
             "[network.proxy]\nhttps = \"ftp://p.example:1\"",
-            "p.toml:3:9: error: a proxy's URL begins with `http://`, `https://`",
+            "p.toml:3:9: error: a proxy's URL must begin with `http://`, `https://`",
         ),
         (
             "[network.proxy]\nhttps = \"p.example:1\"",
-            "p.toml:3:9: error: a proxy is written as `http://HOST:PORT`",
+            "p.toml:3:9: error: write a proxy as `http://HOST:PORT`",
         ),
         (
             "[network.proxy]\nno_proxy = \"a, b!\"",
-            "p.toml:3:12: error: `b!` in no_proxy is neither",
+            "p.toml:3:12: error: `b!` in no_proxy is not",
         ),
         (
             "network = 1",
-            "p.toml:2:11: error: [network] must be a table, and is a number",
+            "p.toml:2:11: error: [network] must be a table, not a number",
         ),
         (
             "include = \"x.toml\"",
-            "p.toml:2:11: error: `include` must be a list of files, and is text",
+            "p.toml:2:11: error: `include` must be a list of files, not a string",
         ),
         (
             "include = [1]",
-            "p.toml:2:12: error: a file's path is text in quotes, not a number",
+            "p.toml:2:12: error: expected a file's path in quotes, found a number",
         ),
     ] {
         let said = toml(&format!("version = 1\n{text}\n"));
@@ -305,13 +302,13 @@ fn syntax_errors_have_places() {
 fn a_wildcard_without_quotes() {
     let said = domain("*.example.org = \"allow\"");
     assert!(
-        said.starts_with("p.toml:3:1: error: a name with a `*` is written in quotes"),
+        said.starts_with("p.toml:3:1: error: a name with a `*` must be quoted"),
         "{said}"
     );
     let text = "version: 1\nnetwork:\n  domains:\n    *.example.org: allow\n";
     let said = error("p.yaml", text).to_string();
     assert!(
-        said.starts_with("p.yaml:4:5: error: a name that begins with `*` is written"),
+        said.starts_with("p.yaml:4:5: error: a name that begins with `*` must be"),
         "{said}"
     );
 }

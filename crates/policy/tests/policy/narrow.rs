@@ -133,7 +133,9 @@ fn what_rules_of_one_pattern_say_adds_up_to_the_narrowest() {
         "[network.domains]\n{one}\n\"A.example:80\" = {{ verdict = \"allow\", methods = [\"POST\"] }}"
     ));
     assert!(
-        apart.starts_with("p.toml:4:1: error: `A.example:80` leaves no method that another rule"),
+        apart.starts_with(
+            "p.toml:4:1: error: `A.example:80` has no method in common with another rule"
+        ),
         "{apart}"
     );
 }
@@ -143,20 +145,20 @@ fn a_rule_for_https_that_nobody_looks_into_does_not_load() {
     for (line, fix) in [
         (
             r#""a.example" = { verdict = "allow", methods = ["GET"] }"#,
-            "`a.example` covers port 443, where `methods` cannot be seen without inspection \
-             (add `inspect = true`, or write the rule for \"a.example:80\" alone)",
+            "`a.example` covers port 443, where `methods` has no effect without inspection \
+             (add `inspect = true`, or limit the rule to \"a.example:80\")",
         ),
         (
             r#""*.a.example:443" = { verdict = "allow", paths = ["/x"] }"#,
-            "or write the rule for \"*.a.example:80\" alone",
+            "or limit the rule to \"*.a.example:80\"",
         ),
         (
             r#""a.example:*" = { verdict = "allow", paths = ["/x"] }"#,
-            "or write the rule for \"a.example:80\" alone",
+            "or limit the rule to \"a.example:80\"",
         ),
         (
             "[network.addresses]\n\"192.0.2.0/24\" = { verdict = \"allow\", methods = [\"GET\"] }",
-            "(write the rule for \"192.0.2.0/24:80\", or for a name)",
+            "(limit the rule to \"192.0.2.0/24:80\", or write it for a name)",
         ),
     ] {
         let said = said(&format!("[network.domains]\n{line}"));
@@ -189,32 +191,26 @@ fn mistakes_in_methods_and_paths() {
     for (terms, message) in [
         (
             "methods = [\"get\"]",
-            "`get` is not a method: they are written in capitals (write \"GET\")",
+            "`get` is not a method: methods are in capitals (write \"GET\")",
         ),
         ("methods = [\"GET POST\"]", "`GET POST` is not a method"),
-        ("methods = [\"CONNECT\"]", "`CONNECT` asks for a tunnel"),
+        ("methods = [\"CONNECT\"]", "`CONNECT` opens a tunnel"),
         ("methods = []", "`methods` is empty"),
-        ("methods = \"GET\"", "`methods` must be a list of texts"),
+        ("methods = \"GET\"", "`methods` must be a list of strings"),
         (
             "paths = [\"public\"]",
-            "`public` is not a path: a path begins with `/` (write \"/public\")",
+            "`public` is not a path: paths begin with `/` (write \"/public\")",
         ),
         (
             "paths = [\"/a?b\"]",
-            "`/a?b` has a query, and queries are not matched (write \"/a\")",
+            "`/a?b` has a query, but queries are not matched (write \"/a\")",
         ),
         (
             "paths = [\"/a/../b\"]",
-            "`/a/../b` matches nothing: the path has a dot segment",
+            "`/a/../b` can match no request: the path has a dot segment",
         ),
-        (
-            "paths = [\"/a**\"]",
-            "`/a**`: `**` stands for whole segments",
-        ),
-        (
-            "paths = [\"https://a.example/b\"]",
-            "is a URL, and the name stands in front",
-        ),
+        ("paths = [\"/a**\"]", "`/a**`: `**` must stand alone"),
+        ("paths = [\"https://a.example/b\"]", "is a URL, not a path"),
         ("paths = []", "`paths` is empty"),
         (
             "path = [\"/a\"]",
@@ -229,7 +225,7 @@ fn mistakes_in_methods_and_paths() {
     let denied =
         said("[network.domains]\n\"a.example\" = { verdict = \"deny\", methods = [\"GET\"] }");
     assert!(
-        denied.contains("`methods` has no meaning in a rule that denies"),
+        denied.contains("`methods` has no effect in a rule that denies"),
         "{denied}"
     );
 }
@@ -243,8 +239,8 @@ fn limited_mode_narrows_every_rule() {
     let loaded = loaded("p.toml", text);
     assert_eq!(
         lines(&loaded.warnings),
-        "p.toml:3:8: warning: `mode = \"limited\"` refuses HTTPS that is not inspected: 1 rule covers \
-         port 443 without `inspect = true` (add `inspect = true` to those that programs reach over HTTPS)\n"
+        "p.toml:3:8: warning: `mode = \"limited\"` refuses HTTPS that is not inspected, but 1 rule covers \
+         port 443 without `inspect = true` (add `inspect = true` to the rules for HTTPS)\n"
     );
     let policy = loaded.policy;
     for method in LIMITED_METHODS {
@@ -369,12 +365,9 @@ fn amounts_and_times_are_read_with_their_units() {
         ("rate = \"10MB\"", "`10MB` is not a rate (write \"10MB/s\")"),
         (
             "rate = \"10Mb/s\"",
-            "is it bits or bytes? (for bytes write \"10MB/s\")",
+            "does it mean bits or bytes? (for bytes write \"10MB/s\")",
         ),
-        (
-            "rate = 10",
-            "`rate` must be text in quotes, and is a number",
-        ),
+        ("rate = 10", "`rate` must be a quoted string, not a number"),
         ("total_bytes = \"1\"", "`1` has no unit"),
         (
             "idle_timeout = \"10\"",
@@ -395,7 +388,7 @@ fn amounts_and_times_are_read_with_their_units() {
             "bytes_per_second = \"fast\"",
             "`fast` is not an amount of bytes",
         ),
-        ("header_timeout = \"0s\"", "`0s` is no time"),
+        ("header_timeout = \"0s\"", "`0s` must be more than zero"),
         ("connection = 3", "did you mean `connections`?"),
     ] {
         let said = said(&format!("[network.limits]\n{text}"));
@@ -555,19 +548,19 @@ fn datagrams_pass_by_a_rule_for_their_port_alone() {
     for (line, message) in [
         (
             "\"a.example:53/udp\" = \"allow\"",
-            "are the sandbox's own resolver's",
+            "the sandbox's own resolver receives UDP",
         ),
         (
             "\"a.example:*/udp\" = \"allow\"",
-            "is too broad: datagrams pass on the ports that are named",
+            "is too broad: a rule for UDP must name its ports",
         ),
         (
             "\"a.example:123/udp\" = { verdict = \"allow\", methods = [\"GET\"] }",
-            "`methods` has no meaning for UDP",
+            "`methods` has no effect on UDP",
         ),
         (
             "\"a.example:123/udp\" = { verdict = \"allow\", to = \":1\" }",
-            "`to` has no meaning for UDP",
+            "`to` has no effect on UDP",
         ),
     ] {
         let said = said(&format!("[network.domains]\n{line}"));
@@ -576,5 +569,5 @@ fn datagrams_pass_by_a_rule_for_their_port_alone() {
     let many: String = (1000..1033)
         .map(|port| format!("\"a.example:{port}/udp\" = \"allow\"\n"))
         .collect();
-    assert!(said(&format!("[network.domains]\n{many}")).contains("through on more than 32 ports"));
+    assert!(said(&format!("[network.domains]\n{many}")).contains("UDP on more than 32 ports"));
 }

@@ -166,29 +166,29 @@ fn to_that_leads_nowhere() {
     for (to, message) in [
         (
             "0.0.0.0:80",
-            "`0.0.0.0:80` is no address that a connection can go to (for this host, write \":80\")",
+            "`0.0.0.0:80` is not an address that can be connected to (for this host, write \":80\")",
         ),
         (
             "[::]:80",
-            "`[::]:80` is no address that a connection can go to (for this host, write \":80\")",
+            "`[::]:80` is not an address that can be connected to (for this host, write \":80\")",
         ),
         (
             "224.0.0.1:80",
-            "`224.0.0.1:80` is no address that a connection can go to (write \"ADDRESS:PORT\"",
+            "`224.0.0.1:80` is not an address that can be connected to (write \"ADDRESS:PORT\"",
         ),
         (
             "255.255.255.255:80",
-            "`255.255.255.255:80` is no address that a connection can go to",
+            "`255.255.255.255:80` is not an address that can be connected to",
         ),
-        ("127.0.0.1:0", "`127.0.0.1:0`: no connection goes to port 0"),
-        (":0", "`:0`: no connection goes to port 0"),
+        ("127.0.0.1:0", "`127.0.0.1:0` has port 0"),
+        (":0", "`:0` has port 0"),
         (
             "127.0.0.1",
             "`127.0.0.1` has no port (write \"ADDRESS:PORT\", or \":PORT\" for a port of this host)",
         ),
         (
             "localhost:8080",
-            "`localhost:8080` names a host, and `to` is an address (write \":8080\")",
+            "`localhost:8080` names a host, but `to` takes an address (write \":8080\")",
         ),
         (
             "8080",
@@ -213,11 +213,11 @@ fn terms_belong_to_rules_that_allow_names() {
     for (line, message) in [
         (
             "\"a.example\" = { verdict = \"deny\", to = \":8080\" }",
-            "p.toml:3:40: error: `to` has no meaning in a rule that denies",
+            "p.toml:3:40: error: `to` has no effect in a rule that denies",
         ),
         (
             "\"a.example\" = { verdict = \"deny\", types = [\"A\"] }",
-            "p.toml:3:43: error: `types` has no meaning in a rule that denies",
+            "p.toml:3:43: error: `types` has no effect in a rule that denies",
         ),
         (
             "\"a.example\" = { verdict = \"allow\", types = [\"B\"] }",
@@ -225,7 +225,7 @@ fn terms_belong_to_rules_that_allow_names() {
         ),
         (
             "\"a.example\" = { verdict = \"allow\", to = 8080 }",
-            "p.toml:3:41: error: `to` must be text in quotes, and is a number",
+            "p.toml:3:41: error: `to` must be a quoted string, not a number",
         ),
         (
             "[network.addresses]\n\"10.0.0.1:80\" = { verdict = \"allow\", to = \":80\" }",
@@ -243,11 +243,11 @@ fn two_rules_that_send_a_name_to_two_places() {
     for (second, message) in [
         (
             "\"a.example:443\" = { verdict = \"allow\", to = \":2\" }",
-            "p.toml:4:1: error: `a.example:443` goes to two places (p.toml:3 sends it elsewhere; keep one of the two)",
+            "p.toml:4:1: error: `a.example:443` is sent to two places (p.toml:3 sends it elsewhere; keep one of the two)",
         ),
         (
             "\"a.example:22\" = \"allow\"",
-            "p.toml:4:1: error: `a.example:22` is sent elsewhere with `to`, but not on all of its ports (p.toml:3 has the `to`; give this rule one as well, or remove it)",
+            "p.toml:4:1: error: `a.example:22` is sent elsewhere with `to`, but not on all of its ports (p.toml:3 has the `to`; add one to this rule, or remove it)",
         ),
     ] {
         let said = said(&format!("{mock}\n{second}"));
@@ -278,7 +278,7 @@ fn two_rules_that_send_a_name_to_two_places() {
     );
     let said = lines(&load(&[files[1].clone(), more]).unwrap_err());
     assert!(
-        said.contains("`a.example:80` goes to two places (mock.toml:3"),
+        said.contains("`a.example:80` is sent to two places (mock.toml:3"),
         "{said}"
     );
     let flags = [files[1].clone(), Input::Allow("a.example:22".into())];
