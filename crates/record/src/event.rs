@@ -122,9 +122,9 @@ codes! {
         Decide = "decide",
         /// Looking the name up.
         Resolve = "resolve",
-        /// Connecting to the destination, or to the company's proxy.
+        /// Connecting to the destination, or to the upstream proxy.
         Connect = "connect",
-        /// The company's proxy answering CONNECT.
+        /// The upstream proxy answering CONNECT.
         Proxy = "proxy",
         /// From the first byte of the request to the outcome of the decision.
         Total = "total",
@@ -267,7 +267,7 @@ pub struct Event<'a> {
     pub addresses: &'a [IpAddr],
     /// Whether the record says of which families the addresses are (a name's at start-up).
     pub families: bool,
-    /// Who answered: a resolver, a company proxy (without credentials), or the address connected.
+    /// Who answered: a resolver, an upstream proxy (without credentials), or the address connected.
     pub upstream: Option<&'a str>,
     /// The HTTP method.
     pub method: Option<&'a str>,

@@ -11,9 +11,10 @@
 //!
 //! Invariant: no function here blocks on I/O but [`Recorder::flush`], which has a deadline.
 //! Invariant: every decision is in a written line, in an open window, in the queue, or in the count
-//! of a `records-lost` record.
+//! of a `records-lost` record. Denials above their budget are in the count of one written line.
 #![forbid(unsafe_code)]
 
+mod budget;
 mod counters;
 mod event;
 mod fields;
@@ -31,6 +32,7 @@ mod text;
 mod windows;
 mod writer;
 
+pub use budget::DEFAULT_DENIAL_LINES;
 pub use counters::Snapshot;
 pub use event::{
     Client, Close, CloseReason, Event, Layer, Process, Protocol, Stage, Timings, Transport,
@@ -46,6 +48,8 @@ pub use sink::open as open_file;
 pub use subscription::{ObservedDecision, Subscription};
 pub use summary::{Denied, DeniedSummary};
 
+#[cfg(test)]
+mod budget_tests;
 #[cfg(test)]
 mod finder_tests;
 #[cfg(test)]

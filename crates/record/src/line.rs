@@ -167,6 +167,15 @@ pub(crate) fn finish_decision(mut line: Vec<u8>, count: u64) -> Vec<u8> {
     line
 }
 
+/// Ends the line that stands for `count` denials above their budget; `names` are some of them.
+pub(crate) fn finish_summary(line: Vec<u8>, names: &[String], count: u64) -> Vec<u8> {
+    let names = names.join(", ");
+    let mut detail = LineBuf::with_capacity(USUAL_LINE_BYTES);
+    let what = format!("too many of this kind for a line each; among them: {names}");
+    text(&mut detail, "detail", &what, MAX_DETAIL_BYTES);
+    finish_decision([line, detail.into_bytes()].concat(), count)
+}
+
 /// The whole line of a close.
 pub(crate) fn close(
     origin: &Origin,

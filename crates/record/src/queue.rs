@@ -240,7 +240,7 @@ impl Queue {
         self.work.notify_one();
         while state.flushes_done < number {
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || state.ended {
                 return false;
             }
             state = self

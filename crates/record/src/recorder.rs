@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use portcullis_policy::Verdict;
 
+use crate::budget::Summarised;
 use crate::counters::{Counters, Snapshot};
 use crate::event::{Close, Event, Process};
 use crate::finder::{Finder, ProcessFinder};
@@ -122,6 +124,26 @@ impl Recorder {
         }))
     }
 
+    /// Sets how many lines a minute each class of denials may write (its layer, protocol, verdict and
+    /// reason together); [`DEFAULT_DENIAL_LINES`](crate::DEFAULT_DENIAL_LINES) otherwise. Above it
+    /// one line a second stands for all of its class. For all classes together it is eight times as
+    /// much, and a line of more than 512 bytes counts as several.
+    #[must_use]
+    pub fn with_denial_lines(self, lines: NonZeroU32) -> Self {
+        if let Lines::Written(writer) = &self.0.lines {
+            writer.budget.set(lines);
+        }
+        self
+    }
+
+    /// Says whom to tell, and why, if the thread that writes ends although nobody stopped it: nothing
+    /// is recorded from then on. Called from that thread. Only the first call counts.
+    pub fn on_death(&self, tell: impl Fn(&str) + Send + Sync + 'static) {
+        if let Lines::Written(writer) = &self.0.lines {
+            writer.tell_death(Box::new(tell));
+        }
+    }
+
     /// Lets this recorder and its clones find the program behind a denial whose event says which
     /// socket it came by ([`Event::client`]). Only fresh records ask, never those that join an
     /// equal one, and only within a budget of look-ups and of time for each second; `finder` is
@@ -190,32 +212,38 @@ impl Recorder {
         now: Instant,
         tally: &dyn Fn() -> Option<Tally>,
     ) -> Recorded {
-        let write = |event: &Event<'_>| {
-            let fresh = || {
-                let id = writer.ids.next();
-                let line = line::decision(&writer.origin, id, Timestamp::now(), event);
-                Fresh {
-                    id,
-                    line,
-                    tally: tally(),
-                }
-            };
-            enter(writer, event, now, fresh)
-        };
-        let Some((finder, client)) = self.0.finder.get().zip(Finder::client(event)) else {
-            return write(event);
-        };
         let merge = Merge::of(event);
-        let joined = merge.and_then(|merge| writer.windows.join(merge, event, now));
-        joined.unwrap_or_else(|| {
-            // Looked up before the window is held, which others wait for.
-            let found = finder.find(client, now);
-            let process = found.as_ref().map(|found| Process {
-                pid: found.pid,
-                command: &found.command,
-            });
-            write(&event.process(process))
-        })
+        let denial = merge == Some(Merge::Denial);
+        if denial {
+            if let Some(joined) = writer.windows.join(Merge::Denial, event, now) {
+                return joined;
+            }
+            if let Some(id) = summarise(writer, event, now) {
+                tally();
+                return Recorded { id, repeat: None };
+            }
+        }
+        // Looked up before the window is held, which others wait for.
+        let finder = self.0.finder.get().zip(Finder::client(event));
+        let found = finder.and_then(|(finder, client)| finder.find(client, now));
+        let process = found.as_ref().map(|found| Process {
+            pid: found.pid,
+            command: &found.command,
+        });
+        let event = &event.process(process.or(event.process));
+        let fresh = || {
+            let id = writer.ids.next();
+            let line = line::decision(&writer.origin, id, Timestamp::now(), event);
+            if denial {
+                writer.budget.spend(event, now, line.len());
+            }
+            Fresh {
+                id,
+                line,
+                tally: tally(),
+            }
+        };
+        enter(writer, event, now, fresh)
     }
 
     /// Records the end of a flow. `id` is that of the decision that opened it: one whose verdict is
@@ -295,6 +323,32 @@ impl Recorder {
     pub fn shutdown(self, at_most: Duration) -> Flushed {
         self.flush(at_most)
     }
+}
+
+/// Counts a denial whose class is above its budget; gives the id of the record that it shares.
+fn summarise(writer: &Arc<Writer>, event: &Event<'_>, now: Instant) -> Option<DecisionId> {
+    let begin = || {
+        let id = writer.ids.next();
+        let class = Event::new(event.layer, event.protocol, event.verdict, event.reason);
+        (
+            id,
+            line::decision(&writer.origin, id, Timestamp::now(), &class),
+        )
+    };
+    let Summarised {
+        id,
+        opened,
+        finished,
+    } = writer.budget.summarise(event, now, begin)?;
+    if let Some(item) = finished {
+        writer.queue.push_unhurried(item);
+    }
+    if opened {
+        // The writer may sleep without an end while nothing waits for its time.
+        writer.queue.wake();
+        writer.ensure_started();
+    }
+    Some(id)
 }
 
 /// Puts a decision into its window, or a line of its own into the queue.

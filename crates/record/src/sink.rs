@@ -7,6 +7,15 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
+
+/// How long the reader of a pipe is waited for.
+const READER_WAIT: Duration = Duration::from_secs(1);
+/// How often it is looked for meanwhile.
+const READER_POLL: Duration = Duration::from_millis(10);
 
 /// What lines are written to.
 pub(crate) enum Sink {
@@ -105,17 +114,26 @@ fn take_back(file: &mut File, part: &[u8]) -> io::Result<()> {
 /// line is whole.
 ///
 /// # Errors
-/// Those of opening the file. A pipe, a terminal or `/dev/null` is as good as a file.
+/// Those of opening the file. A pipe, a terminal or `/dev/null` is as good as a file, but a pipe must
+/// have a reader within a second.
 pub fn open(path: &Path) -> io::Result<File> {
-    let special = std::fs::metadata(path).is_ok_and(|found| {
-        let kind = found.file_type();
-        kind.is_fifo() || kind.is_char_device()
-    });
+    let kind = std::fs::metadata(path).map(|found| found.file_type());
+    let is_pipe = kind.as_ref().is_ok_and(FileTypeExt::is_fifo);
+    let is_device = kind.as_ref().is_ok_and(FileTypeExt::is_char_device);
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(0o600);
-    if special {
+    if is_pipe || is_device {
         // A pipe opened for reading as well would never tell us that its reader is gone.
-        return options.open(path);
+        let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or(0);
+        options.custom_flags(nonblocking);
+        let file = if is_pipe {
+            open_pipe(path, &options)?
+        } else {
+            options.open(path)?
+        };
+        // From now on the writer's thread may wait for a slow reader.
+        fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+        return Ok(file);
     }
     let mut file = options.read(true).open(path)?;
     if file.metadata()?.len() > 0 {
@@ -127,6 +145,22 @@ pub fn open(path: &Path) -> io::Result<File> {
         }
     }
     Ok(file)
+}
+
+/// Opens a pipe; a reader that is just being started has a moment.
+fn open_pipe(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    let until = Instant::now() + READER_WAIT;
+    loop {
+        match options.open(path) {
+            Err(error) if error.raw_os_error() == Some(Errno::NXIO.raw_os_error()) => {}
+            result => return result,
+        }
+        if Instant::now() >= until {
+            let kind = io::ErrorKind::NotConnected;
+            return Err(io::Error::new(kind, "nobody reads this pipe"));
+        }
+        std::thread::sleep(READER_POLL);
+    }
 }
 
 #[cfg(test)]
@@ -180,6 +214,25 @@ mod tests {
         output.written = 2;
         output.abandon();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{2{other}\n");
+    }
+
+    #[test]
+    fn a_pipe_without_a_reader_is_refused_and_one_with_a_reader_gets_whole_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let error = open(&path).unwrap_err();
+        assert_eq!(error.to_string(), "nobody reads this pipe");
+        // For both, so that this test does not wait for a writer either.
+        let both = OpenOptions::new().read(true).write(true).open(&path);
+        let mut reader = both.unwrap();
+        let mut output = Output::new(Sink::File(open(&path).unwrap()));
+        output.add(b"{}\n");
+        output.write().unwrap();
+        let mut line = [0; 3];
+        reader.read_exact(&mut line).unwrap();
+        assert_eq!(&line, b"{}\n");
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The one thread that writes: takes finished lines, closes windows, retries a full disk.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use crate::budget::Budget;
 use crate::id::IdSource;
 use crate::line::{self, Origin};
 use crate::queue::{MAX_BATCHES, Queue};
@@ -26,24 +28,37 @@ pub(crate) const FINAL_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Writer {
     pub(crate) queue: Queue,
     pub(crate) windows: Windows,
+    pub(crate) budget: Budget,
     pub(crate) origin: Origin,
     pub(crate) ids: IdSource,
     output: Mutex<Output>,
     last_error: Mutex<Option<String>>,
     writing: AtomicBool,
+    /// Told when the thread ends although nobody stopped it.
+    on_death: OnceLock<OnDeath>,
 }
+
+/// Whom to tell that nothing is written any more, and why.
+pub(crate) type OnDeath = Box<dyn Fn(&str) + Send + Sync>;
 
 impl Writer {
     pub(crate) fn new(origin: Origin, output: Output) -> Writer {
         Writer {
             queue: Queue::default(),
             windows: Windows::new(),
+            budget: Budget::new(),
             origin,
             ids: IdSource::new(),
             output: Mutex::new(output),
             last_error: Mutex::new(None),
             writing: AtomicBool::new(false),
+            on_death: OnceLock::new(),
         }
+    }
+
+    pub(crate) fn tell_death(&self, tell: OnDeath) {
+        // The first who asks is the one that ends with it.
+        let _ = self.on_death.set(tell);
     }
 
     /// Starts the writer, once. It starts with the first decision and not with the recorder: a run
@@ -56,15 +71,15 @@ impl Writer {
         }
         let writer = self.clone();
         let thread = std::thread::Builder::new().name("records".to_owned());
-        if let Err(error) = thread.spawn(move || writer.write_until_stopped()) {
-            self.set_error(Some(&error));
+        if let Err(error) = thread.spawn(move || writer.write()) {
+            self.set_error(Some(error.to_string()));
             self.writing.store(false, Ordering::Release);
         }
     }
 
     /// Writes everything, waiting at most `at_most`; whether it was done.
     pub(crate) fn flush(self: &Arc<Self>, at_most: Duration) -> bool {
-        if !self.windows.any_open() && self.queue.is_empty() && !self.is_started() {
+        if !self.any_open() && self.queue.is_empty() && !self.is_started() {
             return true;
         }
         self.ensure_started();
@@ -73,12 +88,17 @@ impl Writer {
 
     /// Writes everything and ends the writer; what is not written after `at_most` is given up.
     pub(crate) fn finish(self: &Arc<Self>, at_most: Duration) {
-        if self.windows.any_open() || !self.queue.is_empty() {
+        if self.any_open() || !self.queue.is_empty() {
             self.ensure_started();
         }
         if self.is_started() {
             self.queue.stop(Instant::now() + at_most);
         }
+    }
+
+    /// Whether a line waits for its time to be up.
+    fn any_open(&self) -> bool {
+        self.windows.any_open() || self.budget.any_open()
     }
 
     fn is_started(&self) -> bool {
@@ -93,13 +113,31 @@ impl Writer {
             .clone()
     }
 
-    fn set_error(&self, error: Option<&io::Error>) {
+    fn set_error(&self, error: Option<String>) {
         let mut last = self
             .last_error
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if error.is_some() || last.is_some() {
-            *last = error.map(ToString::to_string);
+            *last = error;
+        }
+    }
+
+    /// The thread: writes until it is stopped. If it panics, nothing is written any more, and nobody
+    /// waits for it in vain.
+    fn write(&self) {
+        let done = catch_unwind(AssertUnwindSafe(|| self.write_until_stopped()));
+        let died = done.err().map(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+            format!("their writer panicked: {}", text.unwrap_or("no message"))
+        });
+        if died.is_some() {
+            self.set_error(died.clone());
+        }
+        self.queue.ended();
+        if let Some((tell, why)) = self.on_death.get().zip(died) {
+            tell(&why);
         }
     }
 
@@ -111,13 +149,13 @@ impl Writer {
                 if wrote {
                     self.queue.collect();
                 }
-                self.queue.wait(TICK, || self.windows.any_open())
+                self.queue.wait(TICK, || self.any_open())
             } else {
                 self.queue.pause(RETRY_PAUSE)
             };
             let everything = orders.flush.is_some() || orders.stop.is_some();
             let result = self.write_all(&mut output, everything);
-            self.set_error(result.as_ref().err());
+            self.set_error(result.as_ref().err().map(ToString::to_string));
             wrote = matches!(result, Ok(true));
             match (result, orders.stop) {
                 (Ok(_), stop) => {
@@ -137,7 +175,6 @@ impl Writer {
                 (Err(_), None) => {}
             }
         }
-        self.queue.ended();
     }
 
     /// Writes all that waits now: first what the sink did not take last time, then the windows
@@ -146,7 +183,9 @@ impl Writer {
         let mut items = Vec::new();
         let mut any = false;
         output.write()?;
-        self.windows.close(Instant::now(), all_windows, &mut items);
+        let now = Instant::now();
+        self.windows.close(now, all_windows, &mut items);
+        self.budget.close(now, all_windows, &mut items);
         for batch in 1..=MAX_BATCHES {
             let lost = self.queue.take(&mut items, batch == MAX_BATCHES);
             for item in items.drain(..) {
