@@ -14,6 +14,8 @@ mod http_disguises;
 #[path = "../support/inside.rs"]
 mod inside;
 mod live_policy;
+mod log_flood;
+mod log_sinks;
 #[path = "../support/policies.rs"]
 mod policies;
 mod records;

@@ -2,10 +2,11 @@
 //! it is asked for, and never to CMD's own output.
 
 use crate::output::Hinted;
-use anyhow::{Context, bail};
+use crate::written_file::WrittenFile;
+use anyhow::Context;
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use tracing_subscriber::EnvFilter;
 
@@ -16,7 +17,7 @@ const DEFAULT_FILTER: &str = "debug";
 
 /// A debug log that is open, and what goes into it.
 pub struct DebugLog {
-    path: PathBuf,
+    written: WrittenFile,
     file: File,
     filter: EnvFilter,
 }
@@ -24,12 +25,6 @@ pub struct DebugLog {
 impl DebugLog {
     /// Opens the file before anything starts, so that a bad path costs no run.
     pub fn open(path: &Path) -> anyhow::Result<DebugLog> {
-        if portcullis_runner::is_nameless(path) {
-            bail!(
-                "{}: --debug-log takes a file, not a pipe: CMD could write to a pipe too",
-                path.display()
-            );
-        }
         let filter = filter()?.unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER));
         let file = portcullis_gateway::open_records(path).with_context(|| {
             Hinted::new(
@@ -38,15 +33,15 @@ impl DebugLog {
             )
         })?;
         Ok(DebugLog {
-            path: path.to_owned(),
+            written: WrittenFile::check("--debug-log", path, &file)?,
             file,
             filter,
         })
     }
 
-    /// The file, which the sandbox must not change.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// Where it is.
+    pub fn written(&self) -> &WrittenFile {
+        &self.written
     }
 
     /// Writes from now on; called in the gateway's own process.

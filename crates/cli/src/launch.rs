@@ -4,6 +4,7 @@
 use crate::debug_log::DebugLog;
 use crate::exit::BEFORE_START;
 use crate::output::Hinted;
+use crate::written_file::WrittenFile;
 use anyhow::{Context, bail};
 use portcullis_policy::{Policy, Resolve};
 use portcullis_runner::{Publish, Reload, Report, RunConfig, Unresolved};
@@ -12,6 +13,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -31,6 +33,8 @@ pub struct Launch {
     pub resolvers: Vec<SocketAddr>,
     /// Where decision records go.
     pub log: Option<PathBuf>,
+    /// How many lines a minute each class of denials may write there.
+    pub denial_lines: Option<NonZeroU32>,
     /// Where the gateway's steps are written, in the order that they happen.
     pub debug_log: Option<DebugLog>,
     /// Ports of the host that lead inside.
@@ -71,18 +75,20 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         Some(path) => Some(open_log(path)?),
         None => None,
     };
-    let mut read_only = launch.read_only;
-    if let Some(path) = &launch.log {
-        if portcullis_runner::is_nameless(path) {
-            bail!(
-                "{}: --log takes a file, not a pipe: CMD could write to a pipe too",
-                path.display()
-            );
-        }
-        read_only.push(path.clone());
-    }
+    let checked = (launch.log.as_deref().zip(log.as_ref()))
+        .map(|(path, file)| WrittenFile::check("--log", path, file));
+    let records = checked.transpose()?;
     let debug_log = launch.debug_log;
-    read_only.extend(debug_log.iter().map(|log| log.path().to_owned()));
+    let (mut read_only, mut hidden) = (launch.read_only, launch.hidden);
+    let steps = debug_log.as_ref().map(|log| log.written().clone());
+    for written in records.iter().chain(&steps) {
+        let covered = if written.is_pipe() {
+            &mut hidden
+        } else {
+            &mut read_only
+        };
+        covered.push(written.path().to_owned());
+    }
     let mut publish = Vec::new();
     for PublishedPort { host, inside } in launch.publish {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, host)).map_err(|error| {
@@ -116,7 +122,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         keyring: launch.keyring,
     };
     spec.read_only = read_only;
-    spec.hidden = launch.hidden;
+    spec.hidden = hidden;
     spec.timeout = launch.timeout;
     portcullis_runner::prepare(&launch.policy, &mut spec);
     let (http, socks) = (addresses.http(), addresses.socks());
@@ -145,6 +151,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         policy: launch.policy,
         resolvers: launch.resolvers,
         log,
+        denial_lines: launch.denial_lines,
         publish,
         addresses,
         collect: launch.collect,
@@ -170,7 +177,12 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
             _ => 1,
         }
     });
-    let report = read_report(report);
+    let mut report = read_report(report);
+    if let Some(report) = &mut report {
+        let moved = || records.as_ref().and_then(WrittenFile::moved);
+        report.record_error = report.record_error.take().or_else(moved);
+        report.misplaced = steps.as_ref().and_then(WrittenFile::moved);
+    }
     match (outcome, report) {
         (Ok(outcome), report) => Ok((outcome, report)),
         // Which names, and why, is in the report: there may be many.
@@ -194,8 +206,11 @@ pub fn failed(error: &anyhow::Error) {
 }
 
 /// Turns an outcome into the exit code, with a word where CMD itself could not say it.
-pub fn finish(outcome: Outcome, command: &str) -> ExitCode {
-    if let Some(message) = outcome.message(command) {
+pub fn finish(outcome: Outcome, report: Option<&Report>, command: &str) -> ExitCode {
+    // Why is told whether somebody reads the closing paragraph or not: CMD was ended for it.
+    if let Some(why) = report.and_then(|report| report.failed.as_deref()) {
+        crate::output::error(format_args!("the gateway ended the sandbox: {why}"), None);
+    } else if let Some(message) = outcome.message(command) {
         crate::output::error(message, None);
     }
     // Exit codes are a byte; the sandbox gives nothing larger.

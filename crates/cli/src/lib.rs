@@ -17,6 +17,7 @@ mod probe;
 mod socket_env;
 mod trust_env;
 mod version;
+mod written_file;
 
 use clap::Parser;
 use std::ffi::OsString;

@@ -15,6 +15,7 @@ mod panics;
 mod plain;
 mod policy_files;
 mod publish;
+mod records;
 mod refused;
 mod reload;
 mod report;

@@ -2,6 +2,7 @@
 //! proxy. There is no namespace here, so programs that ignore the listeners are not held in.
 
 use crate::descriptors::raise_limit;
+use crate::records;
 use crate::reload::{Rejected, Reload};
 use crate::report::record_start;
 use crate::unresolved::Unresolved;
@@ -14,6 +15,7 @@ use portcullis_policy::{Answers, Resolver};
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
@@ -33,6 +35,8 @@ pub struct PlainConfig {
     pub resolvers: Vec<SocketAddr>,
     /// Where decision records go.
     pub log: Option<File>,
+    /// How many lines a minute each class of denials may write there, where the default is not meant.
+    pub denial_lines: Option<NonZeroU32>,
     /// The build that serves, for the first record.
     pub build: &'static str,
     /// Where the certificate of the gateway's authority is written, for programs to trust.
@@ -128,10 +132,11 @@ async fn serve(
         }
         Ok(())
     };
-    let recorder = match config.log {
-        Some(file) => Recorder::from_file(file, "serve"),
-        None => Recorder::null(),
-    };
+    let (recorder, ending) = records::open(records::Wanted {
+        log: config.log,
+        sandbox: "serve",
+        denial_lines: config.denial_lines,
+    });
     record_start(&recorder, config.build);
     let mut listeners = Vec::new();
     for listener in config
@@ -191,6 +196,7 @@ async fn serve(
             return Err(error.into());
         }
     };
+    serving.keep(records::PART, &tracker, ending.wait(token.clone()));
     if let Some(reload) = config.reload {
         let gateway = Arc::new(gateway);
         reload.follow(gateway, &serving, Rejected::default(), &tracker, &token)?;
@@ -208,8 +214,7 @@ async fn serve(
 
 /// Writes the last records; their loss is told where nothing else went wrong.
 fn finish(recorder: &Recorder, ended: io::Result<()>) -> io::Result<()> {
-    let flushed = recorder.flush(FLUSH_TIMEOUT);
-    match flushed.error {
+    match records::finish(recorder, FLUSH_TIMEOUT) {
         Some(error) if ended.is_ok() => Err(io::Error::other(format!("decision records: {error}"))),
         _ => ended,
     }

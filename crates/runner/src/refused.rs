@@ -31,16 +31,21 @@ impl RefusedReader {
             reason = "RefusedLog owns one descriptor for life, which is what the unsafe constructor asks for"
         )]
         let log = AsyncFd::with_interest(log, Interest::READABLE)?;
+        // Whether refusals were lost, and how many has not been seen yet.
+        let mut unknown = false;
         loop {
             tokio::select! {
                 ready = log.readable() => {
                     let mut ready = ready?;
-                    if !self.drain(log.get_ref())? {
+                    if !self.drain(log.get_ref(), &mut unknown)? {
                         ready.clear_ready();
                     }
                 }
                 () = token.cancelled() => {
-                    while self.drain(log.get_ref())? {}
+                    while self.drain(log.get_ref(), &mut unknown)? {}
+                    if unknown {
+                        self.record_end_lost();
+                    }
                     return Ok(());
                 }
             }
@@ -48,30 +53,20 @@ impl RefusedReader {
     }
 
     /// Reads one batch; true when more may be waiting.
-    fn drain(&self, log: &RefusedLog) -> std::io::Result<bool> {
+    fn drain(&self, log: &RefusedLog, unknown: &mut bool) -> std::io::Result<bool> {
         let batch = log.read()?;
+        *unknown |= batch.overflowed;
         for refused in &batch.refused {
+            *unknown &= refused.lost_before == 0;
             self.record(refused);
-        }
-        if batch.overflows > 0 {
-            let detail = format!(
-                "the kernel's log of refused packets overflowed {} times: refusals are missing here",
-                batch.overflows
-            );
-            self.recorder.decision(
-                Event::new(
-                    Layer::Gateway,
-                    Protocol::Kernel,
-                    Verdict::Error,
-                    Reason::Internal,
-                )
-                .detail(&detail),
-            );
         }
         Ok(batch.more)
     }
 
     fn record(&self, refused: &Refused) {
+        for _ in 0..refused.lost_before {
+            self.record_lost(refused.protocol);
+        }
         let destination = refused.destination;
         let addresses = [destination.ip()];
         match refused.protocol {
@@ -102,6 +97,29 @@ impl RefusedReader {
                     .decision(not_allowed().addresses(&addresses).detail(&detail));
             }
         }
+    }
+
+    /// A refusal for which the kernel's log had no room, taken for one like that which came behind it.
+    /// They are equal, so each costs little and all of a second share a record.
+    fn record_lost(&self, protocol: RefusedProtocol) {
+        let lost = match protocol {
+            RefusedProtocol::Tcp => Event {
+                layer: Layer::Tcp,
+                ..not_allowed()
+            },
+            _ => not_allowed(),
+        };
+        let detail =
+            "refusals for which the kernel's log had no room: where they went is not known";
+        self.recorder.decision(lost.detail(detail));
+    }
+
+    fn record_end_lost(&self) {
+        let reason = Reason::Internal;
+        let event = Event::new(Layer::Gateway, Protocol::Kernel, reason.verdict(), reason);
+        let detail =
+            "the kernel's log of refused packets overflowed: the last refusals are missing";
+        self.recorder.decision(event.detail(detail));
     }
 
     fn record_tcp(&self, destination: SocketAddr) {

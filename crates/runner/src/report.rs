@@ -28,6 +28,8 @@ pub struct Report {
     pub looked_up: Vec<LookedUp>,
     /// Why decision records are incomplete, if they are.
     pub record_error: Option<String>,
+    /// Which other file that was written is not where its path leads any more, if any.
+    pub misplaced: Option<String>,
     /// The names that kept the sandbox from starting, if it did not start for them.
     pub unresolved: Option<Unresolved>,
     /// Why the latest change of the policy was not taken over, if it was not.

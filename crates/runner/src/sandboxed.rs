@@ -5,6 +5,7 @@ use crate::descriptors::raise_limit;
 use crate::kernel_gate::{KernelGate, ranges};
 use crate::panics::Panics;
 use crate::publish::{self, Publish};
+use crate::records;
 use crate::refused::RefusedReader;
 use crate::reload::{Rejected, Reload};
 use crate::report::{Collector, Report, record_start};
@@ -24,6 +25,7 @@ use portcullis_sandbox::{
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,6 +58,8 @@ pub struct RunConfig {
     pub resolvers: Vec<SocketAddr>,
     /// Where decision records go.
     pub log: Option<File>,
+    /// How many lines a minute each class of denials may write there, where the default is not meant.
+    pub denial_lines: Option<NonZeroU32>,
     /// Published ports.
     pub publish: Vec<Publish>,
     /// The addresses inside.
@@ -201,10 +205,11 @@ async fn serve(
     inspector: Option<Arc<Inspector>>,
     panics: Panics,
 ) -> Report {
-    let recorder = match config.log {
-        Some(file) => Recorder::from_file(file, &config.sandbox),
-        None => Recorder::null(),
-    };
+    let (recorder, ending) = records::open(records::Wanted {
+        log: config.log,
+        sandbox: &config.sandbox,
+        denial_lines: config.denial_lines,
+    });
     record_start(&recorder, config.build);
     tokio::spawn(panics.record(recorder.clone()));
     let collector = config.collect.then(|| Collector::new(&recorder));
@@ -248,6 +253,7 @@ async fn serve(
     };
     // Flows that end now are still recorded: collecting goes on until they are.
     let drained = CancellationToken::new();
+    serving.keep(records::PART, &tracker, ending.wait(token.clone()));
     let collecting = collector.map(|collector| tokio::spawn(collector.run(drained.clone())));
     let failed = tokio::select! {
         () = gone(&control) => None,
@@ -266,10 +272,7 @@ async fn serve(
     report.add_denied(&recorder.denied_summary());
     report.rejected = rejected.take();
     report.failed = failed;
-    let flushed = recorder.flush(FLUSH_TIMEOUT);
-    report.record_error = flushed.error.or_else(|| {
-        (!flushed.complete || flushed.lost > 0).then(|| format!("{} records lost", flushed.lost))
-    });
+    report.record_error = records::finish(&recorder, FLUSH_TIMEOUT);
     report
 }
 

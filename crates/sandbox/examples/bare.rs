@@ -323,8 +323,8 @@ fn write_refused(sockets: &Sockets, behaviour: &mut Behaviour) -> io::Result<()>
                 refused.protocol, refused.destination, refused.uid
             )?;
         }
-        if batch.overflows > 0 {
-            writeln!(file, "overflows {}", batch.overflows)?;
+        if batch.overflowed {
+            writeln!(file, "overflowed")?;
         }
     }
     Ok(())

@@ -8,6 +8,8 @@
 use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, fstat, fstatfs, major, minor};
 use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
@@ -48,9 +50,52 @@ enum Kind {
     Dangerous(&'static str),
 }
 
-/// Refuses standard descriptors that would reach around the sandbox.
-pub(crate) fn check_standard() -> Result<(), SandboxError> {
+/// Files of which the command must have no descriptor, whatever they are called: records, policy,
+/// credentials. A descriptor goes around every mount over a file's names.
+pub(crate) struct Guarded(Vec<GuardedFile>);
+
+struct GuardedFile {
+    device: u64,
+    inode: u64,
+    path: PathBuf,
+}
+
+impl Guarded {
+    /// The files and pipes among these. Folders are never handed on, and a device such as `/dev/null`
+    /// keeps nothing.
+    pub(crate) fn new<'p>(paths: impl Iterator<Item = &'p Path>) -> Guarded {
+        let file = |path: &Path| {
+            let found = fs::metadata(path).ok()?;
+            let kind = found.file_type();
+            (kind.is_file() || kind.is_fifo()).then(|| GuardedFile {
+                device: found.dev(),
+                inode: found.ino(),
+                path: fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()),
+            })
+        };
+        Guarded(paths.filter_map(file).collect())
+    }
+
+    /// The file that a descriptor is of, if it is one of these.
+    fn find(&self, fd: RawFd) -> Option<&Path> {
+        let stat = fstat(borrow(fd)).ok()?;
+        let same = |file: &&GuardedFile| (file.device, file.inode) == (stat.st_dev, stat.st_ino);
+        self.0.iter().find(same).map(|file| file.path.as_path())
+    }
+}
+
+/// Refuses standard descriptors that would reach around the sandbox, or to a guarded file.
+pub(crate) fn check_standard(guarded: &Guarded) -> Result<(), SandboxError> {
     for (fd, name) in [(0, "stdin"), (1, "stdout"), (2, "stderr")] {
+        if let Some(path) = guarded.find(fd) {
+            let path = path.display();
+            return Err(SandboxError::refused(
+                Step::Descriptors,
+                format!(
+                    "{name} is {path}, which the command must not reach; use another file or a pipe"
+                ),
+            ));
+        }
         match kind(fd) {
             Ok(Kind::Dangerous(what)) => {
                 return Err(SandboxError::refused(
@@ -66,11 +111,11 @@ pub(crate) fn check_standard() -> Result<(), SandboxError> {
     Ok(())
 }
 
-/// The inherited descriptors that the command keeps besides the standard ones.
+/// The inherited descriptors that the command keeps besides the standard ones; none of a guarded file.
 ///
 /// Called before anything else is opened. What this program opened itself is close-on-exec and
 /// so is not counted as inherited.
-pub(crate) fn inherited() -> io::Result<Vec<RawFd>> {
+pub(crate) fn inherited(guarded: &Guarded) -> io::Result<Vec<RawFd>> {
     let mut kept = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
         let Some(fd) = entry?
@@ -82,7 +127,8 @@ pub(crate) fn inherited() -> io::Result<Vec<RawFd>> {
         };
         let inherited = fd >= FIRST_EXTRA
             && fcntl_getfd(borrow(fd)).is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC));
-        if inherited && matches!(kind(fd), Ok(Kind::Pipe | Kind::File)) && kept.len() < MAX_KEPT {
+        let harmless = matches!(kind(fd), Ok(Kind::Pipe | Kind::File));
+        if inherited && harmless && guarded.find(fd).is_none() && kept.len() < MAX_KEPT {
             kept.push(fd);
         }
     }
@@ -213,6 +259,25 @@ mod tests {
         ];
         for fd in fds {
             assert!(matches!(kind(fd).unwrap(), Kind::Dangerous(_)), "{fd}");
+        }
+    }
+
+    #[test]
+    fn a_guarded_file_is_found_by_any_name_and_any_descriptor() {
+        let place = tempfile::tempdir().unwrap();
+        let (log, link) = (place.path().join("log"), place.path().join("link"));
+        let written = File::create(&log).unwrap();
+        fs::hard_link(&log, &link).unwrap();
+        let other = File::create(place.path().join("other")).unwrap();
+        let null = File::open("/dev/null").unwrap();
+        let paths = [link.as_path(), Path::new("/dev/null"), place.path()];
+        let guarded = Guarded::new(paths.into_iter());
+        let read = File::open(&log).unwrap();
+        for file in [&written, &read] {
+            assert_eq!(guarded.find(file.as_raw_fd()), Some(link.as_path()));
+        }
+        for file in [&other, &null] {
+            assert_eq!(guarded.find(file.as_raw_fd()), None);
         }
     }
 

@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid, kill_process, s
 use crate::channel::Channel;
 use crate::command::{self, Command};
 use crate::error::{At, SandboxError, Step};
+use crate::fds::Guarded;
 use crate::gateway_side::GatewaySide;
 use crate::ids::IdMaps;
 use crate::init::Init;
@@ -61,8 +62,10 @@ const LINKS_OF_ONE_THREAD: u64 = 3;
 /// The sandbox could not be made; the command has not started.
 pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outcome, SandboxError> {
     check(&spec)?;
-    fds::check_standard()?;
-    let kept = fds::inherited().at(Step::Prepare, "descriptors")?;
+    let protected = spec.read_only.iter().chain(&spec.hidden);
+    let guarded = Guarded::new(protected.map(PathBuf::as_path));
+    fds::check_standard(&guarded)?;
+    let kept = fds::inherited(&guarded).at(Step::Prepare, "descriptors")?;
     let command = Command::new(&spec.argv, &spec.env)?;
     let maps = IdMaps::of_caller().at(Step::IdMap, "reading")?;
     let cwd = working_directory(&spec)?;
@@ -193,6 +196,7 @@ fn become_gateway(saved: &Saved) {
         sys::exit(EXIT_NO_STREAMS);
     }
     saved.restore();
+    signals::ignore_file_size_limit();
 }
 
 /// Lets the parent go on if it is stopped: the command's job is, and nobody else would tell it that
@@ -253,15 +257,28 @@ fn plan(spec: &Spec, maps: &IdMaps) -> Result<Plan, SandboxError> {
     let let_in = spec.let_in.iter().map(|path| let_in::place(path));
     Ok(Plan {
         runtime_dir: runtime.filter(harmless),
-        read_only: spec.read_only.iter().map(|path| absolute(path)).collect(),
-        hidden: spec.hidden.iter().map(|path| absolute(path)).collect(),
+        read_only: spec.read_only.iter().map(|path| fixed(path)).collect(),
+        hidden: spec.hidden.iter().map(|path| fixed(path)).collect(),
         let_in: let_in.collect::<Result<_, _>>()?,
         real_root: maps.real_root(),
     })
 }
 
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+/// A path that means the same in the sandbox's first process: absolute, and not by a descriptor of this
+/// process (`/dev/fd/3`), which has another file there or none.
+fn fixed(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let link = fs::read_link(&path).unwrap_or_default();
+    let by_descriptor = [path.as_path(), &link].into_iter().any(|path| {
+        let folder = path
+            .parent()
+            .and_then(|folder| fs::canonicalize(folder).ok());
+        folder.is_some_and(|folder| folder.starts_with("/proc"))
+    });
+    if by_descriptor {
+        return fs::canonicalize(&path).unwrap_or(path);
+    }
+    path
 }
 
 #[derive(Debug)]

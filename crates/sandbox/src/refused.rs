@@ -1,11 +1,12 @@
 //! What the kernel refused, read from NFLOG: a refusal at `connect()` becomes a record too.
 //!
-//! Answers *exhaustion* (docs/threats.md). The kernel bounds the log's queue. A flood overflows it,
-//! and each overflow is counted here, so that the record can say that something was lost.
+//! Answers *exhaustion* (docs/threats.md). The kernel bounds the log's queue. A flood overflows it.
+//! The kernel numbers refusals, so that those that found no room are counted here all the same.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::io::Errno;
 use rustix::net::netlink::NETFILTER;
@@ -21,15 +22,22 @@ const MAX_READS: usize = 64;
 /// Room for one packet of messages, in bytes.
 const READ_BYTES: usize = 16 * 1024;
 
+/// The most refusals that are counted as lost between two that were not.
+const MAX_LOST: u32 = 1_000_000;
+
 const SUBSYSTEM_LOG: u16 = 4;
 const MESSAGE_PACKET: u16 = SUBSYSTEM_LOG << 8;
 const MESSAGE_CONFIG: u16 = SUBSYSTEM_LOG << 8 | 1;
 const CONFIG_COMMAND: u16 = 1;
 const CONFIG_MODE: u16 = 2;
+const CONFIG_FLAGS: u16 = 6;
+/// Each message has a number.
+const FLAG_NUMBERED: u16 = 1;
 const COMMAND_BIND: u8 = 1;
 const COPY_PACKET: u8 = 2;
 const ATTR_PAYLOAD: u16 = 9;
 const ATTR_UID: u16 = 11;
+const ATTR_NUMBER: u16 = 12;
 /// `struct nfgenmsg`, before the attributes.
 const GENERAL_BYTES: usize = 4;
 
@@ -57,6 +65,8 @@ pub struct Refused {
     pub destination: SocketAddr,
     /// The sender's user id, as the sandbox's owner sees it; none for a guest's packets.
     pub uid: Option<u32>,
+    /// How many refusals before this one found no room in the log.
+    pub lost_before: u32,
 }
 
 /// What one read brought.
@@ -64,8 +74,8 @@ pub struct Refused {
 pub struct RefusedBatch {
     /// The refusals, oldest first.
     pub refused: Vec<Refused>,
-    /// How often the kernel's queue had overflowed: each time at least one refusal was lost.
-    pub overflows: u64,
+    /// Whether the kernel's queue had overflowed: how many were lost shows at the next refusal.
+    pub overflowed: bool,
     /// Whether more may be waiting.
     pub more: bool,
 }
@@ -76,11 +86,16 @@ pub struct RefusedBatch {
 #[derive(Debug)]
 pub struct RefusedLog {
     socket: OwnedFd,
+    /// The number that the next refusal has if none is lost.
+    next: AtomicU32,
 }
 
 impl RefusedLog {
     pub(crate) fn new(socket: OwnedFd) -> Self {
-        Self { socket }
+        Self {
+            socket,
+            next: AtomicU32::new(0),
+        }
     }
 
     /// The descriptor to wait on; it is non-blocking.
@@ -98,15 +113,39 @@ impl RefusedLog {
         let mut buffer = [0_u8; READ_BYTES];
         for _ in 0..MAX_READS {
             match netlink::receive(self.socket.as_fd(), &mut buffer) {
-                Ok(length) => parse(&buffer[..length], &mut batch.refused)?,
+                Ok(length) => self.parse(&buffer[..length], &mut batch.refused)?,
                 Err(Errno::AGAIN) => return Ok(batch),
-                Err(Errno::NOBUFS) => batch.overflows += 1,
+                Err(Errno::NOBUFS) => batch.overflowed = true,
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
         batch.more = true;
         Ok(batch)
+    }
+
+    fn parse(&self, mut bytes: &[u8], found: &mut Vec<Refused>) -> io::Result<()> {
+        while let Some((header, body, rest)) = netlink::next_message(bytes) {
+            if header.kind == libc::NLMSG_ERROR as u16 {
+                netlink::result(body)?;
+            }
+            if header.kind == MESSAGE_PACKET
+                && let Some(attributes) = body.get(GENERAL_BYTES..)
+            {
+                found.extend(packet(attributes).map(|(number, refused)| Refused {
+                    lost_before: number.map_or(0, |number| self.lost_before(number)),
+                    ..refused
+                }));
+            }
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// How many were lost before the refusal with this number.
+    fn lost_before(&self, number: u32) -> u32 {
+        let next = self.next.swap(number.wrapping_add(1), Ordering::Relaxed);
+        number.wrapping_sub(next).min(MAX_LOST)
     }
 }
 
@@ -148,39 +187,26 @@ pub fn begin_refusal_log(socket: BorrowedFd<'_>) -> io::Result<()> {
     batch.attr(CONFIG_COMMAND, &[COMMAND_BIND]);
     // The rule says how much is copied; 0 means no further limit.
     batch.attr(CONFIG_MODE, &[0, 0, 0, 0, COPY_PACKET, 0]);
+    batch.attr(CONFIG_FLAGS, &FLAG_NUMBERED.to_be_bytes());
     netlink::send_batch(socket, batch)
 }
 
-fn parse(mut bytes: &[u8], found: &mut Vec<Refused>) -> io::Result<()> {
-    while let Some((header, body, rest)) = netlink::next_message(bytes) {
-        if header.kind == libc::NLMSG_ERROR as u16 {
-            netlink::result(body)?;
-        }
-        if header.kind == MESSAGE_PACKET
-            && let Some(attributes) = body.get(GENERAL_BYTES..)
-            && let Some(refused) = packet(attributes)
-        {
-            found.push(refused);
-        }
-        bytes = rest;
-    }
-    Ok(())
-}
-
-fn packet(mut attributes: &[u8]) -> Option<Refused> {
+/// A refusal with its number, if it has one.
+fn packet(mut attributes: &[u8]) -> Option<(Option<u32>, Refused)> {
     let mut payload = None;
-    let mut uid = None;
+    let (mut uid, mut number) = (None, None);
+    let word = |value: &[u8]| value.try_into().ok().map(u32::from_be_bytes);
     while let Some((kind, value, rest)) = netlink::next_attr(attributes) {
         match kind {
             ATTR_PAYLOAD => payload = Some(value),
-            ATTR_UID => uid = value.try_into().ok().map(u32::from_be_bytes),
+            ATTR_UID => uid = word(value),
+            ATTR_NUMBER => number = word(value),
             _ => {}
         }
         attributes = rest;
     }
-    let mut refused = ip_packet(payload?)?;
-    refused.uid = uid;
-    Some(refused)
+    let refused = ip_packet(payload?)?;
+    Some((number, Refused { uid, ..refused }))
 }
 
 /// Reads addresses, protocol and ports of an IP packet's first bytes.
@@ -225,6 +251,7 @@ fn ip_packet(bytes: &[u8]) -> Option<Refused> {
         source: SocketAddr::new(source, ports.0),
         destination: SocketAddr::new(destination, ports.1),
         uid: None,
+        lost_before: 0,
     })
 }
 
@@ -243,6 +270,16 @@ mod tests {
         assert_eq!(refused.protocol, RefusedProtocol::Tcp);
         assert_eq!(refused.source, "10.0.2.15:40000".parse().unwrap());
         assert_eq!(refused.destination, "192.0.2.1:443".parse().unwrap());
+    }
+
+    #[test]
+    fn what_found_no_room_is_counted_by_the_numbers_that_are_missing() {
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let log = RefusedLog::new(socket.into());
+        let lost = [0, 1, 5, 6, 4_000_000_000].map(|number| log.lost_before(number));
+        assert_eq!(lost, [0, 0, 3, 0, MAX_LOST]);
+        log.lost_before(u32::MAX);
+        assert_eq!([1, 2].map(|number| log.lost_before(number)), [1, 0]);
     }
 
     #[test]

@@ -47,6 +47,18 @@ fn default_action() -> SigAction {
     )
 }
 
+/// Lets a write beyond the limit of a file's size (`ulimit -f`) fail with an error, as on a full disk,
+/// and not end this process.
+pub(crate) fn ignore_file_size_limit() {
+    let ignore = SigAction::new(
+        SigHandler::SigIgn,
+        nix::sys::signal::SaFlags::empty(),
+        SigSet::empty(),
+    );
+    // SAFETY: an ignored signal runs no code of this process.
+    let _ = unsafe { sigaction(Signal::SIGXFSZ, &ignore) };
+}
+
 /// Whether the caller has this signal ignored (`nohup`, a shell's background job): what is blocked
 /// is read all the same.
 pub(crate) fn is_ignored(signal: i32) -> bool {

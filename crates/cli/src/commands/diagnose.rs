@@ -104,6 +104,7 @@ fn walk_in_sandbox(
         hidden: policy_options::secrets(loaded),
         resolvers: host_resolvers(policy)?,
         log: None,
+        denial_lines: None,
         debug_log: None,
         publish: Vec::new(),
         tap: None,

@@ -8,7 +8,8 @@ use crate::exit::{BEFORE_START, USAGE};
 use crate::launch::{Launch, failed, finish, host_resolvers, launch};
 use crate::output::{self, Hinted};
 use crate::policy_options::{self, PolicyOptions};
-use anyhow::Context;
+use crate::written_file::WrittenFile;
+use anyhow::{Context, bail};
 use portcullis_policy::{Mode, Policy, Resolve};
 use portcullis_runner::{LookedUp, Report};
 use portcullis_sandbox::{Keyring, Outcome, UnixSockets};
@@ -92,6 +93,7 @@ fn learn(args: &Learn, policy: Policy) -> anyhow::Result<ExitCode> {
                 Some("--output takes a file that you may write, in a folder that exists"),
             )
         })?;
+    let written = WrittenFile::check("--output", &args.output, &output)?;
     let resolvers = host_resolvers(&policy)?;
     let (outcome, report) = launch(Launch {
         policy,
@@ -99,6 +101,7 @@ fn learn(args: &Learn, policy: Policy) -> anyhow::Result<ExitCode> {
         hidden: Vec::new(),
         resolvers,
         log: args.log.clone(),
+        denial_lines: None,
         debug_log: None,
         publish: Vec::new(),
         tap: None,
@@ -112,12 +115,16 @@ fn learn(args: &Learn, policy: Policy) -> anyhow::Result<ExitCode> {
         command: args.command.clone(),
     })?;
     let never_ran = matches!(outcome, Outcome::NotFound(_) | Outcome::NotExecutable(_));
-    let code = finish(outcome, &args.command[0].to_string_lossy());
+    let command = args.command[0].to_string_lossy();
+    let code = finish(outcome, report.as_ref(), &command);
     if never_ran {
         // Nothing was learned: what the file held before, a policy perhaps, is worth more.
         return Ok(code);
     }
     let report = report.context("the gateway left no report, so no policy was written")?;
+    if let Some(why) = written.moved() {
+        bail!("{why}, so no policy was written");
+    }
     let text = policy_text(&report);
     output
         .set_len(0)

@@ -1,11 +1,11 @@
 //! `portcullis run -- CMD`: a sandbox whose only network is the gateway.
 //!
 //! CMD's stdin, stdout and stderr are its own: this writes to stderr only when it fails before CMD
-//! starts, or, on a terminal, one closing paragraph when something was denied.
+//! starts, or, where somebody reads it (`--summary`), one closing paragraph at the end.
 
 use crate::command::Command;
 use crate::debug_log::DebugLog;
-use crate::exit::BEFORE_START;
+use crate::exit::{BEFORE_START, RECORDS_MISSING};
 use crate::launch::{Launch, PublishedPort, failed, finish, host_resolvers, launch};
 use crate::output::{self, line};
 use crate::policy_options::{self, PolicyOptions};
@@ -13,6 +13,7 @@ use portcullis_policy::{DurationError, Mode, parse_duration};
 use portcullis_runner::Report;
 use portcullis_sandbox::{Keyring, UnixSockets};
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,7 +23,8 @@ const MAX_CLOSING_LINES: usize = 8;
 
 /// The exit codes, as `--help` tells them.
 const EXITS: &str = "\
-Exit codes: CMD's own; 128+N if signal N ended CMD, or came before it started; 124 on --timeout; 125
+Exit codes: CMD's own; 128+N if signal N ended CMD, or came before it started; 123 with --strict-log, if
+decision records are missing; 124 on --timeout; 125
 if Portcullis failed before CMD started, for instance if names did not resolve at start-up; 126 if
 CMD cannot be executed; 127 if CMD is not found.";
 
@@ -35,6 +37,12 @@ pub struct Run {
     /// Append decision records to FILE, one JSON object per line
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// Most lines a minute for each kind of denial; further ones are counted, one line a second
+    #[arg(long, value_name = "LINES", requires = "log")]
+    log_budget: Option<NonZeroU32>,
+    /// Exit with 123 if decision records are missing at the end
+    #[arg(long, requires = "log")]
+    strict_log: bool,
     /// Append what the gateway does, step by step, to FILE (PORTCULLIS_LOG sets how much)
     #[arg(long, value_name = "FILE")]
     debug_log: Option<PathBuf>,
@@ -59,12 +67,38 @@ pub struct Run {
     /// Kernel keyrings that CMD has: none of yours, or your session's
     #[arg(long, value_name = "WHICH", value_enum, default_value_t = KeyringChoice::Fresh)]
     keyring: KeyringChoice,
-    /// Do not report at the end what was denied
-    #[arg(long, short)]
+    /// When to report at the end what was denied, lost or not applied: by itself on a terminal and
+    /// where CI is set
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = Summary::Auto)]
+    summary: Summary,
+    /// The same as --summary never
+    #[arg(long, short, conflicts_with = "summary")]
     quiet: bool,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
+}
+
+/// The values of `--summary`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Summary {
+    /// If stderr is a terminal, or CI is set
+    Auto,
+    /// Whatever stderr is
+    Always,
+    /// Not at all
+    Never,
+}
+
+impl Summary {
+    fn is_wanted(self) -> bool {
+        let ci = || std::env::var_os("CI").is_some_and(|ci| !ci.is_empty());
+        match self {
+            Self::Auto => output::stderr_is_terminal() || ci(),
+            Self::Always => true,
+            Self::Never => false,
+        }
+    }
 }
 
 /// The values of `--unix-sockets`. CMD's own sockets work in all but the last.
@@ -144,6 +178,7 @@ fn run(args: Run) -> ExitCode {
             hidden,
             resolvers,
             log: args.log,
+            denial_lines: args.log_budget,
             debug_log,
             publish: args.publish,
             tap: args.tap,
@@ -160,10 +195,18 @@ fn run(args: Run) -> ExitCode {
     });
     match result {
         Ok((outcome, report)) => {
-            if !args.quiet {
+            if !args.quiet && args.summary.is_wanted() {
                 closing(report.as_ref());
             }
-            finish(outcome, &args.command[0].to_string_lossy())
+            let command = args.command[0].to_string_lossy();
+            let code = finish(outcome, report.as_ref(), &command);
+            // Without a report the gateway died, and nobody knows what it recorded.
+            let complete = report.is_some_and(|report| report.record_error.is_none());
+            if args.strict_log && !complete {
+                ExitCode::from(RECORDS_MISSING)
+            } else {
+                code
+            }
         }
         Err(error) => {
             failed(&error);
@@ -172,27 +215,22 @@ fn run(args: Run) -> ExitCode {
     }
 }
 
-/// One paragraph, on a terminal only, when something was denied.
+/// One paragraph, when something was denied, lost or not applied.
 fn closing(report: Option<&Report>) {
-    let Some(report) = report else { return };
+    let Some(report) = report else {
+        let what = "the gateway left no report: decision records may be incomplete";
+        return output::error(what, None);
+    };
     if let Some(error) = &report.record_error {
-        // Records that could not be written are an operator's business even without a terminal,
-        // but CMD's stderr may be a file it owns: say it where a person reads, and exit as CMD did.
-        if output::stderr_is_terminal() {
-            output::error(
-                format_args!("decision records are incomplete: {error}"),
-                None,
-            );
-        }
+        output::error(
+            format_args!("decision records are incomplete: {error}"),
+            None,
+        );
     }
-    if let Some(why) = &report.failed
-        && output::stderr_is_terminal()
-    {
-        output::error(format_args!("the gateway ended the sandbox: {why}"), None);
+    if let Some(why) = &report.misplaced {
+        output::error(why, None);
     }
-    if let Some(why) = &report.rejected
-        && output::stderr_is_terminal()
-    {
+    if let Some(why) = &report.rejected {
         output::error(
             format_args!("the latest change to the policy was not applied: {why}"),
             Some(
@@ -200,7 +238,7 @@ fn closing(report: Option<&Report>) {
             ),
         );
     }
-    if report.denied.is_empty() || !output::stderr_is_terminal() {
+    if report.denied.is_empty() {
         return;
     }
     let total = count(report.denied_total, "request was", "requests were");

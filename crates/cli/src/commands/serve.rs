@@ -14,6 +14,7 @@ use portcullis_runner::{DnsSockets, PlainConfig, Reload, ReloadResult, ServeErro
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -56,6 +57,9 @@ pub struct Serve {
     /// Append decision records to FILE, one JSON object per line
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
+    /// Most lines a minute for each kind of denial; further ones are counted, one line a second
+    #[arg(long, value_name = "LINES", requires = "log")]
+    log_budget: Option<NonZeroU32>,
 }
 
 impl Command for Serve {
@@ -171,6 +175,7 @@ fn serve(args: &Serve, policy: Policy, mut reload: Reload) -> anyhow::Result<()>
         policy,
         resolvers,
         log,
+        denial_lines: args.log_budget,
         ca_cert: args.ca_cert.clone(),
         build: crate::version::BUILD,
         dns,

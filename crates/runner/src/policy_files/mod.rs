@@ -109,15 +109,9 @@ impl PolicyFiles {
     /// The way to a file cannot be held.
     pub fn seal(&mut self) -> io::Result<()> {
         let now = clock_gettime(ClockId::RealtimeCoarse);
-        let inherited = inherited()?;
         let mut doubtful = BTreeMap::new();
         for (path, file) in &self.held {
-            let doubt = if inherited.contains(&Identity::of(file)?) {
-                Some("the command inherits an open descriptor of it".to_owned())
-            } else {
-                ownership::doubt(file)?
-            };
-            if let Some(why) = doubt {
+            if let Some(why) = ownership::doubt(file)? {
                 self.read.insert(path.clone(), None);
                 doubtful.insert(path.clone(), why);
             }
@@ -415,30 +409,6 @@ fn made(file: &File) -> io::Result<Option<(i64, i64)>> {
 /// until it is changed.
 fn is_passing(error: &io::Error) -> bool {
     error.raw_os_error().is_some() || error.kind() == io::ErrorKind::WouldBlock
-}
-
-/// The files of which the command inherits a descriptor.
-fn inherited() -> io::Result<Vec<Identity>> {
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        let name = entry?.file_name();
-        let info = std::fs::read_to_string(Path::new("/proc/self/fdinfo").join(&name));
-        let flags = info.ok().and_then(|info| {
-            let line = info.lines().find_map(|line| line.strip_prefix("flags:"))?;
-            u32::from_str_radix(line.trim(), 8).ok()
-        });
-        let inherited = flags.is_some_and(|flags| flags & OFlags::CLOEXEC.bits() == 0);
-        if inherited
-            && let Ok(stat) = statat(
-                CWD,
-                Path::new("/proc/self/fd").join(&name),
-                AtFlags::empty(),
-            )
-        {
-            found.push(stat.into());
-        }
-    }
-    Ok(found)
 }
 
 /// Whether this leads to something without a place among the files: a pipe or a socket that is open
