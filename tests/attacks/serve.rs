@@ -133,7 +133,7 @@ fn listeners_that_others_can_reach_are_warned_of_in_one_line() {
         let said = Serving::start(&world, at, flags).end();
         let warnings: Vec<&str> = said
             .lines()
-            .filter(|line| line.contains("anybody"))
+            .filter(|line| line.contains("anyone"))
             .collect();
         assert_eq!(warnings.len(), usize::from(warns), "{at} {flags:?}: {said}");
         for warning in warnings {

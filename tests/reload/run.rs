@@ -110,7 +110,7 @@ fn a_file_may_be_replaced_deleted_and_come_back() {
     assert!(
         changes(&log)[6]
             .1
-            .contains("policy.toml: error: cannot read it")
+            .contains("policy.toml: error: cannot read the policy")
     );
     inside.expect("ping api", "ok");
     std::fs::write(&policy, allowing(&[RAW])).unwrap();

@@ -202,7 +202,7 @@ fn a_pipe_is_a_policy_but_no_record_file() {
     assert!(done.out().ends_with("code 125\n"), "{done}");
     assert!(!done.out().contains("ran"), "{done}");
     assert_eq!(
-        done.err().matches("--log takes a file, not a pipe").count(),
+        done.err().matches("--log takes a file, but").count(),
         2,
         "{done}"
     );

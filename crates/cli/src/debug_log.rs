@@ -29,7 +29,7 @@ impl DebugLog {
         let file = portcullis_gateway::open_records(path).with_context(|| {
             Hinted::new(
                 format!("cannot write the debug log to {}", path.display()),
-                Some("--debug-log takes a file that you may write, in a folder that exists"),
+                Some("--debug-log takes a writable file in an existing folder"),
             )
         })?;
         Ok(DebugLog {
@@ -77,7 +77,10 @@ fn filter() -> anyhow::Result<Option<EnvFilter>> {
     };
     let filter = EnvFilter::try_new(&text).with_context(|| {
         let hint = "use a level such as debug, or levels by crate such as portcullis_dns=trace";
-        Hinted::new(format!("{VARIABLE}={text} is no filter"), Some(hint))
+        Hinted::new(
+            format!("{VARIABLE}={text} is not a valid filter"),
+            Some(hint),
+        )
     })?;
     Ok(Some(filter))
 }

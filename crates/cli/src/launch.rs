@@ -8,7 +8,9 @@ use crate::written_file::WrittenFile;
 use anyhow::{Context, bail};
 use portcullis_policy::{Policy, Resolve};
 use portcullis_runner::{Publish, Reload, Report, RunConfig, Unresolved};
-use portcullis_sandbox::{Addresses, Keyring, OpenRules, Outcome, SandboxError, Spec, UnixSockets};
+use portcullis_sandbox::{
+    Addresses, ExitStatus, Keyring, OpenRules, SandboxError, Spec, UnixSockets,
+};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -59,6 +61,42 @@ pub struct Launch {
     pub command: Vec<OsString>,
 }
 
+impl Launch {
+    /// A command behind a policy, with no options and the host's resolvers.
+    ///
+    /// # Errors
+    /// The host names no resolver, and one is needed.
+    pub fn new(policy: Policy, command: Vec<OsString>) -> anyhow::Result<Launch> {
+        Ok(Launch {
+            resolvers: host_resolvers(&policy)?,
+            policy,
+            command,
+            read_only: Vec::new(),
+            hidden: Vec::new(),
+            log: None,
+            denial_lines: None,
+            debug_log: None,
+            publish: Vec::new(),
+            tap: None,
+            unix_sockets: UnixSockets::default(),
+            let_in: Vec::new(),
+            keyring: Keyring::Fresh,
+            timeout: None,
+            collect: false,
+            resolve: None,
+            reload: None,
+        })
+    }
+}
+
+/// What a launch came to.
+pub struct Finished {
+    /// How the command ended.
+    pub status: ExitStatus,
+    /// What the gateway left behind, if it ended in order.
+    pub report: Option<Report>,
+}
+
 /// A port of the host's loopback that leads to a port of the sandbox's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublishedPort {
@@ -68,8 +106,8 @@ pub struct PublishedPort {
     pub inside: u16,
 }
 
-/// Runs it; the report is there once the gateway ended in order.
-pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
+/// Runs it.
+pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
     free_range(&launch.policy)?;
     let log = match &launch.log {
         Some(path) => Some(open_log(path)?),
@@ -109,8 +147,8 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         argv: launch.command,
         env: Vec::new(),
         cwd: None,
-        read_only: Vec::new(),
-        hidden: Vec::new(),
+        read_only,
+        hidden,
         tap: launch.tap,
         timeout: launch.timeout,
         open: OpenRules::default(),
@@ -121,9 +159,6 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         trust: false,
         keyring: launch.keyring,
     };
-    spec.read_only = read_only;
-    spec.hidden = hidden;
-    spec.timeout = launch.timeout;
     portcullis_runner::prepare(&launch.policy, &mut spec);
     let (http, socks) = (addresses.http(), addresses.socks());
     let secret = &launch.policy.settings().upstream.secret_variables;
@@ -144,7 +179,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         reload
             .files
             .seal()
-            .context("cannot hold the policy's files")?;
+            .context("cannot keep the policy's files open")?;
     }
     let config = RunConfig {
         sandbox: format!("run-{}", std::process::id()),
@@ -162,12 +197,10 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
     };
     // The gateway is another process: it leaves its report in a file that only lives in memory.
     let report = rustix::fs::memfd_create("portcullis-report", rustix::fs::MemfdFlags::CLOEXEC)
-        .context("cannot make the report's file")?;
+        .context("cannot create the report")?;
     let report = File::from(report);
-    let mut writer = report
-        .try_clone()
-        .context("cannot make the report's file")?;
-    let outcome = portcullis_sandbox::run(spec, move |side| {
+    let mut writer = report.try_clone().context("cannot create the report")?;
+    let status = portcullis_sandbox::run(spec, move |side| {
         if let Some(log) = debug_log {
             log.start();
         }
@@ -183,10 +216,10 @@ pub fn launch(launch: Launch) -> anyhow::Result<(Outcome, Option<Report>)> {
         report.record_error = report.record_error.take().or_else(moved);
         report.misplaced = steps.as_ref().and_then(WrittenFile::moved);
     }
-    match (outcome, report) {
-        (Ok(outcome), report) => Ok((outcome, report)),
+    match status {
+        Ok(status) => Ok(Finished { status, report }),
         // Which names, and why, is in the report: there may be many.
-        (Err(error), report) => match report.and_then(|report| report.unresolved) {
+        Err(error) => match report.and_then(|report| report.unresolved) {
             Some(unresolved) => Err(unresolved.into()),
             None => Err(error.into()),
         },
@@ -205,16 +238,16 @@ pub fn failed(error: &anyhow::Error) {
     }
 }
 
-/// Turns an outcome into the exit code, with a word where CMD itself could not say it.
-pub fn finish(outcome: Outcome, report: Option<&Report>, command: &str) -> ExitCode {
+/// Turns a status into the exit code, with a word where CMD itself could not say it.
+pub fn finish(status: ExitStatus, report: Option<&Report>, command: &str) -> ExitCode {
     // Why is told whether somebody reads the closing paragraph or not: CMD was ended for it.
     if let Some(why) = report.and_then(|report| report.failed.as_deref()) {
         crate::output::error(format_args!("the gateway ended the sandbox: {why}"), None);
-    } else if let Some(message) = outcome.message(command) {
+    } else if let Some(message) = status.message(command) {
         crate::output::error(message, None);
     }
     // Exit codes are a byte; the sandbox gives nothing larger.
-    ExitCode::from(u8::try_from(outcome.exit_code()).unwrap_or(BEFORE_START))
+    ExitCode::from(u8::try_from(status.exit_code()).unwrap_or(BEFORE_START))
 }
 
 fn read_report(mut file: File) -> Option<Report> {
@@ -227,7 +260,7 @@ fn read_report(mut file: File) -> Option<Report> {
 /// Makes sure that the range of synthetic addresses, where one is needed, means nothing else here.
 pub fn free_range(policy: &Policy) -> anyhow::Result<()> {
     portcullis_gateway::check_synthetic_range(policy).map_err(|error| {
-        let hinted = Hinted::new("cannot give out synthetic addresses", Some(error.fix()));
+        let hinted = Hinted::new("cannot use synthetic addresses", Some(error.fix()));
         anyhow::Error::new(error).context(hinted)
     })
 }
@@ -237,7 +270,7 @@ pub fn open_log(path: &Path) -> anyhow::Result<File> {
     portcullis_gateway::open_records(path).with_context(|| {
         Hinted::new(
             format!("cannot write decision records to {}", path.display()),
-            Some("--log takes a file that you may write, in a folder that exists"),
+            Some("--log takes a writable file in an existing folder"),
         )
     })
 }
@@ -252,10 +285,9 @@ pub fn host_resolvers(policy: &Policy) -> anyhow::Result<Vec<SocketAddr>> {
     let to_find = all.find(|resolver| resolver.name().is_some());
     let give = match to_find {
         _ if settings.resolvers.is_empty() => "name a resolver with --resolver ADDR".to_owned(),
-        Some(resolver) if settings.dns.bootstrap.is_empty() => format!(
-            "{resolver} cannot look up its own address: set `bootstrap` in [network.dns] to a plain \
-             resolver"
-        ),
+        Some(resolver) if settings.dns.bootstrap.is_empty() => {
+            format!("to find {resolver}, set `bootstrap` in [network.dns] to a plain resolver")
+        }
         _ => return Ok(portcullis_gateway::host_resolvers().unwrap_or_default()),
     };
     let resolvers = portcullis_gateway::host_resolvers()

@@ -38,10 +38,10 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(line) => match hidden_credentials::hide(&argv, line.upstream_proxy()) {
             Ok(()) => line.run(),
             Err(error) => {
-                let what = format!("cannot take credentials off the command line: {error}");
+                let what = format!("cannot hide the credentials on the command line: {error}");
                 output::error(
                     what,
-                    Some("put them in a file that the policy names as credentials_file"),
+                    Some("put them in a file, and name it as `credentials_file` in the policy"),
                 );
                 bad_usage
             }

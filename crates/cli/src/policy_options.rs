@@ -30,7 +30,7 @@ pub struct PolicyOptions {
     /// the host's own)
     #[arg(long = "resolver", value_name = "RESOLVER")]
     pub resolver: Vec<String>,
-    /// Your company's forward proxy: http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT
+    /// Upstream proxy: http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT
     #[arg(long = "upstream-proxy", value_name = "URL")]
     pub upstream_proxy: Option<String>,
     /// When to resolve names without a wildcard (default: the policy's setting, or on-demand)
@@ -155,8 +155,8 @@ fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
         line: 0,
         column: 0,
         severity: Severity::Error,
-        message: format!("cannot read it: {error}"),
-        hint: Some("a policy is a readable TOML, YAML or JSON file".to_owned()),
+        message: format!("cannot read the policy: {error}"),
+        hint: Some("--policy takes a readable TOML, YAML or JSON file".to_owned()),
         snippet: None,
     }
 }
@@ -178,8 +178,9 @@ pub fn keep_hidden(reload: &mut Reload, hidden: Vec<PathBuf>) {
                 line: 0,
                 column: 0,
                 severity: Severity::Error,
-                message: "it now holds credentials, and the program inside can read it".to_owned(),
-                hint: Some("restart to hide the file from the program".to_owned()),
+                message: "the file now holds credentials that the sandboxed program can read"
+                    .to_owned(),
+                hint: Some("restart Portcullis to hide it".to_owned()),
                 snippet: None,
             }]),
         }

@@ -26,7 +26,7 @@ use crate::upstream::{Attempts, LOOKUP_BUDGET, Upstream};
 const MAX_QUESTIONS: usize = 6;
 
 /// The time that a reverse lookup may take before the lease's own name is answered: programs ask
-/// for it on the way, and a company's resolver often does not answer at all.
+/// for it on the way, and a private resolver often does not answer at all.
 const REVERSE_BUDGET: Duration = Duration::from_millis(1_500);
 
 /// What is said of a chain that leads from outside to a name of a zone that no rule lists.

@@ -29,8 +29,8 @@ const REFRESHED: &str = "fetched ahead of the earlier answer's end";
 /// Why a name is not asked about, or an earlier answer is given out again.
 const TOO_MANY_LOOKUPS: &str = "too many lookups are under way";
 
-/// Where a flight's answer appears when it lands.
-type Landing = watch::Receiver<Option<Arc<Entry>>>;
+/// Where a flight's answer appears.
+type FlightResult = watch::Receiver<Option<Arc<Entry>>>;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct FlightKey {
@@ -45,16 +45,16 @@ pub(crate) struct Resolver {
     /// Lookups under way at most, so that a sandbox that asks for names without end cannot take all
     /// descriptors of the gateway.
     max_flights: usize,
-    flights: Mutex<HashMap<FlightKey, Landing>>,
+    flights: Mutex<HashMap<FlightKey, FlightResult>>,
 }
 
 /// Takes a flight off the table when its task ends, however it ends.
-struct Landed {
+struct FlightGuard {
     resolver: Arc<Resolver>,
     key: FlightKey,
 }
 
-impl Drop for Landed {
+impl Drop for FlightGuard {
     fn drop(&mut self) {
         self.resolver.flights().remove(&self.key);
     }
@@ -101,21 +101,21 @@ impl Resolver {
             return failed(Reason::RateLimited, TOO_MANY_NEW_NAMES);
         }
         let stale = kept.filter(|entry| entry.outlives_its_end(now, epoch, qtype));
-        let Some(mut landing) = self.board(request, self.max_flights, None) else {
+        let Some(mut result) = self.board(request, self.max_flights, None) else {
             return match stale {
                 Some(stale) => stale.renewed(now, &because(Some(TOO_MANY_LOOKUPS))),
                 None => failed(Reason::RateLimited, TOO_MANY_LOOKUPS),
             };
         };
-        let landed = landing.wait_for(Option::is_some);
-        let landed = match stale {
-            None => landed.await,
-            Some(stale) => match timeout(CLIENT_RESPONSE_TIMER, landed).await {
-                Ok(landed) => landed,
+        let guard = result.wait_for(Option::is_some);
+        let guard = match stale {
+            None => guard.await,
+            Some(stale) => match timeout(CLIENT_RESPONSE_TIMER, guard).await {
+                Ok(guard) => guard,
                 Err(_) => return stale.renewed(self.lookup.clock.now(), SLOW),
             },
         };
-        match landed {
+        match guard {
             Ok(entry) => match entry.as_ref() {
                 Some(entry) => entry.clone(),
                 None => failed(Reason::Internal, "lookup lost"),
@@ -173,23 +173,23 @@ impl Resolver {
         request: LookupRequest,
         limit: usize,
         detail: Option<&'static str>,
-    ) -> Option<Landing> {
+    ) -> Option<FlightResult> {
         let key = FlightKey {
             key: request.key.clone(),
             epoch: request.in_force.epoch,
         };
         let mut flights = self.flights();
-        if let Some(landing) = flights.get(&key) {
-            return Some(landing.clone());
+        if let Some(result) = flights.get(&key) {
+            return Some(result.clone());
         }
         if flights.len() >= limit {
             return None;
         }
-        let (arrival, landing) = watch::channel(None);
-        flights.insert(key.clone(), landing.clone());
+        let (arrival, result) = watch::channel(None);
+        flights.insert(key.clone(), result.clone());
         drop(flights);
         let resolver = self.clone();
-        let landed = Landed {
+        let guard = FlightGuard {
             resolver: self.clone(),
             key,
         };
@@ -198,10 +198,10 @@ impl Resolver {
             entry.detail = entry.detail.or(detail.map(Into::into));
             // Into the cache before off the table: in between a third asker finds one of them.
             let entry = resolver.keep(&request, entry);
-            drop(landed);
+            drop(guard);
             arrival.send_replace(Some(entry));
         });
-        Some(landing)
+        Some(result)
     }
 
     /// What becomes of a lookup: kept, or, where it failed, what was kept before it.
@@ -226,7 +226,7 @@ impl Resolver {
         entry
     }
 
-    fn flights(&self) -> MutexGuard<'_, HashMap<FlightKey, Landing>> {
+    fn flights(&self) -> MutexGuard<'_, HashMap<FlightKey, FlightResult>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

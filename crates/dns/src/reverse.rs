@@ -78,7 +78,7 @@ impl ReverseLookups {
             reply::negative(out, &query.reply, rcode::NX_DOMAIN, None);
             return None;
         }
-        // Listed itself (a company's reverse zone), or watched only: an ordinary lookup.
+        // Listed itself (a private reverse zone), or watched only: an ordinary lookup.
         if owners.is_empty()
             && let Some(permit) = decision.lookup_permit()
         {

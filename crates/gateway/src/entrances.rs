@@ -56,7 +56,7 @@ impl Entrance {
 }
 
 /// An entrance that the runtime has taken.
-struct Taken<S> {
+struct OpenEntrance<S> {
     entrance: Entrance,
     part: String,
     socket: S,
@@ -64,8 +64,8 @@ struct Taken<S> {
 
 /// Entrances that the runtime has taken.
 pub(crate) struct Opened {
-    udp: Vec<Taken<tokio::net::UdpSocket>>,
-    tcp: Vec<Taken<tokio::net::TcpListener>>,
+    udp: Vec<OpenEntrance<tokio::net::UdpSocket>>,
+    tcp: Vec<OpenEntrance<tokio::net::TcpListener>>,
 }
 
 impl Entrances {
@@ -83,7 +83,7 @@ impl Entrances {
                 let part = entrance.part(socket.local_addr());
                 let taken = (socket.set_nonblocking(true))
                     .and_then(|()| tokio::net::UdpSocket::from_std(socket));
-                opened.udp.push(Taken::new(entrance, part, taken)?);
+                opened.udp.push(OpenEntrance::new(entrance, part, taken)?);
             }
         }
         for (entrance, listeners) in [
@@ -96,17 +96,21 @@ impl Entrances {
                 let part = entrance.part(listener.local_addr());
                 let taken = (listener.set_nonblocking(true))
                     .and_then(|()| tokio::net::TcpListener::from_std(listener));
-                opened.tcp.push(Taken::new(entrance, part, taken)?);
+                opened.tcp.push(OpenEntrance::new(entrance, part, taken)?);
             }
         }
         Ok(opened)
     }
 }
 
-impl<S> Taken<S> {
-    fn new(entrance: Entrance, part: String, taken: io::Result<S>) -> Result<Taken<S>, PartError> {
+impl<S> OpenEntrance<S> {
+    fn new(
+        entrance: Entrance,
+        part: String,
+        taken: io::Result<S>,
+    ) -> Result<OpenEntrance<S>, PartError> {
         match taken {
-            Ok(socket) => Ok(Taken {
+            Ok(socket) => Ok(OpenEntrance {
                 entrance,
                 part,
                 socket,
@@ -125,7 +129,7 @@ impl Opened {
         serving: &Serving,
         tracker: &TaskTracker,
     ) {
-        for Taken {
+        for OpenEntrance {
             entrance,
             part,
             socket,
@@ -139,7 +143,7 @@ impl Opened {
                 }
             });
         }
-        for Taken {
+        for OpenEntrance {
             entrance,
             part,
             socket,

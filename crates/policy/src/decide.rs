@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use portcullis_names::{Name, NameRef, RecordType, Transport, is_guarded};
 
-use crate::decision::{Decision, Found, Grant, Way};
+use crate::decision::{Decision, Found, Grant, Route};
 use crate::destination::{Asked, Destination, Shown, ShownBy};
 use crate::host_name::HOST_NAME;
 use crate::http::LIMITED_METHODS;
@@ -59,27 +59,27 @@ struct Assessment<'r> {
     reason: Reason,
     rule: Option<RuleId>,
     /// Where the request goes if it passes.
-    way: Way<'r>,
+    route: Route<'r>,
     /// The rules that let it pass.
     found: Found,
 }
 
 impl<'r> Assessment<'r> {
-    fn allow(found: Found, way: Way<'r>) -> Self {
+    fn allow(found: Found, route: Route<'r>) -> Self {
         Assessment {
             reason: Reason::Allowed,
             rule: found.rule(),
-            way,
+            route,
             found,
         }
     }
 
     /// By no rule that would say more: refusals, and lookups.
-    fn plain(reason: Reason, rule: Option<RuleId>, way: Way<'r>) -> Self {
+    fn plain(reason: Reason, rule: Option<RuleId>, route: Route<'r>) -> Self {
         Assessment {
             reason,
             rule,
-            way,
+            route,
             found: Found::Nothing,
         }
     }
@@ -112,7 +112,7 @@ pub(crate) fn decide<'r>(policy: Basis<'_>, request: &Request<'r>) -> Decision<'
     let passes = matches!(verdict, Verdict::Allow | Verdict::Audit);
     let grant = passes.then(|| Grant {
         rules: policy.rules.clone(),
-        way: assessed.way,
+        route: assessed.route,
         found: assessed.found,
         transport,
         enforced: policy.mode == Mode::Enforce,
@@ -128,18 +128,18 @@ pub(crate) fn decide<'r>(policy: Basis<'_>, request: &Request<'r>) -> Decision<'
 /// Whether a refusal stands although the policy only watches: the host's own loopback is as private
 /// by its name as it is by its address, and where nothing is known to dial nothing can pass.
 fn stands(assessed: &Assessment<'_>) -> bool {
-    let name = match assessed.way {
-        Way::Lookup(name) | Way::ToName(name, _) | Way::ToNameAt(name, ..) => Some(name),
-        Way::ToAddress(..) => None,
-        Way::Nowhere => return true,
+    let name = match assessed.route {
+        Route::Lookup(name) | Route::ToName(name, _) | Route::ToNameAt(name, ..) => Some(name),
+        Route::ToAddress(..) => None,
+        Route::Nowhere => return true,
     };
     assessed.reason.stands_in_audit() || name.is_some_and(|name| name.as_str() == HOST_NAME)
 }
 
 fn lookup<'r>(policy: Basis<'_>, name: NameRef<'r>, qtype: RecordType) -> Assessment<'r> {
-    let way = Way::Lookup(name);
+    let route = Route::Lookup(name);
     if qtype.is_transfer() {
-        return Assessment::plain(Reason::TransferRefused, None, way);
+        return Assessment::plain(Reason::TransferRefused, None, route);
     }
     let rules = policy.rules;
     let (reason, rule, types) = match rules.names.lookup_verdict(name.as_str()) {
@@ -151,7 +151,7 @@ fn lookup<'r>(policy: Basis<'_>, name: NameRef<'r>, qtype: RecordType) -> Assess
     let types = match reason {
         Reason::Allowed => types,
         _ if policy.mode == Mode::Audit => rules.names.types_for(name.as_str()),
-        _ => return Assessment::plain(reason, rule, way),
+        _ => return Assessment::plain(reason, rule, route),
     };
     let served = types.unwrap_or(rules.types).contains(qtype);
     let reason = if served {
@@ -159,7 +159,7 @@ fn lookup<'r>(policy: Basis<'_>, name: NameRef<'r>, qtype: RecordType) -> Assess
     } else {
         Reason::TypeNotServed
     };
-    Assessment::plain(reason, rule, way)
+    Assessment::plain(reason, rule, route)
 }
 
 fn connect<'r>(policy: Basis<'_>, to: &'r Destination<'r>, on: PortOn) -> Assessment<'r> {
@@ -194,7 +194,7 @@ fn connect<'r>(policy: Basis<'_>, to: &'r Destination<'r>, on: PortOn) -> Assess
             }
         }
         Asked::Synthetic { name: None, .. } => {
-            Assessment::plain(Reason::AddressNotLeased, None, Way::Nowhere)
+            Assessment::plain(Reason::AddressNotLeased, None, Route::Nowhere)
         }
         Asked::Synthetic {
             name: Some(name), ..
@@ -241,7 +241,7 @@ fn http<'r>(
         };
     }
     match refused {
-        Some((rule, reason)) => Assessment::plain(reason, Some(rule), assessed.way),
+        Some((rule, reason)) => Assessment::plain(reason, Some(rule), assessed.route),
         None => assessed,
     }
 }
@@ -273,7 +273,7 @@ fn datagrams<'r>(policy: Basis<'_>, to: &'r Destination<'r>, port: u16) -> Asses
     };
     let assessed = connect(policy, to, on);
     match assessed.reason {
-        _ if matches!(assessed.way, Way::Nowhere) => assessed,
+        _ if matches!(assessed.route, Route::Nowhere) => assessed,
         Reason::NotListed | Reason::AddressNotLeased | Reason::PortNotAllowed => Assessment {
             reason: Reason::ProtocolNotAllowed,
             ..assessed
@@ -309,7 +309,7 @@ fn synthetic<'r>(
             NameVerdict::Unlisted => (not_listed(*by), None),
         },
     };
-    Assessment::plain(reason, rule, assessed.way)
+    Assessment::plain(reason, rule, assessed.route)
 }
 
 fn not_listed(by: ShownBy) -> Reason {
@@ -320,20 +320,22 @@ fn not_listed(by: ShownBy) -> Reason {
 }
 
 fn asked<'r>(policy: Basis<'_>, name: NameRef<'r>, on: PortOn) -> Assessment<'r> {
-    let way = Way::ToName(name, on.port);
+    let route = Route::ToName(name, on.port);
     match on.name(policy, name) {
-        NameVerdict::Allowed(found) => Assessment::allow(Found::Name(found), way),
-        NameVerdict::Denied(rule) => Assessment::plain(Reason::DeniedByRule, Some(rule), way),
-        NameVerdict::OtherPort(rule) => Assessment::plain(Reason::PortNotAllowed, Some(rule), way),
-        NameVerdict::Unlisted => Assessment::plain(Reason::NotListed, None, way),
+        NameVerdict::Allowed(found) => Assessment::allow(Found::Name(found), route),
+        NameVerdict::Denied(rule) => Assessment::plain(Reason::DeniedByRule, Some(rule), route),
+        NameVerdict::OtherPort(rule) => {
+            Assessment::plain(Reason::PortNotAllowed, Some(rule), route)
+        }
+        NameVerdict::Unlisted => Assessment::plain(Reason::NotListed, None, route),
     }
 }
 
 fn by_address<'r>(policy: Basis<'_>, address: IpAddr, on: PortOn) -> Assessment<'r> {
-    let way = Way::ToAddress(address, on.port);
+    let route = Route::ToAddress(address, on.port);
     let verdict = on.net(policy, address);
     match verdict {
-        NetVerdict::Allowed(found) => Assessment::allow(Found::Net(found), way),
+        NetVerdict::Allowed(found) => Assessment::allow(Found::Net(found), route),
         NetVerdict::Denied(rule) | NetVerdict::OtherPort(rule) => {
             let reason = match verdict {
                 // the guard keeps the address whatever the rules say, and keeps it in audit mode too
@@ -341,12 +343,12 @@ fn by_address<'r>(policy: Basis<'_>, address: IpAddr, on: PortOn) -> Assessment<
                 NetVerdict::Denied(_) => Reason::DeniedByRule,
                 _ => Reason::PortNotAllowed,
             };
-            Assessment::plain(reason, Some(rule), way)
+            Assessment::plain(reason, Some(rule), route)
         }
         NetVerdict::Unlisted if is_guarded(address) => {
-            Assessment::plain(Reason::PrivateAddress, None, way)
+            Assessment::plain(Reason::PrivateAddress, None, route)
         }
-        NetVerdict::Unlisted => Assessment::plain(Reason::AddressNotLeased, None, way),
+        NetVerdict::Unlisted => Assessment::plain(Reason::AddressNotLeased, None, route),
     }
 }
 
@@ -409,13 +411,13 @@ impl<'r> At<'_, 'r> {
         let mut only_http = None;
         let mut refusal = Assessment::plain(Reason::AddressNotLeased, None, self.to_address());
         for name in self.names {
-            let way = self.to_name(name.as_ref());
+            let route = self.to_name(name.as_ref());
             let (reason, rule) = match self.on.name(self.policy, name.as_ref()) {
                 NameVerdict::Allowed(found) if found.no_sni || !hidden => {
                     if !self.is_only_http(&found) {
-                        return Assessment::allow(Found::Name(found), way);
+                        return Assessment::allow(Found::Name(found), route);
                     }
-                    only_http.get_or_insert((found, way));
+                    only_http.get_or_insert((found, route));
                     continue;
                 }
                 NameVerdict::Allowed(found) => (Reason::SniMissing, Some(found.rule)),
@@ -424,11 +426,11 @@ impl<'r> At<'_, 'r> {
                 NameVerdict::Unlisted => (Reason::NotListed, None),
             };
             if nearness(reason) > nearness(refusal.reason) {
-                refusal = Assessment::plain(reason, rule, way);
+                refusal = Assessment::plain(reason, rule, route);
             }
         }
         match only_http {
-            Some((found, way)) => Assessment::allow(Found::Name(found), way),
+            Some((found, route)) => Assessment::allow(Found::Name(found), route),
             None => refusal,
         }
     }
@@ -441,7 +443,7 @@ impl<'r> At<'_, 'r> {
 
     fn by_shown(&self, shown: NameRef<'r>, by: ShownBy) -> Assessment<'r> {
         let owner = self.names.iter().any(|name| name.as_ref() == shown);
-        let way = if owner {
+        let route = if owner {
             self.to_name(shown)
         } else {
             self.to_address()
@@ -449,10 +451,10 @@ impl<'r> At<'_, 'r> {
         let verdict = self.on.name(self.policy, shown);
         match verdict {
             NameVerdict::Denied(rule) => {
-                return Assessment::plain(Reason::DeniedByRule, Some(rule), way);
+                return Assessment::plain(Reason::DeniedByRule, Some(rule), route);
             }
             NameVerdict::Allowed(found) if owner => {
-                return Assessment::allow(Found::Name(found), way);
+                return Assessment::allow(Found::Name(found), route);
             }
             _ => {}
         }
@@ -461,22 +463,22 @@ impl<'r> At<'_, 'r> {
             return assessed;
         }
         match verdict {
-            NameVerdict::Allowed(found) => Assessment::plain(mismatch(by), Some(found.rule), way),
+            NameVerdict::Allowed(found) => Assessment::plain(mismatch(by), Some(found.rule), route),
             NameVerdict::OtherPort(rule) => {
-                Assessment::plain(Reason::PortNotAllowed, Some(rule), way)
+                Assessment::plain(Reason::PortNotAllowed, Some(rule), route)
             }
             NameVerdict::Denied(_) | NameVerdict::Unlisted => {
-                Assessment::plain(not_listed(by), None, way)
+                Assessment::plain(not_listed(by), None, route)
             }
         }
     }
 
-    fn to_address(&self) -> Way<'r> {
-        Way::ToAddress(self.address, self.on.port)
+    fn to_address(&self) -> Route<'r> {
+        Route::ToAddress(self.address, self.on.port)
     }
 
-    fn to_name(&self, name: NameRef<'r>) -> Way<'r> {
-        Way::ToNameAt(name, self.address, self.on.port)
+    fn to_name(&self, name: NameRef<'r>) -> Route<'r> {
+        Route::ToNameAt(name, self.address, self.on.port)
     }
 }
 

@@ -29,7 +29,7 @@ pub struct Decision<'r> {
 #[derive(Clone, Debug)]
 pub(crate) struct Grant<'r> {
     pub rules: Arc<RuleSet>,
-    pub way: Way<'r>,
+    pub route: Route<'r>,
     pub found: Found,
     pub transport: Transport,
     /// Whether the policy enforces, rather than watches.
@@ -40,20 +40,20 @@ impl Grant<'_> {
     /// Where the rules send the connection, and what they say about the flow.
     fn says(&self, rule: Option<RuleId>) -> Says<'_> {
         let (names, nets) = (&self.rules.names, &self.rules.nets);
-        let says = match (self.found, self.way) {
+        let says = match (self.found, self.route) {
             (Found::Name(found), _) => Says {
                 to: names.sent_to(&found),
                 terms: names.terms(&found),
             },
             (Found::Net(found), _) => Says::terms(nets.terms(&found)),
             // it passes because the policy watches
-            (Found::Nothing, Way::ToName(name, port) | Way::ToNameAt(name, _, port)) => {
+            (Found::Nothing, Route::ToName(name, port) | Route::ToNameAt(name, _, port)) => {
                 names.watched(name.as_str(), self.transport, port)
             }
-            (Found::Nothing, Way::ToAddress(address, port)) => {
+            (Found::Nothing, Route::ToAddress(address, port)) => {
                 Says::terms(nets.watched(address, self.transport, port))
             }
-            (Found::Nothing, Way::Lookup(_) | Way::Nowhere) => Says::default(),
+            (Found::Nothing, Route::Lookup(_) | Route::Nowhere) => Says::default(),
         };
         // datagrams have no methods and are sent nowhere else
         let tcp = self.transport == Transport::Tcp;
@@ -85,7 +85,7 @@ impl Found {
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Way<'r> {
+pub(crate) enum Route<'r> {
     Lookup(NameRef<'r>),
     /// There is nothing that could be dialled.
     Nowhere,
@@ -103,16 +103,16 @@ impl<'r> Decision<'r> {
     /// The name that the request passes by, where it passes by one: the name asked for or shown, or
     /// that name of a lease which allows the port.
     pub fn name(&self) -> Option<NameRef<'r>> {
-        match self.grant.as_ref()?.way {
-            Way::Lookup(name) | Way::ToName(name, _) | Way::ToNameAt(name, ..) => Some(name),
-            Way::ToAddress(..) | Way::Nowhere => None,
+        match self.grant.as_ref()?.route {
+            Route::Lookup(name) | Route::ToName(name, _) | Route::ToNameAt(name, ..) => Some(name),
+            Route::ToAddress(..) | Route::Nowhere => None,
         }
     }
 
     /// Permission to resolve the name; only for a permitted [`Request::Lookup`](crate::Request::Lookup).
     pub fn lookup_permit(&self) -> Option<LookupPermit> {
         let grant = self.grant.as_ref().filter(|_| self.permits())?;
-        let Way::Lookup(name) = grant.way else {
+        let Route::Lookup(name) = grant.route else {
             return None;
         };
         let audit = self.is_audit();
@@ -139,11 +139,11 @@ impl<'r> Decision<'r> {
     fn permit(&self, transport: Transport) -> Option<ConnectPermit> {
         let permits = |grant: &&Grant<'_>| self.permits() && grant.transport == transport;
         let grant = self.grant.as_ref().filter(permits)?;
-        let (target, port) = match grant.way {
-            Way::Lookup(_) | Way::Nowhere => return None,
-            Way::ToName(name, port) => (PermitTarget::Name(name.to_name()), port),
-            Way::ToAddress(address, port) => (PermitTarget::Address(address), port),
-            Way::ToNameAt(name, address, port) => {
+        let (target, port) = match grant.route {
+            Route::Lookup(_) | Route::Nowhere => return None,
+            Route::ToName(name, port) => (PermitTarget::Name(name.to_name()), port),
+            Route::ToAddress(address, port) => (PermitTarget::Address(address), port),
+            Route::ToNameAt(name, address, port) => {
                 (PermitTarget::NameAt(name.to_name(), address), port)
             }
         };

@@ -4,7 +4,7 @@
 
 use portcullis_policy::Reason;
 use portcullis_record::{CloseReason, Layer};
-use portcullis_wire::socks5::{self, Command, Fault, Step};
+use portcullis_wire::socks5::{self, Command, MessageError, Step};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -42,11 +42,11 @@ pub(crate) async fn open(
     };
     let request = match read {
         Handshake::Request(request) => *request,
-        Handshake::Malformed(fault) => {
+        Handshake::Malformed(error) => {
             let asked = asked(&inbox);
             let at = at.asked(asked.as_deref());
-            records.malformed(at.detail(Some(fault.why)), None);
-            if fault.answer {
+            records.malformed(at.detail(Some(error.why)), None);
+            if error.answer {
                 refuse(client, Reason::Malformed).await;
             }
             return None;
@@ -149,7 +149,7 @@ async fn refuse(client: TcpStream, reason: Reason) {
 /// How the handshake went.
 enum Handshake {
     Request(Box<socks5::Request>),
-    Malformed(Fault),
+    Malformed(MessageError),
     NoMethod,
     /// The client went away.
     Gone,
@@ -188,7 +188,7 @@ async fn message<T>(
                 inbox.drain(..used);
                 return Ok(value);
             }
-            Step::Malformed(fault) => return Err(Handshake::Malformed(fault)),
+            Step::Malformed(error) => return Err(Handshake::Malformed(error)),
             Step::NeedMore => {}
         }
         inbox.reserve(socks5::MAX_MESSAGE_BYTES);

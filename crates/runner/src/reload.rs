@@ -10,7 +10,7 @@
 
 use crate::policy_files::{Detour, PolicyFiles};
 use crate::thread;
-use crate::watch::{Watch, Woken};
+use crate::watch::{WakeReason, Watch};
 use portcullis_gateway::{
     CancellationToken, Diagnostic, Gateway, Loaded, Replaced, Serving, TaskTracker,
 };
@@ -42,7 +42,7 @@ pub type Load = Box<
         + Send,
 >;
 
-/// Is told what came of a reload.
+/// Is reported what came of a reload.
 pub type Tell = Box<dyn FnMut(&ReloadResult) + Send>;
 
 /// What a gateway needs to follow its policy.
@@ -53,7 +53,7 @@ pub struct Reload {
     pub files: PolicyFiles,
     /// The end of a non-blocking pipe: each byte in it asks for a reload, whether or not a file changed.
     pub requests: Option<OwnedFd>,
-    /// Is told what came of each.
+    /// Is reported what came of each.
     pub tell: Option<Tell>,
 }
 
@@ -120,7 +120,7 @@ impl Reload {
             watch: Watch::new(),
             stopped,
             unread: None,
-            told: Told::default(),
+            reported: Reported::default(),
         };
         let runtime = tokio::runtime::Handle::current();
         let ended = thread::start("policy", move || {
@@ -151,12 +151,12 @@ struct Follower {
     stopped: OwnedFd,
     /// What could not be read the last time, as it was recorded.
     unread: Option<String>,
-    told: Told,
+    reported: Reported,
 }
 
 /// What was said of paths that lead elsewhere.
 #[derive(Default)]
-struct Told {
+struct Reported {
     detours: Vec<(PathBuf, Detour)>,
     at: Option<Instant>,
 }
@@ -194,9 +194,9 @@ impl Follower {
                 .collect();
             let until = Instant::now() + wait;
             cause = match self.watch.wait(&self.reload.files, &calls, until) {
-                Woken::Changed => Some(Cause::Changed),
-                Woken::Time => again.then_some(Cause::Retry),
-                Woken::Called => match self.called() {
+                WakeReason::Changed => Some(Cause::Changed),
+                WakeReason::Time => again.then_some(Cause::Retry),
+                WakeReason::Requested => match self.called() {
                     Called::Stop => return,
                     Called::Requested => Some(Cause::Requested),
                     Called::Nothing => again.then_some(Cause::Retry),
@@ -275,12 +275,12 @@ impl Follower {
             .into_iter()
             .map(|(path, detour)| (path.to_owned(), detour))
             .collect();
-        if detours == self.told.detours {
+        if detours == self.reported.detours {
             return;
         }
         let Some((path, detour)) = detours.first() else {
             info!("the policy's paths lead to what is followed again");
-            self.told.detours = detours;
+            self.reported.detours = detours;
             return;
         };
         let (path, name) = (path.display(), Path::new(&detour.name).display());
@@ -289,16 +289,20 @@ impl Follower {
              moved or replaced; what is saved there does not take effect"
         );
         if self.tell_rarely(&why) {
-            self.told.detours = detours;
+            self.reported.detours = detours;
         }
     }
 
     /// Records what the program may cause as often as it likes; false where it was too early to.
     fn tell_rarely(&mut self, why: &str) -> bool {
-        if self.told.at.is_some_and(|at| at.elapsed() < TELL_INTERVAL) {
+        if self
+            .reported
+            .at
+            .is_some_and(|at| at.elapsed() < TELL_INTERVAL)
+        {
             return false;
         }
-        self.told.at = Some(Instant::now());
+        self.reported.at = Some(Instant::now());
         self.gateway.record_rejected(why);
         self.tell(&ReloadResult::Unread(why.to_owned()));
         true

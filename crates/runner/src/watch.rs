@@ -42,18 +42,18 @@ pub(crate) struct Watch {
 
 /// Why a wait is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Woken {
+pub(crate) enum WakeReason {
     /// The files may have changed, and whoever changed them seems to be done.
     Changed,
     /// One of the other descriptors is readable, or its other end is gone.
-    Called,
+    Requested,
     /// The time was up.
     Time,
 }
 
 /// What happened to the files since the last question.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct News {
+struct FileEvents {
     touched: bool,
     /// Somebody has written and not closed yet; `None` where nothing of it was heard.
     writing: Option<bool>,
@@ -105,7 +105,7 @@ impl Watch {
         files: &PolicyFiles,
         calls: &[BorrowedFd<'_>],
         until: Instant,
-    ) -> Woken {
+    ) -> WakeReason {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let polled = calls.iter().copied();
@@ -120,31 +120,31 @@ impl Watch {
             let is_ready = |fd: &PollFd<'_>| !fd.revents().is_empty();
             let (called, queue) = fds.split_at(calls.len());
             if called.iter().any(is_ready) {
-                return Woken::Called;
+                return WakeReason::Requested;
             }
             if queue.iter().any(is_ready) {
-                let news = self.drain();
-                if news.touched {
-                    self.settle(news);
-                    return Woken::Changed;
+                let events = self.drain();
+                if events.touched {
+                    self.settle(events);
+                    return WakeReason::Changed;
                 }
             }
             if Instant::now() >= until {
                 let look = Some(files.look());
                 if look == self.seen {
-                    return Woken::Time;
+                    return WakeReason::Time;
                 }
                 self.seen = look;
                 std::thread::sleep(QUIET);
-                return Woken::Changed;
+                return WakeReason::Changed;
             }
         }
     }
 
-    fn settle(&self, mut news: News) {
+    fn settle(&self, mut events: FileEvents) {
         let start = Instant::now();
         loop {
-            let writing = news.writing == Some(true);
+            let writing = events.writing == Some(true);
             let end = start + if writing { MAX_WRITING } else { MAX_UNREST };
             let now = Instant::now();
             let wait = end.saturating_duration_since(now);
@@ -158,20 +158,20 @@ impl Watch {
                 _ => return,
             }
             let more = self.drain();
-            news.writing = more.writing.or(news.writing);
+            events.writing = more.writing.or(events.writing);
         }
     }
 
-    fn drain(&self) -> News {
-        let mut news = News::default();
+    fn drain(&self) -> FileEvents {
+        let mut events = FileEvents::default();
         let Some(queue) = &self.queue else {
-            return news;
+            return events;
         };
         let mut buffer = [MaybeUninit::uninit(); EVENT_BYTES];
         let mut reader = Reader::new(queue, &mut buffer);
         for _ in 0..MAX_EVENTS {
             let Ok(event) = reader.next() else {
-                return news;
+                return events;
             };
             let kind = event.events();
             let matters = match self.names.get(&event.wd()) {
@@ -185,15 +185,15 @@ impl Watch {
             if !matters || kind.contains(ReadFlags::IGNORED) {
                 continue;
             }
-            news.touched = true;
+            events.touched = true;
             if kind.contains(ReadFlags::MODIFY) {
-                news.writing = Some(true);
+                events.writing = Some(true);
             }
             if kind.contains(ReadFlags::CLOSE_WRITE) {
-                news.writing = Some(false);
+                events.writing = Some(false);
             }
         }
-        news
+        events
     }
 }
 

@@ -69,11 +69,11 @@ fn main() {
         .first()
         .map(|name| name.to_string_lossy().into_owned());
     let code = match portcullis_sandbox::run(spec, |side| gateway(side, behaviour)) {
-        Ok(outcome) => {
-            if let Some(message) = outcome.message(&name.unwrap_or_default()) {
+        Ok(status) => {
+            if let Some(message) = status.message(&name.unwrap_or_default()) {
                 eprintln!("bare: {message}");
             }
-            outcome.exit_code()
+            status.exit_code()
         }
         Err(error) => {
             eprintln!("bare: {error}");

@@ -26,7 +26,6 @@ use crate::message::Report;
 use crate::seccomp::UnixCalls;
 use crate::signals::Saved;
 use crate::spec::{Keyring, UnixSockets};
-use crate::unix_landlock;
 use crate::unix_supervisor::ToSupervisor;
 use crate::{landlock, seccomp, sys};
 
@@ -222,8 +221,10 @@ fn filter_calls(with: &Confinement<'_>) -> Result<(), SandboxError> {
             Err(error) => return Err(error).at(Step::SuperviseSockets, ""),
         }
     }
-    let landlock = with.unix_sockets != UnixSockets::None;
-    if landlock && unix_landlock::restrict(with.let_in).at(Step::SuperviseSockets, "Landlock")? {
+    let restricted = || landlock::restrict_unix_sockets(with.let_in);
+    if with.unix_sockets != UnixSockets::None
+        && restricted().at(Step::SuperviseSockets, "Landlock")?
+    {
         return filter(UnixCalls::Free);
     }
     if with.unix_sockets == UnixSockets::Landlock {

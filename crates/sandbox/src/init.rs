@@ -18,7 +18,6 @@ use rustix::process::{
     set_parent_process_death_signal,
 };
 
-use crate::ceilings::Ceilings;
 use crate::channel::{Channel, FromInit, ToInit};
 use crate::command::{self, Command, Confinement, Started};
 use crate::error::{At, SandboxError, Step};
@@ -27,6 +26,7 @@ use crate::inside::Inside;
 use crate::limits::Descriptors;
 use crate::message::{EXIT_GATEWAY_GONE, GRACE, Order, Report};
 use crate::mounts::Plan;
+use crate::namespace_limits::NamespaceLimits;
 use crate::signals::{Change, Saved, SignalFd};
 use crate::sockets::{Family, SocketName};
 use crate::spec::{Keyring, UnixSockets};
@@ -99,7 +99,7 @@ impl Init {
     }
 
     fn run(&mut self) -> Result<i32, SandboxError> {
-        let ceilings = self.enter_namespaces()?;
+        let namespace_limits = self.enter_namespaces()?;
         // It prepares while the rest is built.
         let (watched, supervisor) = self.supervisor()?.unzip();
         let log = self.build_network()?;
@@ -119,8 +119,10 @@ impl Init {
         // The command's process alone speaks to it.
         drop(confinement);
         // While the command's process makes its namespace.
-        ceilings.set().at(Step::Confine, "limits of namespaces")?;
-        drop(ceilings);
+        namespace_limits
+            .set()
+            .at(Step::Confine, "limits of namespaces")?;
+        drop(namespace_limits);
         waiting.map(&self.maps)?;
         self.gateway_ready()?;
         probe::refused(self.probe_refused)?;
@@ -193,7 +195,7 @@ impl Init {
         self.close_others(&[0, 1, 2, also])
     }
 
-    fn enter_namespaces(&self) -> Result<Ceilings, SandboxError> {
+    fn enter_namespaces(&self) -> Result<NamespaceLimits, SandboxError> {
         let mut also = vec![0, 1, 2];
         also.extend_from_slice(&self.kept);
         self.close_others(&also)?;
@@ -203,7 +205,7 @@ impl Init {
             self.maps.write_own().at(Step::IdMap, "")?;
         }
         mounts::begin()?;
-        Ceilings::open().at(Step::Confine, "limits of namespaces")
+        NamespaceLimits::open().at(Step::Confine, "limits of namespaces")
     }
 
     /// Makes the network and hands its sockets over; returns the log's, which is not heard yet.

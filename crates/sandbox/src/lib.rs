@@ -10,11 +10,12 @@
 pub mod doctor;
 
 mod caller;
-mod ceilings;
+mod capabilities;
 mod channel;
 mod command;
 mod connect;
 mod error;
+mod exit_status;
 mod fds;
 mod gateway_side;
 mod ids;
@@ -31,13 +32,13 @@ mod masks;
 mod message;
 mod mount_table;
 mod mounts;
+mod namespace_limits;
 mod netlink;
 mod nft;
 mod notification;
 mod orders;
-mod outcome;
+
 mod parent;
-mod powers;
 mod probe;
 mod process;
 mod refused;
@@ -53,17 +54,16 @@ mod tap;
 mod terminal;
 mod tick;
 mod trust;
-mod unix_landlock;
 mod unix_supervisor;
 
 pub use error::{SandboxError, Step};
+pub use exit_status::{
+    EXIT_FAILED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, ExitStatus,
+};
 pub use gateway_side::{Control, GatewaySide, Sockets};
 pub use inside::Inside;
 pub use kernel_set::KernelSet;
 pub use mount_table::MountTable;
-pub use outcome::{
-    EXIT_FAILED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, Outcome,
-};
 pub use parent::run;
 pub use process::{Process, Processes, Transport};
 pub use refused::{Refused, RefusedBatch, RefusedLog, RefusedProtocol, begin_refusal_log};

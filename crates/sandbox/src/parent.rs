@@ -1,4 +1,4 @@
-//! The terminal's parent: starts the gateway and the sandbox, passes signals, returns the outcome.
+//! The terminal's parent: starts the gateway and the sandbox, passes signals, returns how the command ended.
 //!
 //! Three processes: this one, which stays in the terminal's job; the gateway, in a session of its
 //! own so that no key stops it; the sandbox's first process. This one has a single thread, since
@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid, kill_process, s
 use crate::channel::Channel;
 use crate::command::{self, Command};
 use crate::error::{At, SandboxError, Step};
+use crate::exit_status::ExitStatus;
 use crate::fds::Guarded;
 use crate::gateway_side::GatewaySide;
 use crate::ids::IdMaps;
@@ -26,10 +27,9 @@ use crate::limits::Descriptors;
 use crate::message::{EXIT_GATEWAY_GONE, GRACE, Order, Report};
 use crate::mounts::Plan;
 use crate::orders::{Orders, Sent};
-use crate::outcome::Outcome;
 use crate::signals::{self, Change, Saved, SignalFd};
 use crate::spec::{MAX_OPEN_RULES, Spec};
-use crate::streams::{self, Aside};
+use crate::streams::{self, SavedStderr};
 use crate::terminal::Terminal;
 use crate::{fds, let_in, sys, tap};
 
@@ -60,7 +60,10 @@ const LINKS_OF_ONE_THREAD: u64 = 3;
 ///
 /// # Errors
 /// The sandbox could not be made; the command has not started.
-pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outcome, SandboxError> {
+pub fn run(
+    spec: Spec,
+    gateway: impl FnOnce(GatewaySide) -> i32,
+) -> Result<ExitStatus, SandboxError> {
     check(&spec)?;
     let protected = spec.read_only.iter().chain(&spec.hidden);
     let guarded = Guarded::new(protected.map(PathBuf::as_path));
@@ -119,7 +122,7 @@ pub fn run(spec: Spec, gateway: impl FnOnce(GatewaySide) -> i32) -> Result<Outco
             interrupted: None,
         };
         // The command's process has its own copy of it by now.
-        let aside = Aside::put().at(Step::Prepare, "stderr");
+        let aside = SavedStderr::put().at(Step::Prepare, "stderr");
         let followed = aside.and_then(|aside| {
             let mapped = supervisor.write_id_maps(&started.maps);
             let result = mapped.and_then(|()| supervisor.follow(timeout));
@@ -340,14 +343,14 @@ impl Supervisor {
     }
 
     /// Follows the command to its end.
-    fn follow(&mut self, timeout: Option<Duration>) -> Result<Outcome, SandboxError> {
+    fn follow(&mut self, timeout: Option<Duration>) -> Result<ExitStatus, SandboxError> {
         let mut deadline = timeout.map(|timeout| Instant::now() + timeout);
         let mut timed_out = false;
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
                 if timed_out || !self.started {
-                    return Ok(Outcome::TimedOut);
+                    return Ok(ExitStatus::TimedOut);
                 }
                 timed_out = true;
                 self.order(Order::Signal(libc::SIGTERM));
@@ -367,7 +370,7 @@ impl Supervisor {
                 self.pass_signals();
             }
             if let Some(signal) = self.interrupted {
-                return Ok(Outcome::Interrupted { signal });
+                return Ok(ExitStatus::Interrupted { signal });
             }
             if !report {
                 continue;
@@ -380,14 +383,14 @@ impl Supervisor {
                 Some(Report::Starting) => self.started = true,
                 Some(Report::Failed(error)) => return Err(error),
                 Some(Report::NoExec(errno)) if command::not_found(errno) => {
-                    return Ok(Outcome::NotFound(errno));
+                    return Ok(ExitStatus::NotFound(errno));
                 }
-                Some(Report::NoExec(errno)) => return Ok(Outcome::NotExecutable(errno)),
+                Some(Report::NoExec(errno)) => return Ok(ExitStatus::NotExecutable(errno)),
                 Some(Report::Exited(_) | Report::Signaled(_)) if timed_out => {
-                    return Ok(Outcome::TimedOut);
+                    return Ok(ExitStatus::TimedOut);
                 }
-                Some(Report::Exited(code)) => return Ok(Outcome::Exited(code)),
-                Some(Report::Signaled(signal)) => return Ok(Outcome::Signaled(signal)),
+                Some(Report::Exited(code)) => return Ok(ExitStatus::Exited(code)),
+                Some(Report::Signaled(signal)) => return Ok(ExitStatus::Signaled(signal)),
                 Some(Report::Stopped(stop)) => {
                     self.stop = stop;
                     let old = deadline.is_some_and(|at| at <= Instant::now()) || self.init_ended();
@@ -400,7 +403,7 @@ impl Supervisor {
                 }
                 // The first process ends by itself what this one, stopped, could not.
                 None if timed_out || deadline.is_some_and(|at| at <= Instant::now()) => {
-                    return Ok(Outcome::TimedOut);
+                    return Ok(ExitStatus::TimedOut);
                 }
                 None if !self.started => {
                     return Err(SandboxError::refused(
@@ -458,35 +461,35 @@ impl Supervisor {
     }
 
     /// The sandbox ended without a word: because its gateway had, or because it was killed.
-    fn who_died(&mut self) -> Outcome {
+    fn who_died(&mut self) -> ExitStatus {
         self.await_init();
         let gateway_gone = self.init.end == Some(Change::Exited(EXIT_GATEWAY_GONE));
         self.await_end(CAUSE_TIMEOUT, |supervisor| {
             !gateway_gone || supervisor.gateway.end.is_some()
         });
         match (gateway_gone, self.gateway.end, self.init.end) {
-            (true, Some(Change::Signaled(signal)), _) => Outcome::GatewayDied {
+            (true, Some(Change::Signaled(signal)), _) => ExitStatus::GatewayDied {
                 signal: Some(signal),
                 code: None,
             },
-            (true, Some(Change::Exited(code)), _) => Outcome::GatewayDied {
+            (true, Some(Change::Exited(code)), _) => ExitStatus::GatewayDied {
                 signal: None,
                 code: Some(code),
             },
-            (true, ..) => Outcome::GatewayDied {
+            (true, ..) => ExitStatus::GatewayDied {
                 signal: None,
                 code: None,
             },
-            (_, _, Some(Change::Signaled(signal))) => Outcome::SandboxDied {
+            (_, _, Some(Change::Signaled(signal))) => ExitStatus::SandboxDied {
                 signal: Some(signal),
             },
-            _ => Outcome::SandboxDied { signal: None },
+            _ => ExitStatus::SandboxDied { signal: None },
         }
     }
 
     /// Ends everything that is left, whatever the result.
-    fn end(mut self, result: Result<Outcome, SandboxError>) -> Result<Outcome, SandboxError> {
-        if !matches!(result, Ok(Outcome::Exited(_) | Outcome::Signaled(_))) {
+    fn end(mut self, result: Result<ExitStatus, SandboxError>) -> Result<ExitStatus, SandboxError> {
+        if !matches!(result, Ok(ExitStatus::Exited(_) | ExitStatus::Signaled(_))) {
             self.init.kill();
         }
         self.await_init();

@@ -26,9 +26,9 @@ pub(crate) fn replace_by(null: &File) -> io::Result<()> {
 }
 
 /// The caller's own standard error, while `/dev/null` is in its place.
-pub(crate) struct Aside(Option<OwnedFd>);
+pub(crate) struct SavedStderr(Option<OwnedFd>);
 
-impl Aside {
+impl SavedStderr {
     /// Puts it aside. One that is closed stays closed.
     pub(crate) fn put() -> io::Result<Self> {
         match fcntl_dupfd_cloexec(stderr(), FIRST_EXTRA) {

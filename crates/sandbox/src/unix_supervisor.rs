@@ -27,12 +27,12 @@ use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, chdir, set_dumpable_behavior, setsid};
 
 use crate::caller::{Caller, Lookup};
+use crate::capabilities::Capabilities;
 use crate::channel::Channel;
 use crate::connect::{MAX_ADDRESS_BYTES, Target, Waiting, is_unix, path_in, socket_file};
 use crate::error::{At, SandboxError, Step};
 use crate::inside_sockets::{FileId, InsideSockets};
 use crate::notification::{Listener, Notification, Verdict, errno};
-use crate::powers::Powers;
 use crate::seccomp::{self, Supervised};
 use crate::tick::{TICK, Tick};
 use crate::{fds, streams, sys};
@@ -103,7 +103,7 @@ pub(crate) fn start(plan: &Plan<'_>) -> Result<(Pid, ToSupervisor), SandboxError
 /// Prepares, waits for the filter's listener, and serves it until nobody is under the filter.
 fn run(channel: &Channel, plan: &Plan<'_>) -> Result<(), Errno> {
     leave_first_process(channel)?;
-    let powers = Powers::drop_others(plan.many_users)?;
+    let capabilities = Capabilities::drop_others(plan.many_users)?;
     let inside = InsideSockets::new()?;
     let lookup = Lookup::new()?;
     errno(sys::poll_readable(channel.as_fd(), None))?;
@@ -121,7 +121,7 @@ fn run(channel: &Channel, plan: &Plan<'_>) -> Result<(), Errno> {
         lookup,
         inside,
         let_in,
-        powers,
+        capabilities,
         caller: None,
         waiting: Vec::new(),
         tick: Tick::default(),
@@ -150,7 +150,7 @@ struct Supervisor {
     lookup: Lookup,
     inside: InsideSockets,
     let_in: Vec<FileId>,
-    powers: Powers,
+    capabilities: Capabilities,
     /// Who called last: it often calls again.
     caller: Option<Caller>,
     waiting: Vec<Waiting>,
@@ -225,7 +225,7 @@ impl Supervisor {
 
     fn take_down(&mut self, call: &Notification) -> Result<(), Errno> {
         let socket = self.socket_of(call)?;
-        self.powers.asking(|| self.inside.add(socket))
+        self.capabilities.asking(|| self.inside.add(socket))
     }
 
     /// Carries out a `connect`; none where it has to wait.
@@ -239,7 +239,7 @@ impl Supervisor {
         caller.read(call.arguments[1], address)?;
         let target = match path_in(address) {
             Some(path) if is_unix(&socket)? => {
-                self.powers.act_as(caller)?;
+                self.capabilities.act_as(caller)?;
                 let file = self.lookup.find(caller, path)?;
                 let id = socket_file(&file)?;
                 let target = Target::File(file);

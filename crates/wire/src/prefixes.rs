@@ -2,7 +2,7 @@
 
 /// What a reader said about some bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Said<T> {
+pub(crate) enum Reading<T> {
     NeedMore,
     Verdict(T),
 }
@@ -11,17 +11,17 @@ pub(crate) enum Said<T> {
 /// Returns the length of the first prefix that got one.
 pub(crate) fn check_every_prefix<T: PartialEq + std::fmt::Debug>(
     message: &[u8],
-    read: impl Fn(&[u8]) -> Said<T>,
+    read: impl Fn(&[u8]) -> Reading<T>,
 ) -> Option<usize> {
     let mut first: Option<(usize, T)> = None;
     for len in 0..=message.len() {
         match (read(&message[..len]), &first) {
-            (Said::NeedMore, None) => {}
-            (Said::NeedMore, Some((at, verdict))) => {
+            (Reading::NeedMore, None) => {}
+            (Reading::NeedMore, Some((at, verdict))) => {
                 panic!("{verdict:?} after {at} bytes, but more is needed after {len}");
             }
-            (Said::Verdict(verdict), None) => first = Some((len, verdict)),
-            (Said::Verdict(now), Some((at, verdict))) => {
+            (Reading::Verdict(verdict), None) => first = Some((len, verdict)),
+            (Reading::Verdict(now), Some((at, verdict))) => {
                 assert_eq!(
                     &now, verdict,
                     "after {len} bytes; the first verdict was after {at}"

@@ -3,7 +3,7 @@
 //! The sandbox is the trust boundary, so a password would prove nothing; what matters is that the
 //! destination is read once, as a canonical name or an address (*names*, docs/threats.md).
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use portcullis_names::Host;
 
@@ -32,20 +32,20 @@ pub enum Step<T> {
         used: usize,
     },
     /// Not a message that can be served.
-    Malformed(Fault),
+    Malformed(MessageError),
 }
 
 /// Why a message cannot be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fault {
+pub struct MessageError {
     /// A few words for the record.
     pub why: &'static str,
     /// Whether the client speaks SOCKS5 far enough to be answered before the connection closes.
     pub answer: bool,
 }
 
-const fn fault<T>(why: &'static str, answer: bool) -> Step<T> {
-    Step::Malformed(Fault { why, answer })
+const fn malformed<T>(why: &'static str, answer: bool) -> Step<T> {
+    Step::Malformed(MessageError { why, answer })
 }
 
 /// The client's first message.
@@ -61,13 +61,13 @@ pub fn read_greeting(stream: &[u8]) -> Step<Greeting> {
     match at.u8() {
         None => return Step::NeedMore,
         Some(VERSION) => {}
-        Some(4) => return fault("SOCKS version 4", false),
-        Some(_) => return fault("not SOCKS version 5", false),
+        Some(4) => return malformed("SOCKS version 4", false),
+        Some(_) => return malformed("not SOCKS version 5", false),
     }
     match at.vec8() {
         // The count has arrived, or may still come: only a count of zero is an error.
         None => Step::NeedMore,
-        Some([]) => fault("a SOCKS greeting without methods", false),
+        Some([]) => malformed("a SOCKS greeting without methods", false),
         Some(methods) => Step::Done {
             value: Greeting {
                 no_auth: methods.contains(&METHOD_NONE[1]),
@@ -109,12 +109,12 @@ pub fn read_request(stream: &[u8]) -> Step<Request> {
     let mut at = Cursor::new(stream);
     let (Some(version), Some(command)) = (at.u8(), at.u8()) else {
         return match stream.first() {
-            Some(&v) if v != VERSION => fault("not SOCKS version 5", true),
+            Some(&v) if v != VERSION => malformed("not SOCKS version 5", true),
             _ => Step::NeedMore,
         };
     };
     if version != VERSION {
-        return fault("not SOCKS version 5", true);
+        return malformed("not SOCKS version 5", true);
     }
     let command = match command {
         1 => Command::Connect,
@@ -125,7 +125,7 @@ pub fn read_request(stream: &[u8]) -> Step<Request> {
     match at.u8() {
         None => return Step::NeedMore,
         Some(0) => {}
-        Some(_) => return fault("a reserved SOCKS byte is set", true),
+        Some(_) => return malformed("a reserved SOCKS byte is set", true),
     }
     let destination = match at.u8() {
         None => None,
@@ -138,7 +138,7 @@ pub fn read_request(stream: &[u8]) -> Step<Request> {
             .and_then(|a| <[u8; 16]>::try_from(a).ok())
             .map(|a| Ok(Host::Address(Ipv6Addr::from(a).into()))),
         Some(3) => at.vec8().map(Host::from_bare),
-        Some(_) => return fault("an unknown SOCKS address type", true),
+        Some(_) => return malformed("an unknown SOCKS address type", true),
     };
     let (Some(destination), Some(port)) = (destination, at.u16()) else {
         return Step::NeedMore;
@@ -152,7 +152,7 @@ pub fn read_request(stream: &[u8]) -> Step<Request> {
             },
             used: stream.len() - at.remaining(),
         },
-        Err(_) => fault("the SOCKS domain is not a valid host name", true),
+        Err(_) => malformed("the SOCKS domain is not a valid host name", true),
     }
 }
 
@@ -160,31 +160,6 @@ pub fn read_request(stream: &[u8]) -> Step<Request> {
 /// no address of the host. The codes are the business of the table of reasons.
 pub const fn reply(code: u8) -> [u8; 10] {
     [VERSION, code, 0, 1, 0, 0, 0, 0, 0, 0]
-}
-
-/// A client's CONNECT request as bytes, for talking to an upstream SOCKS proxy and for tests.
-///
-/// `None` if the name is longer than a SOCKS domain can be; canonical names never are.
-pub fn connect_request(destination: &Host, port: u16) -> Option<Vec<u8>> {
-    let mut out = vec![VERSION, 1, 0];
-    match destination {
-        Host::Name(name) => {
-            out.extend([3, u8::try_from(name.as_str().len()).ok()?]);
-            out.extend(name.as_str().as_bytes());
-        }
-        Host::Address(address) => match SocketAddr::new(*address, port) {
-            SocketAddr::V4(v4) => {
-                out.push(1);
-                out.extend(v4.ip().octets());
-            }
-            SocketAddr::V6(v6) => {
-                out.push(4);
-                out.extend(v6.ip().octets());
-            }
-        },
-    }
-    out.extend(port.to_be_bytes());
-    Some(out)
 }
 
 #[cfg(test)]

@@ -1,14 +1,16 @@
 //! Tests of the SOCKS5 reader.
 
+use std::net::SocketAddr;
+
 use proptest::prelude::*;
 
 use super::*;
-use crate::prefixes::{Said, check_every_prefix};
+use crate::prefixes::{Reading, check_every_prefix};
 
-fn said<T>(step: Step<T>) -> Said<Step<T>> {
+fn said<T>(step: Step<T>) -> Reading<Step<T>> {
     match step {
-        Step::NeedMore => Said::NeedMore,
-        verdict => Said::Verdict(verdict),
+        Step::NeedMore => Reading::NeedMore,
+        verdict => Reading::Verdict(verdict),
     }
 }
 
@@ -46,7 +48,7 @@ fn destination(stream: &[u8]) -> (String, u16) {
 #[track_caller]
 fn refused(stream: &[u8]) -> bool {
     match read_request(stream) {
-        Step::Malformed(fault) => fault.answer,
+        Step::Malformed(error) => error.answer,
         other => panic!("{other:?}"),
     }
 }
@@ -178,4 +180,27 @@ proptest! {
             prop_assert!(stream.len() <= MAX_MESSAGE_BYTES);
         }
     }
+}
+
+/// A client's CONNECT request as bytes; `None` if the name is longer than a SOCKS domain can be.
+fn connect_request(destination: &Host, port: u16) -> Option<Vec<u8>> {
+    let mut out = vec![VERSION, 1, 0];
+    match destination {
+        Host::Name(name) => {
+            out.extend([3, u8::try_from(name.as_str().len()).ok()?]);
+            out.extend(name.as_str().as_bytes());
+        }
+        Host::Address(address) => match SocketAddr::new(*address, port) {
+            SocketAddr::V4(v4) => {
+                out.push(1);
+                out.extend(v4.ip().octets());
+            }
+            SocketAddr::V6(v6) => {
+                out.push(4);
+                out.extend(v6.ip().octets());
+            }
+        },
+    }
+    out.extend(port.to_be_bytes());
+    Some(out)
 }

@@ -5,7 +5,7 @@
 
 use crate::command::Command;
 use crate::exit::{BEFORE_START, USAGE};
-use crate::launch::{Launch, failed as failed_to_start, host_resolvers, launch};
+use crate::launch::{Finished, Launch, failed as failed_to_start, launch};
 use crate::output;
 use crate::policy_options::{self, PolicyOptions};
 use crate::probe::{COMMAND, Endpoint, Finding, Layer, walk};
@@ -13,7 +13,6 @@ use anyhow::Context;
 use portcullis_names::{Pattern, Target};
 use portcullis_policy::{Loaded, Policy, Reason, Resolve, Verdict};
 use portcullis_runner::Report;
-use portcullis_sandbox::{Keyring, UnixSockets};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::Read;
@@ -56,7 +55,7 @@ fn run(args: &Diagnose) -> ExitCode {
     };
     let Some(endpoint) = Endpoint::parse(&args.target).filter(usable) else {
         output::error(
-            format_args!("{}: not a target", args.target),
+            format_args!("invalid target `{}`", args.target),
             Some("TARGET is NAME or NAME:PORT, such as api.example.com:443"),
         );
         return ExitCode::from(USAGE);
@@ -85,12 +84,11 @@ fn walk_in_sandbox(
     options: &PolicyOptions,
     loaded: &Loaded,
 ) -> anyhow::Result<(Vec<Finding>, Option<Report>)> {
-    let policy = &loaded.policy;
-    let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+    let (reader, writer) = std::io::pipe().context("cannot create a pipe")?;
     // The sandbox keeps inherited pipes; this one carries the findings out.
     rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty())
-        .context("cannot pass a pipe on")?;
-    let program = std::env::current_exe().context("cannot tell where this program is")?;
+        .context("cannot pass a pipe to the sandbox")?;
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
     let command: Vec<OsString> = vec![
         program.into(),
         COMMAND.into(),
@@ -98,38 +96,26 @@ fn walk_in_sandbox(
         "--report-fd".into(),
         writer.as_raw_fd().to_string().into(),
     ];
-    let (outcome, report) = launch(Launch {
-        policy: policy.clone(),
+    let Finished { status, report } = launch(Launch {
         read_only: policy_options::files(options, loaded),
         hidden: policy_options::secrets(loaded),
-        resolvers: host_resolvers(policy)?,
-        log: None,
-        denial_lines: None,
-        debug_log: None,
-        publish: Vec::new(),
-        tap: None,
-        unix_sockets: UnixSockets::default(),
-        let_in: Vec::new(),
-        keyring: Keyring::Fresh,
-        timeout: None,
         collect: true,
         // A name that is dead is what it looks for, not a reason to find nothing.
         resolve: Some(Resolve::OnDemand),
-        reload: None,
-        command,
+        ..Launch::new(loaded.policy.clone(), command)?
     })?;
     drop(writer);
     let mut text = String::new();
     reader
         .take(MAX_FINDINGS_BYTES)
         .read_to_string(&mut text)
-        .context("cannot read the findings")?;
+        .context("cannot read what the probe found")?;
     let findings: Vec<Finding> = text
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
     if findings.is_empty() {
-        anyhow::bail!("the probe inside the sandbox ended ({outcome:?}) without a finding");
+        anyhow::bail!("the probe in the sandbox found nothing and ended ({status:?})");
     }
     Ok((findings, report))
 }
@@ -201,7 +187,7 @@ fn conclusion(
     } else {
         writeln!(
             text,
-            "failed at {layer} beyond the gateway: the policy allows it, but the network does not reach it"
+            "failed at {layer} beyond the gateway: the policy allows it, but the network cannot reach it"
         )?;
     }
     if let Some(denial) = denial {

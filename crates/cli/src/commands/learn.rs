@@ -5,14 +5,14 @@
 
 use crate::command::Command;
 use crate::exit::{BEFORE_START, USAGE};
-use crate::launch::{Launch, failed, finish, host_resolvers, launch};
+use crate::launch::{Finished, Launch, failed, finish, launch};
 use crate::output::{self, Hinted};
 use crate::policy_options::{self, PolicyOptions};
 use crate::written_file::WrittenFile;
 use anyhow::{Context, bail};
 use portcullis_policy::{Mode, Policy, Resolve};
 use portcullis_runner::{LookedUp, Report};
-use portcullis_sandbox::{Keyring, Outcome, UnixSockets};
+use portcullis_sandbox::ExitStatus;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -39,7 +39,7 @@ pub struct Learn {
     /// the host's own)
     #[arg(long = "resolver", value_name = "RESOLVER")]
     resolver: Vec<String>,
-    /// Your company's forward proxy: http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT
+    /// Upstream proxy: http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT
     #[arg(long = "upstream-proxy", value_name = "URL")]
     upstream_proxy: Option<String>,
     /// Append decision records to FILE, one JSON object per line
@@ -90,33 +90,23 @@ fn learn(args: &Learn, policy: Policy) -> anyhow::Result<ExitCode> {
         .with_context(|| {
             Hinted::new(
                 format!("cannot write the policy to {}", args.output.display()),
-                Some("--output takes a file that you may write, in a folder that exists"),
+                Some("--output takes a writable file in an existing folder"),
             )
         })?;
     let written = WrittenFile::check("--output", &args.output, &output)?;
-    let resolvers = host_resolvers(&policy)?;
-    let (outcome, report) = launch(Launch {
-        policy,
+    let Finished { status, report } = launch(Launch {
         read_only: vec![args.output.clone()],
-        hidden: Vec::new(),
-        resolvers,
         log: args.log.clone(),
-        denial_lines: None,
-        debug_log: None,
-        publish: Vec::new(),
-        tap: None,
-        unix_sockets: UnixSockets::default(),
-        let_in: Vec::new(),
-        keyring: Keyring::Fresh,
-        timeout: None,
         collect: true,
         resolve: Some(Resolve::OnDemand),
-        reload: None,
-        command: args.command.clone(),
+        ..Launch::new(policy, args.command.clone())?
     })?;
-    let never_ran = matches!(outcome, Outcome::NotFound(_) | Outcome::NotExecutable(_));
+    let never_ran = matches!(
+        status,
+        ExitStatus::NotFound(_) | ExitStatus::NotExecutable(_)
+    );
     let command = args.command[0].to_string_lossy();
-    let code = finish(outcome, report.as_ref(), &command);
+    let code = finish(status, report.as_ref(), &command);
     if never_ran {
         // Nothing was learned: what the file held before, a policy perhaps, is worth more.
         return Ok(code);

@@ -50,7 +50,7 @@ fn check(args: Check) -> ExitCode {
         let path = path.display();
         output::error(
             format_args!(
-                "warning: {path} holds credentials, and others may read it (mode {mode:o})"
+                "warning: {path} holds credentials, but other users can read it (mode {mode:o})"
             ),
             Some(&format!("chmod 600 {path}")),
         );

@@ -6,7 +6,7 @@
 use crate::command::Command;
 use crate::debug_log::DebugLog;
 use crate::exit::{BEFORE_START, RECORDS_MISSING};
-use crate::launch::{Launch, PublishedPort, failed, finish, host_resolvers, launch};
+use crate::launch::{Finished, Launch, PublishedPort, failed, finish, launch};
 use crate::output::{self, line};
 use crate::policy_options::{self, PolicyOptions};
 use portcullis_policy::{DurationError, Mode, parse_duration};
@@ -170,13 +170,11 @@ fn run(args: Run) -> ExitCode {
     let hidden = policy_options::secrets(&followed.loaded);
     policy_options::keep_hidden(&mut followed.reload, hidden.clone());
     let policy = followed.loaded.policy;
-    let result = host_resolvers(&policy).and_then(|resolvers| {
+    let result = Launch::new(policy, args.command.clone()).and_then(|plain| {
         let debug_log = args.debug_log.as_deref().map(DebugLog::open).transpose()?;
         launch(Launch {
-            policy,
             read_only,
             hidden,
-            resolvers,
             log: args.log,
             denial_lines: args.log_budget,
             debug_log,
@@ -186,20 +184,18 @@ fn run(args: Run) -> ExitCode {
             let_in: args.unix_socket,
             keyring: args.keyring.into(),
             timeout: args.timeout,
-            collect: false,
-            resolve: None,
             // Flags and pipes alone do not change.
             reload: Some(followed.reload).filter(|reload| reload.files.can_change()),
-            command: args.command.clone(),
+            ..plain
         })
     });
     match result {
-        Ok((outcome, report)) => {
+        Ok(Finished { status, report }) => {
             if !args.quiet && args.summary.is_wanted() {
                 closing(report.as_ref());
             }
             let command = args.command[0].to_string_lossy();
-            let code = finish(outcome, report.as_ref(), &command);
+            let code = finish(status, report.as_ref(), &command);
             // Without a report the gateway died, and nobody knows what it recorded.
             let complete = report.is_some_and(|report| report.record_error.is_none());
             if args.strict_log && !complete {

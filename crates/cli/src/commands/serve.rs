@@ -77,7 +77,7 @@ fn run(args: Serve) -> ExitCode {
     if args.dns.is_none() && args.http.is_none() && args.socks5.is_none() {
         output::error(
             "nothing to serve",
-            Some("give at least one of --dns ADDR:PORT, --http ADDR:PORT, --socks5 ADDR:PORT"),
+            Some("use at least one of --dns ADDR:PORT, --http ADDR:PORT and --socks5 ADDR:PORT"),
         );
         return ExitCode::from(USAGE);
     }
@@ -94,8 +94,8 @@ fn run(args: Serve) -> ExitCode {
     if loaded.policy.settings().dns.answers == Answers::Synthetic {
         if args.http.is_none() && args.socks5.is_none() {
             output::error(
-                "synthetic addresses need a proxy that takes the connections to them",
-                Some("serve --http or --socks5 too, or remove `answers = \"synthetic\"`"),
+                "synthetic addresses need a proxy for the connections to them",
+                Some("add --http or --socks5, or remove `answers = \"synthetic\"`"),
             );
             return ExitCode::from(USAGE);
         }
@@ -129,8 +129,8 @@ fn ca_cert(args: &Serve, policy: &Policy) -> Result<(), &'static str> {
     let inspects = connections && policy.inspected().next().is_some();
     match (&args.ca_cert, inspects) {
         (None, true) => Err(
-            "the policy inspects names: add --ca-cert FILE, where the certificate that programs must \
-             trust will be written",
+            "the policy inspects names: add --ca-cert FILE, to receive the certificate that programs \
+             must trust",
         ),
         (Some(_), false) => Err("no rule served here says `inspect = true`: remove --ca-cert"),
         _ => Ok(()),
@@ -166,7 +166,7 @@ fn serve(args: &Serve, policy: Policy, mut reload: Reload) -> anyhow::Result<()>
     listeners.retain(|(_, at)| open_to_anybody(at.ip(), &args.allow_from));
     if !listeners.is_empty() {
         output::line(format_args!(
-            "portcullis: warning: anybody who can reach {} may use it; serve only some with \
+            "portcullis: warning: anyone who can reach {} may use it; to limit clients, add \
              --allow-from CIDR",
             shown(&listeners)
         ));
@@ -216,8 +216,8 @@ fn no_listener(address: SocketAddr, protocol: &str, error: io::Error) -> anyhow:
 }
 
 /// Says what came of a reload.
-fn tell(outcome: &ReloadResult) {
-    match outcome {
+fn tell(result: &ReloadResult) {
+    match result {
         ReloadResult::Applied { replaced, warnings } => {
             policy_options::show(warnings);
             output::line(format_args!("portcullis: policy applied: {replaced}"));

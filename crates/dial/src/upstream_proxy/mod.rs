@@ -3,7 +3,7 @@
 //! By name (the default) nobody here looks the destination up: what the proxy finds is reached from
 //! where the proxy stands. By address the name is looked up here, the guard passes each address, and
 //! the proxy is asked for that very address. An address that the sandbox chose is checked in both
-//! cases, since the proxy stands inside the company.
+//! cases, since the proxy stands inside a private network.
 
 mod connect;
 #[cfg(test)]

@@ -27,9 +27,9 @@ const ERRORS_UNTIL_FAILED: u32 = 3;
 /// The new round-trip time counts for one part in so many.
 const SMOOTHING: u32 = 8;
 
-/// How a server stands.
+/// Whether a server is to be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum ServerStatus {
     /// To be asked in its turn.
     Good,
     /// It failed, and this lookup is to find out whether it is back.
@@ -75,15 +75,15 @@ impl Health {
         self.failures.load(Ordering::Relaxed) == 0
     }
 
-    /// How it stands; says [`Standing::Probe`] to one caller at a time, who must then ask it.
-    pub(super) fn standing(&self, now: Instant) -> Standing {
+    /// Its status; says [`ServerStatus::Probe`] to one caller at a time, who must then ask it.
+    pub(super) fn status(&self, now: Instant) -> ServerStatus {
         if self.is_good() {
-            return Standing::Good;
+            return ServerStatus::Good;
         }
         let at = self.millis(now);
         let probed_until = self.probed_until.load(Ordering::Relaxed);
         if at < self.back_at.load(Ordering::Relaxed) || at < probed_until {
-            return Standing::Failing;
+            return ServerStatus::Failing;
         }
         let until = at + PROBE_TIME.as_millis() as u64;
         let ours = self.probed_until.compare_exchange(
@@ -93,8 +93,8 @@ impl Health {
             Ordering::Relaxed,
         );
         match ours {
-            Ok(_) => Standing::Probe,
-            Err(_) => Standing::Failing,
+            Ok(_) => ServerStatus::Probe,
+            Err(_) => ServerStatus::Failing,
         }
     }
 
@@ -166,18 +166,18 @@ mod tests {
     fn a_failed_server_comes_last_and_one_lookup_probes_it() {
         let start = Instant::now();
         let health = Health::new(start);
-        assert_eq!(health.standing(start), Standing::Good);
+        assert_eq!(health.status(start), ServerStatus::Good);
         health.failed(start);
-        assert_eq!(health.standing(start), Standing::Failing);
+        assert_eq!(health.status(start), ServerStatus::Failing);
         let soon = start + Duration::from_millis(800);
-        assert_eq!(health.standing(soon), Standing::Failing);
+        assert_eq!(health.status(soon), ServerStatus::Failing);
         let later = start + Duration::from_millis(1_200);
-        assert_eq!(health.standing(later), Standing::Probe);
-        assert_eq!(health.standing(later), Standing::Failing, "one at a time");
+        assert_eq!(health.status(later), ServerStatus::Probe);
+        assert_eq!(health.status(later), ServerStatus::Failing, "one at a time");
         let next = later + PROBE_TIME;
-        assert_eq!(health.standing(next), Standing::Probe);
+        assert_eq!(health.status(next), ServerStatus::Probe);
         health.answered(Duration::from_millis(20));
-        assert_eq!(health.standing(next), Standing::Good);
+        assert_eq!(health.status(next), ServerStatus::Good);
         assert_eq!(health.rtt(), Some(Duration::from_millis(20)));
     }
 
@@ -200,7 +200,7 @@ mod tests {
             health.failed(start);
         }
         let later = start + Duration::from_millis(1_200);
-        assert_eq!(health.standing(later), Standing::Probe);
+        assert_eq!(health.status(later), ServerStatus::Probe);
     }
 
     #[test]
@@ -209,12 +209,12 @@ mod tests {
         let health = Health::new(start);
         health.gave_error(start);
         health.gave_error(start);
-        assert_eq!(health.standing(start), Standing::Good);
+        assert_eq!(health.status(start), ServerStatus::Good);
         health.answered(Duration::from_millis(1));
         health.gave_error(start);
         health.gave_error(start);
-        assert_eq!(health.standing(start), Standing::Good);
+        assert_eq!(health.status(start), ServerStatus::Good);
         health.gave_error(start);
-        assert_eq!(health.standing(start), Standing::Failing);
+        assert_eq!(health.status(start), ServerStatus::Failing);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::health::Standing;
+use super::health::ServerStatus;
 use super::server::{Group, Server};
 
 /// When attempts start, counted from the first. Stub resolvers give up at 5 s.
@@ -165,20 +165,20 @@ fn by_health<S: Server>(servers: &Group<S>, now: Instant) -> Order<S> {
     for server in servers.iter() {
         let health = &server.state().health;
         // Only the first is sure to be asked: nobody further down is chosen for finding out.
-        let standing = if order.is_empty() {
-            health.standing(now)
+        let status = if order.is_empty() {
+            health.status(now)
         } else if health.is_good() {
-            Standing::Good
+            ServerStatus::Good
         } else {
-            Standing::Failing
+            ServerStatus::Failing
         };
-        match standing {
-            Standing::Good => order.push(server.clone()),
-            Standing::Probe => {
+        match status {
+            ServerStatus::Good => order.push(server.clone()),
+            ServerStatus::Probe => {
                 probes = true;
                 order.push(server.clone());
             }
-            Standing::Failing => failing.push(server),
+            ServerStatus::Failing => failing.push(server),
         }
     }
     order.extend(failing.into_iter().cloned());

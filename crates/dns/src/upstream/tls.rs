@@ -25,8 +25,8 @@ const READ_BYTES: usize = 4096;
 /// Answers to no question on one connection, before it ends.
 const MAX_STRAYS: usize = 128;
 
-/// A question whose answer is awaited.
-struct Awaited {
+/// A question whose answer is in_flight.
+struct InFlight {
     query: Vec<u8>,
     reply: oneshot::Sender<Result<Raw, ExchangeError>>,
 }
@@ -39,7 +39,7 @@ struct Framed {
     outbox: Vec<u8>,
     /// Whether there is something to write or to flush.
     unsent: bool,
-    awaited: HashMap<u16, Awaited>,
+    in_flight: HashMap<u16, InFlight>,
     strays: usize,
     /// When an answer was taken last, or began to be waited for.
     heard: Instant,
@@ -55,14 +55,14 @@ pub(super) async fn serve(stream: SecureStream, jobs: &mut mpsc::Receiver<Job>) 
         inbox: Vec::with_capacity(READ_BYTES),
         outbox: Vec::new(),
         unsent: false,
-        awaited: HashMap::new(),
+        in_flight: HashMap::new(),
         strays: 0,
         heard: Instant::now(),
     };
     let end = framed.run(jobs).await;
     jobs.close();
-    for (_, awaited) in framed.awaited.drain() {
-        let _ = awaited.reply.send(Err(end.clone()));
+    for (_, in_flight) in framed.in_flight.drain() {
+        let _ = in_flight.reply.send(Err(end.clone()));
     }
     end
 }
@@ -84,16 +84,17 @@ impl Framed {
     async fn run(&mut self, jobs: &mut mpsc::Receiver<Job>) -> ExchangeError {
         let mut chunk = vec![0; READ_BYTES];
         loop {
-            let limit = if self.awaited.is_empty() {
+            let limit = if self.in_flight.is_empty() {
                 IDLE_LIMIT
             } else {
                 SILENCE_LIMIT
             };
-            if self.awaited.len() >= MAX_UNDER_WAY {
+            if self.in_flight.len() >= MAX_UNDER_WAY {
                 // Nobody waits for these any more, and their answers will be strays.
-                self.awaited.retain(|_, awaited| !awaited.reply.is_closed());
+                self.in_flight
+                    .retain(|_, in_flight| !in_flight.reply.is_closed());
             }
-            let room = self.awaited.len() < MAX_UNDER_WAY;
+            let room = self.in_flight.len() < MAX_UNDER_WAY;
             tokio::select! {
                 read = self.reader.read(&mut chunk) => {
                     let taken = match read {
@@ -125,12 +126,12 @@ impl Framed {
         if job.reply.is_closed() {
             return Ok(());
         }
-        if self.awaited.is_empty() {
+        if self.in_flight.is_empty() {
             self.heard = Instant::now();
         }
         let mut query = job.query;
         let mut id = [query[0], query[1]];
-        while self.awaited.contains_key(&u16::from_be_bytes(id)) {
+        while self.in_flight.contains_key(&u16::from_be_bytes(id)) {
             getrandom::fill(&mut id).map_err(io::Error::other)?;
         }
         query[..2].copy_from_slice(&id);
@@ -139,11 +140,11 @@ impl Framed {
             .extend_from_slice(&(query.len() as u16).to_be_bytes());
         self.outbox.extend_from_slice(&query);
         self.unsent = true;
-        let awaited = Awaited {
+        let in_flight = InFlight {
             query,
             reply: job.reply,
         };
-        self.awaited.insert(u16::from_be_bytes(id), awaited);
+        self.in_flight.insert(u16::from_be_bytes(id), in_flight);
         Ok(())
     }
 
@@ -161,7 +162,7 @@ impl Framed {
             };
             rest = behind;
             let id = u16::from_be_bytes([answer[0], answer[1]]);
-            let Some(awaited) = self.awaited.remove(&id) else {
+            let Some(in_flight) = self.in_flight.remove(&id) else {
                 self.strays += 1;
                 if self.strays > MAX_STRAYS {
                     return Err(ExchangeError::Mismatch);
@@ -170,13 +171,15 @@ impl Framed {
             };
             // An answer counts, not a byte: a server that drips must not keep a line for ever.
             self.heard = Instant::now();
-            let _ = awaited.reply.send(match matches(answer, &awaited.query) {
-                Match::No => Err(ExchangeError::Mismatch),
-                Match::OtherCase | Match::Exact => Ok(Raw {
-                    bytes: answer.to_vec(),
-                    age: 0,
-                }),
-            });
+            let _ = in_flight
+                .reply
+                .send(match matches(answer, &in_flight.query) {
+                    Match::No => Err(ExchangeError::Mismatch),
+                    Match::OtherCase | Match::Exact => Ok(Raw {
+                        bytes: answer.to_vec(),
+                        age: 0,
+                    }),
+                });
         }
         let used = self.inbox.len() - rest.len();
         self.inbox.drain(..used);

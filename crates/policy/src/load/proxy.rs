@@ -295,12 +295,12 @@ impl ProxyDraft {
                 Err(message) => sources.error(text.place, message),
             }
         }
-        let mut making = Making { sources, outside };
+        let mut making = GroupBuilder { sources, outside };
         // Read once, although two groups may use them.
         let shared = if self.http.is_some() || self.https.is_some() {
             making.terms(&self.terms)
         } else {
-            Made::default()
+            ProxyTerms::default()
         };
         settled.http = self.http.map(|group| making.group(group, Some(&shared)));
         settled.https = self.https.map(|group| making.group(group, Some(&shared)));
@@ -317,22 +317,22 @@ impl ProxyDraft {
 
 /// What terms came to.
 #[derive(Default)]
-struct Made {
+struct ProxyTerms {
     credentials: Option<Credentials>,
     ca_pem: Option<Arc<str>>,
     by_address: bool,
 }
 
-struct Making<'m, 'r> {
+struct GroupBuilder<'m, 'r> {
     sources: &'m mut Sources,
     outside: &'m mut Outside<'r>,
 }
 
-impl Making<'_, '_> {
+impl GroupBuilder<'_, '_> {
     /// A group, by its own terms or by the section's.
-    fn group(&mut self, group: GroupDraft, shared: Option<&Made>) -> ProxyGroup {
+    fn group(&mut self, group: GroupDraft, shared: Option<&ProxyTerms>) -> ProxyGroup {
         let own = group.terms.map(|terms| self.terms(&terms));
-        let none = Made::default();
+        let none = ProxyTerms::default();
         let made = own.as_ref().or(shared).unwrap_or(&none);
         let mut proxies = Vec::with_capacity(group.proxies.len());
         for proxy in group.proxies {
@@ -344,7 +344,7 @@ impl Making<'_, '_> {
         ProxyGroup::new(proxies, made.by_address)
     }
 
-    fn terms(&mut self, terms: &TermsDraft) -> Made {
+    fn terms(&mut self, terms: &TermsDraft) -> ProxyTerms {
         let credentials = terms.secret.as_ref().and_then(|secret| {
             let parsed = self.secret(secret).and_then(|text| match text {
                 Some(text) => Credentials::parse(&text).map(Some).map_err(str::to_owned),
@@ -358,7 +358,7 @@ impl Making<'_, '_> {
             let read = self.outside.certificates(&path, value);
             self.reported(place, read)
         });
-        Made {
+        ProxyTerms {
             credentials,
             ca_pem,
             by_address: terms.by_address.unwrap_or(false),

@@ -55,7 +55,7 @@ impl ProxyGroup {
 
 /// What a choice is made by.
 #[derive(Clone, Copy)]
-enum Whom<'n> {
+enum HostRef<'n> {
     Name(NameRef<'n>),
     Address(IpAddr),
 }
@@ -109,10 +109,10 @@ impl ProxyTarget {
             && self.ports.len() == other.ports.len()
     }
 
-    fn is_about(&self, whom: Whom<'_>) -> bool {
-        match (&self.destinations, whom) {
-            (Destinations::Names(pattern), Whom::Name(name)) => pattern.matches(name),
-            (Destinations::Net(net), Whom::Address(address)) => net.contains(&address),
+    fn is_about(&self, host: HostRef<'_>) -> bool {
+        match (&self.destinations, host) {
+            (Destinations::Names(pattern), HostRef::Name(name)) => pattern.matches(name),
+            (Destinations::Net(net), HostRef::Address(address)) => net.contains(&address),
             _ => false,
         }
     }
@@ -165,16 +165,16 @@ impl UpstreamProxies {
     /// The proxies for a connection to a name, or `None` if it goes direct. `tunnelled` is true for
     /// everything but plain HTTP requests.
     pub fn for_name(&self, name: NameRef<'_>, port: u16, tunnelled: bool) -> Option<&ProxyGroup> {
-        self.chosen(Whom::Name(name), port, tunnelled)
+        self.chosen(HostRef::Name(name), port, tunnelled)
     }
 
     /// The same for a connection to an address.
     pub fn for_address(&self, address: IpAddr, port: u16, tunnelled: bool) -> Option<&ProxyGroup> {
-        self.chosen(Whom::Address(address.to_canonical()), port, tunnelled)
+        self.chosen(HostRef::Address(address.to_canonical()), port, tunnelled)
     }
 
-    fn chosen(&self, whom: Whom<'_>, port: u16, tunnelled: bool) -> Option<&ProxyGroup> {
-        let mut about = self.about(whom);
+    fn chosen(&self, host: HostRef<'_>, port: u16, tunnelled: bool) -> Option<&ProxyGroup> {
+        let mut about = self.about(host);
         if let Some(choice) = about.find(|choice| choice.target.ports.contains(port)) {
             return choice.group.as_ref();
         }
@@ -183,9 +183,9 @@ impl UpstreamProxies {
         } else {
             self.http.as_ref()
         };
-        let direct = match whom {
-            Whom::Name(name) => self.no_proxy.has_name(name, port),
-            Whom::Address(address) => self.no_proxy.has_address(address, port),
+        let direct = match host {
+            HostRef::Name(name) => self.no_proxy.has_name(name, port),
+            HostRef::Address(address) => self.no_proxy.has_address(address, port),
         };
         group.filter(|_| !direct)
     }
@@ -197,10 +197,10 @@ impl UpstreamProxies {
         if name.as_str() == HOST_NAME || groups.into_iter().any(|group| group.has_name(name)) {
             return false;
         }
-        let by_name = |way: Option<&ProxyGroup>| way.is_some_and(|group| !group.by_address);
-        let whom = Whom::Name(name);
+        let by_name = |group: Option<&ProxyGroup>| group.is_some_and(|group| !group.by_address);
+        let host = HostRef::Name(name);
         let mut rest = ports.clone();
-        for choice in self.about(whom) {
+        for choice in self.about(host) {
             if rest.overlaps(&choice.target.ports) {
                 if !by_name(choice.group.as_ref()) {
                     return false;
@@ -218,9 +218,9 @@ impl UpstreamProxies {
     }
 
     /// The lines about a destination, the most specific one first.
-    fn about(&self, whom: Whom<'_>) -> impl Iterator<Item = &Choice> {
+    fn about(&self, host: HostRef<'_>) -> impl Iterator<Item = &Choice> {
         let choices = self.choices.iter();
-        choices.filter(move |choice| choice.target.is_about(whom))
+        choices.filter(move |choice| choice.target.is_about(host))
     }
 
     /// Every group there is.
@@ -278,9 +278,9 @@ mod tests {
     #[test]
     fn the_most_specific_choice_counts_before_no_proxy_and_the_defaults() {
         let proxies = proxies();
-        let way = |n: &str, port| {
-            let chosen = proxies.for_name(name(n).as_ref(), port, true);
-            chosen.map_or("direct".to_owned(), |group| group.proxies()[0].to_string())
+        let chosen = |n: &str, port| {
+            let group = proxies.for_name(name(n).as_ref(), port, true);
+            group.map_or("direct".to_owned(), |group| group.proxies()[0].to_string())
         };
         for (target, port, wanted) in [
             ("lab.example", 443, "http://lab:1"),
@@ -293,7 +293,7 @@ mod tests {
             ("y.direct.example", 443, "direct"),
             ("else.example", 443, "http://web.internal:3128"),
         ] {
-            assert_eq!(way(target, port), wanted, "{target}:{port}");
+            assert_eq!(chosen(target, port), wanted, "{target}:{port}");
         }
         let address = |a: &str| proxies.for_address(a.parse().unwrap(), 443, true);
         assert_eq!(address("10.1.2.3").unwrap().proxies()[0].port(), 5);

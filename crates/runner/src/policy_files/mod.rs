@@ -16,12 +16,14 @@
 //!
 //! Under `serve` there is no such program, and paths are followed as they stand.
 
+mod folder_path;
 mod identity;
 mod ownership;
 mod reading;
 mod spare;
-mod way;
 
+pub(crate) use folder_path::Detour;
+use folder_path::FolderPath;
 use identity::{Identity, Stamp};
 use ownership::is_fixed;
 use rustix::fs::{
@@ -38,8 +40,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-pub(crate) use way::Detour;
-use way::Way;
 
 /// Most folders that are held.
 const MAX_FOLDERS: usize = 256;
@@ -80,8 +80,8 @@ pub struct PolicyFiles {
 struct Sealed {
     /// When that was, in seconds and nanoseconds, as file systems count.
     at: (i64, i64),
-    /// The ways to the held folders.
-    ways: BTreeMap<PathBuf, Way>,
+    /// The paths of the held folders.
+    folder_paths: BTreeMap<PathBuf, FolderPath>,
     /// Files that are not followed, each with the reason.
     doubtful: BTreeMap<PathBuf, String>,
 }
@@ -116,14 +116,14 @@ impl PolicyFiles {
                 doubtful.insert(path.clone(), why);
             }
         }
-        let mut ways = BTreeMap::new();
+        let mut folder_paths = BTreeMap::new();
         for folder in self.folders.keys() {
-            ways.insert(folder.clone(), Way::to(folder)?);
+            folder_paths.insert(folder.clone(), FolderPath::to(folder)?);
         }
         self.spare.refill();
         self.sealed = Some(Sealed {
             at: (now.tv_sec, now.tv_nsec),
-            ways,
+            folder_paths,
             doubtful,
         });
         Ok(())
@@ -226,10 +226,11 @@ impl PolicyFiles {
         paths
             .filter(|path| !sealed.doubtful.contains_key(*path))
             .filter_map(|path| {
-                let way = sealed.ways.get(folder_of(path))?;
+                let folder_path = sealed.folder_paths.get(folder_of(path))?;
                 // Links that only somebody else can turn are followed by whoever reads.
                 let linked = !self.read.contains_key(path);
-                let detour = way.detour(path.file_name()?, |folder| linked && is_fixed(folder))?;
+                let detour =
+                    folder_path.detour(path.file_name()?, |folder| linked && is_fixed(folder))?;
                 Some((path.as_path(), detour))
             })
             .collect()

@@ -10,7 +10,7 @@ mod query;
 mod reverse;
 
 pub use frame::{Frame, MAX_FRAME_BYTES, read_frame};
-pub use query::{Answer, Edns, Header, Query, QueryError, QueryFault, guard_query};
+pub use query::{Answer, Edns, Header, Query, QueryError, QueryErrorKind, guard_query};
 pub use reverse::{ptr_address, ptr_name};
 
 #[cfg(test)]

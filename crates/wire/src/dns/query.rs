@@ -60,10 +60,10 @@ pub struct Edns {
 
 /// Why a message is not decided on, and how to answer it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{fault}")]
+#[error("{kind}")]
 pub struct QueryError {
     /// What is wrong with it.
-    pub fault: QueryFault,
+    pub kind: QueryErrorKind,
     /// What to answer the client.
     pub answer: Answer,
     /// What the answer's header echoes, as far as it was read.
@@ -77,7 +77,7 @@ pub struct QueryError {
 /// What is wrong with a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum QueryFault {
+pub enum QueryErrorKind {
     /// Under twelve bytes.
     #[error("the message is shorter than a DNS header")]
     Short,
@@ -150,7 +150,7 @@ impl Answer {
 pub fn guard_query(message: &[u8]) -> Result<Query, QueryError> {
     let mut at = Cursor::new(message);
     let mut refused = QueryError {
-        fault: QueryFault::Short,
+        kind: QueryErrorKind::Short,
         answer: Answer::Drop,
         header: Header::default(),
         question: None,
@@ -159,10 +159,10 @@ pub fn guard_query(message: &[u8]) -> Result<Query, QueryError> {
     let Some(counts) = read_header(&mut at, &mut refused.header) else {
         return Err(refused);
     };
-    let fail = |fault, answer| {
-        let header = refused.header;
+    let header = refused.header;
+    let fail = |kind, answer| {
         Err(QueryError {
-            fault,
+            kind,
             answer,
             header,
             question: None,
@@ -170,44 +170,50 @@ pub fn guard_query(message: &[u8]) -> Result<Query, QueryError> {
         })
     };
     if counts.answer {
-        return fail(QueryFault::NotAQuery, Answer::Drop);
+        return fail(QueryErrorKind::NotAQuery, Answer::Drop);
     }
     if refused.header.opcode != 0 {
-        return fail(QueryFault::Opcode, Answer::NotImp);
+        return fail(QueryErrorKind::Opcode, Answer::NotImp);
     }
     if counts.questions != 1 || counts.truncated || counts.answers != 0 || counts.authorities > 1 {
-        return fail(QueryFault::Counts, Answer::FormErr);
+        return fail(QueryErrorKind::Counts, Answer::FormErr);
     }
     let Some(question) = read_question(&mut at) else {
-        return fail(QueryFault::Question, Answer::FormErr);
+        return fail(QueryErrorKind::Question, Answer::FormErr);
     };
     if counts.authorities == 1 && question.qtype != RecordType::IXFR {
-        return fail(QueryFault::Counts, Answer::FormErr);
+        return fail(QueryErrorKind::Counts, Answer::FormErr);
     }
     let range = HEADER_BYTES..message.len() - at.remaining();
     refused.question = Some(range.clone());
     if counts.authorities == 1 && read_soa(&mut at, &question).is_none() {
         return Err(QueryError {
-            fault: QueryFault::Authority,
+            kind: QueryErrorKind::Authority,
             answer: Answer::FormErr,
             ..refused
         });
     }
-    let edns = match read_additional(&mut at, counts.additionals) {
-        Ok(edns) => edns,
-        Err((fault, answer, edns)) => {
+    let opt = match read_additional(&mut at, counts.additionals) {
+        Ok(opt) => opt,
+        Err(kind) => {
             return Err(QueryError {
-                fault,
-                answer,
-                edns,
+                kind,
+                answer: Answer::FormErr,
                 ..refused
             });
         }
     };
-    refused.edns = edns;
+    refused.edns = opt.map(|opt| opt.edns);
+    if opt.is_some_and(|opt| opt.version != 0) {
+        return Err(QueryError {
+            kind: QueryErrorKind::EdnsVersion,
+            answer: Answer::BadVers,
+            ..refused
+        });
+    }
     if question.qclass != CLASS_IN {
         return Err(QueryError {
-            fault: QueryFault::Class,
+            kind: QueryErrorKind::Class,
             answer: Answer::Refused,
             ..refused
         });
@@ -222,7 +228,7 @@ pub fn guard_query(message: &[u8]) -> Result<Query, QueryError> {
                 _ => Answer::NxDomain,
             };
             return Err(QueryError {
-                fault: QueryFault::Name(why),
+                kind: QueryErrorKind::Name(why),
                 answer,
                 ..refused
             });
@@ -234,7 +240,7 @@ pub fn guard_query(message: &[u8]) -> Result<Query, QueryError> {
         qtype: question.qtype,
         qclass: question.qclass,
         question: range,
-        edns,
+        edns: refused.edns,
     })
 }
 
@@ -349,28 +355,28 @@ fn skip_name(at: &mut Cursor<'_>) -> Option<()> {
     None
 }
 
-type AdditionalFault = (QueryFault, Answer, Option<Edns>);
+/// An OPT record.
+#[derive(Clone, Copy)]
+struct Opt {
+    edns: Edns,
+    version: u8,
+}
 
 /// Reads what stands behind the question: nothing, or one OPT record.
-fn read_additional(at: &mut Cursor<'_>, count: u16) -> Result<Option<Edns>, AdditionalFault> {
-    let bad = || (QueryFault::Additional, Answer::FormErr, None);
-    let edns = match count {
+fn read_additional(at: &mut Cursor<'_>, count: u16) -> Result<Option<Opt>, QueryErrorKind> {
+    let opt = match count {
         0 => None,
-        1 => Some(read_opt(at).ok_or_else(bad)?),
-        _ => return Err(bad()),
+        1 => Some(read_opt(at).ok_or(QueryErrorKind::Additional)?),
+        _ => return Err(QueryErrorKind::Additional),
     };
-    if !at.is_empty() {
-        return Err(bad());
-    }
-    match edns {
-        Some((edns, 0)) => Ok(Some(edns)),
-        Some((edns, _)) => Err((QueryFault::EdnsVersion, Answer::BadVers, Some(edns))),
-        None => Ok(None),
+    match at.is_empty() {
+        true => Ok(opt),
+        false => Err(QueryErrorKind::Additional),
     }
 }
 
-/// An OPT record and its version (RFC 6891 section 6.1.2); its options are walked over, not used.
-fn read_opt(at: &mut Cursor<'_>) -> Option<(Edns, u8)> {
+/// An OPT record (RFC 6891 section 6.1.2); its options are walked over, not used.
+fn read_opt(at: &mut Cursor<'_>) -> Option<Opt> {
     if at.u8()? != 0 || at.u16()? != RecordType::OPT.number() {
         return None;
     }
@@ -383,11 +389,9 @@ fn read_opt(at: &mut Cursor<'_>) -> Option<(Edns, u8)> {
         options.u16()?;
         options.vec16()?;
     }
-    Some((
-        Edns {
-            udp_bytes,
-            dnssec_ok: flags & 0x8000 != 0,
-        },
-        version,
-    ))
+    let edns = Edns {
+        udp_bytes,
+        dnssec_ok: flags & 0x8000 != 0,
+    };
+    Some(Opt { edns, version })
 }

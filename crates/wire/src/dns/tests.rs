@@ -50,9 +50,9 @@ fn example() -> Vec<u8> {
 }
 
 #[track_caller]
-fn refused(message: &[u8]) -> (QueryFault, Answer) {
+fn refused(message: &[u8]) -> (QueryErrorKind, Answer) {
     let error = guard_query(message).unwrap_err();
-    (error.fault, error.answer)
+    (error.kind, error.answer)
 }
 
 #[test]
@@ -108,8 +108,8 @@ fn edns_is_read() {
 
     let error = guard_query(&message(opt(1232, 1, 0, &[]))).unwrap_err();
     assert_eq!(
-        (error.fault, error.answer),
-        (QueryFault::EdnsVersion, Answer::BadVers)
+        (error.kind, error.answer),
+        (QueryErrorKind::EdnsVersion, Answer::BadVers)
     );
     assert!(error.edns.is_some() && error.question.is_some());
     assert_eq!(error.answer.rcode(), Some(16));
@@ -118,13 +118,13 @@ fn edns_is_read() {
     for options in [&[0, 10, 0, 9, 1][..], &[0], &[0, 10, 0]] {
         assert_eq!(
             refused(&message(opt(1232, 0, 0, options))).0,
-            QueryFault::Additional
+            QueryErrorKind::Additional
         );
     }
     // an OPT whose owner is not the root
     let mut named = opt(1232, 0, 0, &[]);
     named.splice(0..1, [1, b'a', 0]);
-    assert_eq!(refused(&message(named)).0, QueryFault::Additional);
+    assert_eq!(refused(&message(named)).0, QueryErrorKind::Additional);
 }
 
 #[test]
@@ -144,10 +144,10 @@ fn every_prefix_is_refused_without_panic() {
 
 #[test]
 fn answers_and_fragments_are_dropped() {
-    assert_eq!(refused(&[0; 11]), (QueryFault::Short, Answer::Drop));
+    assert_eq!(refused(&[0; 11]), (QueryErrorKind::Short, Answer::Drop));
     let mut answer = example();
     answer[2] |= 0x80;
-    assert_eq!(refused(&answer), (QueryFault::NotAQuery, Answer::Drop));
+    assert_eq!(refused(&answer), (QueryErrorKind::NotAQuery, Answer::Drop));
     assert_eq!(Answer::Drop.rcode(), None);
 }
 
@@ -158,8 +158,8 @@ fn other_opcodes_are_not_implemented() {
         message[2] |= opcode << 3;
         let error = guard_query(&message).unwrap_err();
         assert_eq!(
-            (error.fault, error.answer),
-            (QueryFault::Opcode, Answer::NotImp)
+            (error.kind, error.answer),
+            (QueryErrorKind::Opcode, Answer::NotImp)
         );
         assert_eq!(error.header.opcode, opcode);
     }
@@ -168,7 +168,7 @@ fn other_opcodes_are_not_implemented() {
 #[test]
 fn extra_questions_and_records_are_refused() {
     let one = question(&[b"a", b"example"], A, IN);
-    let formerr = (QueryFault::Counts, Answer::FormErr);
+    let formerr = (QueryErrorKind::Counts, Answer::FormErr);
     for counts in [
         [0, 0, 0, 0],
         [2, 0, 0, 0],
@@ -185,19 +185,19 @@ fn extra_questions_and_records_are_refused() {
         opt(512, 0, 0, &[]),
         opt(512, 0, 0, &[]),
     ];
-    assert_eq!(refused(&two_opts.concat()).0, QueryFault::Additional);
+    assert_eq!(refused(&two_opts.concat()).0, QueryErrorKind::Additional);
     let smuggled = [
         header(1, RD, [1, 0, 0, 0]),
         one.clone(),
         b"payload".to_vec(),
     ];
-    assert_eq!(refused(&smuggled.concat()).0, QueryFault::Additional);
+    assert_eq!(refused(&smuggled.concat()).0, QueryErrorKind::Additional);
     let not_opt = [
         header(1, RD, [1, 0, 0, 1]),
         one,
         vec![0, 0, 16, 0, 1, 0, 0, 0, 0, 0, 0],
     ];
-    assert_eq!(refused(&not_opt.concat()).0, QueryFault::Additional);
+    assert_eq!(refused(&not_opt.concat()).0, QueryErrorKind::Additional);
     let truncated = [
         header(1, RD | 0x0200, [1, 0, 0, 0]),
         question(&[b"a"], A, IN),
@@ -242,10 +242,10 @@ fn an_incremental_transfer_is_read_for_what_it_is() {
         }
         for qtype in [A, 252, 255] {
             let other = [start(qtype), soa.clone()].concat();
-            assert_eq!(refused(&other), (QueryFault::Counts, Answer::FormErr));
+            assert_eq!(refused(&other), (QueryErrorKind::Counts, Answer::FormErr));
         }
         let more = [message, b"payload".to_vec()].concat();
-        assert_eq!(refused(&more).0, QueryFault::Additional);
+        assert_eq!(refused(&more).0, QueryErrorKind::Additional);
     }
     let mut not_soa = good.remove(0);
     not_soa[3] = 16;
@@ -259,7 +259,10 @@ fn an_incremental_transfer_is_read_for_what_it_is() {
         soa(&[0xc0, 12], &[[9; 10].as_slice(), &[9; 300]].concat()),
     ] {
         let message = [start(IXFR), bad].concat();
-        assert_eq!(refused(&message), (QueryFault::Authority, Answer::FormErr));
+        assert_eq!(
+            refused(&message),
+            (QueryErrorKind::Authority, Answer::FormErr)
+        );
     }
 }
 
@@ -276,7 +279,7 @@ fn compression_in_a_question_is_refused() {
         let message = [&header(1, RD, [1, 0, 0, 0]), name, &[0, 1, 0, 1]].concat();
         assert_eq!(
             refused(&message),
-            (QueryFault::Question, Answer::FormErr),
+            (QueryErrorKind::Question, Answer::FormErr),
             "{name:?}"
         );
     }
@@ -285,7 +288,7 @@ fn compression_in_a_question_is_refused() {
 #[test]
 fn names_that_could_never_be_listed_do_not_exist() {
     let name = |labels: &[&[u8]]| refused(&query(labels));
-    let nxdomain = |why| (QueryFault::Name(why), Answer::NxDomain);
+    let nxdomain = |why| (QueryErrorKind::Name(why), Answer::NxDomain);
     assert_eq!(
         name(&[b"a\0b", b"example"]),
         nxdomain(NameError::BadByte { byte: 0, at: 1 })
@@ -313,7 +316,7 @@ fn names_that_could_never_be_listed_do_not_exist() {
     assert_eq!(name(&[b"2130706433"]), nxdomain(NameError::EndsInNumber));
     assert_eq!(
         name(&[]),
-        (QueryFault::Name(NameError::Root), Answer::Refused)
+        (QueryErrorKind::Name(NameError::Root), Answer::Refused)
     );
     // The answer still echoes the question.
     assert!(
@@ -333,7 +336,7 @@ fn names_of_255_bytes_pass_and_256_are_malformed() {
     );
     let mut longer = longest.clone();
     longer[3] = &[b'a'; 62];
-    assert_eq!(refused(&query(&longer)).0, QueryFault::Question);
+    assert_eq!(refused(&query(&longer)).0, QueryErrorKind::Question);
     let single: Vec<&[u8]> = vec![b"a"; 127];
     assert_eq!(
         guard_query(&query(&single)).unwrap().name.as_str().len(),
@@ -341,7 +344,7 @@ fn names_of_255_bytes_pass_and_256_are_malformed() {
     );
     assert_eq!(
         refused(&query(&vec![b"a".as_slice(); 128])).0,
-        QueryFault::Question
+        QueryErrorKind::Question
     );
 }
 
@@ -354,7 +357,7 @@ fn other_classes_are_refused() {
         ];
         assert_eq!(
             refused(&message.concat()),
-            (QueryFault::Class, Answer::Refused)
+            (QueryErrorKind::Class, Answer::Refused)
         );
     }
 }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::prefixes::{Said, check_every_prefix};
+use crate::prefixes::{Reading, check_every_prefix};
 
 #[track_caller]
 fn head(text: &str) -> RequestHead {
@@ -28,8 +28,8 @@ fn get(lines: &str) -> String {
 
 fn every_prefix(stream: &[u8]) -> Option<usize> {
     let first = check_every_prefix(stream, |prefix| match read_head(prefix) {
-        HeadParse::NeedMore => Said::NeedMore,
-        verdict => Said::Verdict(verdict),
+        HeadParse::NeedMore => Reading::NeedMore,
+        verdict => Reading::Verdict(verdict),
     });
     // A scanner that keeps its place says the same as one that starts afresh.
     let mut scanner = HeadScanner::new();
@@ -42,8 +42,8 @@ fn every_prefix(stream: &[u8]) -> Option<usize> {
     });
     assert_eq!(first, kept);
     check_every_prefix(stream, |prefix| match sniff(prefix) {
-        Sniff::NeedMore | Sniff::Watch => Said::NeedMore,
-        verdict => Said::Verdict(verdict),
+        Sniff::NeedMore | Sniff::Watch => Reading::NeedMore,
+        verdict => Reading::Verdict(verdict),
     });
     first
 }

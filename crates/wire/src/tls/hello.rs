@@ -76,7 +76,7 @@ pub(super) fn parse(body: &[u8], wire_bytes: usize) -> Result<ClientHello, &'sta
     if !body.is_empty() {
         return Err("bytes behind the ClientHello's extensions");
     }
-    let mut seen = Seen::new();
+    let mut seen = SeenExtensions::new();
     while !extensions.is_empty() {
         let kind = extensions.u16().ok_or(short)?;
         let data = extensions.vec16().ok_or(short)?;
@@ -94,14 +94,14 @@ pub(super) fn parse(body: &[u8], wire_bytes: usize) -> Result<ClientHello, &'sta
 
 /// The extension types seen so far: a second one of a kind is what one reader takes and another
 /// ignores (RFC 8446 section 4.2 forbids it).
-struct Seen {
+struct SeenExtensions {
     kinds: [u16; MAX_EXTENSIONS],
     len: usize,
 }
 
-impl Seen {
-    fn new() -> Seen {
-        Seen {
+impl SeenExtensions {
+    fn new() -> SeenExtensions {
+        SeenExtensions {
             kinds: [0; MAX_EXTENSIONS],
             len: 0,
         }

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::prefixes::{Said, check_every_prefix};
+use crate::prefixes::{Reading, check_every_prefix};
 
 const TLS13: &[u8] = include_bytes!("../../testdata/hello-openssl-tls13.bin");
 const TLS12: &[u8] = include_bytes!("../../testdata/hello-openssl-tls12.bin");
@@ -87,8 +87,8 @@ fn malformed(stream: &[u8]) -> &'static str {
 
 fn every_prefix(stream: &[u8]) -> Option<usize> {
     check_every_prefix(stream, |prefix| match read(prefix) {
-        Hello::NeedMore => Said::NeedMore,
-        verdict => Said::Verdict(verdict),
+        Hello::NeedMore => Reading::NeedMore,
+        verdict => Reading::Verdict(verdict),
     })
 }
 

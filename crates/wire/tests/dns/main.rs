@@ -15,7 +15,7 @@ use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use proptest::prelude::*;
 
 use corpus::{IN, IXFR, RD, corpus, header, opt};
-use portcullis_wire::dns::{Answer, Query, QueryError, QueryFault, guard_query};
+use portcullis_wire::dns::{Answer, Query, QueryError, QueryErrorKind, guard_query};
 
 /// The UDP size below which nobody means what he says (RFC 6891 section 6.2.3).
 const MIN_UDP_BYTES: u16 = 512;
@@ -118,19 +118,19 @@ fn agree(query: &Query, theirs: &Message) -> Result<(), TestCaseError> {
 /// Whether a refusal of the guard shows in what hickory read.
 fn on_purpose(error: &QueryError, theirs: &Message, message: &[u8]) -> bool {
     let question = theirs.queries.first();
-    match &error.fault {
-        QueryFault::Short => message.len() < 12,
-        QueryFault::NotAQuery => theirs.metadata.message_type == MessageType::Response,
-        QueryFault::Opcode => theirs.metadata.op_code != OpCode::Query,
-        QueryFault::Counts => {
+    match &error.kind {
+        QueryErrorKind::Short => message.len() < 12,
+        QueryErrorKind::NotAQuery => theirs.metadata.message_type == MessageType::Response,
+        QueryErrorKind::Opcode => theirs.metadata.op_code != OpCode::Query,
+        QueryErrorKind::Counts => {
             theirs.queries.len() != 1
                 || theirs.metadata.truncation
                 || !theirs.answers.is_empty()
                 || !theirs.authorities.is_empty()
         }
-        QueryFault::Authority => theirs.authorities.len() == 1,
+        QueryErrorKind::Authority => theirs.authorities.len() == 1,
         // hickory follows a pointer into the header, and reads numbers there as a name.
-        QueryFault::Question => {
+        QueryErrorKind::Question => {
             let name = message.get(12..).unwrap_or_default();
             let mut at = 0;
             while let Some(len @ 1..=63) = name.get(at) {
@@ -138,7 +138,7 @@ fn on_purpose(error: &QueryError, theirs: &Message, message: &[u8]) -> bool {
             }
             name.get(at).is_some_and(|len| *len >= 0xc0)
         }
-        QueryFault::Name(_) => {
+        QueryErrorKind::Name(_) => {
             let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_".contains(byte);
             question.is_some_and(|question| {
                 let name = question.name();
@@ -156,17 +156,17 @@ fn on_purpose(error: &QueryError, theirs: &Message, message: &[u8]) -> bool {
                 name.is_root() || numeric || ace || hyphen || !name.iter().flatten().all(plain)
             })
         }
-        QueryFault::Class => question.is_some_and(|one| u16::from(one.query_class()) != IN),
-        QueryFault::EdnsVersion => theirs.edns.as_ref().is_some_and(|edns| edns.version() != 0),
+        QueryErrorKind::Class => question.is_some_and(|one| u16::from(one.query_class()) != IN),
+        QueryErrorKind::EdnsVersion => theirs.edns.as_ref().is_some_and(|edns| edns.version() != 0),
         // Other records, two OPTs, bytes behind the message (which hickory leaves unread), an OPT
         // with a name of its own or options that do not add up (which it overlooks).
-        QueryFault::Additional => {
+        QueryErrorKind::Additional => {
             let mut unread = BinDecoder::new(message);
             let read = Message::read(&mut unread).is_ok();
             let others = !theirs.additionals.is_empty() || theirs.signature.is_some();
             others || theirs.edns.is_some() || (read && !unread.is_empty())
         }
-        // A fault of a later version has to be thought of here first.
+        // An error of a later version has to be thought of here first.
         _ => false,
     }
 }

@@ -9,10 +9,12 @@
 //! the same user's next sandbox finds some.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, openat};
+
+use crate::mounts::skip_missing;
 
 /// The limits of the user namespace of whoever writes.
 const FOLDER: &str = "/proc/sys/user";
@@ -47,9 +49,9 @@ const HALVED: [(&str, &str); 4] = [
 
 /// The open folder of limits: it can be written through after `/proc/sys` has been made read-only.
 #[derive(Debug)]
-pub(crate) struct Ceilings(OwnedFd);
+pub(crate) struct NamespaceLimits(OwnedFd);
 
-impl Ceilings {
+impl NamespaceLimits {
     /// Opens the limits of this process's user namespace, in the sandbox's own `/proc`.
     pub(crate) fn open() -> io::Result<Self> {
         Ok(Self(File::open(FOLDER)?.into()))
@@ -59,6 +61,7 @@ impl Ceilings {
     pub(crate) fn set(&self) -> io::Result<()> {
         let folder = self.0.as_fd();
         write(folder, CGROUP_NAMESPACES, 0)?;
+        // An older kernel does not count everything.
         for name in NAMESPACES {
             skip_missing(write(folder, name, MAX_NAMESPACES))?;
         }
@@ -84,12 +87,4 @@ fn write(folder: BorrowedFd<'_>, name: &str, limit: u64) -> io::Result<()> {
     )?;
     rustix::io::write(&file, limit.to_string().as_bytes())?;
     Ok(())
-}
-
-/// An older kernel does not count everything.
-fn skip_missing(result: io::Result<()>) -> io::Result<()> {
-    match result {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        result => result,
-    }
 }

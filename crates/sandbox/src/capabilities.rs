@@ -23,23 +23,23 @@ const ASK_BOUND_FILE: CapabilitySet = CapabilitySet::NET_ADMIN;
 
 /// The capabilities of this process, and as whom it acts.
 #[derive(Debug)]
-pub(crate) struct Powers {
+pub(crate) struct Capabilities {
     many_users: bool,
     acting: Option<Identity>,
 }
 
-impl Powers {
+impl Capabilities {
     /// Drops every other capability for good.
     pub(crate) fn drop_others(many_users: bool) -> Result<Self, Errno> {
-        let powers = Self {
+        let capabilities = Self {
             many_users,
             acting: None,
         };
         if many_users {
             set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP)?;
         }
-        powers.put_in_force(CapabilitySet::empty())?;
-        Ok(powers)
+        capabilities.put_in_force(CapabilitySet::empty())?;
+        Ok(capabilities)
     }
 
     /// Runs something with the power to ask which file a socket is bound to.

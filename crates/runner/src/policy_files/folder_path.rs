@@ -20,7 +20,7 @@ const MAX_STEPS: usize = 128;
 
 /// The way to one folder.
 #[derive(Debug)]
-pub(super) struct Way {
+pub(super) struct FolderPath {
     steps: Vec<Step>,
 }
 
@@ -43,9 +43,9 @@ pub(crate) struct Detour {
     found: Option<Stamp>,
 }
 
-impl Way {
+impl FolderPath {
     /// Walks to a folder as the kernel would, and holds each folder on the way.
-    pub(super) fn to(folder: &Path) -> io::Result<Way> {
+    pub(super) fn to(folder: &Path) -> io::Result<FolderPath> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let open = |at: BorrowedFd<'_>, name: &OsStr| openat(at, name, flags, Mode::empty());
         let absolute = std::path::absolute(folder)?;
@@ -79,7 +79,7 @@ impl Way {
                 rest,
             });
         }
-        Ok(Way { steps })
+        Ok(FolderPath { steps })
     }
 
     /// Where the way leads elsewhere than at first, if it does. `file` is the name at its end. A

@@ -5,7 +5,7 @@ use std::io;
 /// How the command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Outcome {
+pub enum ExitStatus {
     /// It exited by itself with this code.
     Exited(i32),
     /// This signal ended it.
@@ -46,7 +46,7 @@ pub const EXIT_NOT_FOUND: i32 = 127;
 /// Added to the number of the signal that ended the command.
 pub const EXIT_SIGNAL_BASE: i32 = 128;
 
-impl Outcome {
+impl ExitStatus {
     /// The exit code of `run`.
     pub fn exit_code(self) -> i32 {
         match self {
@@ -95,18 +95,18 @@ mod tests {
 
     #[test]
     fn each_outcome_has_its_exit_code() {
-        assert_eq!(Outcome::Exited(7).exit_code(), 7);
-        assert_eq!(Outcome::Signaled(15).exit_code(), 143);
-        assert_eq!(Outcome::Interrupted { signal: 2 }.exit_code(), 130);
-        assert_eq!(Outcome::TimedOut.exit_code(), 124);
-        assert_eq!(Outcome::NotExecutable(libc::EACCES).exit_code(), 126);
-        assert_eq!(Outcome::NotFound(libc::ENOENT).exit_code(), 127);
+        assert_eq!(ExitStatus::Exited(7).exit_code(), 7);
+        assert_eq!(ExitStatus::Signaled(15).exit_code(), 143);
+        assert_eq!(ExitStatus::Interrupted { signal: 2 }.exit_code(), 130);
+        assert_eq!(ExitStatus::TimedOut.exit_code(), 124);
+        assert_eq!(ExitStatus::NotExecutable(libc::EACCES).exit_code(), 126);
+        assert_eq!(ExitStatus::NotFound(libc::ENOENT).exit_code(), 127);
         // Not 125, which means that the command never started.
-        let gateway_died = Outcome::GatewayDied {
+        let gateway_died = ExitStatus::GatewayDied {
             signal: Some(11),
             code: None,
         };
         assert_eq!(gateway_died.exit_code(), 137);
-        assert_eq!(Outcome::SandboxDied { signal: None }.exit_code(), 137);
+        assert_eq!(ExitStatus::SandboxDied { signal: None }.exit_code(), 137);
     }
 }
