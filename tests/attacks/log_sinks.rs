@@ -37,9 +37,18 @@ fn a_log_by_descriptor_is_not_handed_on() {
 #[test]
 fn a_log_that_is_a_standard_stream_is_refused() {
     let world = world();
-    for stream in ["0<>log", "1>>log", "2>>log"] {
+    let streams = ["0<>log", "1>>log", "2>>log"];
+    let ways = [
+        "run --log",
+        "run --log rest --debug-log",
+        "learn --log rest --output",
+    ];
+    for (way, stream) in ways
+        .iter()
+        .flat_map(|way| streams.map(|stream| (way, stream)))
+    {
         let script = format!(
-            "rm -f log; touch log; ($p run --log log -- sh -c '{FORGE}') {stream}; \
+            "rm -f log; touch log; ($p {way} log -- sh -c '{FORGE}') {stream}; \
              echo code $? >&9; cat log >&9"
         );
         for (out, err) in operators(&world, &format!("exec 9>&1; {script}")) {
@@ -61,11 +70,13 @@ fn a_log_with_a_second_name_or_that_is_a_device_is_refused() {
         ("true", "/dev/zero"),
         ("true", "/dev/full"),
     ] {
-        let script =
-            format!("rm -rf log other; {make}; $p run --log {log} -- echo ran; echo code $?");
-        for (out, err) in operators(&world, &script) {
-            assert_eq!(out, "code 125\n", "{log}: {err}");
-            assert!(err.contains("--log takes a file"), "{log}: {err}");
+        for way in ["run --log", "run --debug-log", "learn --output"] {
+            let script =
+                format!("rm -rf log other; {make}; $p {way} {log} -- echo ran; echo code $?");
+            for (out, err) in operators(&world, &script) {
+                assert_eq!(out, "code 125\n", "{way} {log}: {err}");
+                assert!(err.contains(" takes a file"), "{way} {log}: {err}");
+            }
         }
     }
 }
@@ -118,6 +129,19 @@ fn a_log_whose_folder_is_mounted_a_second_time_stays_as_it_is() {
             let (forged, lines) = out.trim().split_once('\n').unwrap_or_default();
             assert!(forged == "0" && lines != "0", "{option}: {out}{err}");
         }
+    }
+}
+
+#[test]
+fn a_log_in_an_overlay_whose_layer_is_in_reach_is_refused() {
+    let world = world();
+    let script = "rm -rf low up work all; mkdir low up work all; unshare -Urm sh -c \"\
+         mount -t overlay -o lowerdir=low,upperdir=$PWD/up,workdir=work none all || exit 9; \
+         for way in 'run --log' 'run --debug-log' 'learn --output'; do \
+         $p \\$way all/log -- echo ran; echo code \\$?; done\"";
+    for (out, err) in operators(&world, script) {
+        assert_eq!(out, "code 125\n".repeat(3), "{err}");
+        assert_eq!(err.matches("could write to its layer").count(), 3, "{err}");
     }
 }
 

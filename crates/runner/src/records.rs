@@ -27,8 +27,9 @@ pub(crate) struct Wanted<'a> {
 /// Why nothing is recorded any more, once that is so.
 pub(crate) struct Ending(oneshot::Receiver<String>);
 
-/// Opens the record.
+/// Opens the record. A file that is as long as `ulimit -f` allows does not end this process.
 pub(crate) fn open(wanted: Wanted<'_>) -> (Recorder, Ending) {
+    portcullis_sandbox::ignore_file_size_limit();
     let mut recorder = match wanted.log {
         Some(file) => Recorder::from_file(file, wanted.sandbox),
         None => Recorder::null(),

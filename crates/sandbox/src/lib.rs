@@ -67,6 +67,7 @@ pub use mount_table::MountTable;
 pub use parent::run;
 pub use process::{Process, Processes, Transport};
 pub use refused::{Refused, RefusedBatch, RefusedLog, RefusedProtocol, begin_refusal_log};
+pub use signals::ignore_file_size_limit;
 pub use sockets::{Family, NamedSockets, SocketName};
 pub use spec::{
     Addresses, Keyring, MAX_DATAGRAM_PORTS, MAX_OPEN_RULES, Network, OpenRule, OpenRules, Spec,

@@ -199,7 +199,6 @@ fn become_gateway(saved: &Saved) {
         sys::exit(EXIT_NO_STREAMS);
     }
     saved.restore();
-    signals::ignore_file_size_limit();
 }
 
 /// Lets the parent go on if it is stopped: the command's job is, and nobody else would tell it that

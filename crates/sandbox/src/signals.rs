@@ -48,8 +48,8 @@ fn default_action() -> SigAction {
 }
 
 /// Lets a write beyond the limit of a file's size (`ulimit -f`) fail with an error, as on a full disk,
-/// and not end this process.
-pub(crate) fn ignore_file_size_limit() {
+/// and not end this process. Its children inherit that, so call it in a process that starts none.
+pub fn ignore_file_size_limit() {
     let ignore = SigAction::new(
         SigHandler::SigIgn,
         nix::sys::signal::SaFlags::empty(),
