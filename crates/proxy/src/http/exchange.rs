@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::body::{Body, Step};
-use super::metered::{Metered, WriteFault, idle};
+use super::metered::{Metered, WriteError, idle};
 use super::response::{self, Answers, Parsed, ResponseBody, ResponseHead};
 use crate::limits::{BODY_BUFFER_BYTES, MAX_INTERIM};
 use crate::meter::{Cut, Meter};
@@ -115,51 +115,51 @@ impl Exchange {
             &started,
         ));
         let mut up_ended = false;
-        let fault = loop {
+        let error = loop {
             tokio::select! {
                 biased;
                 received = &mut down => match received {
                     Ok(received) => return received.end(self, sent.load(Ordering::Acquire)),
-                    Err(fault) => break fault,
+                    Err(error) => break error,
                 },
-                fault = &mut up, if !up_ended => match fault {
+                error = &mut up, if !up_ended => match error {
                     // It may have answered all the same: hear what it says.
-                    SendFault::Upstream => up_ended = true,
-                    SendFault::Limit(cut) => return ExchangeEnd::Cut(cut),
-                    SendFault::Client => return ExchangeEnd::Broken(CloseReason::ClientReset),
-                    SendFault::ClientEnded => return ExchangeEnd::Broken(CloseReason::ClientClosed),
-                    SendFault::Malformed(why) if started.load(Ordering::Acquire) => {
+                    SendError::Upstream => up_ended = true,
+                    SendError::Limit(cut) => return ExchangeEnd::Cut(cut),
+                    SendError::Client => return ExchangeEnd::Broken(CloseReason::ClientReset),
+                    SendError::ClientEnded => return ExchangeEnd::Broken(CloseReason::ClientClosed),
+                    SendError::Malformed(why) if started.load(Ordering::Acquire) => {
                         let _ = why; // too late to say
                         return ExchangeEnd::Broken(CloseReason::ClientProtocol);
                     }
-                    SendFault::Malformed(why) => return ExchangeEnd::BadBody(why),
+                    SendError::Malformed(why) => return ExchangeEnd::BadBody(why),
                 },
                 cut = idle(&mut watch) => return ExchangeEnd::Cut(cut),
             }
         };
-        fault.end(started.load(Ordering::Acquire), self.through_upstream_proxy)
+        error.end(started.load(Ordering::Acquire), self.through_upstream_proxy)
     }
 
-    /// Sends head and body, then watches for a client that is gone. Ends only with a fault.
+    /// Sends head and body, then watches for a client that is gone. Ends only with an error.
     async fn send(
         &self,
         mut client: ReadHalf<'_>,
         inbox: &mut Vec<u8>,
         mut upstream: Metered<'_, '_, dial::WriteHalf<'_>>,
         sent: &AtomicBool,
-    ) -> SendFault {
-        if let Err(fault) = upstream.pass(&self.head).await {
-            return fault.of_send();
+    ) -> SendError {
+        if let Err(error) = upstream.pass(&self.head).await {
+            return error.of_send();
         }
         let mut body = Body::new(self.body, Section::RequestTrailers);
         loop {
             let step = match body.step(inbox) {
                 Ok(step) => step,
-                Err(why) => return SendFault::Malformed(why),
+                Err(why) => return SendError::Malformed(why),
             };
             for part in [&inbox[..step.passing], &step.rewritten] {
-                if let Err(fault) = upstream.pass(part).await {
-                    return fault.of_send();
+                if let Err(error) = upstream.pass(part).await {
+                    return error.of_send();
                 }
             }
             inbox.drain(..step.taken);
@@ -167,9 +167,9 @@ impl Exchange {
                 break;
             }
             match fill(&mut client, inbox).await {
-                Ok(0) => return SendFault::ClientEnded,
+                Ok(0) => return SendError::ClientEnded,
                 Ok(_) => {}
-                Err(_) => return SendFault::Client,
+                Err(_) => return SendError::Client,
             }
         }
         if inbox.is_empty() {
@@ -179,7 +179,7 @@ impl Exchange {
         // A client that has said all it wants to may close its side and still read.
         match client.ready(Interest::ERROR).await {
             Ok(ready) if !ready.is_error() => pending().await,
-            _ => SendFault::Client,
+            _ => SendError::Client,
         }
     }
 
@@ -189,7 +189,7 @@ impl Exchange {
         inbox: &mut Vec<u8>,
         mut client: Metered<'_, '_, WriteHalf<'_>>,
         started: &AtomicBool,
-    ) -> Result<Received, ReceiveFault> {
+    ) -> Result<Received, ReceiveError> {
         let mut interim = 0;
         let head = loop {
             let head = self.head(&mut upstream, inbox, interim > 0).await?;
@@ -198,7 +198,7 @@ impl Exchange {
             }
             interim += 1;
             if interim > MAX_INTERIM {
-                return Err(ReceiveFault::Protocol("too many interim responses"));
+                return Err(ReceiveError::Protocol("too many interim responses"));
             }
             inbox.drain(..head.len);
             if !self.answers.old {
@@ -210,13 +210,13 @@ impl Exchange {
         // A 403 may be the destination's as well: it passes, unless a proxy says that it is its own.
         let refused = head.status == 407 || head.status == 403 && head.by_a_proxy;
         if refused && self.through_upstream_proxy {
-            return Err(ReceiveFault::UpstreamProxy(head.status));
+            return Err(ReceiveError::UpstreamProxy(head.status));
         }
         inbox.drain(..head.len);
         let mut answer = head.rewritten;
         if head.status == 101 {
             if !self.websocket {
-                return Err(ReceiveFault::Protocol(
+                return Err(ReceiveError::Protocol(
                     "a change of protocol that was not asked for",
                 ));
             }
@@ -237,7 +237,7 @@ impl Exchange {
         };
         loop {
             let step = match &mut body {
-                Some(body) => body.step(inbox).map_err(ReceiveFault::Protocol)?,
+                Some(body) => body.step(inbox).map_err(ReceiveError::Protocol)?,
                 None => Step::pass(inbox.len(), false),
             };
             if answer.is_empty() {
@@ -256,7 +256,7 @@ impl Exchange {
                 });
             }
             match upstream.fill(inbox, BODY_BUFFER_BYTES).await {
-                Ok(0) if delimited => return Err(ReceiveFault::Ended),
+                Ok(0) if delimited => return Err(ReceiveError::Ended),
                 Ok(0) => {
                     return Ok(Received::Whole {
                         delimited: false,
@@ -264,7 +264,7 @@ impl Exchange {
                     });
                 }
                 Ok(_) => {}
-                Err(_) => return Err(ReceiveFault::Ended),
+                Err(_) => return Err(ReceiveError::Ended),
             }
         }
     }
@@ -275,25 +275,25 @@ impl Exchange {
         upstream: &mut dial::ReadHalf<'_>,
         inbox: &mut Vec<u8>,
         spoke: bool,
-    ) -> Result<ResponseHead, ReceiveFault> {
+    ) -> Result<ResponseHead, ReceiveError> {
         let mut seen = 0;
         loop {
             // Only a line's end can be the head's end.
             if inbox[seen..].contains(&b'\n') {
                 match response::read(inbox, self.answers) {
                     Parsed::Head(head) => return Ok(head),
-                    Parsed::Malformed(why) => return Err(ReceiveFault::Protocol(why)),
+                    Parsed::Malformed(why) => return Err(ReceiveError::Protocol(why)),
                     Parsed::NeedMore => {}
                 }
             } else if inbox.len() > crate::limits::MAX_RESPONSE_HEAD_BYTES {
-                return Err(ReceiveFault::Protocol(
+                return Err(ReceiveError::Protocol(
                     "the response head is longer than 64 KiB",
                 ));
             }
             seen = inbox.len();
             match upstream.fill(inbox, BODY_BUFFER_BYTES).await {
-                Ok(0) | Err(_) if inbox.is_empty() && !spoke => return Err(ReceiveFault::Silent),
-                Ok(0) | Err(_) => return Err(ReceiveFault::Ended),
+                Ok(0) | Err(_) if inbox.is_empty() && !spoke => return Err(ReceiveError::Silent),
+                Ok(0) | Err(_) => return Err(ReceiveError::Ended),
                 Ok(_) => {}
             }
         }
@@ -315,7 +315,7 @@ async fn fill(from: &mut ReadHalf<'_>, inbox: &mut Vec<u8>) -> io::Result<usize>
     }
 }
 
-enum SendFault {
+enum SendError {
     Limit(Cut),
     /// Upstream takes no more.
     Upstream,
@@ -346,7 +346,7 @@ impl Received {
     }
 }
 
-enum ReceiveFault {
+enum ReceiveError {
     /// Upstream ended without a word.
     Silent,
     /// Upstream ended in the middle.
@@ -358,37 +358,37 @@ enum ReceiveFault {
     Limit(Cut),
 }
 
-impl From<WriteFault> for ReceiveFault {
-    fn from(fault: WriteFault) -> ReceiveFault {
-        match fault {
-            WriteFault::Write => ReceiveFault::Client,
-            WriteFault::Limit(cut) => ReceiveFault::Limit(cut),
+impl From<WriteError> for ReceiveError {
+    fn from(error: WriteError) -> ReceiveError {
+        match error {
+            WriteError::Write => ReceiveError::Client,
+            WriteError::Limit(cut) => ReceiveError::Limit(cut),
         }
     }
 }
 
-impl WriteFault {
-    fn of_send(self) -> SendFault {
+impl WriteError {
+    fn of_send(self) -> SendError {
         match self {
-            WriteFault::Write => SendFault::Upstream,
-            WriteFault::Limit(cut) => SendFault::Limit(cut),
+            WriteError::Write => SendError::Upstream,
+            WriteError::Limit(cut) => SendError::Limit(cut),
         }
     }
 }
 
-impl ReceiveFault {
+impl ReceiveError {
     fn end(self, started: bool, through_upstream_proxy: bool) -> ExchangeEnd {
         match self {
-            ReceiveFault::Client => ExchangeEnd::Broken(CloseReason::ClientReset),
-            ReceiveFault::Limit(cut) => ExchangeEnd::Cut(cut),
-            ReceiveFault::Ended | ReceiveFault::Silent if started => {
+            ReceiveError::Client => ExchangeEnd::Broken(CloseReason::ClientReset),
+            ReceiveError::Limit(cut) => ExchangeEnd::Cut(cut),
+            ReceiveError::Ended | ReceiveError::Silent if started => {
                 ExchangeEnd::Broken(CloseReason::UpstreamReset)
             }
-            ReceiveFault::Protocol(_) | ReceiveFault::UpstreamProxy(_) if started => {
+            ReceiveError::Protocol(_) | ReceiveError::UpstreamProxy(_) if started => {
                 ExchangeEnd::Broken(CloseReason::UpstreamProtocol)
             }
-            ReceiveFault::Silent => ExchangeEnd::Silent,
-            ReceiveFault::Ended => ExchangeEnd::Failed(
+            ReceiveError::Silent => ExchangeEnd::Silent,
+            ReceiveError::Ended => ExchangeEnd::Failed(
                 if through_upstream_proxy {
                     Reason::UpstreamProxyClosed
                 } else {
@@ -397,7 +397,7 @@ impl ReceiveFault {
                 CloseReason::UpstreamReset,
                 "the response ended in its head",
             ),
-            ReceiveFault::Protocol(why) => {
+            ReceiveError::Protocol(why) => {
                 let reason = if through_upstream_proxy {
                     Reason::UpstreamProxyProtocol
                 } else {
@@ -405,7 +405,7 @@ impl ReceiveFault {
                 };
                 ExchangeEnd::Failed(reason, CloseReason::UpstreamProtocol, why)
             }
-            ReceiveFault::UpstreamProxy(status) => ExchangeEnd::RefusedByUpstreamProxy(status),
+            ReceiveError::UpstreamProxy(status) => ExchangeEnd::RefusedByUpstreamProxy(status),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use portcullis_dial::AbsoluteForm;
 use portcullis_policy::Reason;
 use portcullis_record::CloseReason;
-use portcullis_wire::http1::{BodyLength, RequestForm, RequestHead, Upgrade};
+use portcullis_wire::http1::{BodyLength, RequestForm, RequestHead};
 use tracing::debug;
 
 use super::exchange::{Counts, Exchange, ExchangeEnd};
@@ -21,7 +21,7 @@ use super::upstream::{FailedUpstreamProxies, Upstream};
 use crate::flows::Carries;
 use crate::open_error::OpenError;
 use crate::records::Flow;
-use crate::request::{Form, Permitted, Request};
+use crate::request::{Form, Permitted, Request, wants_websocket};
 use crate::target::Target;
 
 /// One request on its way.
@@ -309,15 +309,6 @@ fn request(head: &RequestHead) -> Request<'_> {
         host: head.host.as_ref().map(|(host, port)| (host, *port)),
         websocket: wants_websocket(head),
     }
-}
-
-/// WebSocket is the one change of protocol that is passed on: behind h2c, requests for other hosts
-/// would go unseen.
-fn wants_websocket(head: &RequestHead) -> bool {
-    head.upgrade == Upgrade::WebSocket
-        && &*head.method == "GET"
-        && head.minor_version == 1
-        && matches!(head.body, BodyLength::None | BodyLength::Length(0))
 }
 
 /// Whether the request may be sent twice without harm (RFC 9110 section 9.2.2), and can be.

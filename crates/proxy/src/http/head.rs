@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::exchange::Conn;
 use crate::limits::HEAD_BUFFER_BYTES;
-use crate::request::HeadFault;
+use crate::request::HeadError;
 
 /// How long a client may take.
 #[derive(Clone, Copy)]
@@ -37,7 +37,7 @@ impl Conn {
     ///
     /// # Errors
     /// What is wrong with the head.
-    pub(super) async fn head(&mut self, patience: Patience) -> Result<Option<Head>, HeadFault> {
+    pub(super) async fn head(&mut self, patience: Patience) -> Result<Option<Head>, HeadError> {
         if self.inbox.is_empty() {
             self.inbox = Vec::new(); // an idle connection holds no buffer
             match timeout(patience.silence, self.stream.readable()).await {
@@ -46,9 +46,9 @@ impl Conn {
             }
         }
         match timeout(patience.head, self.rest_of_head()).await {
-            Ok(read) => read.map_err(|why| HeadFault::malformed(why, &self.inbox)),
+            Ok(read) => read.map_err(|why| HeadError::malformed(why, &self.inbox)),
             Err(_) if self.inbox.is_empty() => Ok(None),
-            Err(_) => Err(HeadFault::too_slow(&self.inbox)),
+            Err(_) => Err(HeadError::too_slow(&self.inbox)),
         }
     }
 

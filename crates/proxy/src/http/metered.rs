@@ -38,7 +38,7 @@ impl Write for dial::WriteHalf<'_> {
 }
 
 /// Why something did not pass.
-pub(super) enum WriteFault {
+pub(super) enum WriteError {
     /// The reader is gone.
     Write,
     /// A limit says that nothing more may.
@@ -51,15 +51,15 @@ impl<'a, 'm, W: Write> Metered<'a, 'm, W> {
     }
 
     /// Writes all of it, as fast as it may.
-    pub(super) async fn pass(&mut self, mut bytes: &[u8]) -> Result<(), WriteFault> {
+    pub(super) async fn pass(&mut self, mut bytes: &[u8]) -> Result<(), WriteError> {
         while !bytes.is_empty() {
             let may = match &mut self.tap {
-                Some(tap) => tap.grant(bytes.len()).await.map_err(WriteFault::Limit)?,
+                Some(tap) => tap.grant(bytes.len()).await.map_err(WriteError::Limit)?,
                 None => bytes.len(),
             };
             let (now, later) = bytes.split_at(may);
             let written = self.to.write_all(now).await;
-            written.map_err(|_| WriteFault::Write)?;
+            written.map_err(|_| WriteError::Write)?;
             *self.count += now.len() as u64;
             bytes = later;
         }

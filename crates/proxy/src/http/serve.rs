@@ -177,7 +177,7 @@ async fn requests(session: &mut Session<'_>) -> Next {
         let head = match read {
             Ok(Some(read)) => read,
             Ok(None) => return Next::Close,
-            Err(fault) => return session.malformed_head(fault),
+            Err(error) => return session.malformed_head(error),
         };
         first = false;
         match Box::pin(request(session, head)).await {

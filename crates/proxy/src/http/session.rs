@@ -17,7 +17,7 @@ use crate::flows::{self, until_cut};
 use crate::meter::Meter;
 use crate::opened::Opened;
 use crate::records::{At, Flow};
-use crate::request::{self, Core, Format, HeadFault, Place, Refused};
+use crate::request::{self, Core, Format, HeadError, Place, Refused};
 use crate::target::Target;
 
 /// One client connection.
@@ -94,9 +94,9 @@ impl Session<'_> {
     }
 
     /// The same where there is no request yet.
-    pub(super) fn malformed_head(&self, fault: HeadFault) -> Next {
+    pub(super) fn malformed_head(&self, error: HeadError) -> Next {
         answer(
-            &fault.refuse(self.core, place(self.destination.as_deref())),
+            &error.refuse(self.core, place(self.destination.as_deref())),
             None,
         )
     }

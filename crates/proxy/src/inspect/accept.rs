@@ -4,7 +4,6 @@
 //! the program speaks what upstream does. Where that fails the program still gets a TLS session,
 //! and in it an answer that says what failed: a reset would look like a refusal.
 
-use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use portcullis_dial::Stream;
@@ -14,7 +13,6 @@ use portcullis_record::{CloseReason, Layer};
 use portcullis_wire::tls::{Alert, ClientHello};
 use rustls::AlertDescription;
 use rustls::server::Acceptor;
-use tokio::io::copy_bidirectional_with_sizes;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::{StartHandshake, TlsStream};
@@ -23,15 +21,15 @@ use tracing::debug;
 use super::Inspector;
 use super::alpn::{Alpn, Offer};
 use super::ended::Ended;
-use super::exchange::{Session, Switched, Upstream, only_refuse};
-use super::io::{Activity, Client};
-use super::limits::SOCKET_BUFFER_BYTES;
+use super::exchange::{Session, Upstream, only_refuse};
+use super::io::{self, Activity, Client, SharedMeter};
 use super::serve::{self, HeadRules};
 use super::tasks::Tasks;
 use super::upstream::Secured;
 use crate::flows::Carries;
+use crate::http_only;
 use crate::inbound::Inbound;
-use crate::limits::{self, HEADER_TIMEOUT};
+use crate::limits;
 use crate::open_error::OpenError;
 use crate::opened::Opened;
 use crate::records::At;
@@ -82,8 +80,8 @@ pub(crate) async fn inspect(services: Services<'_>, to_inspect: Box<ToInspect>, 
     let (client, upstream) = relay.into_sockets();
     let client = Arc::new(client);
     let activity = Activity::new();
-    let meter = services.connector.meter(&opened.peer);
-    let program = Client::new(client.clone(), pending, activity.clone()).metered(meter);
+    let meter = services.connector.meter(&opened.peer).map(SharedMeter::new);
+    let program = Client::new(client.clone(), pending, activity.clone()).metered(meter.clone());
     let mut ended = {
         let inspection = Inspection {
             services,
@@ -96,6 +94,7 @@ pub(crate) async fn inspect(services: Services<'_>, to_inspect: Box<ToInspect>, 
             biased;
             ended = activity.taken_down(stop.wait(), CloseReason::Shutdown) => ended,
             ended = inspection.run(&mut opened, ruling, program, upstream) => ended,
+            ended = io::gone(&client, &activity, meter.as_ref()) => ended,
         }
     };
     if let Some(cut) = activity.cut() {
@@ -217,6 +216,7 @@ impl Inspection<'_> {
         HeadRules {
             core: Core::new(self.services, inbound),
             place: Place::Name(target, self.name),
+            websockets: false,
         }
     }
 
@@ -273,10 +273,13 @@ impl Inspection<'_> {
             switched: Mutex::default(),
         };
         let serving = async {
+            let mut rules = self.head_rules(&opened.target, opened.inbound);
             if let Ok(sender) = session.speak(secured).await {
+                // Whether there may be WebSockets is one of the first things said in HTTP/2.
+                rules.websockets =
+                    http_only::allows_upgrade(&opened.ruling) && sender.takes_websockets().await;
                 session.keep(sender);
             }
-            let rules = self.head_rules(&opened.target, opened.inbound);
             let serve = |request| session.serve(request);
             let served = serve::requests(stream, alpn, self.activity, &rules, serve).await;
             let switched = session
@@ -285,7 +288,7 @@ impl Inspection<'_> {
                 .unwrap_or_else(PoisonError::into_inner)
                 .take();
             match switched {
-                Some(switched) => websocket(switched).await,
+                Some(switched) => Ended::of(switched.relay().await),
                 None => served,
             }
         };
@@ -309,38 +312,8 @@ async fn hello(program: Client, decided: Option<&NameBuf>) -> Option<StartHandsh
     (seen.as_ref() == decided).then_some(start)
 }
 
-/// Bytes both ways, as they come, once both sides have agreed on that.
-async fn websocket(switched: Switched) -> Ended {
-    let Switched {
-        program,
-        upstream,
-        open,
-    } = switched;
-    let agreed = timeout(HEADER_TIMEOUT, async {
-        tokio::try_join!(program, upstream)
-    })
-    .await;
-    let Ok(Ok((program, upstream))) = agreed else {
-        open.close(CloseReason::UpstreamReset, None);
-        return Ended::of(CloseReason::UpstreamReset);
-    };
-    let mut program = hyper_util::rt::TokioIo::new(program);
-    let mut upstream = hyper_util::rt::TokioIo::new(upstream);
-    let size = SOCKET_BUFFER_BYTES;
-    let copied = copy_bidirectional_with_sizes(&mut program, &mut upstream, size, size).await;
-    let end = match copied {
-        Ok((up, down)) => {
-            open.count(up, down);
-            CloseReason::Finished
-        }
-        Err(_) => CloseReason::UpstreamReset,
-    };
-    open.close(end, None);
-    Ended::of(end)
-}
-
 /// Why a program did not take the handshake, by its own alert where it sent one.
-fn distrust(error: &io::Error) -> Ended {
+fn distrust(error: &std::io::Error) -> Ended {
     use AlertDescription as Alert;
     let inner = error
         .get_ref()

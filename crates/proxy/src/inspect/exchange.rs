@@ -7,9 +7,11 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
+use hyper::ext::Protocol;
 use hyper::header::{HOST, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
+use hyper::rt::Executor as _;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use portcullis_names::{Host, Name};
@@ -24,6 +26,7 @@ use super::io::Activity;
 use super::sender::{Sender, Sent};
 use super::tasks::Spawner;
 use super::upstream::Secured;
+use super::websocket::Switched;
 use super::{Inspector, fields};
 use crate::connector::Peer;
 use crate::flows::{Carries, Standing};
@@ -61,13 +64,6 @@ pub(super) struct Upstream {
     pub(super) peer: Peer,
 }
 
-/// Two connections that are about to be let go by their protocol.
-pub(super) struct Switched {
-    pub(super) program: OnUpgrade,
-    pub(super) upstream: OnUpgrade,
-    pub(super) open: Arc<Open>,
-}
-
 impl Session<'_> {
     /// Serves one request.
     pub(super) async fn serve(
@@ -86,11 +82,14 @@ impl Session<'_> {
         let busy = Busy::new(&self.activity);
         let program = hyper::upgrade::on(&mut request);
         let (parts, body) = request.into_parts();
-        let hosts = match check_line(&parts).and_then(|()| Hosts::read(&parts)) {
+        let hosts = match check_head(&parts).and_then(|()| Hosts::read(&parts)) {
             Ok(hosts) => hosts,
             Err(why) => return Ok(self.malformed(why, &parts)),
         };
-        let request = asked(&parts, &hosts);
+        let request = CoreRequest {
+            websocket: fields::is_extended_websocket(&parts) || self.activity.asks_upgrade(),
+            ..asked(&parts, &hosts)
+        };
         let core = Core::new(self.services, self.inbound);
         let place = Place::Name(self.target, self.name);
         let fields = fields::pairs(&parts.headers);
@@ -99,7 +98,8 @@ impl Session<'_> {
             Err(refused) => return Ok(say(&refused, &parts)),
         };
         let (at, ruling) = (permitted.at, &permitted.ruling);
-        let (mut sender, peer) = match self.ready(ruling).await {
+        let websocket = request.websocket;
+        let (mut sender, peer) = match self.ready(ruling, websocket).await {
             Ok(ready) => ready,
             Err(error) => return Ok(say(&permitted.undialled(core.records, &error), &parts)),
         };
@@ -108,11 +108,15 @@ impl Session<'_> {
         flow.standing.is_part_of(self.standing);
         let standing = flow.standing.clone();
         let open = Open::new(flow, busy);
-        let websocket = request.websocket;
         let body = Up::new(body, open.clone());
         let mut for_upstream = self.rewrite(&parts, &permitted, body);
-        if websocket {
-            fields::to_websocket(for_upstream.headers_mut());
+        match (websocket, parts.version) {
+            (true, Version::HTTP_2) => {
+                let protocol = Protocol::from_static("websocket");
+                for_upstream.extensions_mut().insert(protocol);
+            }
+            (true, _) => fields::to_websocket(for_upstream.headers_mut()),
+            (false, _) => {}
         }
         // A connection that was closed meanwhile has taken nothing: once more, on a new one.
         let mut tries = 2;
@@ -122,7 +126,7 @@ impl Session<'_> {
                 Sent::Answered(answer) => break Ok(answer),
                 Sent::Untaken(request) if tries > 0 => {
                     for_upstream = request;
-                    sender = match self.dial(ruling).await {
+                    sender = match self.dial(ruling, websocket).await {
                         Ok((sender, _)) => sender,
                         Err(error) => {
                             open.close(CloseReason::UpstreamClosed, None);
@@ -135,8 +139,12 @@ impl Session<'_> {
             }
         };
         self.keep(sender);
+        let switched = match websocket && parts.version == Version::HTTP_2 {
+            true => StatusCode::OK,
+            false => StatusCode::SWITCHING_PROTOCOLS,
+        };
         match sent {
-            Ok(answer) if answer.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            Ok(answer) if answer.status() == switched => {
                 if !websocket {
                     let why = "a change of protocol that was not asked for";
                     let end = CloseReason::UpstreamProtocol;
@@ -195,7 +203,7 @@ impl Session<'_> {
     }
 
     /// The connection that stands, or another one to the same place.
-    async fn ready(&self, ruling: &Ruling) -> Result<(Sender, Peer), OpenError> {
+    async fn ready(&self, ruling: &Ruling, websocket: bool) -> Result<(Sender, Peer), OpenError> {
         let (sender, peer) = {
             let mut upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
             let sender = upstream.sender.as_mut().and_then(Sender::take);
@@ -207,13 +215,13 @@ impl Session<'_> {
             && self.services.connector.may_reuse(ruling, &peer)
             && sender.is_ready().await
         {
-            return Ok((sender, peer));
+            return Ok((fit(sender, websocket).await?, peer));
         }
-        self.dial(ruling).await
+        self.dial(ruling, websocket).await
     }
 
     /// Dials and proves again, by the permit of the very request.
-    async fn dial(&self, ruling: &Ruling) -> Result<(Sender, Peer), OpenError> {
+    async fn dial(&self, ruling: &Ruling, websocket: bool) -> Result<(Sender, Peer), OpenError> {
         let already = {
             let upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
             upstream.peer.admitted.clone()
@@ -234,7 +242,7 @@ impl Session<'_> {
                 detail: detail.to_owned(),
             });
         }
-        let sender = self.speak(secured).await?;
+        let sender = fit(self.speak(secured).await?, websocket).await?;
         let mut upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
         upstream.peer = peer.clone();
         upstream.peer.forget_timings();
@@ -260,14 +268,22 @@ impl Session<'_> {
         let upstream = hyper::upgrade::on(&mut answer);
         let mut head = answer.into_parts().0;
         fields::for_program(&mut head.headers);
-        fields::to_websocket(&mut head.headers);
         head.extensions.clear();
         let switched = Switched {
             program,
             upstream,
             open,
         };
-        *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched);
+        if self.alpn == Alpn::Http2 {
+            // One stream of many.
+            let relayed = async move {
+                switched.relay().await;
+            };
+            self.spawner.execute(relayed);
+        } else {
+            fields::to_websocket(&mut head.headers);
+            *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched);
+        }
         Response::from_parts(head, Down::Own(None))
     }
 
@@ -284,16 +300,29 @@ impl Session<'_> {
     }
 }
 
-/// Holds a request line of HTTP/2 to what HTTP/1.1's reader holds one to.
+/// Holds a request of HTTP/2 to what HTTP/1.1's reader holds a request line to.
 ///
 /// # Errors
 /// What is wrong with it.
-fn check_line(parts: &Parts) -> Result<(), &'static str> {
+fn check_head(parts: &Parts) -> Result<(), &'static str> {
+    if fields::is_marked(parts) {
+        return Err("a fragment in the request target");
+    }
     let path = parts.uri.path_and_query().map(PathAndQuery::as_str);
-    match path.filter(|_| parts.method != Method::CONNECT) {
-        Some(path) => uri::check_line(parts.method.as_str(), path),
+    let method = match fields::is_extended_websocket(parts) {
+        true => "GET", // what it stands for
+        false => parts.method.as_str(),
+    };
+    match path.filter(|_| !is_tunnel(parts)) {
+        Some(path) => uri::check_line(method, path),
         None => Ok(()),
     }
+}
+
+/// Whether the request is for a tunnel to a destination of its own: a CONNECT, unless its
+/// `:protocol` is WebSocket (RFC 8441).
+fn is_tunnel(parts: &Parts) -> bool {
+    parts.method == Method::CONNECT && !fields::is_extended_websocket(parts)
 }
 
 /// What a request asks for, for the record of a malformed one.
@@ -344,7 +373,7 @@ impl Hosts {
 /// The request as the core takes it.
 fn asked<'r>(parts: &'r Parts, hosts: &'r Hosts) -> CoreRequest<'r> {
     let form = match &hosts.target {
-        _ if parts.method == Method::CONNECT => Form::Connect,
+        _ if is_tunnel(parts) => Form::Connect,
         Some((scheme, host, port)) => {
             let (scheme, port) = (*scheme, *port);
             Form::Absolute { scheme, host, port }
@@ -357,8 +386,22 @@ fn asked<'r>(parts: &'r Parts, hosts: &'r Hosts) -> CoreRequest<'r> {
         form,
         path: path.map_or("/", PathAndQuery::as_str),
         host: hosts.field.as_ref().map(|(host, port)| (host, *port)),
-        websocket: fields::wants_websocket(&parts.method, parts.version, &parts.headers),
+        websocket: false,
     }
+}
+
+/// A connection that a request can be sent on.
+///
+/// # Errors
+/// It is for a WebSocket, and upstream takes none on streams of HTTP/2.
+async fn fit(sender: Sender, websocket: bool) -> Result<Sender, OpenError> {
+    if websocket && !sender.takes_websockets().await {
+        return Err(OpenError::Upstream {
+            reason: Reason::UpstreamProtocol,
+            detail: "upstream takes no WebSocket over HTTP/2 (RFC 8441)".to_owned(),
+        });
+    }
+    Ok(sender)
 }
 
 /// What is told of a request that broke off after it was recorded.

@@ -1,11 +1,13 @@
 //! The core's lists of fields, applied to hyper's messages.
 
+use hyper::ext::Protocol;
 use hyper::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE,
 };
+use hyper::http::request::Parts;
 use hyper::{Method, Version};
 
+use super::frames::MARK;
 use crate::request::{Passing, Section};
 
 /// Takes out of a request what is not for upstream. `Host` is written anew by the caller.
@@ -59,30 +61,15 @@ pub(super) fn to_websocket(fields: &mut HeaderMap) {
     fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// Whether the request asks for a WebSocket. Nothing else is changed to: behind h2c, requests for
-/// other hosts would go unseen.
-pub(super) fn wants_websocket(method: &Method, version: Version, fields: &HeaderMap) -> bool {
-    let has = |name: HeaderName, word: &str| {
-        fields.get_all(name).iter().any(|value| {
-            let mut tokens = value
-                .as_bytes()
-                .split(|b| *b == b',')
-                .map(<[u8]>::trim_ascii);
-            tokens.any(|token| token.eq_ignore_ascii_case(word.as_bytes()))
-        })
-    };
-    let bodiless = !fields.contains_key(TRANSFER_ENCODING)
-        && fields
-            .get(CONTENT_LENGTH)
-            .is_none_or(|length| length.as_bytes() == b"0");
-    version == Version::HTTP_11
-        && method == Method::GET
-        && bodiless
-        && fields.get_all(UPGRADE).iter().count() == 1
-        && fields
-            .get(UPGRADE)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"))
-        && has(CONNECTION, "upgrade")
+/// Whether the request is marked as one whose path was cut off at its `#`.
+pub(super) fn is_marked(parts: &Parts) -> bool {
+    parts.version == Version::HTTP_2 && parts.headers.contains_key(MARK)
+}
+
+/// Whether the request is one of HTTP/2 for a WebSocket (RFC 8441 section 4).
+pub(super) fn is_extended_websocket(parts: &Parts) -> bool {
+    let protocol = parts.extensions.get::<Protocol>();
+    parts.method == Method::CONNECT && protocol.is_some_and(|own| own.as_str() == "websocket")
 }
 
 #[cfg(test)]
@@ -124,32 +111,5 @@ mod tests {
         let mut other = fields("te: gzip");
         for_upstream(&mut other, Version::HTTP_2);
         assert!(other.is_empty());
-    }
-
-    #[test]
-    fn only_a_plain_request_for_a_websocket_is_one() {
-        let ask = "connection: keep-alive, Upgrade\nupgrade: WebSocket\nsec-websocket-key: x";
-        let wants = |text: &str| wants_websocket(&Method::GET, Version::HTTP_11, &fields(text));
-        assert!(wants(ask));
-        assert!(!wants_websocket(
-            &Method::POST,
-            Version::HTTP_11,
-            &fields(ask)
-        ));
-        assert!(!wants_websocket(
-            &Method::GET,
-            Version::HTTP_10,
-            &fields(ask)
-        ));
-        for odd in [
-            "connection: upgrade\nupgrade: h2c",
-            "connection: upgrade\nupgrade: websocket, h2c",
-            "upgrade: websocket",
-            &format!("{ask}\nupgrade: h2c"),
-            &format!("{ask}\ncontent-length: 5"),
-            &format!("{ask}\ntransfer-encoding: chunked"),
-        ] {
-            assert!(!wants(odd), "{odd}");
-        }
     }
 }

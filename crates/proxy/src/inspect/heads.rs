@@ -3,8 +3,7 @@
 //! Answers *HTTP framing*
 //! (docs/threats.md) inside TLS: hyper repairs what it can, and a head that is repaired is one that two
 //! readers take differently. So HTTP/1.1 passes here head by head, each read by the reader that plain
-//! HTTP has; what that refuses hyper never sees. HTTP/2 leaves no choice in framing: its frames are only
-//! followed, to know how long a head has been under way.
+//! HTTP has; what that refuses hyper never sees. HTTP/2 passes frame by frame ([`Frames`]).
 
 use std::io;
 use std::pin::Pin;
@@ -12,21 +11,18 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use portcullis_wire::http1::{
-    BodyLength, BodyScanner, BodyStep, HeadParse, HeadScanner, Upgrade, read_scanned_head,
+    BodyLength, BodyScanner, BodyStep, HeadParse, HeadScanner, read_scanned_head,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::frames::{Frames, Front, without_websockets};
 use super::io::Activity;
-use crate::request::HeadFault;
+use crate::request::{HeadError, wants_websocket};
 
 /// What is read at once of a head, in bytes.
 const HEAD_READ_BYTES: usize = 4 * 1024;
 /// What may come behind a request for a WebSocket before it is answered, in bytes.
 const MAX_EARLY_BYTES: usize = 16 * 1024;
-/// The connection preface of HTTP/2 (RFC 9113 section 3.4), in bytes.
-const PREFACE_BYTES: usize = 24;
-/// The head of a frame (RFC 9113 section 4.1), in bytes.
-const FRAME_HEAD_BYTES: usize = 9;
 
 /// A TLS stream whose request heads are checked and timed.
 #[derive(Debug)]
@@ -39,6 +35,8 @@ pub(super) struct Checked<S> {
     passing: usize,
     /// Bytes of the refusal that are written.
     refused: usize,
+    /// The first frame that is written must not offer WebSockets.
+    unsaid: bool,
 }
 
 #[derive(Debug)]
@@ -71,8 +69,13 @@ impl<S> Checked<S> {
         Checked::new(stream, activity, State::Head(HeadScanner::new()))
     }
 
-    pub(super) fn http2(stream: S, activity: Arc<Activity>) -> Checked<S> {
-        Checked::new(stream, activity, State::Http2(Frames::default()))
+    /// `websockets`: whether our settings may say that streams can become WebSockets.
+    pub(super) fn http2(stream: S, activity: Arc<Activity>, websockets: bool) -> Checked<S> {
+        let state = State::Http2(Frames::default());
+        Checked {
+            unsaid: !websockets,
+            ..Checked::new(stream, activity, state)
+        }
     }
 
     fn new(stream: S, activity: Arc<Activity>, state: State) -> Checked<S> {
@@ -83,6 +86,7 @@ impl<S> Checked<S> {
             held: Vec::new(),
             passing: 0,
             refused: 0,
+            unsaid: false,
         }
     }
 
@@ -99,13 +103,13 @@ impl<S> Checked<S> {
                             self.activity.head_passed();
                             let bodiless =
                                 matches!(head.body, BodyLength::None | BodyLength::Length(0));
-                            self.state = match head.upgrade {
-                                Upgrade::WebSocket if bodiless => {
-                                    self.activity.upgrade_asked();
-                                    State::Upgrade
-                                }
-                                _ if bodiless => State::Head(HeadScanner::new()),
-                                _ => State::Body(BodyScanner::new(head.body)),
+                            self.state = if wants_websocket(&head) {
+                                self.activity.upgrade_asked();
+                                State::Upgrade
+                            } else if bodiless {
+                                State::Head(HeadScanner::new())
+                            } else {
+                                State::Body(BodyScanner::new(head.body))
                             };
                             return Look::Pass(head.head_len);
                         }
@@ -123,18 +127,33 @@ impl<S> Checked<S> {
                     }
                     // Hyper sees no byte more: it takes the body for one that broke off, and the
                     // request is refused.
-                    BodyStep::Malformed(why) => {
-                        self.activity.refuse_body(why);
-                        self.held.clear();
-                        self.state = State::Ended;
-                    }
+                    BodyStep::Malformed(why) => self.refuse_rest(why),
                 },
                 State::Upgrade => match self.activity.upgraded() {
                     None => return Look::Wait,
                     Some(true) => self.state = State::Raw,
                     Some(false) => self.state = State::Head(HeadScanner::new()),
                 },
-                State::Raw | State::Http2(_) | State::Ended => {
+                State::Http2(_) if self.held.is_empty() => return Look::More,
+                State::Http2(frames) => {
+                    let passing = frames.pass(&self.held);
+                    if passing > 0 {
+                        return Look::Pass(passing);
+                    }
+                    match frames.block(&mut self.held) {
+                        Ok(Front::Pass(passing)) => {
+                            self.activity.head_ended();
+                            return Look::Pass(passing);
+                        }
+                        Ok(Front::More) => {
+                            self.activity.head_began();
+                            return Look::More;
+                        }
+                        Ok(Front::Unknown) => return Look::More,
+                        Err(why) => self.refuse_rest(why),
+                    }
+                }
+                State::Raw | State::Ended => {
                     return match self.held.len() {
                         0 => Look::More,
                         held => Look::Pass(held),
@@ -142,6 +161,16 @@ impl<S> Checked<S> {
                 }
             }
         }
+    }
+}
+
+impl<S> Checked<S> {
+    /// Nothing of what is held or comes is passed on.
+    fn refuse_rest(&mut self, why: &'static str) {
+        self.activity.head_ended();
+        self.activity.refuse_body(why);
+        self.held.clear();
+        self.state = State::Ended;
     }
 }
 
@@ -171,7 +200,12 @@ impl<S: AsyncRead + Unpin> Checked<S> {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         let came = &buffer.filled()[before..];
         match &mut self.state {
-            State::Http2(frames) => frames.follow(came, &self.activity),
+            State::Http2(frames) => {
+                let passing = frames.pass(came);
+                self.held = came[passing..].to_vec();
+                // Part of a head, or a block: looked at where it is held.
+                buffer.set_filled(before + passing);
+            }
             State::Body(scanner) => {
                 let mut at = 0;
                 loop {
@@ -215,15 +249,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Checked<S> {
                 checked.passing -= bytes;
                 return Poll::Ready(Ok(()));
             }
-            if checked.activity.fault().is_some() {
+            if checked.activity.head_error().is_some() {
                 // For hyper the program is done, once what came before is answered.
                 return checked.activity.poll_answered(cx).map(Ok);
             }
             match checked.look() {
                 Look::Pass(bytes) => checked.passing = bytes,
                 Look::Malformed(why) => {
-                    let fault = HeadFault::malformed(why, &checked.held);
-                    checked.activity.refuse_head(fault);
+                    let error = HeadError::malformed(why, &checked.held);
+                    checked.activity.refuse_head(error);
                 }
                 Look::Wait if checked.held.len() >= MAX_EARLY_BYTES => return Poll::Pending,
                 Look::Wait => {
@@ -238,14 +272,26 @@ impl<S: AsyncRead + Unpin> AsyncRead for Checked<S> {
                         match ready!(checked.poll_hold(cx))? {
                             0 if inside => {
                                 let why = "the connection ended inside a request head";
-                                let fault = HeadFault::malformed(why, &checked.held);
-                                checked.activity.refuse_head(fault);
+                                let error = HeadError::malformed(why, &checked.held);
+                                checked.activity.refuse_head(error);
                             }
                             0 => return Poll::Ready(Ok(())),
                             _ => {}
                         }
                     }
-                    _ => return checked.poll_through(cx, buffer),
+                    State::Http2(_) if !checked.held.is_empty() => {
+                        if ready!(checked.poll_hold(cx))? == 0 {
+                            checked.state = State::Raw; // for hyper to see that it broke off
+                        }
+                    }
+                    _ => {
+                        let before = buffer.filled().len();
+                        ready!(checked.poll_through(cx, buffer))?;
+                        // Nothing is the end, unless it is held.
+                        if buffer.filled().len() > before || checked.held.is_empty() {
+                            return Poll::Ready(Ok(()));
+                        }
+                    }
                 },
             }
         }
@@ -258,7 +304,19 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Checked<S> {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        let checked = self.get_mut();
+        let stream = Pin::new(&mut checked.stream);
+        if !checked.unsaid {
+            return stream.poll_write(cx, bytes);
+        }
+        let settings = without_websockets(bytes);
+        let written = ready!(stream.poll_write(cx, &settings))?;
+        if written < settings.len() {
+            // Never so early: what stands there now would have to be changed as well.
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        checked.unsaid = false;
+        Poll::Ready(Ok(written))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -268,7 +326,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Checked<S> {
     /// A head that was refused is answered here, behind all other answers.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let checked = self.get_mut();
-        if checked.activity.fault().is_some() {
+        if checked.activity.head_error().is_some() {
             let Some(answer) = checked.activity.refusal() else {
                 // Whoever makes the answer polls again.
                 return Poll::Pending;
@@ -286,82 +344,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Checked<S> {
     }
 }
 
-/// Follows the frames of HTTP/2, to see heads that do not come to their end: a frame that is not data,
-/// and a header block whose last frame is still to come (RFC 9113 section 4.3).
-#[derive(Debug, Default)]
-struct Frames {
-    /// Bytes of the preface that came.
-    preface: usize,
-    head: [u8; FRAME_HEAD_BYTES],
-    /// Bytes of `head` that came; all of them inside a frame.
-    came: usize,
-    /// Bytes of the frame's payload that are to come.
-    left: usize,
-    /// A header block is open.
-    block: bool,
-}
-
-impl Frames {
-    fn follow(&mut self, mut bytes: &[u8], activity: &Activity) {
-        let skipped = bytes.len().min(PREFACE_BYTES - self.preface);
-        self.preface += skipped;
-        bytes = &bytes[skipped..];
-        while !bytes.is_empty() {
-            if self.came < FRAME_HEAD_BYTES {
-                let taken = bytes.len().min(FRAME_HEAD_BYTES - self.came);
-                self.head[self.came..self.came + taken].copy_from_slice(&bytes[..taken]);
-                self.came += taken;
-                bytes = &bytes[taken..];
-                if self.came == FRAME_HEAD_BYTES {
-                    let [high, middle, low, ..] = self.head.map(usize::from);
-                    self.left = high << 16 | middle << 8 | low;
-                }
-            }
-            let taken = bytes.len().min(self.left);
-            self.left -= taken;
-            bytes = &bytes[taken..];
-            if self.came == FRAME_HEAD_BYTES && self.left == 0 {
-                self.came = 0;
-                self.frame_ended();
-                if !self.block {
-                    activity.head_ended();
-                }
-            }
-        }
-        if self.in_head() {
-            activity.head_began();
-        }
-    }
-
-    fn frame_ended(&mut self) {
-        const HEADERS: u8 = 1;
-        const CONTINUATION: u8 = 9;
-        const END_HEADERS: u8 = 4;
-        if matches!(self.head[3], HEADERS | CONTINUATION) {
-            self.block = self.head[4] & END_HEADERS == 0;
-        }
-    }
-
-    fn in_head(&self) -> bool {
-        const DATA: u8 = 0;
-        let in_data = self.came == FRAME_HEAD_BYTES && self.head[3] == DATA;
-        self.block || (self.came > 0 && !in_data)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use futures_util::FutureExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-        let mut frame = vec![0, 0, payload.len() as u8, kind, flags, 0, 0, 0, 1];
-        frame.extend_from_slice(payload);
-        frame
-    }
+    use super::*;
 
     #[tokio::test]
     async fn nothing_behind_a_body_framed_badly_is_passed_on() {
-        use tokio::io::AsyncReadExt;
         let head = "POST /a HTTP/1.1\r\nHost: n.example\r\nTransfer-Encoding: chunked\r\n\r\n";
         let rest = "1;\x01\r\nA\r\n0\r\n\r\nGET /b HTTP/1.1\nHost: n.example\n\n";
         // In one piece, and with the body in a piece of its own.
@@ -373,9 +364,7 @@ mod tests {
             let mut checked = Checked::http1(ours, Activity::new());
             let mut passed = Vec::new();
             for piece in pieces {
-                tokio::io::AsyncWriteExt::write_all(&mut program, piece.as_bytes())
-                    .await
-                    .unwrap();
+                program.write_all(piece.as_bytes()).await.unwrap();
                 let mut buffer = [0; 4096];
                 let came = checked.read(&mut buffer).await.unwrap();
                 passed.extend_from_slice(&buffer[..came]);
@@ -386,24 +375,54 @@ mod tests {
         }
     }
 
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![0, 0, payload.len() as u8, kind, flags, 0, 0, 0, 1];
+        frame.extend_from_slice(payload);
+        frame
+    }
+
     #[tokio::test]
     async fn a_header_block_is_under_way_until_its_last_frame_ended() {
+        let (mut program, ours) = tokio::io::duplex(4096);
         let activity = Activity::new();
-        let mut frames = Frames::default();
-        let mut says = |bytes: &[u8]| {
-            frames.follow(bytes, &activity);
-            activity.head_waits().is_some()
+        let mut checked = Checked::http2(ours, activity.clone(), true);
+        // What is said next; whether a head is under way then.
+        let mut says = async |bytes: &[u8]| {
+            program.write_all(bytes).await.unwrap();
+            let mut buffer = [0; 4096];
+            let mut passed = Vec::new();
+            while let Some(read) = checked.read(&mut buffer).now_or_never() {
+                let came = read.unwrap();
+                if came == 0 {
+                    break;
+                }
+                passed.extend_from_slice(&buffer[..came]);
+            }
+            (activity.head_waits().is_some(), passed.len())
         };
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-        assert!(!says(&preface[..10]) && !says(&preface[10..]));
+        assert_eq!(says(&preface[..10]).await, (false, 10));
+        assert_eq!(says(&preface[10..]).await, (false, 14));
         let settings = frame(4, 0, &[0; 6]);
-        assert!(says(&settings[..3]) && says(&settings[3..12]) && !says(&settings[12..]));
-        assert!(says(&frame(1, 1, b"half")), "HEADERS without END_HEADERS");
-        assert!(says(&frame(9, 0, b"more")) && !says(&frame(9, 4, b"end")));
+        assert_eq!(says(&settings[..3]).await, (false, 0), "of what?");
+        assert_eq!(says(&settings[3..12]).await, (false, 12));
+        assert_eq!(says(&settings[12..]).await, (false, 3));
+        let half = frame(1, 1, b"\x82");
+        assert_eq!(says(&half).await, (true, 0), "HEADERS without END_HEADERS");
+        assert_eq!(says(&frame(9, 0, b"\x87")).await, (true, 0));
+        assert_eq!(
+            says(&frame(9, 4, b"\x84")).await,
+            (false, 30),
+            "all of it at once"
+        );
         let data = frame(0, 0, b"slow data is no head");
-        assert!(!says(&data[..12]) && !says(&data[12..]));
-        assert!(!says(
-            &[frame(1, 4, b"whole"), frame(0, 1, b"body")].concat()
-        ));
+        assert_eq!(says(&data[..12]).await, (false, 12));
+        assert_eq!(says(&data[12..]).await, (false, 17));
+        let whole = [frame(1, 4, b"\x82"), frame(0, 1, b"body")].concat();
+        assert_eq!(says(&whole).await, (false, 23));
+        let twice = [frame(0, 1, b"body"), frame(1, 4, b"\x82")].concat();
+        assert_eq!(says(&twice).await, (false, 23));
+        assert_eq!(says(&frame(1, 4, b"\xbe")).await, (false, 0), "the end");
+        assert!(activity.bad_body().is_some());
     }
 }

@@ -1,31 +1,34 @@
 //! The program's end of an inspected connection: what was read of it before comes first, what
 //! passes is counted, and when something last came is known.
 
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use portcullis_record::CloseReason;
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::ended::Ended;
 use crate::meter::{Cut, MAX_CHUNK_BYTES, Meter, Way};
-use crate::request::HeadFault;
+use crate::request::HeadError;
 
-/// What was said to a request for a WebSocket: nothing yet.
-const UPGRADE_ASKED: u8 = 0;
-/// Yes.
-const UPGRADE_GRANTED: u8 = 1;
-/// No.
-const UPGRADE_DENIED: u8 = 2;
+/// The last request that was passed on asks for no WebSocket.
+const UPGRADE_NONE: u8 = 0;
+/// It asks for one, and nothing was said to it yet.
+const UPGRADE_ASKED: u8 = 1;
+/// Yes was.
+const UPGRADE_GRANTED: u8 = 2;
+/// No was.
+const UPGRADE_DENIED: u8 = 3;
 
 /// What happens on one connection, seen by several parts of its task.
 #[derive(Debug)]
@@ -44,12 +47,12 @@ pub(super) struct Activity {
     /// When the head began that is under way, in milliseconds since the start, and one more.
     head_since: AtomicU64,
     /// What is wrong with a head: the last that is read of the connection.
-    fault: OnceLock<HeadFault>,
+    head_error: OnceLock<HeadError>,
     /// What is wrong with the framing of a body: the program's bytes end there.
     bad_body: OnceLock<&'static str>,
     /// What the program is told of that.
     refusal: OnceLock<Vec<u8>>,
-    /// Whether the request for a WebSocket was granted; see [`UPGRADE_ASKED`].
+    /// What the last request that was passed on says of a WebSocket; see [`UPGRADE_NONE`].
     upgrade: AtomicU8,
     /// Waits for the requests that are being served, to refuse what came behind them.
     waits: AtomicWaker,
@@ -70,10 +73,10 @@ impl Activity {
             passed: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
-            fault: OnceLock::new(),
+            head_error: OnceLock::new(),
             bad_body: OnceLock::new(),
             refusal: OnceLock::new(),
-            upgrade: AtomicU8::new(UPGRADE_ASKED),
+            upgrade: AtomicU8::new(UPGRADE_NONE),
             waits: AtomicWaker::new(),
             cut: OnceLock::new(),
             ends: OnceLock::new(),
@@ -86,6 +89,13 @@ impl Activity {
             self.up.load(Ordering::Relaxed),
             self.down.load(Ordering::Relaxed),
         )
+    }
+
+    /// The limit of this meter ends the connection.
+    fn limited(&self, meter: &Meter) {
+        if let Some(cut) = meter.cut() {
+            let _ = self.cut.set(cut);
+        }
     }
 
     /// The limit that ended the connection, if one did.
@@ -162,8 +172,8 @@ impl Activity {
     }
 
     /// Reads nothing more: this head is refused.
-    pub(super) fn refuse_head(&self, fault: HeadFault) {
-        let _ = self.fault.set(fault);
+    pub(super) fn refuse_head(&self, error: HeadError) {
+        let _ = self.head_error.set(error);
         self.waits.wake();
     }
 
@@ -178,14 +188,14 @@ impl Activity {
     }
 
     /// The head that is refused, if one is.
-    pub(super) fn fault(&self) -> Option<HeadFault> {
-        self.fault.get().cloned()
+    pub(super) fn head_error(&self) -> Option<HeadError> {
+        self.head_error.get().cloned()
     }
 
     /// The same, once the requests before it are answered, until [`Activity::tell`].
-    pub(super) fn untold_fault(&self) -> Option<HeadFault> {
+    pub(super) fn untold_error(&self) -> Option<HeadError> {
         let told = self.refusal.get().is_some();
-        self.fault().filter(|_| !told && self.all_answered())
+        self.head_error().filter(|_| !told && self.all_answered())
     }
 
     /// What the program is told of it.
@@ -212,9 +222,15 @@ impl Activity {
         self.upgrade.store(UPGRADE_ASKED, Ordering::Relaxed);
     }
 
+    /// Whether the request that began last is the one that asks for it, and has no answer.
+    pub(super) fn asks_upgrade(&self) -> bool {
+        self.upgrade.load(Ordering::Relaxed) == UPGRADE_ASKED
+            && self.requests.load(Ordering::Relaxed) == self.passed.load(Ordering::Relaxed)
+    }
+
     /// The answer to that. An answer to a request before it, while it waits, says nothing of it.
     pub(super) fn upgrade_answered(&self, granted: bool) {
-        if self.requests.load(Ordering::Relaxed) != self.passed.load(Ordering::Relaxed) {
+        if !self.asks_upgrade() {
             return;
         }
         let answer = if granted {
@@ -252,6 +268,52 @@ impl Activity {
     }
 }
 
+/// What limits a connection, for those that move its bytes and for the one that watches it.
+#[derive(Clone, Debug)]
+pub(super) struct SharedMeter(Arc<Mutex<Box<Meter>>>);
+
+impl SharedMeter {
+    pub(super) fn new(meter: Box<Meter>) -> SharedMeter {
+        SharedMeter(Arc::new(Mutex::new(meter)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Box<Meter>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until the program has reset its connection, or nothing has passed for longer than a limit
+/// allows. Neither protocol reads while it waits for an answer, or for room to write one, so that
+/// this cannot be left to who reads.
+pub(super) async fn gone(
+    stream: &TcpStream,
+    activity: &Activity,
+    meter: Option<&SharedMeter>,
+) -> Ended {
+    let reset = async {
+        match stream.ready(Interest::ERROR).await {
+            Ok(ready) if !ready.is_error() => pending().await,
+            _ => Ended::of(CloseReason::ClientReset),
+        }
+    };
+    let idle = async {
+        let Some(meter) = meter else {
+            return pending().await;
+        };
+        let end = poll_fn(|cx| {
+            let (up, down) = activity.bytes();
+            meter.lock().poll_idle(cx, up + down)
+        });
+        let end = end.await;
+        activity.limited(&meter.lock());
+        Ended::of(end)
+    };
+    tokio::select! {
+        ended = reset => ended,
+        ended = idle => ended,
+    }
+}
+
 /// The program's socket. It is shared with whoever will close it: the protocols on top let go of it
 /// as they end, which may be before the program has heard their last words.
 #[derive(Debug)]
@@ -261,8 +323,8 @@ pub(super) struct Client {
     prefix: Vec<u8>,
     at: usize,
     activity: Arc<Activity>,
-    /// Who permits what passes here, TLS and all, where limits concern it.
-    meter: Option<Box<Meter>>,
+    /// Who permits what passes here, TLS and all, where bytes are limited.
+    meter: Option<SharedMeter>,
 }
 
 impl Client {
@@ -276,8 +338,9 @@ impl Client {
         }
     }
 
-    /// Has every byte wait for its permit.
-    pub(super) fn metered(self, meter: Option<Box<Meter>>) -> Client {
+    /// Has every byte wait for its permit, where it needs one.
+    pub(super) fn metered(self, meter: Option<SharedMeter>) -> Client {
+        let meter = meter.filter(|meter| meter.lock().counts());
         Client { meter, ..self }
     }
 
@@ -288,34 +351,21 @@ impl Client {
         way: Way,
         want: usize,
     ) -> Poll<io::Result<usize>> {
-        let Some(meter) = self.meter.as_deref_mut().filter(|meter| meter.counts()) else {
+        let Some(meter) = &self.meter else {
             return Poll::Ready(Ok(want));
         };
+        let mut meter = meter.lock();
         let permitted = ready!(meter.poll_permit(cx, way, want));
-        Poll::Ready(permitted.map_err(|_| self.over()))
+        Poll::Ready(permitted.map_err(|_| {
+            self.activity.limited(&meter);
+            io::Error::other("a limit ended the connection")
+        }))
     }
 
     fn passed(&mut self, way: Way, bytes: usize) {
-        if let Some(meter) = self.meter.as_deref_mut().filter(|meter| meter.counts()) {
-            meter.passed(way, bytes);
+        if let Some(meter) = &self.meter {
+            meter.lock().passed(way, bytes);
         }
-    }
-
-    /// Nothing is there to be read: perhaps for too long.
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let (up, down) = self.activity.bytes();
-        let Some(meter) = &mut self.meter else {
-            return Poll::Pending;
-        };
-        let _ = ready!(meter.poll_idle(cx, up + down));
-        Poll::Ready(Err(self.over()))
-    }
-
-    fn over(&self) -> io::Error {
-        if let Some(cut) = self.meter.as_ref().and_then(|meter| meter.cut()) {
-            let _ = self.activity.cut.set(cut);
-        }
-        io::Error::other("a limit ended the connection")
     }
 
     /// What was read and not yet passed on.
@@ -348,11 +398,8 @@ impl AsyncRead for Client {
             if client.at < client.prefix.len() {
                 return client.poll_held(cx, buffer);
             }
-            match client.stream.poll_read_ready(cx) {
-                Poll::Pending => return client.poll_idle(cx),
-                Poll::Ready(ready) => ready?,
-            }
-            if client.meter.as_ref().is_some_and(|meter| meter.counts()) {
+            ready!(client.stream.poll_read_ready(cx))?;
+            if client.meter.is_some() {
                 // Held here until it is permitted.
                 client.prefix.reserve_exact(MAX_CHUNK_BYTES);
                 match client.stream.try_read_buf(&mut client.prefix) {

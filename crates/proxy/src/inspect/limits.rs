@@ -5,6 +5,13 @@ use std::time::Duration;
 
 /// Requests at once on one connection of HTTP/2 (RFC 9113 section 6.5.2).
 pub(super) const MAX_STREAMS: u32 = 100;
+/// The same towards upstream until it says how many it takes: a number that none says, so that what it
+/// says is noticed.
+pub(super) const UNTOLD_STREAMS: usize = MAX_STREAMS as usize + 1;
+/// For upstream's settings in HTTP/2, which are the first that it says.
+pub(super) const SETTINGS_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often it is looked whether they are there.
+pub(super) const SETTINGS_LOOK: Duration = Duration::from_millis(2);
 /// Streams that were reset before they were served, at once (a "rapid reset" flood).
 pub(super) const MAX_RESET_STREAMS: usize = 20;
 /// Streams that we reset since the program broke the protocol on them, in all.

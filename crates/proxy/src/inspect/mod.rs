@@ -22,7 +22,9 @@ mod ended;
 mod error;
 mod exchange;
 mod fields;
+mod frames;
 mod heads;
+mod hpack;
 mod inspector;
 mod io;
 mod leaves;
@@ -31,6 +33,7 @@ mod sender;
 mod serve;
 mod tasks;
 mod upstream;
+mod websocket;
 
 pub(crate) use self::accept::{ToInspect, inspect};
 pub use self::error::InspectError;

@@ -1,18 +1,25 @@
 //! The client's side towards upstream: one connection, HTTP/1.1 or HTTP/2.
 
+use std::pin::pin;
+
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use portcullis_dial::Stream;
 use portcullis_policy::Reason;
 use portcullis_record::CloseReason;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
 
 use super::alpn::Alpn;
 use super::body::Up;
 use super::limits::{
     CONNECTION_WINDOW_BYTES, MAX_BUFFER_BYTES, MAX_ERROR_RESETS, MAX_FIELDS, MAX_FIELDS_BYTES,
-    MAX_RESET_STREAMS, MAX_STREAM_BUFFER_BYTES, STREAM_WINDOW_BYTES,
+    MAX_RESET_STREAMS, MAX_STREAM_BUFFER_BYTES, SETTINGS_LOOK, SETTINGS_TIMEOUT,
+    STREAM_WINDOW_BYTES, UNTOLD_STREAMS,
 };
 use super::tasks::Spawner;
 use super::upstream::Secured;
@@ -23,7 +30,11 @@ pub(super) enum Sender {
     /// One after the other.
     Http1(http1::SendRequest<Up>),
     /// Many at once.
-    Http2(http2::SendRequest<Up>),
+    Http2 {
+        sender: http2::SendRequest<Up>,
+        /// Whether upstream takes WebSockets (RFC 8441), once it has said so or not.
+        websockets: watch::Receiver<Option<bool>>,
+    },
     /// In use: HTTP/1.1 has one user.
     Taken,
 }
@@ -35,6 +46,27 @@ pub(super) enum Sent {
     Untaken(Request<Up>),
     /// It broke off somewhere.
     Broken(CloseReason),
+}
+
+/// What moves a connection of HTTP/2.
+type Driver = http2::Connection<TokioIo<TlsStream<Stream>>, Up, Spawner<'static>>;
+
+/// Drives a connection of HTTP/2, and tells whether upstream takes WebSockets once its settings are
+/// there.
+async fn drive(driver: Driver, tell: watch::Sender<Option<bool>>) {
+    let mut driver = pin!(driver);
+    let until = Instant::now() + SETTINGS_TIMEOUT;
+    while tell.borrow().is_none() {
+        // The library tells nobody when settings come: it is looked at until they have.
+        if timeout(SETTINGS_LOOK, driver.as_mut()).await.is_ok() {
+            return;
+        }
+        if driver.current_max_send_streams() != UNTOLD_STREAMS || Instant::now() >= until {
+            tell.send_replace(Some(driver.is_extended_connect_protocol_enabled()));
+        }
+    }
+    // How it ends is known by those who wait for answers.
+    drop(driver.await);
 }
 
 impl Sender {
@@ -73,11 +105,13 @@ impl Sender {
                     .max_concurrent_reset_streams(MAX_RESET_STREAMS)
                     .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
                     .max_local_error_reset_streams(MAX_ERROR_RESETS)
+                    .initial_max_send_streams(UNTOLD_STREAMS)
                     .handshake(io)
                     .await;
                 began.map(|(sender, driver)| {
-                    spawner.execute(async move { drop(driver.await) });
-                    Sender::Http2(sender)
+                    let (tell, websockets) = watch::channel(None);
+                    spawner.execute(drive(driver, tell));
+                    Sender::Http2 { sender, websockets }
                 })
             }
         };
@@ -90,17 +124,30 @@ impl Sender {
     /// For one request: HTTP/2's sender is shared, HTTP/1.1's is taken.
     pub(super) fn take(&mut self) -> Option<Sender> {
         match self {
-            Sender::Http2(sender) => Some(Sender::Http2(sender.clone())),
+            Sender::Http2 { sender, websockets } => Some(Sender::Http2 {
+                sender: sender.clone(),
+                websockets: websockets.clone(),
+            }),
             Sender::Http1(_) => Some(std::mem::replace(self, Sender::Taken)),
             Sender::Taken => None,
         }
+    }
+
+    /// Whether a request may change to a WebSocket here; waits until upstream has said so.
+    pub(super) async fn takes_websockets(&self) -> bool {
+        let Sender::Http2 { websockets, .. } = self else {
+            return true;
+        };
+        let mut websockets = websockets.clone();
+        let told = websockets.wait_for(Option::is_some).await;
+        told.is_ok_and(|told| *told == Some(true))
     }
 
     /// Waits until the connection takes a request; false where it never will.
     pub(super) async fn is_ready(&mut self) -> bool {
         match self {
             Sender::Http1(sender) => sender.ready().await.is_ok(),
-            Sender::Http2(sender) => sender.ready().await.is_ok(),
+            Sender::Http2 { sender, .. } => sender.ready().await.is_ok(),
             Sender::Taken => false,
         }
     }
@@ -109,7 +156,7 @@ impl Sender {
     pub(super) async fn send(&mut self, request: Request<Up>) -> Sent {
         let sent = match self {
             Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender) => sender.try_send_request(request).await,
+            Sender::Http2 { sender, .. } => sender.try_send_request(request).await,
             Sender::Taken => return Sent::Untaken(request),
         };
         match sent {

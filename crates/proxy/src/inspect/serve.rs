@@ -32,7 +32,7 @@ use super::limits::{
 };
 use super::tasks::Tasks;
 use crate::limits::{self, ANSWER_TIMEOUT};
-use crate::request::{Core, Format, HeadFault, Place};
+use crate::request::{Core, Format, HeadError, Place};
 
 /// A connection of HTTP/1.1.
 type Serving<S> = http1::UpgradeableConnection<TokioIo<Checked<TlsStream<Client>>>, S>;
@@ -51,12 +51,14 @@ pub(super) struct HeadRules<'a> {
     pub(super) core: Core<'a>,
     /// What requests here may be for.
     pub(super) place: Place<'a>,
+    /// Streams of HTTP/2 may become WebSockets (RFC 8441). Requests for one are answered either way.
+    pub(super) websockets: bool,
 }
 
 impl HeadRules<'_> {
     /// Records that a head is refused; what the program is told in HTTP/1.1.
-    fn refuse(&self, fault: HeadFault) -> Vec<u8> {
-        let refused = fault.refuse(self.core, self.place);
+    fn refuse(&self, error: HeadError) -> Vec<u8> {
+        let refused = error.refuse(self.core, self.place);
         refused.refusal.answer(Format::Text).http1(true)
     }
 }
@@ -91,7 +93,7 @@ where
             http1_connection(serving, activity, rules).await
         }
         Alpn::Http2 => {
-            let stream = Checked::http2(stream, activity.clone());
+            let stream = Checked::http2(stream, activity.clone(), rules.websockets);
             let mut streams = Tasks::new();
             let serving = http2::Builder::new(streams.spawner())
                 .timer(TokioTimer::new())
@@ -103,17 +105,18 @@ where
                 .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
                 .max_pending_accept_reset_streams(MAX_RESET_STREAMS)
                 .max_local_error_reset_streams(MAX_ERROR_RESETS)
+                .enable_connect_protocol()
                 .serve_connection(TokioIo::new(stream), service);
             let mut serving = pin!(serving);
             let served = async {
                 let over = tokio::select! {
                     ended = serving.as_mut() => return http2_ended(ended),
-                    over = watch(activity, rules, alpn) => over,
+                    over = watch(activity, rules) => over,
                 };
                 let end = match over {
                     Over::Idle => CloseReason::Finished,
                     Over::Head => {
-                        rules.refuse(HeadFault::too_slow(&[]));
+                        rules.refuse(HeadError::too_slow(&[]));
                         CloseReason::ClientProtocol
                     }
                 };
@@ -136,7 +139,7 @@ where
     S: HttpService<Incoming, ResBody = Down, Error = Infallible, Future = F>,
     F: Future<Output = Result<Response<Down>, Infallible>> + Send,
 {
-    let mut watching = pin!(watch(activity, rules, Alpn::Http1));
+    let mut watching = pin!(watch(activity, rules));
     // Runs while a refused head is being answered: the program may not read.
     let mut answering = pin!(sleep(ANSWER_TIMEOUT));
     let ended = poll_fn(|cx| {
@@ -144,24 +147,24 @@ where
             if let Poll::Ready(ended) = serving.as_mut().poll(cx) {
                 return Poll::Ready(Some(ended));
             }
-            if let Some(fault) = activity.untold_fault() {
-                activity.tell(rules.refuse(fault));
+            if let Some(error) = activity.untold_error() {
+                activity.tell(rules.refuse(error));
                 answering.as_mut().reset(Instant::now() + ANSWER_TIMEOUT);
             } else if activity.refusal().is_some() {
                 ready!(answering.as_mut().poll(cx));
                 return Poll::Ready(Some(Ok(())));
-            } else if activity.fault().is_some() {
+            } else if activity.head_error().is_some() {
                 return Poll::Pending;
             } else {
                 match ready!(watching.as_mut().poll(cx)) {
-                    Over::Head => activity.refuse_head(HeadFault::too_slow(&[])),
+                    Over::Head => activity.refuse_head(HeadError::too_slow(&[])),
                     Over::Idle => return Poll::Ready(None),
                 }
             }
         }
     });
     match ended.await {
-        Some(_) if activity.fault().is_some() => Ended::of(CloseReason::ClientProtocol),
+        Some(_) if activity.head_error().is_some() => Ended::of(CloseReason::ClientProtocol),
         Some(ended) => http1_ended(ended),
         None => {
             serving.as_mut().graceful_shutdown();
@@ -172,7 +175,7 @@ where
 }
 
 /// Ends when the connection has been silent for too long.
-async fn watch(activity: &Activity, rules: &HeadRules<'_>, alpn: Alpn) -> Over {
+async fn watch(activity: &Activity, rules: &HeadRules<'_>) -> Over {
     loop {
         let set = rules.core.decider.limits();
         let header_timeout = limits::header_timeout(&set);
@@ -184,9 +187,7 @@ async fn watch(activity: &Activity, rules: &HeadRules<'_>, alpn: Alpn) -> Over {
             true => limits::keep_alive_timeout(&set),
             false => header_timeout,
         };
-        // A head of HTTP/1.1 has its own time; frames of HTTP/2 that are no request have none.
-        let begun = waits.is_some() && alpn != Alpn::Http2;
-        let idle = activity.idle().filter(|_| !begun);
+        let idle = activity.idle().filter(|_| waits.is_none());
         if idle.is_some_and(|idle| idle >= patience) {
             return Over::Idle;
         }
@@ -211,7 +212,7 @@ fn http1_ended(ended: hyper::Result<()>) -> Ended {
 fn http2_ended(ended: hyper::Result<()>) -> Ended {
     match ended {
         Ok(()) => Ended::of(CloseReason::Finished),
-        // A fault of the connection, not of what is said on it.
+        // A failure of the connection, not of what is said on it.
         Err(error) if error.source().is_some_and(|why| why.is::<io::Error>()) => {
             Ended::of(CloseReason::ClientReset)
         }

@@ -65,7 +65,7 @@ enum How {
 }
 
 /// What went wrong in one direction, in terms of that direction.
-pub(super) enum Fault {
+pub(super) enum RelayError {
     /// The side that is read broke.
     Sender,
     /// The side that is written broke.
@@ -160,12 +160,12 @@ impl Direction {
         mut permit: PermitFor<'_>,
         scratch: &mut [u8],
         last: bool,
-    ) -> Poll<Result<(), Fault>> {
+    ) -> Poll<Result<(), RelayError>> {
         let before = self.bytes;
         for _ in 0..MAX_ROUNDS {
-            if let Err(fault) = ready!(self.poll_waiting(cx, to, &mut permit)) {
+            if let Err(error) = ready!(self.poll_waiting(cx, to, &mut permit)) {
                 self.give_up();
-                return Poll::Ready(Err(fault));
+                return Poll::Ready(Err(error));
             }
             if self.ended {
                 self.done = true;
@@ -173,7 +173,7 @@ impl Direction {
                     return Poll::Ready(Ok(()));
                 }
                 let told = ready!(Pin::new(&mut *to).poll_shutdown(cx));
-                return Poll::Ready(told.map_err(|_| Fault::Receiver));
+                return Poll::Ready(told.map_err(|_| RelayError::Receiver));
             }
             if self.bytes - before >= MAX_TURN_BYTES as u64 {
                 break;
@@ -188,11 +188,11 @@ impl Direction {
             };
             match read {
                 Ok(more) => self.ended = !more,
-                Err(Fault::Receiver) => {
+                Err(RelayError::Receiver) => {
                     self.give_up();
-                    return Poll::Ready(Err(Fault::Receiver));
+                    return Poll::Ready(Err(RelayError::Receiver));
                 }
-                Err(fault) => return Poll::Ready(Err(fault)),
+                Err(error) => return Poll::Ready(Err(error)),
             }
         }
         // Others are waiting; go on in the next turn.
@@ -207,13 +207,13 @@ impl Direction {
         cx: &mut Context<'_>,
         to: &mut impl End,
         permit: &mut PermitFor<'_>,
-    ) -> Poll<Result<(), Fault>> {
+    ) -> Poll<Result<(), RelayError>> {
         while self.at < self.held.len() {
             self.hurry(to);
             let mut bytes = &self.held[self.at..];
             if let Some((meter, way)) = permit {
                 let may = ready!(meter.poll_permit(cx, *way, bytes.len()));
-                bytes = &bytes[..may.map_err(Fault::Limit)?];
+                bytes = &bytes[..may.map_err(RelayError::Limit)?];
             }
             let written = ready!(Pin::new(&mut *to).poll_write(cx, bytes));
             self.at += self.wrote(written, permit)?;
@@ -232,10 +232,10 @@ impl Direction {
             }
             let mut most = pipe.filled();
             if let Some((meter, way)) = permit {
-                most = ready!(meter.poll_permit(cx, *way, most)).map_err(Fault::Limit)?;
+                most = ready!(meter.poll_permit(cx, *way, most)).map_err(RelayError::Limit)?;
             }
             let Some(socket) = to.plain() else {
-                return Poll::Ready(Err(Fault::Receiver));
+                return Poll::Ready(Err(RelayError::Receiver));
             };
             let written = ready!(pipe.poll_drain(cx, socket, most));
             self.wrote(written, permit)?;
@@ -248,10 +248,10 @@ impl Direction {
         &mut self,
         written: io::Result<usize>,
         permit: &mut PermitFor<'_>,
-    ) -> Result<usize, Fault> {
+    ) -> Result<usize, RelayError> {
         let written = written.unwrap_or(0);
         if written == 0 {
-            return Err(Fault::Receiver);
+            return Err(RelayError::Receiver);
         }
         if let Some((meter, way)) = permit {
             meter.passed(*way, written);
@@ -284,9 +284,13 @@ impl Direction {
     }
 
     /// Moves what the sender has into the pipe; false at its end.
-    fn poll_splice(&mut self, cx: &mut Context<'_>, from: &impl End) -> Poll<Result<bool, Fault>> {
+    fn poll_splice(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &impl End,
+    ) -> Poll<Result<bool, RelayError>> {
         let (Some(pipe), Some(socket)) = (&mut self.pipe, from.plain()) else {
-            return Poll::Ready(Err(Fault::Sender));
+            return Poll::Ready(Err(RelayError::Sender));
         };
         let filled = pipe.poll_fill(cx, socket);
         if pipe.filled() == 0 {
@@ -306,7 +310,7 @@ impl Direction {
                 self.how = How::CopyOnly;
                 Ok(true)
             }
-            Err(_) => Err(Fault::Sender),
+            Err(_) => Err(RelayError::Sender),
         })
     }
 
@@ -316,10 +320,10 @@ impl Direction {
         cx: &mut Context<'_>,
         from: &mut impl End,
         scratch: &mut [u8],
-    ) -> Poll<Result<bool, Fault>> {
+    ) -> Poll<Result<bool, RelayError>> {
         let mut buffer = ReadBuf::new(&mut scratch[..MIN_READ_BYTES]);
         if ready!(Pin::new(from).poll_read(cx, &mut buffer)).is_err() {
-            return Poll::Ready(Err(Fault::Sender));
+            return Poll::Ready(Err(RelayError::Sender));
         }
         self.push(buffer.filled().to_vec());
         Poll::Ready(Ok(!buffer.filled().is_empty()))
@@ -333,11 +337,11 @@ impl Direction {
         from: &mut impl End,
         to: &mut impl End,
         scratch: &mut [u8],
-    ) -> Poll<Result<bool, Fault>> {
+    ) -> Poll<Result<bool, RelayError>> {
         self.read_bytes = self.read_bytes.clamp(MIN_READ_BYTES, MAX_READ_BYTES);
         let mut buffer = ReadBuf::new(&mut scratch[..self.read_bytes]);
         if ready!(Pin::new(from).poll_read(cx, &mut buffer)).is_err() {
-            return Poll::Ready(Err(Fault::Sender));
+            return Poll::Ready(Err(RelayError::Sender));
         }
         let read = buffer.filled();
         if read.is_empty() {
@@ -351,7 +355,7 @@ impl Direction {
         let written = match Pin::new(to).poll_write(cx, read) {
             Poll::Ready(Ok(written)) => written,
             Poll::Pending => 0,
-            Poll::Ready(Err(_)) => return Poll::Ready(Err(Fault::Receiver)),
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(RelayError::Receiver)),
         };
         self.bytes += written as u64;
         if written < read.len() {

@@ -22,7 +22,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::direction::{Direction, Fault, permit_for};
+use self::direction::{Direction, RelayError, permit_for};
 use crate::limits::{HALF_CLOSED_CHECK, KEEPALIVE_DELAY, MAX_READ_BYTES, MIN_READ_BYTES};
 use crate::meter::{Meter, Way};
 use crate::socket;
@@ -184,11 +184,11 @@ impl Relay {
                 let (from, to) = (&mut self.upstream, &mut self.client);
                 let permit = permit_for(&mut self.meter, Way::Down);
                 match self.down.poll(cx, (from, to), permit, scratch, false) {
-                    Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(Err(end)),
-                    Poll::Ready(Err(Fault::Sender)) => {
+                    Poll::Ready(Err(RelayError::Limit(end))) => return Poll::Ready(Err(end)),
+                    Poll::Ready(Err(RelayError::Sender)) => {
                         return Poll::Ready(Err(CloseReason::UpstreamReset));
                     }
-                    Poll::Ready(Err(Fault::Receiver)) => {
+                    Poll::Ready(Err(RelayError::Receiver)) => {
                         return Poll::Ready(Err(CloseReason::ClientReset));
                     }
                     Poll::Ready(Ok(())) | Poll::Pending => {}
@@ -196,7 +196,7 @@ impl Relay {
             }
             let mut permit = permit_for(&mut self.meter, Way::Up);
             match self.up.poll_waiting(cx, &mut self.upstream, &mut permit) {
-                Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(Err(end)),
+                Poll::Ready(Err(RelayError::Limit(end))) => return Poll::Ready(Err(end)),
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(CloseReason::UpstreamReset)),
                 Poll::Ready(Ok(())) | Poll::Pending => {}
             }
@@ -275,9 +275,11 @@ impl Relay {
                     .up
                     .poll(cx, (from, to), permit, scratch, self.down.done)
                 {
-                    Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(end),
-                    Poll::Ready(Err(Fault::Sender)) => return Poll::Ready(Side::Client.reset()),
-                    Poll::Ready(Err(Fault::Receiver)) => self.broken = Some(Side::Upstream),
+                    Poll::Ready(Err(RelayError::Limit(end))) => return Poll::Ready(end),
+                    Poll::Ready(Err(RelayError::Sender)) => {
+                        return Poll::Ready(Side::Client.reset());
+                    }
+                    Poll::Ready(Err(RelayError::Receiver)) => self.broken = Some(Side::Upstream),
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
             }
@@ -288,9 +290,11 @@ impl Relay {
                     .down
                     .poll(cx, (from, to), permit, scratch, self.up.done)
                 {
-                    Poll::Ready(Err(Fault::Limit(end))) => return Poll::Ready(end),
-                    Poll::Ready(Err(Fault::Sender)) => return Poll::Ready(Side::Upstream.reset()),
-                    Poll::Ready(Err(Fault::Receiver)) => self.broken = Some(Side::Client),
+                    Poll::Ready(Err(RelayError::Limit(end))) => return Poll::Ready(end),
+                    Poll::Ready(Err(RelayError::Sender)) => {
+                        return Poll::Ready(Side::Upstream.reset());
+                    }
+                    Poll::Ready(Err(RelayError::Receiver)) => self.broken = Some(Side::Client),
                     Poll::Ready(Ok(())) | Poll::Pending => {}
                 }
             }

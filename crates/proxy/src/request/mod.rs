@@ -9,11 +9,13 @@
 mod asked;
 mod decide;
 mod fields;
-mod head_fault;
+mod head_error;
 mod refusal;
+mod websocket;
 
 pub(crate) use asked::asked;
 pub(crate) use decide::{Core, Form, Permitted, Place, Refused, Request, malformed};
 pub(crate) use fields::{Passing, Section};
-pub(crate) use head_fault::HeadFault;
+pub(crate) use head_error::HeadError;
 pub(crate) use refusal::{Format, GATEWAY, Refusal};
+pub(crate) use websocket::wants_websocket;

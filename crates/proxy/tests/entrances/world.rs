@@ -115,10 +115,10 @@ impl World {
         dns.ipv6_route = Arc::new(|| false);
         let dns = Arc::new(DnsService::new(dns));
         let dialer = Arc::new(Dialer::new(DialConfig::new(policy.clone(), dns)));
-        let (dials, doors) = sandbox();
-        let listeners = vec![
-            doors.http.local_addr().unwrap(),
-            doors.socks5.local_addr().unwrap(),
+        let (dials, listeners) = sandbox();
+        let own = vec![
+            listeners.http.local_addr().unwrap(),
+            listeners.socks5.local_addr().unwrap(),
         ];
         let inspector = Inspector::new(&policy.load()).unwrap().map(Arc::new);
         let inspection_ca = inspector
@@ -127,7 +127,7 @@ impl World {
             .unwrap_or_default();
         let ctx = Proxy::new(policy.clone(), dialer, leases.clone(), recorder.clone())
             .with_inspector(inspector)
-            .with_listeners(listeners)
+            .with_listeners(own)
             .with_room(Room {
                 connections,
                 ..Room::default()
@@ -138,9 +138,13 @@ impl World {
             listener.set_nonblocking(true).unwrap();
             TcpListener::from_std(listener).unwrap()
         };
-        tokio::spawn(serve_http(ctx.clone(), take(doors.http), token.clone()));
-        tokio::spawn(serve_socks5(ctx.clone(), take(doors.socks5), token.clone()));
-        for listener in doors.transparent {
+        tokio::spawn(serve_http(ctx.clone(), take(listeners.http), token.clone()));
+        tokio::spawn(serve_socks5(
+            ctx.clone(),
+            take(listeners.socks5),
+            token.clone(),
+        ));
+        for listener in listeners.transparent {
             tokio::spawn(serve_transparent(
                 ctx.clone(),
                 take(listener),
@@ -339,16 +343,16 @@ impl Records {
     }
 }
 
-struct Doors {
+struct Listeners {
     http: StdListener,
     socks5: StdListener,
     transparent: Vec<StdListener>,
 }
 
 /// A thread in a network namespace of its own: makes the listeners there, then connects on demand.
-fn sandbox() -> (Dials, Doors) {
+fn sandbox() -> (Dials, Listeners) {
     let (dials, orders) = channel::<(SocketAddr, Sender<io::Result<StdStream>>)>();
-    let (made, doors) = channel();
+    let (made, bound) = channel();
     std::thread::spawn(move || {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("a network namespace");
         for line in [
@@ -360,7 +364,7 @@ fn sandbox() -> (Dials, Doors) {
             crate::alone::ip(line);
         }
         let bind = |at: String| StdListener::bind(&at).unwrap_or_else(|e| panic!("{at}: {e}"));
-        let doors = Doors {
+        let listeners = Listeners {
             http: bind("127.0.0.1:3128".to_owned()),
             socks5: bind("127.0.0.1:1080".to_owned()),
             // Both families in one: IPv4 destinations show as mapped addresses.
@@ -369,14 +373,14 @@ fn sandbox() -> (Dials, Doors) {
                 .map(|port| bind(format!("[::]:{port}")))
                 .collect(),
         };
-        made.send(doors).unwrap();
+        made.send(listeners).unwrap();
         for (to, reply) in orders {
             let _ = reply.send(StdStream::connect_timeout(&to, PATIENCE));
         }
     });
     (
         dials,
-        doors.recv_timeout(PATIENCE).expect("the sandbox stands"),
+        bound.recv_timeout(PATIENCE).expect("the sandbox stands"),
     )
 }
 

@@ -11,7 +11,7 @@ const REQUEST_TIMEOUT: u16 = 408;
 
 /// What is wrong with a head.
 #[derive(Clone, Debug)]
-pub(crate) struct HeadFault {
+pub(crate) struct HeadError {
     /// A few words for the record and for the client.
     pub(crate) why: &'static str,
     /// It did not come to its end in time.
@@ -20,10 +20,10 @@ pub(crate) struct HeadFault {
     asked: Option<Box<[u8]>>,
 }
 
-impl HeadFault {
+impl HeadError {
     /// It does not come to its end.
-    pub(crate) fn too_slow(head: &[u8]) -> HeadFault {
-        HeadFault {
+    pub(crate) fn too_slow(head: &[u8]) -> HeadError {
+        HeadError {
             why: "the request head took too long",
             too_slow: true,
             asked: asked(head),
@@ -31,8 +31,8 @@ impl HeadFault {
     }
 
     /// It is none; `head` is what came of it.
-    pub(crate) fn malformed(why: &'static str, head: &[u8]) -> HeadFault {
-        HeadFault {
+    pub(crate) fn malformed(why: &'static str, head: &[u8]) -> HeadError {
+        HeadError {
             why,
             too_slow: false,
             asked: asked(head),
