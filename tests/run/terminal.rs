@@ -149,9 +149,10 @@ fn input_cannot_be_injected_into_the_terminal() {
     );
 }
 
-/// The closing paragraph: on a terminal, once, after CMD's own output, unless `--quiet`.
+/// The closing paragraph: on a terminal and in CI, once, after CMD's own output, unless `--quiet`; always
+/// or never with `--summary`.
 #[test]
-fn one_closing_paragraph_on_a_terminal_only() {
+fn one_closing_paragraph_where_somebody_reads_it() {
     let world = world();
     let denied = "getent hosts evil.example.net; getent hosts evil.example.net; echo last words";
     let allowed = "getent hosts api.example.com; echo last words";
@@ -178,15 +179,28 @@ fn one_closing_paragraph_on_a_terminal_only() {
         "{closing}"
     );
     assert!(closing.matches("portcullis:").count() == 1, "{closing}");
-    for silent in [shown("--quiet", denied), shown("", allowed)] {
+    let never = shown("--summary never", denied);
+    for silent in [shown("--quiet", denied), never, shown("", allowed)] {
         assert!(
             !silent.contains("portcullis") && !silent.contains("evil"),
             "{silent}"
         );
     }
     // Without a terminal for standard error there is none, whatever stdin and stdout are.
-    let ran = sandbox(&world).sh(denied);
-    assert_eq!(ran.err(), "", "{ran}");
+    for (ci, flags, paragraphs) in [
+        ("", &[][..], 0),
+        ("true", &[], 1),
+        ("1", &["--quiet"], 0),
+        ("1", &["--summary", "never"], 0),
+        ("", &["--summary", "always"], 1),
+    ] {
+        let ran = sandbox(&world).env("CI", ci).args(flags).sh(denied);
+        let said = ran.err();
+        let found = said.matches("portcullis:").count();
+        assert_eq!(found, paragraphs, "CI={ci} {flags:?}: {ran}");
+        assert_eq!(said.is_empty(), paragraphs == 0, "{ran}");
+        ran.assert_out("last words\n");
+    }
 }
 
 /// A terminal that goes away ends the tree where `run` leads the session (`xterm -e`, `ssh -t`):

@@ -23,10 +23,9 @@ const MAX_CLOSING_LINES: usize = 8;
 
 /// The exit codes, as `--help` tells them.
 const EXITS: &str = "\
-Exit codes: CMD's own; 128+N if signal N ended CMD, or came before it started; 123 with --strict-log, if
-decision records are missing; 124 on --timeout; 125
-if Portcullis failed before CMD started, for instance if names did not resolve at start-up; 126 if
-CMD cannot be executed; 127 if CMD is not found.";
+Exit codes: CMD's own; 128+N if signal N ended CMD, or came before it started; 123 with --strict-log,
+if decision records are missing; 124 on --timeout; 125 if Portcullis failed before CMD started, for
+instance if names did not resolve at start-up; 126 if CMD cannot be executed; 127 if CMD is not found.";
 
 /// Run CMD in a sandbox whose only network is what the policy lists
 #[derive(clap::Args)]
