@@ -3,6 +3,7 @@
 //! A courtesy only: programs that read proxy variables find the proxies by them. Nothing depends
 //! on it, since a program that drops every one of them meets the same policy at the kernel.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 
@@ -10,43 +11,11 @@ use std::net::SocketAddr;
 /// Python compares an IPv6 host with its brackets, curl and Go without.
 const NO_PROXY: &str = "localhost,127.0.0.1,::1,[::1]";
 
-/// The caller's environment with every proxy setting replaced by the sandbox's own.
-pub fn for_child(
-    host: impl IntoIterator<Item = (OsString, OsString)>,
-    http: SocketAddr,
-    socks: SocketAddr,
-) -> Vec<(OsString, OsString)> {
-    let host: Vec<_> = host.into_iter().collect();
-    let java = host
-        .iter()
-        .find(|(key, _)| key == "JAVA_TOOL_OPTIONS")
-        .map(|(_, value)| value);
-    let ours = ours(http, socks, java.map(OsString::as_os_str));
-    let mut child: Vec<(OsString, OsString)> = host
-        .into_iter()
-        .filter(|(key, _)| !names_a_proxy(key) && key != "JAVA_TOOL_OPTIONS")
-        .collect();
-    child.retain(|(key, _)| !ours.iter().any(|(name, _)| key == name));
-    child.extend(
-        ours.into_iter()
-            .map(|(key, value)| (OsString::from(key), value)),
-    );
-    child
-}
-
-/// Whether a variable of the caller steers programs to a proxy that the sandbox cannot reach.
-fn names_a_proxy(key: &OsStr) -> bool {
-    key.to_str()
-        .is_some_and(|key| key.to_ascii_lowercase().ends_with("_proxy"))
-}
-
-fn ours(
-    http: SocketAddr,
-    socks: SocketAddr,
-    java: Option<&OsStr>,
-) -> Vec<(&'static str, OsString)> {
-    let url = OsString::from(format!("http://{http}"));
-    let mut ours = Vec::new();
+/// Replaces every proxy setting of the caller by the sandbox's own.
+pub fn set_proxies(env: &mut BTreeMap<OsString, OsString>, http: SocketAddr, socks: SocketAddr) {
+    env.retain(|name, _| !names_a_proxy(name));
+    let mut set = |name: &str, value: &str| env.insert(name.into(), value.into());
+    let url = format!("http://{http}");
     for name in [
         "HTTP_PROXY",
         "http_proxy",
@@ -66,11 +35,11 @@ fn ours(
         "GLOBAL_AGENT_HTTP_PROXY",
         "GLOBAL_AGENT_HTTPS_PROXY",
     ] {
-        ours.push((name, url.clone()));
+        set(name, &url);
     }
     // socks5h: the proxy resolves, so that the name is what is decided on.
     for name in ["ALL_PROXY", "all_proxy"] {
-        ours.push((name, format!("socks5h://{socks}").into()));
+        set(name, &format!("socks5h://{socks}"));
     }
     for name in [
         "NO_PROXY",
@@ -78,17 +47,17 @@ fn ours(
         "npm_config_noproxy",
         "GLOBAL_AGENT_NO_PROXY",
     ] {
-        ours.push((name, NO_PROXY.into()));
+        set(name, NO_PROXY);
     }
     for name in [
         "NODE_USE_ENV_PROXY",
         "PORTCULLIS",
         "CODEX_NETWORK_PROXY_ACTIVE",
     ] {
-        ours.push((name, "1".into()));
+        set(name, "1");
     }
-    ours.push(("ELECTRON_GET_USE_PROXY", "true".into()));
-    let mut options = java.map(OsStr::to_owned).unwrap_or_default();
+    set("ELECTRON_GET_USE_PROXY", "true");
+    let options = env.entry("JAVA_TOOL_OPTIONS".into()).or_default();
     if !options.is_empty() {
         options.push(" ");
     }
@@ -97,27 +66,31 @@ fn ours(
         "-Dhttp.proxyHost={host} -Dhttp.proxyPort={port} -Dhttps.proxyHost={host} \
          -Dhttps.proxyPort={port} -Dhttp.nonProxyHosts=localhost|127.*|[::1]"
     ));
-    ours.push(("JAVA_TOOL_OPTIONS", options));
-    ours
+}
+
+/// Whether a variable of the caller steers programs to a proxy that the sandbox cannot reach.
+fn names_a_proxy(name: &OsStr) -> bool {
+    name.to_str()
+        .is_some_and(|name| name.to_ascii_lowercase().ends_with("_proxy"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn child(host: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
-        for_child(
-            host.iter().map(|(key, value)| (key.into(), value.into())),
+    fn child(host: &[(&str, &str)]) -> BTreeMap<OsString, OsString> {
+        let owned = |(name, value): &(&str, &str)| ((*name).into(), (*value).into());
+        let mut env = host.iter().map(owned).collect();
+        set_proxies(
+            &mut env,
             "10.0.2.2:3128".parse().unwrap(),
             "10.0.2.2:1080".parse().unwrap(),
-        )
+        );
+        env
     }
 
-    fn get<'a>(env: &'a [(OsString, OsString)], key: &str) -> Vec<&'a str> {
-        env.iter()
-            .filter(|(name, _)| name == key)
-            .map(|(_, value)| value.to_str().unwrap())
-            .collect()
+    fn get<'a>(env: &'a BTreeMap<OsString, OsString>, name: &str) -> Option<&'a str> {
+        env.get(OsStr::new(name))?.to_str()
     }
 
     #[test]
@@ -127,22 +100,20 @@ mod tests {
             ("ftp_proxy", "http://corp:2"),
             ("HOME", "/h"),
         ]);
-        assert_eq!(get(&env, "HTTP_PROXY"), ["http://10.0.2.2:3128"]);
-        assert_eq!(get(&env, "ftp_proxy"), [""; 0]);
-        assert_eq!(get(&env, "HOME"), ["/h"]);
-        assert_eq!(get(&env, "all_proxy"), ["socks5h://10.0.2.2:1080"]);
-        assert_eq!(get(&env, "CODEX_NETWORK_PROXY_ACTIVE"), ["1"]);
+        assert_eq!(get(&env, "HTTP_PROXY"), Some("http://10.0.2.2:3128"));
+        assert_eq!(get(&env, "ftp_proxy"), None);
+        assert_eq!(get(&env, "HOME"), Some("/h"));
+        assert_eq!(get(&env, "all_proxy"), Some("socks5h://10.0.2.2:1080"));
+        assert_eq!(get(&env, "CODEX_NETWORK_PROXY_ACTIVE"), Some("1"));
     }
 
     #[test]
     fn java_options_of_the_caller_are_kept() {
         let env = child(&[("JAVA_TOOL_OPTIONS", "-Xmx1g")]);
-        let options = get(&env, "JAVA_TOOL_OPTIONS");
-        assert_eq!(options.len(), 1);
+        let options = get(&env, "JAVA_TOOL_OPTIONS").unwrap();
         assert!(
-            options[0].starts_with("-Xmx1g -Dhttp.proxyHost=10.0.2.2 "),
-            "{}",
-            options[0]
+            options.starts_with("-Xmx1g -Dhttp.proxyHost=10.0.2.2 "),
+            "{options}"
         );
     }
 }

@@ -5,13 +5,15 @@ use crate::debug_log::DebugLog;
 use crate::exit::BEFORE_START;
 use crate::output::Hinted;
 use crate::written_file::WrittenFile;
+use crate::{child_env, hidden_credentials, socket_env, trust_env};
 use anyhow::{Context, bail};
 use portcullis_policy::{Policy, Resolve};
 use portcullis_runner::{Publish, Reload, Report, RunConfig, Unresolved};
 use portcullis_sandbox::{
     Addresses, ExitStatus, Keyring, OpenRules, SandboxError, Spec, UnixSockets,
 };
-use std::ffi::OsString;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -127,17 +129,6 @@ pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
         };
         covered.push(written.path().to_owned());
     }
-    let mut publish = Vec::new();
-    for PublishedPort { host, inside } in launch.publish {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, host)).map_err(|error| {
-            let hinted = Hinted::listening(format!("cannot publish on 127.0.0.1:{host}"), &error);
-            anyhow::Error::new(error).context(hinted)
-        })?;
-        publish.push(Publish {
-            listener,
-            port: inside,
-        });
-    }
     let addresses = if launch.tap.is_some() {
         Addresses::with_tap()
     } else {
@@ -145,7 +136,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
     };
     let mut spec = Spec {
         argv: launch.command,
-        env: Vec::new(),
+        env: BTreeMap::new(),
         cwd: None,
         read_only,
         hidden,
@@ -160,18 +151,11 @@ pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
         keyring: launch.keyring,
     };
     portcullis_runner::prepare(&launch.policy, &mut spec);
-    let (http, socks) = (addresses.http(), addresses.socks());
-    let secret = &launch.policy.settings().upstream.secret_variables;
-    let host = std::env::vars_os().filter(|(name, _)| {
-        let is = |secret: &str| name == secret;
-        !is(crate::hidden_credentials::VARIABLE) && !secret.iter().any(|secret| is(secret))
-    });
-    let host = crate::socket_env::without_sockets(host, &spec.let_in);
-    spec.env = crate::child_env::for_child(host, http, socks);
+    spec.env = environment(&launch.policy, &spec);
     let mut more_roots = Vec::new();
     if spec.trust {
-        more_roots = crate::trust_env::roots(&spec.env);
-        crate::trust_env::add(&mut spec.env);
+        more_roots = trust_env::roots(&spec.env);
+        trust_env::add(&mut spec.env);
     }
     let mut reload = launch.reload;
     if let Some(reload) = &mut reload {
@@ -187,7 +171,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
         resolvers: launch.resolvers,
         log,
         denial_lines: launch.denial_lines,
-        publish,
+        publish: bind(launch.publish)?,
         addresses,
         collect: launch.collect,
         resolve: launch.resolve,
@@ -224,6 +208,33 @@ pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
             None => Err(error.into()),
         },
     }
+}
+
+/// Listens on the ports of the host that lead inside.
+fn bind(ports: Vec<PublishedPort>) -> anyhow::Result<Vec<Publish>> {
+    let bind = |PublishedPort { host, inside }| {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, host)).map_err(|error| {
+            let hinted = Hinted::listening(format!("cannot publish on 127.0.0.1:{host}"), &error);
+            anyhow::Error::new(error).context(hinted)
+        })?;
+        Ok(Publish {
+            listener,
+            port: inside,
+        })
+    };
+    ports.into_iter().map(bind).collect()
+}
+
+/// The caller's environment without secrets and sockets of the host, and with the sandbox's proxies.
+fn environment(policy: &Policy, spec: &Spec) -> BTreeMap<OsString, OsString> {
+    let mut env: BTreeMap<_, _> = std::env::vars_os().collect();
+    env.remove(OsStr::new(hidden_credentials::VARIABLE));
+    for name in &policy.settings().upstream.secret_variables {
+        env.remove(OsStr::new(name));
+    }
+    socket_env::remove_sockets(&mut env, &spec.let_in);
+    child_env::set_proxies(&mut env, spec.addresses.http(), spec.addresses.socks());
+    env
 }
 
 /// Says why CMD never ran, and what to do.

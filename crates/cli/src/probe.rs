@@ -3,7 +3,7 @@
 //! is the evidence.
 
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
-use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{self, Name, RData};
 use portcullis_names::RecordType;
 use portcullis_tls::{Authorities, client_config_blocking};
@@ -31,6 +31,8 @@ const PROXY_TIMEOUT: Duration = Duration::from_secs(15);
 const PROXY_VARIABLE: &str = "HTTP_PROXY";
 /// Largest DNS answer over UDP that is read, bytes.
 const MAX_ANSWER_BYTES: usize = 4_096;
+/// The extended DNS error of an answer that a policy blocks: *Blocked* (RFC 8914, 4.16).
+const EDE_BLOCKED: u16 = 15;
 /// Largest HTTP response head that is read, bytes.
 const MAX_HEAD_BYTES: usize = 16_384;
 /// The resolver of a system that names none.
@@ -52,6 +54,24 @@ pub enum Layer {
     Tls,
     /// The HTTP exchange.
     Http,
+}
+
+impl Layer {
+    /// Its place from the bottom: 1 to 4.
+    pub fn number(self) -> u8 {
+        self as u8 + 1
+    }
+}
+
+impl std::fmt::Display for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Layer::Dns => "DNS",
+            Layer::Tcp => "TCP",
+            Layer::Tls => "TLS",
+            Layer::Http => "HTTP",
+        })
+    }
 }
 
 /// What one layer showed.
@@ -129,111 +149,135 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
+/// What a layer that let the connection pass showed, and what the next one works on.
+struct Passed<T> {
+    saw: String,
+    next: T,
+}
+
+/// What a layer that stopped the connection showed.
+struct Failure {
+    saw: String,
+    refused_by_policy: bool,
+    /// The layer that is to blame, where it is another than the one that showed it.
+    layer: Option<Layer>,
+}
+
+/// A failure of the layer itself; the policy has no part in it.
+impl<T: std::fmt::Display> From<T> for Failure {
+    fn from(saw: T) -> Failure {
+        Failure {
+            saw: saw.to_string(),
+            refused_by_policy: false,
+            layer: None,
+        }
+    }
+}
+
+type Step<T> = Result<Passed<T>, Failure>;
+
+fn passed<T>(saw: impl Into<String>, next: T) -> Step<T> {
+    let saw = saw.into();
+    Ok(Passed { saw, next })
+}
+
 /// Walks the layers until one fails; the last finding is the culprit or HTTP.
 pub fn walk(endpoint: &Endpoint) -> Vec<Finding> {
-    let Endpoint { name, port } = endpoint;
     let mut findings = Vec::new();
-    let addresses = match name.parse::<IpAddr>() {
-        Ok(address) => vec![address],
-        Err(_) => {
-            let (finding, addresses) = timed(|| dns(name));
-            findings.push(finding);
-            addresses
-        }
-    };
-    if addresses.is_empty() {
-        return findings;
-    }
-    let (finding, stream) = timed(|| tcp(&addresses, *port));
-    findings.push(finding);
-    let Some(stream) = stream else {
-        return findings;
-    };
-    if TLS_PORTS.contains(port) {
-        let (finding, stream) = timed(|| tls(name, stream));
-        findings.push(finding);
-        if let Some(mut stream) = stream {
-            findings.push(timed(|| (http(name, &mut stream), ())).0);
-        }
-    } else if HTTP_PORTS.contains(port) {
-        let mut stream = stream;
-        findings.push(timed(|| (http(name, &mut stream), ())).0);
-    } else if let Some(failed) = watch(stream, endpoint)
-        && let Some(finding) = findings.last_mut()
-    {
-        *finding = failed;
-    }
+    // The last finding says how far it went.
+    let _ = walk_into(&mut findings, endpoint);
     findings
 }
 
-fn timed<T>(step: impl FnOnce() -> (Finding, T)) -> (Finding, T) {
-    let start = Instant::now();
-    let (mut finding, rest) = step();
-    finding.milliseconds = start.elapsed().as_secs_f64() * 1_000.0;
-    (finding, rest)
-}
-
-fn finding(layer: Layer, ok: bool, saw: impl Into<String>) -> Finding {
-    Finding {
-        layer,
-        ok,
-        refused_by_policy: false,
-        saw: saw.into(),
-        milliseconds: 0.0,
+fn walk_into(findings: &mut Vec<Finding>, endpoint: &Endpoint) -> Option<()> {
+    let Endpoint { name, port } = endpoint;
+    let addresses = match name.parse::<IpAddr>() {
+        Ok(address) => vec![address],
+        Err(_) => step(findings, Layer::Dns, || dns(name))?,
+    };
+    let mut stream = step(findings, Layer::Tcp, || tcp(&addresses, *port))?;
+    if TLS_PORTS.contains(port) {
+        let mut stream = step(findings, Layer::Tls, || tls(name, stream))?;
+        step(findings, Layer::Http, || http(name, &mut stream))
+    } else if HTTP_PORTS.contains(port) {
+        step(findings, Layer::Http, || http(name, &mut stream))
+    } else {
+        // What comes after the connection is a finding only where it is a failure.
+        let opened = findings.pop()?;
+        step(findings, Layer::Tcp, || watch(stream, endpoint))?;
+        *findings.last_mut()? = opened;
+        Some(())
     }
 }
 
-fn dns(name: &str) -> (Finding, Vec<IpAddr>) {
-    let server = match portcullis_gateway::host_resolvers() {
-        // Where none is named the C library asks the loopback (resolv.conf(5)).
-        Ok(servers) => *servers.first().unwrap_or(&LOCAL_RESOLVER),
-        Err(error) => {
-            return (
-                finding(Layer::Dns, false, format!("/etc/resolv.conf: {error}")),
-                Vec::new(),
-            );
+/// Takes one step and keeps what it showed.
+fn step<T>(findings: &mut Vec<Finding>, layer: Layer, step: impl FnOnce() -> Step<T>) -> Option<T> {
+    let start = Instant::now();
+    let result = step();
+    let mut finding = Finding {
+        layer,
+        ok: result.is_ok(),
+        refused_by_policy: false,
+        saw: String::new(),
+        milliseconds: start.elapsed().as_secs_f64() * 1_000.0,
+    };
+    let next = match result {
+        Ok(passed) => {
+            finding.saw = passed.saw;
+            Some(passed.next)
+        }
+        Err(failure) => {
+            finding.layer = failure.layer.unwrap_or(layer);
+            finding.refused_by_policy = failure.refused_by_policy;
+            finding.saw = failure.saw;
+            None
         }
     };
+    findings.push(finding);
+    next
+}
+
+fn dns(name: &str) -> Step<Vec<IpAddr>> {
+    let servers = portcullis_gateway::host_resolvers()
+        .map_err(|error| format!("/etc/resolv.conf: {error}"))?;
+    // Where none is named the C library asks the loopback (resolv.conf(5)).
+    let server = *servers.first().unwrap_or(&LOCAL_RESOLVER);
     let mut addresses = Vec::new();
     let mut worst = None;
     for kind in [RecordType::A, RecordType::AAAA] {
-        match ask(server, name, kind) {
-            Ok(answer) => {
-                let code = answer.metadata.response_code;
-                if code == ResponseCode::NoError {
-                    addresses.extend(answer.answers.iter().filter_map(
-                        |record| match &record.data {
-                            RData::A(a) => Some(IpAddr::V4(a.0)),
-                            RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
-                            _ => None,
-                        },
-                    ));
-                } else {
-                    let (ede, text) = extended_error(&answer);
-                    let mut seen = finding(Layer::Dns, false, code_name(code));
-                    if let Some(ede) = ede {
-                        seen.saw.push_str(&format!(" (EDE {ede}: {text})"));
-                        seen.refused_by_policy = ede == 15;
-                    }
-                    worst = Some(seen);
-                    break;
-                }
+        let answer = match ask(server, name, kind) {
+            Ok(answer) => answer,
+            Err(failure) => {
+                worst = Some(failure);
+                continue;
             }
-            Err(error) => worst = Some(finding(Layer::Dns, false, error)),
+        };
+        if answer.metadata.response_code != ResponseCode::NoError {
+            worst = Some(dns_failure(&answer));
+            break;
         }
+        let data = answer.answers.iter().map(|record| &record.data);
+        addresses.extend(data.filter_map(|data| match data {
+            RData::A(a) => Some(IpAddr::V4(a.0)),
+            RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
+            _ => None,
+        }));
     }
-    if !addresses.is_empty() {
-        let list: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-        return (finding(Layer::Dns, true, list.join(", ")), addresses);
+    if addresses.is_empty() {
+        let none = || "the name exists but has no usable address (NODATA)".into();
+        return Err(worst.unwrap_or_else(none));
     }
-    let none = || {
-        finding(
-            Layer::Dns,
-            false,
-            "the name exists but has no usable address (NODATA)",
-        )
-    };
-    (worst.unwrap_or_else(none), Vec::new())
+    let list: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
+    passed(list.join(", "), addresses)
+}
+
+fn dns_failure(answer: &Message) -> Failure {
+    let mut failure = Failure::from(code_name(answer.metadata.response_code));
+    if let Some(ExtendedError { code, text }) = extended_error(answer) {
+        failure.saw.push_str(&format!(" (EDE {code}: {text})"));
+        failure.refused_by_policy = code == EDE_BLOCKED;
+    }
+    failure
 }
 
 fn code_name(code: ResponseCode) -> String {
@@ -245,30 +289,28 @@ fn code_name(code: ResponseCode) -> String {
     }
 }
 
-fn extended_error(answer: &Message) -> (Option<u16>, String) {
-    let option = answer.edns.as_ref().and_then(|edns| {
-        edns.options()
-            .as_ref()
-            .iter()
-            .find_map(|(code, option)| match option {
-                EdnsOption::Unknown(15, data) if *code == EdnsCode::Unknown(15) => {
-                    Some(data.clone())
-                }
-                _ => None,
-            })
-    });
-    match option {
-        Some(data) if data.len() >= 2 => (
-            Some(u16::from_be_bytes([data[0], data[1]])),
-            String::from_utf8_lossy(&data[2..]).into_owned(),
-        ),
-        _ => (None, String::new()),
-    }
+/// Extended DNS Error (RFC 8914).
+struct ExtendedError {
+    code: u16,
+    text: String,
 }
 
-fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Result<Message, String> {
-    let fail = |error: &dyn std::fmt::Display| error.to_string();
-    let mut name = Name::from_ascii(name).map_err(|error| fail(&error))?;
+fn extended_error(answer: &Message) -> Option<ExtendedError> {
+    let options = answer.edns.as_ref()?.options().as_ref();
+    options.iter().find_map(|(_, option)| match option {
+        EdnsOption::Unknown(15, data) => {
+            let (code, text) = data.split_first_chunk()?;
+            Some(ExtendedError {
+                code: u16::from_be_bytes(*code),
+                text: String::from_utf8_lossy(text).into_owned(),
+            })
+        }
+        _ => None,
+    })
+}
+
+fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Result<Message, Failure> {
+    let mut name = Name::from_ascii(name)?;
     name.set_fqdn(true);
     let mut query = Message::query();
     let id = query.metadata.id;
@@ -277,26 +319,23 @@ fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Result<Message, Stri
     let mut edns = Edns::new();
     edns.set_max_payload(1_232);
     query.edns = Some(edns);
-    let bytes = query.to_vec().map_err(|error| fail(&error))?;
+    let bytes = query.to_vec()?;
     let local: SocketAddr = match server {
         SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
         SocketAddr::V6(_) => ([0u16; 8], 0).into(),
     };
-    let socket = UdpSocket::bind(local).map_err(|error| fail(&error))?;
-    socket.connect(server).map_err(|error| fail(&error))?;
-    socket
-        .set_read_timeout(Some(DNS_TIMEOUT))
-        .map_err(|error| fail(&error))?;
-    socket.send(&bytes).map_err(|error| fail(&error))?;
+    let socket = UdpSocket::bind(local)?;
+    socket.connect(server)?;
+    socket.set_read_timeout(Some(DNS_TIMEOUT))?;
+    socket.send(&bytes)?;
+    let silent = || format!("no answer from {server} in 5 s");
     let mut buffer = [0; MAX_ANSWER_BYTES];
     let deadline = Instant::now() + DNS_TIMEOUT;
     while Instant::now() < deadline {
         let length = socket
             .recv(&mut buffer)
             .map_err(|error| match error.kind() {
-                ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                    format!("no answer from {server} in 5 s")
-                }
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => silent(),
                 _ => format!("{server}: {error}"),
             })?;
         match Message::from_vec(&buffer[..length]) {
@@ -304,156 +343,126 @@ fn ask(server: SocketAddr, name: &str, kind: RecordType) -> Result<Message, Stri
             _ => continue,
         }
     }
-    Err(format!("no answer from {server} in 5 s"))
+    Err(silent().into())
 }
 
-fn tcp(addresses: &[IpAddr], port: u16) -> (Finding, Option<TcpStream>) {
-    let mut last = String::new();
-    let mut refused = false;
+fn tcp(addresses: &[IpAddr], port: u16) -> Step<TcpStream> {
+    let mut last = Failure::from("no address to connect to");
     for address in addresses {
         let target = SocketAddr::new(*address, port);
-        match TcpStream::connect_timeout(&target, CONNECT_TIMEOUT) {
-            Ok(stream) => {
-                return (
-                    finding(Layer::Tcp, true, format!("connected to {target}")),
-                    Some(stream),
-                );
-            }
-            Err(error) => {
-                refused = error.kind() == ErrorKind::ConnectionRefused;
-                last = match error.kind() {
-                    ErrorKind::ConnectionRefused => format!("{target}: connection refused"),
-                    ErrorKind::TimedOut => format!("{target}: timed out"),
-                    _ => format!("{target}: {error}"),
-                };
-            }
-        }
+        let error = match TcpStream::connect_timeout(&target, CONNECT_TIMEOUT) {
+            Ok(stream) => return passed(format!("connected to {target}"), stream),
+            Err(error) => error,
+        };
+        last = Failure::from(match error.kind() {
+            ErrorKind::ConnectionRefused => format!("{target}: connection refused"),
+            ErrorKind::TimedOut => format!("{target}: timed out"),
+            _ => format!("{target}: {error}"),
+        });
+        // Inside a sandbox only the kernel's rules refuse at connect(): upstreams show as resets.
+        last.refused_by_policy = error.kind() == ErrorKind::ConnectionRefused;
     }
-    let mut seen = finding(Layer::Tcp, false, last);
-    // Inside a sandbox only the kernel's rules refuse at connect(): upstreams show as resets.
-    seen.refused_by_policy = refused;
-    (seen, None)
+    Err(last)
 }
 
 /// Tells what is wrong with a connection of an unknown protocol that opened, if anything is. It is
 /// torn down where upstream refuses. Silence may be a server that waits for its client, or an
 /// upstream that never answers, since the kernel accepts before the gateway can dial; the gateway's
 /// proxy tells them apart: it says 200 only when the upstream connection stands.
-fn watch(mut stream: TcpStream, endpoint: &Endpoint) -> Option<Finding> {
-    stream.set_read_timeout(Some(RESET_WATCH)).ok()?;
+fn watch(mut stream: TcpStream, endpoint: &Endpoint) -> Step<()> {
+    if stream.set_read_timeout(Some(RESET_WATCH)).is_err() {
+        return passed("", ());
+    }
     match stream.read(&mut [0; 1]).map_err(|error| error.kind()) {
-        Err(ErrorKind::ConnectionReset) => Some(opened_then_reset()),
+        Err(ErrorKind::ConnectionReset) => Err(opened_then_reset()),
         Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
             let proxy = std::env::var(PROXY_VARIABLE).unwrap_or_default();
-            let (failed, ()) = timed(|| (by_proxy(&proxy, endpoint), ()));
-            Some(failed).filter(|failed| !failed.ok)
+            by_proxy(&proxy, endpoint)
         }
-        _ => None,
+        _ => passed("", ()),
     }
 }
 
 /// Asks the gateway's proxy for a tunnel. Where there is no such proxy, nothing speaks against what
 /// was seen so far.
-fn by_proxy(proxy: &str, endpoint: &Endpoint) -> Finding {
-    let reachable = || finding(Layer::Tcp, true, "");
+fn by_proxy(proxy: &str, endpoint: &Endpoint) -> Step<()> {
     let address = proxy.trim_start_matches("http://").trim_end_matches('/');
-    let Some(mut stream) = address
-        .parse()
-        .ok()
-        .and_then(|address: SocketAddr| TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).ok())
-    else {
-        return reachable();
+    let connect = |address: SocketAddr| {
+        let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).ok()?;
+        stream.set_read_timeout(Some(PROXY_TIMEOUT)).ok()?;
+        Some(stream)
+    };
+    let Some(mut stream) = address.parse().ok().and_then(connect) else {
+        return passed("", ());
     };
     let request = format!("CONNECT {endpoint} HTTP/1.1\r\nHost: {endpoint}\r\n\r\n");
-    if stream.set_read_timeout(Some(PROXY_TIMEOUT)).is_err() {
-        return reachable();
-    }
     // Whatever it says, it is about the connection.
-    Finding {
-        layer: Layer::Tcp,
-        ..exchange(&mut stream, &request)
-    }
+    exchange(&mut stream, &request).map_err(|failure| Failure {
+        layer: Some(Layer::Tcp),
+        ..failure
+    })
 }
 
-fn opened_then_reset() -> Finding {
-    finding(Layer::Tcp, false, "the connection opened, then was reset")
+fn opened_then_reset() -> Failure {
+    Failure {
+        layer: Some(Layer::Tcp),
+        ..Failure::from("the connection opened, then was reset")
+    }
 }
 
 type Tls = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
-fn tls(name: &str, stream: TcpStream) -> (Finding, Option<Tls>) {
-    let fail = |text: String| (finding(Layer::Tls, false, text), None);
-    let config = match client_config_blocking(&Authorities::Host) {
-        Ok(config) => config,
-        Err(error) => return fail(error.to_string()),
-    };
-    let Ok(server) = rustls::pki_types::ServerName::try_from(name.to_owned()) else {
-        return fail(format!("{name} cannot be a TLS server name"));
-    };
-    for result in [
-        stream.set_read_timeout(Some(READ_TIMEOUT)),
-        stream.set_write_timeout(Some(READ_TIMEOUT)),
-    ] {
-        if let Err(error) = result {
-            return fail(error.to_string());
-        }
-    }
-    let mut stream = match rustls::ClientConnection::new(Arc::new(config), server) {
-        Ok(connection) => rustls::StreamOwned::new(connection, stream),
-        Err(error) => return fail(error.to_string()),
-    };
+fn tls(name: &str, stream: TcpStream) -> Step<Tls> {
+    let config = client_config_blocking(&Authorities::Host)?;
+    let server = rustls::pki_types::ServerName::try_from(name.to_owned())
+        .map_err(|_| format!("{name} cannot be a TLS server name"))?;
+    stream.set_read_timeout(Some(READ_TIMEOUT))?;
+    stream.set_write_timeout(Some(READ_TIMEOUT))?;
+    let connection = rustls::ClientConnection::new(Arc::new(config), server)?;
+    let mut stream = rustls::StreamOwned::new(connection, stream);
     while stream.conn.is_handshaking() {
         if let Err(error) = stream.conn.complete_io(&mut stream.sock) {
             // The gateway's refusal is an alert. A reset before any answer is an upstream that
             // could not be reached: the kernel accepts before the gateway can dial.
-            if error.kind() == ErrorKind::ConnectionReset
-                && stream.conn.protocol_version().is_none()
-            {
-                return (opened_then_reset(), None);
-            }
-            return (tls_failure(&error), None);
+            let unanswered = stream.conn.protocol_version().is_none();
+            return Err(match error.kind() {
+                ErrorKind::ConnectionReset if unanswered => opened_then_reset(),
+                _ => tls_failure(&error),
+            });
         }
     }
-    (
-        finding(
-            Layer::Tls,
-            true,
-            "the handshake stands, the certificate verifies",
-        ),
-        Some(stream),
-    )
+    passed("the handshake stands, the certificate verifies", stream)
 }
 
-fn tls_failure(error: &std::io::Error) -> Finding {
+fn tls_failure(error: &std::io::Error) -> Failure {
     let inner = error
         .get_ref()
         .and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match inner {
-        Some(rustls::Error::AlertReceived(alert)) => {
-            let mut seen = finding(Layer::Tls, false, format!("fatal alert: {alert:?}"));
-            seen.refused_by_policy = matches!(
+        Some(rustls::Error::AlertReceived(alert)) => Failure {
+            refused_by_policy: matches!(
                 alert,
                 rustls::AlertDescription::UnrecognisedName | rustls::AlertDescription::AccessDenied
-            );
-            seen
-        }
+            ),
+            ..Failure::from(format!("fatal alert: {alert:?}"))
+        },
         Some(rustls::Error::InvalidCertificate(cause)) => {
-            finding(Layer::Tls, false, format!("certificate error: {cause}"))
+            format!("certificate error: {cause}").into()
         }
-        Some(other) => finding(Layer::Tls, false, other.to_string()),
+        Some(other) => other.into(),
         None => match error.kind() {
             ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof => {
-                finding(Layer::Tls, false, "closed or reset during the handshake")
+                "closed or reset during the handshake".into()
             }
             ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                finding(Layer::Tls, false, "no answer to the handshake in 10 s")
+                "no answer to the handshake in 10 s".into()
             }
-            _ => finding(Layer::Tls, false, error.to_string()),
+            _ => error.into(),
         },
     }
 }
 
-fn http(name: &str, stream: &mut (impl Read + Write)) -> Finding {
+fn http(name: &str, stream: &mut (impl Read + Write)) -> Step<()> {
     let request = format!(
         "HEAD / HTTP/1.1\r\nHost: {name}\r\nUser-Agent: portcullis-diagnose\r\nConnection: close\r\n\r\n"
     );
@@ -461,13 +470,9 @@ fn http(name: &str, stream: &mut (impl Read + Write)) -> Finding {
 }
 
 /// Sends a request and judges the head of its answer.
-fn exchange(stream: &mut (impl Read + Write), request: &str) -> Finding {
-    if let Err(error) = stream
-        .write_all(request.as_bytes())
-        .and_then(|()| stream.flush())
-    {
-        return finding(Layer::Http, false, error.to_string());
-    }
+fn exchange(stream: &mut (impl Read + Write), request: &str) -> Step<()> {
+    stream.write_all(request.as_bytes())?;
+    stream.flush()?;
     let mut head = Vec::new();
     let mut chunk = [0; 1_024];
     while head.len() < MAX_HEAD_BYTES && !head.windows(4).any(|end| end == b"\r\n\r\n") {
@@ -475,47 +480,42 @@ fn exchange(stream: &mut (impl Read + Write), request: &str) -> Finding {
             Ok(0) => break,
             Ok(length) => head.extend_from_slice(&chunk[..length]),
             Err(error) if head.is_empty() => {
-                let text = match error.kind() {
-                    ErrorKind::ConnectionReset => "reset before an answer".to_owned(),
-                    ErrorKind::WouldBlock | ErrorKind::TimedOut => "no answer in 10 s".to_owned(),
-                    _ => error.to_string(),
-                };
-                return finding(Layer::Http, false, text);
+                return Err(match error.kind() {
+                    ErrorKind::ConnectionReset => "reset before an answer".into(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut => "no answer in 10 s".into(),
+                    _ => error.into(),
+                });
             }
             Err(_) => break,
         }
     }
     let head = String::from_utf8_lossy(&head);
-    let status = head.lines().next().unwrap_or_default().trim().to_owned();
+    let status = head.lines().next().unwrap_or_default().trim();
     if !status.starts_with("HTTP/") {
-        return finding(Layer::Http, false, "closed without an HTTP answer");
+        return Err("closed without an HTTP answer".into());
     }
     let header = |wanted: &str| {
         head.lines().skip(1).find_map(|line| {
             let (key, value) = line.split_once(':')?;
-            key.eq_ignore_ascii_case(wanted)
-                .then(|| value.trim().to_owned())
+            key.eq_ignore_ascii_case(wanted).then(|| value.trim())
         })
     };
     if let Some(code) = header("x-proxy-error") {
-        let mut seen = finding(Layer::Http, false, format!("{status} ({code})"));
-        seen.refused_by_policy = true;
-        return seen;
+        return Err(Failure {
+            refused_by_policy: true,
+            ..Failure::from(format!("{status} ({code})"))
+        });
     }
     if let Some(cause) = header("proxy-status").filter(|value| value.starts_with("portcullis")) {
         // Said in HTTP, but about the way there (RFC 9209, 2.3).
         let on_the_way = ["error=connection_", "error=destination_"];
-        let layer = match on_the_way.iter().any(|error| cause.contains(error)) {
-            true => Layer::Tcp,
-            false => Layer::Http,
-        };
-        return finding(
-            layer,
-            false,
-            format!("{status} (the gateway could not reach it)"),
-        );
+        let tcp = on_the_way.iter().any(|error| cause.contains(error));
+        return Err(Failure {
+            layer: tcp.then_some(Layer::Tcp),
+            ..Failure::from(format!("{status} (the gateway could not reach it)"))
+        });
     }
-    finding(Layer::Http, true, status)
+    passed(status, ())
 }
 
 /// Walks the layers from where it runs and writes a JSON object a line.
@@ -586,8 +586,14 @@ mod tests {
                 stream.write_all(answer.as_bytes()).unwrap();
                 String::from_utf8_lossy(&request[..length]).into_owned()
             });
-            let seen = by_proxy(&proxy, &endpoint("[2001:db8::7]:5432"));
-            assert_eq!((seen.ok, seen.layer), (ok, Layer::Tcp), "{}", seen.saw);
+            let step = by_proxy(&proxy, &endpoint("[2001:db8::7]:5432"));
+            match step {
+                Ok(passed) => assert!(ok, "{}", passed.saw),
+                Err(failure) => {
+                    assert!(!ok, "{}", failure.saw);
+                    assert_eq!(failure.layer, Some(Layer::Tcp));
+                }
+            }
             let request = server.join().unwrap();
             assert!(
                 request.starts_with("CONNECT [2001:db8::7]:5432 HTTP/1.1\r\n"),
@@ -595,7 +601,7 @@ mod tests {
             );
         }
         assert!(
-            by_proxy("", &endpoint("a.example:1")).ok,
+            by_proxy("", &endpoint("a.example:1")).is_ok(),
             "no proxy, no objection"
         );
     }

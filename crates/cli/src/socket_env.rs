@@ -5,6 +5,7 @@
 //! such service. Nothing depends on this.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -39,33 +40,46 @@ const SERVICES: [&str; 22] = [
 ];
 /// What stands before a path in a value.
 const PREFIXES: [&str; 4] = ["unix:path=", "unix://", "unix:", "local:"];
-/// Variables that go with another one.
-const COMPANIONS: [(&str, &str); 2] = [("SSH_AGENT_PID", "SSH_AUTH_SOCK"), ("TMUX_PANE", "TMUX")];
 
-/// The environment without the variables that lead to sockets of the host, but for those that are let
-/// in.
-pub fn without_sockets(
-    env: impl IntoIterator<Item = (OsString, OsString)>,
-    let_in: &[PathBuf],
-) -> Vec<(OsString, OsString)> {
-    let mut env: Vec<_> = env.into_iter().collect();
-    let runtime = env.iter().find(|(name, _)| name == "XDG_RUNTIME_DIR");
-    let runtime = runtime.map(|(_, value)| PathBuf::from(value));
-    let let_in: Vec<(u64, u64)> = let_in.iter().filter_map(|path| socket_at(path)).collect();
+/// A variable that goes with another one.
+struct Companion {
+    name: &'static str,
+    of: &'static str,
+}
+
+const COMPANIONS: [Companion; 2] = [
+    Companion {
+        name: "SSH_AGENT_PID",
+        of: "SSH_AUTH_SOCK",
+    },
+    Companion {
+        name: "TMUX_PANE",
+        of: "TMUX",
+    },
+];
+
+/// A socket, by whatever path it is found.
+#[derive(PartialEq)]
+struct SocketId {
+    file_system: u64,
+    inode: u64,
+}
+
+/// Removes the variables that lead to sockets of the host, but for those that are let in.
+pub fn remove_sockets(env: &mut BTreeMap<OsString, OsString>, let_in: &[PathBuf]) {
+    let runtime = env.get(OsStr::new("XDG_RUNTIME_DIR")).map(PathBuf::from);
+    let let_in: Vec<SocketId> = let_in.iter().filter_map(|path| socket_at(path)).collect();
     env.retain(
-        |(name, value)| match socket_in(name, value, runtime.as_deref()) {
+        |name, value| match socket_in(name, value, runtime.as_deref()) {
             Some(socket) => let_in.contains(&socket),
             None => !means_a_service(name, value),
         },
     );
-    let gone = |of: &str| !env.iter().any(|(name, _)| name == of);
-    let alone: Vec<&str> = COMPANIONS
-        .iter()
-        .filter(|(_, of)| gone(of))
-        .map(|(name, _)| *name)
-        .collect();
-    env.retain(|(name, _)| !alone.iter().any(|alone| name == alone));
-    env
+    for Companion { name, of } in COMPANIONS {
+        if !env.contains_key(OsStr::new(of)) {
+            env.remove(OsStr::new(name));
+        }
+    }
 }
 
 /// Whether a variable means a service although no socket is found by its value.
@@ -75,8 +89,8 @@ fn means_a_service(name: &OsStr, value: &OsStr) -> bool {
     SERVICES.iter().any(|service| name == *service) || (name == "DISPLAY" && display())
 }
 
-/// The socket that a value leads to, by file system and number.
-fn socket_in(name: &OsStr, value: &OsStr, runtime: Option<&Path>) -> Option<(u64, u64)> {
+/// The socket that a value leads to.
+fn socket_in(name: &OsStr, value: &OsStr, runtime: Option<&Path>) -> Option<SocketId> {
     let bytes = value.as_bytes();
     if name == "DISPLAY" {
         return socket_at(&display(bytes)?);
@@ -115,10 +129,13 @@ fn display(value: &[u8]) -> Option<PathBuf> {
     }
 }
 
-fn socket_at(path: &Path) -> Option<(u64, u64)> {
+fn socket_at(path: &Path) -> Option<SocketId> {
     let found = fs::metadata(path).ok()?;
     let is_socket = found.file_type().is_socket();
-    is_socket.then(|| (found.dev(), found.ino()))
+    is_socket.then(|| SocketId {
+        file_system: found.dev(),
+        inode: found.ino(),
+    })
 }
 
 #[cfg(test)]
@@ -128,11 +145,12 @@ mod tests {
     use super::*;
 
     fn left(env: &[(&str, &str)], let_in: &[&Path]) -> Vec<String> {
-        let env = env.iter().map(|(key, value)| (key.into(), value.into()));
+        let owned = |(name, value): &(&str, &str)| ((*name).into(), (*value).into());
+        let mut env = env.iter().map(owned).collect();
         let let_in: Vec<PathBuf> = let_in.iter().map(|path| path.to_path_buf()).collect();
-        without_sockets(env, &let_in)
-            .into_iter()
-            .map(|(name, _)| name.into_string().unwrap())
+        remove_sockets(&mut env, &let_in);
+        env.into_keys()
+            .map(|name| name.into_string().unwrap())
             .collect()
     }
 
@@ -157,7 +175,7 @@ mod tests {
         ];
         assert_eq!(
             left(&env, &[]),
-            ["HOME", "SSH_CONNECTION", "PGHOST", "PATH"]
+            ["HOME", "PATH", "PGHOST", "SSH_CONNECTION"]
         );
         assert_eq!(left(&[("DISPLAY", "localhost:10.0")], &[]), ["DISPLAY"]);
     }
@@ -191,10 +209,10 @@ mod tests {
         assert_eq!(left(&env, &[]), ["XDG_RUNTIME_DIR"]);
         assert_eq!(
             left(&env, &[&socket]),
-            ["XDG_RUNTIME_DIR", "WAYLAND_DISPLAY"]
+            ["WAYLAND_DISPLAY", "XDG_RUNTIME_DIR"]
         );
         // A companion stays with what it goes with.
         let env = [("SSH_AUTH_SOCK", path), ("SSH_AGENT_PID", "7")];
-        assert_eq!(left(&env, &[&socket]), ["SSH_AUTH_SOCK", "SSH_AGENT_PID"]);
+        assert_eq!(left(&env, &[&socket]), ["SSH_AGENT_PID", "SSH_AUTH_SOCK"]);
     }
 }

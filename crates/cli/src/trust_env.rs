@@ -4,6 +4,7 @@
 //! Programs that read the system's list need none of them: it is covered inside. What the caller's
 //! own variables name is not lost: those authorities are in the sandbox's list too.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
@@ -29,35 +30,32 @@ const JAVA_OPTIONS: &str = "JAVA_TOOL_OPTIONS";
 const JAVA_TRUST_STORE: &str = "-Djavax.net.ssl.trustStore=";
 
 /// The files that the environment names authorities in.
-pub fn roots(env: &[(OsString, OsString)]) -> Vec<PathBuf> {
-    let named = |(name, value): &(OsString, OsString)| {
-        let ours = NAME_A_BUNDLE.iter().any(|known| name == known);
-        (ours && !value.is_empty()).then(|| PathBuf::from(value))
-    };
-    let mut files: Vec<PathBuf> = env.iter().filter_map(named).collect();
+pub fn roots(env: &BTreeMap<OsString, OsString>) -> Vec<PathBuf> {
+    let named = NAME_A_BUNDLE
+        .iter()
+        .filter_map(|name| env.get(OsStr::new(name)));
+    let files = named.filter(|value| !value.is_empty());
+    let mut files: Vec<PathBuf> = files.map(PathBuf::from).collect();
     files.sort_unstable();
     files.dedup();
     files
 }
 
 /// Points every variable at the sandbox's list.
-pub fn add(env: &mut Vec<(OsString, OsString)>) {
-    env.retain(|(name, _)| {
-        !NAME_A_BUNDLE.iter().any(|known| name == known) && name != OWN_AUTHORITY
-    });
+pub fn add(env: &mut BTreeMap<OsString, OsString>) {
     for name in NAME_A_BUNDLE {
-        env.push((name.into(), TRUST_BUNDLE.into()));
+        env.insert(name.into(), TRUST_BUNDLE.into());
     }
-    env.push((OWN_AUTHORITY.into(), TRUST_CA.into()));
-    let ours = format!("{JAVA_TRUST_STORE}{TRUST_JAVA} -Djavax.net.ssl.trustStoreType=JKS");
-    match env.iter_mut().find(|(name, _)| name == JAVA_OPTIONS) {
-        // A store of the caller's own cannot be added to ours, and was chosen for a reason.
-        Some((_, options)) if contains(options, JAVA_TRUST_STORE) => {}
-        Some((_, options)) => {
+    env.insert(OWN_AUTHORITY.into(), TRUST_CA.into());
+    let options = env.entry(JAVA_OPTIONS.into()).or_default();
+    // A store of the caller's own cannot be added to ours, and was chosen for a reason.
+    if !contains(options, JAVA_TRUST_STORE) {
+        if !options.is_empty() {
             options.push(" ");
-            options.push(ours);
         }
-        None => env.push((JAVA_OPTIONS.into(), ours.into())),
+        options.push(format!(
+            "{JAVA_TRUST_STORE}{TRUST_JAVA} -Djavax.net.ssl.trustStoreType=JKS"
+        ));
     }
 }
 
@@ -69,14 +67,13 @@ fn contains(options: &OsStr, part: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn env(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    fn env(pairs: &[(&str, &str)]) -> BTreeMap<OsString, OsString> {
         let owned = |(name, value): &(&str, &str)| ((*name).into(), (*value).into());
         pairs.iter().map(owned).collect()
     }
 
-    fn get<'a>(env: &'a [(OsString, OsString)], name: &str) -> Vec<&'a str> {
-        let named = env.iter().filter(|(known, _)| known == name);
-        named.map(|(_, value)| value.to_str().unwrap()).collect()
+    fn get<'a>(env: &'a BTreeMap<OsString, OsString>, name: &str) -> Option<&'a str> {
+        env.get(OsStr::new(name))?.to_str()
     }
 
     #[test]
@@ -90,17 +87,17 @@ mod tests {
         assert_eq!(roots(&env), [PathBuf::from("/corp/roots.pem")]);
         add(&mut env);
         for name in NAME_A_BUNDLE {
-            assert_eq!(get(&env, name), [TRUST_BUNDLE], "{name}");
+            assert_eq!(get(&env, name), Some(TRUST_BUNDLE), "{name}");
         }
-        assert_eq!(get(&env, "PORTCULLIS_CA_FILE"), [TRUST_CA]);
-        assert_eq!(get(&env, "HOME"), ["/h"]);
+        assert_eq!(get(&env, "PORTCULLIS_CA_FILE"), Some(TRUST_CA));
+        assert_eq!(get(&env, "HOME"), Some("/h"));
     }
 
     #[test]
     fn java_gets_a_store_unless_the_caller_chose_one() {
         let mut plain = env(&[("JAVA_TOOL_OPTIONS", "-Xmx1g")]);
         add(&mut plain);
-        let options = get(&plain, "JAVA_TOOL_OPTIONS")[0];
+        let options = get(&plain, "JAVA_TOOL_OPTIONS").unwrap();
         assert!(
             options.starts_with("-Xmx1g -Djavax.net.ssl.trustStore=/run/"),
             "{options}"
@@ -108,9 +105,9 @@ mod tests {
         let chosen = "-Djavax.net.ssl.trustStore=/corp/store";
         let mut own = env(&[("JAVA_TOOL_OPTIONS", chosen)]);
         add(&mut own);
-        assert_eq!(get(&own, "JAVA_TOOL_OPTIONS"), [chosen]);
-        let mut none = Vec::new();
+        assert_eq!(get(&own, "JAVA_TOOL_OPTIONS"), Some(chosen));
+        let mut none = BTreeMap::new();
         add(&mut none);
-        assert_eq!(get(&none, "JAVA_TOOL_OPTIONS").len(), 1);
+        assert!(get(&none, "JAVA_TOOL_OPTIONS").is_some());
     }
 }

@@ -3,10 +3,10 @@
 use crate::descriptors::{self, Shares};
 use crate::entrances::Entrances;
 use crate::host::Ipv6Routes;
-use crate::replace::{Acceptable, Networks, PolicySlot, ReplaceError, Replaced};
+use crate::replace::{Networks, PolicySlot, ReplaceError, Replaced};
 use crate::serving::Serving;
-use crate::startup::{self, BuildError, StartError};
-use crate::synthetic::{self, check_synthetic_range};
+use crate::startup::{Acceptable, BuildError, StartError, check};
+use crate::synthetic;
 use arc_swap::ArcSwap;
 use portcullis_dial::{DialConfig, Dialer, Host, HostAddresses};
 use portcullis_dns::{
@@ -157,13 +157,7 @@ impl Builder {
     /// # Errors
     /// What this gateway could not do under its policy: see [`BuildError`].
     pub fn build(self) -> Result<Gateway, BuildError> {
-        if let Some(acceptable) = &self.acceptable {
-            acceptable(&self.policy).map_err(BuildError::Unacceptable)?;
-        }
-        if synthetic::needs_range(&self.policy, self.transparent) {
-            check_synthetic_range(&self.policy)?;
-        }
-        startup::check_resolvers(&self.policy)?;
+        check(&self.policy, self.transparent, self.acceptable.as_ref())?;
         let inspector = match self.inspector {
             Some(inspector) => Some(inspector),
             None => Inspector::new(&self.policy)?.map(Arc::new),

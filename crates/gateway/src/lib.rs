@@ -58,9 +58,9 @@ mod synthetic;
 pub use entrances::Entrances;
 pub use gateway::{Builder, Gateway};
 pub use host::host_resolvers;
-pub use replace::{Acceptable, Networks, ReplaceError, Replaced};
+pub use replace::{Networks, ReplaceError, Replaced};
 pub use serving::{PartError, Serving};
-pub use startup::{BuildError, ResolverError, StartError};
+pub use startup::{Acceptable, BuildError, ResolverError, StartError};
 pub use synthetic::{RangeError, check_synthetic_range};
 
 // What an embedder needs of the crates below.

@@ -10,11 +10,11 @@
 //! flows. A connection that comes in between is decided on by whichever policy it meets and looked at
 //! again when it opens.
 
-use crate::startup::{self, ResolverError};
+use crate::startup::{Acceptable, BuildError, check};
 use crate::synthetic::{self, RangeError};
 use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_policy::{Policy, Reason};
-use portcullis_proxy::{InspectError, Inspector, Proxy};
+use portcullis_proxy::{Inspector, Proxy};
 use portcullis_record::{Event, Layer, Protocol, Recorder};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,10 +23,6 @@ use tracing::info;
 /// Puts the networks of a policy's address rules into the kernel; see
 /// [`Builder::networks`](crate::Builder::networks).
 pub type Networks = Box<dyn Fn(&Policy) -> io::Result<()> + Send + Sync>;
-
-/// Whether this gateway could serve a policy; see
-/// [`Builder::acceptable`](crate::Builder::acceptable).
-pub type Acceptable = Box<dyn Fn(&Policy) -> io::Result<()> + Send + Sync>;
 
 /// What came of putting another policy in force.
 #[derive(Debug)]
@@ -55,18 +51,9 @@ impl std::fmt::Display for Replaced {
 /// Why a policy was not put in force. The one before stays.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplaceError {
-    /// The range of made-up addresses that it needs is in use.
+    /// No gateway like this one could be built with it.
     #[error(transparent)]
-    Range(#[from] RangeError),
-    /// It inspects names that the gateway's authority was not made for.
-    #[error(transparent)]
-    Inspect(#[from] InspectError),
-    /// It names a resolver that this build cannot ask.
-    #[error(transparent)]
-    Resolver(#[from] ResolverError),
-    /// This gateway could not serve it.
-    #[error(transparent)]
-    Unacceptable(io::Error),
+    Unfit(#[from] BuildError),
     /// The kernel did not take its address rules.
     #[error("the kernel did not take the address rules: {0}")]
     Kernel(#[source] io::Error),
@@ -77,9 +64,9 @@ impl ReplaceError {
     /// policy may be put in force a little later.
     pub fn is_temporary(&self) -> bool {
         match self {
-            ReplaceError::Range(RangeError::Unknown(error))
-            | ReplaceError::Kernel(error)
-            | ReplaceError::Unacceptable(error) => error.raw_os_error().is_some(),
+            ReplaceError::Unfit(BuildError::Range(RangeError::Unknown(error)))
+            | ReplaceError::Unfit(BuildError::Unacceptable(error))
+            | ReplaceError::Kernel(error) => error.raw_os_error().is_some(),
             _ => false,
         }
     }
@@ -114,14 +101,8 @@ impl PolicySlot {
     }
 
     fn put_in_force(&self, policy: Arc<Policy>) -> Result<Replaced, ReplaceError> {
-        if synthetic::needs_range(&policy, self.transparent) {
-            synthetic::check_synthetic_range(&policy)?;
-        }
-        startup::check_resolvers(&policy)?;
-        portcullis_proxy::covers(self.inspector.as_deref(), &policy)?;
-        if let Some(acceptable) = &self.acceptable {
-            acceptable(&policy).map_err(ReplaceError::Unacceptable)?;
-        }
+        check(&policy, self.transparent, self.acceptable.as_ref())?;
+        portcullis_proxy::covers(self.inspector.as_deref(), &policy).map_err(BuildError::from)?;
         if let Some(networks) = &self.networks
             && let Err(error) = networks(&policy)
         {

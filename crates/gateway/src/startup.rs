@@ -4,7 +4,7 @@
 //! start-up, [`Gateway::start`](crate::Gateway::start) is the only way to serve, and it fails first.
 
 use crate::serving::PartError;
-use crate::synthetic::RangeError;
+use crate::synthetic::{self, RangeError};
 use portcullis_dns::StartupError;
 use portcullis_policy::{Policy, Resolver};
 use portcullis_proxy::InspectError;
@@ -34,8 +34,27 @@ pub enum BuildError {
 #[error("the policy names the resolver {0}, but this build leaves out DNS over HTTPS")]
 pub struct ResolverError(String);
 
+/// Whether this gateway could serve a policy; see
+/// [`Builder::acceptable`](crate::Builder::acceptable).
+pub type Acceptable = Box<dyn Fn(&Policy) -> io::Result<()> + Send + Sync>;
+
+/// What a policy must fulfil to be served, at first and in the place of another.
+pub(crate) fn check(
+    policy: &Policy,
+    transparent: bool,
+    acceptable: Option<&Acceptable>,
+) -> Result<(), BuildError> {
+    if let Some(acceptable) = acceptable {
+        acceptable(policy).map_err(BuildError::Unacceptable)?;
+    }
+    if synthetic::needs_range(policy, transparent) {
+        synthetic::check_synthetic_range(policy)?;
+    }
+    Ok(check_resolvers(policy)?)
+}
+
 /// Whether this build can ask every resolver that a policy names.
-pub(crate) fn check_resolvers(policy: &Policy) -> Result<(), ResolverError> {
+fn check_resolvers(policy: &Policy) -> Result<(), ResolverError> {
     let settings = policy.settings();
     let zones = settings.dns.zones.iter();
     let mut all = (settings.resolvers.iter()).chain(zones.flat_map(|zone| &zone.resolvers));

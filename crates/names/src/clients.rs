@@ -42,7 +42,7 @@ impl AllowedClients {
 /// carry IPv4 ones (`::ffff:10.0.0.0/104`) is that IPv4 network.
 ///
 /// # Errors
-/// [`TargetError`] if it is no network, or has bits set behind its prefix.
+/// [`TargetError`] if it is no network, or has bits set beyond its prefix.
 pub fn client_network(text: &str) -> Result<IpNet, TargetError> {
     let (address, prefix) = match text.split_once('/') {
         Some((address, prefix)) => (address, Some(prefix)),

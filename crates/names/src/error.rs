@@ -21,7 +21,7 @@ pub enum NameError {
     #[error("the name is longer than {MAX_NAME_BYTES} bytes")]
     TooLong,
     /// Two dots in a row, or a leading dot.
-    #[error("the name has an empty label (two dots in a row, or a dot in front)")]
+    #[error("the name has an empty label: it starts with a dot, or has two dots in a row")]
     EmptyLabel,
     /// A label over [`MAX_LABEL_BYTES`].
     #[error("the name has a label longer than {MAX_LABEL_BYTES} bytes")]
@@ -36,10 +36,10 @@ pub enum NameError {
     },
     /// The last label is a number, so that resolvers would read the name as an IPv4 address
     /// (`127.1`, `0x7f.1`, `2130706433`).
-    #[error("the name ends in a number, so it could be read as an address")]
+    #[error("the name ends in a number, so programs could read it as an IP address")]
     EndsInNumber,
     /// Square brackets around something that is not an IPv6 address, or with a zone.
-    #[error("what stands in square brackets is not an IPv6 address")]
+    #[error("the text in square brackets is not an IPv6 address")]
     BadBrackets,
     /// The port is not a number from 1 to 65535 in its shortest form.
     #[error("the port is not a number from 1 to 65535")]
@@ -49,7 +49,7 @@ pub enum NameError {
     BadIdna,
     /// The text means another name than the one it looks like (full-width letters or dots,
     /// superscript digits, invisible characters).
-    #[error("the name contains characters that stand for others; its plain form is `{plain}`")]
+    #[error("the name contains characters that look like others; its plain form is `{plain}`")]
     NotPlain {
         /// The name that IDNA makes of it.
         plain: Box<str>,
@@ -61,15 +61,15 @@ impl NameError {
     pub fn hint(&self) -> Option<String> {
         match self {
             NameError::BadByte { byte: b'*', .. } => Some(
-                "a wildcard stands alone in front: `*.example.org` (below) or \
-                 `**.example.org` (apex and below)"
+                "write the wildcard in front: `*.example.org` (subdomains) or \
+                 `**.example.org` (the name and its subdomains)"
                     .into(),
             ),
             NameError::BadByte { byte: b'/', .. } => {
-                Some("write the host name only, without scheme or path".into())
+                Some("write only the host name, without a scheme or path".into())
             }
             NameError::BadByte { byte: b'@', .. } => {
-                Some("write the host name only, without user name".into())
+                Some("write only the host name, without a user name".into())
             }
             NameError::BadByte {
                 byte: b' ' | b'\t', ..
@@ -78,7 +78,7 @@ impl NameError {
                 Some("write an IPv4 address as four decimal numbers, such as 192.0.2.7".into())
             }
             NameError::BadBrackets => {
-                Some("write an IPv6 address as `[2001:db8::1]`, without zone".into())
+                Some("write an IPv6 address as `[2001:db8::1]`, without a zone".into())
             }
             NameError::NotPlain { plain } => Some(format!("write `{plain}`")),
             NameError::BadIdna => Some("check the spelling of the `xn--` labels".into()),
@@ -109,7 +109,7 @@ pub enum PatternError {
     /// The name in it has no canonical form.
     #[error(transparent)]
     Name(#[from] NameError),
-    /// `*`, `*.com`, `**.co.uk`: names that anybody can register.
+    /// `*`, `*.com`, `**.co.uk`: names that anyone can register.
     #[error("`{pattern}` is too broad: it would match {what}")]
     TooBroad {
         /// The pattern as it would be printed.
@@ -118,7 +118,7 @@ pub enum PatternError {
         what: &'static str,
     },
     /// A `*` that is not alone in front.
-    #[error("`*` can only stand in front, as in `*.example.org` or `**.example.org`")]
+    #[error("`*` may stand only in front, as in `*.example.org` or `**.example.org`")]
     MisplacedWildcard,
 }
 
@@ -131,7 +131,7 @@ impl PatternError {
                 Some("name the organisation, as in `*.example.org`, or list each name".into())
             }
             PatternError::MisplacedWildcard => {
-                Some("`*.x` matches any depth below x, `**.x` matches x as well".into())
+                Some("`*.x` matches every name below x; `**.x` matches x as well".into())
             }
         }
     }
@@ -157,7 +157,7 @@ pub enum TargetError {
         text: Box<str>,
     },
     /// An address range with bits set behind its prefix: did its writer mean the one address?
-    #[error("`{text}` has bits set behind its prefix")]
+    #[error("`{text}` has bits set beyond its prefix")]
     HostBits {
         /// What was written.
         text: Box<str>,
@@ -171,7 +171,7 @@ pub enum TargetError {
         instead: Option<Box<str>>,
     },
     /// `NAME/udp` or `CIDR/udp`: datagrams pass on the ports that are named, and on no other.
-    #[error("a UDP target names its port")]
+    #[error("a UDP target must name a port")]
     UdpWithoutPort {
         /// The target without the transport, cut to a few characters.
         text: Box<str>,

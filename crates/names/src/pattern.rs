@@ -31,7 +31,7 @@ impl Pattern {
         if matches!(text, "*" | "**" | "*." | "**.") {
             return Err(PatternError::TooBroad {
                 pattern: text.into(),
-                what: "every name there is",
+                what: "every name",
             });
         }
         let (base, wrap): (&str, fn(Name) -> Pattern) = if let Some(base) = text.strip_prefix("**.")
@@ -49,7 +49,7 @@ impl Pattern {
         if !matches!(pattern, Pattern::Exact(_)) && suffix(pattern.base()) == Some(Suffix::Public) {
             return Err(PatternError::TooBroad {
                 pattern: pattern.to_string().into(),
-                what: "names that anybody can register",
+                what: "names that anyone can register",
             });
         }
         Ok(pattern)
@@ -114,7 +114,7 @@ impl Pattern {
         match suffix(self.base())? {
             Suffix::Public => None, // refused by from_policy
             Suffix::Private => Some(format!(
-                "`{self}` matches names that customers of `{}` choose for themselves",
+                "`{self}` matches names that customers of `{}` choose",
                 self.base()
             )),
             Suffix::Unknown => Some(format!(

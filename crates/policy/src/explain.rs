@@ -111,7 +111,7 @@ impl Policy {
             let does = match (found.reason, info.denies) {
                 (_, true) => "denies it",
                 (Reason::Allowed, _) => "allows it",
-                _ => "comes nearest",
+                _ => "is the closest match",
             };
             format!("Rule `{}` ({}) {does}.", info.text, info.source)
         }));
@@ -148,7 +148,7 @@ impl Policy {
                     && let Some(info) = self.rules.names.denies_within(base.as_str())
                 {
                     let info = self.rule(info);
-                    let text = format!("Except that `{}` is denied ({}).", info.text, info.source);
+                    let text = format!("But `{}` is denied ({}).", info.text, info.source);
                     found.sentences.push(text);
                 }
                 found
@@ -196,7 +196,9 @@ impl Policy {
         } else if found.reason != Reason::Allowed {
             found.sentences.push(format!("It is allowed on: {open}."));
         } else if !refused.is_empty() {
-            found.sentences.push(format!("Not on: {refused}."));
+            found
+                .sentences
+                .push(format!("It is not allowed on: {refused}."));
         }
         found
     }
@@ -220,7 +222,9 @@ impl Policy {
         let mut found = finding(&self.decide(&request));
         let single = net.prefix_len() == net.max_prefix_len();
         if found.reason == Reason::Allowed && !some.contains_all(ports) {
-            found.sentences.push(format!("Only on: {some}."));
+            found
+                .sentences
+                .push(format!("It is allowed only on: {some}."));
         }
         if found.reason == Reason::PrivateAddress && is_guarded(address) {
             found.sentences.push(class_sentence(address));
@@ -232,7 +236,7 @@ impl Policy {
         } else if let Some(rule) = self.rules.nets.narrower(net) {
             let info = self.rule(rule);
             let text = format!(
-                "Parts of the range differ: rule `{}` ({}).",
+                "Another rule covers part of the range: `{}` ({}).",
                 info.text, info.source
             );
             found.sentences.push(text);

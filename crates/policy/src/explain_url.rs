@@ -62,7 +62,7 @@ impl Policy {
         let mut found = finding(&self.decide(&request));
         found.suggestion = self.suggestion(&request);
         if found.reason == Reason::Allowed && asked.tls && !inspected {
-            let text = "Method and path are not looked at: the rule does not inspect HTTPS.";
+            let text = "Method and path are not checked: the rule does not inspect HTTPS.";
             found.sentences.push(text.to_owned());
         }
         let scheme = if asked.tls { "https" } else { "http" };
@@ -76,15 +76,15 @@ fn read<'t>(method: &'t str, scheme: &str, rest: &'t str) -> Result<UrlRequest<'
     let tls = match scheme {
         "http" => false,
         "https" => true,
-        _ => return Err("a request's URL begins with http:// or https://"),
+        _ => return Err("a request's URL must begin with http:// or https://"),
     };
     let split = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     let (authority, path) = rest.split_at(split);
     if authority.contains('@') {
-        return Err("the URL has a user name in it");
+        return Err("the URL must not contain a user name");
     }
-    let (host, port) =
-        Host::with_port(authority.as_bytes()).map_err(|_| "the URL has no valid host")?;
+    let (host, port) = Host::with_port(authority.as_bytes())
+        .map_err(|_| "the URL's host is not a name or an address")?;
     let path = path.split(['?', '#']).next().unwrap_or_default();
     Ok(UrlRequest {
         method,

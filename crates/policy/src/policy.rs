@@ -156,20 +156,19 @@ impl Policy {
         some.fold(PortSet::EMPTY, |all, ports| all.union(ports))
     }
 
-    /// What any rule inspects: patterns and TCP ports, one for each rule, in no order to rely on. A
-    /// deny may still take some of it away.
-    pub fn inspected(&self) -> impl Iterator<Item = (Pattern, PortSet)> + '_ {
+    /// What any rule inspects: a pattern for each rule, in no order to rely on. A deny may still take
+    /// some of it away.
+    pub fn inspected(&self) -> impl Iterator<Item = Pattern> + '_ {
         let inspects = |allow: &Allow<'_>| allow.flow.is_some_and(|s| s.inspect);
         let allows = self.rules.names.allows().filter(inspects);
         // A rule's base is canonical already.
         allows.filter_map(|allow| {
             let base = Name::from_policy(allow.base).ok()?;
-            let pattern = match allow.kind {
+            Some(match allow.kind {
                 Kind::Exact => Pattern::Exact(base),
                 Kind::Below => Pattern::Below(base),
                 Kind::ApexAndBelow => Pattern::ApexAndBelow(base),
-            };
-            Some((pattern, allow.ports.tcp.clone()))
+            })
         })
     }
 

@@ -42,7 +42,7 @@ impl Inspector {
 /// The policy inspects a name.
 pub fn covers(_: Option<&Inspector>, policy: &Policy) -> Result<(), InspectError> {
     match policy.inspected().next() {
-        Some((pattern, _)) => Err(InspectError::LeftOut(pattern.to_string())),
+        Some(pattern) => Err(InspectError::LeftOut(pattern.to_string())),
         None => Ok(()),
     }
 }

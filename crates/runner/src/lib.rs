@@ -29,7 +29,7 @@ mod watch;
 pub use plain::{DnsSockets, PlainConfig, ServeError, serve_plain};
 pub use policy_files::{PolicyFiles, is_nameless};
 pub use publish::Publish;
-pub use reload::{Load, Reload, ReloadResult, Tell};
+pub use reload::{Load, Reload, ReloadListener, ReloadResult};
 pub use report::{Denied, Failed, LookedUp, Report, Used};
 pub use sandboxed::{RunConfig, prepare, run_in_sandbox};
 pub use unresolved::{Unresolved, UnresolvedName};

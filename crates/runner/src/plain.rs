@@ -8,8 +8,8 @@ use crate::report::record_start;
 use crate::unresolved::Unresolved;
 use portcullis_dial::{Host, HostAddresses, reaches};
 use portcullis_gateway::{
-    AllowedClients, BuildError, CancellationToken, Entrances, Gateway, OwnNames, Policy, Recorder,
-    StartError, TaskTracker,
+    Acceptable, AllowedClients, BuildError, CancellationToken, Entrances, Gateway, OwnNames,
+    Policy, Recorder, StartError, TaskTracker,
 };
 use portcullis_policy::{Answers, Resolver};
 use std::fs::File;
@@ -111,18 +111,13 @@ pub fn serve_plain(
     result
 }
 
-async fn serve(
-    config: PlainConfig,
-    ready: impl FnOnce(),
-    end: impl Future<Output = io::Result<()>>,
-) -> Result<(), ServeError> {
-    let dns_at = match &config.dns {
-        Some(dns) => Some(dns.udp.local_addr()?),
-        None => None,
-    };
+/// What a policy must fulfil to be served here, besides what every gateway needs.
+fn acceptable(config: &PlainConfig) -> io::Result<Acceptable> {
+    let dns = config.dns.as_ref();
+    let dns_at = dns.map(|dns| dns.udp.local_addr()).transpose()?;
     let takes_connections = config.http.is_some() || config.socks5.is_some();
     let host_resolvers = config.resolvers.clone();
-    let acceptable = move |policy: &Policy| {
+    Ok(Box::new(move |policy| {
         if let Some(listener) = dns_at {
             refuse_circle(listener, policy, &host_resolvers)?;
         }
@@ -131,23 +126,29 @@ async fn serve(
             return Err(io::Error::other(why));
         }
         Ok(())
-    };
+    }))
+}
+
+/// The addresses that connections are accepted on.
+fn listeners(config: &PlainConfig) -> io::Result<Vec<SocketAddr>> {
+    let dns = config.dns.iter().map(|dns| &dns.tcp);
+    let all = dns.chain(&config.http).chain(&config.socks5);
+    all.map(TcpListener::local_addr).collect()
+}
+
+async fn serve(
+    config: PlainConfig,
+    ready: impl FnOnce(),
+    end: impl Future<Output = io::Result<()>>,
+) -> Result<(), ServeError> {
+    let acceptable = acceptable(&config)?;
+    let listeners = listeners(&config)?;
     let (recorder, ending) = records::open(records::Wanted {
         log: config.log,
         sandbox: "serve",
         denial_lines: config.denial_lines,
     });
     record_start(&recorder, config.build);
-    let mut listeners = Vec::new();
-    for listener in config
-        .dns
-        .iter()
-        .map(|dns| &dns.tcp)
-        .chain(&config.http)
-        .chain(&config.socks5)
-    {
-        listeners.push(listener.local_addr()?);
-    }
     // The programs that ask stand on the host itself.
     let own = OwnNames {
         host: Ipv4Addr::LOCALHOST,
@@ -160,7 +161,7 @@ async fn serve(
         .recorder(recorder.clone())
         .own(own)
         .host_listeners(listeners)
-        .acceptable(Box::new(acceptable))
+        .acceptable(acceptable)
         .transparent(false)
         .allowed_clients(config.allowed_clients)
         .build()?;

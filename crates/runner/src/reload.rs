@@ -18,7 +18,7 @@ use rustix::io::{Errno, read};
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tracing::{debug, info};
@@ -42,8 +42,8 @@ pub type Load = Box<
         + Send,
 >;
 
-/// Is reported what came of a reload.
-pub type Tell = Box<dyn FnMut(&ReloadResult) + Send>;
+/// Told what came of each reload.
+pub type ReloadListener = Box<dyn FnMut(&ReloadResult) + Send>;
 
 /// What a gateway needs to follow its policy.
 pub struct Reload {
@@ -54,7 +54,7 @@ pub struct Reload {
     /// The end of a non-blocking pipe: each byte in it asks for a reload, whether or not a file changed.
     pub requests: Option<OwnedFd>,
     /// Is reported what came of each.
-    pub tell: Option<Tell>,
+    pub tell: Option<ReloadListener>,
 }
 
 impl std::fmt::Debug for Reload {
@@ -157,7 +157,7 @@ struct Follower {
 /// What was said of paths that lead elsewhere.
 #[derive(Default)]
 struct Reported {
-    detours: Vec<(PathBuf, Detour)>,
+    detours: Vec<Detour>,
     at: Option<Instant>,
 }
 
@@ -271,19 +271,15 @@ impl Follower {
     /// Says where the policy's paths lead elsewhere than to what is followed.
     fn look_for_detours(&mut self) {
         let detours = self.reload.files.detours();
-        let detours: Vec<_> = detours
-            .into_iter()
-            .map(|(path, detour)| (path.to_owned(), detour))
-            .collect();
         if detours == self.reported.detours {
             return;
         }
-        let Some((path, detour)) = detours.first() else {
+        let Some(Detour { path, name, .. }) = detours.first() else {
             info!("the policy's paths lead to what is followed again");
             self.reported.detours = detours;
             return;
         };
-        let (path, name) = (path.display(), Path::new(&detour.name).display());
+        let (path, name) = (path.display(), Path::new(name).display());
         let why = format!(
             "{path} does not lead to the policy that is followed any more: {name} on the way was \
              moved or replaced; what is saved there does not take effect"

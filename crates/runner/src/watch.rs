@@ -9,7 +9,7 @@
 //! Answers *exhaustion* (docs/threats.md): the queue is made before the program starts, and waiting
 //! takes no descriptor and no other thread.
 
-use crate::policy_files::{Look, PolicyFiles};
+use crate::policy_files::{PolicyFiles, Snapshot};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use std::collections::HashMap;
@@ -37,7 +37,7 @@ pub(crate) struct Watch {
     queue: Option<OwnedFd>,
     /// Names that matter in the folder of each watch; for a file's own watch none.
     names: HashMap<i32, Vec<OsString>>,
-    seen: Option<Look>,
+    seen: Option<Snapshot>,
 }
 
 /// Why a wait is over.
@@ -70,7 +70,7 @@ impl Watch {
 
     /// Watches these files from now on, and no others. What happened to them before is still told.
     pub(crate) fn renew(&mut self, files: &PolicyFiles) {
-        self.seen = Some(files.look());
+        self.seen = Some(files.snapshot());
         let Some(queue) = &self.queue else { return };
         let mut names: HashMap<i32, Vec<OsString>> = HashMap::new();
         for (folder, name) in files.places() {
@@ -130,11 +130,11 @@ impl Watch {
                 }
             }
             if Instant::now() >= until {
-                let look = Some(files.look());
-                if look == self.seen {
+                let now = Some(files.snapshot());
+                if now == self.seen {
                     return WakeReason::Time;
                 }
-                self.seen = look;
+                self.seen = now;
                 std::thread::sleep(QUIET);
                 return WakeReason::Changed;
             }

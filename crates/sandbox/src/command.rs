@@ -5,6 +5,7 @@
 //! mounts. The command lives in an inner one and so has no capability over either, whoever its user
 //! is.
 
+use std::collections::BTreeMap;
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::RawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -55,7 +56,7 @@ pub(crate) struct Command {
 impl Command {
     pub(crate) fn new(
         argv: &[OsString],
-        env: &[(OsString, OsString)],
+        env: &BTreeMap<OsString, OsString>,
     ) -> Result<Self, SandboxError> {
         let invalid = |_| {
             SandboxError::Invalid(
@@ -70,10 +71,8 @@ impl Command {
             .map(|word| CString::new(word.as_bytes()))
             .collect::<Result<_, _>>()
             .map_err(invalid)?;
-        let path = env.iter().rev().find(|(name, _)| name == "PATH");
-        let path = path
-            .map_or(DEFAULT_PATH, |(_, value)| value.as_bytes())
-            .to_vec();
+        let path = env.get(OsStr::new("PATH"));
+        let path = path.map_or(DEFAULT_PATH, |value| value.as_bytes()).to_vec();
         let env = env
             .iter()
             .map(|(name, value)| CString::new([name.as_bytes(), b"=", value.as_bytes()].concat()))
@@ -341,10 +340,11 @@ mod tests {
 
     #[test]
     fn nul_bytes_and_empty_commands_are_refused() {
-        assert!(Command::new(&[], &[]).is_err());
-        assert!(Command::new(&["".into()], &[]).is_err());
-        assert!(Command::new(&["a\0b".into()], &[]).is_err());
-        assert!(Command::new(&["a".into()], &[("x".into(), "\0".into())]).is_err());
-        assert!(Command::new(&["a".into()], &[("x".into(), "y".into())]).is_ok());
+        let none = BTreeMap::new();
+        assert!(Command::new(&[], &none).is_err());
+        assert!(Command::new(&["".into()], &none).is_err());
+        assert!(Command::new(&["a\0b".into()], &none).is_err());
+        assert!(Command::new(&["a".into()], &[("x".into(), "\0".into())].into()).is_err());
+        assert!(Command::new(&["a".into()], &[("x".into(), "y".into())].into()).is_ok());
     }
 }

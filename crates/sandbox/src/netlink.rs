@@ -36,7 +36,7 @@ pub(crate) struct Batch {
 
 /// Where a nested attribute began.
 #[must_use]
-pub(crate) struct Nest(usize);
+pub(crate) struct NestedAttr(usize);
 
 impl Batch {
     pub(crate) fn with_capacity(bytes: usize) -> Self {
@@ -104,16 +104,16 @@ impl Batch {
     }
 
     /// Begins a nested attribute.
-    pub(crate) fn nest(&mut self, kind: u16) -> Nest {
+    pub(crate) fn nest(&mut self, kind: u16) -> NestedAttr {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(&0_u16.to_ne_bytes());
         self.bytes
             .extend_from_slice(&(kind | libc::NLA_F_NESTED as u16).to_ne_bytes());
-        Nest(start)
+        NestedAttr(start)
     }
 
     /// Ends a nested attribute.
-    pub(crate) fn end(&mut self, nest: Nest) {
+    pub(crate) fn end(&mut self, nest: NestedAttr) {
         let length = (self.bytes.len() - nest.0) as u16;
         self.bytes[nest.0..nest.0 + 2].copy_from_slice(&length.to_ne_bytes());
     }

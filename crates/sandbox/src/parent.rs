@@ -4,6 +4,7 @@
 //! own so that no key stops it; the sandbox's first process. This one has a single thread, since
 //! it forks.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
@@ -243,12 +244,8 @@ fn working_directory(spec: &Spec) -> Result<PathBuf, SandboxError> {
 }
 
 fn plan(spec: &Spec, maps: &IdMaps) -> Result<Plan, SandboxError> {
-    let runtime = spec
-        .env
-        .iter()
-        .rev()
-        .find(|(name, _)| name == "XDG_RUNTIME_DIR");
-    let runtime = runtime.map(|(_, value)| PathBuf::from(value));
+    let runtime = spec.env.get(OsStr::new("XDG_RUNTIME_DIR"));
+    let runtime = runtime.map(PathBuf::from);
     // A value that names more than a folder for runtime files would hide too much; its sockets
     // are covered one by one.
     let harmless = |path: &PathBuf| {

@@ -2,6 +2,7 @@
 //!
 //! The types know nothing of names or policy: addresses, prefixes and port ranges only.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -19,7 +20,7 @@ pub struct Spec {
     /// The command and its arguments; the first one is looked up in the `PATH` of [`Spec::env`].
     pub argv: Vec<OsString>,
     /// The whole environment of the command: nothing else is inherited.
-    pub env: Vec<(OsString, OsString)>,
+    pub env: BTreeMap<OsString, OsString>,
     /// Where the command starts; `None` keeps the caller's directory.
     pub cwd: Option<PathBuf>,
     /// Files or folders that the command must not change (policy, record file).

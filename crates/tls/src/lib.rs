@@ -119,7 +119,7 @@ pub async fn client_config(authorities: Authorities) -> Result<ClientConfig, Tru
 }
 
 /// A configuration, and the PEM text that it believes besides the host's authorities.
-struct Kept {
+struct CachedConfig {
     added: Option<Arc<str>>,
     config: Arc<ClientConfig>,
 }
@@ -127,7 +127,7 @@ struct Kept {
 /// Configurations for what the host trusts and a `ca_file` adds, each made when it is first needed.
 #[derive(Default)]
 pub struct ClientConfigs {
-    kept: Mutex<Vec<Kept>>,
+    kept: Mutex<Vec<CachedConfig>>,
 }
 
 impl ClientConfigs {
@@ -148,7 +148,7 @@ impl ClientConfigs {
         if kept.len() >= MAX_CONFIGS {
             kept.remove(0);
         }
-        kept.push(Kept {
+        kept.push(CachedConfig {
             added: added.cloned(),
             config: config.clone(),
         });

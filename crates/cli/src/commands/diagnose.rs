@@ -19,6 +19,8 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::process::ExitCode;
 
+/// Exit code where a layer failed, less the layer's number: 11 is DNS, 14 HTTP.
+const FAILED_AT: u8 = 10;
 /// Largest set of findings that is read back, bytes.
 const MAX_FINDINGS_BYTES: u64 = 60_000;
 
@@ -131,8 +133,8 @@ fn layer_of(failed: &Finding, report: Option<&Report>) -> Layer {
     let error = report.and_then(|report| report.errors.last());
     let unreached = error.is_some_and(|error| {
         on_the_way
-            .iter()
-            .any(|reason| reason.code() == error.reason)
+            .map(Reason::code)
+            .contains(&error.reason.as_str())
     });
     match failed.layer {
         Layer::Tls | Layer::Http if unreached && !failed.refused_by_policy => Layer::Tcp,
@@ -163,20 +165,19 @@ fn conclusion(
     policy: Option<&Policy>,
 ) -> Result<u8, std::fmt::Error> {
     for finding in findings {
-        let (number, layer) = label(finding.layer);
+        let (layer, saw) = (finding.layer, &finding.saw);
+        let (number, milliseconds) = (layer.number(), finding.milliseconds);
         let mark = if finding.ok { "ok  " } else { "FAIL" };
         writeln!(
             text,
-            "{number} {layer:<4} {mark} {} ({:.1} ms)",
-            finding.saw, finding.milliseconds
+            "{number} {layer:<4} {mark} {saw} ({milliseconds:.1} ms)"
         )?;
     }
     let Some(failed) = findings.iter().find(|finding| !finding.ok) else {
         writeln!(text, "reachable: {endpoint}")?;
         return Ok(0);
     };
-    let failed_layer = layer_of(failed, report);
-    let (_, layer) = label(failed_layer);
+    let layer = layer_of(failed, report);
     let denial = report.and_then(|report| report.denied.last());
     let refused = failed.refused_by_policy || denial.is_some();
     if refused {
@@ -229,19 +230,5 @@ fn conclusion(
             None => {}
         }
     }
-    Ok(match failed_layer {
-        Layer::Dns => 11,
-        Layer::Tcp => 12,
-        Layer::Tls => 13,
-        Layer::Http => 14,
-    })
-}
-
-fn label(layer: Layer) -> (u8, &'static str) {
-    match layer {
-        Layer::Dns => (1, "DNS"),
-        Layer::Tcp => (2, "TCP"),
-        Layer::Tls => (3, "TLS"),
-        Layer::Http => (4, "HTTP"),
-    }
+    Ok(FAILED_AT + layer.number())
 }

@@ -15,11 +15,18 @@ pub(crate) const DOWN_TIME: Duration = Duration::from_secs(30);
 /// Proxies that are remembered as failed; of more, those that failed first are forgotten.
 const MAX_DOWN: usize = 64;
 
+/// A proxy that failed.
+struct Down {
+    /// Its URL without credentials.
+    url: String,
+    /// When it comes back.
+    until: Instant,
+}
+
 /// The proxies that failed lately.
 #[derive(Default)]
 pub(crate) struct Health {
-    /// By URL without credentials, and when each comes back.
-    down: Mutex<Vec<(String, Instant)>>,
+    down: Mutex<Vec<Down>>,
     /// Whether there are any, so that nobody waits for the list while there are none.
     any: AtomicBool,
 }
@@ -33,10 +40,8 @@ impl Health {
             let down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
             let until = |proxy: &UpstreamProxy| {
                 let url = proxy.to_string();
-                let entry = down
-                    .iter()
-                    .find(|(known, until)| *known == url && *until > now);
-                entry.map(|(_, until)| *until)
+                let entry = down.iter().find(|down| down.url == url);
+                entry.map(|down| down.until).filter(|until| *until > now)
             };
             // A stable sort: those that did not fail stay in the operator's order.
             order.sort_by_cached_key(|proxy| until(proxy));
@@ -48,11 +53,14 @@ impl Health {
     pub(crate) fn failed(&self, url: &str) {
         let now = Instant::now();
         let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
-        down.retain(|(known, until)| known != url && *until > now);
+        down.retain(|down| down.url != url && down.until > now);
         if down.len() >= MAX_DOWN {
             down.remove(0);
         }
-        down.push((url.to_owned(), now + DOWN_TIME));
+        down.push(Down {
+            url: url.to_owned(),
+            until: now + DOWN_TIME,
+        });
         self.any.store(true, Ordering::Release);
     }
 
@@ -63,7 +71,7 @@ impl Health {
         }
         let (url, now) = (proxy.to_string(), Instant::now());
         let mut down = self.down.lock().unwrap_or_else(PoisonError::into_inner);
-        down.retain(|(known, until)| *known != url && *until > now);
+        down.retain(|down| down.url != url && down.until > now);
         self.any.store(!down.is_empty(), Ordering::Release);
     }
 }

@@ -31,16 +31,16 @@ fn ports_for(leases: &Leases, address: IpAddr) -> Option<PortSet> {
 
 /// What the gate was told to open.
 #[derive(Clone, Default)]
-struct Noted(Arc<Mutex<Vec<(IpAddr, PortSet, Duration)>>>);
-impl AddressGate for Noted {
+struct RecordingGate(Arc<Mutex<Vec<(IpAddr, PortSet, Duration)>>>);
+impl AddressGate for RecordingGate {
     fn open(&self, address: IpAddr, ports: &PortSet, ttl: Duration) -> io::Result<()> {
         self.0.lock().unwrap().push((address, ports.clone(), ttl));
         Ok(())
     }
 }
 
-struct Shut;
-impl AddressGate for Shut {
+struct ClosedGate;
+impl AddressGate for ClosedGate {
     fn open(&self, _: IpAddr, _: &PortSet, _: Duration) -> io::Result<()> {
         Err(io::Error::from_raw_os_error(1))
     }
@@ -82,7 +82,7 @@ fn a_lease_outlives_its_ttl_by_the_grace_and_no_longer() {
 #[test]
 fn a_renewal_never_shortens_and_renews_the_kernels_timeout() {
     let clock = Clock::manual();
-    let noted = Noted::default();
+    let noted = RecordingGate::default();
     let leases = Leases::new(Box::new(noted.clone()), clock.clone());
     leases
         .grant(address(1), &name("a.example"), &PortSet::WEB, TTL * 10)
@@ -103,7 +103,7 @@ fn a_renewal_never_shortens_and_renews_the_kernels_timeout() {
 
 #[test]
 fn an_address_that_the_kernel_refuses_is_not_granted() {
-    let leases = Leases::new(Box::new(Shut), Clock::manual());
+    let leases = Leases::new(Box::new(ClosedGate), Clock::manual());
     let refused = leases.grant(address(1), &name("a.example"), &PortSet::WEB, TTL);
     assert!(matches!(refused, Err(GrantError::Gate(_))));
 }
@@ -229,7 +229,7 @@ fn a_lease_lives_while_a_connection_uses_it() {
 
 #[test]
 fn the_gate_stays_open_for_as_long_as_a_connection_uses_it() {
-    let (clock, noted) = (Clock::manual(), Noted::default());
+    let (clock, noted) = (Clock::manual(), RecordingGate::default());
     let leases = Leases::new(Box::new(noted.clone()), clock.clone());
     let owner = name("a.example");
     leases
@@ -263,7 +263,7 @@ fn the_gate_stays_open_for_as_long_as_a_connection_uses_it() {
 
 #[test]
 fn a_connection_late_in_a_lease_renews_it_at_once() {
-    let (clock, noted) = (Clock::manual(), Noted::default());
+    let (clock, noted) = (Clock::manual(), RecordingGate::default());
     let leases = Leases::new(Box::new(noted.clone()), clock.clone());
     let owner = name("a.example");
     leases
@@ -314,7 +314,7 @@ fn a_held_lease_is_never_evicted() {
 
 #[test]
 fn the_kernels_timeout_is_the_longest_that_any_name_has_there() {
-    let (clock, noted) = (Clock::manual(), Noted::default());
+    let (clock, noted) = (Clock::manual(), RecordingGate::default());
     let leases = Leases::new(Box::new(noted.clone()), clock);
     let long = Duration::from_secs(3_600);
     leases
@@ -329,8 +329,8 @@ fn the_kernels_timeout_is_the_longest_that_any_name_has_there() {
 
 /// A gate that keeps what is open.
 #[derive(Clone, Default)]
-struct Doors(Arc<Mutex<std::collections::BTreeMap<IpAddr, PortSet>>>);
-impl AddressGate for Doors {
+struct TrackingGate(Arc<Mutex<std::collections::BTreeMap<IpAddr, PortSet>>>);
+impl AddressGate for TrackingGate {
     fn open(&self, address: IpAddr, ports: &PortSet, _: Duration) -> io::Result<()> {
         let mut doors = self.0.lock().unwrap();
         let open = doors.entry(address).or_insert(PortSet::EMPTY);
@@ -357,7 +357,7 @@ fn policy(rules: &[&str]) -> Policy {
 
 #[test]
 fn a_reload_keeps_leases_with_the_ports_of_the_new_policy() {
-    let doors = Doors::default();
+    let doors = TrackingGate::default();
     let leases = Leases::new(Box::new(doors.clone()), Clock::manual());
     let grant = |at, owner: &str, ports: &PortSet| {
         leases.grant(address(at), &name(owner), ports, TTL).unwrap();

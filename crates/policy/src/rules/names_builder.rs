@@ -7,7 +7,7 @@ use portcullis_names::Pattern;
 
 use super::names::{NameTable, Scope};
 use super::ports::Ports;
-use super::rows::{Kind, Loose, NewRow, RowsBuilder};
+use super::rows::{Kind, NewRow, PendingRow, RowsBuilder};
 use super::rule::{RuleId, Terms};
 
 /// Most different sets of ports and terms of one policy: rows keep their number in 16 bits.
@@ -92,9 +92,9 @@ impl NamesBuilder {
     ) -> Result<NameTable, String> {
         let scopes = self.scopes;
         let scope = |number: u16| scopes.get(usize::from(number));
-        let by_content = |a: &Loose, b: &Loose| {
+        let by_content = |a: &PendingRow, b: &PendingRow| {
             // the fewest ports first: that rule explains a decision best
-            let ports = |row: &Loose| scope(row.scope).map_or(0, |scope| scope.ports.len());
+            let ports = |row: &PendingRow| scope(row.scope).map_or(0, |scope| scope.ports.len());
             ports(a)
                 .cmp(&ports(b))
                 .then_with(|| scope(a.scope).cmp(&scope(b.scope)))

@@ -246,7 +246,7 @@ fn row(bytes: &[u8]) -> Option<(&[u8], Row, &[u8])> {
 
 /// A row that waits for its bucket.
 #[derive(Clone, Copy)]
-pub(crate) struct Loose {
+pub(crate) struct PendingRow {
     /// Where its base stands among the texts.
     at: u32,
     hash: u32,
@@ -256,7 +256,7 @@ pub(crate) struct Loose {
     flags: u8,
 }
 
-impl Loose {
+impl PendingRow {
     fn base<'t>(&self, texts: &'t str) -> &'t str {
         let at = self.at as usize;
         texts
@@ -268,7 +268,7 @@ impl Loose {
 /// Collects rows.
 #[derive(Default)]
 pub(crate) struct RowsBuilder {
-    loose: Vec<Loose>,
+    loose: Vec<PendingRow>,
     hasher: RandomState,
 }
 
@@ -297,7 +297,7 @@ impl RowsBuilder {
             | flag(row.denies, FLAG_DENIES)
             | flag(row.allow_no_sni, FLAG_NO_SNI)
             | Hash::mark(hash) << MARK_SHIFT;
-        self.loose.push(Loose {
+        self.loose.push(PendingRow {
             at: row.at,
             hash,
             id: row.id,
@@ -316,7 +316,7 @@ impl RowsBuilder {
     pub fn build(
         self,
         texts: &str,
-        order: impl Fn(&Loose, &Loose) -> Ordering,
+        order: impl Fn(&PendingRow, &PendingRow) -> Ordering,
         mut place: impl FnMut(RuleId, u32),
     ) -> Result<Rows, &'static str> {
         const TOO_LONG: &str = "the names of all rules together are too long";
@@ -326,7 +326,7 @@ impl RowsBuilder {
         }
         let buckets = loose.len().div_ceil(ROWS_PER_BUCKET).next_power_of_two();
         let mask = buckets.min(MAX_BUCKETS) - 1;
-        let bucket_of = |row: &Loose| row.hash as usize & mask;
+        let bucket_of = |row: &PendingRow| row.hash as usize & mask;
         loose.sort_unstable_by_key(bucket_of);
         let total: usize = loose
             .iter()

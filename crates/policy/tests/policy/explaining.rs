@@ -43,7 +43,12 @@ fn names() {
         assert_eq!(said(&policy, target), expected, "{target}");
     }
     let tls = explain(&policy, "tls.example");
-    assert!(tls.sentences.iter().any(|s| s == "Not on: 80."), "{tls}");
+    assert!(
+        tls.sentences
+            .iter()
+            .any(|s| s == "It is not allowed on: 80."),
+        "{tls}"
+    );
     let db = explain(&policy, "db.example");
     assert!(
         db.sentences.iter().any(|s| s == "It is allowed on: 5432."),
@@ -113,7 +118,7 @@ fn patterns() {
     let wide = explain(&policy, "*.example.org");
     assert!(
         wide.to_string()
-            .contains("Except that `gist.example.org` is denied (p.toml:4)."),
+            .contains("But `gist.example.org` is denied (p.toml:4)."),
         "{wide}"
     );
     assert!(

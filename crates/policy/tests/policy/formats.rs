@@ -194,7 +194,7 @@ fn a_sample_of_every_section() {
     assert_eq!(
         lines(&loaded.warnings),
         "policy.toml:9:1: warning: `*.githubusercontent.com` matches names that customers of \
-         `githubusercontent.com` choose for themselves\n"
+         `githubusercontent.com` choose\n"
     );
     let policy = loaded.policy;
     for (target, port, reason) in [

@@ -170,7 +170,7 @@ fn what_is_wrong_in_a_list_has_its_place() {
     let warned = with_list("l.txt", "*.github.io\na.x.example\ndeny *.x.example\n").unwrap();
     assert_eq!(
         lines(&warned.warnings),
-        "lists/l.txt:1:1: warning: `*.github.io` matches names that customers of `github.io` choose for themselves\n\
+        "lists/l.txt:1:1: warning: `*.github.io` matches names that customers of `github.io` choose\n\
          lists/l.txt:2:1: warning: `a.x.example` is allowed here, but `*.x.example` denies it (deny wins: lists/l.txt:3)\n"
     );
     // a file of another kind: a hundred errors, and a count of the rest

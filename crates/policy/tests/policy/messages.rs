@@ -72,14 +72,14 @@ fn unknown_keys() {
 #[test]
 fn names_and_breadth() {
     for (target, message) in [
-        ("*", "`*` is too broad: it would match every name there is"),
+        ("*", "`*` is too broad: it would match every name"),
         (
             "*.com",
-            "`*.com` is too broad: it would match names that anybody can register",
+            "`*.com` is too broad: it would match names that anyone can register",
         ),
         (
             "**.co.uk",
-            "`**.co.uk` is too broad: it would match names that anybody can register",
+            "`**.co.uk` is too broad: it would match names that anyone can register",
         ),
         (
             "a..example",
@@ -92,14 +92,14 @@ fn names_and_breadth() {
         ("127.1", "invalid target `127.1`: the name ends in a number"),
         ("a.example:0", "`0` is not a port"),
         ("a.example:80,443", "`80,443` is not a port"),
-        ("a.*.example", "`*` can only stand in front"),
+        ("a.*.example", "`*` may stand only in front"),
         (
             "https://a.example/x",
             "invalid target `https://a.example/x`: a target is a name or an address range, not a URL (write `a.example`)",
         ),
         (
             "a.example/udp",
-            "invalid target `a.example/udp`: a UDP target names its port (write `a.example:PORT/udp`",
+            "invalid target `a.example/udp`: a UDP target must name a port (write `a.example:PORT/udp`",
         ),
         ("", "invalid target ``"),
         (
@@ -140,7 +140,7 @@ fn addresses_and_breadth() {
         ("2000::/3", "`2000::/3` is too broad"),
         (
             "10.20.0.1/16",
-            "`10.20.0.1/16` has bits set behind its prefix (write `10.20.0.0/16` for the range",
+            "`10.20.0.1/16` has bits set beyond its prefix (write `10.20.0.0/16` for the range",
         ),
         (
             "a.example",
@@ -338,7 +338,7 @@ fn a_wildcard_over_other_peoples_names_is_a_warning() {
     );
     assert_eq!(
         lines(&loaded.warnings),
-        "p.toml:3:1: warning: `*.github.io` matches names that customers of `github.io` choose for themselves\n"
+        "p.toml:3:1: warning: `*.github.io` matches names that customers of `github.io` choose\n"
     );
 }
 

@@ -92,7 +92,7 @@ pub fn covers(inspector: Option<&Inspector>, policy: &Policy) -> Result<(), Insp
 }
 
 fn inspected(policy: &Policy) -> Vec<Pattern> {
-    policy.inspected().map(|(pattern, _)| pattern).collect()
+    policy.inspected().collect()
 }
 
 /// The name that a connection is inspected by, where the decision on it says so.

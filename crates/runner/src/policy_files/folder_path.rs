@@ -37,6 +37,8 @@ struct Step {
 /// A way leads elsewhere by now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Detour {
+    /// The path that leads elsewhere.
+    pub(crate) path: PathBuf,
     /// The first name that is not what it was.
     pub(crate) name: OsString,
     /// What is found now behind it, where that can be told without following links.
@@ -82,11 +84,11 @@ impl FolderPath {
         Ok(FolderPath { steps })
     }
 
-    /// Where the way leads elsewhere than at first, if it does. `file` is the name at its end. A
+    /// Where the way to `file`, a path in the folder, leads elsewhere than at first, if it does. A
     /// change in a folder for which `accepted` holds is no detour.
     pub(super) fn detour(
         &self,
-        file: &OsStr,
+        file: &Path,
         accepted: impl Fn(BorrowedFd<'_>) -> bool,
     ) -> Option<Detour> {
         let stands = |step: &Step| {
@@ -97,8 +99,10 @@ impl FolderPath {
         if accepted(step.folder.as_fd()) {
             return None;
         }
-        let path = Path::new(&step.name).join(&step.rest).join(file);
+        let path = Path::new(&step.name).join(&step.rest);
+        let path = path.join(file.file_name()?);
         Some(Detour {
+            path: file.to_owned(),
             name: step.name.clone(),
             found: found(step.folder.as_fd(), &path),
         })

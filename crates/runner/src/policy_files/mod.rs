@@ -88,7 +88,7 @@ struct Sealed {
 
 /// What the files' paths lead to at one moment.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Look {
+pub(crate) struct Snapshot {
     files: Vec<Option<Stamp>>,
     folders: Vec<Option<Identity>>,
 }
@@ -199,7 +199,7 @@ impl PolicyFiles {
     }
 
     /// How the files stand now.
-    pub(crate) fn look(&self) -> Look {
+    pub(crate) fn snapshot(&self) -> Snapshot {
         let file = |path: &PathBuf| {
             let (folder, name) = self.place(path)?;
             Stamp::at(folder, name)
@@ -210,15 +210,14 @@ impl PolicyFiles {
         };
         // Once sealed, folders are the held ones, and where their paths lead is another question.
         let by_path = self.folders.keys().filter(|_| self.sealed.is_none());
-        Look {
+        Snapshot {
             files: self.read.keys().map(file).collect(),
             folders: by_path.map(folder).collect(),
         }
     }
 
-    /// The paths by which nobody reaches what is followed any more, each with the name on the way that
-    /// leads elsewhere.
-    pub(crate) fn detours(&self) -> Vec<(&Path, Detour)> {
+    /// The paths by which nobody reaches what is followed any more.
+    pub(crate) fn detours(&self) -> Vec<Detour> {
         let Some(sealed) = &self.sealed else {
             return Vec::new();
         };
@@ -229,9 +228,7 @@ impl PolicyFiles {
                 let folder_path = sealed.folder_paths.get(folder_of(path))?;
                 // Links that only somebody else can turn are followed by whoever reads.
                 let linked = !self.read.contains_key(path);
-                let detour =
-                    folder_path.detour(path.file_name()?, |folder| linked && is_fixed(folder))?;
-                Some((path.as_path(), detour))
+                folder_path.detour(path, |folder| linked && is_fixed(folder))
             })
             .collect()
     }

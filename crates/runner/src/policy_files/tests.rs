@@ -110,10 +110,10 @@ fn what_is_missing_is_told_from_what_is_there_and_too_much_is_cut() {
     fs::write(&path, "text").unwrap();
     let mut files = sealed(&path);
     assert!(files.can_change() && files.unchanged());
-    let before = files.look();
+    let before = files.snapshot();
     fs::remove_file(&path).unwrap();
     assert!(!files.unchanged());
-    assert_ne!(files.look(), before);
+    assert_ne!(files.snapshot(), before);
     assert!(files.read(&path).is_err());
     assert!(files.unchanged(), "still missing");
     let other = inner.join("other.toml");

@@ -42,7 +42,14 @@ pub struct RequestHead {
     pub expect_continue: bool,
     /// Length of the head, in bytes, with the empty line.
     pub head_len: usize,
-    fields: Vec<(Range<usize>, Range<usize>)>,
+    fields: Vec<FieldPlace>,
+}
+
+/// Where a header field stands in the head.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FieldPlace {
+    name: Range<usize>,
+    value: Range<usize>,
 }
 
 /// How long a request's body is.
@@ -72,10 +79,12 @@ pub enum Upgrade {
 impl RequestHead {
     /// The header fields, in the buffer that the head was read from.
     pub fn headers<'b>(&self, head: &'b [u8]) -> impl Iterator<Item = (&'b str, &'b [u8])> {
-        self.fields.iter().filter_map(move |(name, value)| {
-            let name = std::str::from_utf8(head.get(name.clone())?).ok()?;
-            Some((name, head.get(value.clone())?))
-        })
+        self.fields
+            .iter()
+            .filter_map(move |FieldPlace { name, value }| {
+                let name = std::str::from_utf8(head.get(name.clone())?).ok()?;
+                Some((name, head.get(value.clone())?))
+            })
     }
 
     /// Whether the Host field, if there is one, names the same host and port as the target.
@@ -153,7 +162,10 @@ fn parse(head: &[u8]) -> Result<RequestHead, &'static str> {
         fields: request
             .headers
             .iter()
-            .map(|f| (place(head, f.name.as_bytes()), place(head, f.value)))
+            .map(|field| FieldPlace {
+                name: place(head, field.name.as_bytes()),
+                value: place(head, field.value),
+            })
             .collect(),
     })
 }

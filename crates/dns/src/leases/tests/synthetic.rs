@@ -188,7 +188,7 @@ fn a_real_answer_cannot_own_an_address_of_the_range() {
 
 #[test]
 fn the_gate_is_opened_before_each_answer_that_says_more_than_the_last() {
-    let (clock, noted) = (Clock::manual(), Noted::default());
+    let (clock, noted) = (Clock::manual(), RecordingGate::default());
     let leases = Leases::new(Box::new(noted.clone()), clock.clone());
     leases.use_synthetic_range(RANGE.parse().unwrap());
     let opened = || noted.0.lock().unwrap().len();
@@ -227,7 +227,7 @@ fn without_a_range_there_are_no_synthetic_addresses() {
 
 #[test]
 fn a_kernel_that_refuses_leaves_nothing_that_is_taken_for_open() {
-    let leases = Leases::new(Box::new(Shut), Clock::manual());
+    let leases = Leases::new(Box::new(ClosedGate), Clock::manual());
     leases.use_synthetic_range(RANGE.parse().unwrap());
     for _ in 0..2 {
         let refused = leases.grant_synthetic(&name("a.example"), &PortSet::WEB);
