@@ -10,6 +10,8 @@ LISTED, HIDDEN, ADDRESS, WAYS = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[
 # Longest that a server or the gateway may take to say something, in seconds.
 ANSWER, END = 2, 30
 WEB, H2C, BALANCED = 80, 8080, 8081
+# On the first of them, and the stream ends with the last byte.
+CUT = -WEB
 
 GET = b'GET / HTTP/1.1'
 LINES = {
@@ -72,6 +74,11 @@ def requests():
     for what, line in LINES.items():
         line = line.replace(b'HIDDEN', HIDDEN.encode()).replace(b'LISTED', LISTED.encode())
         yield what, WEB, line + b'\r\n' + fields + b'\r\n'
+    # Without a version fields count as well, also one that the end of the stream cuts off.
+    for line in (b'GET x', b'GET /', GET):
+        for before in (b'', b' \r', b'From \r', b'\t\n', b' \v', b'A\r', b'A: \r', b'\r'):
+            yield f'{line}, {before} before Host', WEB, line + b'\r\n' + before + fields + b'\r\n'
+            yield f'{line}, {before} before Host, cut off', CUT, line + b'\r\n' + before + f'Host: {HIDDEN}'.encode()
     lf = GET + b'\n' + fields.replace(b'\r', b'') + b'\n'
     yield 'lone LF', WEB, lf
     yield 'lone LF, long method', WEB, b'M' * 40 + lf[3:]
@@ -127,7 +134,7 @@ def way(kind, port):
     return stream
 
 
-def say(stream, request, pieces):
+def say(stream, request, pieces, cut=False):
     """Sends it at once, in three pieces, or with a stop in the line that is longer than the gateway
     holds what it cannot tell; then waits for an answer, ends its own side, and reads to the end."""
     heard = b''
@@ -138,7 +145,7 @@ def say(stream, request, pieces):
             if begin:
                 time.sleep(2.5 if pieces == 'stops' else 0.05)
             stream.sendall(request[begin:end])
-        stream.settimeout(ANSWER)
+        stream.settimeout(0.01 if cut else ANSWER)
         try:
             heard += stream.recv(65536)
         except socket.timeout:
@@ -156,9 +163,9 @@ def say(stream, request, pieces):
 def attack(task):
     kind, pieces, (what, port, request) = task
     if kind == 'proxy':
-        request = request.replace(b' / ', f' http://{LISTED}:{port}/ '.encode(), 1)
+        request = request.replace(b' / ', f' http://{LISTED}:{abs(port)}/ '.encode(), 1)
     try:
-        return task, say(way(kind, port), request, pieces)
+        return task, say(way(kind, abs(port)), request, pieces, port == CUT)
     except OSError as error:
         return task, repr(error).encode()
 

@@ -104,8 +104,9 @@ fn answered(world: &World) -> usize {
     let path = world.home().join(format!("{HIDDEN}.log"));
     let log = std::fs::read(path).unwrap_or_default();
     let lines = String::from_utf8_lossy(&log);
-    let python = |line: &&str| !line.starts_with(LISTED);
-    lines.lines().filter(python).count()
+    // Python's names the host first, and serves some requests that name none.
+    let others = |line: &&str| [LISTED, "None"].iter().any(|other| line.starts_with(other));
+    lines.lines().filter(|line| !others(line)).count()
 }
 
 /// What the attack told.

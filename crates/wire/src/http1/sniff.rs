@@ -206,19 +206,28 @@ fn sniff_fields(mut rest: &[u8]) -> Sniff {
     while let Some(end) = rest.iter().position(|b| *b == b'\n') {
         let (line, behind) = rest.split_at(end);
         rest = behind.get(1..).unwrap_or_default();
-        let name = line.iter().position(|b| *b == b':');
-        let name = name.and_then(|end| line.get(..end));
-        let is_field = |name: &[u8]| name.trim_ascii_end().iter().all(u8::is_ascii_graphic);
-        // Readers pass over these two (RFC 5322, mail's header parser).
-        let passed_over = matches!(line, [b' ' | b'\t', ..]) || line.starts_with(b"From ");
-        if name.is_some_and(is_field) {
+        if has_field(line) {
             return Sniff::Http;
         }
-        if !passed_over {
+        // Readers pass over these two (RFC 5322, mail's header parser).
+        if !matches!(line, [b' ' | b'\t', ..]) && !line.starts_with(b"From ") {
             return Sniff::Other;
         }
     }
-    Sniff::NeedMore
+    // The end of the stream ends a line too.
+    match has_field(rest) {
+        true => Sniff::Http,
+        false => Sniff::NeedMore,
+    }
+}
+
+/// Whether a field begins in a line, which mail's header parser also ends at a carriage return.
+fn has_field(line: &[u8]) -> bool {
+    let is_name = |name: &[u8]| name.trim_ascii_end().iter().all(u8::is_ascii_graphic);
+    line.split(|b| *b == b'\r').any(|line| {
+        let name = line.iter().position(|b| *b == b':');
+        name.and_then(|end| line.get(..end)).is_some_and(is_name)
+    })
 }
 
 /// Whether some server splits a request line here: white space of ASCII and Latin-1.

@@ -452,6 +452,17 @@ fn sniffing() {
         assert_eq!(sniff(other.as_bytes()), Sniff::Other, "{other:?}");
         every_prefix(other.as_bytes());
     }
+    // A field counts also where the stream ends in it, and behind what a reader ends at a lone CR.
+    for field in [
+        "Host: x",
+        " \rHost: x",
+        "From \rHost: x",
+        " \nHost: x\r\n",
+        "A\rHost:",
+    ] {
+        let request = format!("GET x\r\n{field}");
+        assert_eq!(sniff(request.as_bytes()), Sniff::Http, "{request:?}");
+    }
     assert_eq!(sniff(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), Sniff::Http2);
     for more in [
         "",
