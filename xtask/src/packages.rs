@@ -130,7 +130,12 @@ pub const PACKAGES: &[Package] = &[
         "musl-gcc",
         "a static program with musl's stub resolver",
     ),
-    needs("nginx-light", "nginx", "an upstream that speaks HTTP/2"),
+    needs("g++", "g++", "libFuzzer, for the fuzz targets"),
+    needs(
+        "nginx-light",
+        "nginx",
+        "an upstream that speaks HTTP/2; what it takes for HTTP",
+    ),
     needs(
         "nghttp2-client",
         "nghttp",

@@ -20,6 +20,8 @@ mod dialer;
 mod direct;
 mod error;
 mod eyeballs;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 mod host;
 mod socket;

@@ -25,6 +25,8 @@ mod datagrams;
 mod decider;
 mod early_timer;
 mod flows;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod http;
 mod http_only;
 mod identify;

@@ -144,7 +144,7 @@ impl InsideSockets {
 }
 
 /// The marks in lines like `tfd: 5 events: 18 data: 7 pos:0 ino:1c2 sdev:9`.
-fn marks_in(list: &[u8]) -> impl Iterator<Item = u64> {
+pub(crate) fn marks_in(list: &[u8]) -> impl Iterator<Item = u64> {
     list.split(|byte| *byte == b'\n').filter_map(|line| {
         let mut words = str::from_utf8(line).ok()?.split_ascii_whitespace();
         words.find(|word| *word == "data:")?;

@@ -17,6 +17,8 @@ mod connect;
 mod error;
 mod exit_status;
 mod fds;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod gateway_side;
 mod ids;
 mod init;

@@ -71,8 +71,12 @@ impl MountTable {
         if text.len() as u64 == MAX_TABLE_BYTES {
             return Err(io::Error::other("the mount table is too long"));
         }
-        let lines = text.split(|byte| *byte == b'\n');
-        Ok(Self(lines.filter_map(Mount::parse).collect()))
+        Ok(Self::parse(&text))
+    }
+
+    pub(crate) fn parse(table: &[u8]) -> Self {
+        let lines = table.split(|byte| *byte == b'\n');
+        Self(lines.filter_map(Mount::parse).collect())
     }
 
     /// Where a whole `proc` is mounted besides `/proc`.

@@ -126,6 +126,14 @@ impl Processes {
     }
 }
 
+/// The inode of a client's socket in the text of one of the kernel's tables.
+#[cfg(fuzzing)]
+pub(crate) fn inode_in(table: &str, transport: Transport, client: SocketAddr) -> Option<u64> {
+    let mut search = Search::new(transport, client);
+    search.read(table);
+    search.found()
+}
+
 fn plain(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }

@@ -124,7 +124,7 @@ impl RefusedLog {
         Ok(batch)
     }
 
-    fn parse(&self, mut bytes: &[u8], found: &mut Vec<Refused>) -> io::Result<()> {
+    pub(crate) fn parse(&self, mut bytes: &[u8], found: &mut Vec<Refused>) -> io::Result<()> {
         while let Some((header, body, rest)) = netlink::next_message(bytes) {
             if header.kind == libc::NLMSG_ERROR as u16 {
                 netlink::result(body)?;

@@ -99,7 +99,7 @@ fn request(local: SocketAddr, remote: SocketAddr) -> Option<InetRequest> {
 
 /// The inode that an answer tells. A listener answers where there is no such connection, and a
 /// connection that its program has closed has none.
-fn inode(answer: &[u8], local: SocketAddr) -> Option<u64> {
+pub(crate) fn inode(answer: &[u8], local: SocketAddr) -> Option<u64> {
     let found = InetResponseHeader::parse(answer).ok()?;
     let it_is = found.socket_id.source_port == local.port() && found.state != TCP_LISTEN;
     (it_is && found.inode != 0).then_some(found.inode.into())

@@ -27,14 +27,14 @@ pub struct File {
 }
 
 impl File {
-    /// The lines of code that are shipped, numbered from 1: no comments, no `#[cfg(test)]`.
+    /// The lines of code that are shipped, numbered from 1: no comments, no tests, nothing for fuzzing.
     pub fn code(&self) -> Vec<(usize, String)> {
         let mut out = Vec::new();
         // How deep the braces are, and the depth at which a test item began.
         let (mut depth, mut hidden_from, mut test_next) = (0i32, None, false);
         for (index, line) in self.text.lines().enumerate() {
             let code = without_comment(line);
-            if code.trim_start().starts_with("#[cfg(test)]") && hidden_from.is_none() {
+            if is_for_tests(code.trim_start()) && hidden_from.is_none() {
                 test_next = true;
             }
             let (opened, closed) = (count(&code, '{'), count(&code, '}'));
@@ -94,7 +94,14 @@ pub fn files(below: &str) -> Vec<File> {
     found
 }
 
-/// The files that a file declares as `#[cfg(test)] mod NAME;`.
+/// Whether what follows is built for tests or fuzz targets alone.
+fn is_for_tests(line: &str) -> bool {
+    ["#[cfg(test)]", "#[cfg(fuzzing)]"]
+        .iter()
+        .any(|kind| line.starts_with(kind))
+}
+
+/// The files that a file declares as `#[cfg(test)] mod NAME;`, or for fuzzing.
 fn test_modules(file: &File) -> Vec<String> {
     let path = Path::new(&file.path);
     let (folder, stem) = (path.parent(), path.file_stem());
@@ -108,7 +115,7 @@ fn test_modules(file: &File) -> Vec<String> {
     let lines: Vec<&str> = file.text.lines().map(str::trim).collect();
     lines
         .windows(2)
-        .filter(|pair| pair[0] == "#[cfg(test)]")
+        .filter(|pair| is_for_tests(pair[0]))
         .filter_map(|pair| pair[1].split("mod ").nth(1)?.strip_suffix(';'))
         .flat_map(|name| [format!("{name}.rs"), format!("{name}/mod.rs")])
         .map(|name| below.join(name).to_string_lossy().into_owned())

@@ -326,3 +326,19 @@ fn joined(before: DialError, error: DialError, answered: bool) -> DialError {
     let telling = if answered { error } else { before };
     telling.with_detail(detail)
 }
+
+/// Asks for a tunnel on a stream to a proxy; whether there is one.
+#[cfg(fuzzing)]
+pub(crate) async fn ask(
+    stream: &mut Stream,
+    name: Name,
+    credentials: Option<&portcullis_policy::Credentials>,
+    by_socks: bool,
+) -> bool {
+    let (host, port) = (TargetHost::Name(name), 443);
+    let target = ConnectTarget { host, port };
+    match by_socks {
+        true => socks5::open(stream, &target, credentials).await.is_ok(),
+        false => connect::open(stream, &target, credentials).await.is_ok(),
+    }
+}

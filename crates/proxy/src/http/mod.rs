@@ -17,4 +17,6 @@ mod serve;
 mod session;
 mod upstream;
 
+#[cfg(fuzzing)]
+pub(crate) use self::response::{Answers, Parsed, read as read_response};
 pub(crate) use self::serve::{behind, open};

@@ -39,3 +39,16 @@ pub(crate) use self::accept::{ToInspect, inspect};
 pub use self::error::InspectError;
 pub(crate) use self::inspector::by_name;
 pub use self::inspector::{Inspector, covers};
+
+/// What stands between a program's bytes and hyper.
+#[cfg(fuzzing)]
+pub(crate) fn checked(
+    stream: tokio::io::DuplexStream,
+    http2: bool,
+) -> impl tokio::io::AsyncRead + Unpin {
+    let activity = io::Activity::new();
+    match http2 {
+        true => heads::Checked::http2(stream, activity),
+        false => heads::Checked::http1(stream, activity),
+    }
+}
