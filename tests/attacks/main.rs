@@ -7,6 +7,7 @@ mod processes;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod asked;
 mod control;
 mod descriptors;
 mod exhaustion;
@@ -21,5 +22,7 @@ mod policies;
 mod records;
 mod reverse_names;
 mod serve;
+#[path = "../support/shared.rs"]
+mod shared;
 mod unix_sockets;
 mod wildcards;

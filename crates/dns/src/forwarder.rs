@@ -36,6 +36,9 @@ use crate::synthetic::{self, Synthesis, SyntheticAnswers};
 /// How often a lookup is decided again because the policy changed while it was under way.
 const MAX_POLICY_CHANGES: usize = 3;
 
+/// The most names of a message that is no query are kept for the record, in bytes.
+const MAX_ASKED_BYTES: usize = 256;
+
 /// What the record says of queries above the policy's rate.
 const TOO_MANY_QUERIES: &str = "more DNS queries than dns_queries_per_second allows";
 
@@ -512,8 +515,11 @@ impl Forwarder {
             .detail(&detail);
         // The name's labels, length bytes and all: the record escapes what is no text.
         event.raw_name = question.and_then(|bytes| bytes.get(..bytes.len().saturating_sub(4)));
-        let asked = event.raw_name.map(readable);
-        event.asked = asked.as_deref();
+        let asked = match event.raw_name {
+            Some(name) => readable(name),
+            None => asked_in(message),
+        };
+        event.asked = Some(asked.as_slice()).filter(|asked| !asked.is_empty());
         let id = self.recorder.decision(event);
         debug!(%id, client = ?source.client, %error, "malformed query");
         let Some(code) = error.answer.rcode() else {
@@ -565,10 +571,44 @@ fn canonical_ruling(permits: &Permits) -> Ruling {
     Ruling::permitted(Reason::CanonicalName, rule, audit)
 }
 
+/// The names of the questions in a message that is no query, with blanks between them, as far as they are
+/// any.
+pub(crate) fn asked_in(message: &[u8]) -> Vec<u8> {
+    const HEADER_BYTES: usize = 12;
+    const TYPE_AND_CLASS_BYTES: usize = 4;
+    let questions = match message {
+        [_, _, _, _, high, low, ..] => u16::from_be_bytes([*high, *low]).max(1),
+        _ => 0,
+    };
+    let mut rest = message.get(HEADER_BYTES..).unwrap_or_default();
+    let mut asked = Vec::new();
+    for _ in 0..questions {
+        if rest.is_empty() || asked.len() >= MAX_ASKED_BYTES {
+            break;
+        }
+        if !asked.is_empty() {
+            asked.push(b' ');
+        }
+        asked.extend(readable(rest));
+        let mut left = rest;
+        while let Some((&length, behind)) = left.split_first() {
+            left = behind.get(length.into()..).unwrap_or_default();
+            if length == 0 {
+                break;
+            }
+        }
+        rest = left.get(TYPE_AND_CLASS_BYTES..).unwrap_or_default();
+    }
+    asked.truncate(MAX_ASKED_BYTES);
+    asked
+}
+
 /// The labels of a question's name with dots between them, as far as they are any.
 fn readable(mut name: &[u8]) -> Vec<u8> {
     let mut text = Vec::with_capacity(name.len());
-    while let Some((&length, rest)) = name.split_first().filter(|(length, _)| **length > 0) {
+    // A pointer leads nowhere but back.
+    let is_label = |length: &u8| (1..0xc0).contains(length);
+    while let Some((&length, rest)) = name.split_first().filter(|(length, _)| is_label(length)) {
         let (label, behind) = rest.split_at(rest.len().min(length.into()));
         if !text.is_empty() {
             text.push(b'.');

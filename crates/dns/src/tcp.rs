@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::acceptor::{Accepted, Acceptor};
-use crate::forwarder::{Forwarder, Step};
+use crate::forwarder::{Forwarder, Step, asked_in};
 use crate::query::Source;
 use crate::reply::HEADER_BYTES;
 
@@ -123,12 +123,15 @@ async fn read_queries(
         match timeout(IDLE_TIMEOUT, read_frame(&mut reader, &mut query)).await {
             Ok(Ok(true)) => {}
             Ok(Ok(false)) => {
-                return deny(
-                    &forwarder.recorder,
-                    source,
-                    Reason::Malformed,
-                    "a DNS frame of a length no query has",
-                );
+                // As much of it as is there.
+                let mut start = [0; MAX_STRANGE_BYTES];
+                let length = reader.try_read(&mut start).unwrap_or(0);
+                let asked = asked_in(&start[..length]);
+                let why = "a DNS frame of a length no query has";
+                let mut event = source.event(Reason::Malformed.verdict(), Reason::Malformed);
+                event.asked = Some(asked.as_slice()).filter(|asked| !asked.is_empty());
+                forwarder.recorder.decision(event.detail(why));
+                return;
             }
             Ok(Err(_)) | Err(_) => return,
         }
@@ -155,6 +158,9 @@ async fn read_queries(
         }
     }
 }
+
+/// Most that is looked at of a frame whose length no query has, in bytes.
+const MAX_STRANGE_BYTES: usize = 512;
 
 /// Reads one frame into `query`; `false` for a length that no query has.
 async fn read_frame(reader: &mut OwnedReadHalf, query: &mut Vec<u8>) -> io::Result<bool> {

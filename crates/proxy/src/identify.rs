@@ -82,7 +82,9 @@ pub(crate) async fn identify(
         // Boxed, as whatever is large: most of the time a silent client is waited for.
         Sniffed::Tls(hello) => Box::pin(tls(services, opened, relay, sniffer, hello)).await,
         Sniffed::BadTls(why) => {
+            let asked = request::asked(sniffer.pending());
             let at = At::new(Layer::Tls, opened.inbound).detail(Some(why));
+            let at = at.asked(asked.as_deref());
             services.records.malformed(at, Some(&opened.target));
             let end = CloseReason::ClientProtocol;
             Box::pin(opened.refuse_tls(relay, Alert::AccessDenied, end)).await;
@@ -132,7 +134,9 @@ pub(crate) async fn identify(
         }
         Sniffed::Undecided | Sniffed::Slow => {
             let why = "the first bytes did not tell in time what they are";
+            let asked = request::asked(sniffer.pending());
             let at = At::new(Layer::Tcp, opened.inbound).detail(Some(why));
+            let at = at.asked(asked.as_deref());
             services.records.malformed(at, Some(&opened.target));
             opened.cut(relay, CloseReason::ClientProtocol);
             None

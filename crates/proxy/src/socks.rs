@@ -43,7 +43,7 @@ pub(crate) async fn open(
     let request = match read {
         Handshake::Request(request) => *request,
         Handshake::Malformed(error) => {
-            let asked = asked(&inbox);
+            let asked = request::asked(&inbox);
             let at = at.asked(asked.as_deref());
             records.malformed(at.detail(Some(error.why)), None);
             if error.answer {
@@ -52,16 +52,17 @@ pub(crate) async fn open(
             return None;
         }
         Handshake::NoMethod => {
-            records.malformed(
-                at.detail(Some("no SOCKS method without authentication")),
-                None,
-            );
+            // Its request may have come already.
+            let asked = request::asked(&inbox);
+            let why = "no SOCKS method without authentication";
+            records.malformed(at.detail(Some(why)).asked(asked.as_deref()), None);
             socket::last_words(client, &socks5::METHOD_REFUSED).await;
             return None;
         }
         Handshake::Slow if said => {
             let why = "the SOCKS handshake took too long";
-            records.malformed(at.detail(Some(why)), None);
+            let asked = request::asked(&inbox);
+            records.malformed(at.detail(Some(why)).asked(asked.as_deref()), None);
             return None;
         }
         Handshake::Gone | Handshake::Slow => return None,
@@ -126,20 +127,6 @@ pub(crate) async fn open(
 /// The reply that says this: its code comes from the table of reasons and from nowhere else.
 pub(crate) fn reply(reason: Reason) -> [u8; 10] {
     socks5::reply(reason.socks_reply())
-}
-
-/// What a message that cannot be served asked for: a request's domain, or the target of what was taken
-/// for a proxy of HTTP.
-fn asked(message: &[u8]) -> Option<Box<[u8]>> {
-    const NAMED: u8 = 3;
-    match message {
-        [5, _, _, NAMED, length, rest @ ..] => {
-            let domain = rest.get(..usize::from(*length)).unwrap_or(rest);
-            Some(domain.into())
-        }
-        [4 | 5, ..] => None,
-        other => request::asked(other),
-    }
 }
 
 async fn refuse(client: TcpStream, reason: Reason) {

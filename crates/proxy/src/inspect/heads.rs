@@ -97,7 +97,10 @@ impl<S> Checked<S> {
                 State::Head(scanner) => {
                     self.activity.head_began();
                     match read_scanned_head(&self.held, scanner) {
-                        HeadParse::NeedMore => return Look::More,
+                        HeadParse::NeedMore => {
+                            self.activity.head_asks(&self.held);
+                            return Look::More;
+                        }
                         HeadParse::Malformed(why) => return Look::Malformed(why),
                         HeadParse::Head(head) => {
                             self.activity.head_passed();

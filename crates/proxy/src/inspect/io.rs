@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::ended::Ended;
 use crate::meter::{Cut, MAX_CHUNK_BYTES, Meter, Way};
-use crate::request::HeadError;
+use crate::request::{self, HeadError};
 
 /// The last request that was passed on asks for no WebSocket.
 const UPGRADE_NONE: u8 = 0;
@@ -46,6 +46,8 @@ pub(super) struct Activity {
     idle_since: AtomicU64,
     /// When the head began that is under way, in milliseconds since the start, and one more.
     head_since: AtomicU64,
+    /// What the head under way asks for, as far as it came.
+    asked: Mutex<Option<Box<[u8]>>>,
     /// What is wrong with a head: the last that is read of the connection.
     head_error: OnceLock<HeadError>,
     /// What is wrong with the framing of a body: the program's bytes end there.
@@ -73,6 +75,7 @@ impl Activity {
             passed: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             head_since: AtomicU64::new(0),
+            asked: Mutex::new(None),
             head_error: OnceLock::new(),
             bad_body: OnceLock::new(),
             refusal: OnceLock::new(),
@@ -152,6 +155,17 @@ impl Activity {
         if self.head_since.load(Ordering::Relaxed) == 0 {
             self.head_since.store(self.now() + 1, Ordering::Relaxed);
         }
+    }
+
+    /// What came so far of a head that is under way.
+    pub(super) fn head_asks(&self, head: &[u8]) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = request::asked(head);
+    }
+
+    /// The head under way takes too long.
+    pub(super) fn slow_head(&self) -> HeadError {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        HeadError::too_slow_asking(asked.clone())
     }
 
     /// It came to its end.

@@ -116,7 +116,7 @@ where
                 let end = match over {
                     Over::Idle => CloseReason::Finished,
                     Over::Head => {
-                        rules.refuse(HeadError::too_slow(&[]));
+                        rules.refuse(activity.slow_head());
                         CloseReason::ClientProtocol
                     }
                 };
@@ -157,7 +157,7 @@ where
                 return Poll::Pending;
             } else {
                 match ready!(watching.as_mut().poll(cx)) {
-                    Over::Head => activity.refuse_head(HeadError::too_slow(&[])),
+                    Over::Head => activity.refuse_head(activity.slow_head()),
                     Over::Idle => return Poll::Ready(None),
                 }
             }

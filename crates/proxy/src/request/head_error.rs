@@ -30,6 +30,14 @@ impl HeadError {
         }
     }
 
+    /// The same for one of which this was read when it stopped.
+    pub(crate) fn too_slow_asking(asked: Option<Box<[u8]>>) -> HeadError {
+        HeadError {
+            asked,
+            ..HeadError::too_slow(&[])
+        }
+    }
+
     /// It is none; `head` is what came of it.
     pub(crate) fn malformed(why: &'static str, head: &[u8]) -> HeadError {
         HeadError {
