@@ -124,15 +124,8 @@ impl Exchange {
                 },
                 error = &mut up, if !up_ended => match error {
                     // It may have answered all the same: hear what it says.
-                    SendError::Upstream => up_ended = true,
-                    SendError::Limit(cut) => return ExchangeEnd::Cut(cut),
-                    SendError::Client => return ExchangeEnd::Broken(CloseReason::ClientReset),
-                    SendError::ClientEnded => return ExchangeEnd::Broken(CloseReason::ClientClosed),
-                    SendError::Malformed(why) if started.load(Ordering::Acquire) => {
-                        let _ = why; // too late to say
-                        return ExchangeEnd::Broken(CloseReason::ClientProtocol);
-                    }
-                    SendError::Malformed(why) => return ExchangeEnd::BadBody(why),
+                    ExchangeError::NotTaken => up_ended = true,
+                    error => break error,
                 },
                 cut = idle(&mut watch) => return ExchangeEnd::Cut(cut),
             }
@@ -147,19 +140,19 @@ impl Exchange {
         inbox: &mut Vec<u8>,
         mut upstream: Metered<'_, '_, dial::WriteHalf<'_>>,
         sent: &AtomicBool,
-    ) -> SendError {
+    ) -> ExchangeError {
         if let Err(error) = upstream.pass(&self.head).await {
-            return error.of_send();
+            return error.for_upstream();
         }
         let mut body = Body::new(self.body, Section::RequestTrailers);
         loop {
             let step = match body.step(inbox) {
                 Ok(step) => step,
-                Err(why) => return SendError::Malformed(why),
+                Err(why) => return ExchangeError::BadBody(why),
             };
             for part in [&inbox[..step.passing], &step.rewritten] {
                 if let Err(error) = upstream.pass(part).await {
-                    return error.of_send();
+                    return error.for_upstream();
                 }
             }
             inbox.drain(..step.taken);
@@ -167,9 +160,9 @@ impl Exchange {
                 break;
             }
             match fill(&mut client, inbox).await {
-                Ok(0) => return SendError::ClientEnded,
+                Ok(0) => return ExchangeError::Client(CloseReason::ClientClosed),
                 Ok(_) => {}
-                Err(_) => return SendError::Client,
+                Err(_) => return ExchangeError::Client(CloseReason::ClientReset),
             }
         }
         if inbox.is_empty() {
@@ -179,7 +172,7 @@ impl Exchange {
         // A client that has said all it wants to may close its side and still read.
         match client.ready(Interest::ERROR).await {
             Ok(ready) if !ready.is_error() => pending().await,
-            _ => SendError::Client,
+            _ => ExchangeError::Client(CloseReason::ClientReset),
         }
     }
 
@@ -189,7 +182,7 @@ impl Exchange {
         inbox: &mut Vec<u8>,
         mut client: Metered<'_, '_, WriteHalf<'_>>,
         started: &AtomicBool,
-    ) -> Result<Received, ReceiveError> {
+    ) -> Result<Received, ExchangeError> {
         let mut interim = 0;
         let head = loop {
             let head = self.head(&mut upstream, inbox, interim > 0).await?;
@@ -198,7 +191,7 @@ impl Exchange {
             }
             interim += 1;
             if interim > MAX_INTERIM {
-                return Err(ReceiveError::Protocol("too many interim responses"));
+                return Err(ExchangeError::Protocol("too many interim responses"));
             }
             inbox.drain(..head.len);
             if !self.answers.old {
@@ -210,13 +203,13 @@ impl Exchange {
         // A 403 may be the destination's as well: it passes, unless a proxy says that it is its own.
         let refused = head.status == 407 || head.status == 403 && head.by_a_proxy;
         if refused && self.through_upstream_proxy {
-            return Err(ReceiveError::UpstreamProxy(head.status));
+            return Err(ExchangeError::UpstreamProxy(head.status));
         }
         inbox.drain(..head.len);
         let mut answer = head.rewritten;
         if head.status == 101 {
             if !self.websocket {
-                return Err(ReceiveError::Protocol(
+                return Err(ExchangeError::Protocol(
                     "a change of protocol that was not asked for",
                 ));
             }
@@ -237,7 +230,7 @@ impl Exchange {
         };
         loop {
             let step = match &mut body {
-                Some(body) => body.step(inbox).map_err(ReceiveError::Protocol)?,
+                Some(body) => body.step(inbox).map_err(ExchangeError::Protocol)?,
                 None => Step::pass(inbox.len(), false),
             };
             if answer.is_empty() {
@@ -256,7 +249,7 @@ impl Exchange {
                 });
             }
             match upstream.fill(inbox, BODY_BUFFER_BYTES).await {
-                Ok(0) if delimited => return Err(ReceiveError::Ended),
+                Ok(0) if delimited => return Err(ExchangeError::Ended),
                 Ok(0) => {
                     return Ok(Received::Whole {
                         delimited: false,
@@ -264,7 +257,7 @@ impl Exchange {
                     });
                 }
                 Ok(_) => {}
-                Err(_) => return Err(ReceiveError::Ended),
+                Err(_) => return Err(ExchangeError::Ended),
             }
         }
     }
@@ -275,25 +268,25 @@ impl Exchange {
         upstream: &mut dial::ReadHalf<'_>,
         inbox: &mut Vec<u8>,
         spoke: bool,
-    ) -> Result<ResponseHead, ReceiveError> {
+    ) -> Result<ResponseHead, ExchangeError> {
         let mut seen = 0;
         loop {
             // Only a line's end can be the head's end.
             if inbox[seen..].contains(&b'\n') {
                 match response::read(inbox, self.answers) {
                     Parsed::Head(head) => return Ok(head),
-                    Parsed::Malformed(why) => return Err(ReceiveError::Protocol(why)),
+                    Parsed::Malformed(why) => return Err(ExchangeError::Protocol(why)),
                     Parsed::NeedMore => {}
                 }
             } else if inbox.len() > crate::limits::MAX_RESPONSE_HEAD_BYTES {
-                return Err(ReceiveError::Protocol(
+                return Err(ExchangeError::Protocol(
                     "the response head is longer than 64 KiB",
                 ));
             }
             seen = inbox.len();
             match upstream.fill(inbox, BODY_BUFFER_BYTES).await {
-                Ok(0) | Err(_) if inbox.is_empty() && !spoke => return Err(ReceiveError::Silent),
-                Ok(0) | Err(_) => return Err(ReceiveError::Ended),
+                Ok(0) | Err(_) if inbox.is_empty() && !spoke => return Err(ExchangeError::Silent),
+                Ok(0) | Err(_) => return Err(ExchangeError::Ended),
                 Ok(_) => {}
             }
         }
@@ -313,17 +306,6 @@ async fn fill(from: &mut ReadHalf<'_>, inbox: &mut Vec<u8>) -> io::Result<usize>
         }
         from.readable().await?;
     }
-}
-
-enum SendError {
-    Limit(Cut),
-    /// Upstream takes no more.
-    Upstream,
-    /// The client reset the connection.
-    Client,
-    /// The client ended in the middle of its body.
-    ClientEnded,
-    Malformed(&'static str),
 }
 
 enum Received {
@@ -346,7 +328,10 @@ impl Received {
     }
 }
 
-enum ReceiveError {
+/// Why an exchange does not come to its end.
+enum ExchangeError {
+    /// Upstream takes no more of the request.
+    NotTaken,
     /// Upstream ended without a word.
     Silent,
     /// Upstream ended in the middle.
@@ -354,41 +339,51 @@ enum ReceiveError {
     Protocol(&'static str),
     /// The upstream proxy refused: credentials, or rules of its own.
     UpstreamProxy(u16),
-    Client,
+    /// The client is gone.
+    Client(CloseReason),
+    /// The client's body is malformed.
+    BadBody(&'static str),
     Limit(Cut),
 }
 
-impl From<WriteError> for ReceiveError {
-    fn from(error: WriteError) -> ReceiveError {
+impl From<WriteError> for ExchangeError {
+    /// Of what was written to the client.
+    fn from(error: WriteError) -> ExchangeError {
         match error {
-            WriteError::Write => ReceiveError::Client,
-            WriteError::Limit(cut) => ReceiveError::Limit(cut),
+            WriteError::Write => ExchangeError::Client(CloseReason::ClientReset),
+            WriteError::Limit(cut) => ExchangeError::Limit(cut),
         }
     }
 }
 
 impl WriteError {
-    fn of_send(self) -> SendError {
+    /// Of what was written to upstream.
+    fn for_upstream(self) -> ExchangeError {
         match self {
-            WriteError::Write => SendError::Upstream,
-            WriteError::Limit(cut) => SendError::Limit(cut),
+            WriteError::Write => ExchangeError::NotTaken,
+            WriteError::Limit(cut) => ExchangeError::Limit(cut),
         }
     }
 }
 
-impl ReceiveError {
+impl ExchangeError {
+    /// What comes of it; `started` says that the client has been told something.
     fn end(self, started: bool, through_upstream_proxy: bool) -> ExchangeEnd {
         match self {
-            ReceiveError::Client => ExchangeEnd::Broken(CloseReason::ClientReset),
-            ReceiveError::Limit(cut) => ExchangeEnd::Cut(cut),
-            ReceiveError::Ended | ReceiveError::Silent if started => {
+            ExchangeError::Client(end) => ExchangeEnd::Broken(end),
+            ExchangeError::Limit(cut) => ExchangeEnd::Cut(cut),
+            ExchangeError::BadBody(_) if started => {
+                ExchangeEnd::Broken(CloseReason::ClientProtocol)
+            }
+            ExchangeError::BadBody(why) => ExchangeEnd::BadBody(why),
+            ExchangeError::Ended | ExchangeError::Silent | ExchangeError::NotTaken if started => {
                 ExchangeEnd::Broken(CloseReason::UpstreamReset)
             }
-            ReceiveError::Protocol(_) | ReceiveError::UpstreamProxy(_) if started => {
+            ExchangeError::Protocol(_) | ExchangeError::UpstreamProxy(_) if started => {
                 ExchangeEnd::Broken(CloseReason::UpstreamProtocol)
             }
-            ReceiveError::Silent => ExchangeEnd::Silent,
-            ReceiveError::Ended => ExchangeEnd::Failed(
+            ExchangeError::Silent => ExchangeEnd::Silent,
+            ExchangeError::Ended | ExchangeError::NotTaken => ExchangeEnd::Failed(
                 if through_upstream_proxy {
                     Reason::UpstreamProxyClosed
                 } else {
@@ -397,7 +392,7 @@ impl ReceiveError {
                 CloseReason::UpstreamReset,
                 "the response ended in its head",
             ),
-            ReceiveError::Protocol(why) => {
+            ExchangeError::Protocol(why) => {
                 let reason = if through_upstream_proxy {
                     Reason::UpstreamProxyProtocol
                 } else {
@@ -405,7 +400,7 @@ impl ReceiveError {
                 };
                 ExchangeEnd::Failed(reason, CloseReason::UpstreamProtocol, why)
             }
-            ReceiveError::UpstreamProxy(status) => ExchangeEnd::RefusedByUpstreamProxy(status),
+            ExchangeError::UpstreamProxy(status) => ExchangeEnd::RefusedByUpstreamProxy(status),
         }
     }
 }

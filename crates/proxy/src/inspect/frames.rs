@@ -199,7 +199,33 @@ pub(super) fn without_websockets(bytes: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_comes_no_more_passes_than_there_is(
+            mut held in proptest::collection::vec(prop_oneof![0u8..10, any::<u8>()], 0..300),
+            preface in any::<bool>(),
+        ) {
+            let mut frames = Frames::default();
+            if preface {
+                frames.preface = PREFACE_BYTES;
+            }
+            loop {
+                let passing = match frames.pass(&held) {
+                    0 => match frames.block(&mut held) {
+                        Ok(Front::Pass(passing)) => passing,
+                        _ => break,
+                    },
+                    passing => passing,
+                };
+                prop_assert!(passing > 0 && passing <= held.len());
+                held.drain(..passing);
+            }
+        }
+    }
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
         let mut frame = vec![0, 0, payload.len() as u8, kind, flags, 0, 0, 0, 1];

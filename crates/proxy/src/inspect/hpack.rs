@@ -234,7 +234,24 @@ fn decoded(bytes: &[u8]) -> Text {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn whatever_comes_the_table_keeps_its_size(
+            blocks in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..64), 0..8),
+        ) {
+            let mut read = Blocks::default();
+            for block in blocks {
+                let _ = read.read(&block);
+                let counted: usize = read.table.iter().map(|entry| entry.bytes()).sum();
+                prop_assert_eq!(read.bytes, counted);
+                prop_assert!(counted <= read.max_bytes.min(MAX_TABLE_BYTES));
+            }
+        }
+    }
 
     fn hex(text: &str) -> Vec<u8> {
         let digits: Vec<u8> = text
