@@ -22,10 +22,10 @@ fuzz_target!(|input: &[u8]| {
     let (front, back) = stream.split_at(usize::from(kind >> 1) * stream.len() / 128);
     RUNTIME.block_on(async {
         let whole = passed_to_hyper(&[stream], http2).await;
-        assert!(stream.starts_with(&whole));
-        assert!(!http2 || whole.len() == stream.len());
+        assert_eq!(passed_to_hyper(&[front, back], http2).await, whole);
+        // Header blocks of HTTP/2 may pass with a mark in them.
         if !http2 {
-            assert_eq!(passed_to_hyper(&[front, back], http2).await, whole);
+            assert!(stream.starts_with(&whole));
             match read_head(stream) {
                 HeadParse::Head(head) => assert!(whole.len() >= head.head_len),
                 HeadParse::NeedMore | HeadParse::Malformed(_) => assert!(whole.is_empty()),

@@ -48,7 +48,7 @@ pub(crate) fn checked(
 ) -> impl tokio::io::AsyncRead + Unpin {
     let activity = io::Activity::new();
     match http2 {
-        true => heads::Checked::http2(stream, activity),
+        true => heads::Checked::http2(stream, activity, true),
         false => heads::Checked::http1(stream, activity),
     }
 }
