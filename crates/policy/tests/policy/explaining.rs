@@ -159,7 +159,9 @@ fn addresses() {
     );
     let range = explain(&policy, "10.20.0.0/16:5432");
     assert!(
-        range.to_string().contains("Parts of the range differ"),
+        range
+            .to_string()
+            .contains("Another rule covers part of the range: `10.20.9.0/24`"),
         "{range}"
     );
 }
