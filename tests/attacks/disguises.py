@@ -55,6 +55,8 @@ for byte in b'\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0':
     LINES[f'{byte:02x} behind'] = GET + odd
 for many in 1, 2, 50, 3000, 5000:
     LINES[f'{many} blank lines before'] = b'\r\n' * many + GET
+LINES['blank line before another method'] = b'\r\nXXX / HTTP/1.1'
+LINES['blank line before another scheme'] = b'\nXXX ftp://HIDDEN/ HTTP/1.1'
 LINES['lone LFs before'] = b'\n\n\n' + GET
 
 
@@ -140,7 +142,8 @@ def say(stream, request, pieces, cut=False):
     heard = b''
     try:
         stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        cuts = {'whole': (), 'pieces': (2, 9), 'stops': (3, 11)}[pieces]
+        begin = len(request) - len(request.lstrip())
+        cuts = {'whole': (), 'pieces': (2, 9), 'stops': (3, 11), 'early': (begin + 2,)}[pieces]
         for begin, end in zip((0, *cuts), (*cuts, len(request))):
             if begin:
                 time.sleep(2.5 if pieces == 'stops' else 0.05)
@@ -171,7 +174,7 @@ def attack(task):
 
 
 # How the bytes come matters to what tells HTTP from other things, which is the same on every way.
-HOW = {'direct': ('whole', 'pieces', 'stops'), 'connect': ('whole', 'pieces')}
+HOW = {'direct': ('whole', 'pieces', 'stops', 'early'), 'connect': ('whole', 'early')}
 tasks = [(kind, pieces, request) for kind in WAYS for pieces in HOW.get(kind, ('whole',)) for request in requests()]
 good = f'GET / HTTP/1.1\r\nHost: {LISTED}\r\nConnection: close\r\n\r\n'.encode()
 told = {'reached': [], 'through': [], 'refused': 0, 'tried': len(tasks)}

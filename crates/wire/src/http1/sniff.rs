@@ -116,6 +116,11 @@ pub fn sniff(stream: &[u8]) -> Sniff {
 /// Looks at more of a first line that was [`Sniff::Watch`]: from its last [`WATCHED_TAIL_BYTES`] bytes
 /// on. No server has seen a request before the line ends.
 pub fn watch(stream: &[u8]) -> Sniff {
+    // What is kept of a short line has the blank lines in front of it, which end nothing.
+    let skipped = |b: &u8| *b == b'\n' || is_white(*b);
+    let start = stream.iter().position(|b| !skipped(b));
+    let stream = stream.get(start.unwrap_or(stream.len())..);
+    let stream = stream.unwrap_or_default();
     let end = stream.iter().position(|b| *b == b'\n');
     match stream.get(..end.unwrap_or(stream.len())) {
         Some(line) if names_http(line) => Sniff::Http,

@@ -452,6 +452,11 @@ fn sniffing() {
         assert_eq!(sniff(other.as_bytes()), Sniff::Other, "{other:?}");
         every_prefix(other.as_bytes());
     }
+    // Blank lines that are kept with a short line do not end what is watched.
+    for (kept, more) in [("\r\nXX", "X / HTTP/1.1\r\n"), ("\nab / ", "HTTP/1.1\r\n")] {
+        assert_eq!(sniff(kept.as_bytes()), Sniff::Watch);
+        assert_eq!(watch(format!("{kept}{more}").as_bytes()), Sniff::Http);
+    }
     // A field counts also where the stream ends in it, and behind what a reader ends at a lone CR.
     for field in [
         "Host: x",
