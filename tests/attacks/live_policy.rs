@@ -51,7 +51,11 @@ struct Case<'w> {
 
 impl<'w> Case<'w> {
     fn new(world: &'w World, user: User) -> Case<'w> {
-        let folder = world.home().join(format!("{user:?}/policies"));
+        Case::in_folder(world, user, "policies")
+    }
+
+    fn in_folder(world: &'w World, user: User, name: &str) -> Case<'w> {
+        let folder = world.home().join(format!("{user:?}/{name}"));
         let policy = folder.join("policy.toml");
         let case = Case {
             world,
@@ -316,6 +320,96 @@ fn an_older_file_of_the_operator_s_is_not_taken_for_a_change() {
         assert!(why.contains("older file"), "{user:?}: {why}");
         inside.expect(&format!("name {EVIL}"), "none");
         inside.expect("name ssh.example.com", "203.0.113.22");
+        end(world, inside);
+    });
+}
+
+/// A folder that holds nothing but policies is read-only inside, so that editors may save there as they
+/// like: by a rename, or by another file in the place of the old one. What the program made elsewhere is
+/// not taken for the operator's, although the operator moved it there.
+#[test]
+fn in_a_folder_of_policies_every_way_of_saving_is_followed_and_none_of_the_program_s() {
+    as_both(|world, user| {
+        let case = Case::in_folder(world, user, ".portcullis");
+        let sandbox = case.sandbox();
+        let mut inside = Inside::start(&sandbox);
+        let (folder, policy) = (case.folder.display(), case.policy.display());
+        let evil = allowing(&[API, EVIL]).replace('\n', "\\n");
+        let made = world.home().join("made.toml");
+        let made = made.display();
+        let attempts = format!(
+            "sh exec 2>/dev/null; printf '{evil}' > {made}; printf '{evil}' > {folder}/new && echo WROTE; \
+             mv {made} {policy} && echo MOVED; ln {made} {folder}/second && echo LINKED; rm -f {policy} && echo REMOVED; \
+             mv {folder} {folder}.away && echo RENAMED; unshare -Urm sh -c \"umount {folder}; \
+             mount -o remount,rw,bind {folder}; printf '{evil}' > {folder}/new\" && echo WROTE; \
+             exec 9< {made}; echo tried"
+        );
+        inside.expect(&attempts, "tried|");
+        // As `sed -i` does it, and again.
+        let by_rename = |names: &[&str]| {
+            let text = allowing(names);
+            user.shell(
+                world,
+                &format!("printf '%s' '{text}' > {folder}/sedX && mv {folder}/sedX {policy}"),
+            );
+        };
+        by_rename(&[API, SSH]);
+        until("a rename counts", || counts(sandbox.log()).0 == 1);
+        inside.expect("name ssh.example.com", "203.0.113.22");
+        inside.expect(&attempts, "tried|");
+        by_rename(&[API]);
+        until("the next rename counts", || counts(sandbox.log()).0 == 2);
+        // As git does it.
+        let text = allowing(&[API, "big.example.com"]);
+        user.shell(
+            world,
+            &format!("rm {policy}; printf '%s' '{text}' > {policy}"),
+        );
+        until("a new file counts", || counts(sandbox.log()).0 == 3);
+        inside.expect("name big.example.com", "203.0.113.81");
+        inside.expect(&attempts, "tried|");
+        // And in place, on the new file.
+        case.save(&[API, SSH]);
+        until("a change in place counts", || counts(sandbox.log()).0 == 4);
+        // The program's own file, of which it has a descriptor.
+        user.shell(world, &format!("mv {made} {policy}"));
+        until("what came from elsewhere is refused", || {
+            changes(sandbox.log())
+                .last()
+                .is_some_and(|(_, why)| why.contains("moved there from another folder"))
+        });
+        inside.expect(&format!("name {EVIL}"), "none");
+        inside.expect("name ssh.example.com", "203.0.113.22");
+        by_rename(&[API, "big.example.com"]);
+        until("the operator's next file counts", || {
+            counts(sandbox.log()).0 == 5
+        });
+        end(world, inside);
+    });
+}
+
+/// Anywhere else the program could have made the new file: that is told, with what to do.
+#[test]
+fn a_policy_that_is_replaced_where_the_program_may_write_is_told_with_what_to_do() {
+    as_both(|world, user| {
+        let case = Case::new(world, user);
+        let sandbox = case.sandbox();
+        let mut inside = Inside::start(&sandbox);
+        let text = allowing(&[API, SSH]);
+        let (folder, policy) = (case.folder.display(), case.policy.display());
+        let replace = format!("printf '%s' '{text}' > {folder}/x && mv {folder}/x {policy}");
+        user.shell(world, &replace);
+        until("it is told", || counts(sandbox.log()).1 == 1);
+        let (_, why) = changes(sandbox.log()).pop().unwrap();
+        for part in [
+            "start it again",
+            "save it in place",
+            "backupcopy=yes",
+            ".portcullis",
+        ] {
+            assert!(why.contains(part), "{user:?}: {part}: {why}");
+        }
+        inside.expect("name ssh.example.com", "none");
         end(world, inside);
     });
 }

@@ -7,6 +7,7 @@ mod processes;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cut;
 mod grpc;
 mod http;
 mod http2;

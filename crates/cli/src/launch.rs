@@ -121,6 +121,24 @@ pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
     let debug_log = launch.debug_log;
     let (mut read_only, mut hidden) = (launch.read_only, launch.hidden);
     let steps = debug_log.as_ref().map(|log| log.written().clone());
+    let mut others = Vec::new();
+    others.extend(
+        read_only
+            .iter()
+            .map(|path| (path.clone(), "a file of the policy")),
+    );
+    others.extend(
+        hidden
+            .iter()
+            .map(|path| (path.clone(), "a file of credentials")),
+    );
+    if let Some(records) = &records {
+        records.check_apart("--log", &others)?;
+        others.push((records.path().to_owned(), "the file of decision records"));
+    }
+    if let Some(steps) = &steps {
+        steps.check_apart("--debug-log", &others)?;
+    }
     for written in records.iter().chain(&steps) {
         let covered = if written.is_pipe() {
             &mut hidden

@@ -17,11 +17,22 @@ mod probe;
 mod socket_env;
 mod trust_env;
 mod version;
+mod work_tree;
 mod written_file;
 
 use clap::Parser;
+use rustix::process::{Resource, getrlimit};
 use std::ffi::OsString;
 use std::process::ExitCode;
+
+/// The smallest stack for the first thread, bytes: with less, it would end with SIGSEGV.
+const MIN_STACK_BYTES: u64 = 256 * 1024;
+
+/// The limit of the stack, where it is too small to read a command line.
+fn small_stack() -> Option<u64> {
+    let limit = getrlimit(Resource::Stack).current;
+    limit.filter(|bytes| *bytes < MIN_STACK_BYTES)
+}
 
 /// Runs the command that `argv` names (`argv[0]` is the program itself) and gives its exit code.
 pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
@@ -34,6 +45,11 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
         };
     }
     let bad_usage = ExitCode::from(commands::bad_usage(name));
+    if let Some(bytes) = small_stack() {
+        let what = format!("the stack may have {bytes} bytes, and {MIN_STACK_BYTES} are needed");
+        output::error(what, Some("raise the limit: ulimit -s 8192"));
+        return bad_usage;
+    }
     match commands::CommandLine::try_parse_from(&argv) {
         Ok(line) => match hidden_credentials::hide(&argv, line.upstream_proxy()) {
             Ok(()) => line.run(),

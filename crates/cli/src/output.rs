@@ -51,8 +51,15 @@ pub fn error(what: impl Display, hint: Option<&str>) {
 
 /// The same of an error with its causes.
 pub fn failure(error: &anyhow::Error) {
-    let hint = error.downcast_ref::<Hinted>().and_then(|known| known.hint);
+    let known = error.downcast_ref::<Hinted>().and_then(|known| known.hint);
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
+    let hint = causes.find_map(fix_of_limit).or(known);
     self::error(format_args!("{error:#}"), hint);
+}
+
+/// What to do where something had run out.
+pub fn fix_of_limit(error: &io::Error) -> Option<&'static str> {
+    portcullis_sandbox::fix_of_limit(error.raw_os_error()?)
 }
 
 /// Says which names kept everything from starting, each with its reason, and one hint.

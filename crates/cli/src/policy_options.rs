@@ -10,6 +10,10 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+/// The folder of policies among a user's settings.
+const SETTINGS_FOLDER: &str = "portcullis";
+/// The same in a project.
+const PROJECT_FOLDER: &str = ".portcullis";
 /// The operator's list of hosts for direct TCP on port 443.
 const DIRECT_TCP_HOSTS: &str = "OPENSHELL_DIRECT_TCP_HOSTS";
 
@@ -150,13 +154,26 @@ fn load_by(
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
+    let lost = path.is_relative() && std::env::current_dir().is_err();
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound if lost => {
+            "the current folder was deleted or cannot be entered; name the policy by its full path"
+        }
+        io::ErrorKind::NotFound => "check the path; --policy takes a TOML, YAML or JSON file",
+        io::ErrorKind::PermissionDenied => {
+            "let this user read the file and enter its folders, or name another file"
+        }
+        io::ErrorKind::IsADirectory => "name a file in that folder",
+        _ => "--policy takes a readable TOML, YAML or JSON file",
+    };
+    let hint = crate::output::fix_of_limit(error).unwrap_or(hint);
     Diagnostic {
         path: path.display().to_string(),
         line: 0,
         column: 0,
         severity: Severity::Error,
         message: format!("cannot read the policy: {error}"),
-        hint: Some("--policy takes a readable TOML, YAML or JSON file".to_owned()),
+        hint: Some(hint.to_owned()),
         snippet: None,
     }
 }
@@ -203,6 +220,28 @@ pub fn files(options: &PolicyOptions, loaded: &Loaded) -> Vec<PathBuf> {
     files.sort();
     files.dedup();
     files
+}
+
+/// The folders of these files that hold nothing but policies: `.portcullis` anywhere, and `portcullis`
+/// among the user's or the system's settings. Each is read-only inside as a whole, so that a file which
+/// an editor puts in the place of another is surely the operator's.
+pub fn own_folders(files: &[PathBuf]) -> Vec<PathBuf> {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let settings = variable("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+    let settings = settings.or_else(|| Some(variable("HOME")?.join(".config")));
+    let known: Vec<PathBuf> = [settings, Some("/etc".into())]
+        .into_iter()
+        .flatten()
+        .filter_map(|folder| folder.join(SETTINGS_FOLDER).canonicalize().ok())
+        .collect();
+    let mut folders: Vec<PathBuf> = files
+        .iter()
+        .filter_map(|file| Some(file.canonicalize().ok()?.parent()?.to_owned()))
+        .filter(|folder| folder.ends_with(PROJECT_FOLDER) || known.contains(folder))
+        .collect();
+    folders.sort();
+    folders.dedup();
+    folders
 }
 
 /// The files that hold credentials, which the sandbox must not see.

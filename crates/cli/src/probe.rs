@@ -132,7 +132,11 @@ impl Endpoint {
             Some((name, port)) => (name, port.parse().ok()?),
             None => (target, default),
         };
-        let name = name.to_owned();
+        // DNS, TLS and HTTP have international names in ASCII.
+        let ascii = portcullis_names::Name::from_policy(name)
+            .ok()
+            .filter(|_| !name.is_ascii());
+        let name = ascii.map_or_else(|| name.to_owned(), |name| name.to_string());
         (!name.is_empty()).then_some(Endpoint { name, port })
     }
 }

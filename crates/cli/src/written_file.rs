@@ -3,10 +3,11 @@
 //! Answers *the record* (docs/threats.md). What has a name is covered inside, and no
 //! descriptor of it is handed on. What CMD could reach in another way is refused before it starts.
 
+use crate::output::Hinted;
 use anyhow::{Context, bail};
 use portcullis_sandbox::MountTable;
 use rustix::fs::{major, minor};
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -20,6 +21,8 @@ pub struct WrittenFile {
     device: u64,
     inode: u64,
     is_pipe: bool,
+    /// Takes everything and holds nothing.
+    is_null: bool,
 }
 
 impl WrittenFile {
@@ -60,6 +63,7 @@ impl WrittenFile {
             device: found.dev(),
             inode: found.ino(),
             is_pipe: kind.is_fifo(),
+            is_null: null,
         })
     }
 
@@ -73,11 +77,39 @@ impl WrittenFile {
         self.is_pipe
     }
 
+    /// Refuses a file that is used for something else as well: `others`, each with what it is for.
+    ///
+    /// # Errors
+    /// One of them is this file.
+    pub fn check_apart(
+        &self,
+        option: &str,
+        others: &[(PathBuf, &'static str)],
+    ) -> anyhow::Result<()> {
+        for (path, purpose) in others {
+            let same = std::fs::metadata(path).is_ok_and(|found| self.is(&found));
+            if same && !self.is_null {
+                bail!(Hinted::new(
+                    format!(
+                        "{}: {option} cannot write to {purpose}",
+                        self.path.display()
+                    ),
+                    Some("give each its own file"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn is(&self, found: &Metadata) -> bool {
+        (found.dev(), found.ino()) == (self.device, self.inode)
+    }
+
     /// Why whoever reads it by its path now would be deceived, if so: the folders above it are CMD's
     /// to rename, where they are its user's.
     pub fn moved(&self) -> Option<String> {
         let found = std::fs::metadata(&self.path);
-        let there = found.is_ok_and(|it| (it.dev(), it.ino()) == (self.device, self.inode));
+        let there = found.is_ok_and(|found| self.is(&found));
         (!there).then(|| {
             let path = self.path.display();
             format!("{path} was moved or replaced while the command ran")

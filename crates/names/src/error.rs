@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::limits::{MAX_LABEL_BYTES, MAX_NAME_BYTES};
+use crate::mistaken::port_of;
 
 /// Why a name has no canonical form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -170,6 +171,24 @@ pub enum TargetError {
         /// The target to write instead, if the URL has one.
         instead: Option<Box<str>>,
     },
+    /// A name with a dot in front, as some lists have it, for a name with its subdomains or for those alone.
+    #[error("a target does not begin with a dot")]
+    LeadingDot {
+        /// The target without the dot.
+        name: Box<str>,
+    },
+    /// A user's name in front of a host, as git's addresses have it.
+    #[error("a target has no user name or repository in it")]
+    User {
+        /// The target to write instead, if there is one.
+        instead: Option<Box<str>>,
+    },
+    /// A host with a path behind it.
+    #[error("a target has no path")]
+    Path {
+        /// The target without it.
+        instead: Box<str>,
+    },
     /// `NAME/udp` or `CIDR/udp`: datagrams pass on the ports that are named, and on no other.
     #[error("a UDP target must name a port")]
     UdpWithoutPort {
@@ -183,7 +202,11 @@ impl TargetError {
     pub fn hint(&self) -> Option<String> {
         match self {
             TargetError::Pattern(e) => e.hint(),
-            TargetError::BadPort { .. } => None,
+            TargetError::BadPort { text } => match port_of(text) {
+                Some(port) => Some(format!("write the port's number, {port}")),
+                None if text.is_empty() => Some("add the port, or remove the colon".into()),
+                None => None,
+            },
             TargetError::BadNet { .. } => {
                 Some("write `10.20.0.0/16`, `10.20.0.0/16:5432` or `[fd00::/8]:5432`".into())
             }
@@ -194,6 +217,13 @@ impl TargetError {
                 ))
             }
             TargetError::Url { instead } => instead.as_ref().map(|t| format!("write `{t}`")),
+            TargetError::LeadingDot { name } => Some(format!(
+                "write `**.{name}` for the name and its subdomains, `*.{name}` for its subdomains alone"
+            )),
+            TargetError::User { instead } => instead.as_ref().map(|t| format!("write `{t}`")),
+            TargetError::Path { instead } => Some(format!(
+                "write `{instead}`; to allow some paths only, give its rule `paths` in a policy file"
+            )),
             TargetError::UdpWithoutPort { text } => Some(format!(
                 "write `{text}:PORT/udp`, as in `time.example.com:123/udp`"
             )),

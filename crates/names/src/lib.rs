@@ -16,6 +16,7 @@ mod clients;
 mod error;
 mod host;
 mod limits;
+mod mistaken;
 mod name;
 mod pattern;
 mod policy_text;

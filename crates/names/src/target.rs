@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use crate::error::{NameError, PatternError, TargetError};
 use crate::host::parse_port;
+use crate::mistaken;
 use crate::pattern::Pattern;
 use crate::ports::{PortSet, Transport};
 
@@ -48,11 +49,6 @@ impl Target {
     /// # Errors
     /// [`TargetError`], with a hint where there is a likely correction.
     pub fn from_policy(text: &str) -> Result<Target, TargetError> {
-        if let Some(at) = text.find("://") {
-            return Err(TargetError::Url {
-                instead: instead_of_url(&text[at + 3..]),
-            });
-        }
         if let Some((rest, protocol)) = text.rsplit_once('/') {
             if protocol == "udp" {
                 return Target::udp(rest);
@@ -61,7 +57,11 @@ impl Target {
                 return Err(TargetError::BadPort { text: quoted(text) });
             }
         }
-        Target::tcp(text)
+        Target::tcp(text).map_err(|error| match error {
+            // An address it is, and no name.
+            TargetError::BadNet { .. } | TargetError::HostBits { .. } => error,
+            _ => mistaken::recognized(text).unwrap_or(error),
+        })
     }
 
     /// The target that stands in front of `/udp`.
@@ -243,16 +243,6 @@ fn read_ports(text: &str) -> Result<PortSet, TargetError> {
     parse_port(text.as_bytes())
         .map(PortSet::single)
         .ok_or_else(|| TargetError::BadPort { text: quoted(text) })
-}
-
-/// The target inside a URL, if there is a good one: its host and its port.
-fn instead_of_url(after_scheme: &str) -> Option<Box<str>> {
-    let authority = after_scheme.split(['/', '?', '#', '\\']).next()?;
-    if authority.contains('@') {
-        return None;
-    }
-    let target = Target::from_policy(authority).ok()?;
-    Some(target.to_string().into())
 }
 
 fn quoted(text: &str) -> Box<str> {

@@ -82,6 +82,52 @@ fn mistakes_are_refused_with_a_hint() {
     assert!(hint("https://api.github.com/repos").contains("`api.github.com`"));
     assert!(hint("https://api.github.com:8443/").contains("`api.github.com:8443`"));
     assert_eq!(hint("http://allowed.com@evil.com/"), "");
+    // What was probably meant.
+    for (text, meant) in [
+        ("https://bücher.example/", "write `xn--bcher-kva.example`"),
+        ("wss://a.example/socket", "write `a.example`"),
+        ("ssh://git@a.example/o/r.git", "write `a.example:22`"),
+        ("ssh://git@a.example:2222/o/r", "write `a.example:2222`"),
+        ("ssh://git@a.example:o/r", "write `a.example:22`"),
+        ("git+ssh://git@a.example/o/r", "write `a.example:22`"),
+        ("git://a.example/o/r", "write `a.example:9418`"),
+        ("postgres://u:p@db.example/x", "write `db.example:5432`"),
+        ("rediss://:p@r.example:6380/0", "write `r.example:6380`"),
+        ("ldaps://[fd00::1]/", "write `[fd00::1/128]:636`"),
+        ("https://*.a.example", "write `*.a.example`"),
+        ("//a.example/x.js", "write `a.example`"),
+        ("git@a.example:o/r.git", "write `a.example:22`"),
+        ("git@a.example:22", "write `a.example:22`"),
+        ("user@a.example", "write `a.example:22`"),
+        ("a.example:o/r.git", "write `a.example:22`;"),
+        ("a.example/o/r", "write `a.example`;"),
+        ("a.example/", "write `a.example`;"),
+        ("a.example:8443/x", "write `a.example:8443`;"),
+        (
+            ".a.example",
+            "write `**.a.example` for the name and its subdomains, `*.a.example`",
+        ),
+        (".a.example:443", "write `**.a.example:443`"),
+        (".bücher.example", "write `**.xn--bcher-kva.example`"),
+        ("a.example:ssh", "write the port's number, 22"),
+        ("a.example:", "add the port, or remove the colon"),
+    ] {
+        assert!(hint(text).starts_with(meant), "{text}: {}", hint(text));
+    }
+    for text in [
+        "..a.example",
+        ".",
+        "..",
+        "@",
+        "a@",
+        "://",
+        "ssh://",
+        "/",
+        "a..b/c",
+        "127.1/x",
+    ] {
+        assert!(Target::from_policy(text).is_err(), "{text}");
+    }
     for text in [
         "",
         ":443",

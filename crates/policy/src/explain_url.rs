@@ -1,6 +1,6 @@
 //! The policy's verdict for one request, written as people write it: `URL` or `METHOD URL`.
 
-use portcullis_names::Host;
+use portcullis_names::{Host, Name};
 
 use crate::destination::Destination;
 use crate::explain::{Explanation, finding};
@@ -83,6 +83,14 @@ fn read<'t>(method: &'t str, scheme: &str, rest: &'t str) -> Result<UrlRequest<'
     if authority.contains('@') {
         return Err("the URL must not contain a user name");
     }
+    // Programs send international names in ASCII.
+    let (name, port) = authority.rsplit_once(':').unwrap_or((authority, ""));
+    let ascii = Name::from_policy(name).ok().filter(|_| !name.is_ascii());
+    let ascii = ascii.map(|name| match port {
+        "" => name.to_string(),
+        port => format!("{name}:{port}"),
+    });
+    let authority = ascii.as_deref().unwrap_or(authority);
     let (host, port) = Host::with_port(authority.as_bytes())
         .map_err(|_| "the URL's host is not a name or an address")?;
     let path = path.split(['?', '#']).next().unwrap_or_default();

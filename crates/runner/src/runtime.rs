@@ -5,7 +5,7 @@
 //! wait for it from before the program starts, since the program can use up its user's process ids.
 
 use std::io;
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier, Mutex, mpsc};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
@@ -13,6 +13,9 @@ use tokio::runtime::{Builder, Runtime};
 const WORKER_THREADS: usize = 2;
 /// Threads for work that blocks. More work than that waits for one of them.
 const BLOCKING_THREADS: usize = 2;
+/// All threads besides the first: the runtime's, the one that follows the policy, and the writer of
+/// records.
+const ALL_THREADS: usize = WORKER_THREADS + BLOCKING_THREADS + 2;
 /// How long an idle thread is kept: longer than any sandbox lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 /// How long a thread may take to run first.
@@ -23,6 +26,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// # Errors
 /// There are not enough threads or descriptors.
 pub(crate) fn start() -> io::Result<Runtime> {
+    try_threads()?;
     let runtime = Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .max_blocking_threads(BLOCKING_THREADS)
@@ -44,6 +48,28 @@ pub(crate) fn start() -> io::Result<Runtime> {
         in_time.map_err(|_| io::Error::other("the user has no processes or threads left"))?;
     }
     Ok(runtime)
+}
+
+/// Starts as many threads as will be needed, and ends them: the runtime waits for ever where it gets some
+/// of its own and not all.
+fn try_threads() -> io::Result<()> {
+    let mut started = Vec::with_capacity(ALL_THREADS);
+    let mut result = Ok(());
+    let (all_there, wait) = mpsc::channel::<()>();
+    let wait = Arc::new(Mutex::new(wait));
+    while started.len() < ALL_THREADS && result.is_ok() {
+        let wait = wait.clone();
+        // The first takes the lock until there is nobody left to wait for, and the others wait for it.
+        let thread = std::thread::Builder::new().spawn(move || {
+            let _ = wait.lock().map(|wait| wait.recv());
+        });
+        result = thread.map(|thread| started.push(thread));
+    }
+    drop(all_there);
+    for thread in started {
+        let _ = thread.join();
+    }
+    result
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use portcullis_record::{FoundProcess, ProcessFinder, Transport};
 use portcullis_sandbox::{
     self as sandbox, Addresses, Control, GatewaySide, OpenRule, OpenRules, Processes, Sockets, Spec,
 };
+use std::error::Error;
 use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -128,18 +129,18 @@ pub fn run_in_sandbox(mut side: GatewaySide, config: RunConfig) -> Report {
         Ok(runtime) => runtime,
         Err(error) => {
             let why = format!("cannot start the gateway's threads: {error}");
-            return refuse(&side.control, &why);
+            return refuse(&side.control, &why, Some(&error));
         }
     };
     // Before the sockets: the sandbox's first process waits for it while it arranges files.
     let inspector = match hand_over_trust(&side.control, &config) {
         Ok(inspector) => inspector,
-        Err(error) => return refuse(&side.control, &error),
+        Err(error) => return refuse(&side.control, &error, None),
     };
     // Threads start while the sandbox is being built; only then are its sockets waited for.
     let sockets = match side.receive() {
         Ok(sockets) => sockets,
-        Err(error) => return refuse(&side.control, &error.to_string()),
+        Err(error) => return refuse(&side.control, &error.to_string(), Some(&error)),
     };
     let report = runtime.block_on(serve(sockets, side.control, config, inspector, panics));
     // The process ends next, and its threads with it: waiting for them would only delay CMD's end.
@@ -147,9 +148,13 @@ pub fn run_in_sandbox(mut side: GatewaySide, config: RunConfig) -> Report {
     report
 }
 
-fn refuse(control: &Control, why: &str) -> Report {
+fn refuse(control: &Control, why: &str, cause: Option<&(dyn Error + 'static)>) -> Report {
+    let causes = std::iter::successors(cause, |&error| error.source());
+    let errno = causes
+        .filter_map(|error| error.downcast_ref::<io::Error>()?.raw_os_error())
+        .last();
     // The sandbox may be gone already: then its own error has been told.
-    let _ = control.failed(why);
+    let _ = control.failed(why, errno.unwrap_or(0));
     Report::default()
 }
 
@@ -174,9 +179,13 @@ fn not_started(control: &Control, error: &NotServed) -> Report {
     let mut report = match &unresolved {
         Some(unresolved) => {
             let (failed, of) = (unresolved.names.len(), unresolved.of);
-            refuse(control, &format!("{failed} of {of} names did not resolve"))
+            let why = format!("{failed} of {of} names did not resolve");
+            refuse(control, &why, None)
         }
-        None => refuse(control, &format!("cannot serve the sandbox: {error}")),
+        None => {
+            let why = format!("cannot serve the sandbox: {error}");
+            refuse(control, &why, Some(error))
+        }
     };
     report.unresolved = unresolved;
     report

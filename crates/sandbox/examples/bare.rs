@@ -193,7 +193,7 @@ fn gateway(mut side: GatewaySide, mut behaviour: Behaviour) -> i32 {
         return 1;
     };
     if behaviour.fail {
-        let _ = side.control.failed("no upstream");
+        let _ = side.control.failed("no upstream", 0);
         return 1;
     }
     open(&sockets, &behaviour);

@@ -147,10 +147,11 @@ fn receive_now(from: BorrowedFd<'_>) -> io::Result<Option<Message>> {
             fds.extend(some);
         }
     }
-    if got
-        .flags
-        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-    {
+    if got.flags.contains(ReturnFlags::CTRUNC) {
+        // There is room for as many as anybody sends: this process may not have that many.
+        return Err(Errno::MFILE.into());
+    }
+    if got.flags.contains(ReturnFlags::TRUNC) {
         return Err(Errno::MSGSIZE.into());
     }
     let bytes = bytes[..got.bytes].to_vec();

@@ -60,6 +60,8 @@ steps! {
     WorkingDirectory: "cannot enter the working directory",
     /// The gateway's start.
     Gateway: "the gateway could not start",
+    /// The gateway's end before that.
+    GatewayEnd: "the gateway ended while it was starting",
     /// The probe that must be refused.
     ProbeRefused: "start-up check failed: a connection that must be refused was not refused",
     /// The probe that must be answered.
@@ -118,8 +120,34 @@ impl Step {
                 "load the kernel's packet filter: sudo modprobe -a nf_tables nft_tproxy nft_socket \
                  nft_log nfnetlink_log nft_reject_inet",
             ),
-            _ => None,
+            (Self::WorkingDirectory, libc::ENOENT) => {
+                Some("the current folder was deleted; change to one that exists")
+            }
+            (Self::WorkingDirectory, libc::EACCES) => Some("change to a folder that you may enter"),
+            (Self::GatewayEnd, 0) | (Self::HandOver, libc::EPIPE | libc::ECONNRESET) => Some(
+                "it may have had too little memory: raise the limits `ulimit -v` and `ulimit -d`",
+            ),
+            _ => fix_of_limit(errno),
         }
+    }
+}
+
+/// What to do where something has run out, whatever it was for.
+pub fn fix_of_limit(errno: i32) -> Option<&'static str> {
+    match errno {
+        libc::EAGAIN => Some(
+            "this user has too many processes and threads, or too little memory for another one: end \
+             some, or raise the limits `ulimit -u` and `ulimit -v`",
+        ),
+        libc::EMFILE => Some("raise the limit of open files: ulimit -n 1024"),
+        libc::ENFILE => Some(
+            "this host has too many files open: close some, or raise the limit with \
+             sudo sysctl -w fs.file-max=1000000",
+        ),
+        libc::EFBIG => Some("raise the limit of a file's size: ulimit -f unlimited"),
+        libc::ENOMEM => Some("free some memory, or raise the limits `ulimit -v` and `ulimit -d`"),
+        libc::ENOSPC | libc::EDQUOT => Some("free some space on that disk"),
+        _ => None,
     }
 }
 
@@ -144,6 +172,8 @@ pub enum SandboxError {
         step: Step,
         /// Why.
         detail: String,
+        /// The kernel's error behind it, or 0.
+        errno: i32,
     },
     /// The caller's request cannot be met.
     #[error("{0}")]
@@ -163,7 +193,8 @@ impl SandboxError {
     pub fn fix(&self) -> Option<&'static str> {
         match self {
             Self::Setup { step, source, .. } => step.fix(source.raw_os_error().unwrap_or(0)),
-            Self::Refused { .. } | Self::Invalid(_) => None,
+            Self::Refused { step, errno, .. } => step.fix(*errno),
+            Self::Invalid(_) => None,
         }
     }
 
@@ -184,9 +215,15 @@ impl SandboxError {
     }
 
     pub(crate) fn refused(step: Step, detail: impl Into<String>) -> Self {
+        Self::refused_for(step, detail, 0)
+    }
+
+    /// The same with the kernel's error that was the cause.
+    pub(crate) fn refused_for(step: Step, detail: impl Into<String>, errno: i32) -> Self {
         Self::Refused {
             step,
             detail: detail.into(),
+            errno,
         }
     }
 }

@@ -12,6 +12,8 @@ pub enum ExitStatus {
     Signaled(i32),
     /// It was ended after `Spec::timeout`, with all its descendants.
     TimedOut,
+    /// The time was over before the command was started, and it never was.
+    TimedOutBeforeStart,
     /// The gateway ended first, so everything inside was ended with it.
     GatewayDied {
         /// The signal that ended the gateway, if one did.
@@ -52,7 +54,7 @@ impl ExitStatus {
         match self {
             Self::Exited(code) => code,
             Self::Signaled(signal) | Self::Interrupted { signal } => EXIT_SIGNAL_BASE + signal,
-            Self::TimedOut => EXIT_TIMED_OUT,
+            Self::TimedOut | Self::TimedOutBeforeStart => EXIT_TIMED_OUT,
             // The kernel has killed whatever ran inside.
             Self::GatewayDied { .. } => EXIT_SIGNAL_BASE + libc::SIGKILL,
             Self::SandboxDied { signal } => EXIT_SIGNAL_BASE + signal.unwrap_or(libc::SIGKILL),
@@ -84,6 +86,9 @@ impl ExitStatus {
             Self::SandboxDied { signal: None } => Some(
                 "a process of the sandbox's own ended, so the sandbox was ended too".to_owned(),
             ),
+            Self::TimedOutBeforeStart => Some(format!(
+                "the time for {command} was over before it could be started"
+            )),
             Self::Exited(_) | Self::Signaled(_) | Self::TimedOut | Self::Interrupted { .. } => None,
         }
     }

@@ -81,12 +81,14 @@ impl Control {
         self.lock().send(&[ToInit::Ready as u8], &[])
     }
 
-    /// The gateway cannot start: `run` fails with this text.
+    /// The gateway cannot start: `run` fails with this text, and with what helps against the kernel's
+    /// error that was the cause, if one was (0 otherwise).
     ///
     /// # Errors
     /// The sandbox is gone.
-    pub fn failed(&self, text: &str) -> io::Result<()> {
+    pub fn failed(&self, text: &str, errno: i32) -> io::Result<()> {
         let mut message = vec![ToInit::Failed as u8];
+        message.extend_from_slice(&errno.to_ne_bytes());
         message.extend_from_slice(crate::channel::cut(text).as_bytes());
         self.lock().send(&message, &[])
     }

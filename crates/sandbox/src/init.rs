@@ -265,18 +265,17 @@ impl Init {
         let message = message.at(Step::Gateway, "waiting")?;
         match message.bytes.split_first() {
             Some((code, _)) if *code == expected as u8 => Ok(message.fds),
-            Some((code, text)) if *code == ToInit::Failed as u8 => Err(SandboxError::refused(
-                Step::Gateway,
-                String::from_utf8_lossy(text),
-            )),
+            Some((code, rest)) if *code == ToInit::Failed as u8 => {
+                let (errno, text) = rest.split_at(rest.len().min(size_of::<i32>()));
+                let errno = errno.try_into().map_or(0, i32::from_ne_bytes);
+                let text = String::from_utf8_lossy(text);
+                Err(SandboxError::refused_for(Step::Gateway, text, errno))
+            }
             Some(_) => Err(SandboxError::refused(
                 Step::Gateway,
                 "it sent an unexpected message while it started",
             )),
-            None => Err(SandboxError::refused(
-                Step::Gateway,
-                "it exited before it was ready",
-            )),
+            None => Err(SandboxError::refused(Step::GatewayEnd, "it said nothing")),
         }
     }
 

@@ -92,7 +92,11 @@ impl Report {
                 detail.as_str(),
                 io::Error::from_raw_os_error(source.raw_os_error().unwrap_or(libc::EIO)),
             ),
-            SandboxError::Refused { step, detail } => SandboxError::refused(*step, detail.as_str()),
+            SandboxError::Refused {
+                step,
+                detail,
+                errno,
+            } => SandboxError::refused_for(*step, detail.as_str(), *errno),
             SandboxError::Invalid(text) => SandboxError::Invalid(text.clone()),
         };
         let mut out = vec![FAILURE_MARK];
@@ -120,9 +124,11 @@ impl Report {
                 source.raw_os_error().unwrap_or(libc::EIO),
                 detail.as_str(),
             ),
-            Self::Failed(SandboxError::Refused { step, detail }) => {
-                (FAILED_REFUSED, *step as u8, 0, detail.as_str())
-            }
+            Self::Failed(SandboxError::Refused {
+                step,
+                detail,
+                errno,
+            }) => (FAILED_REFUSED, *step as u8, *errno, detail.as_str()),
             Self::Failed(SandboxError::Invalid(text)) => {
                 (FAILED_REFUSED, Step::Prepare as u8, 0, text.as_str())
             }
@@ -149,7 +155,7 @@ impl Report {
                 text,
                 io::Error::from_raw_os_error(value),
             )),
-            FAILED_REFUSED => Self::Failed(SandboxError::refused(step?, text)),
+            FAILED_REFUSED => Self::Failed(SandboxError::refused_for(step?, text, value)),
             NO_EXEC => Self::NoExec(value),
             STARTING => Self::Starting,
             STOPPED => Self::Stopped(value),
@@ -182,7 +188,7 @@ mod tests {
             Report::Stopped(7),
             Report::Exited(-1),
             Report::Signaled(9),
-            Report::Failed(SandboxError::refused(Step::Gateway, "no")),
+            Report::Failed(SandboxError::refused_for(Step::Gateway, "no", libc::EAGAIN)),
             Report::Failed(SandboxError::setup(
                 Step::Proc,
                 "x",

@@ -345,7 +345,10 @@ impl Supervisor {
         loop {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             if left == Some(Duration::ZERO) {
-                if timed_out || !self.started {
+                if !self.started {
+                    return Ok(ExitStatus::TimedOutBeforeStart);
+                }
+                if timed_out {
                     return Ok(ExitStatus::TimedOut);
                 }
                 timed_out = true;

@@ -56,9 +56,14 @@ fn run(args: &Diagnose) -> ExitCode {
         Err(_) => false,
     };
     let Some(endpoint) = Endpoint::parse(&args.target).filter(usable) else {
+        let why = Target::from_policy(&args.target).err();
+        let hint = why.and_then(|why| why.hint());
+        let hint = hint.as_deref();
         output::error(
             format_args!("invalid target `{}`", args.target),
-            Some("TARGET is NAME or NAME:PORT, such as api.example.com:443"),
+            hint.or(Some(
+                "TARGET is NAME or NAME:PORT, such as api.example.com:443",
+            )),
         );
         return ExitCode::from(USAGE);
     };

@@ -32,26 +32,30 @@ impl Command for Explain {
     }
 }
 
+/// What may be explained.
+const TARGETS: &str =
+    "TARGET is NAME, NAME:PORT, NAME:*, NAME:PORT/udp, CIDR, CIDR:PORT, URL or 'METHOD URL'";
+
 /// Prints the verdict (first word `allow` or `deny`); exits 0, 1, or 2 for an error.
 fn run(args: &Explain) -> ExitCode {
     let Ok(loaded) = policy_options::load_to_look(&args.policy) else {
         return ExitCode::from(USAGE);
     };
+    let target = Target::from_policy(&args.target);
     let explanation = match loaded.policy.explain_url(&args.target) {
         Some(explained) => explained.map_err(str::to_owned),
-        None => Target::from_policy(&args.target)
-            .map(|target| loaded.policy.explain(&target))
-            .map_err(|error| error.to_string()),
+        None => target
+            .as_ref()
+            .map(|target| loaded.policy.explain(target))
+            .map_err(ToString::to_string),
     };
     let explanation = match explanation {
         Ok(explanation) => explanation,
         Err(error) => {
+            let hint = target.err().and_then(|error| error.hint());
             output::error(
                 format_args!("{}: {error}", args.target),
-                Some(
-                    "TARGET is NAME, NAME:PORT, NAME:*, NAME:PORT/udp, CIDR, CIDR:PORT, URL or \
-                     'METHOD URL'",
-                ),
+                Some(hint.as_deref().unwrap_or(TARGETS)),
             );
             return ExitCode::from(USAGE);
         }

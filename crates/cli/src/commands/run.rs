@@ -1,7 +1,8 @@
 //! `portcullis run -- CMD`: a sandbox whose only network is the gateway.
 //!
 //! CMD's stdin, stdout and stderr are its own: this writes to stderr only when it fails before CMD
-//! starts, or, where somebody reads it (`--summary`), one closing paragraph at the end.
+//! starts, or, where somebody reads it (`--summary`), a warning before CMD starts and one closing
+//! paragraph at the end.
 
 use crate::command::Command;
 use crate::debug_log::DebugLog;
@@ -9,6 +10,7 @@ use crate::exit::{BEFORE_START, RECORDS_MISSING};
 use crate::launch::{Finished, Launch, PublishedPort, failed, finish, launch};
 use crate::output::{self, line};
 use crate::policy_options::{self, PolicyOptions};
+use crate::work_tree;
 use portcullis_policy::{DurationError, Mode, parse_duration};
 use portcullis_runner::Report;
 use portcullis_sandbox::{Keyring, UnixSockets};
@@ -20,6 +22,10 @@ use std::time::Duration;
 
 /// Lines of the closing paragraph about what was denied.
 const MAX_CLOSING_LINES: usize = 8;
+
+/// What to do about a file that git cannot replace.
+const ELSEWHERE: &str = "name files outside of the work tree, as in --policy ~/.config/portcullis/policy.toml; \
+                         --quiet leaves this out";
 
 /// The exit codes, as `--help` tells them.
 const EXITS: &str = "\
@@ -165,9 +171,23 @@ fn run(args: Run) -> ExitCode {
     let Ok(mut followed) = policy_options::follow(args.policy.clone(), mode) else {
         return before_start;
     };
-    let read_only = policy_options::files(&args.policy, &followed.loaded);
+    let mut read_only = policy_options::files(&args.policy, &followed.loaded);
+    for folder in policy_options::own_folders(&read_only) {
+        // Where nothing is heard of it, only what is saved in place counts.
+        if followed.reload.files.cover(&folder).is_ok() {
+            read_only.push(folder);
+        }
+    }
     let hidden = policy_options::secrets(&followed.loaded);
     policy_options::keep_hidden(&mut followed.reload, hidden.clone());
+    let is_told = !args.quiet && args.summary.is_wanted();
+    if is_told {
+        let logs = args.log.iter().chain(&args.debug_log);
+        let files = read_only.iter().chain(logs).map(PathBuf::as_path);
+        if let Some(warning) = work_tree::warning(files) {
+            output::error(warning, Some(ELSEWHERE));
+        }
+    }
     let policy = followed.loaded.policy;
     let result = Launch::new(policy, args.command.clone()).and_then(|plain| {
         let debug_log = args.debug_log.as_deref().map(DebugLog::open).transpose()?;
@@ -190,7 +210,7 @@ fn run(args: Run) -> ExitCode {
     });
     match result {
         Ok(Finished { status, report }) => {
-            if !args.quiet && args.summary.is_wanted() {
+            if is_told {
                 closing(report.as_ref());
             }
             let command = args.command[0].to_string_lossy();

@@ -38,6 +38,22 @@ const NETWORK_WORDS: [&str; 7] = [
 /// The sections of a profile that say nothing about the network.
 const ELSEWHERE: [&str; 3] = ["filesystem", "workspace_roots", "description"];
 
+/// Keys of a profile's network that say how Codex's own proxy is reached, or widen what it lets in; each
+/// with what to do here, where there is something.
+const OWN_PROXY: [(&str, Option<&str>); 9] = [
+    ("proxy_url", None),
+    ("socks_url", None),
+    ("enable_socks5", None),
+    ("enable_socks5_udp", None),
+    ("dangerously_allow_non_loopback_proxy", None),
+    ("admin_url", None),
+    ("unix_sockets", Some(LET_IN)),
+    ("allow_unix_sockets", Some(LET_IN)),
+    ("dangerously_allow_all_unix_sockets", Some(LET_IN)),
+];
+/// Codex's sockets stay closed unless a flag opens them.
+const LET_IN: &str = "no Unix socket of the host is reached; let one in with `--unix-socket PATH`";
+
 /// Whether a file is a Codex configuration.
 pub(super) fn is_codex(root: &Node) -> bool {
     root.get(DEFAULT).is_some() || root.get(PROFILES).is_some()
@@ -230,6 +246,12 @@ impl Inherited {
         self.switches.inherit(Switches::read(sources, &mut network));
         if let Some(node) = network.take("domains") {
             self.domains(sources, &format!("{name}.domains"), node);
+        }
+        for (key, hint) in OWN_PROXY {
+            if let Some(entry) = network.take_entry(key) {
+                let message = format!("Portcullis does not enforce `{key}`");
+                sources.warn(entry.place, message, hint.map(str::to_owned));
+            }
         }
         network.finish(sources);
     }

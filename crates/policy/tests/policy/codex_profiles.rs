@@ -151,13 +151,10 @@ fn no_key_that_narrows_is_only_a_warning() {
         "mode = \"read-only\"",
         "mode = true",
         "allow_local_binding = false",
-        "enable_socks5 = false",
-        "enable_socks5_udp = false",
-        "proxy_url = \"http://127.0.0.1:1\"",
         "denied_domains = [\"a.example.org\"]",
         "methods = [\"GET\"]",
         "managed_allowed_domains_only = true",
-        "unix_sockets = { \"/a\" = \"none\" }",
+        "mitm = true",
     ] {
         narrowing.push(("c.toml", network(line)));
     }
@@ -221,6 +218,41 @@ fn no_key_that_narrows_is_only_a_warning() {
             asked(&policy, "a.example.org", 443),
             Reason::Allowed,
             "{text}"
+        );
+    }
+}
+
+/// What concerns Codex's own proxy, and what only it would let in, makes nothing narrower: a warning.
+#[test]
+fn keys_of_codex_s_own_proxy_load_with_a_warning() {
+    for line in [
+        "proxy_url = \"http://127.0.0.1:3128\"",
+        "socks_url = \"http://127.0.0.1:8081\"",
+        "enable_socks5 = true",
+        "enable_socks5 = false",
+        "enable_socks5_udp = true",
+        "dangerously_allow_non_loopback_proxy = false",
+        "unix_sockets = { \"/run/a.sock\" = \"allow\", \"/run/b.sock\" = \"none\" }",
+        "allow_unix_sockets = [\"/run/a.sock\"]",
+        "dangerously_allow_all_unix_sockets = true",
+    ] {
+        let text = format!(
+            "default_permissions = \"own\"\n[permissions.own.network]\nenabled = true\n{line}\n\
+             [permissions.own.network.domains]\n\"a.example.org\" = \"allow\"\n"
+        );
+        let loaded = loaded("c.toml", &text);
+        let said = lines(&loaded.warnings);
+        let key = line.split(' ').next().unwrap();
+        assert!(
+            said.starts_with(&format!(
+                "c.toml:4:1: warning: Portcullis does not enforce `{key}`"
+            )),
+            "{said}"
+        );
+        assert_eq!(
+            said.contains("--unix-socket PATH"),
+            key.contains("unix"),
+            "{said}"
         );
     }
 }

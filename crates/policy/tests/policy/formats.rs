@@ -169,9 +169,12 @@ fn of_several_codex_profiles_the_default_one_counts() {
 
 #[test]
 fn within_a_codex_network_nothing_unknown_is_ignored() {
-    let text = CASE_3.replace("enabled = true", "enabled = true\nenable_socks5_udp = true");
+    let text = CASE_3.replace(
+        "enabled = true",
+        "enabled = true\nmanaged_allowed_domains_only = true",
+    );
     assert!(lines(&errors("c.toml", &text)).starts_with(
-        "c.toml:12:1: error: unknown key `enable_socks5_udp` in [permissions.workspace.network]"
+        "c.toml:12:1: error: unknown key `managed_allowed_domains_only` in [permissions.workspace.network]"
     ));
     let text = CASE_3.replace("\"full\"", "\"limited\"");
     assert!(loaded("c.toml", &text).policy.settings().limited);

@@ -124,31 +124,32 @@ async fn send(session: &mut Session<'_>, sending: &Sending<'_>) -> Next {
             .carries(&flow.standing, Carries::Http, &permitted.ruling);
         upstream.peer.forget_timings();
         let explicit = session.destination.is_none();
-        let mut counts = Counts::default();
+        let Flow {
+            up, down, standing, ..
+        } = &mut flow;
+        let around = (session.around.as_mut()).map(|flow| (&mut flow.up, &mut flow.down));
+        let mut passing = Passing {
+            counts: Counts::default(),
+            flows: [Some((up, down)), around],
+        };
         let exchange = sending.exchange(explicit, upstream.absolute.as_deref());
         let exchange = exchange.run(
             &mut session.client,
             &mut upstream.conn,
-            &mut counts,
+            &mut passing.counts,
             meter.as_deref_mut(),
         );
         let ended = tokio::select! {
             biased;
-            () = flow.standing.until_cut() => ExchangeEnd::Broken(CloseReason::PolicyChanged),
+            () = standing.until_cut() => ExchangeEnd::Broken(CloseReason::PolicyChanged),
             ended = exchange => ended,
         };
+        drop(passing);
         if ended == ExchangeEnd::Switched {
             session
                 .core
                 .records
                 .carries(&flow.standing, Carries::Switched, &permitted.ruling);
-        }
-        for flow in [Some(&mut flow), session.around.as_mut()]
-            .into_iter()
-            .flatten()
-        {
-            flow.up += counts.up;
-            flow.down += counts.down;
         }
         // A kept connection was closed just before the request came: once more, on a new one,
         // which is not `used`.
@@ -159,6 +160,23 @@ async fn send(session: &mut Session<'_>, sending: &Sending<'_>) -> Next {
         }
         session.upstream = None;
         open = Some(flow);
+    }
+}
+
+/// The bytes of an exchange under way. They count for its flow, and for the one around it, also where
+/// nobody waits for its end: at the end of the run, for instance.
+struct Passing<'a> {
+    counts: Counts,
+    /// Bytes up and down of each flow.
+    flows: [Option<(&'a mut u64, &'a mut u64)>; 2],
+}
+
+impl Drop for Passing<'_> {
+    fn drop(&mut self) {
+        for (up, down) in self.flows.iter_mut().flatten() {
+            **up += self.counts.up;
+            **down += self.counts.down;
+        }
     }
 }
 

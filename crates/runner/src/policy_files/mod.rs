@@ -11,17 +11,20 @@
 //! A file that was put in the place of one of these is not mounted inside, and whoever may write in
 //! that folder may have put it there. It counts only where the program's user can neither write nor
 //! own it, and, in a folder in which that user may write, only where it was made after the program
-//! started: an older one may have been moved there. A file is not read by a symbolic link that
+//! started: an older one may have been moved there. Where the whole folder is read-only inside
+//! ([`PolicyFiles::cover`]), what is made in it is the operator's, however it is saved. A file is not read by a symbolic link that
 //! appeared later, nor from a folder that was not held from the start.
 //!
 //! Under `serve` there is no such program, and paths are followed as they stand.
 
+mod covered;
 mod folder_path;
 mod identity;
 mod ownership;
 mod reading;
 mod spare;
 
+use covered::Covered;
 pub(crate) use folder_path::Detour;
 use folder_path::FolderPath;
 use identity::{Identity, Stamp};
@@ -64,6 +67,8 @@ pub struct PolicyFiles {
     led: Vec<PathBuf>,
     /// The files themselves, open since they were first read.
     held: BTreeMap<PathBuf, File>,
+    /// Folders that the program cannot write in.
+    covered: Vec<Covered>,
     /// Set once a hostile program of the same user may run.
     sealed: Option<Sealed>,
     spare: Spare,
@@ -100,6 +105,18 @@ impl PolicyFiles {
             max_bytes: max_bytes as u64,
             ..PolicyFiles::default()
         }
+    }
+
+    /// Relies on this from the time when the files are sealed: inside, this folder is read-only by every
+    /// path, so that whatever is made in it is the operator's. Whoever calls it has to see to that.
+    ///
+    /// # Errors
+    /// Nothing can be heard of the folder.
+    pub fn cover(&mut self, folder: &Path) -> io::Result<()> {
+        let flags = HOLD | OFlags::DIRECTORY;
+        let held = openat(CWD, folder, flags, Mode::empty())?;
+        self.covered.push(Covered::new(held.as_fd())?);
+        Ok(())
     }
 
     /// From now on a program runs that may want to change the policy: no folder is opened by its path
@@ -368,7 +385,11 @@ impl PolicyFiles {
         let beneath = ResolveFlags::BENEATH | how;
         let open = || openat2(folder, name, READ, Mode::empty(), beneath);
         let file = File::from(self.spare.open(open)?);
-        self.not_planted(folder, &file)?;
+        let here = Identity::of(folder)?;
+        match self.covered.iter_mut().find(|covered| covered.is(here)) {
+            Some(covered) => made_there(covered, folder, name, &file)?,
+            None => self.not_planted(folder, &file)?,
+        }
         reading::whole(&file, self.max_bytes)
     }
 
@@ -380,8 +401,10 @@ impl PolicyFiles {
         }
         if ownership::may_be_planted(file.as_fd(), &found) {
             return Err(refused(
-                "it was replaced by a file that the sandboxed program could have written; save it in \
-                 place, or keep it where that program's user cannot write",
+                "it was replaced by a file that the sandboxed program could have written, which this run \
+                 does not read; start it again, and next time save it in place (`cat NEW > FILE`; in \
+                 vim, `:set backupcopy=yes`), or keep it in ~/.config/portcullis or a folder called \
+                 .portcullis",
             ));
         }
         let start = self.sealed.as_ref().map(|sealed| sealed.at);
@@ -393,6 +416,31 @@ impl PolicyFiles {
         }
         Ok(())
     }
+}
+
+/// Refuses what was not made in the folder, in which the program cannot write, or has another name.
+fn made_there(
+    covered: &mut Covered,
+    folder: BorrowedFd<'_>,
+    name: &OsStr,
+    file: &File,
+) -> io::Result<()> {
+    if let Some(why) = ownership::doubt(file)? {
+        return Err(refused(&why));
+    }
+    let foreign = covered.came_from_elsewhere(name.as_bytes());
+    // What was heard is about the file that has the name now.
+    let now = statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?;
+    if Identity::from(now) != Identity::of(file)? {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    if foreign {
+        return Err(refused(
+            "it was moved there from another folder, where the sandboxed program could have written it; \
+             copy it there instead",
+        ));
+    }
+    Ok(())
 }
 
 /// When a file was made, where its file system knows.
