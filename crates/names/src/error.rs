@@ -6,7 +6,7 @@
 use std::fmt;
 
 use crate::limits::{MAX_LABEL_BYTES, MAX_NAME_BYTES};
-use crate::mistaken::port_of;
+use crate::services::port_of;
 
 /// Why a name has no canonical form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -16,12 +16,12 @@ mod clients;
 mod error;
 mod host;
 mod limits;
-mod mistaken;
 mod name;
 mod pattern;
 mod policy_text;
 mod ports;
 mod record_type;
+mod services;
 mod target;
 
 pub use address::{AddressClass, classify, is_guarded};

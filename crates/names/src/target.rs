@@ -11,12 +11,15 @@ use ipnet::IpNet;
 
 use crate::error::{NameError, PatternError, TargetError};
 use crate::host::parse_port;
-use crate::mistaken;
 use crate::pattern::Pattern;
 use crate::ports::{PortSet, Transport};
+use crate::services::{SSH, port_of};
 
 /// Longest piece of the operator's text that an error repeats, in characters.
 const MAX_QUOTED_CHARS: usize = 64;
+
+/// The schemes whose ports a bare name means.
+const WEB: [&str; 4] = ["http", "https", "ws", "wss"];
 
 /// What a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -60,7 +63,7 @@ impl Target {
         Target::tcp(text).map_err(|error| match error {
             // An address it is, and no name.
             TargetError::BadNet { .. } | TargetError::HostBits { .. } => error,
-            _ => mistaken::recognized(text).unwrap_or(error),
+            _ => recognized(text).unwrap_or(error),
         })
     }
 
@@ -243,6 +246,80 @@ fn read_ports(text: &str) -> Result<PortSet, TargetError> {
     parse_port(text.as_bytes())
         .map(PortSet::single)
         .ok_or_else(|| TargetError::BadPort { text: quoted(text) })
+}
+
+/// What a text is that people take for a target, if it is one of those. Nothing is allowed by guess: which
+/// ports, and whether subdomains belong to it, is for the operator to say.
+fn recognized(text: &str) -> Option<TargetError> {
+    if let Some((scheme, rest)) = text.split_once("://") {
+        let instead = of_url(scheme, rest);
+        return Some(TargetError::Url { instead });
+    }
+    if let Some(rest) = text.strip_prefix("//") {
+        let instead = of_url("", rest);
+        return Some(TargetError::Url { instead });
+    }
+    if let Some(name) = text.strip_prefix('.') {
+        let name = Target::from_policy(name).ok()?.to_string().into();
+        return Some(TargetError::LeadingDot { name });
+    }
+    if let Some((_, host)) = text.split_once('@') {
+        return Some(TargetError::User {
+            instead: of_user(host),
+        });
+    }
+    let (host, _) = text.split_once('/')?;
+    // `github.com:org/repo` is git's too, without a user.
+    let (name, short) = match host.split_once(':') {
+        Some((name, port)) if port.parse::<u16>().is_err() && port != "*" => (name, Some(SSH)),
+        _ => (host, None),
+    };
+    with_port(name, short).map(|instead| TargetError::Path { instead })
+}
+
+/// The target of a URL, if it has a good one: its host, and its port unless that is the web's.
+fn of_url(scheme: &str, rest: &str) -> Option<Box<str>> {
+    let authority = rest.split(['/', '?', '#', '\\']).next()?;
+    // `git+ssh` and `svn+ssh` are SSH.
+    let scheme = scheme.rsplit('+').next()?;
+    let is_web = WEB.iter().any(|web| web.eq_ignore_ascii_case(scheme));
+    let port = port_of(scheme).filter(|_| !is_web);
+    let host = match authority.rsplit_once('@') {
+        // A name that is shown in front of the host is there to deceive.
+        Some(_) if is_web => return None,
+        Some((_, host)) => host,
+        None => authority,
+    };
+    with_port(host, port).or_else(|| with_port(host.split(':').next()?, port))
+}
+
+/// The target of `host` or `host:path` behind a user's name.
+fn of_user(host: &str) -> Option<Box<str>> {
+    let (name, rest) = host.split_once(':').unwrap_or((host, ""));
+    match rest.parse::<u16>() {
+        Ok(port) => with_port(name, Some(port)),
+        Err(_) => with_port(name, Some(SSH)),
+    }
+}
+
+/// A target as it is written, with this port where it has none.
+fn with_port(text: &str, port: Option<u16>) -> Option<Box<str>> {
+    let mut target = Target::from_policy(text).ok()?;
+    if let Some(port) = port {
+        match &mut target {
+            Target::Name {
+                ports,
+                explicit_ports,
+                ..
+            } if !*explicit_ports => {
+                *explicit_ports = true;
+                *ports = PortSet::single(port);
+            }
+            Target::Net { ports, .. } if ports.is_any() => *ports = PortSet::single(port),
+            Target::Name { .. } | Target::Net { .. } => {}
+        }
+    }
+    Some(target.to_string().into())
 }
 
 fn quoted(text: &str) -> Box<str> {
