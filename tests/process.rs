@@ -59,7 +59,10 @@ fn a_denied_request_names_the_program_at_every_proxy_entrance() {
     for (options, protocol) in [
         (format!("https://{EVIL}/"), "connect"),
         (format!("http://{EVIL}/"), "http"),
-        (format!("-x \"$ALL_PROXY\" https://{EVIL}/"), "socks5"),
+        (
+            format!("-x socks5h://10.0.2.2:1080 https://{EVIL}/"),
+            "socks5",
+        ),
     ] {
         let ran = sandbox(&world).sh(&format!("curl -sS {options}; :"));
         assert_named(&ran, protocol, "curl");

@@ -16,6 +16,7 @@ mod own;
 mod python;
 mod streams;
 mod stubs;
+mod variables;
 
 use support::{Sandbox, sandbox};
 

@@ -53,7 +53,7 @@ const PATHS: &[(&str, &str)] = &[
     ("nc", "nc -z -w 25 NAME 443"),
     (
         "git",
-        "env -u HTTPS_PROXY -u https_proxy -u ALL_PROXY -u all_proxy git ls-remote https://NAME/repo.git",
+        "env -u HTTPS_PROXY -u https_proxy git ls-remote https://NAME/repo.git",
     ),
     (
         "raw",

@@ -77,25 +77,8 @@ fn the_environment_names_the_proxies_and_keeps_the_rest() {
         *env.get(name)
             .unwrap_or_else(|| panic!("{name} is not set: {ran}"))
     };
-    for name in [
-        "HTTP_PROXY",
-        "HTTPS_PROXY",
-        "http_proxy",
-        "https_proxy",
-        "npm_config_proxy",
-    ] {
+    for name in ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"] {
         assert_eq!(get(name), "http://10.0.2.2:3128", "{name}");
-    }
-    for name in [
-        "npm_config_https_proxy",
-        "YARN_HTTPS_PROXY",
-        "PIP_PROXY",
-        "BUNDLE_HTTPS_PROXY",
-    ] {
-        assert_eq!(get(name), "http://10.0.2.2:3128", "{name}");
-    }
-    for name in ["ALL_PROXY", "all_proxy"] {
-        assert_eq!(get(name), "socks5h://10.0.2.2:1080", "{name}");
     }
     for name in ["NO_PROXY", "no_proxy"] {
         assert!(
@@ -103,18 +86,14 @@ fn the_environment_names_the_proxies_and_keeps_the_rest() {
             "{ran}"
         );
     }
-    for name in [
-        "PORTCULLIS",
-        "CODEX_NETWORK_PROXY_ACTIVE",
-        "NODE_USE_ENV_PROXY",
-    ] {
+    for name in ["PORTCULLIS", "CODEX_NETWORK_PROXY_ACTIVE"] {
         assert_eq!(get(name), "1", "{name}");
     }
-    let java = get("JAVA_TOOL_OPTIONS");
-    assert!(
-        java.contains("-Xmx64m") && java.contains("-Dhttps.proxyHost=10.0.2.2"),
-        "{java}"
-    );
+    assert_eq!(get("JAVA_TOOL_OPTIONS"), "-Xmx64m");
+    // Each of these breaks a program or makes one write what it would not.
+    for name in ["ALL_PROXY", "all_proxy", "NODE_USE_ENV_PROXY"] {
+        assert!(!env.contains_key(name), "{name}: {ran}");
+    }
     assert_eq!(get("MINE"), "kept as it was");
     assert!(
         !out.contains("198.51.100.80"),

@@ -81,6 +81,38 @@ fn job_control_is_the_shells() {
     assert!(!shown.contains("portcullis:"), "{shown}");
 }
 
+/// A shell stops its loop where a program dies of the terminal's signal, and goes on where it exits
+/// with a code of its own.
+#[test]
+fn ctrl_c_ends_a_shells_loop_as_it_does_outside() {
+    let world = world();
+    let program = world.file("tells.py", TELLS);
+    let start = run(&format!("-- python3 {}", program.display()));
+    let round = format!("{}; echo round-$i", start.trim_end());
+    let shown = session(
+        &world,
+        &[
+            (PROMPT, &format!("for i in 1 2 3; do {round}; done\n")),
+            ("has begun", "\x03"),
+            (PROMPT, "echo code $?\n"),
+            ("^code 130", ""),
+        ],
+    );
+    assert!(!shown.contains("round-1"), "{shown}");
+    // A program that takes the signal as an order to end in its own time is not one that died.
+    let own = run("-- sh -c 'trap \"exit 7\" INT; echo has begun; while :; do sleep 0.1; done'");
+    let shown = session(
+        &world,
+        &[
+            (PROMPT, &own),
+            ("^has begun", "\x03"),
+            (PROMPT, "echo code $?\n"),
+            ("^code 7", ""),
+        ],
+    );
+    assert!(!shown.contains("portcullis:"), "{shown}");
+}
+
 #[test]
 fn ctrl_backslash_and_a_terminals_end_reach_the_program() {
     let world = world();

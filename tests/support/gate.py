@@ -15,7 +15,7 @@ def _proxy(variable):
 
 
 HTTP = _proxy('HTTP_PROXY')
-SOCKS = _proxy('ALL_PROXY')
+SOCKS = (HTTP[0], 1080)
 
 
 def resolver():

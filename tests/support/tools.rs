@@ -49,6 +49,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("h2load", "nghttp2-client"),
     ("keytool", "default-jdk-headless"),
     ("go", "golang-go"),
+    ("aria2c", "aria2"),
 ];
 
 /// Fails the test if a program is missing, and says which Debian package has it.

@@ -146,6 +146,11 @@ pub const PACKAGES: &[Package] = &[
         "python3-requests",
         "requests, with a list of authorities of its own",
     ),
+    package("python3-httpx", "httpx, which many SDKs are built on"),
+    package("python3-aiohttp", "aiohttp with the proxy variables"),
+    needs("wget", "wget", "wget with the proxy variables"),
+    needs("aria2", "aria2c", "aria2 with the proxy variables"),
+    needs("ruby", "ruby", "Ruby with the proxy variables"),
     slow(
         "default-jdk-headless",
         "javac",

@@ -1,6 +1,7 @@
 //! What `run`, `learn` and `diagnose` share: one sandbox with its gateway, and what the gateway
 //! reports when it ends.
 
+use crate::child_env::{Proxies, ProxyEnv};
 use crate::debug_log::DebugLog;
 use crate::exit::BEFORE_START;
 use crate::output::Hinted;
@@ -45,6 +46,8 @@ pub struct Launch {
     pub publish: Vec<PublishedPort>,
     /// Name of the TAP device.
     pub tap: Option<String>,
+    /// Which proxy variables the command has.
+    pub proxy_env: ProxyEnv,
     /// How the command is kept from Unix sockets of the host.
     pub unix_sockets: UnixSockets,
     /// Those that it may reach.
@@ -80,6 +83,7 @@ impl Launch {
             debug_log: None,
             publish: Vec::new(),
             tap: None,
+            proxy_env: ProxyEnv::default(),
             unix_sockets: UnixSockets::default(),
             let_in: Vec::new(),
             keyring: Keyring::Fresh,
@@ -169,7 +173,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
         keyring: launch.keyring,
     };
     portcullis_runner::prepare(&launch.policy, &mut spec);
-    spec.env = environment(&launch.policy, &spec);
+    spec.env = environment(&launch.policy, &spec, launch.proxy_env);
     let mut more_roots = Vec::new();
     if spec.trust {
         more_roots = trust_env::roots(&spec.env);
@@ -244,14 +248,19 @@ fn bind(ports: Vec<PublishedPort>) -> anyhow::Result<Vec<Publish>> {
 }
 
 /// The caller's environment without secrets and sockets of the host, and with the sandbox's proxies.
-fn environment(policy: &Policy, spec: &Spec) -> BTreeMap<OsString, OsString> {
+fn environment(policy: &Policy, spec: &Spec, wanted: ProxyEnv) -> BTreeMap<OsString, OsString> {
     let mut env: BTreeMap<_, _> = std::env::vars_os().collect();
     env.remove(OsStr::new(hidden_credentials::VARIABLE));
     for name in &policy.settings().upstream.secret_variables {
         env.remove(OsStr::new(name));
     }
     socket_env::remove_sockets(&mut env, &spec.let_in);
-    child_env::set_proxies(&mut env, spec.addresses.http(), spec.addresses.socks());
+    let proxies = Proxies {
+        wanted,
+        http: spec.addresses.http(),
+        upstream: policy.settings().upstream.any(),
+    };
+    child_env::set_proxies(&mut env, proxies);
     env
 }
 
@@ -277,6 +286,22 @@ pub fn finish(status: ExitStatus, report: Option<&Report>, command: &str) -> Exi
     }
     // Exit codes are a byte; the sandbox gives nothing larger.
     ExitCode::from(u8::try_from(status.exit_code()).unwrap_or(BEFORE_START))
+}
+
+/// Dies of the terminal's signal that ended CMD, where one did, as CMD's own caller would have seen it:
+/// a shell stops its loop then. Returns where it did not, or where this process ignores the signal.
+pub fn die_of_terminal_signal(status: ExitStatus) {
+    use rustix::process::{Resource, Rlimit, Signal, getpid, kill_process, setrlimit};
+    let signal = status.terminal_signal().and_then(Signal::from_named_raw);
+    if let Some(signal) = signal {
+        // What CMD left is CMD's; a core of this process would be none of it.
+        let none = Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        };
+        let _ = setrlimit(Resource::Core, none);
+        let _ = kill_process(getpid(), signal);
+    }
 }
 
 fn read_report(mut file: File) -> Option<Report> {

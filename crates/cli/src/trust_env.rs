@@ -11,8 +11,8 @@ use std::path::PathBuf;
 use portcullis_sandbox::{TRUST_BUNDLE, TRUST_CA, TRUST_JAVA};
 
 /// Variables that name a file with authorities, PEM: OpenSSL and Python, requests, pip, Node, curl,
-/// git, cargo, Deno, the AWS tools.
-const NAME_A_BUNDLE: [&str; 9] = [
+/// git, cargo, Deno, the AWS tools, gRPC, httplib2, what Nix builds, Google Cloud's tools.
+const NAME_A_BUNDLE: [&str; 13] = [
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
     "PIP_CERT",
@@ -22,6 +22,10 @@ const NAME_A_BUNDLE: [&str; 9] = [
     "CARGO_HTTP_CAINFO",
     "DENO_CERT",
     "AWS_CA_BUNDLE",
+    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+    "HTTPLIB2_CA_CERTS",
+    "NIX_SSL_CERT_FILE",
+    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
 ];
 /// Where the gateway's own authority is, for a guest that it has to be copied into.
 const OWN_AUTHORITY: &str = "PORTCULLIS_CA_FILE";

@@ -8,8 +8,8 @@ use std::io;
 pub enum ExitStatus {
     /// It exited by itself with this code.
     Exited(i32),
-    /// This signal ended it.
-    Signaled(i32),
+    /// A signal ended it.
+    Signaled(Killed),
     /// It was ended after `Spec::timeout`, with all its descendants.
     TimedOut,
     /// The time was over before the command was started, and it never was.
@@ -27,14 +27,20 @@ pub enum ExitStatus {
         signal: Option<i32>,
     },
     /// A signal to end came before the command was started, and it never was.
-    Interrupted {
-        /// The signal.
-        signal: i32,
-    },
+    Interrupted(Killed),
     /// The command was not found; the errno of the last attempt.
     NotFound(i32),
     /// The command was found but cannot be executed; the errno of the attempt.
     NotExecutable(i32),
+}
+
+/// The signal that ended something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Killed {
+    /// Its number.
+    pub signal: i32,
+    /// Whether the terminal sent it, to the whole job.
+    pub by_terminal: bool,
 }
 
 /// `run` ended the command because its time was over.
@@ -53,13 +59,22 @@ impl ExitStatus {
     pub fn exit_code(self) -> i32 {
         match self {
             Self::Exited(code) => code,
-            Self::Signaled(signal) | Self::Interrupted { signal } => EXIT_SIGNAL_BASE + signal,
+            Self::Signaled(by) | Self::Interrupted(by) => EXIT_SIGNAL_BASE + by.signal,
             Self::TimedOut | Self::TimedOutBeforeStart => EXIT_TIMED_OUT,
             // The kernel has killed whatever ran inside.
             Self::GatewayDied { .. } => EXIT_SIGNAL_BASE + libc::SIGKILL,
             Self::SandboxDied { signal } => EXIT_SIGNAL_BASE + signal.unwrap_or(libc::SIGKILL),
             Self::NotFound(_) => EXIT_NOT_FOUND,
             Self::NotExecutable(_) => EXIT_NOT_EXECUTABLE,
+        }
+    }
+
+    /// The signal of the terminal that ended the command. The caller dies of it too, so that a shell
+    /// stops its loop as it would without the sandbox.
+    pub fn terminal_signal(self) -> Option<i32> {
+        match self {
+            Self::Signaled(by) | Self::Interrupted(by) if by.by_terminal => Some(by.signal),
+            _ => None,
         }
     }
 
@@ -89,7 +104,7 @@ impl ExitStatus {
             Self::TimedOutBeforeStart => Some(format!(
                 "the time for {command} was over before it could be started"
             )),
-            Self::Exited(_) | Self::Signaled(_) | Self::TimedOut | Self::Interrupted { .. } => None,
+            Self::Exited(_) | Self::Signaled(_) | Self::TimedOut | Self::Interrupted(_) => None,
         }
     }
 }
@@ -101,8 +116,12 @@ mod tests {
     #[test]
     fn each_outcome_has_its_exit_code() {
         assert_eq!(ExitStatus::Exited(7).exit_code(), 7);
-        assert_eq!(ExitStatus::Signaled(15).exit_code(), 143);
-        assert_eq!(ExitStatus::Interrupted { signal: 2 }.exit_code(), 130);
+        let by = |signal| Killed {
+            signal,
+            by_terminal: false,
+        };
+        assert_eq!(ExitStatus::Signaled(by(15)).exit_code(), 143);
+        assert_eq!(ExitStatus::Interrupted(by(2)).exit_code(), 130);
         assert_eq!(ExitStatus::TimedOut.exit_code(), 124);
         assert_eq!(ExitStatus::NotExecutable(libc::EACCES).exit_code(), 126);
         assert_eq!(ExitStatus::NotFound(libc::ENOENT).exit_code(), 127);

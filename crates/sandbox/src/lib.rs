@@ -61,6 +61,7 @@ mod unix_supervisor;
 pub use error::{SandboxError, Step, fix_of_limit};
 pub use exit_status::{
     EXIT_FAILED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, ExitStatus,
+    Killed,
 };
 pub use gateway_side::{Control, GatewaySide, Sockets};
 pub use inside::Inside;

@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, WaitOptions, getpid, getppid, kill_process, s
 use crate::channel::Channel;
 use crate::command::{self, Command};
 use crate::error::{At, SandboxError, Step};
-use crate::exit_status::ExitStatus;
+use crate::exit_status::{ExitStatus, Killed};
 use crate::fds::Guarded;
 use crate::gateway_side::GatewaySide;
 use crate::ids::IdMaps;
@@ -121,6 +121,7 @@ pub fn run(
             orders: Orders::default(),
             started: false,
             interrupted: None,
+            from_terminal: None,
         };
         // The command's process has its own copy of it by now.
         let aside = SavedStderr::put().at(Step::Prepare, "stderr");
@@ -312,7 +313,9 @@ struct Supervisor {
     /// Whether the command is about to be executed, or has been: signals are its own then.
     started: bool,
     /// The signal that ended everything before.
-    interrupted: Option<i32>,
+    interrupted: Option<Killed>,
+    /// What the terminal sent last to the whole job to end it.
+    from_terminal: Option<i32>,
 }
 
 impl Supervisor {
@@ -368,8 +371,8 @@ impl Supervisor {
             if self.started || !report {
                 self.pass_signals();
             }
-            if let Some(signal) = self.interrupted {
-                return Ok(ExitStatus::Interrupted { signal });
+            if let Some(by) = self.interrupted {
+                return Ok(ExitStatus::Interrupted(by));
             }
             if !report {
                 continue;
@@ -389,7 +392,13 @@ impl Supervisor {
                     return Ok(ExitStatus::TimedOut);
                 }
                 Some(Report::Exited(code)) => return Ok(ExitStatus::Exited(code)),
-                Some(Report::Signaled(signal)) => return Ok(ExitStatus::Signaled(signal)),
+                Some(Report::Signaled(signal)) => {
+                    let by_terminal = self.from_terminal == Some(signal);
+                    return Ok(ExitStatus::Signaled(Killed {
+                        signal,
+                        by_terminal,
+                    }));
+                }
                 Some(Report::Stopped(stop)) => {
                     self.stop = stop;
                     let old = deadline.is_some_and(|at| at <= Instant::now()) || self.init_ended();
@@ -426,14 +435,20 @@ impl Supervisor {
                 libc::SIGCHLD => self.reap(),
                 // Names may be resolved for seconds before the command starts. It never does then:
                 // the terminal's own signals have not reached anybody yet.
-                signal @ (libc::SIGINT | libc::SIGTERM | libc::SIGQUIT | libc::SIGHUP)
-                    if !self.started && !signals::is_ignored(signal) =>
+                number @ (libc::SIGINT | libc::SIGTERM | libc::SIGQUIT | libc::SIGHUP)
+                    if !self.started && !signals::is_ignored(number) =>
                 {
-                    self.interrupted = Some(signal);
+                    self.interrupted = Some(Killed {
+                        signal: number,
+                        by_terminal: signal.from_kernel,
+                    });
                 }
                 // What the terminal sends reached the command as well, which is in this process's
                 // group; but a terminal that goes away tells the session's leader alone.
                 libc::SIGHUP => self.order(Order::Signal(libc::SIGHUP)),
+                number @ (libc::SIGINT | libc::SIGQUIT) if signal.from_kernel => {
+                    self.from_terminal = Some(number);
+                }
                 _ if signal.from_kernel => {}
                 // A shell continues the whole job, the command included. By the time this comes
                 // through, the terminal may have stopped the command again, and means it.

@@ -5,7 +5,7 @@
 
 use crate::command::Command;
 use crate::exit::{BEFORE_START, USAGE};
-use crate::launch::{Finished, Launch, failed, finish, launch};
+use crate::launch::{Finished, Launch, die_of_terminal_signal, failed, finish, launch};
 use crate::output::{self, Hinted};
 use crate::policy_options::{self, PolicyOptions};
 use crate::written_file::WrittenFile;
@@ -124,6 +124,7 @@ fn learn(args: &Learn, policy: Policy) -> anyhow::Result<ExitCode> {
     if output::stderr_is_terminal() {
         output::line(format_args!("portcullis: wrote {}", args.output.display()));
     }
+    die_of_terminal_signal(status);
     Ok(code)
 }
 

@@ -4,10 +4,13 @@
 //! starts, or, where somebody reads it (`--summary`), a warning before CMD starts and one closing
 //! paragraph at the end.
 
+use crate::child_env::ProxyEnv;
 use crate::command::Command;
 use crate::debug_log::DebugLog;
 use crate::exit::{BEFORE_START, RECORDS_MISSING};
-use crate::launch::{Finished, Launch, PublishedPort, failed, finish, launch};
+use crate::launch::{
+    Finished, Launch, PublishedPort, die_of_terminal_signal, failed, finish, launch,
+};
 use crate::output::{self, line};
 use crate::policy_options::{self, PolicyOptions};
 use crate::work_tree;
@@ -60,6 +63,9 @@ pub struct Run {
     /// Create TAP device NAME in the sandbox, for a VM that CMD starts
     #[arg(long, value_name = "NAME")]
     tap: Option<String>,
+    /// Proxy variables that CMD is given; without any, everything works directly
+    #[arg(long, value_name = "WHICH", value_enum, default_value_t)]
+    proxy_env: ProxyEnv,
     /// Let CMD reach the Unix socket at PATH (an agent, a database); repeatable
     #[arg(long, value_name = "PATH")]
     unix_socket: Vec<PathBuf>,
@@ -199,6 +205,7 @@ fn run(args: Run) -> ExitCode {
             debug_log,
             publish: args.publish,
             tap: args.tap,
+            proxy_env: args.proxy_env,
             unix_sockets: args.unix_sockets.into(),
             let_in: args.unix_socket,
             keyring: args.keyring.into(),
@@ -215,6 +222,7 @@ fn run(args: Run) -> ExitCode {
             }
             let command = args.command[0].to_string_lossy();
             let code = finish(status, report.as_ref(), &command);
+            die_of_terminal_signal(status);
             // Without a report the gateway died, and nobody knows what it recorded.
             let complete = report.is_some_and(|report| report.record_error.is_none());
             if args.strict_log && !complete {

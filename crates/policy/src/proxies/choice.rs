@@ -162,6 +162,11 @@ impl UpstreamProxies {
         self.choices = choices;
     }
 
+    /// Whether any connection leaves through an upstream proxy.
+    pub fn any(&self) -> bool {
+        self.http.is_some() || self.https.is_some() || !self.choices.is_empty()
+    }
+
     /// The proxies for a connection to a name, or `None` if it goes direct. `tunnelled` is true for
     /// everything but plain HTTP requests.
     pub fn for_name(&self, name: NameRef<'_>, port: u16, tunnelled: bool) -> Option<&ProxyGroup> {
