@@ -155,6 +155,7 @@ fn curl_over_socks_with_the_name_resolved_by_the_proxy() {
 #[test]
 fn curl_by_all_proxy_alone() {
     let ran = usual(&shared::world()).sh("unset HTTP_PROXY http_proxy HTTPS_PROXY https_proxy; \
+         export ALL_PROXY=socks5h://10.0.2.2:1080; \
          curl -sS https://api.example.com/by-all-proxy; curl -sS https://evil.example.net/");
     ran.assert_code(SOCKS_REFUSED)
         .assert_out("GET /by-all-proxy");

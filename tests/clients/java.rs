@@ -117,6 +117,8 @@ fn java(host: &str) -> Ran {
         "java",
         "-XX:TieredStopAtLevel=1",
         "-XX:-UsePerfData",
+        "-Dhttps.proxyHost=10.0.2.2",
+        "-Dhttps.proxyPort=3128",
         "Client.java",
         host,
     ])

@@ -13,6 +13,7 @@ mod lookups;
 mod node;
 mod nss;
 mod own;
+mod own_servers;
 mod python;
 mod streams;
 mod stubs;

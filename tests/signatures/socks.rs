@@ -23,15 +23,14 @@ fn denied_is_2() {
          gate.socks('203.0.113.90', 443), gate.socks('2001:db8:10::20', 443), gate.socks('10.20.0.5', 80), \
          gate.socks(b'127.0.0.1', 8080), gate.socks('::1', 8080)",
     );
-    assert_eq!(ran.out(), "2\n".repeat(7), "{ran}");
+    // The last two are the sandbox's own, where nobody listens.
+    assert_eq!(ran.out(), "2\n".repeat(5) + &"5\n".repeat(2), "{ran}");
     ran.assert_one_denial("tcp", "not-in-allowlist", "evil.example.net");
     ran.assert_one_denial("tcp", "port-not-allowed", "api.example.com");
     ran.assert_one_denial("tcp", "address-not-leased", "203.0.113.90");
     ran.assert_one_denial("tcp", "address-not-leased", "2001:db8:10::20");
-    for address in ["10.20.0.5", "127.0.0.1", "::1"] {
-        ran.assert_one_denial("tcp", "private-address", address);
-    }
-    assert_denials(&ran, 7);
+    ran.assert_one_denial("tcp", "private-address", "10.20.0.5");
+    assert_denials(&ran, 5);
     let world = shared::world();
     world.assert_never_asked("evil");
     world.assert_never_reached("10.20.0.5");

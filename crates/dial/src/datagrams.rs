@@ -13,6 +13,7 @@ use crate::direct::Direct;
 use crate::error::{DialError, Failure};
 use crate::guard::ChosenBy;
 use crate::host::is_host;
+use crate::inside::not_outside;
 use crate::socket;
 
 /// Most addresses of a name that are tried; a datagram tells nothing of whether it arrived, so the
@@ -47,6 +48,7 @@ pub(crate) async fn connect(
         PermitTarget::Address(address) | PermitTarget::NameAt(_, address) => {
             (vec![*address], ChosenBy::Sandbox)
         }
+        PermitTarget::Inside(_) => return Err(not_outside()),
         PermitTarget::Name(name) => {
             let lookup = permit
                 .lookup()

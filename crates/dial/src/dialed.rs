@@ -25,6 +25,8 @@ pub struct Dialed {
     pub canonical: Option<Name>,
     /// The addresses that the name has, where it was looked up; the address dialled otherwise.
     pub addresses: Vec<IpAddr>,
+    /// Whether it ends at a server of the sandbox's own: `address` is the sandbox's.
+    pub inside: bool,
     /// How long the stages took.
     pub timings: Timings,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_dns::{DnsService, PolicyHandle};
-use portcullis_policy::{ConnectPermit, DatagramPermit, Reason};
+use portcullis_policy::{ConnectPermit, DatagramPermit, PermitTarget, Reason};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -15,6 +15,7 @@ use crate::direct::Direct;
 use crate::error::DialError;
 use crate::guard::Guard;
 use crate::host::HostAddresses;
+use crate::inside::{self, Inside};
 use crate::upstream_proxy::{GROUP_TIMEOUT, UpstreamProxies, proxies_for};
 
 /// How long opening a connection may take, lookup and upstream proxies included: a second more than
@@ -37,6 +38,8 @@ pub struct DialConfig {
     /// Sockets for addresses that are tried while earlier ones of the same name are still silent, of all
     /// dials together ([`MAX_EXTRA_ATTEMPTS`] by default). Each dial has one more of its own.
     pub extra_attempts: usize,
+    /// Makes the sockets for servers of the sandbox's own, where there is a sandbox.
+    pub inside: Option<Arc<dyn Inside>>,
 }
 
 impl DialConfig {
@@ -49,6 +52,7 @@ impl DialConfig {
             listeners: Vec::new(),
             host: HostAddresses::Interfaces,
             extra_attempts: MAX_EXTRA_ATTEMPTS,
+            inside: None,
         }
     }
 }
@@ -57,6 +61,7 @@ impl DialConfig {
 pub struct Dialer {
     direct: Direct,
     upstream_proxies: UpstreamProxies,
+    inside: Option<Arc<dyn Inside>>,
 }
 
 impl Dialer {
@@ -69,11 +74,13 @@ impl Dialer {
             listeners,
             host,
             extra_attempts,
+            inside,
         } = config;
         let guard = Guard::new(policy, host, listeners, resolver.leases().clone());
         Dialer {
             direct: Direct::new(guard, resolver, extra_attempts),
             upstream_proxies: UpstreamProxies::default(),
+            inside,
         }
     }
 
@@ -119,6 +126,9 @@ impl Dialer {
     }
 
     async fn open(&self, permit: &ConnectPermit, tunnelled: bool) -> Result<Dialed, DialError> {
+        if let PermitTarget::Inside(addresses) = permit.target() {
+            return inside::connect(self.inside.as_ref(), addresses, permit.port()).await;
+        }
         let policy = self.direct.guard.policy();
         match proxies_for(&policy, permit, tunnelled) {
             Some(group) => {
@@ -142,11 +152,14 @@ impl Dialer {
     /// Whether a connection that stands to `address`, without an upstream proxy between, could be
     /// opened by this permit under the policy in force now: the last check, made once more.
     pub fn would_open(&self, permit: &ConnectPermit, address: SocketAddr) -> bool {
-        self.direct.would_open(permit, address)
+        !permit.is_inside() && self.direct.would_open(permit, address)
     }
 
     /// Whether `address` is one of those that a direct connection by this permit could end at.
     pub async fn leads_to(&self, permit: &ConnectPermit, address: SocketAddr) -> bool {
+        if let PermitTarget::Inside(addresses) = permit.target() {
+            return addresses.contains(&address.ip());
+        }
         let known = match permit.to() {
             Some(to) => return to == address,
             None => self.direct.look_up(permit),

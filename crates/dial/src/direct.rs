@@ -16,6 +16,7 @@ use crate::error::{DialError, all_failed};
 use crate::eyeballs::{Tried, interleave, race};
 use crate::guard::{ChosenBy, Guard};
 use crate::host::is_host;
+use crate::inside::not_outside;
 use crate::socket;
 use crate::stream::Stream;
 use crate::system_names::SystemNames;
@@ -88,6 +89,7 @@ impl Direct {
                 self.dial(to, siblings, chosen_by(permit)).await
             }
             PermitTarget::Name(_) => self.connect_by_name(permit).await,
+            PermitTarget::Inside(_) => Err(not_outside()),
         }
     }
 
@@ -139,6 +141,7 @@ impl Direct {
                 absolute: None,
                 canonical: None,
                 addresses: vec![address.ip()],
+                inside: false,
                 timings,
             }),
             Err(failures) => Err(DialError {

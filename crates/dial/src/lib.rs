@@ -11,6 +11,9 @@
 //! that call connect(2), and `guard::Guard` is asked about the very address that they are given, with
 //! nothing in between.
 //!
+//! A server of the sandbox's own is no part of the world: [`Inside`] makes the socket for it in the
+//! sandbox, from where only the sandbox can be reached (`inside::connect`).
+//!
 //! Invariant: nothing is dialled without a [`ConnectPermit`](portcullis_policy::ConnectPermit).
 #![forbid(unsafe_code)]
 
@@ -24,6 +27,7 @@ mod eyeballs;
 pub mod fuzzing;
 mod guard;
 mod host;
+mod inside;
 mod socket;
 mod stream;
 mod system_names;
@@ -34,6 +38,7 @@ pub use dialed::{AbsoluteForm, Dialed};
 pub use dialer::{DIAL_TIMEOUT, DialConfig, Dialer, MAX_EXTRA_ATTEMPTS};
 pub use error::DialError;
 pub use host::{Host, HostAddresses, reaches};
+pub use inside::Inside;
 pub use socket::ATTEMPT_TIMEOUT;
 pub use stream::{ReadHalf, Stream, WriteHalf};
 

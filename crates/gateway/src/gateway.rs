@@ -8,14 +8,14 @@ use crate::serving::Serving;
 use crate::startup::{Acceptable, BuildError, StartError, check};
 use crate::synthetic;
 use arc_swap::ArcSwap;
-use portcullis_dial::{DialConfig, Dialer, Host, HostAddresses};
+use portcullis_dial::{DialConfig, Dialer, Host, HostAddresses, Inside};
 use portcullis_dns::{
     AddressGate, Clock, DnsConfig, DnsService, LEASE_GRACE, Leases, NoGate, OwnNames, PolicyHandle,
     StartupSchedule,
 };
 use portcullis_names::AllowedClients;
 use portcullis_policy::{Policy, Resolve};
-use portcullis_proxy::{Inspector, Proxy};
+use portcullis_proxy::{Inspector, Own, Proxy};
 use portcullis_record::Recorder;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -32,6 +32,7 @@ pub struct Builder {
     recorder: Recorder,
     gate: Box<dyn AddressGate>,
     own: OwnNames,
+    inside: Option<InsideServers>,
     listeners: Vec<SocketAddr>,
     host_listeners: Vec<SocketAddr>,
     resolve: Option<Resolve>,
@@ -43,6 +44,12 @@ pub struct Builder {
     inspector: Option<Arc<Inspector>>,
     networks: Option<Networks>,
     acceptable: Option<Acceptable>,
+}
+
+/// How servers of the sandbox's own are reached.
+struct InsideServers {
+    own: Own,
+    sockets: Arc<dyn Inside>,
 }
 
 impl Builder {
@@ -68,6 +75,13 @@ impl Builder {
     /// What opens a leased address to the sandbox, before the answer that names it is sent.
     pub fn gate(mut self, gate: Box<dyn AddressGate>) -> Self {
         self.gate = gate;
+        self
+    }
+
+    /// How servers of the sandbox's own are reached from the proxies, and what means one. Otherwise a
+    /// request for `localhost` or a loopback address is the policy's business like any other.
+    pub fn inside(mut self, own: Own, sockets: Arc<dyn Inside>) -> Self {
+        self.inside = Some(InsideServers { own, sockets });
         self
     }
 
@@ -193,6 +207,8 @@ impl Builder {
         let mut dial = DialConfig::new(policy.clone(), dns.clone());
         dial.listeners = self.host_listeners.clone();
         dial.extra_attempts = shares.extra_attempts;
+        let inside = self.inside;
+        dial.inside = inside.as_ref().map(|inside| inside.sockets.clone());
         let dialer = Arc::new(Dialer::new(dial));
         let proxy = Proxy::new(
             policy.clone(),
@@ -202,6 +218,7 @@ impl Builder {
         )
         .with_listeners(self.listeners)
         .with_host_listeners(self.host_listeners)
+        .with_own(inside.map(|inside| inside.own))
         .with_inspector(inspector.clone())
         .with_room(shares.room)
         .with_allowed_clients(self.allowed_clients);
@@ -249,6 +266,7 @@ impl Gateway {
             recorder: Recorder::null(),
             gate: Box::new(NoGate),
             own: OwnNames::default(),
+            inside: None,
             listeners: Vec::new(),
             host_listeners: Vec::new(),
             resolve: None,

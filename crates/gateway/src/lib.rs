@@ -64,6 +64,7 @@ pub use startup::{Acceptable, BuildError, ResolverError, StartError};
 pub use synthetic::{RangeError, check_synthetic_range};
 
 // What an embedder needs of the crates below.
+pub use portcullis_dial::Inside;
 pub use portcullis_dns::{
     AddressGate, Leases, OwnNames, PolicyHandle, StartupError, StartupFailure, StartupName,
     StartupSchedule,
@@ -72,6 +73,6 @@ pub use portcullis_names::{AllowedClients, PortSet, client_network};
 pub use portcullis_policy::{
     Diagnostic, Environment, Input, Loaded, Mode, Policy, Reason, Resolve, Verdict,
 };
-pub use portcullis_proxy::{InspectError, Inspector};
+pub use portcullis_proxy::{InspectError, Inspector, Own};
 pub use portcullis_record::{ObservedDecision, Recorder, Subscription, open_file as open_records};
 pub use tokio_util::{sync::CancellationToken, task::TaskTracker};

@@ -138,6 +138,8 @@ pub enum PermitTarget {
     Address(IpAddr),
     /// This address of this name; another leased address of the same name does as well.
     NameAt(Name, IpAddr),
+    /// These addresses of the sandbox itself, in this order, reached from inside it. Nothing outside is.
+    Inside(Box<[IpAddr]>),
 }
 
 /// Who lets a connection through.
@@ -197,6 +199,16 @@ impl ConnectPermit {
         }
     }
 
+    /// For a server of the sandbox's own, which programs inside may reach in any case.
+    pub fn inside(addresses: &[IpAddr], port: u16) -> Self {
+        Self::for_operator(PermitTarget::Inside(addresses.into()), port)
+    }
+
+    /// Whether it leads into the sandbox itself, and nowhere else.
+    pub fn is_inside(&self) -> bool {
+        matches!(self.target, PermitTarget::Inside(_))
+    }
+
     /// What may be reached.
     pub fn target(&self) -> &PermitTarget {
         &self.target
@@ -233,7 +245,7 @@ impl ConnectPermit {
     pub fn lookup(&self) -> Option<LookupPermit> {
         let name = match &self.target {
             PermitTarget::Name(name) | PermitTarget::NameAt(name, _) => name.clone(),
-            PermitTarget::Address(_) => return None,
+            PermitTarget::Address(_) | PermitTarget::Inside(_) => return None,
         };
         Some(match &self.by {
             GrantedBy::Operator => LookupPermit::for_operator(name, self.port),

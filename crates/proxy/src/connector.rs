@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use portcullis_dial::{AbsoluteForm, Dialed, Dialer, Stream};
 use portcullis_names::Name;
-use portcullis_policy::ConnectPermit;
+use portcullis_policy::{ConnectPermit, PermitTarget};
 use portcullis_record::Timings;
 
 use crate::meter::{Admitted, Limiter, Meter, Open};
@@ -56,7 +56,12 @@ impl Connector {
     /// Whether a connection that was kept may carry what this ruling permits: the policy in force now
     /// must let the dialler go where it ends, whatever policy it was dialled by.
     pub(crate) fn may_reuse(&self, ruling: &Ruling, peer: &Peer) -> bool {
-        let goes_there = |permit| self.dialer.would_open(permit, peer.address);
+        let goes_there = |permit: &ConnectPermit| match permit.target() {
+            PermitTarget::Inside(addresses) => {
+                peer.inside && addresses.contains(&peer.address.ip())
+            }
+            _ => !peer.inside && self.dialer.would_open(permit, peer.address),
+        };
         peer.upstream_proxy.is_some() || ruling.permit.as_ref().is_some_and(goes_there)
     }
 
@@ -93,6 +98,7 @@ impl Connected {
                 address: dialed.address,
                 upstream_proxy: dialed.upstream_proxy,
                 addresses: dialed.addresses,
+                inside: dialed.inside,
                 canonical: dialed.canonical,
                 timings: dialed.timings,
                 admitted,
@@ -111,6 +117,8 @@ pub(crate) struct Peer {
     /// Addresses of the destination, as far as they are known.
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) canonical: Option<Name>,
+    /// It ends at a server of the sandbox's own.
+    pub(crate) inside: bool,
     pub(crate) timings: Timings,
     /// Its place among the connections of its rule.
     pub(crate) admitted: Admitted,
@@ -149,6 +157,7 @@ impl Peer {
             upstream_proxy: None,
             addresses: vec![address.ip()],
             canonical: None,
+            inside: false,
             timings: Timings::default(),
             admitted: None,
         }

@@ -3,7 +3,7 @@
 //! Answers *decision and destination differ* and *gateway loop* (docs/threats.md): every entrance
 //! makes its targets and has them decided on here and nowhere else.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::Guard;
@@ -11,7 +11,8 @@ use portcullis_dial::reaches;
 use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_names::{Host, Name, NameRef};
 use portcullis_policy::{
-    Asked, DatagramPermit, Decision, Destination, HOST_NAME, Limits, Policy, Reason, Request, Shown,
+    Asked, ConnectPermit, DatagramPermit, Decision, Destination, HOST_NAME, Limits, Policy, Reason,
+    Request, Shown, Verdict,
 };
 
 use crate::socket;
@@ -25,6 +26,51 @@ pub(crate) struct Decider {
     pub(crate) listeners: Vec<SocketAddr>,
     /// The gateway's listeners in the namespace that it dials from.
     pub(crate) host_listeners: Vec<SocketAddr>,
+    /// What means the sandbox itself; nothing, where there is none.
+    pub(crate) own: Option<Own>,
+}
+
+/// The addresses and the name by which programs mean the sandbox that they are in.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// Its addresses beside those of the loopback interface.
+    pub addresses: Vec<IpAddr>,
+    /// Its host name.
+    pub hostname: Option<Name>,
+}
+
+impl Own {
+    /// Where a server of the sandbox's own is looked for, where the target means one (RFC 6761,
+    /// section 6.3, for names).
+    fn meant(&self, asked: &Asked<'_>) -> Option<Vec<IpAddr>> {
+        const LOOPBACK: [IpAddr; 2] = [
+            IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ];
+        match asked {
+            Asked::Name(name) => {
+                let text = name.as_str();
+                if text == "localhost" || text.ends_with(".localhost") {
+                    return Some(LOOPBACK.to_vec());
+                }
+                let own = self
+                    .hostname
+                    .as_ref()
+                    .is_some_and(|own| own.as_str() == text);
+                own.then(|| self.addresses.clone())
+            }
+            Asked::Address { address, .. } => match address.to_canonical() {
+                IpAddr::V4(Ipv4Addr::UNSPECIFIED) | IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+                    Some(LOOPBACK.to_vec())
+                }
+                address if address.is_loopback() || self.addresses.contains(&address) => {
+                    Some(vec![address])
+                }
+                _ => None,
+            },
+            Asked::Synthetic { .. } => None,
+        }
+    }
 }
 
 impl Decider {
@@ -34,6 +80,7 @@ impl Decider {
             leases,
             listeners: Vec::new(),
             host_listeners: Vec::new(),
+            own: None,
         }
     }
 
@@ -130,7 +177,25 @@ impl Decider {
         if self.comes_back(target) {
             return self.refuse(Reason::GatewayLoop);
         }
+        let own = self.own.as_ref();
+        if let Some(addresses) = own.and_then(|own| own.meant(&target.asked)) {
+            return self.allow_inside(&addresses, target.port);
+        }
         self.ask(to, request, |decision| decision.connect_permit())
+    }
+
+    /// What a program says to the sandbox it is in concerns no policy: it could connect by itself.
+    fn allow_inside(&self, addresses: &[IpAddr], port: u16) -> Ruling {
+        Ruling {
+            policy: self.policy.load_full(),
+            verdict: Verdict::Allow,
+            reason: Reason::Allowed,
+            rule: None,
+            name: None,
+            shown: Shown::Nothing,
+            permit: Some(ConnectPermit::inside(addresses, port)),
+            suggestion: None,
+        }
     }
 
     fn ask<P>(

@@ -60,6 +60,8 @@ struct Basis {
     peer: Option<Endpoint>,
     /// The name that it was dialled by.
     by: Option<Name>,
+    /// It ends at a server of the sandbox's own, which no policy is about.
+    inside: bool,
 }
 
 /// A socket address without what IPv6 may say besides: two thirds of its size.
@@ -94,6 +96,7 @@ impl Basis {
             only_http: false,
             peer: None,
             by: None,
+            inside: false,
         };
         basis.follow(ruling, peer);
         basis
@@ -110,11 +113,15 @@ impl Basis {
         };
         self.peer = peer.upstream_proxy.is_none().then_some(endpoint);
         self.by.clone_from(&ruling.name);
+        self.inside = peer.inside;
     }
 
     /// Whether `policy` allows the flow as it stands: the same destination by the same evidence, the
     /// address that it ends at, and what runs on it.
     fn stands(&self, dialer: &Dialer, policy: &Policy) -> bool {
+        if self.inside {
+            return true;
+        }
         let (to, port) = (&self.to, self.port);
         let decision = policy.decide(&match self.request.as_deref() {
             Some(Requested { method, path }) => Request::Http {

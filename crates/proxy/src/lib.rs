@@ -55,6 +55,7 @@ mod uninspected;
 
 pub use admission::Room;
 pub use datagrams::serve_datagrams;
+pub use decider::Own;
 #[cfg(feature = "inspect")]
 pub use inspect::{InspectError, Inspector, covers};
 pub use limits::{MAX_CONNECTIONS, MAX_DATAGRAM_FLOWS, MAX_REFUSALS};

@@ -11,7 +11,7 @@ use portcullis_record::Recorder;
 
 use crate::admission::{Admission, Room};
 use crate::connector::Connector;
-use crate::decider::Decider;
+use crate::decider::{Decider, Own};
 use crate::flows::Flows;
 #[cfg(feature = "inspect")]
 use crate::inspect::Inspector;
@@ -67,6 +67,14 @@ impl Proxy {
     #[must_use]
     pub fn with_host_listeners(mut self, listeners: Vec<SocketAddr>) -> Proxy {
         self.decider.host_listeners = listeners;
+        self
+    }
+
+    /// Says what means the sandbox itself: a request for that is connected inside, whatever the policy
+    /// says. The dialler must have been given a way there.
+    #[must_use]
+    pub fn with_own(mut self, own: Option<Own>) -> Proxy {
+        self.decider.own = own;
         self
     }
 

@@ -10,6 +10,7 @@
 
 mod descriptors;
 mod guarded_networks;
+mod inside;
 mod kernel_gate;
 mod panics;
 mod plain;

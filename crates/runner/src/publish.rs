@@ -3,15 +3,16 @@
 //! The socket to the server is made inside by the sandbox's first process, so it can only reach
 //! what the sandbox's own loopback has; nothing of the host becomes reachable from inside.
 
+use crate::inside::InsideSockets;
 use portcullis_dns::{Accepted, Acceptor};
-use portcullis_gateway::{CancellationToken, TaskTracker};
+use portcullis_gateway::{CancellationToken, Inside, TaskTracker};
 use portcullis_names::AllowedClients;
 use portcullis_policy::{Reason, Verdict};
 use portcullis_proxy::relay_between;
 use portcullis_record::{Close, Event, Layer, Protocol, Recorder};
-use portcullis_sandbox::{Control, Family};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use portcullis_sandbox::Control;
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
@@ -19,6 +20,12 @@ use tracing::debug;
 
 /// Connections to one published port at a time.
 const MAX_PUBLISHED_CONNECTIONS: usize = 256;
+
+/// Where a server inside may listen.
+const LOOPBACK: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
 
 /// A port of the host that leads to a port of the sandbox.
 #[derive(Debug)]
@@ -114,8 +121,20 @@ async fn relay(
 /// The sandbox's first process answers once CMD runs, and before that waits for this gateway's
 /// proof: a client that comes early must not hold the threads that give it.
 async fn connect_inside(port: u16, control: Arc<Control>) -> io::Result<TcpStream> {
-    let made = tokio::task::spawn_blocking(move || control.new_tcp_socket(Family::V4)).await;
+    let mut first = None;
+    for address in LOOPBACK {
+        match connect_to(SocketAddr::new(address, port), control.clone()).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => first = first.or(Some(error)),
+        }
+    }
+    Err(first.unwrap_or_else(|| ErrorKind::NotFound.into()))
+}
+
+async fn connect_to(to: SocketAddr, control: Arc<Control>) -> io::Result<TcpStream> {
+    let sockets = InsideSockets(control);
+    let made = tokio::task::spawn_blocking(move || sockets.tcp_socket(to.is_ipv6())).await;
     let socket = made.map_err(io::Error::other)??;
     let socket = TcpSocket::from_std_stream(std::net::TcpStream::from(socket));
-    socket.connect((Ipv4Addr::LOCALHOST, port).into()).await
+    socket.connect(to).await
 }

@@ -2,6 +2,7 @@
 //! gone, and leaves a report.
 
 use crate::descriptors::raise_limit;
+use crate::inside::{self, InsideSockets};
 use crate::kernel_gate::{KernelGate, ranges};
 use crate::panics::Panics;
 use crate::publish::{self, Publish};
@@ -337,7 +338,12 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
     let kernel = Arc::new(sockets.kernel);
     let networks = kernel.clone();
     let datagrams = wanted.policy.udp_ports();
-    let gateway = Gateway::builder()
+    let names = own_names(&addresses);
+    let mut builder = Gateway::builder();
+    if let Some(own) = inside::own(&addresses, names.hostname.clone()) {
+        builder = builder.inside(own, Arc::new(InsideSockets(control.clone())));
+    }
+    let gateway = builder
         .resolve(resolve)
         .policy(wanted.policy)
         .resolvers(wanted.resolvers)
@@ -350,7 +356,7 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
             let open = open_rules(policy);
             networks.replace_networks(&open.rules, &open.closed)
         }))
-        .own(own_names(&addresses))
+        .own(names)
         .inspector(wanted.inspector)
         .listeners(vec![
             addresses.http(),

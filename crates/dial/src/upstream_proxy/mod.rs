@@ -35,6 +35,7 @@ use crate::error::DialError;
 use crate::eyeballs::interleave;
 use crate::guard::{ChosenBy, Guard};
 use crate::host::is_host;
+use crate::inside::not_outside;
 use crate::stream::Stream;
 
 /// What all proxies of a group may take together.
@@ -62,6 +63,7 @@ pub(crate) fn proxies_for<'p>(
     let port = permit.port();
     match permit.target() {
         _ if permit.is_operators() || permit.to().is_some() => None,
+        PermitTarget::Inside(_) => None,
         PermitTarget::Name(name) | PermitTarget::NameAt(name, _) if is_host(name) => None,
         // The proxy's own name: through itself it would never be reached.
         PermitTarget::Name(name) | PermitTarget::NameAt(name, _) => proxies
@@ -114,6 +116,7 @@ impl Destination {
         let port = permit.port();
         let check = |address: &IpAddr| check(&direct.guard, SocketAddr::new(*address, port));
         let destination = match permit.target() {
+            PermitTarget::Inside(_) => return Err(not_outside()),
             PermitTarget::Name(name) if group.by_address() => {
                 let found = direct.look_up(permit).await?;
                 let mut refused = None;

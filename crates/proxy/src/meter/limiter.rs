@@ -179,6 +179,8 @@ impl Rule {
                 Destination::name(name.as_ref())
             }
             PermitTarget::Address(address) => Destination::address(*address),
+            // No rule is about it.
+            PermitTarget::Inside(_) => return None,
         };
         let port = self.port;
         match self.transport {
