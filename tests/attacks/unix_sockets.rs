@@ -43,6 +43,16 @@ fn visit(sandbox: &Sandbox<'_>, path: &str) -> Ran {
     sandbox.run(&["python3", "-c", VISITOR, path])
 }
 
+/// The operator learns which socket the program asked for, and what lets it in.
+#[track_caller]
+fn assert_recorded(ran: &Ran, path: &str) {
+    ran.assert_one_denial("tcp", "protocol-not-allowed", path);
+    let denials = ran.records.all_denials();
+    assert_eq!(denials.len(), 1, "{ran}");
+    let said = denials[0].to_string();
+    assert!(said.contains("--unix-socket PATH lets in"), "{ran}");
+}
+
 fn visitors(world: &World) -> usize {
     std::fs::read(world.home().join("visitors")).map_or(0, |file| file.len())
 }
@@ -54,8 +64,9 @@ fn a_service_in_a_containers_network_is_out_of_reach_for_every_user() {
     let service = service(&world, &["unshare", "-Urn"], &[&path]);
     for sandbox in [sandbox(&world), sandbox(&world).as_root()] {
         let ran = visit(&sandbox, &path);
-        ran.assert_ok().assert_no_denial();
+        ran.assert_ok();
         assert_eq!(ran.out(), "refused\n", "{ran}");
+        assert_recorded(&ran, &path);
     }
     assert_eq!(visitors(&world), 0, "it was reached");
     kill("KILL", service.pid());
@@ -81,8 +92,11 @@ fn one_sandbox_is_not_a_service_of_another() {
     let path = world.home().join("hand-over").display().to_string();
     let giver = Background::start(&mut sandbox(&world).command(&["python3", "-c", SERVICE, &path]));
     giver.wait_line("listening");
-    let ran = visit(&sandbox(&world), &path);
+    let ran = visit(&sandbox(&world).args(&["--summary", "always"]), &path);
     assert_eq!(ran.out(), "refused\n", "{ran}");
+    assert_recorded(&ran, &path);
+    let hint = format!("to let it in, add to the command line:\n      --unix-socket {path}\n");
+    assert!(ran.err().contains(&hint), "{ran}");
     // Unless the operator says so.
     let ran = visit(&sandbox(&world).args(&["--unix-socket", &path]), &path);
     ran.assert_ok().assert_out("REACHED b'at your service'");

@@ -305,3 +305,53 @@ fn the_debug_log_follows_a_connection_by_its_decision_id() {
     });
     assert!(in_order && steps.len() == wanted.len(), "{steps:#?}");
 }
+
+/// A policy or a log in the work tree cannot be replaced inside, and git does not say why.
+#[test]
+fn files_in_a_git_work_tree_are_told_before_the_start_where_somebody_reads_it() {
+    require("git");
+    let world = world();
+    let policy = world.file("policy.toml", "version = 1\n");
+    let log = world.home().join("decisions.jsonl");
+    let tree = world.home().join("tree");
+    let script = format!(
+        "git init -q {tree} && cp {policy} {tree}/ && cd {tree} && git add -A && \
+         git -c user.name=a -c user.email=a@b commit -qm x && git rm -q --cached policy.toml && mkdir sub",
+        tree = tree.display(),
+        policy = policy.display()
+    );
+    let made = finish(world.command("sh").args(["-c", &script]), TIMEOUT);
+    assert!(made.ok(), "{made}");
+    let run = |folder: &str, args: &str| {
+        let program = portcullis();
+        let script = format!(
+            "cd {}/{folder} && {} run {args} -- sh -c 'echo ran; git clean -fdq'",
+            tree.display(),
+            program.display()
+        );
+        finish(world.command("sh").args(["-c", &script]), TIMEOUT)
+    };
+    let (policy, log) = (policy.display(), log.display());
+    let warned = run(".", "--policy policy.toml --log log.jsonl --summary always");
+    let said = warned.err();
+    let (warning, gits) = said
+        .split_once("hint: ")
+        .unwrap_or_else(|| panic!("{warned}"));
+    assert!(
+        warning.contains("log.jsonl, policy.toml are read-only for the command")
+            && warning.contains("git clean"),
+        "{warned}"
+    );
+    assert!(gits.contains("outside of the work tree"), "{warned}");
+    assert_eq!(warned.out(), "ran\n", "{warned}");
+    let above = run("sub", "--policy ../policy.toml --summary always");
+    assert!(above.err().contains("policy.toml is read-only"), "{above}");
+    for quiet in [
+        "--policy policy.toml",
+        "--policy policy.toml --summary never",
+        &format!("--policy {policy} --log {log} --summary always"),
+    ] {
+        let done = run(".", quiet);
+        assert!(!done.err().contains("read-only"), "{quiet}: {done}");
+    }
+}

@@ -24,6 +24,7 @@ mod runtime;
 mod sandboxed;
 mod thread;
 mod trust;
+mod unix_refusals;
 mod unresolved;
 mod watch;
 

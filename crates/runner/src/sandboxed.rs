@@ -12,6 +12,7 @@ use crate::reload::{Rejected, Reload};
 use crate::report::{Collector, Report, record_start};
 use crate::runtime;
 use crate::trust::Trust;
+use crate::unix_refusals;
 use crate::unresolved::Unresolved;
 use portcullis_gateway::{
     BuildError, CancellationToken, Entrances, Gateway, Inspector, Mode, OwnNames, Policy, PortSet,
@@ -387,6 +388,10 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
     // Without this log refusals would go unrecorded: the sandbox ends instead.
     let reading = reader.run(sockets.refused, token.clone());
     serving.keep("the kernel's log of refusals", tracker, reading);
+    if let Some(refusals) = sockets.unix_refusals {
+        let recording = unix_refusals::record(refusals, recorder.clone(), token.clone());
+        serving.keep("the record of Unix sockets", tracker, recording);
+    }
     for Publish { listener, port } in wanted.publish {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;

@@ -2,10 +2,11 @@
 //!
 //! Answers *around the gateway* (docs/threats.md).
 
+use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat};
+use rustix::fs::{CWD, FileType, OFlags, fcntl_getfl, fcntl_setfl, fstat, readlinkat};
 use rustix::io::Errno;
 use rustix::net::sockopt::{self, Timeout};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
@@ -176,6 +177,17 @@ impl Waiting {
             self.unknown = None;
             // From now on it is waited for as any other.
             self.limit = None;
+        }
+    }
+
+    /// The socket's path, where it belongs to the host and this result says that it is not reached.
+    pub(crate) fn refused(&self, result: Result<(), Errno>) -> Option<CString> {
+        match (&self.target, self.unknown, result) {
+            (Target::File(file), Some(_), Err(Errno::ACCESS)) => {
+                let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+                readlinkat(CWD, link, Vec::new()).ok()
+            }
+            _ => None,
         }
     }
 

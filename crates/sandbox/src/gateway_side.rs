@@ -17,6 +17,7 @@ use crate::refused::RefusedLog;
 use crate::socket_diag::SocketDiag;
 use crate::sockets::{Family, NamedSockets, SocketName};
 use crate::trust::TrustFiles;
+use crate::unix_refusals::UnixRefusals;
 
 /// How long [`Control::new_tcp_socket`] waits for the sandbox's first process.
 const NEW_SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
@@ -151,6 +152,8 @@ pub struct Sockets {
     pub kernel: KernelSet,
     /// What the kernel refused.
     pub refused: RefusedLog,
+    /// What was refused of the host's Unix sockets, where anybody tells.
+    pub unix_refusals: Option<UnixRefusals>,
 }
 
 impl Sockets {
@@ -161,6 +164,7 @@ impl Sockets {
     /// A socket that every sandbox has is missing.
     pub fn of(mut named: NamedSockets, first_process: u32) -> io::Result<Self> {
         let datagrams = named.take_datagrams();
+        let unix_refusals = named.take(SocketName::UnixRefusals).ok();
         let mut take = |name| named.take(name);
         Ok(Self {
             dns_udp4: take(SocketName::DnsUdp(Family::V4))?,
@@ -178,6 +182,7 @@ impl Sockets {
             ),
             kernel: KernelSet::new(take(SocketName::PacketRules)?),
             refused: RefusedLog::new(take(SocketName::RefusalLog)?),
+            unix_refusals: unix_refusals.map(|fd| UnixRefusals::new(fd.into())),
         })
     }
 }

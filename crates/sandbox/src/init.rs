@@ -101,8 +101,10 @@ impl Init {
     fn run(&mut self) -> Result<i32, SandboxError> {
         let namespace_limits = self.enter_namespaces()?;
         // It prepares while the rest is built.
-        let (watched, supervisor) = self.supervisor()?.unzip();
-        let log = self.build_network()?;
+        let (teller, refusals) = Channel::pair().at(Step::Prepare, "channel")?;
+        let (watched, supervisor) = self.supervisor(teller)?.unzip();
+        let refusals = watched.is_some().then_some(refusals);
+        let log = self.build_network(refusals)?;
         let question = probe::ask(&self.inside.addresses)?;
         self.build_files()?;
         let confinement = Confinement {
@@ -158,7 +160,7 @@ impl Init {
     }
 
     /// Starts who carries out the command's `connect` calls, where somebody may have to.
-    fn supervisor(&self) -> Result<Option<(Pid, ToSupervisor)>, SandboxError> {
+    fn supervisor(&self, teller: Channel) -> Result<Option<(Pid, ToSupervisor)>, SandboxError> {
         if !matches!(
             self.unix_sockets,
             UnixSockets::Auto | UnixSockets::Supervised
@@ -175,7 +177,7 @@ impl Init {
             let_in: &self.plan.let_in,
             many_users: self.maps.privileged(),
         };
-        unix_supervisor::start(&plan).map(Some)
+        unix_supervisor::start(&plan, teller).map(Some)
     }
 
     /// Everything that is this process's own copy of the caller's is closed.
@@ -209,12 +211,15 @@ impl Init {
     }
 
     /// Makes the network and hands its sockets over; returns the log's, which is not heard yet.
-    fn build_network(&self) -> Result<OwnedFd, SandboxError> {
+    fn build_network(&self, refusals: Option<Channel>) -> Result<OwnedFd, SandboxError> {
         if self.inside.tap.is_some() {
             // The device is given to a user, who must have a name here.
             self.await_maps()?;
         }
         let mut sockets = self.inside.build()?;
+        if let Some(refusals) = refusals {
+            sockets.add(SocketName::UnixRefusals, refusals.into());
+        }
         // Only now: the gateway may open destinations as soon as it has the sockets.
         sockets.send(self.gateway.as_fd()).at(Step::HandOver, "")?;
         sockets.take(SocketName::RefusalLog).at(Step::HandOver, "")

@@ -56,6 +56,7 @@ mod tap;
 mod terminal;
 mod tick;
 mod trust;
+mod unix_refusals;
 mod unix_supervisor;
 
 pub use error::{SandboxError, Step, fix_of_limit};
@@ -77,3 +78,4 @@ pub use spec::{
     UnixSockets,
 };
 pub use trust::{TRUST_BUNDLE, TRUST_CA, TRUST_JAVA, TrustFiles};
+pub use unix_refusals::{UnixRefusal, UnixRefusals};

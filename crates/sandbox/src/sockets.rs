@@ -54,10 +54,13 @@ pub enum SocketName {
     PacketRules,
     /// Netlink socket on which the kernel reports refused packets (NFLOG).
     RefusalLog,
+    /// Channel on which refused Unix sockets are told ([`crate::UnixRefusals`]); only where `connect` is
+    /// supervised.
+    UnixRefusals,
 }
 
-/// The names of all sockets that every sandbox has.
-const ALWAYS: [(SocketName, &str); 11] = [
+/// The names of all sockets that a sandbox has once at most.
+const SINGLE: [(SocketName, &str); 12] = [
     (SocketName::DnsUdp(Family::V4), "dns-udp4"),
     (SocketName::DnsUdp(Family::V6), "dns-udp6"),
     (SocketName::DnsTcp(Family::V4), "dns-tcp4"),
@@ -69,6 +72,7 @@ const ALWAYS: [(SocketName, &str); 11] = [
     (SocketName::SocketDiag, "socket-diag"),
     (SocketName::PacketRules, "packet-rules"),
     (SocketName::RefusalLog, "refusal-log"),
+    (SocketName::UnixRefusals, "unix-refusals"),
 ];
 const DATAGRAMS4: &str = "datagrams4-";
 const DATAGRAMS6: &str = "datagrams6-";
@@ -79,7 +83,7 @@ impl fmt::Display for SocketName {
             Self::Datagrams(Family::V4, port) => write!(out, "{DATAGRAMS4}{port}"),
             Self::Datagrams(Family::V6, port) => write!(out, "{DATAGRAMS6}{port}"),
             name => {
-                let known = ALWAYS.iter().find(|(known, _)| known == name);
+                let known = SINGLE.iter().find(|(known, _)| known == name);
                 out.write_str(known.map_or("", |(_, text)| text))
             }
         }
@@ -88,7 +92,7 @@ impl fmt::Display for SocketName {
 
 impl SocketName {
     fn parse(text: &str) -> Option<Self> {
-        let known = ALWAYS.iter().find(|(_, known)| *known == text);
+        let known = SINGLE.iter().find(|(_, known)| *known == text);
         let datagrams = |prefix, family| {
             let port = text.strip_prefix(prefix)?.parse().ok()?;
             Some(Self::Datagrams(family, port))
@@ -203,7 +207,7 @@ mod tests {
             SocketName::Datagrams(Family::V4, 443),
             SocketName::Datagrams(Family::V6, 65_535),
         ];
-        let always = ALWAYS.map(|(name, _)| name);
+        let always = SINGLE.map(|(name, _)| name);
         for name in always.into_iter().chain(datagrams) {
             assert_eq!(SocketName::parse(&name.to_string()), Some(name));
         }

@@ -35,6 +35,7 @@ use crate::inside_sockets::{FileId, InsideSockets};
 use crate::notification::{Listener, Notification, Verdict, errno};
 use crate::seccomp::{self, Supervised};
 use crate::tick::{TICK, Tick};
+use crate::unix_refusals::Teller;
 use crate::{fds, streams, sys};
 
 /// The most `connect` calls that wait at a time; one more fails with EAGAIN.
@@ -84,13 +85,13 @@ pub(crate) struct Plan<'a> {
 }
 
 /// Starts the supervisor's process.
-pub(crate) fn start(plan: &Plan<'_>) -> Result<(Pid, ToSupervisor), SandboxError> {
+pub(crate) fn start(plan: &Plan<'_>, teller: Channel) -> Result<(Pid, ToSupervisor), SandboxError> {
     let step = Step::SuperviseSockets;
     let (ours, theirs) = Channel::pair().at(step, "channel")?;
     // SAFETY: the sandbox's first process has one thread, so the child may do anything.
     let Some(pid) = unsafe { sys::fork() }.at(step, "fork")? else {
         // A panic must end here: what is above on the stack is the first process's own code.
-        let run = || run(&theirs, plan);
+        let run = || run(&theirs, plan, Teller::new(teller));
         let code = match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(())) => 0,
             _ => EXIT_FAILED,
@@ -101,8 +102,8 @@ pub(crate) fn start(plan: &Plan<'_>) -> Result<(Pid, ToSupervisor), SandboxError
 }
 
 /// Prepares, waits for the filter's listener, and serves it until nobody is under the filter.
-fn run(channel: &Channel, plan: &Plan<'_>) -> Result<(), Errno> {
-    leave_first_process(channel)?;
+fn run(channel: &Channel, plan: &Plan<'_>, teller: Teller) -> Result<(), Errno> {
+    leave_first_process(channel, &teller)?;
     let capabilities = Capabilities::drop_others(plan.many_users)?;
     let inside = InsideSockets::new()?;
     let lookup = Lookup::new()?;
@@ -119,6 +120,7 @@ fn run(channel: &Channel, plan: &Plan<'_>) -> Result<(), Errno> {
     let mut supervisor = Supervisor {
         listener: Listener::new(listener),
         lookup,
+        teller,
         inside,
         let_in,
         capabilities,
@@ -130,7 +132,7 @@ fn run(channel: &Channel, plan: &Plan<'_>) -> Result<(), Errno> {
 }
 
 /// Keeps nothing of the first process's but the channel, and nothing of the terminal's job.
-fn leave_first_process(channel: &Channel) -> Result<(), Errno> {
+fn leave_first_process(channel: &Channel, teller: &Teller) -> Result<(), Errno> {
     setsid()?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     // The caller's folder may be one that is about to be masked.
@@ -138,7 +140,8 @@ fn leave_first_process(channel: &Channel) -> Result<(), Errno> {
     let null = errno(streams::null())?;
     errno(streams::replace_by(&null))?;
     drop(null);
-    let mut needed: [RawFd; 4] = [0, 1, 2, channel.as_fd().as_raw_fd()];
+    let channel = channel.as_fd().as_raw_fd();
+    let mut needed: [RawFd; 5] = [0, 1, 2, channel, teller.as_raw_fd()];
     // SAFETY: nothing else that owns a descriptor is used or dropped from here on: this process ends
     // with `_exit`, and files opened later get new numbers.
     errno(unsafe { fds::close_all_but(&mut needed) })?;
@@ -148,6 +151,7 @@ fn leave_first_process(channel: &Channel) -> Result<(), Errno> {
 struct Supervisor {
     listener: Listener,
     lookup: Lookup,
+    teller: Teller,
     inside: InsideSockets,
     let_in: Vec<FileId>,
     capabilities: Capabilities,
@@ -240,7 +244,11 @@ impl Supervisor {
         let target = match path_in(address) {
             Some(path) if is_unix(&socket)? => {
                 self.capabilities.act_as(caller)?;
-                let file = self.lookup.find(caller, path)?;
+                let found = self.lookup.find(caller, path);
+                if matches!(found, Err(Errno::NOENT)) && path.starts_with(b"/") {
+                    self.teller.tell(path, false);
+                }
+                let file = found?;
                 let id = socket_file(&file)?;
                 let target = Target::File(file);
                 if !self.may_be_reached(id) {
@@ -270,7 +278,7 @@ impl Supervisor {
     }
 
     fn try_waiting(&mut self) {
-        let (listener, inside) = (&self.listener, &mut self.inside);
+        let (listener, inside, teller) = (&self.listener, &mut self.inside, &mut self.teller);
         self.waiting.retain_mut(|waiting| {
             if !listener.stands(waiting.call) {
                 return false;
@@ -279,6 +287,9 @@ impl Supervisor {
             match waiting.try_again() {
                 None => true,
                 Some(result) => {
+                    if let Some(path) = waiting.refused(result) {
+                        teller.tell(path.to_bytes(), true);
+                    }
                     listener.answer(waiting.call, Verdict::Done(result));
                     false
                 }

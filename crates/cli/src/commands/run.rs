@@ -277,7 +277,12 @@ fn closing(report: Option<&Report>) {
             denied.target, denied.reason
         ));
         if let Some(suggestion) = &denied.suggestion {
-            line("    to allow it, add to the policy:");
+            // What no policy allows, a flag does.
+            line(if suggestion.starts_with("--") {
+                "    to let it in, add to the command line:"
+            } else {
+                "    to allow it, add to the policy:"
+            });
             line(output::indented(suggestion, 6));
         }
     }
