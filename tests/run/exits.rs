@@ -202,7 +202,7 @@ fn a_pipe_is_a_policy_but_no_record_file() {
     assert!(done.out().ends_with("code 125\n"), "{done}");
     assert!(!done.out().contains("ran"), "{done}");
     assert_eq!(
-        done.err().matches("--log takes a file, but").count(),
+        done.err().matches("--log takes a file, not a pipe").count(),
         2,
         "{done}"
     );
@@ -332,6 +332,8 @@ fn files_in_a_git_work_tree_are_told_before_the_start_where_somebody_reads_it() 
         finish(world.command("sh").args(["-c", &script]), TIMEOUT)
     };
     let (policy, log) = (policy.display(), log.display());
+    let above = run("sub", "--policy ../policy.toml --summary always");
+    assert!(above.err().contains("policy.toml is read-only"), "{above}");
     let warned = run(".", "--policy policy.toml --log log.jsonl --summary always");
     let said = warned.err();
     let (warning, gits) = said
@@ -344,8 +346,6 @@ fn files_in_a_git_work_tree_are_told_before_the_start_where_somebody_reads_it() 
     );
     assert!(gits.contains("outside of the work tree"), "{warned}");
     assert_eq!(warned.out(), "ran\n", "{warned}");
-    let above = run("sub", "--policy ../policy.toml --summary always");
-    assert!(above.err().contains("policy.toml is read-only"), "{above}");
     for quiet in [
         "--policy policy.toml",
         "--policy policy.toml --summary never",
