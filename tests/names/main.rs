@@ -7,5 +7,6 @@ mod processes;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod hosts;
 mod mocks;
 mod synthetic;

@@ -11,7 +11,7 @@ use anyhow::{Context, bail};
 use portcullis_policy::{Policy, Resolve};
 use portcullis_runner::{Publish, Reload, Report, RunConfig, Unresolved};
 use portcullis_sandbox::{
-    Addresses, ExitStatus, Keyring, OpenRules, SandboxError, Spec, UnixSockets,
+    Addresses, ExitStatus, Keyring, NameFiles, OpenRules, SandboxError, Spec, UnixSockets,
 };
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -171,6 +171,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
         let_in: launch.let_in,
         trust: false,
         keyring: launch.keyring,
+        name_files: NameFiles::default(),
     };
     portcullis_runner::prepare(&launch.policy, &mut spec);
     spec.env = environment(&launch.policy, &spec, launch.proxy_env);

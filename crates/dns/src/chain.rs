@@ -19,11 +19,14 @@ use crate::svcb;
 /// CNAMEs followed from one name, over all messages.
 pub(crate) const MAX_CHAIN: usize = 16;
 
-/// Records of one type taken from one answer.
+/// Records of one type taken from one answer, the first ones; a program has no use for more.
 const MAX_RECORDS: usize = 256;
 
 /// No answer is cached for less: keeps a TTL of 0 from turning each packet into a question.
 pub(crate) const TTL_FLOOR: u32 = 5;
+
+/// How long an answer from the hosts file may be cached, seconds: the file may change.
+pub(crate) const HOSTS_TTL: u32 = 10;
 
 /// No answer is cached for more: a wrong answer ends.
 pub(crate) const TTL_CEILING: u32 = 3_600;
@@ -41,8 +44,6 @@ pub(crate) enum ChainError {
     TooLong,
     #[error("its CNAME chain leads to something that is no host name")]
     BadName,
-    #[error("it has more than 256 records")]
-    TooManyRecords,
     #[error("it cannot be written again")]
     Unwritable,
 }
@@ -82,6 +83,34 @@ impl Chain {
             nx_domain: true,
             ..Chain::new(asked, qtype)
         }
+    }
+
+    /// What the host's hosts file says: the addresses of the asked type's family, or none.
+    ///
+    /// # Errors
+    /// [`ChainError::Unwritable`]; a canonical name can be written, so this is a bug.
+    pub(crate) fn of_addresses(
+        asked: Name,
+        qtype: RecordType,
+        addresses: &[IpAddr],
+    ) -> Result<Chain, ChainError> {
+        let owner = to_rr(&asked)?;
+        let data = addresses.iter().filter_map(|address| match address {
+            IpAddr::V4(four) if qtype == RecordType::A => Some(RData::A((*four).into())),
+            IpAddr::V6(six) if qtype == RecordType::AAAA => Some(RData::AAAA((*six).into())),
+            _ => None,
+        });
+        let records = data.map(|data| Record::from_rdata(owner.clone(), HOSTS_TTL, data));
+        let records = records.collect();
+        Ok(Chain {
+            records,
+            ..Chain::new(asked, qtype)
+        })
+    }
+
+    /// The name is known to exist: what says that it does not only lacks this type.
+    pub(crate) fn set_existing(&mut self) {
+        self.nx_domain = false;
     }
 
     /// The name at the end: to be asked for next, if the chain is not [complete](Chain::follow).
@@ -146,7 +175,7 @@ impl Chain {
             .collect();
         let followed_before = self.targets.len();
         loop {
-            self.take_records(&mut answers)?;
+            self.take_records(&mut answers);
             if !self.records.is_empty() || self.qtype == RecordType::CNAME {
                 break;
             }
@@ -176,10 +205,10 @@ impl Chain {
         Ok(self.is_positive() || self.nx_domain || self.soa.is_some() || !stopped)
     }
 
-    fn take_records(&mut self, answers: &mut [Option<Record>]) -> Result<(), ChainError> {
+    fn take_records(&mut self, answers: &mut [Option<Record>]) {
         let kind = rr::RecordType::from(self.qtype.number());
         if self.qtype == RecordType::CNAME {
-            return Ok(());
+            return;
         }
         let end = self.end().clone();
         for slot in answers {
@@ -188,12 +217,11 @@ impl Chain {
                 .is_some_and(|r| r.record_type() == kind && is_name(&r.name, end.as_ref()));
             if let Some(record) = if fits { slot.take() } else { None } {
                 if self.records.len() == MAX_RECORDS {
-                    return Err(ChainError::TooManyRecords);
+                    return;
                 }
                 self.records.push(record);
             }
         }
-        Ok(())
     }
 
     fn take_cname(&self, answers: &mut [Option<Record>]) -> Option<Record> {
@@ -334,12 +362,22 @@ impl Chain {
             soa.ttl = ttl;
             message.authorities.push(soa);
         }
-        let counts = (
-            message.answers.len() as u16,
-            message.authorities.len() as u16,
-        );
-        let bytes = message.to_vec().map_err(|_| ChainError::Unwritable)?;
-        reply::body_of(&bytes, code, counts.0, counts.1).ok_or(ChainError::Unwritable)
+        let authorities = message.authorities.len() as u16;
+        // A server may have written names shorter than they can be written here: what does not fit into
+        // a message is left out.
+        loop {
+            let answers = message.answers.len() as u16;
+            let bytes = message.to_vec().map_err(|_| ChainError::Unwritable)?;
+            let body = reply::body_of(&bytes, code, answers, authorities);
+            if let Some(body) = body {
+                return Ok(body);
+            }
+            let left = message.answers.len() * 7 / 8;
+            if left == 0 {
+                return Err(ChainError::Unwritable);
+            }
+            message.answers.truncate(left);
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use portcullis_names::{AllowedClients, Name};
 use portcullis_record::Recorder;
 
-use crate::{Authorities, Clock, Leases, Network, PolicyHandle, SystemNetwork};
+use crate::{Authorities, Clock, HostsFile, Leases, Network, PolicyHandle, SystemNetwork};
 
 /// Memory that one sandbox's cached answers may take, bytes.
 pub const CACHE_BYTES: u64 = 16 * 1024 * 1024;
@@ -28,6 +28,9 @@ pub struct DnsConfig {
     /// The host's own resolvers in order of preference, asked where the policy names none. Without
     /// either every allowed name fails with SERVFAIL.
     pub upstreams: Vec<SocketAddr>,
+    /// The host's hosts file: its names are answered from it, except in zones that the policy gives
+    /// resolvers of their own.
+    pub hosts: Arc<HostsFile>,
     /// What opens the sockets to them; real ones by default.
     pub network: Arc<dyn Network>,
     /// Whose certificates encrypted resolvers may show; the host's authorities by default.
@@ -70,6 +73,7 @@ impl DnsConfig {
         DnsConfig {
             policy,
             upstreams,
+            hosts: Arc::default(),
             network: Arc::new(SystemNetwork),
             authorities: Authorities::Host,
             leases,

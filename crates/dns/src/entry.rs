@@ -102,6 +102,8 @@ pub(crate) struct Entry {
     pub attempts: u32,
     /// What went wrong, for the operator's record.
     pub detail: Option<Box<str>>,
+    /// Set where every server said that it does not answer such a question.
+    pub unable: bool,
     /// Set where the answer had run out and is given out again (RFC 8767): when it ran out.
     pub stale_since: Option<Instant>,
     /// From then on a hot answer is fetched anew.
@@ -132,6 +134,7 @@ impl Entry {
             server: None,
             attempts: 0,
             detail: None,
+            unable: false,
             stale_since: None,
             refresh_at: born + ttl - ttl / REFRESH_PART,
             uses: AtomicU32::new(0),

@@ -27,6 +27,7 @@ mod entry;
 mod forwarder;
 mod grants;
 mod host;
+mod hosts;
 mod leases;
 mod local;
 mod lookup;
@@ -55,6 +56,7 @@ pub use clock::Clock;
 pub use config::{
     CACHE_BYTES, DESCRIPTORS_PER_LOOKUP, DnsConfig, MAX_LOOKUPS, MAX_TCP_CLIENTS, OwnNames,
 };
+pub use hosts::{HostsFile, hosts_inside};
 pub use leases::{
     AddressGate, GrantError, Hold, LEASE_GRACE, Leases, NoGate, Owner, SYNTHETIC_RANGE,
     SYNTHETIC_TTL, SyntheticGrant,

@@ -17,6 +17,7 @@ use crate::cache::{Cache, Key, KeyRef};
 use crate::chain::{Chain, TTL_FLOOR};
 use crate::entry::{Entry, EntryKind};
 use crate::host::Host;
+use crate::hosts::Hosts;
 use crate::leases::Leases;
 use crate::policy_in_force::InForce;
 use crate::special_use;
@@ -28,6 +29,20 @@ const MAX_QUESTIONS: usize = 6;
 /// The time that a reverse lookup may take before the lease's own name is answered: programs ask
 /// for it on the way, and a private resolver often does not answer at all.
 const REVERSE_BUDGET: Duration = Duration::from_millis(1_500);
+
+/// How long a name without an answer for one family counts as one without addresses of it.
+const WITHOUT_FAMILY_TTL: Duration = Duration::from_secs(10);
+
+/// What the record says then.
+const NO_ANSWER_FOR_FAMILY: &str =
+    "no resolver answers for this address family; the other one has addresses";
+
+/// Who is said to have answered from the hosts file.
+pub(crate) const HOSTS_FILE: &str = "/etc/hosts";
+
+/// What is said of a name for which that file has no address that may be reached.
+const GUARDED_IN_HOSTS: &str =
+    "the host's /etc/hosts gives this name an address that only an address rule opens";
 
 /// What is said of a chain that leads from outside to a name of a zone that no rule lists.
 const INTO_A_ZONE: &str = "its CNAME chain leads into a zone, to a name that is not listed";
@@ -61,6 +76,15 @@ impl LookupRequest {
         request
     }
 
+    /// The same for the other address family; `None` where no addresses are asked for.
+    fn other_family(&self) -> Option<LookupRequest> {
+        match self.key.qtype {
+            RecordType::A => Some(self.with_type(RecordType::AAAA)),
+            RecordType::AAAA => Some(self.with_type(RecordType::A)),
+            _ => None,
+        }
+    }
+
     fn policy(&self) -> &Policy {
         &self.in_force.policy
     }
@@ -74,6 +98,7 @@ impl LookupRequest {
 /// Asks upstream and judges what comes back.
 pub(crate) struct Lookup {
     pub upstream: Upstream,
+    pub hosts: Hosts,
     pub leases: Arc<Leases>,
     pub cache: Cache,
     pub host: Host,
@@ -92,10 +117,17 @@ impl Lookup {
             deadline: Instant::now() + budget,
         };
         let entry = self.look_up_type(request, how).await;
-        if entry.kind != EntryKind::Private {
-            return entry;
+        match entry.kind {
+            EntryKind::Private => self.weigh_other_family(request, entry, how).await,
+            EntryKind::Failed(_) => {
+                // A server that does not know one of the types says so at once.
+                if entry.unable && !self.is_other_family_known(request) {
+                    self.look_up_other_family(request, how).await;
+                }
+                self.without_family(request).unwrap_or(entry)
+            }
+            _ => entry,
         }
-        self.weigh_other_family(request, entry, how).await
     }
 
     /// Asks for one type, along the CNAME chain to its end.
@@ -104,6 +136,10 @@ impl Lookup {
             return self.failed(request, Reason::Internal, "no permit");
         };
         let qtype = request.key.qtype;
+        if let Some(entry) = self.hosts_answer(request) {
+            return entry;
+        }
+        let in_hosts = self.is_in_hosts(request);
         let mut chain = Chain::new(request.key.name.clone(), qtype);
         let mut permit = first.clone();
         let mut attempts = 0;
@@ -112,9 +148,11 @@ impl Lookup {
             let answered = match self.upstream.query(&permit, qtype, how).await {
                 Ok(answered) => answered,
                 Err(error) => {
-                    return self
+                    let mut entry = self
                         .failed(request, error.reason, &error.detail)
                         .answered_by(error.server, attempts + error.attempts);
+                    entry.unable = error.unable;
+                    return entry;
                 }
             };
             attempts += answered.attempts;
@@ -123,6 +161,9 @@ impl Lookup {
             let within = |name: NameRef<'_>| dns.zone_for(name) == zone;
             let unusable = match chain.follow(answered.message, within) {
                 Ok(true) => {
+                    if in_hosts {
+                        chain.set_existing();
+                    }
                     return self
                         .judge(request, chain)
                         .answered_by(Some(server), attempts);
@@ -146,6 +187,36 @@ impl Lookup {
         }
         let detail = "the CNAME chain takes too many questions to follow";
         self.failed(request, Reason::DnsFailed, detail)
+    }
+
+    /// Whether the host's hosts file has the name, and no zone of the policy takes it.
+    fn is_in_hosts(&self, request: &LookupRequest) -> bool {
+        let name = request.key.name.as_ref();
+        let zone = request.policy().settings().dns.zone_for(name);
+        zone.is_none() && self.hosts.load().addresses(name).is_some()
+    }
+
+    /// The answer of the host's hosts file: to a question for addresses, and to one for services, whose
+    /// hints would lead elsewhere. Records of other types come from the resolvers.
+    fn hosts_answer(&self, request: &LookupRequest) -> Option<Entry> {
+        let (name, qtype) = (&request.key.name, request.key.qtype);
+        let answers = matches!(
+            qtype,
+            RecordType::A | RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB
+        );
+        if !answers || !self.is_in_hosts(request) {
+            return None;
+        }
+        let hosts = self.hosts.load();
+        let addresses = hosts.addresses(name.as_ref()).unwrap_or_default();
+        let mut entry = match Chain::of_addresses(name.clone(), qtype, addresses) {
+            Ok(chain) => self.judge(request, chain),
+            Err(error) => self.failed(request, Reason::Internal, &error.to_string()),
+        };
+        if entry.kind == EntryKind::Private {
+            entry.detail = Some(GUARDED_IN_HOSTS.into());
+        }
+        Some(entry.answered_by(Some(HOSTS_FILE.into()), 0))
     }
 
     /// Sorts an answer: what the guard lets through is written into the reply's body.
@@ -249,12 +320,67 @@ impl Lookup {
             .answered_by(entry.server, entry.attempts + attempts);
         weighed.refused = entry.refused;
         weighed.targets = entry.targets;
+        weighed.detail = entry.detail;
         weighed
+    }
+
+    /// The answer to a question for one family that fails where the other one has addresses: the name is
+    /// there, without an address of this family for now. Programs ask for both and wait for both, so a
+    /// failure would cost them the family that works. `None` where nothing is known of the other
+    /// family, or an earlier answer can be given out again.
+    pub(crate) fn without_family(&self, request: &LookupRequest) -> Option<Entry> {
+        let now = self.clock.now();
+        let epoch = request.in_force.epoch;
+        let other = request.other_family()?;
+        let kept = self.cache.get(KeyRef::from(&other.key))?;
+        if !kept.is_valid(now, epoch) || kept.addresses.is_empty() {
+            return None;
+        }
+        let (key, qtype) = (&request.key, request.key.qtype);
+        let earlier = self.cache.get(KeyRef::from(key));
+        if earlier.is_some_and(|earlier| earlier.outlives_its_end(now, epoch, qtype)) {
+            return None;
+        }
+        let mut entry = Entry::new(EntryKind::Found, now, WITHOUT_FAMILY_TTL, epoch);
+        let body = Chain::new(key.name.clone(), qtype).body().ok()?;
+        entry.body = body.with_ttl(WITHOUT_FAMILY_TTL.as_secs() as u32);
+        entry.detail = Some(NO_ANSWER_FOR_FAMILY.into());
+        Some(entry.answered_by(kept.server.clone(), 0))
+    }
+
+    fn is_other_family_known(&self, request: &LookupRequest) -> bool {
+        let now = self.clock.now();
+        let valid = |kept: Arc<Entry>| kept.is_valid(now, request.in_force.epoch);
+        request.other_family().is_none_or(|other| {
+            let kept = self.cache.get(KeyRef::from(&other.key));
+            kept.is_some_and(valid)
+        })
+    }
+
+    /// Asks for the other family, where it may be asked for, and keeps the answer.
+    async fn look_up_other_family(&self, request: &LookupRequest, how: Attempts) {
+        let Some(other) = request.other_family() else {
+            return;
+        };
+        let routed = other.key.qtype == RecordType::A || self.host.routes_ipv6();
+        let mut listed = request
+            .permits
+            .iter()
+            .map(|permit| permit.listed().as_ref());
+        if routed && listed.any(|name| request.lists(name, other.key.qtype)) {
+            let found = self.look_up_type(&other, how).await;
+            if !matches!(found.kind, EntryKind::Failed(_) | EntryKind::Private) {
+                self.cache.insert(other.key.clone(), Arc::new(found));
+            }
+        }
     }
 
     /// The answer to a name that no resolver may be asked for, although the policy permits it.
     pub(crate) fn never_asked(&self, request: &LookupRequest) -> Option<Entry> {
         let detail = special_use::never_asked(request.key.name.as_ref())?;
+        if self.is_in_hosts(request) {
+            return None;
+        }
         let ttl = Duration::from_secs(TTL_FLOOR.into());
         let mut entry = Entry::new(
             EntryKind::NameNotFound,

@@ -59,6 +59,17 @@ impl PolicyInForce {
         self.numbered().unwrap_or_else(|_| self.number())
     }
 
+    /// Gives the policy in force another epoch: what was found until now is not given out any more.
+    pub(crate) fn renew(&self) {
+        let numbering = self.numbering.lock();
+        let _one_at_a_time = numbering.unwrap_or_else(PoisonError::into_inner);
+        let next = InForce {
+            policy: self.handle.load_full(),
+            epoch: self.seen.load().epoch + 1,
+        };
+        self.seen.store(Arc::new(next));
+    }
+
     /// The policy in force; as an error, with the next epoch, where it has no number yet.
     fn numbered(&self) -> Result<InForce, InForce> {
         let policy = self.handle.load_full();

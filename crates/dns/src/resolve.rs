@@ -140,7 +140,8 @@ fn error(permit: &LookupPermit, entries: &[Arc<Entry>], refused: Vec<IpAddr>) ->
         .iter()
         .any(|entry| entry.kind == EntryKind::NameNotFound);
     let (reason, detail) = if !refused.is_empty() {
-        (Reason::PrivateAddress, None)
+        let detail = entries.iter().find_map(|entry| entry.detail.as_deref());
+        (Reason::PrivateAddress, detail)
     } else if let Some(failed) = failed {
         failed
     } else if missing {

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use portcullis_names::RecordType;
 use portcullis_policy::Reason;
@@ -17,6 +18,10 @@ use crate::cache::{Key, KeyRef};
 use crate::entry::{CLIENT_RESPONSE_TIMER, Entry, EntryKind, SLOW, because};
 use crate::lookup::{Lookup, LookupRequest};
 use crate::new_names::{NewNameBudget, TOO_MANY_NEW_NAMES};
+
+/// How long a question for one address family waits until it matters that the other one has an answer:
+/// longer than a lost datagram costs ([`Attempts`](crate::Attempts)).
+const FAMILY_PATIENCE: Duration = Duration::from_millis(600);
 
 /// The part of the lookups under way beyond which no hot answer is fetched ahead of its end: those that
 /// somebody waits for come first.
@@ -101,6 +106,8 @@ impl Resolver {
             return failed(Reason::RateLimited, TOO_MANY_NEW_NAMES);
         }
         let stale = kept.filter(|entry| entry.outlives_its_end(now, epoch, qtype));
+        let asked = request.clone();
+        let without_family = |lookup: &Lookup| lookup.without_family(&asked);
         let Some(mut result) = self.board(request, self.max_flights, None) else {
             return match stale {
                 Some(stale) => stale.renewed(now, &because(Some(TOO_MANY_LOOKUPS))),
@@ -109,7 +116,17 @@ impl Resolver {
         };
         let guard = result.wait_for(Option::is_some);
         let guard = match stale {
-            None => guard.await,
+            None => {
+                tokio::pin!(guard);
+                loop {
+                    if let Ok(guard) = timeout(FAMILY_PATIENCE, &mut guard).await {
+                        break guard;
+                    }
+                    if let Some(entry) = without_family(&self.lookup) {
+                        return Arc::new(entry);
+                    }
+                }
+            }
             Some(stale) => match timeout(CLIENT_RESPONSE_TIMER, guard).await {
                 Ok(guard) => guard,
                 Err(_) => return stale.renewed(self.lookup.clock.now(), SLOW),

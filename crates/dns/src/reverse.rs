@@ -16,7 +16,9 @@ use smallvec::SmallVec;
 
 use crate::canonical_names::CanonicalNames;
 use crate::entry::{Entry, EntryKind};
+use crate::hosts::Hosts;
 use crate::leases::{LeasedName, Leases};
+use crate::lookup::HOSTS_FILE;
 use crate::policy_in_force::InForce;
 use crate::query::{ClientQuery, Decided, Refusal, Ruling};
 use crate::reply::{self, rcode};
@@ -55,6 +57,7 @@ pub(crate) struct ReversePermit {
 pub(crate) struct ReverseLookups {
     pub leases: Arc<Leases>,
     pub canonical_names: Arc<CanonicalNames>,
+    pub hosts: Hosts,
     pub own: OwnNames,
     pub clock: Clock,
 }
@@ -76,6 +79,15 @@ impl ReverseLookups {
         let owners = self.leases.owners(address);
         if owners.is_empty() && self.own.owns(address) {
             reply::negative(out, &query.reply, rcode::NX_DOMAIN, None);
+            return None;
+        }
+        if decision.reason != Reason::DeniedByRule
+            && let Some((ruling, leased)) = self.in_hosts(in_force, address)
+        {
+            let now = self.clock.now();
+            let entry = Entry::new(EntryKind::Found, now, Duration::ZERO, 0)
+                .answered_by(Some(HOSTS_FILE.into()), 0);
+            self.complete(query, &decided.with(ruling), &leased, &entry, out);
             return None;
         }
         // Listed itself (a private reverse zone), or watched only: an ordinary lookup.
@@ -131,6 +143,34 @@ impl ReverseLookups {
         })
     }
 
+    /// The names that the host's hosts file gives an address and that may be told: listed ones, for which
+    /// the guard lets the address through. The first of a line is the canonical one.
+    fn in_hosts(&self, in_force: &InForce, address: IpAddr) -> Option<(Ruling, LeasedNames)> {
+        let dns = &in_force.policy.settings().dns;
+        let hosts = self.hosts.load();
+        let mut found: Option<(Ruling, LeasedNames)> = None;
+        for name in hosts.names(address) {
+            if dns.zone_for(name.as_ref()).is_some() {
+                continue;
+            }
+            let decision = in_force.decide(name.as_ref(), RecordType::PTR);
+            let Some(permit) = decision.lookup_permit() else {
+                continue;
+            };
+            if !in_force.policy.guard_lookup(address, permit.ports()) {
+                continue;
+            }
+            let ruling = Ruling::permitted(Reason::ReverseLookup, permit.rule(), permit.audit());
+            let (_, LeasedNames(names)) =
+                found.get_or_insert_with(|| (ruling, LeasedNames(SmallVec::new())));
+            names.push(LeasedName {
+                listed: name.clone(),
+                canonical: None,
+            });
+        }
+        found
+    }
+
     /// Chooses and writes the answer to a reverse lookup: what the upstream said, in `entry`, or
     /// what the leases know.
     pub(crate) fn complete(
@@ -153,7 +193,8 @@ impl ReverseLookups {
             let decided = decided.but(Reason::AddressNotLeased);
             return query.refuse(&decided, Refusal::Absent, out);
         };
-        let detail = believed.is_none().then_some("answered from the lease");
+        let from_lease = believed.is_none() && entry.server.as_deref() != Some(HOSTS_FILE);
+        let detail = from_lease.then_some("answered from the lease");
         let mut shown = Entry::new(EntryKind::Found, entry.born, Duration::ZERO, entry.epoch)
             .answered_by(entry.server.clone(), entry.attempts);
         shown.targets.push(name.clone());

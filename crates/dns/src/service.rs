@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use portcullis_policy::{ConnectPermit, LookupPermit};
 use portcullis_record::Protocol;
 use tokio::net::{TcpListener, UdpSocket};
@@ -15,6 +16,7 @@ use crate::config::DnsConfig;
 use crate::forwarder::Forwarder;
 use crate::grants::Grants;
 use crate::host::Host;
+use crate::hosts::{Hosts, HostsFile};
 use crate::leases::Leases;
 use crate::local::LocalNames;
 use crate::lookup::Lookup;
@@ -45,6 +47,7 @@ impl DnsService {
         let leases = config.leases;
         let canonical_names = Arc::new(CanonicalNames::default());
         let new_names = Arc::new(NewNameBudget::default());
+        let hosts: Hosts = Arc::new(ArcSwap::new(config.hosts));
         let grants = Grants {
             leases: leases.clone(),
             canonical_names: canonical_names.clone(),
@@ -59,6 +62,7 @@ impl DnsService {
         });
         let lookup = Lookup {
             upstream,
+            hosts: hosts.clone(),
             leases: leases.clone(),
             cache: Cache::new(config.cache_bytes),
             host,
@@ -75,6 +79,7 @@ impl DnsService {
             reverse: ReverseLookups {
                 leases: leases.clone(),
                 canonical_names: canonical_names.clone(),
+                hosts,
                 own: config.own,
                 clock: clock.clone(),
             },
@@ -113,9 +118,17 @@ impl DnsService {
     }
 
     /// Replaces the host's resolvers, which are asked where the policy names none (the host may have
-    /// moved to another network). Resolvers that a policy names take effect with the policy.
+    /// moved to another network). Resolvers that a policy names take effect with the policy. What the
+    /// earlier ones answered is not given out any more.
     pub fn set_upstreams(&self, servers: Vec<SocketAddr>) {
         self.forwarder.resolver.lookup.upstream.set_host(servers);
+        self.forwarder.policy.renew();
+    }
+
+    /// Replaces the host's hosts file; what was answered before is not given out any more.
+    pub fn set_hosts(&self, hosts: HostsFile) {
+        self.forwarder.resolver.lookup.hosts.store(Arc::new(hosts));
+        self.forwarder.policy.renew();
     }
 
     /// Serves DNS over UDP until `token` is cancelled. On a socket bound to a wildcard address,

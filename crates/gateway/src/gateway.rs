@@ -10,8 +10,8 @@ use crate::synthetic;
 use arc_swap::ArcSwap;
 use portcullis_dial::{DialConfig, Dialer, Host, HostAddresses, Inside};
 use portcullis_dns::{
-    AddressGate, Clock, DnsConfig, DnsService, LEASE_GRACE, Leases, NoGate, OwnNames, PolicyHandle,
-    StartupSchedule,
+    AddressGate, Clock, DnsConfig, DnsService, HostsFile, LEASE_GRACE, Leases, NoGate, OwnNames,
+    PolicyHandle, StartupSchedule,
 };
 use portcullis_names::AllowedClients;
 use portcullis_policy::{Policy, Resolve};
@@ -29,6 +29,7 @@ use tracing::{debug, info};
 pub struct Builder {
     policy: Policy,
     resolvers: Vec<SocketAddr>,
+    hosts: HostsFile,
     recorder: Recorder,
     gate: Box<dyn AddressGate>,
     own: OwnNames,
@@ -63,6 +64,13 @@ impl Builder {
     /// names of encrypted resolvers; without either, no name resolves.
     pub fn resolvers(mut self, resolvers: Vec<SocketAddr>) -> Self {
         self.resolvers = resolvers;
+        self
+    }
+
+    /// The host's hosts file: its names are answered from it, decided on like all others. Without it
+    /// they are asked of the resolvers.
+    pub fn hosts(mut self, hosts: HostsFile) -> Self {
+        self.hosts = hosts;
         self
     }
 
@@ -189,6 +197,7 @@ impl Builder {
             leases.clone(),
             self.recorder.clone(),
         );
+        dns.hosts = Arc::new(self.hosts);
         let descriptors = self.descriptors.unwrap_or_else(descriptors::free);
         let shares = Shares::of(descriptors);
         debug!(descriptors, ?shares, "descriptors are shared out");
@@ -263,6 +272,7 @@ impl Gateway {
         Builder {
             policy: Policy::deny_all(),
             resolvers: Vec::new(),
+            hosts: HostsFile::default(),
             recorder: Recorder::null(),
             gate: Box::new(NoGate),
             own: OwnNames::default(),
@@ -348,6 +358,17 @@ impl Gateway {
     /// See [`ReplaceError`]; the policy before is in force then, unchanged.
     pub fn replace_policy(&self, policy: Policy) -> Result<Replaced, ReplaceError> {
         self.policy.replace(policy)
+    }
+
+    /// Replaces the host's resolvers, where it has moved to another network: see
+    /// [`Builder::resolvers`]. What the earlier ones answered is asked again.
+    pub fn set_resolvers(&self, resolvers: Vec<SocketAddr>) {
+        self.dns.set_upstreams(resolvers);
+    }
+
+    /// Replaces the host's hosts file, where it has changed.
+    pub fn set_hosts(&self, hosts: HostsFile) {
+        self.dns.set_hosts(hosts);
     }
 
     /// Records that a policy was not put in force because it did not even load: `why` is its first

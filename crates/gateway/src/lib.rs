@@ -66,8 +66,8 @@ pub use synthetic::{RangeError, check_synthetic_range};
 // What an embedder needs of the crates below.
 pub use portcullis_dial::Inside;
 pub use portcullis_dns::{
-    AddressGate, Leases, OwnNames, PolicyHandle, StartupError, StartupFailure, StartupName,
-    StartupSchedule,
+    AddressGate, HostsFile, Leases, OwnNames, PolicyHandle, StartupError, StartupFailure,
+    StartupName, StartupSchedule,
 };
 pub use portcullis_names::{AllowedClients, PortSet, client_network};
 pub use portcullis_policy::{

@@ -177,7 +177,7 @@ pub const DECISION_FIELDS: &[Field] = &[
     sometimes(
         "upstream",
         Kind::Text,
-        "Who answered: the resolver, the upstream proxy, or the address that was connected.",
+        "Who answered: the resolver, the hosts file, the upstream proxy, or the address that was connected.",
     ),
     sometimes("method", Kind::Text, "The HTTP method."),
     sometimes(

@@ -10,6 +10,7 @@
 
 mod descriptors;
 mod guarded_networks;
+mod host_files;
 mod inside;
 mod kernel_gate;
 mod panics;

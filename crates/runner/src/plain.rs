@@ -2,6 +2,7 @@
 //! proxy. There is no namespace here, so programs that ignore the listeners are not held in.
 
 use crate::descriptors::raise_limit;
+use crate::host_files::HostFiles;
 use crate::records;
 use crate::reload::{Rejected, Reload};
 use crate::report::record_start;
@@ -18,7 +19,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// How long flows may take to close at the end.
@@ -112,14 +113,21 @@ pub fn serve_plain(
 }
 
 /// What a policy must fulfil to be served here, besides what every gateway needs.
-fn acceptable(config: &PlainConfig) -> io::Result<Acceptable> {
+fn acceptable(
+    config: &PlainConfig,
+    host_resolvers: Arc<Mutex<Vec<SocketAddr>>>,
+) -> io::Result<Acceptable> {
     let dns = config.dns.as_ref();
     let dns_at = dns.map(|dns| dns.udp.local_addr()).transpose()?;
     let takes_connections = config.http.is_some() || config.socks5.is_some();
-    let host_resolvers = config.resolvers.clone();
     Ok(Box::new(move |policy| {
         if let Some(listener) = dns_at {
-            refuse_circle(listener, policy, &host_resolvers)?;
+            let host = host_resolvers.lock();
+            refuse_circle(
+                listener,
+                policy,
+                &host.unwrap_or_else(PoisonError::into_inner),
+            )?;
         }
         if policy.settings().dns.answers == Answers::Synthetic && !takes_connections {
             let why = "nothing here accepts connections to synthetic addresses";
@@ -141,7 +149,9 @@ async fn serve(
     ready: impl FnOnce(),
     end: impl Future<Output = io::Result<()>>,
 ) -> Result<(), ServeError> {
-    let acceptable = acceptable(&config)?;
+    let host_resolvers = Arc::new(Mutex::new(config.resolvers.clone()));
+    let acceptable = acceptable(&config, host_resolvers.clone())?;
+    let host_files = HostFiles::open();
     let listeners = listeners(&config)?;
     let (recorder, ending) = records::open(records::Wanted {
         log: config.log,
@@ -158,6 +168,7 @@ async fn serve(
     let gateway = Gateway::builder()
         .policy(config.policy)
         .resolvers(config.resolvers)
+        .hosts(host_files.hosts())
         .recorder(recorder.clone())
         .own(own)
         .host_listeners(listeners)
@@ -171,6 +182,10 @@ async fn serve(
             io::Error::new(error.kind(), format!("{}: {error}", path.display()))
         })?;
     }
+    let dns_at = config
+        .dns
+        .as_ref()
+        .and_then(|dns| dns.udp.local_addr().ok());
     let (dns_udp, dns_tcp) = config.dns.map(|dns| (dns.udp, dns.tcp)).unzip();
     let entrances = Entrances {
         dns_udp: dns_udp.into_iter().collect(),
@@ -198,8 +213,21 @@ async fn serve(
         }
     };
     serving.keep(records::PART, &tracker, ending.wait(token.clone()));
+    let gateway = Arc::new(gateway);
+    let policy = gateway.policy().clone();
+    let usable = Box::new(move |resolvers: &[SocketAddr]| {
+        if let Some(listener) = dns_at {
+            refuse_circle(listener, &policy.load(), resolvers)?;
+        }
+        let mut known = host_resolvers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *known = resolvers.to_vec();
+        Ok(())
+    });
+    let following = host_files.follow(gateway.clone(), usable, token.clone());
+    serving.keep("the host's files about names", &tracker, following);
     if let Some(reload) = config.reload {
-        let gateway = Arc::new(gateway);
         reload.follow(gateway, &serving, Rejected::default(), &tracker, &token)?;
     }
     ready();

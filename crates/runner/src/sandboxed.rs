@@ -2,6 +2,7 @@
 //! gone, and leaves a report.
 
 use crate::descriptors::raise_limit;
+use crate::host_files::{HostFiles, hosts_text};
 use crate::inside::{self, InsideSockets};
 use crate::kernel_gate::{KernelGate, ranges};
 use crate::panics::Panics;
@@ -14,12 +15,13 @@ use crate::runtime;
 use crate::trust::Trust;
 use crate::unix_refusals;
 use crate::unresolved::Unresolved;
+use portcullis_dns::hosts_inside;
 use portcullis_gateway::{
     BuildError, CancellationToken, Entrances, Gateway, Inspector, Mode, OwnNames, Policy, PortSet,
     Recorder, Resolve, Serving, StartError, StartupError, TaskTracker,
 };
-use portcullis_names::{Name, NameBuf};
-use portcullis_policy::AddressRule;
+use portcullis_names::{Name, NameBuf, NameRef, RecordType};
+use portcullis_policy::{AddressRule, Reason, Request};
 use portcullis_record::{FoundProcess, ProcessFinder, Transport};
 use portcullis_sandbox::{
     self as sandbox, Addresses, Control, GatewaySide, OpenRule, OpenRules, Processes, Sockets, Spec,
@@ -27,7 +29,7 @@ use portcullis_sandbox::{
 use std::error::Error;
 use std::fs::File;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -108,10 +110,25 @@ fn open_rules(policy: &Policy) -> OpenRules {
     }
 }
 
+/// Whether the hosts file inside has an address for a name: the host's own name, and where the policy does
+/// not speak of the name but an address rule opens the address, so that it is reached without DNS.
+fn keeps(policy: &Policy, address: IpAddr, name: NameRef<'_>) -> bool {
+    let own = own_hostname(rustix::system::uname().nodename().to_bytes());
+    if own.is_some_and(|own| own.as_ref() == name) {
+        return true;
+    }
+    let qtype = RecordType::A;
+    let unlisted = policy.decide(&Request::Lookup { name, qtype }).reason == Reason::NotListed;
+    let mut rules = policy.address_rules().iter();
+    unlisted && rules.any(|rule| rule.net.contains(&address))
+}
+
 /// Puts into `spec` what the kernel inside needs to know of the policy.
 pub fn prepare(policy: &Policy, spec: &mut Spec) {
     spec.trust = policy.inspected().next().is_some();
     spec.open = open_rules(policy);
+    spec.name_files.hosts =
+        hosts_text().map(|text| hosts_inside(&text, |address, name| keeps(policy, address, name)));
     let refused = PROBES
         .into_iter()
         .map(|v4| SocketAddr::new(v4.into(), PROBE_PORT));
@@ -336,6 +353,7 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
     let resolve = wanted
         .resolve
         .unwrap_or(wanted.policy.settings().dns.resolve);
+    let host_files = HostFiles::open();
     let kernel = Arc::new(sockets.kernel);
     let networks = kernel.clone();
     let datagrams = wanted.policy.udp_ports();
@@ -348,6 +366,7 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
         .resolve(resolve)
         .policy(wanted.policy)
         .resolvers(wanted.resolvers)
+        .hosts(host_files.hosts())
         .recorder(recorder.clone())
         .gate(Box::new(KernelGate {
             set: kernel,
@@ -377,6 +396,8 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
     };
     let serving = gateway.start(entrances, tracker, token).await?;
     let gateway = Arc::new(gateway);
+    let following = host_files.follow(gateway.clone(), Box::new(|_| Ok(())), token.clone());
+    serving.keep("the host's files about names", tracker, following);
     if let Some(reload) = wanted.reload {
         reload.follow(gateway.clone(), &serving, wanted.rejected, tracker, token)?;
     }

@@ -16,8 +16,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use portcullis_sandbox::{
-    Addresses, Control, Family, GatewaySide, Inside, Keyring, NamedSockets, Network, OpenRule,
-    OpenRules, SocketName, Sockets, Spec, UnixSockets,
+    Addresses, Control, Family, GatewaySide, Inside, Keyring, NameFiles, NamedSockets, Network,
+    OpenRule, OpenRules, SocketName, Sockets, Spec, UnixSockets,
 };
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socketpair,
@@ -103,6 +103,7 @@ fn arguments() -> (Spec, Behaviour) {
         keyring: Keyring::default(),
         unix_sockets: UnixSockets::Auto,
         let_in: Vec::new(),
+        name_files: NameFiles::default(),
     };
     let mut behaviour = Behaviour::default();
     while let Some(argument) = arguments.next().filter(|argument| argument != "--") {

@@ -29,7 +29,7 @@ use crate::mounts::Plan;
 use crate::namespace_limits::NamespaceLimits;
 use crate::signals::{Change, Saved, SignalFd};
 use crate::sockets::{Family, SocketName};
-use crate::spec::{Keyring, UnixSockets};
+use crate::spec::{Keyring, NameFiles, UnixSockets};
 use crate::unix_supervisor::{self, ToSupervisor};
 use crate::{fds, listeners, masks, mounts, probe, refused, signals, streams, sys, trust};
 
@@ -68,6 +68,7 @@ pub(crate) struct Init {
     /// Open as long as the command may run.
     pub(crate) lifeline: Option<OwnedFd>,
     pub(crate) maps: IdMaps,
+    pub(crate) name_files: NameFiles,
     pub(crate) unix_sockets: UnixSockets,
     pub(crate) plan: Plan,
     pub(crate) cwd: PathBuf,
@@ -247,7 +248,7 @@ impl Init {
             self.await_maps()?;
         }
         mounts::arrange(&self.plan)?;
-        masks::resolver_files(&self.inside.addresses)?;
+        masks::resolver_files(&self.inside.addresses, &self.name_files)?;
         if self.trust {
             trust::install(self.await_gateway(ToInit::Trust)?)?;
         }

@@ -74,8 +74,8 @@ pub use refused::{Refused, RefusedBatch, RefusedLog, RefusedProtocol, begin_refu
 pub use signals::ignore_file_size_limit;
 pub use sockets::{Family, NamedSockets, SocketName};
 pub use spec::{
-    Addresses, Keyring, MAX_DATAGRAM_PORTS, MAX_OPEN_RULES, Network, OpenRule, OpenRules, Spec,
-    UnixSockets,
+    Addresses, Keyring, MAX_DATAGRAM_PORTS, MAX_OPEN_RULES, NameFiles, Network, OpenRule,
+    OpenRules, Spec, UnixSockets,
 };
 pub use trust::{TRUST_BUNDLE, TRUST_CA, TRUST_JAVA, TrustFiles};
 pub use unix_refusals::{UnixRefusal, UnixRefusals};

@@ -9,29 +9,38 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{At, SandboxError, Step};
 use crate::mounts;
-use crate::spec::Addresses;
+use crate::spec::{Addresses, NameFiles};
 
 /// The most that is read of a resolver file, in bytes.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// A usual length of such a file, in bytes.
 const USUAL_FILE_BYTES: usize = 4 * 1024;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+const HOSTS: &str = "/etc/hosts";
 const NSSWITCH_CONF: &str = "/etc/nsswitch.conf";
 const HOSTS_SOURCES: [&str; 2] = ["files", "dns"];
 
 /// Gives the sandbox its own `resolv.conf` and, where it would ask others, `nsswitch.conf`.
 ///
 /// A missing `resolv.conf` stays missing: resolvers then ask 127.0.0.1, which is the gateway too.
-pub(crate) fn resolver_files(addresses: &Addresses) -> Result<(), SandboxError> {
+pub(crate) fn resolver_files(addresses: &Addresses, files: &NameFiles) -> Result<(), SandboxError> {
     let step = Step::ResolverFiles;
     if let Ok(found) = fs::symlink_metadata(RESOLV_CONF) {
         let own = PathBuf::from(format!("{}/resolv.conf", mounts::OWN));
-        let text = format!("nameserver {}\noptions edns0\n", addresses.resolver4);
+        let (resolver, more) = (addresses.resolver4, &files.resolv_conf);
+        let text = format!("nameserver {resolver}\noptions edns0\n{more}");
         fs::write(&own, &text).at(step, RESOLV_CONF)?;
         if found.is_symlink() {
-            link_target(&text).at(step, RESOLV_CONF)?;
+            link_target(&own, &text).at(step, RESOLV_CONF)?;
         }
         mounts::show(&own, Path::new(RESOLV_CONF)).at(step, RESOLV_CONF)?;
+    }
+    if let Some(hosts) = &files.hosts
+        && let Ok(target) = fs::canonicalize(HOSTS)
+    {
+        let own = PathBuf::from(format!("{}/hosts", mounts::OWN));
+        fs::write(&own, hosts).at(step, HOSTS)?;
+        mounts::show(&own, &target).at(step, HOSTS)?;
     }
     match read_limited(NSSWITCH_CONF) {
         Ok(text) => {
@@ -52,10 +61,14 @@ pub(crate) fn resolver_files(addresses: &Addresses) -> Result<(), SandboxError> 
 }
 
 /// Programs that read the link's target by its own name find the same text there.
-fn link_target(text: &str) -> io::Result<()> {
+/// Nor can they change it, where their user could.
+fn link_target(own: &Path, text: &str) -> io::Result<()> {
     let target = Path::new("/etc").join(fs::read_link(RESOLV_CONF)?);
     let Some(target) = plain(&target).filter(|target| target.starts_with("/run")) else {
-        return Ok(());
+        return match fs::canonicalize(RESOLV_CONF) {
+            Ok(target) => mounts::show(own, &target),
+            Err(_) => Ok(()),
+        };
     };
     if let Some(folder) = target.parent() {
         fs::create_dir_all(folder)?;

@@ -90,6 +90,7 @@ pub fn run(
         gateway: init_gateway,
         lifeline: Some(init_life),
         maps,
+        name_files: spec.name_files.clone(),
         unix_sockets: spec.unix_sockets,
         plan,
         cwd,

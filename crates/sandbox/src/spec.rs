@@ -37,6 +37,8 @@ pub struct Spec {
     pub probe_refused: SocketAddr,
     /// The addresses inside.
     pub addresses: Addresses,
+    /// What the sandbox's files about names say.
+    pub name_files: NameFiles,
     /// Which kernel keyrings the command has.
     pub keyring: Keyring,
     /// How the command is kept from the host's Unix sockets.
@@ -46,6 +48,15 @@ pub struct Spec {
     /// The gateway hands over what programs inside trust ([`crate::Control::trust`]) before the
     /// command starts.
     pub trust: bool,
+}
+
+/// What `/etc/hosts` and `/etc/resolv.conf` of a sandbox say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NameFiles {
+    /// The text of the hosts file; `None` leaves the host's.
+    pub hosts: Option<String>,
+    /// Lines of `resolv.conf` besides the resolver's, each with its end.
+    pub resolv_conf: String,
 }
 
 /// How programs inside are kept from the Unix sockets of the host. Those that they make themselves are

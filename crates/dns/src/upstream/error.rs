@@ -93,6 +93,8 @@ pub struct UpstreamError {
     pub server: Option<Arc<str>>,
     /// Attempts made.
     pub attempts: u32,
+    /// Every server said that it does not answer such a question (NOTIMP, FORMERR).
+    pub unable: bool,
 }
 
 impl UpstreamError {
@@ -103,6 +105,7 @@ impl UpstreamError {
             detail,
             server: Some(server),
             attempts,
+            unable: false,
         }
     }
 
@@ -113,6 +116,7 @@ impl UpstreamError {
             detail: "no upstream resolver is configured".to_owned(),
             server: None,
             attempts: 0,
+            unable: false,
         }
     }
 
@@ -124,6 +128,7 @@ impl UpstreamError {
             detail: format!("resolver {server}: {error} (attempts: {attempts})"),
             server: Some(server),
             attempts,
+            unable: false,
         }
     }
 
@@ -134,6 +139,7 @@ impl UpstreamError {
             detail: format!("resolver {server}: no answer in time (attempts: {attempts})"),
             server: Some(server),
             attempts,
+            unable: false,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use hickory_proto::op::Message;
+use hickory_proto::op::{Message, ResponseCode};
 use portcullis_names::RecordType;
 use portcullis_policy::LookupPermit;
 use smallvec::SmallVec;
@@ -14,6 +14,9 @@ use super::error::{ExchangeError, FailedAttempt, UpstreamError};
 use super::question::Question;
 use super::schedule::{Attempts, Schedule};
 use super::server::{Group, Server};
+
+/// What makes it sure that one server does not answer such a question: NOTIMP, or FORMERR twice.
+const UNABLE: usize = 2;
 
 /// An upstream's answer: NOERROR or NXDOMAIN, for the question asked.
 #[derive(Debug)]
@@ -49,9 +52,11 @@ pub(super) async fn query<S: Server>(
     let mut starts: SmallVec<[Option<Instant>; 4]> = SmallVec::new();
     let mut next_start = schedule.start(0);
     let mut last: Option<FailedAttempt> = None;
+    // How sure it is that no server answers such a question.
+    let mut unable = 0;
     let mut running = FuturesUnordered::new();
     loop {
-        let more = schedule.has(starts.len());
+        let more = schedule.has(starts.len()) && unable < schedule.servers() * UNABLE;
         if !more && running.is_empty() {
             break;
         }
@@ -77,7 +82,15 @@ pub(super) async fn query<S: Server>(
                     Err(error) => {
                         debug!(%name, %qtype, server = %server.text, attempt, %error, "upstream failed");
                         match error {
-                            ExchangeError::Code(_) => server.gave_error(now),
+                            ExchangeError::Code(code) => {
+                                server.gave_error(now);
+                                unable += match code {
+                                    ResponseCode::NotImp => UNABLE,
+                                    // It may have been the message that came damaged.
+                                    ResponseCode::FormErr => UNABLE / 2,
+                                    _ => 0,
+                                };
+                            }
                             ExchangeError::Crowded | ExchangeError::Exhausted(_) => {}
                             _ => server.failed(now),
                         }
@@ -108,7 +121,14 @@ pub(super) async fn query<S: Server>(
     report_silent(&schedule, &starts, Instant::now(), None);
     let attempts = starts.len() as u32;
     let error = match last {
-        Some(last) => UpstreamError::after(last, attempts, !running.is_empty()),
+        Some(last) => {
+            let silent = !running.is_empty();
+            let unable = unable >= schedule.servers() * UNABLE;
+            UpstreamError {
+                unable,
+                ..UpstreamError::after(last, attempts, silent)
+            }
+        }
         None => UpstreamError::timeout(schedule.server(0).state().text.clone(), attempts),
     };
     debug!(%name, %qtype, attempts, %error, "no upstream answered");

@@ -30,6 +30,7 @@ scenarios! {
     cache_a_hot_name_is_fetched_before_it_runs_out
     clients_a_and_aaaa_at_once_both_get_answers
     clients_search_domains_neither_leak_nor_stall
+    families_a_server_that_does_not_know_aaaa_costs_no_wait
     families_an_ipv6_only_name_is_a_success
     flood_lookups_under_way_do_not_take_known_names_away
     flood_one_name_asked_by_many_is_asked_once
@@ -52,6 +53,7 @@ scenarios! {
     rfc1035_a_long_answer_is_truncated_at_512_bytes
     rfc1035_a_name_too_long_is_a_format_error
     rfc1035_a_response_is_never_answered
+    rfc1035_an_answer_of_any_size_is_cut_not_failed
     rfc1035_classes_other_than_in_are_refused
     rfc1035_opcodes_other_than_query_are_not_implemented
     rfc1035_records_in_a_query_are_a_format_error
