@@ -7,7 +7,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
@@ -186,5 +186,16 @@ impl WriteHalf<'_> {
             }
         })
         .await
+    }
+
+    /// Says that nothing more will be written. The other direction goes on.
+    ///
+    /// # Errors
+    /// What broke the connection.
+    pub async fn shutdown(&mut self) -> io::Result<()> {
+        match self {
+            WriteHalf::Tcp(half) => half.shutdown().await,
+            WriteHalf::Tls(half) => half.shutdown().await,
+        }
     }
 }

@@ -19,7 +19,7 @@ pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// From the first byte in a tunnel to the point where it is known what the bytes are.
 pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a first word that a request may still come of is held; then it passes, watched.
-pub(crate) const UNDECIDED_WAIT: Duration = Duration::from_millis(500);
+pub(crate) const UNDECIDED_WAIT: Duration = Duration::from_millis(50);
 /// The same of a part of a first line that has several words.
 pub(crate) const LINE_WAIT: Duration = Duration::from_secs(2);
 /// Between two requests on a kept-alive connection.

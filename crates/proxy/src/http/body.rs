@@ -20,6 +20,8 @@ pub(super) struct Body {
     section: Section,
     /// What came of the trailers, from their beginning on.
     trailers: Option<Vec<u8>>,
+    /// Only the content passes: no chunks and no trailers.
+    bare: bool,
 }
 
 /// What is to be done with the bytes that have come.
@@ -52,7 +54,31 @@ impl Body {
             scanner: BodyScanner::new(length),
             section,
             trailers: None,
+            bare: false,
         }
+    }
+
+    /// For a reader that knows no chunks (HTTP/1.0): what they hold, and nothing else.
+    pub(super) fn bare(self) -> Body {
+        Body { bare: true, ..self }
+    }
+
+    /// The same as [`Body::step`], of which the content alone passes.
+    fn bare_step(&mut self, came: &[u8]) -> Result<Step, &'static str> {
+        let mut step = Step::pass(0, false);
+        while step.taken < came.len() && !step.end {
+            let data = |data: &[u8]| step.rewritten.extend_from_slice(data);
+            step.taken += match self.scanner.scan_data(&came[step.taken..], data) {
+                BodyStep::More => came.len() - step.taken,
+                BodyStep::Trailers(bytes) => bytes,
+                BodyStep::End(bytes) => {
+                    step.end = true;
+                    bytes
+                }
+                BodyStep::Malformed(why) => return Err(why),
+            };
+        }
+        Ok(step)
     }
 
     /// Looks at what has come, of which nothing was seen before.
@@ -60,6 +86,9 @@ impl Body {
     /// # Errors
     /// What is wrong with the framing or the trailers.
     pub(super) fn step(&mut self, came: &[u8]) -> Result<Step, &'static str> {
+        if self.bare {
+            return self.bare_step(came);
+        }
         let before = match self.trailers {
             Some(_) => 0,
             None => match self.scanner.scan(came) {
@@ -117,7 +146,11 @@ mod tests {
 
     /// What passes of a chunked body that comes in pieces of this size.
     fn passed(text: &str, piece: usize) -> Result<String, &'static str> {
-        let mut body = Body::new(BodyLength::Chunked, Section::RequestTrailers);
+        let body = Body::new(BodyLength::Chunked, Section::RequestTrailers);
+        passed_by(body, text, piece)
+    }
+
+    fn passed_by(mut body: Body, text: &str, piece: usize) -> Result<String, &'static str> {
         let (mut inbox, mut passed, mut ended) = (Vec::new(), Vec::new(), false);
         for piece in text.as_bytes().chunks(piece) {
             inbox.extend_from_slice(piece);
@@ -143,6 +176,21 @@ mod tests {
                 "{piece}"
             );
         }
+    }
+
+    #[test]
+    fn a_reader_without_chunks_gets_what_they_hold() {
+        let text = "3;x=y\r\none\r\n4\r\n\r\ntw\r\n0\r\nX-Kept: 1\r\n\r\n";
+        for piece in 1..text.len() {
+            let body = Body::new(BodyLength::Chunked, Section::ResponseTrailers).bare();
+            assert_eq!(
+                passed_by(body, text, piece).unwrap(),
+                "one\r\ntw",
+                "{piece}"
+            );
+        }
+        let body = Body::new(BodyLength::Chunked, Section::ResponseTrailers).bare();
+        assert!(passed_by(body, "3\r\nfour\r\n0\r\n\r\n", 5).is_err());
     }
 
     #[test]

@@ -3,8 +3,12 @@
 //! Bodies pass through as they are framed ([`super::body`]), so that their end is known; what stands
 //! behind a request's body is the next request and is not touched here. An upstream that
 //! answers before it has read everything is heard at once.
+//!
+//! A client that is gone must not leave a server at work. TCP does not tell a client that has closed
+//! from one that has only said all it wants to: both send FIN. So FIN passes on as FIN, and the server
+//! does what it would do without a gateway; a reset, and an answer that nobody takes, end both sides.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +17,7 @@ use portcullis_dial::{self as dial, Stream};
 use portcullis_policy::Reason;
 use portcullis_record::CloseReason;
 use portcullis_wire::http1::BodyLength;
-use tokio::io::Interest;
+use tokio::io::{Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 
@@ -101,13 +105,17 @@ impl Exchange {
         let (client_in, client_out) = client.stream.split();
         let (upstream_in, upstream_out) = upstream.stream.split();
         let sent = AtomicBool::new(false);
+        let client_ended = AtomicBool::new(false);
         let started = AtomicBool::new(false);
-        let mut up = pin!(self.send(
-            client_in,
-            &mut client.inbox,
-            Metered::new(upstream_out, &mut up_tap, &mut counts.up),
-            &sent,
-        ));
+        let mut up = pin!(async {
+            let upstream_out = Metered::new(upstream_out, &mut up_tap, &mut counts.up);
+            tokio::select! {
+                biased;
+                error = self.send(&client_in, &mut client.inbox, upstream_out, &sent, &client_ended) => error,
+                // Also while upstream takes none of the request.
+                () = reset(&client_in) => ExchangeError::Client(CloseReason::ClientReset),
+            }
+        });
         let mut down = pin!(self.receive(
             upstream_in,
             &mut upstream.inbox,
@@ -118,10 +126,19 @@ impl Exchange {
         let error = loop {
             tokio::select! {
                 biased;
-                received = &mut down => match received {
-                    Ok(received) => return received.end(self, sent.load(Ordering::Acquire)),
-                    Err(error) => break error,
-                },
+                received = &mut down => {
+                    let client_ended = client_ended.load(Ordering::Acquire);
+                    match received {
+                        Ok(received) => {
+                            let goes_on = sent.load(Ordering::Acquire) && !client_ended;
+                            return received.end(self, goes_on);
+                        }
+                        Err(ExchangeError::Silent | ExchangeError::Ended) if client_ended => {
+                            break ExchangeError::EndedAfterClient;
+                        }
+                        Err(error) => break error,
+                    }
+                }
                 error = &mut up, if !up_ended => match error {
                     // It may have answered all the same: hear what it says.
                     ExchangeError::NotTaken => up_ended = true,
@@ -133,13 +150,14 @@ impl Exchange {
         error.end(started.load(Ordering::Acquire), self.through_upstream_proxy)
     }
 
-    /// Sends head and body, then watches for a client that is gone. Ends only with an error.
+    /// Sends head and body, then passes the client's end on. Ends only with an error.
     async fn send(
         &self,
-        mut client: ReadHalf<'_>,
+        client: &ReadHalf<'_>,
         inbox: &mut Vec<u8>,
         mut upstream: Metered<'_, '_, dial::WriteHalf<'_>>,
         sent: &AtomicBool,
+        client_ended: &AtomicBool,
     ) -> ExchangeError {
         if let Err(error) = upstream.pass(&self.head).await {
             return error.for_upstream();
@@ -159,7 +177,7 @@ impl Exchange {
             if step.end {
                 break;
             }
-            match fill(&mut client, inbox).await {
+            match fill(client, inbox).await {
                 Ok(0) => return ExchangeError::Client(CloseReason::ClientClosed),
                 Ok(_) => {}
                 Err(_) => return ExchangeError::Client(CloseReason::ClientReset),
@@ -169,11 +187,12 @@ impl Exchange {
             *inbox = Vec::new();
         }
         sent.store(true, Ordering::Release);
-        // A client that has said all it wants to may close its side and still read.
-        match client.ready(Interest::ERROR).await {
-            Ok(ready) if !ready.is_error() => pending().await,
-            _ => ExchangeError::Client(CloseReason::ClientReset),
+        // What it has sent behind the request is its next one, which upstream is still to hear.
+        if inbox.is_empty() && has_ended(client).await {
+            client_ended.store(true, Ordering::Release);
+            upstream.end().await;
         }
+        pending().await
     }
 
     async fn receive(
@@ -225,6 +244,9 @@ impl Exchange {
         answer.extend_from_slice(b"\r\n");
         started.store(true, Ordering::Release);
         let mut body = match head.body {
+            ResponseBody::Framed(length @ BodyLength::Chunked) if self.answers.old => {
+                Some(Body::new(length, Section::ResponseTrailers).bare())
+            }
             ResponseBody::Framed(length) => Some(Body::new(length, Section::ResponseTrailers)),
             ResponseBody::UntilClose => None,
         };
@@ -293,8 +315,24 @@ impl Exchange {
     }
 }
 
+/// Waits for the client's reset.
+async fn reset(client: &ReadHalf<'_>) {
+    match client.ready(Interest::ERROR).await {
+        Ok(ready) if !ready.is_error() => pending().await,
+        _ => {}
+    }
+}
+
+/// Waits for what the client says next, and leaves it where it is; true where that is its end.
+async fn has_ended(client: &ReadHalf<'_>) -> bool {
+    let mut next = [0; 1];
+    let mut next = ReadBuf::new(&mut next);
+    let socket: &TcpStream = client.as_ref();
+    matches!(poll_fn(|cx| socket.poll_peek(cx, &mut next)).await, Ok(0))
+}
+
 /// Adds what the socket has to the inbox; an inbox that waits empty has no buffer.
-async fn fill(from: &mut ReadHalf<'_>, inbox: &mut Vec<u8>) -> io::Result<usize> {
+async fn fill(from: &ReadHalf<'_>, inbox: &mut Vec<u8>) -> io::Result<usize> {
     loop {
         inbox.reserve(BODY_BUFFER_BYTES);
         match from.try_read_buf(inbox) {
@@ -314,15 +352,16 @@ enum Received {
 }
 
 impl Received {
-    fn end(self, exchange: &Exchange, sent: bool) -> ExchangeEnd {
+    /// `goes_on` says that the request was sent whole, and that the client may send another one.
+    fn end(self, exchange: &Exchange, goes_on: bool) -> ExchangeEnd {
         match self {
             Received::Switched => ExchangeEnd::Switched,
             Received::Whole {
                 delimited,
                 keep_alive,
             } => ExchangeEnd::Done {
-                client_goes_on: delimited && sent && exchange.keep_alive,
-                upstream_goes_on: delimited && sent && keep_alive,
+                client_goes_on: delimited && goes_on && exchange.keep_alive,
+                upstream_goes_on: delimited && goes_on && keep_alive,
             },
         }
     }
@@ -336,6 +375,8 @@ enum ExchangeError {
     Silent,
     /// Upstream ended in the middle.
     Ended,
+    /// Upstream ended, as servers do, because the client had closed its side.
+    EndedAfterClient,
     Protocol(&'static str),
     /// The upstream proxy refused: credentials, or rules of its own.
     UpstreamProxy(u16),
@@ -382,6 +423,15 @@ impl ExchangeError {
             ExchangeError::Protocol(_) | ExchangeError::UpstreamProxy(_) if started => {
                 ExchangeEnd::Broken(CloseReason::UpstreamProtocol)
             }
+            ExchangeError::EndedAfterClient if started => {
+                ExchangeEnd::Broken(CloseReason::ClientClosed)
+            }
+            // Not sent again: whoever asked for it is gone most of the time.
+            ExchangeError::EndedAfterClient => ExchangeEnd::Failed(
+                Reason::ConnectionReset,
+                CloseReason::ClientClosed,
+                "upstream ended without an answer after the client had closed its side",
+            ),
             ExchangeError::Silent => ExchangeEnd::Silent,
             ExchangeError::Ended | ExchangeError::NotTaken => ExchangeEnd::Failed(
                 if through_upstream_proxy {

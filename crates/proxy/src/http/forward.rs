@@ -246,7 +246,8 @@ fn after(
         }
     };
     session.upstream = None;
-    let refused = sending.permitted.failed(reason, flow.id, end);
+    let mut refused = sending.permitted.failed(reason, flow.id, end);
+    refused.refusal.cause = Some(why);
     flow.detail = Some(why);
     flow.finish(end);
     answer(&refused, Some(sending.head))

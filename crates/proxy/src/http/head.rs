@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use portcullis_wire::http1::{HeadParse, HeadScanner, RequestHead, read_scanned_head};
+use portcullis_wire::http1::{HeadParse, HeadScanner, RequestHead, Scan, read_head};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use super::exchange::Conn;
 use crate::limits::HEAD_BUFFER_BYTES;
 use crate::request::HeadError;
+
+/// Most empty lines that are passed over in front of a request.
+const MAX_EMPTY_LINES: usize = 4;
 
 /// How long a client may take.
 #[derive(Clone, Copy)]
@@ -54,15 +57,24 @@ impl Conn {
 
     async fn rest_of_head(&mut self) -> Result<Option<Head>, &'static str> {
         let mut scanner = HeadScanner::new();
+        let mut empty_lines = 0;
         loop {
-            match read_scanned_head(&self.inbox, &mut scanner) {
-                HeadParse::Head(read) => {
-                    let rest = self.inbox.split_off(read.head_len);
-                    let raw = std::mem::replace(&mut self.inbox, rest);
-                    return Ok(Some(Head { read, raw }));
+            // Some clients send one behind a body (RFC 9112 section 2.2).
+            while self.inbox.starts_with(b"\r\n") && empty_lines < MAX_EMPTY_LINES {
+                self.inbox.drain(..2);
+                empty_lines += 1;
+            }
+            let may_be_empty = self.inbox == b"\r" && empty_lines < MAX_EMPTY_LINES;
+            if !self.inbox.is_empty() && !may_be_empty {
+                match scanner.scan(&self.inbox) {
+                    Scan::End(len) => {
+                        let rest = self.inbox.split_off(len);
+                        let raw = std::mem::replace(&mut self.inbox, rest);
+                        return read(raw).map(Some);
+                    }
+                    Scan::Malformed(why) => return Err(why),
+                    Scan::NeedMore => {}
                 }
-                HeadParse::Malformed(why) => return Err(why),
-                HeadParse::NeedMore => {}
             }
             self.inbox.reserve(HEAD_BUFFER_BYTES);
             // Knows that the socket is empty after a short read, and does not ask it again.
@@ -74,4 +86,32 @@ impl Conn {
             }
         }
     }
+}
+
+/// Reads a whole head. Bytes beyond ASCII in its target are written as a URL has them (RFC 3986 section
+/// 2.1), so that what is decided on is what upstream gets.
+fn read(raw: Vec<u8>) -> Result<Head, &'static str> {
+    let raw = with_ascii_target(raw);
+    match read_head(&raw) {
+        HeadParse::Head(read) => Ok(Head { read, raw }),
+        HeadParse::Malformed(why) => Err(why),
+        HeadParse::NeedMore => Err("the request head does not end where its lines do"),
+    }
+}
+
+fn with_ascii_target(raw: Vec<u8>) -> Vec<u8> {
+    let line = raw.iter().position(|byte| *byte == b'\n').unwrap_or(0);
+    if raw[..line].is_ascii() {
+        return raw;
+    }
+    let (line, fields) = raw.split_at(line);
+    let mut head = Vec::with_capacity(raw.len() + 2 * line.len());
+    for byte in line {
+        match byte {
+            0x80.. => head.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            byte => head.push(*byte),
+        }
+    }
+    head.extend_from_slice(fields);
+    head
 }

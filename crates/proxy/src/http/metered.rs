@@ -37,6 +37,14 @@ impl Write for dial::WriteHalf<'_> {
     }
 }
 
+impl Metered<'_, '_, dial::WriteHalf<'_>> {
+    /// Passes the client's end on: nothing more is written to upstream.
+    pub(super) async fn end(&mut self) {
+        // A connection that is broken says so when it is read.
+        let _ = self.to.shutdown().await;
+    }
+}
+
 /// Why something did not pass.
 pub(super) enum WriteError {
     /// The reader is gone.

@@ -1,8 +1,12 @@
 //! Response heads: read strictly enough that their end is certain, and written anew.
 //!
 //! Upstream is not trusted: a response whose length two readers could see differently would put
-//! the next answer on the connection in the wrong place, so it is a failure of upstream.
+//! the next answer on the connection in the wrong place, so it is a failure of upstream. What merely is
+//! sloppy, as servers are, is set right on the way: white space before a colon, folded lines, lines that
+//! are no field, one framing said twice. Where a length and chunks are given the chunks count (RFC 9112
+//! section 6.3), and the connection is not used again.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use portcullis_wire::http1::BodyLength;
@@ -58,17 +62,48 @@ pub(crate) fn read(stream: &[u8], answers: Answers) -> Parsed {
     let mut fields = [httparse::EMPTY_HEADER; MAX_RESPONSE_FIELDS];
     let mut response = httparse::Response::new(&mut fields);
     let seen = stream.get(..MAX_RESPONSE_HEAD_BYTES).unwrap_or(stream);
-    let len = match response.parse(seen) {
+    let mut reader = httparse::ParserConfig::default();
+    reader
+        .allow_spaces_after_header_name_in_responses(true)
+        .allow_obsolete_multiline_headers_in_responses(true)
+        .allow_multiple_spaces_in_response_status_delimiters(true)
+        .ignore_invalid_headers_in_responses(true);
+    let len = match reader.parse_response(&mut response, seen) {
         Ok(httparse::Status::Complete(len)) => len,
         Ok(httparse::Status::Partial) if seen.len() >= MAX_RESPONSE_HEAD_BYTES => {
             return Parsed::Malformed("the response head is longer than 64 KiB");
         }
         Ok(httparse::Status::Partial) => return Parsed::NeedMore,
-        Err(_) => return Parsed::Malformed("the response head is not HTTP/1"),
+        Err(error) => return Parsed::Malformed(describe(error)),
     };
     match head(&response, len, answers) {
         Ok(head) => Parsed::Head(head),
         Err(why) => Parsed::Malformed(why),
+    }
+}
+
+fn describe(error: httparse::Error) -> &'static str {
+    match error {
+        httparse::Error::TooManyHeaders => "the response head has more than 200 fields",
+        httparse::Error::Status => "the response's status line has no valid status",
+        httparse::Error::HeaderName | httparse::Error::HeaderValue => {
+            "the response head has a bad field"
+        }
+        httparse::Error::NewLine => "the response head has a bad line end",
+        _ => "the response head is not HTTP/1",
+    }
+}
+
+/// The value of a field in one line (RFC 9112 section 5.2).
+fn unfolded(value: &[u8]) -> Cow<'_, [u8]> {
+    let folds = |byte: &u8| matches!(byte, b'\r' | b'\n');
+    match value.iter().any(folds) {
+        false => Cow::Borrowed(value),
+        true => {
+            let lines = value.split(folds).map(<[u8]>::trim_ascii);
+            let lines: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).collect();
+            Cow::Owned(lines.join(&b' '))
+        }
     }
 }
 
@@ -84,16 +119,13 @@ fn head(
     let minor = response.version.unwrap_or(0);
     let mut framing = Framing::default();
     for field in response.headers.iter() {
-        framing.add(field.name, field.value)?;
+        framing.add(field.name, &unfolded(field.value))?;
     }
-    if framing.chunked && (framing.length.is_some() || minor == 0) {
-        return Err("a response framed in two ways");
+    if framing.chunked && (framing.length.take().is_some() || minor == 0) {
+        framing.close = true;
     }
     let interim = status < 200;
     let bodiless = interim || answers.head || matches!(status, 204 | 304);
-    if framing.chunked && answers.old && !bodiless {
-        return Err("chunks in answer to HTTP/1.0");
-    }
     let body = match framing.length {
         _ if bodiless => ResponseBody::Framed(BodyLength::None),
         _ if framing.chunked => ResponseBody::Framed(BodyLength::Chunked),
@@ -112,7 +144,7 @@ fn head(
     };
     let passing = Passing::of(Section::Response, fields());
     for (name, value) in fields().filter(|(name, _)| passing.lets(name)) {
-        field(&mut rewritten, name, value);
+        field(&mut rewritten, name, &unfolded(value));
     }
     match framing.length {
         // A HEAD or 304 tells the length of a body that does not follow.
@@ -123,16 +155,12 @@ fn head(
                 length.to_string().as_bytes(),
             );
         }
-        _ if body == ResponseBody::Framed(BodyLength::Chunked) => {
+        _ if body == ResponseBody::Framed(BodyLength::Chunked) && !answers.old => {
             field(&mut rewritten, "Transfer-Encoding", b"chunked");
         }
         _ => {}
     }
-    let keep_alive = if minor == 0 {
-        framing.keep_alive
-    } else {
-        !framing.close
-    };
+    let keep_alive = !framing.close && (minor > 0 || framing.keep_alive);
     Ok(ResponseHead {
         status,
         body,
@@ -156,16 +184,23 @@ struct Framing {
 impl Framing {
     fn add(&mut self, name: &str, value: &[u8]) -> Result<(), &'static str> {
         if name.eq_ignore_ascii_case("content-length") {
-            let length = digits(value).ok_or("a bad Content-Length")?;
-            if self.length.is_some_and(|other| other != length) {
-                return Err("two lengths");
+            // A list of one and the same number is that number (RFC 9110 section 8.6).
+            for length in value.split(|byte| *byte == b',') {
+                let length = digits(length).ok_or("the response has a bad Content-Length")?;
+                if self.length.is_some_and(|other| other != length) {
+                    return Err("the response has two lengths");
+                }
+                self.length = Some(length);
             }
-            self.length = Some(length);
         } else if name.eq_ignore_ascii_case("transfer-encoding") {
-            if self.chunked || !value.trim_ascii().eq_ignore_ascii_case(b"chunked") {
-                return Err("a Transfer-Encoding other than chunked");
+            for coding in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
+                match coding {
+                    coding if coding.eq_ignore_ascii_case(b"chunked") => self.chunked = true,
+                    coding if coding.eq_ignore_ascii_case(b"identity") => {}
+                    b"" => {}
+                    _ => return Err("the response has a Transfer-Encoding other than chunked"),
+                }
             }
-            self.chunked = true;
         } else if name.eq_ignore_ascii_case("x-squid-error") {
             self.by_a_proxy = true;
         } else if name.eq_ignore_ascii_case("proxy-status") {
@@ -246,12 +281,13 @@ mod tests {
     #[test]
     fn response_splitting_by_two_framings_is_upstreams_failure() {
         for fields in [
-            "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
             "Content-Length: 5\r\nContent-Length: 6\r\n",
             "Content-Length: +5\r\n",
-            "Content-Length: 5, 5\r\n",
+            "Content-Length: 5, 6\r\n",
+            "Content-Length: 5,\r\n",
+            "Content-Length: 5\r\n 6\r\n",
             "Transfer-Encoding: gzip, chunked\r\n",
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+            "Transfer-Encoding: chunked\r\n ,gzip\r\n",
         ] {
             let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
             assert!(
@@ -259,15 +295,112 @@ mod tests {
                 "{fields}"
             );
         }
-        let chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-        assert!(matches!(
-            read(chunked, Answers { old: true, ..GET }),
-            Parsed::Malformed(_)
-        ));
         assert!(matches!(
             read(b"SSH-2.0-OpenSSH_9\r\n\r\n", GET),
             Parsed::Malformed(_)
         ));
+    }
+
+    #[test]
+    fn sloppy_servers_are_set_right() {
+        let chunked = ResponseBody::Framed(BodyLength::Chunked);
+        let five = ResponseBody::Framed(BodyLength::Length(5));
+        for (text, body, keep_alive, sent) in [
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length : 5\r\n\r\n",
+                five,
+                true,
+                "Content-Length: 5\r\n",
+            ),
+            (
+                "HTTP/1.1 200 OK\nContent-Length: 5\n\n",
+                five,
+                true,
+                "Content-Length: 5\r\n",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 5, 5\r\n\r\n",
+                five,
+                true,
+                "Content-Length: 5\r\n",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5\r\n\r\n",
+                five,
+                true,
+                "Content-Length: 5\r\n",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nX: a\r\n  b\r\n\tc\r\nContent-Length: 5\r\n\r\n",
+                five,
+                true,
+                "X: a b c\r\nContent-Length: 5\r\n",
+            ),
+            (
+                "HTTP/1.1  200  OK\r\nno field\r\nContent-Length: 5\r\n\r\n",
+                five,
+                true,
+                "Content-Length: 5\r\n",
+            ),
+            (
+                "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 5\r\n\r\n",
+                five,
+                true,
+                "Content-Length: 5\r\n",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
+                chunked,
+                true,
+                "Transfer-Encoding: chunked\r\n",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: Chunked\r\n\r\n",
+                chunked,
+                true,
+                "Transfer-Encoding: chunked\r\n",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+                chunked,
+                false,
+                "Transfer-Encoding: chunked\r\n",
+            ),
+            (
+                "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n",
+                chunked,
+                false,
+                "Transfer-Encoding: chunked\r\n",
+            ),
+            (
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 5\r\n\r\n",
+                five,
+                true,
+                "Content-Length: 5\r\n",
+            ),
+        ] {
+            let head = parsed(text, GET);
+            assert_eq!(
+                (head.body, head.keep_alive, head.len),
+                (body, keep_alive, text.len()),
+                "{text}"
+            );
+            let read = String::from_utf8(head.rewritten).unwrap();
+            assert_eq!(read, format!("HTTP/1.1 200 OK\r\n{sent}"), "{text}");
+        }
+        for text in [
+            "HTTP/1.1 200\r\n\r\n",
+            "HTTP/1.1 200 \r\n\r\n",
+            "\r\nHTTP/1.1 200\n\n",
+        ] {
+            assert_eq!(parsed(text, GET).status, 200, "{text}");
+        }
+        let text = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let head = parsed(text, Answers { old: true, ..GET });
+        assert_eq!(
+            (head.body, &*head.rewritten),
+            (chunked, &b"HTTP/1.1 200 OK\r\n"[..])
+        );
     }
 
     #[test]

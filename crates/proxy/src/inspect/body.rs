@@ -1,5 +1,6 @@
 //! Bodies on their way through, counted; the record of a request is closed with its answer.
 
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,9 +8,11 @@ use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use portcullis_record::CloseReason;
+use tokio::time::{Sleep, sleep};
 
 use super::fields;
 use super::io::Activity;
+use crate::limits::{LINGER_TIMEOUT, MAX_LINGER_BYTES};
 use crate::records::Flow;
 use crate::request::Section;
 
@@ -138,6 +141,8 @@ impl Body for Up {
 pub(super) enum Down {
     /// The gateway's own body, if any.
     Own(Option<Bytes>),
+    /// The same in answer to a request whose body is still on its way.
+    Early(Early),
     /// Upstream's.
     Passed(Passed),
 }
@@ -150,7 +155,50 @@ pub(super) struct Passed {
     left: Option<u64>,
 }
 
+/// An answer that is there before the request's body is. HTTP/2 resets a stream that ends so, and clients
+/// (some versions of curl) then take the answer for a failure: the stream stays open while some of the
+/// body is read and dropped.
+pub(super) struct Early {
+    own: Option<Bytes>,
+    rest: Incoming,
+    /// Bytes that may still be dropped; none when the rest is over.
+    left: usize,
+    until: Pin<Box<Sleep>>,
+}
+
+impl Early {
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while self.left > 0 && !self.rest.is_end_stream() {
+            match Pin::new(&mut self.rest).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let dropped = frame.data_ref().map_or(1, Bytes::len);
+                    self.left = self.left.saturating_sub(dropped);
+                }
+                Poll::Ready(_) => self.left = 0,
+                Poll::Pending => {
+                    ready!(self.until.as_mut().poll(cx));
+                    self.left = 0;
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
 impl Down {
+    /// The same answer, ended when the request's body has come or enough of it was dropped.
+    pub(super) fn behind(self, rest: Incoming) -> Down {
+        match self {
+            Down::Own(own) if !rest.is_end_stream() => Down::Early(Early {
+                own,
+                rest,
+                left: MAX_LINGER_BYTES,
+                until: Box::pin(sleep(LINGER_TIMEOUT)),
+            }),
+            other => other,
+        }
+    }
+
     pub(super) fn passed(inner: Incoming, open: Arc<Open>) -> Down {
         let left = inner.size_hint().exact();
         Down::Passed(Passed { inner, open, left })
@@ -178,6 +226,13 @@ impl Body for Down {
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let passed = match self.get_mut() {
             Down::Own(own) => return Poll::Ready(own.take().map(Frame::data).map(Ok)),
+            Down::Early(early) => {
+                if let Some(own) = early.own.take() {
+                    return Poll::Ready(Some(Ok(Frame::data(own))));
+                }
+                ready!(early.poll_rest(cx));
+                return Poll::Ready(None);
+            }
             Down::Passed(passed) => passed,
         };
         let mut frame = ready!(Pin::new(&mut passed.inner).poll_frame(cx));
@@ -199,13 +254,16 @@ impl Body for Down {
     fn is_end_stream(&self) -> bool {
         match self {
             Down::Own(own) => own.is_none(),
+            Down::Early(early) => early.own.is_none() && early.left == 0,
             Down::Passed(passed) => passed.inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Down::Own(own) => SizeHint::with_exact(own.as_ref().map_or(0, |own| own.len() as u64)),
+            Down::Own(own) | Down::Early(Early { own, .. }) => {
+                SizeHint::with_exact(own.as_ref().map_or(0, |own| own.len() as u64))
+            }
             Down::Passed(passed) => passed.inner.size_hint(),
         }
     }

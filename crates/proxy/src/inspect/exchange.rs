@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
-use hyper::header::{HOST, HeaderValue, TRANSFER_ENCODING};
+use hyper::header::{CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING};
 use hyper::http::request::Parts;
 use hyper::http::uri::{Authority, PathAndQuery, Scheme};
 use hyper::rt::Executor as _;
@@ -84,7 +84,7 @@ impl Session<'_> {
         let (parts, body) = request.into_parts();
         let hosts = match check_head(&parts).and_then(|()| Hosts::read(&parts)) {
             Ok(hosts) => hosts,
-            Err(why) => return Ok(self.malformed(why, &parts)),
+            Err(why) => return Ok(early(self.malformed(why, &parts), body)),
         };
         let request = CoreRequest {
             websocket: fields::is_extended_websocket(&parts) || self.activity.asks_upgrade(),
@@ -95,13 +95,16 @@ impl Session<'_> {
         let fields = fields::pairs(&parts.headers);
         let permitted = match request.decide(core, place, fields) {
             Ok(permitted) => permitted,
-            Err(refused) => return Ok(say(&refused, &parts)),
+            Err(refused) => return Ok(early(say(&refused, &parts), body)),
         };
         let (at, ruling) = (permitted.at, &permitted.ruling);
         let websocket = request.websocket;
         let (mut sender, peer) = match self.ready(ruling, websocket).await {
             Ok(ready) => ready,
-            Err(error) => return Ok(say(&permitted.undialled(core.records, &error), &parts)),
+            Err(error) => {
+                let refused = permitted.undialled(core.records, &error);
+                return Ok(early(say(&refused, &parts), body));
+            }
         };
         let flow = core.records.open(at, self.target, ruling, &peer);
         let id = flow.id;
@@ -414,6 +417,15 @@ fn broken(permitted: &Permitted<'_>, id: DecisionId, end: CloseReason) -> Refuse
     permitted.failed(reason, id, end)
 }
 
+/// An answer to a request whose body has not been read. In HTTP/1.1 the connection ends with it, and what
+/// still comes is dropped there.
+fn early(answer: Response<Down>, body: Incoming) -> Response<Down> {
+    match answer.headers().contains_key(CONNECTION) {
+        true => answer,
+        false => answer.map(|own| own.behind(body)),
+    }
+}
+
 fn say(refused: &Refused, parts: &Parts) -> Response<Down> {
     answer(
         &refused.refusal,
@@ -430,11 +442,7 @@ pub(super) async fn only_refuse(
     request: Request<Incoming>,
 ) -> Result<Response<Down>, Infallible> {
     let _busy = Busy::new(activity);
-    let (parts, _) = request.into_parts();
-    Ok(answer(
-        refusal,
-        &parts.method,
-        parts.version,
-        &parts.headers,
-    ))
+    let (parts, body) = request.into_parts();
+    let answer = answer(refusal, &parts.method, parts.version, &parts.headers);
+    Ok(early(answer, body))
 }

@@ -123,7 +123,12 @@ fn without_record_heads(mut stream: &[u8]) -> Vec<u8> {
         carried.extend_from_slice(record);
         stream = behind;
     }
-    carried.extend_from_slice(stream);
+    // What was cut off in a record's head carries nothing.
+    let is_cut =
+        !carried.is_empty() && stream.len() < RECORD_HEAD_BYTES && stream.starts_with(&[22]);
+    if !is_cut {
+        carried.extend_from_slice(stream);
+    }
     carried
 }
 

@@ -191,7 +191,7 @@ impl<'a> Request<'a> {
         fields: impl Iterator<Item = (&'f str, &'f [u8])>,
     ) -> Result<Permitted<'a>, Refused> {
         let at = At::new(Layer::Http, core.inbound).http(self.method, self.recorded_path());
-        let target = match self.is_for(place) {
+        let target = match self.is_for(core.decider, place) {
             Ok(()) => self.target(core.decider, place),
             Err(misdirected) => Err(misdirected),
         };
@@ -235,7 +235,7 @@ impl<'a> Request<'a> {
     }
 
     /// Whether a request like this is for the connection at all.
-    fn is_for(&self, place: Place<'_>) -> Result<(), Misdirected> {
+    fn is_for(&self, decider: &Decider, place: Place<'_>) -> Result<(), Misdirected> {
         match (self.form, place) {
             (Form::Connect, _) => Err(Misdirected::because(
                 Reason::ProtocolNotAllowed,
@@ -254,7 +254,10 @@ impl<'a> Request<'a> {
             (Form::Absolute { scheme, .. }, _) if scheme != place.scheme() => Err(
                 Misdirected::malformed("a target of another scheme than the connection's"),
             ),
-            (Form::Absolute { host, port, scheme }, _) if !self.host_agrees(host, port, scheme) => {
+            (Form::Absolute { host, port, scheme }, _)
+                if !self.host_agrees(host, port, scheme)
+                    && !self.may_ignore_host(decider, place) =>
+            {
                 Err(Misdirected::malformed("Host differs from the target"))
             }
             (Form::Absolute { .. } | Form::Origin, _) => Ok(()),
@@ -265,8 +268,21 @@ impl<'a> Request<'a> {
     fn host_agrees(&self, host: &Host, port: Option<u16>, scheme: Scheme) -> bool {
         let or_default = |port: Option<u16>| port.unwrap_or(scheme.default_port());
         self.host.is_none_or(|(field, field_port)| {
-            field == host && or_default(field_port) == or_default(port)
+            // Some leave out the port there, whatever it is.
+            field == host && field_port.is_none_or(|field_port| field_port == or_default(port))
         })
+    }
+
+    /// Whether the target may win over a `Host` field that names another one (RFC 9112 section 3.2.2):
+    /// at the proxy port, where upstream gets what the target says, and where the policy allows what
+    /// `Host` says too. A name that is not allowed there is an attack or a mistake.
+    fn may_ignore_host(&self, decider: &Decider, place: Place<'_>) -> bool {
+        let Some((host, port)) = self.host.filter(|_| matches!(place, Place::Anywhere)) else {
+            return false;
+        };
+        let port = port.unwrap_or(place.scheme().default_port());
+        let ruling = decider.decide(&decider.target(host.clone(), port));
+        ruling.permit.is_some_and(|permit| !permit.audit())
     }
 
     /// The host and port that the request names.
@@ -418,7 +434,7 @@ impl Refused {
         let id = records.decision(at, target, &ruling);
         let refusal = Refusal {
             target: Some(authority(target)),
-            suggestion: ruling.suggestion,
+            suggestion: ruling.suggestion.map(String::into_boxed_str),
             ..Refusal::new(ruling.reason, id)
         };
         let end = CloseReason::Denied;

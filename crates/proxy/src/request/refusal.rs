@@ -59,9 +59,11 @@ pub(crate) struct Refusal {
     /// `host:port` as the program asked for it.
     pub(crate) target: Option<String>,
     /// The policy line that would allow it.
-    pub(crate) suggestion: Option<String>,
+    pub(crate) suggestion: Option<Box<str>>,
     /// A few words in place of the reason's own sentence.
     pub(crate) help: Option<&'static str>,
+    /// What exactly failed upstream, in a few words.
+    pub(crate) cause: Option<&'static str>,
     /// The status with which the upstream proxy refused (RFC 9209 section 2.1.5).
     pub(crate) received_status: Option<u16>,
     /// What a client over a limit is told to wait, where more than [`MIN_RETRY_AFTER`].
@@ -86,6 +88,7 @@ impl Refusal {
             target: None,
             suggestion: None,
             help: None,
+            cause: None,
             received_status: None,
             retry_after: MIN_RETRY_AFTER,
         }
@@ -138,6 +141,9 @@ impl Refusal {
     fn text(&self) -> String {
         let mut text = format!("{GATEWAY}: {}\n", self.sentence());
         let _ = writeln!(text, "reason: {}", self.reason.code());
+        if let Some(cause) = self.cause {
+            let _ = writeln!(text, "cause: {cause}");
+        }
         if let Some(target) = &self.target {
             let _ = writeln!(text, "target: {target}");
         }
@@ -153,6 +159,7 @@ impl Refusal {
             "error": self.reason.http_error().unwrap_or(self.reason.code()),
             "reason": self.reason.code(),
             "message": self.sentence(),
+            "cause": self.cause,
             "target": self.target,
             "suggestion": self.suggestion,
             "decision": self.id.to_string(),
@@ -273,7 +280,7 @@ mod tests {
     fn the_body_tells_the_reason_the_line_and_the_id() {
         let mut refusal = Refusal::new(Reason::NotListed, id());
         refusal.target = Some("evil.example:443".to_owned());
-        refusal.suggestion = Some("\"evil.example\" = \"allow\"".to_owned());
+        refusal.suggestion = Some("\"evil.example\" = \"allow\"".into());
         let text = String::from_utf8(refusal.answer(Format::Text).http1(true)).unwrap();
         assert!(text.contains("x-proxy-error: blocked-by-allowlist\r\n"));
         assert!(text.contains("\nto allow it: \"evil.example\" = \"allow\"\n"));

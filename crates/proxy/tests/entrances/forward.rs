@@ -441,7 +441,7 @@ scenario!(a_client_that_half_closes_still_gets_its_answer, |world| {
         .unwrap();
     let mut upstream = server.accept().await;
     upstream.hear_head().await;
-    upstream.silence().await;
+    assert_eq!(upstream.hear_all().await, (vec![], End::Orderly));
     upstream.say(OK).await;
     let (answer, end) = client.hear_all().await;
     assert_eq!(

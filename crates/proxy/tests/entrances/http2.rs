@@ -39,6 +39,7 @@ struct Program(TlsStream<TcpStream>);
 #[derive(Debug)]
 struct Heard {
     kind: u8,
+    flags: u8,
     stream: u8,
     payload: Vec<u8>,
 }
@@ -63,6 +64,7 @@ impl Program {
         let payload = timeout(PATIENCE, hear).await.expect("a frame comes");
         Heard {
             kind: head[3],
+            flags: head[4],
             stream: head[8],
             payload,
         }
@@ -456,3 +458,40 @@ scenario!(a_program_that_does_not_read_what_it_asked_for, |_usual| {
         assert_eq!(close["close_reason"], "idle-timeout", "{close:#}");
     }
 });
+
+scenario!(
+    a_refusal_before_the_body_has_come_is_read_as_one,
+    |_usual| {
+        let world = World::by(&policy(", methods = [\"GET\"]", "")).await;
+        let (mut program, asked) = begin(&world, false).await;
+        let block = [
+            field(":method", "POST"),
+            field(":scheme", "https"),
+            field(":path", "/up"),
+            field(":authority", "look.example"),
+        ];
+        program
+            .send(&frame(HEADERS, END_HEADERS, 1, &block.concat()))
+            .await;
+        assert_eq!(program.status(1).await, 403);
+        // The stream waits for the body, and for what it says about the end.
+        program.send(&frame(DATA, 0, 1, &[b'b'; 9000])).await;
+        program.send(&frame(DATA, END_STREAM, 1, b"last")).await;
+        loop {
+            let heard = program.hear().await;
+            assert_ne!(heard.kind, RST_STREAM, "{heard:?}");
+            if heard.kind == DATA && heard.flags & END_STREAM != 0 {
+                break;
+            }
+        }
+        // A body that never ends does not keep it.
+        program
+            .send(&frame(HEADERS, END_HEADERS, 3, &block.concat()))
+            .await;
+        assert_eq!(program.status(3).await, 403);
+        let begun = Instant::now();
+        while program.hear().await.kind != RST_STREAM {}
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(asked.lock().unwrap().is_empty());
+    }
+);

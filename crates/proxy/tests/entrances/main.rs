@@ -4,6 +4,7 @@
 
 mod alone;
 mod asked;
+mod cancelled;
 mod captured;
 mod connect;
 mod forward;
@@ -16,6 +17,7 @@ mod live;
 mod narrow;
 mod relay;
 mod requests;
+mod sloppy;
 mod socks;
 mod synthetic;
 mod talk;

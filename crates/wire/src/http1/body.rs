@@ -82,6 +82,11 @@ impl BodyScanner {
 
     /// Looks at the next piece of the stream. An ended body takes nothing of it.
     pub fn scan(&mut self, piece: &[u8]) -> BodyStep {
+        self.scan_data(piece, |_| ())
+    }
+
+    /// As [`BodyScanner::scan`]; `data` gets what the piece holds of the content, without framing.
+    pub fn scan_data(&mut self, piece: &[u8], mut data: impl FnMut(&[u8])) -> BodyStep {
         let mut at = 0;
         loop {
             match &mut self.state {
@@ -91,7 +96,9 @@ impl BodyScanner {
                     let here = u64::try_from(piece.len() - at).unwrap_or(u64::MAX);
                     let taken = here.min(*left);
                     *left -= taken;
+                    let begin = at;
                     at += usize::try_from(taken).unwrap_or(usize::MAX);
+                    data(piece.get(begin..at).unwrap_or_default());
                     if *left > 0 {
                         return BodyStep::More;
                     }

@@ -1,0 +1,176 @@
+//! Servers and programs that are sloppy within what RFC 9110 and RFC 9112 have readers put up with: what
+//! works without a gateway works through it, and what does not says why.
+
+use crate::scenario;
+use crate::talk::Talk;
+use crate::world::World;
+
+/// What a program hears through the proxy port that asks for `/`, in this version, and is answered so.
+async fn heard(world: &World, version: &str, answer: &str) -> String {
+    let server = world.listen("192.0.2.1:80").await;
+    let mut client = world.http().await;
+    let request =
+        format!("GET http://a.example/ {version}\r\nHost: a.example\r\nConnection: close\r\n\r\n");
+    client.say(request).await;
+    let mut upstream = server.accept().await;
+    upstream.hear_head().await;
+    upstream.say(answer).await;
+    drop(upstream);
+    let (heard, _) = client.hear_all().await;
+    String::from_utf8(heard).unwrap()
+}
+
+scenario!(a_sloppy_answer_is_set_right, |world| {
+    let ok = "HTTP/1.1 200 OK\r\n";
+    let close = "Connection: close\r\n\r\n";
+    let five = format!("Content-Length: 5\r\n{close}hello");
+    let chunks = "5\r\nhello\r\n0\r\n\r\n";
+    let chunked = format!("Transfer-Encoding: chunked\r\n{close}{chunks}");
+    for (what, answer, expected) in [
+        (
+            "space before the colon",
+            format!("{ok}Content-Length : 5\r\n\r\nhello"),
+            five.clone(),
+        ),
+        (
+            "line feeds alone",
+            "HTTP/1.1 200 OK\nContent-Length: 5\n\nhello".to_owned(),
+            five.clone(),
+        ),
+        (
+            "one length twice",
+            format!("{ok}Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello"),
+            five.clone(),
+        ),
+        (
+            "a folded field",
+            format!("{ok}Content-Length: 5\r\nX: a\r\n b\r\n\r\nhello"),
+            format!("X: a b\r\n{five}"),
+        ),
+        (
+            "chunked twice",
+            format!("{ok}Transfer-Encoding: chunked, chunked\r\n\r\n{chunks}"),
+            chunked.clone(),
+        ),
+        (
+            "chunked in two fields",
+            format!("{ok}Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"),
+            chunked.clone(),
+        ),
+        (
+            "a length beside chunks",
+            format!("{ok}Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"),
+            chunked.clone(),
+        ),
+        (
+            "no reason phrase",
+            "HTTP/1.1 200\r\nContent-Length: 5\r\n\r\nhello".to_owned(),
+            five.clone(),
+        ),
+        (
+            "early hints",
+            format!(
+                "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n{ok}Content-Length: 5\r\n\r\nhello"
+            ),
+            five.clone(),
+        ),
+    ] {
+        let heard = heard(&world, "HTTP/1.1", &answer).await;
+        let interim = heard.strip_prefix("HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n");
+        let rest = interim.unwrap_or(&heard);
+        let rest = rest
+            .strip_prefix("HTTP/1.1 200 OK\r\n")
+            .or(rest.strip_prefix("HTTP/1.1 200 \r\n"));
+        assert_eq!(rest, Some(&*expected), "{what}: {heard}");
+    }
+});
+
+scenario!(chunks_for_an_old_program_are_undone, |world| {
+    let answer = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5;x\r\nhello\r\n6\r\n world\r\n0\r\nT: x\r\n\r\n";
+    let heard = heard(&world, "HTTP/1.0", answer).await;
+    assert_eq!(
+        heard,
+        "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhello world"
+    );
+});
+
+scenario!(an_answer_that_nobody_can_read_says_why, |world| {
+    for (answer, why) in [
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+            "the response has two lengths",
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "the response has a Transfer-Encoding other than chunked",
+        ),
+        ("SSH-2.0-OpenSSH_9.9\r\n", "the response head is not HTTP/1"),
+    ] {
+        let heard = heard(&world, "HTTP/1.1", answer).await;
+        assert!(heard.starts_with("HTTP/1.1 502 Bad Gateway\r\n"), "{heard}");
+        assert!(heard.contains(&format!("\ncause: {why}\n")), "{heard}");
+        let records = world.records().await;
+        let last = records.closes().last().copied().cloned().unwrap();
+        assert_eq!(
+            (&last["detail"], &last["close_reason"]),
+            (&why.into(), &"upstream-protocol".into())
+        );
+    }
+});
+
+/// The head that upstream gets of a request to the proxy port.
+async fn sent(world: &World, request: &[u8]) -> String {
+    let server = world.listen("192.0.2.1:80").await;
+    let mut client = world.http().await;
+    client.say(request).await;
+    let mut upstream = server.accept().await;
+    upstream.hear_head().await
+}
+
+scenario!(a_sloppy_request_is_set_right, |world| {
+    for (request, expected) in [
+        // RFC 9112 section 2.2.
+        (
+            &b"\r\n\r\nGET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n"[..],
+            "GET / HTTP/1.1\r\nHost: a.example\r\n",
+        ),
+        // Section 3.2.2, where the policy allows what Host names too.
+        (
+            b"GET http://a.example/ HTTP/1.1\r\nHost: b.example\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a.example\r\n",
+        ),
+        (
+            b"GET http://a.example/\xc3\xa9?q=\xff HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "GET /%C3%A9?q=%FF HTTP/1.1\r\nHost: a.example\r\n",
+        ),
+    ] {
+        let head = sent(&world, request).await;
+        assert!(head.starts_with(expected), "{head}");
+    }
+    // Blank lines have an end.
+    let mut client = world.http().await;
+    client
+        .say("\r\n".repeat(5) + "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n")
+        .await;
+    assert!(client.hear_head().await.starts_with("HTTP/1.1 400 "));
+});
+
+scenario!(an_empty_line_behind_a_body_is_passed_over, |world| {
+    let server = world.listen("192.0.2.1:80").await;
+    let mut client = world.http().await;
+    let ok = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    client
+        .say(
+            "POST http://a.example/ HTTP/1.1\r\nHost: a.example\r\nContent-Length: 2\r\n\r\nhi\r\n",
+        )
+        .await;
+    let mut upstream = server.accept().await;
+    upstream.hear_head().await;
+    upstream.hear_text("hi").await;
+    upstream.say(ok).await;
+    client.hear_text(ok).await;
+    client
+        .say("GET http://a.example/2 HTTP/1.1\r\nHost: a.example\r\n\r\n")
+        .await;
+    assert!(upstream.hear_head().await.starts_with("GET /2 "));
+});
