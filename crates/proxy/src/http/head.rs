@@ -55,6 +55,17 @@ impl Conn {
         }
     }
 
+    /// Reads a whole head; one that is malformed stays, for the record.
+    fn read(&mut self, raw: Vec<u8>) -> Result<Head, &'static str> {
+        let why = match read_head(&raw) {
+            HeadParse::Head(read) => return Ok(Head { read, raw }),
+            HeadParse::Malformed(why) => why,
+            HeadParse::NeedMore => "the request head does not end where its lines do",
+        };
+        self.inbox = raw;
+        Err(why)
+    }
+
     async fn rest_of_head(&mut self) -> Result<Option<Head>, &'static str> {
         let mut scanner = HeadScanner::new();
         let mut empty_lines = 0;
@@ -70,7 +81,7 @@ impl Conn {
                     Scan::End(len) => {
                         let rest = self.inbox.split_off(len);
                         let raw = std::mem::replace(&mut self.inbox, rest);
-                        return read(raw).map(Some);
+                        return self.read(with_ascii_target(raw)).map(Some);
                     }
                     Scan::Malformed(why) => return Err(why),
                     Scan::NeedMore => {}
@@ -88,17 +99,8 @@ impl Conn {
     }
 }
 
-/// Reads a whole head. Bytes beyond ASCII in its target are written as a URL has them (RFC 3986 section
-/// 2.1), so that what is decided on is what upstream gets.
-fn read(raw: Vec<u8>) -> Result<Head, &'static str> {
-    let raw = with_ascii_target(raw);
-    match read_head(&raw) {
-        HeadParse::Head(read) => Ok(Head { read, raw }),
-        HeadParse::Malformed(why) => Err(why),
-        HeadParse::NeedMore => Err("the request head does not end where its lines do"),
-    }
-}
-
+/// A head whose target has bytes beyond ASCII written as a URL has them (RFC 3986 section 2.1), so that
+/// what is decided on is what upstream gets.
 fn with_ascii_target(raw: Vec<u8>) -> Vec<u8> {
     let line = raw.iter().position(|byte| *byte == b'\n').unwrap_or(0);
     if raw[..line].is_ascii() {
