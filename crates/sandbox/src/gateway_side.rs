@@ -6,8 +6,9 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::channel::{Channel, FromInit, ToInit};
 use crate::error::{At, SandboxError, Step};
@@ -36,6 +37,7 @@ impl GatewaySide {
         Self {
             control: Control {
                 requests: Mutex::new(requests),
+                asked: AtomicU32::new(0),
                 lifeline,
                 init,
             },
@@ -63,6 +65,8 @@ impl GatewaySide {
 #[derive(Debug)]
 pub struct Control {
     requests: Mutex<Channel>,
+    /// How many sockets were asked for: the number of the next question.
+    asked: AtomicU32,
     lifeline: OwnedFd,
     /// The sandbox's first process, as the host sees it.
     init: u32,
@@ -111,11 +115,25 @@ impl Control {
     /// The sandbox is gone, has no free descriptor, or did not answer in 2 s.
     pub fn new_tcp_socket(&self, family: Family) -> io::Result<OwnedFd> {
         let channel = self.lock();
-        channel.send(&[ToInit::NewTcpSocket as u8, family.number()], &[])?;
-        let mut message = channel.receive(NEW_SOCKET_TIMEOUT)?;
-        match (message.bytes.first(), message.fds.pop()) {
-            (Some(code), Some(fd)) if *code == FromInit::TcpSocket as u8 => Ok(fd),
-            _ => Err(io::Error::other("the sandbox could not make a socket")),
+        let number = self.asked.fetch_add(1, Ordering::Relaxed).to_ne_bytes();
+        let [a, b, c, d] = number;
+        let request = [ToInit::NewTcpSocket as u8, family.number(), a, b, c, d];
+        channel.send(&request, &[])?;
+        let until = Instant::now() + NEW_SOCKET_TIMEOUT;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let mut message = channel.receive(left)?;
+            let Some((code, answered)) = message.bytes.split_first() else {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            };
+            // An answer that came too late for its own question is none to this one.
+            if answered != number {
+                continue;
+            }
+            return match message.fds.pop() {
+                Some(fd) if *code == FromInit::TcpSocket as u8 => Ok(fd),
+                _ => Err(io::Error::other("the sandbox could not make a socket")),
+            };
         }
     }
 

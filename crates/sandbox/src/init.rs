@@ -367,13 +367,14 @@ impl Init {
         };
         match &*message.bytes {
             [] => false,
-            [code, family] if *code == ToInit::NewTcpSocket as u8 => {
+            [code, family, number @ ..] if *code == ToInit::NewTcpSocket as u8 => {
+                let answer = |code: FromInit| [&[code as u8], number].concat();
                 let family = if *family == 6 { Family::V6 } else { Family::V4 };
                 let sent = match listeners::unconnected(family) {
                     Ok(fd) => self
                         .gateway
-                        .send(&[FromInit::TcpSocket as u8], &[fd.as_fd()]),
-                    Err(_) => self.gateway.send(&[FromInit::NoSocket as u8], &[]),
+                        .send(&answer(FromInit::TcpSocket), &[fd.as_fd()]),
+                    Err(_) => self.gateway.send(&answer(FromInit::NoSocket), &[]),
                 };
                 // One that does not read does not wait for an answer either.
                 sent.map_or_else(|error| error.kind() == ErrorKind::WouldBlock, |()| true)
