@@ -2,12 +2,15 @@
 //! the proxy variables and without them.
 #![forbid(unsafe_code)]
 
+#[path = "../support/processes.rs"]
+mod processes;
 #[path = "../support/shared.rs"]
 mod shared;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod curl;
+mod hidden_tls;
 mod java;
 mod lookups;
 mod node;

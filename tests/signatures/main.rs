@@ -15,6 +15,7 @@ mod dns;
 mod every_layer;
 mod http;
 mod limits;
+mod routes;
 mod socks;
 mod tcp;
 mod tls;

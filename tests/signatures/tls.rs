@@ -90,6 +90,41 @@ fn allow_no_sni_lets_tls_without_a_name_pass() {
 }
 
 #[test]
+fn tls_without_a_name_passes_where_plain_tcp_does_by_every_way_in() {
+    let world = shared::world();
+    let ran = sandbox(&world)
+        .allow("api.example.com:443")
+        .allow("api.example.com:8443")
+        .python(
+            "import gate\n\
+         for port in 8443, 443:\n\
+         \x20for name in None, 'api.example.com', 'evil.example.net':\n\
+         \x20\x20hello = gate.client_hello(name)\n\
+         \x20\x20print(port, name, gate.alert(gate.tcp('api.example.com', port), hello))\n\
+         \x20\x20s, answer = gate.connect(f'203.0.113.10:{port}')\n\
+         \x20\x20print(port, name, gate.alert(s, hello))\n\
+         \x20\x20s, code = gate.socks('203.0.113.10', port)\n\
+         \x20\x20print(port, name, gate.alert(s, hello))",
+        );
+    ran.assert_ok();
+    let lines = |port: u16, name: &str, end: &str| format!("{port} {name} {end}\n").repeat(3);
+    assert_eq!(
+        ran.out(),
+        [
+            lines(8443, "None", "handshake"),
+            lines(8443, "api.example.com", "handshake"),
+            lines(8443, "evil.example.net", "alert 2 112 end"),
+            lines(443, "None", "alert 2 49 end"),
+            lines(443, "api.example.com", "handshake"),
+            lines(443, "evil.example.net", "alert 2 112 end"),
+        ]
+        .concat(),
+        "{ran}"
+    );
+    assert_denials(&ran, 9);
+}
+
+#[test]
 fn tls_is_tls_on_any_port() {
     let world = shared::world();
     let ran = sandbox(&world).allow("api.example.com:8443").allow("api.example.com:9000").python(

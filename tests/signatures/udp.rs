@@ -137,3 +137,47 @@ fn datagrams_are_no_way_around_the_bytes_that_a_sandbox_may_pass() {
         "no flow was ended by the limit: {ran}"
     );
 }
+
+#[test]
+fn a_first_burst_of_datagrams_arrives_whole_and_what_is_dropped_is_counted() {
+    let world = shared::world();
+    let ran = sandbox(&world).allow("dual.example.com:123/udp").python(
+        "import gate, socket\n\
+         address = socket.getaddrinfo('dual.example.com', 123, socket.AF_INET)[0][4][0]\n\
+         def burst(size, count):\n\
+         \x20with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:\n\
+         \x20\x20s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)\n\
+         \x20\x20s.settimeout(3)\n\
+         \x20\x20for n in range(count): s.sendto(n.to_bytes(2, 'big') + bytes(size - 2), (address, 123))\n\
+         \x20\x20seen = set()\n\
+         \x20\x20try:\n\
+         \x20\x20\x20while len(seen) < count: seen.add(s.recv(65535)[:2])\n\
+         \x20\x20except TimeoutError: pass\n\
+         \x20\x20return len(seen)\n\
+         print(burst(1200, 54), burst(100, 100), burst(32000, 2))",
+    );
+    ran.assert_ok().assert_no_denial();
+    assert_eq!(ran.out(), "54 100 2\n", "{ran}");
+    for close in ran.records.closes() {
+        assert!(close["detail"].is_null(), "nothing was dropped: {ran}");
+    }
+}
+
+#[test]
+fn flows_of_datagrams_end_with_the_program_s_socket() {
+    let world = shared::world();
+    // More clients one after the other than there may be flows at once, as in a minute of lookups.
+    let ran = sandbox(&world)
+        .allow("dual.example.com:123/udp")
+        .python(&format!(
+            "{ASK}\
+         address = socket.getaddrinfo('dual.example.com', 123, socket.AF_INET)[0][4][0]\n\
+         print(all(ask(address, 123, b'what time is it') == (True, True) for _ in range(700)))"
+        ));
+    ran.assert_ok().assert_no_denial();
+    assert_eq!(ran.out(), "True\n", "{ran}");
+    let ended = |close: &&serde_json::Value| close["close_reason"] == "client-closed";
+    let closes = ran.records.closes();
+    let ended = closes.iter().filter(|close| ended(close)).count();
+    assert!(ended >= 188, "{ended} of {}: {ran}", closes.len());
+}

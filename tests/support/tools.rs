@@ -50,6 +50,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("keytool", "default-jdk-headless"),
     ("go", "golang-go"),
     ("aria2c", "aria2"),
+    ("redis-cli", "redis-tools"),
 ];
 
 /// Fails the test if a program is missing, and says which Debian package has it.

@@ -2,7 +2,7 @@
 //! that know no proxy.
 
 use crate::processes::{Background, kill, until};
-use crate::squid::{ADDRESS, BASIC, FORBIDDEN, NAME, ONLY_SQUID, OPEN, SECURE, Squid};
+use crate::squid::{ADDRESS, BASIC, FORBIDDEN, NAME, ONLY_SQUID, OPEN, SECURE, Squid, USER};
 use crate::support::{Ran, finish, portcullis, require, sandbox};
 use std::time::Duration;
 
@@ -289,4 +289,62 @@ fn serve_chains_and_some_destinations_go_another_way() {
         "{records}"
     );
     drop(socks);
+}
+
+#[test]
+fn the_caller_s_own_proxy_is_used_on_request_and_its_password_stays_outside() {
+    let squid = Squid::start();
+    let password = "wonder%3Aland%20s3cret";
+    let url = format!("http://{USER}:{password}@{NAME}:{BASIC}");
+    let run = |script: &str| {
+        sandbox(&squid.world)
+            .allow("api.example.com")
+            .args(&["--upstream-proxy", "env"])
+            .env("https_proxy", &url)
+            .env("ALL_PROXY", &url)
+            .env("no_proxy", "localhost,[::1],%what,.local")
+            .sh(script)
+    };
+    assert_six(&run(SIX_WAYS));
+    assert!(squid.logged(USER).len() >= 6);
+    squid.assert_never_direct();
+    let ran = run("env; for file in cmdline environ; do cat /proc/[0-9]*/$file 2>/dev/null; done");
+    ran.assert_ok();
+    assert!(!ran.out().contains("s3cret"), "{ran}");
+}
+
+#[test]
+fn a_proxy_of_the_caller_s_that_is_not_used_is_told_of() {
+    let squid = Squid::start();
+    let url = format!("http://{USER}:s3cret@{NAME}:{BASIC}");
+    for arguments in [
+        &["doctor"][..],
+        &[
+            "diagnose",
+            "--allow",
+            "refused.example.com",
+            "refused.example.com",
+        ],
+    ] {
+        let mut program = squid.world.command(portcullis());
+        program.args(arguments).env("HTTPS_PROXY", &url);
+        let told = finish(&mut program, Duration::from_secs(60));
+        let shown = format!("HTTPS_PROXY (http://{NAME}:{BASIC})");
+        assert!(told.out().contains(&shown), "{told}");
+        assert!(told.out().contains("--upstream-proxy env"), "{told}");
+        assert!(!told.out().contains("s3cret"), "{told}");
+    }
+    let mut program = squid.world.command(portcullis());
+    program
+        .args([
+            "diagnose",
+            "--allow",
+            ONLY_SQUID,
+            "--upstream-proxy",
+            "env",
+            ONLY_SQUID,
+        ])
+        .env("HTTPS_PROXY", squid.url("http", OPEN));
+    let told = finish(&mut program, Duration::from_secs(60));
+    assert!(told.out().contains("--answers synthetic"), "{told}");
 }

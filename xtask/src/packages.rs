@@ -66,6 +66,12 @@ pub const PACKAGES: &[Package] = &[
     needs("squid", "squid", "an upstream proxy"),
     needs("apache2-utils", "htpasswd", "the users of that proxy"),
     needs("netcat-openbsd", "nc", "raw TCP and UDP"),
+    needs(
+        "redis-server",
+        "redis-server",
+        "a server whose clients show no name in TLS",
+    ),
+    needs("redis-tools", "redis-cli", "such a client"),
     needs("openssl", "openssl", "TLS handshakes, SNI, alerts"),
     needs(
         "socat",

@@ -3,7 +3,8 @@
 
 use clap::{Args, ValueEnum};
 use portcullis_policy::{
-    Diagnostic, Environment, Input, Loaded, MAX_FILE_BYTES, Mode, Policy, Resolve, Severity,
+    CallersProxies, Diagnostic, Environment, Input, Loaded, MAX_FILE_BYTES, Mode, Policy, Resolve,
+    Severity,
 };
 use portcullis_runner::{Load, PolicyFiles, Reload, is_nameless};
 use std::io;
@@ -16,6 +17,8 @@ const SETTINGS_FOLDER: &str = "portcullis";
 const PROJECT_FOLDER: &str = ".portcullis";
 /// The operator's list of hosts for direct TCP on port 443.
 const DIRECT_TCP_HOSTS: &str = "OPENSHELL_DIRECT_TCP_HOSTS";
+/// The `--upstream-proxy` that means the caller's own.
+const CALLERS_OWN: &str = "env";
 
 // Which policy is in force. (No documentation: clap would show it as the command's own.)
 #[derive(Args, Clone, Default)]
@@ -34,7 +37,8 @@ pub struct PolicyOptions {
     /// the host's own)
     #[arg(long = "resolver", value_name = "RESOLVER")]
     pub resolver: Vec<String>,
-    /// Upstream proxy: http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT
+    /// Upstream proxy: http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT; env takes the one of
+    /// your own https_proxy, http_proxy, all_proxy and no_proxy
     #[arg(long = "upstream-proxy", value_name = "URL")]
     pub upstream_proxy: Option<String>,
     /// When to resolve names without a wildcard (default: the policy's setting, or on-demand)
@@ -84,6 +88,11 @@ pub fn load(options: &PolicyOptions) -> Result<Loaded, ()> {
 /// The same where nothing will run on it: variables that hold credentials need not be there.
 pub fn load_to_look(options: &PolicyOptions) -> Result<Loaded, ()> {
     load_by(options, Vec::new(), &mut read).map_err(|diagnostics| show(&diagnostics))
+}
+
+/// The upstream proxies that the variables of this process name.
+pub fn callers_proxies() -> CallersProxies {
+    CallersProxies::read(|name| std::env::var(name).ok())
 }
 
 /// The variables of this process, for those that a policy names.
@@ -136,7 +145,10 @@ fn load_by(
     inputs.extend(
         (options.upstream_proxy.clone())
             .or_else(crate::hidden_credentials::hidden)
-            .map(Input::UpstreamProxy),
+            .map(|url| match url == CALLERS_OWN {
+                true => Input::CallersProxies(callers_proxies()),
+                false => Input::UpstreamProxy(url),
+            }),
     );
     inputs.extend(options.resolve.map(|resolve| {
         Input::Resolve(match resolve {

@@ -10,7 +10,7 @@ use portcullis_policy::{DatagramPermit, PermitTarget, Reason};
 use tokio::net::UdpSocket;
 
 use crate::direct::Direct;
-use crate::error::{DialError, Failure};
+use crate::error::{DialError, Failure, reason_of};
 use crate::guard::ChosenBy;
 use crate::host::is_host;
 use crate::inside::not_outside;
@@ -78,7 +78,7 @@ pub(crate) async fn connect(
 fn failed(address: IpAddr, failure: Failure) -> DialError {
     let mut error = match failure {
         Failure::Refused(reason) => DialError::new(reason, format!("{address} is refused")),
-        Failure::Network(error) => DialError::new(Reason::Unreachable, error.to_string()),
+        Failure::Network(error) => DialError::new(reason_of(&error), error.to_string()),
         Failure::Silent => DialError::new(Reason::ConnectionTimeout, "no answer"),
     };
     error.addresses = vec![address];

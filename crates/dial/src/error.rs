@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::IpAddr;
 
+use nix::errno::Errno;
 use portcullis_dns::ResolveError;
 use portcullis_policy::Reason;
 use portcullis_record::Timings;
@@ -101,33 +102,60 @@ impl Failure {
 
 /// The reason if this process, or the host, has no free descriptor.
 pub(crate) fn exhausted(error: &io::Error) -> Option<Reason> {
-    /// No kinds of their own: too many open files of this process, or of the host.
-    const EMFILE: i32 = 24;
-    const ENFILE: i32 = 23;
-    match error.raw_os_error() {
-        Some(EMFILE | ENFILE) => Some(Reason::TooManyConnections),
+    match Errno::from_raw(error.raw_os_error()?) {
+        Errno::EMFILE | Errno::ENFILE => Some(Reason::TooManyConnections),
         _ => None,
     }
 }
 
-/// The reason for an error of connect(2).
+/// The reason for an error of connect(2), or of socket(2) before it.
 pub(crate) fn reason_of(error: &io::Error) -> Reason {
-    if let Some(reason) = exhausted(error) {
-        return reason;
+    match error.raw_os_error() {
+        Some(errno) => reason_of_errno(Errno::from_raw(errno)),
+        None => match error.kind() {
+            // Our own word for a connection that ended at itself.
+            io::ErrorKind::ConnectionRefused => Reason::ConnectionRefused,
+            _ => Reason::Internal,
+        },
     }
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => Reason::ConnectionRefused,
-        io::ErrorKind::TimedOut => Reason::ConnectionTimeout,
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => {
+}
+
+/// What Linux says at connect(2): by its own routes and firewall, by what ICMP and ICMPv6 told it, and
+/// by what it has left of its own.
+fn reason_of_errno(errno: Errno) -> Reason {
+    match errno {
+        Errno::ECONNREFUSED => Reason::ConnectionRefused,
+        Errno::ETIMEDOUT => Reason::ConnectionTimeout,
+        Errno::ECONNRESET | Errno::ECONNABORTED | Errno::EPIPE | Errno::ENETRESET => {
             Reason::ConnectionReset
         }
-        // The last two: the host's own firewall, and a family that the host does not have.
-        io::ErrorKind::HostUnreachable
-        | io::ErrorKind::NetworkUnreachable
-        | io::ErrorKind::NetworkDown
-        | io::ErrorKind::PermissionDenied
-        | io::ErrorKind::AddrNotAvailable => Reason::Unreachable,
-        // No memory: ours, not the destination's.
+        // No route, a route that says no (`unreachable`, `prohibit`, `blackhole`, in this order), and
+        // a device that is down or gone.
+        Errno::ENETUNREACH
+        | Errno::EHOSTUNREACH
+        | Errno::EACCES
+        | Errno::EINVAL
+        | Errno::ENETDOWN
+        | Errno::EHOSTDOWN
+        | Errno::ENODEV
+        | Errno::ENXIO
+        | Errno::ESRCH
+        // The host's own firewall, and a family without an address or that the kernel leaves out.
+        | Errno::EPERM
+        | Errno::EADDRNOTAVAIL
+        | Errno::EAFNOSUPPORT
+        // Other things that ICMP tells: host isolated, no such protocol, source route failed, header
+        // at fault, packet too big.
+        | Errno::ENONET
+        | Errno::ENOPROTOOPT
+        | Errno::EOPNOTSUPP
+        | Errno::EPROTO
+        | Errno::EMSGSIZE => Reason::Unreachable,
+        // Descriptors or local ports are used up.
+        Errno::EMFILE | Errno::ENFILE | Errno::EADDRINUSE | Errno::EAGAIN => {
+            Reason::TooManyConnections
+        }
+        // No memory, or a call that should not have been made: ours, not the destination's.
         _ => Reason::Internal,
     }
 }
@@ -169,32 +197,87 @@ mod tests {
 
     use super::*;
 
-    fn network(kind: io::ErrorKind) -> Failure {
-        Failure::Network(kind.into())
+    fn network(errno: Errno) -> Failure {
+        Failure::Network(errno.into())
     }
 
     #[test]
     fn errors_of_connect_have_their_reasons() {
-        // errno values of Linux.
-        for (errno, reason) in [
-            (111, Reason::ConnectionRefused),
-            (110, Reason::ConnectionTimeout),
-            (113, Reason::Unreachable),
-            (101, Reason::Unreachable),
-            (100, Reason::Unreachable),
-            (1, Reason::Unreachable),
-            (13, Reason::Unreachable),
-            (99, Reason::Unreachable),
-            (104, Reason::ConnectionReset),
-            (103, Reason::ConnectionReset),
-            (24, Reason::TooManyConnections),
-            (12, Reason::Internal),
+        use Reason::*;
+        for (reason, status, socks, errnos) in [
+            (ConnectionRefused, 502, 5, &[Errno::ECONNREFUSED][..]),
+            (ConnectionTimeout, 504, 1, &[Errno::ETIMEDOUT]),
+            (
+                ConnectionReset,
+                502,
+                1,
+                &[
+                    Errno::ECONNRESET,
+                    Errno::ECONNABORTED,
+                    Errno::EPIPE,
+                    Errno::ENETRESET,
+                ],
+            ),
+            (
+                Unreachable,
+                502,
+                4,
+                &[
+                    Errno::ENETUNREACH,
+                    Errno::EHOSTUNREACH,
+                    Errno::EACCES,
+                    Errno::EINVAL,
+                    Errno::ENETDOWN,
+                    Errno::EHOSTDOWN,
+                    Errno::ENODEV,
+                    Errno::ENXIO,
+                    Errno::ESRCH,
+                    Errno::EPERM,
+                    Errno::EADDRNOTAVAIL,
+                    Errno::EAFNOSUPPORT,
+                    Errno::ENONET,
+                    Errno::ENOPROTOOPT,
+                    Errno::EOPNOTSUPP,
+                    Errno::EPROTO,
+                    Errno::EMSGSIZE,
+                ],
+            ),
+            (
+                TooManyConnections,
+                429,
+                2,
+                &[
+                    Errno::EMFILE,
+                    Errno::ENFILE,
+                    Errno::EADDRINUSE,
+                    Errno::EAGAIN,
+                ],
+            ),
+            (
+                Internal,
+                500,
+                1,
+                &[
+                    Errno::ENOMEM,
+                    Errno::ENOBUFS,
+                    Errno::EBADF,
+                    Errno::EFAULT,
+                    Errno::EINTR,
+                    Errno::EALREADY,
+                    Errno::EISCONN,
+                    Errno::ENOTSOCK,
+                    Errno::EPROTOTYPE,
+                ],
+            ),
         ] {
             assert_eq!(
-                reason_of(&io::Error::from_raw_os_error(errno)),
-                reason,
-                "errno {errno}"
+                (reason.http_status(), reason.socks_reply()),
+                (status, socks)
             );
+            for errno in errnos {
+                let error = io::Error::from_raw_os_error(*errno as i32);
+                assert_eq!(reason_of(&error), reason, "{errno}");
+            }
         }
     }
 
@@ -206,8 +289,8 @@ mod tests {
         };
         let failures = [
             tried(1, Failure::Refused(Reason::PrivateAddress)),
-            tried(2, network(io::ErrorKind::NetworkUnreachable)),
-            tried(3, network(io::ErrorKind::ConnectionRefused)),
+            tried(2, network(Errno::ENETUNREACH)),
+            tried(3, network(Errno::ECONNREFUSED)),
             tried(4, Failure::Silent),
         ];
         let error = all_failed(&failures);

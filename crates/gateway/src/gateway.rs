@@ -15,7 +15,7 @@ use portcullis_dns::{
 };
 use portcullis_names::AllowedClients;
 use portcullis_policy::{Policy, Resolve};
-use portcullis_proxy::{Inspector, Own, Proxy};
+use portcullis_proxy::{GoneClients, Inspector, Own, Proxy};
 use portcullis_record::Recorder;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,6 +42,7 @@ pub struct Builder {
     lease_grace: Duration,
     descriptors: Option<usize>,
     allowed_clients: AllowedClients,
+    gone_clients: Option<GoneClients>,
     inspector: Option<Arc<Inspector>>,
     networks: Option<Networks>,
     acceptable: Option<Acceptable>,
@@ -153,6 +154,13 @@ impl Builder {
         self
     }
 
+    /// What knows which programs inside have closed the sockets of their datagrams. Without it, flows
+    /// of datagrams end when nothing passes for a while.
+    pub fn gone_clients(mut self, gone: GoneClients) -> Self {
+        self.gone_clients = Some(gone);
+        self
+    }
+
     /// What HTTPS is inspected with, where its certificate had to be known before. Without one the
     /// gateway makes its own if the policy inspects anything: see [`Gateway::ca_pem`].
     pub fn inspector(mut self, inspector: Option<Arc<Inspector>>) -> Self {
@@ -230,7 +238,8 @@ impl Builder {
         .with_own(inside.map(|inside| inside.own))
         .with_inspector(inspector.clone())
         .with_room(shares.room)
-        .with_allowed_clients(self.allowed_clients);
+        .with_allowed_clients(self.allowed_clients)
+        .with_gone_clients(self.gone_clients);
         let proxy = Arc::new(proxy);
         Ok(Gateway {
             dns,
@@ -285,6 +294,7 @@ impl Gateway {
             lease_grace: LEASE_GRACE,
             descriptors: None,
             allowed_clients: AllowedClients::default(),
+            gone_clients: None,
             inspector: None,
             networks: None,
             acceptable: None,

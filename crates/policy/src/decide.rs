@@ -26,6 +26,9 @@ pub(crate) struct Basis<'p> {
     pub mode: Mode,
 }
 
+/// The port on which the TLS of many names shares an address, and shows which one is meant.
+const HTTPS_PORT: u16 = 443;
+
 /// A port, and what it is a port of.
 #[derive(Clone, Copy)]
 struct PortOn {
@@ -44,6 +47,12 @@ impl PortOn {
     fn name(self, policy: Basis<'_>, name: NameRef<'_>) -> NameVerdict {
         let names = &policy.rules.names;
         names.verdict(name.as_str(), self.transport, self.port)
+    }
+
+    /// Whether TLS on a direct connection to this name may show no name: on ports where plain TCP
+    /// passes by lease it says no less than that, and many of their clients send none.
+    fn may_hide_the_name(self, found: &NameMatch) -> bool {
+        found.no_sni || self.port != HTTPS_PORT
     }
 
     fn net(self, policy: Basis<'_>, address: IpAddr) -> NetVerdict {
@@ -298,7 +307,7 @@ fn synthetic<'r>(
     let (reason, rule) = match shown {
         Shown::Nothing | Shown::Bare => return assessed,
         Shown::Hidden => match on.name(policy, name) {
-            NameVerdict::Allowed(found) if found.no_sni => return assessed,
+            NameVerdict::Allowed(found) if on.may_hide_the_name(&found) => return assessed,
             _ => (Reason::SniMissing, assessed.rule),
         },
         Shown::Name(shown, _) if shown.as_ref() == name => return assessed,
@@ -404,20 +413,25 @@ impl<'r> At<'_, 'r> {
         Some(Assessment::allow(Found::Net(found), self.to_address()))
     }
 
-    /// By the names that own the address. `hidden` is TLS that shows no name, which a rule must
-    /// allow on top. Of several that allow it, one whose connections may carry anything comes
-    /// first: what turns out to be HTTP is decided on again.
+    /// By the names that own the address. `hidden` is TLS that shows no name, which the port or a rule
+    /// must allow on top. Of several that allow it, one whose connections may carry anything comes
+    /// first: what turns out to be HTTP is decided on again. Of hidden TLS nothing more is seen, so
+    /// there the strictest name comes first.
     fn by_lease(&self, hidden: bool) -> Assessment<'r> {
-        let mut only_http = None;
+        let mut next = None;
         let mut refusal = Assessment::plain(Reason::AddressNotLeased, None, self.to_address());
         for name in self.names {
             let route = self.to_name(name.as_ref());
             let (reason, rule) = match self.on.name(self.policy, name.as_ref()) {
-                NameVerdict::Allowed(found) if found.no_sni || !hidden => {
-                    if !self.is_only_http(&found) {
+                NameVerdict::Allowed(found) if !hidden || self.on.may_hide_the_name(&found) => {
+                    let first = match hidden {
+                        true => self.is_only_http(&found) || self.is_inspected(&found),
+                        false => !self.is_only_http(&found),
+                    };
+                    if first {
                         return Assessment::allow(Found::Name(found), route);
                     }
-                    only_http.get_or_insert((found, route));
+                    next.get_or_insert((found, route));
                     continue;
                 }
                 NameVerdict::Allowed(found) => (Reason::SniMissing, Some(found.rule)),
@@ -429,10 +443,16 @@ impl<'r> At<'_, 'r> {
                 refusal = Assessment::plain(reason, rule, route);
             }
         }
-        match only_http {
+        match next {
             Some((found, route)) => Assessment::allow(Found::Name(found), route),
             None => refusal,
         }
+    }
+
+    /// Whether TLS to this name is opened.
+    fn is_inspected(&self, found: &NameMatch) -> bool {
+        let mut flows = self.policy.rules.names.flows(found);
+        flows.any(|(_, terms)| terms.inspect)
     }
 
     /// Whether nothing but HTTP may be said to this name.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::diagnostic::Diagnostic;
 use crate::dns_settings::{Answers, Resolve};
 use crate::policy::Policy;
+use crate::proxies::UpstreamProxy;
 
 /// One piece of a policy. The order of inputs decides nothing but which of several settings (never
 /// rules) is taken: a later file's, and a flag's before any file's.
@@ -33,9 +34,88 @@ pub enum Input {
     Answers(Answers),
     /// `--upstream-proxy URL`, for HTTP and everything else; replaces the proxies of all files.
     UpstreamProxy(String),
+    /// `--upstream-proxy env`: the proxies of the caller's own environment; they replace the proxies and
+    /// the `no_proxy` of all files.
+    CallersProxies(CallersProxies),
     /// Where the variables are that a policy names for credentials. Without it they are not looked
     /// at: the policy loads, and has no credentials.
     Environment(Environment),
+}
+
+/// Upstream proxies as the variables of a process name them, for the programs of a host.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct CallersProxies {
+    /// For plain HTTP.
+    pub http: Option<NamedProxy>,
+    /// For everything else.
+    pub https: Option<NamedProxy>,
+    /// What goes direct, as it stands.
+    pub no_proxy: String,
+}
+
+/// One of them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NamedProxy {
+    /// The variable.
+    pub variable: &'static str,
+    /// Its value: a URL, or `HOST:PORT`. It may hold a password.
+    pub url: String,
+}
+
+impl CallersProxies {
+    /// Reads `http_proxy`, `https_proxy`, `all_proxy` and `no_proxy`, in lower case or, where that is
+    /// not set, in upper case, as programs do.
+    pub fn read(variable: impl Fn(&str) -> Option<String>) -> CallersProxies {
+        let named = |names: &[&'static str]| {
+            names.iter().find_map(|name| {
+                let url = variable(name).filter(|url| !url.trim().is_empty())?;
+                Some(NamedProxy {
+                    variable: name,
+                    url,
+                })
+            })
+        };
+        let all = named(&["all_proxy", "ALL_PROXY"]);
+        let no_proxy = variable("no_proxy").or_else(|| variable("NO_PROXY"));
+        CallersProxies {
+            http: named(&["http_proxy", "HTTP_PROXY"]).or(all.clone()),
+            https: named(&["https_proxy", "HTTPS_PROXY"]).or(all),
+            no_proxy: no_proxy.unwrap_or_default(),
+        }
+    }
+
+    /// The proxy for TLS or, where there is none, for plain HTTP.
+    pub fn first(&self) -> Option<&NamedProxy> {
+        self.https.as_ref().or(self.http.as_ref())
+    }
+}
+
+impl NamedProxy {
+    /// Its URL, with the scheme that programs take where none is written.
+    pub fn url(&self) -> String {
+        let url = self.url.trim();
+        match url.contains("://") {
+            true => url.to_owned(),
+            false => format!("http://{url}"),
+        }
+    }
+}
+
+/// The variable and where it leads, without credentials.
+impl fmt::Display for NamedProxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match UpstreamProxy::parse(&self.url()) {
+            Ok(proxy) => write!(f, "{} ({proxy})", self.variable),
+            Err(_) => f.write_str(self.variable),
+        }
+    }
+}
+
+/// Shows no password.
+impl fmt::Debug for CallersProxies {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CallersProxies")
+    }
 }
 
 /// The variables of a process.

@@ -45,7 +45,7 @@ pub use duration::{DurationError, parse_duration};
 pub use explain::Explanation;
 pub use host_name::HOST_NAME;
 pub use http::{LIMITED_METHODS, MethodSet, PathError, PathSet, canonical_path};
-pub use input::{Environment, Input, Loaded};
+pub use input::{CallersProxies, Environment, Input, Loaded, NamedProxy};
 pub use limits::{FlowLimits, Limits};
 pub use load::{MAX_DIAGNOSTICS, MAX_FILE_BYTES, MAX_FILES, MAX_INCLUDE_DEPTH};
 pub use permit::{ConnectPermit, DatagramPermit, LookupPermit, PermitTarget};

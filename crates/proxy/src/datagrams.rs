@@ -4,13 +4,15 @@
 //! The kernel inside refuses every datagram whose destination is not leased for its UDP port, or named
 //! by an address rule. Answers *QUIC, DoT and other resolvers* (docs/threats.md). What arrives here is decided on again by
 //! lease and rule, once for each flow: a program's socket and one destination. Flows are bounded, end
-//! when nothing passes, and leave one decision and one close.
+//! when nothing passes or the program's socket is gone, and leave one decision and one close, which
+//! counts what was dropped.
 
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use portcullis_dns::pktinfo::{self, LocalAddress, Reply};
@@ -23,12 +25,12 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::{DatagramSlot, GoneClients};
 use crate::decider::Decider;
-use crate::limits::Slot;
 use crate::meter::{Cut, Meter, Way};
 use crate::proxy::Proxy;
 use crate::target::{Ruling, Target};
@@ -37,10 +39,16 @@ use crate::target::{Ruling, Target};
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest datagram, in bytes.
 const MAX_DATAGRAM_BYTES: usize = 65_535;
-/// Datagrams of one flow that wait to be sent; more are lost, as on any full link.
-const MAX_QUEUED: usize = 16;
-/// Bytes of datagrams that wait to be sent behind one listed port, of all its flows; more are lost.
-const MAX_QUEUED_BYTES: usize = 2 * 1024 * 1024;
+/// Datagrams of one flow that wait to be sent, above all while it is opened; more are dropped.
+const MAX_QUEUED: usize = 1024;
+/// Their bytes: a usual first burst (64 KiB) and the longest datagram beside it.
+const MAX_FLOW_BYTES: usize = 128 * 1024;
+/// How often flows are looked at whose program's socket may be gone.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// The same while there is no room for another flow.
+const SHORT_LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// How long one more flow waits for those that end to make room.
+const ROOM_WAIT: Duration = Duration::from_millis(20);
 /// How often an active flow has its way through the kernel kept open.
 const REOPEN_PAUSE: Duration = Duration::from_secs(60);
 /// After a failed read.
@@ -55,10 +63,93 @@ struct Key {
     to: IpAddr,
 }
 
-/// A datagram that waits to be sent, and its share of the room for those.
+/// A datagram that waits to be sent, and its share of the room for those: its flow's and the
+/// sandbox's.
 struct Queued {
     bytes: Vec<u8>,
-    _place: OwnedSemaphorePermit,
+    _places: [OwnedSemaphorePermit; 2],
+}
+
+/// The end of a flow that takes what the program sends. Dropping it ends the flow, after what waits.
+struct Inlet {
+    queue: Sender<Queued>,
+    room: Arc<Semaphore>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// What becomes of a datagram that is offered to a flow.
+enum Offered {
+    Taken,
+    /// The flow has ended.
+    Over,
+}
+
+impl Inlet {
+    fn new() -> (Inlet, Receiver<Queued>) {
+        let (queue, receive) = mpsc::channel(MAX_QUEUED);
+        let inlet = Inlet {
+            queue,
+            room: Arc::new(Semaphore::new(MAX_FLOW_BYTES)),
+            dropped: Arc::default(),
+        };
+        (inlet, receive)
+    }
+
+    /// Takes a datagram, or drops and counts it where there is no room.
+    fn offer(&self, bytes: &[u8], of_sandbox: &Arc<Semaphore>) -> Offered {
+        if self.queue.is_closed() {
+            return Offered::Over;
+        }
+        let weight = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        let place = |room: &Arc<Semaphore>| room.clone().try_acquire_many_owned(weight).ok();
+        let queued = place(&self.room)
+            .zip(place(of_sandbox))
+            .map(|(own, shared)| Queued {
+                bytes: bytes.to_vec(),
+                _places: [own, shared],
+            });
+        match queued.map(|queued| self.queue.try_send(queued)) {
+            Some(Ok(())) => Offered::Taken,
+            Some(Err(TrySendError::Closed(_))) => Offered::Over,
+            Some(Err(TrySendError::Full(_))) | None => {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+                Offered::Taken
+            }
+        }
+    }
+}
+
+/// The other end of an [`Inlet`], and the flow's place among those of the sandbox.
+struct Outlet {
+    queue: Receiver<Queued>,
+    dropped: Arc<AtomicU64>,
+    _slot: DatagramSlot,
+}
+
+/// The flows of one wildcard socket, by what they are between.
+#[derive(Default)]
+struct Inlets {
+    flows: HashMap<Key, Inlet>,
+    /// When programs' sockets were last looked for.
+    looked: Option<Instant>,
+}
+
+impl Inlets {
+    /// Forgets flows that have ended, and ends those whose program has closed its socket, unless that
+    /// was looked for a moment ago; whether there were such.
+    fn tidy(&mut self, gone: Option<&GoneClients>, pause: Duration) -> bool {
+        self.flows.retain(|_, flow| !flow.queue.is_closed());
+        let Some(gone) = gone else { return false };
+        let before = self.flows.len();
+        if before == 0 || self.looked.is_some_and(|at| at.elapsed() < pause) {
+            return false;
+        }
+        self.looked = Some(Instant::now());
+        let mut clients = self.flows.keys().map(|key| key.client).collect();
+        gone(&mut clients);
+        self.flows.retain(|key, _| !clients.contains(&key.client));
+        self.flows.len() < before
+    }
 }
 
 /// One wildcard socket inside: every address on one port.
@@ -94,8 +185,11 @@ pub async fn serve_datagrams(
 
 impl WildcardSocket {
     async fn read(self: Arc<Self>, tracker: &TaskTracker) -> io::Result<()> {
-        let mut flows: HashMap<Key, Sender<Queued>> = HashMap::new();
-        let room = Arc::new(Semaphore::new(MAX_QUEUED_BYTES));
+        let mut inlets = Inlets::default();
+        let room = &self.proxy.admission.datagram_bytes;
+        let gone = self.proxy.admission.gone_clients.as_ref();
+        let mut looks = interval(LOOK_PAUSE);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
         let mut errors = 0;
         loop {
@@ -103,6 +197,10 @@ impl WildcardSocket {
                 biased;
                 () = self.token.cancelled() => return Ok(()),
                 ready = self.socket.readable() => ready?,
+                _ = looks.tick(), if !inlets.flows.is_empty() => {
+                    inlets.tidy(gone, LOOK_PAUSE);
+                    continue;
+                }
             }
             let receive = || pktinfo::receive(&self.socket, &mut buffer);
             let received = match self.socket.try_io(Interest::READABLE, receive) {
@@ -126,42 +224,37 @@ impl WildcardSocket {
                 LocalAddress::Bound => continue,
             };
             let key = Key { client, to };
-            let weight = u32::try_from(received.length).unwrap_or(u32::MAX);
-            let Ok(place) = room.clone().try_acquire_many_owned(weight) else {
+            let datagram = buffer.get(..received.length).unwrap_or_default();
+            if let Some(flow) = inlets.flows.get(&key)
+                && let Offered::Taken = flow.offer(datagram, room)
+            {
                 continue;
-            };
-            let datagram = Queued {
-                bytes: buffer.get(..received.length).unwrap_or_default().to_vec(),
-                _place: place,
-            };
-            let datagram = match flows.get(&key) {
-                None => datagram,
-                Some(flow) => match flow.try_send(datagram) {
-                    Err(TrySendError::Closed(datagram)) => datagram,
-                    Ok(()) | Err(TrySendError::Full(_)) => continue,
-                },
-            };
+            }
             // Those that have ended make room.
-            flows.retain(|_, flow| !flow.is_closed());
-            let Some(slot) = self.proxy.admission.datagram_flow() else {
+            inlets.tidy(gone, LOOK_PAUSE);
+            let mut slot = self.proxy.admission.datagram_flow();
+            if slot.is_none() && inlets.tidy(gone, SHORT_LOOK_PAUSE) {
+                let freed = self.proxy.admission.next_datagram_flow();
+                slot = timeout(ROOM_WAIT, freed).await.ok();
+            }
+            let Some(slot) = slot else {
                 self.too_many(key);
                 continue;
             };
-            let (send, receive) = mpsc::channel(MAX_QUEUED);
-            let _ = send.try_send(datagram);
-            flows.insert(key, send);
-            tracker.spawn(self.clone().flow(key, received.to, receive, slot));
+            let (inlet, queue) = Inlet::new();
+            inlet.offer(datagram, room);
+            let outlet = Outlet {
+                queue,
+                dropped: inlet.dropped.clone(),
+                _slot: slot,
+            };
+            inlets.flows.insert(key, inlet);
+            tracker.spawn(self.clone().flow(key, received.to, outlet));
         }
     }
 
     /// One flow, from its decision to its end.
-    async fn flow(
-        self: Arc<Self>,
-        key: Key,
-        asked: LocalAddress,
-        mut up: Receiver<Queued>,
-        _slot: Slot,
-    ) {
+    async fn flow(self: Arc<Self>, key: Key, asked: LocalAddress, mut outlet: Outlet) {
         let target = self
             .proxy
             .decider
@@ -197,15 +290,15 @@ impl WildcardSocket {
         let mut meter = self.proxy.connector.limiter.meter(None);
         let mut quiet = pin!(sleep(idle));
         let mut opened = started;
-        let (mut sent, mut received) = (0, 0);
+        let (mut sent, mut received, mut dropped) = (0, 0, 0_u64);
         let mut limit = None;
         let end = loop {
             tokio::select! {
                 biased;
                 () = self.token.cancelled() => break CloseReason::Shutdown,
-                datagram = up.recv() => {
+                datagram = outlet.queue.recv() => {
                     let Some(Queued { bytes: datagram, .. }) = datagram else {
-                        break CloseReason::Shutdown;
+                        break CloseReason::ClientClosed;
                     };
                     if !stands(&mut ruling, &target, &self.proxy.decider, out.address) {
                         break CloseReason::PolicyChanged;
@@ -217,7 +310,8 @@ impl WildcardSocket {
                     match out.socket.send(&datagram).await {
                         Ok(bytes) => sent += bytes as u64,
                         Err(error) if is_fatal(&error) => break CloseReason::UpstreamReset,
-                        Err(_) => {} // too long for the way, or no room: lost, as datagrams are
+                        // Too long for the way, or no room.
+                        Err(_) => dropped += 1,
                     }
                 }
                 ready = out.socket.readable() => {
@@ -238,7 +332,10 @@ impl WildcardSocket {
                         break cut.end;
                     }
                     // A program that is gone, or too slow, loses what it does not take.
-                    let _ = pktinfo::reply(&self.socket, &Reply { to: key.client, from: asked, payload: answer });
+                    let reply = Reply { to: key.client, from: asked, payload: answer };
+                    if pktinfo::reply(&self.socket, &reply).is_err() {
+                        dropped += 1;
+                    }
                 }
                 () = &mut quiet => break CloseReason::IdleTimeout,
             }
@@ -251,8 +348,19 @@ impl WildcardSocket {
                 let _ = leases.open_datagrams(key.to, &port, Duration::ZERO);
             }
         };
+        // What still waits is dropped with the flow.
+        outlet.queue.close();
+        while outlet.queue.try_recv().is_ok() {
+            dropped += 1;
+        }
+        dropped += outlet.dropped.load(Ordering::Relaxed);
+        let detail = match (limit, dropped) {
+            (limit, 0) => limit.map(str::to_owned),
+            (None, dropped) => Some(format!("{dropped} datagrams were dropped")),
+            (Some(limit), dropped) => Some(format!("{limit}; {dropped} datagrams were dropped")),
+        };
         let mut close = Close::new(end, sent, received, started.elapsed());
-        close.detail = limit;
+        close.detail = detail.as_deref();
         self.proxy.records.recorder().close(id, close);
     }
 

@@ -53,7 +53,7 @@ mod tunnel;
 #[cfg(not(feature = "inspect"))]
 mod uninspected;
 
-pub use admission::Room;
+pub use admission::{GoneClients, Room};
 pub use datagrams::serve_datagrams;
 pub use decider::Own;
 #[cfg(feature = "inspect")]

@@ -36,6 +36,8 @@ pub(crate) const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 pub(crate) const EARLY_TIMER: Duration = Duration::from_millis(100);
 /// Flows of datagrams of one sandbox at once.
 pub const MAX_DATAGRAM_FLOWS: usize = 512;
+/// Bytes of datagrams that wait to be sent, of all flows of one sandbox; more are dropped.
+pub(crate) const MAX_QUEUED_DATAGRAM_BYTES: usize = 2 * 1024 * 1024;
 /// How long a direct connection's record waits for the name that its first bytes may show.
 pub(crate) const RECORD_DELAY: Duration = Duration::from_millis(500);
 /// How often a half-closed tunnel is looked at for a peer that is gone.

@@ -9,7 +9,7 @@ use portcullis_names::AllowedClients;
 use portcullis_policy::Policy;
 use portcullis_record::Recorder;
 
-use crate::admission::{Admission, Room};
+use crate::admission::{Admission, GoneClients, Room};
 use crate::connector::Connector;
 use crate::decider::{Decider, Own};
 use crate::flows::Flows;
@@ -82,6 +82,14 @@ impl Proxy {
     #[must_use]
     pub fn with_inspector(mut self, inspector: Option<Arc<Inspector>>) -> Proxy {
         self.inspector = inspector;
+        self
+    }
+
+    /// What knows which programs have closed the sockets of their datagrams. Without it, flows of
+    /// datagrams end when nothing passes.
+    #[must_use]
+    pub fn with_gone_clients(mut self, gone: Option<GoneClients>) -> Proxy {
+        self.admission.gone_clients = gone;
         self
     }
 

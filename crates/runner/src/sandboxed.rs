@@ -17,8 +17,8 @@ use crate::unix_refusals;
 use crate::unresolved::Unresolved;
 use portcullis_dns::hosts_inside;
 use portcullis_gateway::{
-    BuildError, CancellationToken, Entrances, Gateway, Inspector, Mode, OwnNames, Policy, PortSet,
-    Recorder, Resolve, Serving, StartError, StartupError, TaskTracker,
+    BuildError, CancellationToken, Entrances, Gateway, GoneClients, Inspector, Mode, OwnNames,
+    Policy, PortSet, Recorder, Resolve, Serving, StartError, StartupError, TaskTracker,
 };
 use portcullis_names::{Name, NameBuf, NameRef, RecordType};
 use portcullis_policy::{AddressRule, Reason, Request};
@@ -305,7 +305,7 @@ async fn serve(
 }
 
 /// Finds the program behind a denial among the sandbox's processes.
-fn finder(processes: Processes) -> ProcessFinder {
+fn finder(processes: Arc<Processes>) -> ProcessFinder {
     Arc::new(move |client| {
         let transport = match client.transport {
             Transport::Tcp => sandbox::Transport::Tcp,
@@ -316,6 +316,18 @@ fn finder(processes: Processes) -> ProcessFinder {
             pid: found.pid,
             command: found.command,
         })
+    })
+}
+
+/// Whose sockets for datagrams are gone. Of clients with other addresses (a guest behind a TAP) nobody
+/// here can tell.
+fn gone_clients(processes: Arc<Processes>, addresses: &Addresses) -> GoneClients {
+    let own: [IpAddr; 2] = [addresses.own4.into(), addresses.own6.into()];
+    Arc::new(move |clients| match processes.udp_ports() {
+        Some(ports) => clients.retain(|client| {
+            own.contains(&client.ip().to_canonical()) && !ports.contains(&client.port())
+        }),
+        None => clients.clear(),
     })
 }
 
@@ -347,9 +359,10 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
         token,
     } = parts;
     let addresses = wanted.addresses;
+    let processes = Arc::new(sockets.processes);
     let recorder = &recorder
         .clone()
-        .with_process_finder(finder(sockets.processes));
+        .with_process_finder(finder(processes.clone()));
     let resolve = wanted
         .resolve
         .unwrap_or(wanted.policy.settings().dns.resolve);
@@ -377,6 +390,7 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
             networks.replace_networks(&open.rules, &open.closed)
         }))
         .own(names)
+        .gone_clients(gone_clients(processes, &addresses))
         .inspector(wanted.inspector)
         .listeners(vec![
             addresses.http(),

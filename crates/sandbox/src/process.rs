@@ -1,4 +1,5 @@
-//! Which program inside holds a socket: for records, never for decisions.
+//! Which program inside holds a socket: for records, and for the end of flows whose socket is gone;
+//! never for decisions.
 //!
 //! A record says which of a hundred processes it was: the sandbox's own socket tables give the inode
 //! of the socket that a request came from, and the descriptors of the processes below its first
@@ -7,6 +8,7 @@
 //! "not known". A process may pass its sockets on: what is found is a holder, and its name is one
 //! it chose itself.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -84,6 +86,24 @@ impl Processes {
         self.holder(link.as_bytes())
     }
 
+    /// The local ports of all UDP sockets inside, of both families; `None` where they cannot be read
+    /// or are too many to be read whole.
+    #[must_use]
+    pub fn udp_ports(&self) -> Option<HashSet<u16>> {
+        let mut ports = HashSet::new();
+        for table in ["udp", "udp6"] {
+            let path = format!("/proc/{}/net/{table}", self.init);
+            let text = match read(Path::new(&path), MAX_TABLE_BYTES) {
+                Some(text) if text.len() < MAX_TABLE_BYTES as usize => text,
+                // A kernel without IPv6 has no such table.
+                None if table == "udp6" && !Path::new(&path).exists() => continue,
+                _ => return None,
+            };
+            ports.extend(local_ports(&String::from_utf8_lossy(&text)));
+        }
+        Some(ports)
+    }
+
     fn inode(&self, transport: Transport, client: SocketAddr) -> Option<u64> {
         let tables = match transport {
             Transport::Tcp => ["tcp", "tcp6"],
@@ -124,6 +144,14 @@ impl Processes {
         }
         None
     }
+}
+
+/// The local ports in the text of one of the kernel's tables: `N: ADDRESS:PORT …`, hexadecimal.
+fn local_ports(table: &str) -> impl Iterator<Item = u16> {
+    table.lines().filter_map(|line| {
+        let local = line.split_ascii_whitespace().nth(1)?;
+        u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()
+    })
 }
 
 /// The inode of a client's socket in the text of one of the kernel's tables.
@@ -448,7 +476,9 @@ mod tests {
         let found = own.find(Transport::Udp, at, None).unwrap();
         assert_eq!(found.pid, std::process::id());
         assert!(!found.command.is_empty());
+        assert!(own.udp_ports().unwrap().contains(&at.port()));
         drop(udp);
+        assert!(!own.udp_ports().unwrap().contains(&at.port()));
         assert_eq!(own.find(Transport::Udp, at, None), None);
 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -11,7 +11,7 @@ use crate::policy_options::{self, PolicyOptions};
 use crate::probe::{COMMAND, Endpoint, Finding, Layer, walk};
 use anyhow::Context;
 use portcullis_names::{Pattern, Target};
-use portcullis_policy::{Loaded, Policy, Reason, Resolve, Verdict};
+use portcullis_policy::{Answers, Loaded, Policy, Reason, Resolve, Verdict};
 use portcullis_runner::Report;
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -204,6 +204,9 @@ fn conclusion(
             writeln!(text, "detail: {detail}")?;
         }
     }
+    if let Some(policy) = policy.filter(|_| !refused) {
+        write_proxy_hint(text, policy, layer)?;
+    }
     if refused {
         let explained = policy
             .zip(Target::from_policy(&endpoint.to_string()).ok())
@@ -236,4 +239,26 @@ fn conclusion(
         }
     }
     Ok(FAILED_AT + layer.number())
+}
+
+/// What an upstream proxy could have to do with a destination that cannot be reached.
+fn write_proxy_hint(text: &mut String, policy: &Policy, layer: Layer) -> std::fmt::Result {
+    let settings = policy.settings();
+    let callers = policy_options::callers_proxies();
+    if settings.upstream.is_empty() {
+        let Some(proxy) = callers.first() else {
+            return Ok(());
+        };
+        return writeln!(
+            text,
+            "hint: {proxy} is set here but not used; `--upstream-proxy env` takes it"
+        );
+    }
+    if layer == Layer::Dns && settings.dns.answers == Answers::Real {
+        writeln!(
+            text,
+            "hint: if only the upstream proxy can resolve this name, use `--answers synthetic`"
+        )?;
+    }
+    Ok(())
 }

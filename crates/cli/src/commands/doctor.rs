@@ -2,6 +2,7 @@
 
 use crate::command::Command;
 use crate::output;
+use crate::policy_options;
 use crate::version::BUILD;
 use std::fmt::Write as _;
 use std::process::ExitCode;
@@ -33,6 +34,13 @@ fn run() -> ExitCode {
         if let (false, Some(fix)) = (check.ok, &check.fix) {
             let _ = writeln!(text, "      fix: {fix}");
         }
+    }
+    if let Some(proxy) = policy_options::callers_proxies().first() {
+        let _ = writeln!(
+            text,
+            "note  upstream proxy: {proxy} is set here, but `run` uses it only with \
+             `--upstream-proxy env`, or where a policy names it in [network.proxy]"
+        );
     }
     if output::data(&text) && all {
         ExitCode::SUCCESS

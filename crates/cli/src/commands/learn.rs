@@ -39,7 +39,8 @@ pub struct Learn {
     /// the host's own)
     #[arg(long = "resolver", value_name = "RESOLVER")]
     resolver: Vec<String>,
-    /// Upstream proxy: http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT
+    /// Upstream proxy: http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT; env takes the one of
+    /// your own https_proxy, http_proxy, all_proxy and no_proxy
     #[arg(long = "upstream-proxy", value_name = "URL")]
     upstream_proxy: Option<String>,
     /// Append decision records to FILE, one JSON object per line

@@ -2,7 +2,8 @@
 //!
 //! The reply's head is taken off the stream to the very byte: behind it may already stand the first
 //! bytes of a server that speaks first (SSH, SMTP), and they belong to the program. The proxy is
-//! not trusted to be well behaved: it may hang, close, or send rubbish without end.
+//! not trusted to be well behaved: it may hang, close, or send rubbish without end. A line may end in
+//! a bare line feed (RFC 9112 section 2.2), so that such a proxy is not waited for in vain.
 
 use std::fmt::Write as _;
 use std::io;
@@ -30,8 +31,9 @@ const MAX_PHRASE_BYTES: usize = 80;
 const BEGINNING: &[u8] = b"HTTP/1.";
 /// What is said of one that does not.
 const NOT_HTTP: &str = "answered with something other than HTTP";
-/// The end of a head. Bare line feeds do not end one.
-const END: &[u8] = b"\r\n\r\n";
+/// What is said of a head with a carriage return that no line feed follows: which lines such a head
+/// has, and where it ends, two readers would see differently.
+const BARE_CR: &str = "answered with a carriage return that ends no line";
 
 /// The value of `Proxy-Authorization` (RFC 7617).
 pub(crate) fn basic(credentials: &Credentials) -> String {
@@ -114,6 +116,7 @@ fn refusal(status: u16) -> Reason {
 /// Takes one head off the stream, up to and with its empty line, and not a byte more.
 async fn read_head(stream: &mut Stream) -> Result<Vec<u8>, ProxyFailure> {
     let mut head = Vec::new();
+    let mut ends = LineEnds::default();
     let mut seen = [0u8; 2048];
     loop {
         let peeked = peek(stream, &mut seen).await.map_err(broken)?;
@@ -132,12 +135,11 @@ async fn read_head(stream: &mut Stream) -> Result<Vec<u8>, ProxyFailure> {
             // Told at once: it may never send what would be the end of a head.
             return Err(down(Reason::UpstreamProxyProtocol, NOT_HTTP));
         }
-        // The end may have begun in what was taken before.
-        let from = before.saturating_sub(END.len() - 1);
-        let end = head[from..]
-            .windows(END.len())
-            .position(|window| window == END);
-        let complete = end.map(|at| from + at + END.len());
+        let complete = match ends.read(&head[before..]) {
+            HeadEnd::At(used) => Some(before + used),
+            HeadEnd::Later => None,
+            HeadEnd::BareCr => return Err(down(Reason::UpstreamProxyProtocol, BARE_CR)),
+        };
         head.truncate(complete.unwrap_or(head.len()));
         let taken = head.len() - before;
         let take = stream.read_exact(&mut seen[..taken]).await;
@@ -149,6 +151,39 @@ async fn read_head(stream: &mut Stream) -> Result<Vec<u8>, ProxyFailure> {
             let detail = format!("sent more than {MAX_HEAD_BYTES} bytes of header");
             return Err(down(Reason::UpstreamProxyProtocol, detail));
         }
+    }
+}
+
+/// Looks for the empty line that ends a head, over all pieces of it.
+#[derive(Default)]
+struct LineEnds {
+    /// The line has bytes.
+    in_line: bool,
+    after_cr: bool,
+}
+
+/// Where a head ends.
+enum HeadEnd {
+    /// Behind so many bytes of the piece.
+    At(usize),
+    /// Not in this piece.
+    Later,
+    /// Nowhere: there is a carriage return that no line feed follows.
+    BareCr,
+}
+
+impl LineEnds {
+    fn read(&mut self, piece: &[u8]) -> HeadEnd {
+        for (at, &byte) in piece.iter().enumerate() {
+            match byte {
+                b'\n' if !self.in_line => return HeadEnd::At(at + 1),
+                b'\n' => *self = LineEnds::default(),
+                _ if self.after_cr => return HeadEnd::BareCr,
+                b'\r' => self.after_cr = true,
+                _ => self.in_line = true,
+            }
+        }
+        HeadEnd::Later
     }
 }
 
@@ -167,7 +202,7 @@ async fn peek(stream: &mut Stream, seen: &mut [u8]) -> io::Result<usize> {
 
 /// Status and reason phrase of a head.
 fn parse_status(head: &[u8]) -> Option<(u16, String)> {
-    let line_end = head.windows(2).position(|window| window == b"\r\n")? + 2;
+    let line_end = head.iter().position(|byte| *byte == b'\n')? + 1;
     // The status line alone: the fields say nothing that is of use here.
     let mut response = httparse::Response::new(&mut []);
     response.parse(&head[..line_end]).ok()?;
@@ -197,7 +232,8 @@ mod tests {
             ),
             ("HTTP/1.1 407\r\n\r\n", Some((407, ""))),
             ("HTTP/1.1 403 \u{1b}[31mno\r\n\r\n", None),
-            ("HTTP/1.1 200 OK\nX: y\r\n\r\n", None),
+            ("HTTP/1.1 200 OK\nX: y\r\n\r\n", Some((200, "OK"))),
+            ("HTTP/1.1 407 no\n\n", Some((407, "no"))),
             ("HTTP/1.1 2000 OK\r\n\r\n", None),
             ("HTTP/1.1 20 OK\r\n\r\n", None),
             ("HTTP/1.1 099 x\r\n\r\n", None),

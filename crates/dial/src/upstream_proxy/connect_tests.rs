@@ -92,6 +92,14 @@ async fn connect_goes_through_the_proxy_and_a_server_that_speaks_first_is_heard_
             b"-x\r\n\r\n",
         ],
         &[b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\nSSH-2.0-x\r\n\r\n"],
+        // Bare line feeds: RFC 9112 section 2.2.
+        &[b"HTTP/1.1 200 OK\n\nSSH-2.0-x\r\n\r\n"],
+        &[b"HTTP/1.0 200 OK\nVia: x\n", b"\nSSH-2.0-x\r\n\r\n"],
+        &[
+            b"HTTP/1.0 200 OK\r\nVia: x\n",
+            b"\r",
+            b"\nSSH-2.0-x\r\n\r\n",
+        ],
     ] {
         let (at, mut heads) = writing(pieces).await;
         let mut dialed = dial(at).await.unwrap();
@@ -169,13 +177,18 @@ async fn a_proxy_that_sends_garbage_closes_or_floods_is_given_up() {
     .await;
     let (at, _heads) = writing(&[b"HTTP/1.1 200 ", &[b'x'; 20_000]]).await;
     fails_with(at, UpstreamProxyProtocol, "bytes of header").await;
-    let (at, _heads) = writing(&[b"HTTP/1.1 200 OK\n\nSSH"]).await;
-    fails_with(
-        at,
-        UpstreamProxyClosed,
-        "closed the connection in its answer",
-    )
-    .await;
+    for bare in [
+        b"HTTP/1.1 200 OK\r\r" as &[u8],
+        b"HTTP/1.1 200 OK\r\nX: a\rb",
+    ] {
+        // Told at once: the proxy keeps the connection open.
+        let (at, _heads) = proxy(move |mut stream| async move {
+            let _ = stream.write_all(bare).await;
+            let _ = stream.read(&mut [0; 64]).await;
+        })
+        .await;
+        fails_with(at, UpstreamProxyProtocol, "ends no line").await;
+    }
     let (at, _heads) = writing(&[b"HTTP/1.1 101 Switching Protocols\r\n\r\n"]).await;
     fails_with(at, UpstreamProxyProtocol, "answered 101").await;
     // Neither an end of a line nor of the connection.

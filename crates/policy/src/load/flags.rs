@@ -1,9 +1,9 @@
 //! Flags and variables, which add to the files and replace their settings.
 
 use super::draft::{Draft, Expect};
-use super::proxy;
+use super::proxy::{self, CallersUrls};
 use super::source::Written;
-use crate::input::Input;
+use crate::input::{CallersProxies, Input};
 use crate::rules::Terms;
 
 const ALLOW: &str = "--allow";
@@ -46,11 +46,30 @@ pub(super) fn flags(draft: &mut Draft<'_>, inputs: &[Input]) {
                 };
                 proxy::flag(&mut draft.proxy, &mut draft.sources, url);
             }
+            Input::CallersProxies(callers) => callers_proxies(draft, callers),
         }
     }
     if !resolvers.is_empty() {
         draft.settings.resolvers = resolvers;
     }
+}
+
+/// `--upstream-proxy env`.
+fn callers_proxies(draft: &mut Draft<'_>, callers: &CallersProxies) {
+    let [http, https] = [&callers.http, &callers.https].map(|proxy| {
+        let proxy = proxy.as_ref()?;
+        // Nothing is called by the URL here either.
+        let value = proxy.url();
+        let place = draft.named_flag(UPSTREAM_PROXY, &value, proxy.variable.to_owned());
+        Some(Written { value, place })
+    });
+    let place = draft.named_flag(UPSTREAM_PROXY, &callers.no_proxy, "no_proxy".to_owned());
+    let no_proxy = Written {
+        value: callers.no_proxy.as_str(),
+        place,
+    };
+    let urls = CallersUrls { http, https };
+    proxy::callers(&mut draft.proxy, &mut draft.sources, &urls, no_proxy);
 }
 
 /// Names separated by commas, on port 443.

@@ -97,6 +97,37 @@ pub(super) fn flag(proxies: &mut ProxyDraft, sources: &mut Sources, url: Written
     }
 }
 
+/// The URLs of the caller's own proxies.
+pub(super) struct CallersUrls {
+    pub http: Option<Written<String>>,
+    pub https: Option<Written<String>>,
+}
+
+/// `--upstream-proxy env`. Entries of `no_proxy` that mean nothing here mean nothing to other programs
+/// either, and are left out.
+pub(super) fn callers(
+    proxies: &mut ProxyDraft,
+    sources: &mut Sources,
+    urls: &CallersUrls,
+    no_proxy: Written<&str>,
+) {
+    let mut group = |url: &Option<Written<String>>| {
+        let url = url.as_ref()?;
+        let value = url.value.as_str();
+        let place = url.place;
+        one(sources, Written { value, place }).map(|proxy| GroupDraft::of(vec![proxy]))
+    };
+    proxies.http = group(&urls.http);
+    proxies.https = group(&urls.https);
+    let text = no_proxy.value;
+    let separated = text.split(|c: char| c == ',' || c.is_ascii_whitespace());
+    let known = separated.filter(|entry| text.trim() == *entry || *entry != "*");
+    let known = known.filter(|entry| NoProxy::parse(entry).is_ok());
+    let value = known.collect::<Vec<_>>().join(",");
+    let place = no_proxy.place;
+    proxies.no_proxy = Some(Written { value, place });
+}
+
 /// One URL, a list of them, or a table with `url`.
 fn group(sources: &mut Sources, key: &str, node: &Node) -> Option<GroupDraft> {
     let place = node.place;

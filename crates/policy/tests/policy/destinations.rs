@@ -261,7 +261,7 @@ fn a_denied_name_stays_denied_behind_an_address_rule() {
 }
 
 #[test]
-fn tls_without_a_name_needs_a_rule_that_says_so() {
+fn tls_without_a_name_needs_a_rule_that_says_so_on_port_443() {
     let policy = domains(
         "\"a.example\" = \"allow\"\n\"old.example:443\" = { verdict = \"allow\", allow_no_sni = true }\n\
          \"old.example:8443\" = \"allow\"",
@@ -278,16 +278,50 @@ fn tls_without_a_name_needs_a_rule_that_says_so() {
         hidden(&policy, LEASED, &["a.example", "old.example"], TLS),
         Reason::Allowed
     );
-    // said for one port, not for the other
+    // on any other port plain TCP passes by lease, and so does TLS that says no more
     assert_eq!(
         hidden(&policy, LEASED, &["old.example"], 8443),
-        Reason::SniMissing
+        Reason::Allowed
     );
+    assert_eq!(
+        hidden(&policy, LEASED, &["a.example"], 8443),
+        Reason::PortNotAllowed
+    );
+    assert_eq!(hidden(&policy, LEASED, &[], 8443), Reason::AddressNotLeased);
     assert_eq!(
         hidden(&policy, LEASED, &["old.example"], 22),
         Reason::PortNotAllowed
     );
     assert_eq!(hidden(&policy, LEASED, &[], TLS), Reason::AddressNotLeased);
+}
+
+#[test]
+fn hidden_tls_meets_the_strictest_name_of_its_address() {
+    for strict in [
+        "inspect = true",
+        "methods = [\"GET\"]",
+        "paths = [\"/a/**\"]",
+    ] {
+        let policy = domains(&format!(
+            "\"free.example:8443\" = \"allow\"\n\
+             \"strict.example:8443\" = {{ verdict = \"allow\", {strict} }}",
+        ));
+        let owners = [name("free.example"), name("strict.example")];
+        for owners in [owners.clone(), [owners[1].clone(), owners[0].clone()]] {
+            let asked = Asked::Address {
+                address: address(LEASED),
+                owners: owners.to_vec().into(),
+            };
+            let to = asked.showing(Shown::Hidden);
+            let decision = policy.decide(&Request::Connect {
+                to: &to,
+                port: 8443,
+            });
+            assert_eq!(decision.reason, Reason::Allowed);
+            let named = decision.name().map(|name| name.as_str());
+            assert_eq!(named, Some("strict.example"), "{strict}");
+        }
+    }
 }
 
 #[test]
@@ -412,6 +446,14 @@ fn a_synthetic_address_is_judged_and_dialled_by_its_one_name() {
     };
     assert_eq!(hidden("a.example"), Reason::SniMissing);
     assert_eq!(hidden("blind.example"), Reason::Allowed);
+    let policy = domains("\"redis.example:6379\" = \"allow\"");
+    let redis = name("redis.example");
+    let to = made_up(&redis).showing(Shown::Hidden);
+    let request = Request::Connect {
+        to: &to,
+        port: 6379,
+    };
+    assert_eq!(policy.decide(&request).reason, Reason::Allowed);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use portcullis_policy::{MAX_INCLUDE_DEPTH, Reason};
+use portcullis_policy::{CallersProxies, MAX_INCLUDE_DEPTH, ProxyGroup, Reason};
 
 use super::*;
 
@@ -222,6 +222,65 @@ fn openshell_direct_tcp_hosts() {
             ("OPENSHELL_DIRECT_TCP_HOSTS", 11),
             ("OPENSHELL_DIRECT_TCP_HOSTS", 15)
         ]
+    );
+}
+
+#[test]
+fn the_caller_s_proxies_are_read_as_programs_read_them() {
+    let callers = |variables: &'static [(&'static str, &'static str)]| {
+        let variable = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name)?;
+            Some(found.1.to_owned())
+        };
+        CallersProxies::read(variable)
+    };
+    let upstream = |callers: CallersProxies| {
+        let policy = load(&[Input::CallersProxies(callers)]).unwrap().policy;
+        let settings = policy.settings().upstream.clone();
+        let first = |group: &Option<ProxyGroup>| {
+            let group = group.as_ref()?;
+            Some(group.proxies()[0].to_string())
+        };
+        let no_proxy = settings.no_proxy.as_str().to_owned();
+        (first(&settings.http), first(&settings.https), no_proxy)
+    };
+    let url = |url: &str| Some(url.to_owned());
+    for (variables, http, https, no_proxy) in [
+        (&[][..], None, None, ""),
+        (&[("https_proxy", "")], None, None, ""),
+        (
+            &[("HTTPS_PROXY", "proxy.example:3128")],
+            None,
+            url("http://proxy.example:3128"),
+            "",
+        ),
+        (
+            &[
+                ("http_proxy", "http://one.example:1"),
+                ("HTTP_PROXY", "http://two.example:2"),
+                ("ALL_PROXY", "socks5h://all.example"),
+                ("no_proxy", "localhost, [::1]  *,%bad,.corp.example"),
+            ],
+            url("http://one.example:1"),
+            url("socks5://all.example:1080"),
+            "localhost,[::1],.corp.example",
+        ),
+        (&[("no_proxy", "*")], None, None, "*"),
+    ] {
+        let expected = (http, https, no_proxy.to_owned());
+        assert_eq!(upstream(callers(variables)), expected, "{variables:?}");
+    }
+    let secret = callers(&[("https_proxy", "http://alice:s3cret@proxy.example:3128")]);
+    let shown = secret.first().unwrap().to_string();
+    assert_eq!(shown, "https_proxy (http://proxy.example:3128)");
+    let errors = load(&[Input::CallersProxies(callers(&[(
+        "https_proxy",
+        "ftp://a:s3cret@b",
+    )]))]);
+    let errors = format!("{:?}", errors.unwrap_err());
+    assert!(
+        errors.contains("https_proxy") && !errors.contains("s3cret"),
+        "{errors}"
     );
 }
 
