@@ -25,11 +25,11 @@ fn every_kind_of_route_that_says_no_is_unreachable_and_no_fault_of_the_gateway()
     }
     let mut dns = world.spec().dns.clone();
     for (kind, address) in KINDS {
-        dns.zone.push(format!("{kind}.example.com A {address}"));
+        dns.zone.push(format!("by-{kind}.example.com A {address}"));
     }
     world.set_dns(&dns);
     for (kind, address) in KINDS {
-        let name = format!("{kind}.example.com");
+        let name = format!("by-{kind}.example.com");
         let ran = sandbox(&world).allow(&name).python(&format!(
             "import gate\n\
              print(gate.connect('{name}:443')[1].split('\\r\\n')[0], \
