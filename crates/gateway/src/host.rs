@@ -23,7 +23,21 @@ pub fn host_resolvers() -> io::Result<Vec<SocketAddr>> {
     File::open(RESOLV_CONF)?
         .take(MAX_RESOLV_CONF_BYTES)
         .read_to_string(&mut text)?;
-    Ok(portcullis_dns::upstreams_from_resolv_conf(&text))
+    Ok(resolvers_in(&text))
+}
+
+/// The resolvers in the text of a `resolv.conf` of this host.
+pub fn resolvers_in(text: &str) -> Vec<SocketAddr> {
+    portcullis_dns::upstreams_from_resolv_conf(text, interface_index)
+}
+
+/// The number of a network interface, as the kernel shows it.
+fn interface_index(name: &str) -> Option<u32> {
+    if name.contains('/') {
+        return None;
+    }
+    let text = std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?;
+    text.trim().parse().ok()
 }
 
 /// The host's IPv6 routes, held open: they are read again when there is no free descriptor, too.

@@ -57,7 +57,7 @@ mod synthetic;
 
 pub use entrances::Entrances;
 pub use gateway::{Builder, Gateway};
-pub use host::host_resolvers;
+pub use host::{host_resolvers, resolvers_in};
 pub use replace::{Networks, ReplaceError, Replaced};
 pub use serving::{PartError, Serving};
 pub use startup::{Acceptable, BuildError, ResolverError, StartError};

@@ -7,8 +7,8 @@
 //! Answers *around the gateway* (docs/threats.md): whoever changes these files says where listed names
 //! lead. A program in the sandbox sees copies, and the folder is held since before it starts.
 
-use portcullis_dns::{HostsFile, upstreams_from_resolv_conf};
-use portcullis_gateway::{CancellationToken, Gateway};
+use portcullis_dns::HostsFile;
+use portcullis_gateway::{CancellationToken, Gateway, resolvers_in};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
 use std::fs::File;
 use std::io::{self, Read};
@@ -104,7 +104,7 @@ impl HostFiles {
             return;
         };
         self.resolv_conf = now;
-        let resolvers = upstreams_from_resolv_conf(&text);
+        let resolvers = resolvers_in(&text);
         if resolvers.is_empty() {
             return;
         }

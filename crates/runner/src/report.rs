@@ -122,6 +122,8 @@ pub(crate) struct Collector {
     subscription: Subscription,
     used: BTreeSet<(String, u16, bool)>,
     looked_up: BTreeMap<String, BTreeSet<String>>,
+    /// The names that DNS gave each address out for.
+    owners: BTreeMap<IpAddr, BTreeSet<String>>,
     errors: Vec<Failed>,
 }
 
@@ -131,6 +133,7 @@ impl Collector {
             subscription: recorder.subscribe(),
             used: BTreeSet::new(),
             looked_up: BTreeMap::new(),
+            owners: BTreeMap::new(),
             errors: Vec::new(),
         }
     }
@@ -181,6 +184,12 @@ impl Collector {
             }),
             (_, Layer::Dns) if passed && self.looked_up.len() < MAX_COLLECTED => {
                 if matches!(seen.reason, Reason::Allowed | Reason::NotListed) {
+                    for address in &seen.addresses {
+                        if self.owners.len() < MAX_COLLECTED {
+                            let owners = self.owners.entry(*address).or_default();
+                            owners.insert(seen.name.clone());
+                        }
+                    }
                     let records = self.looked_up.entry(seen.name).or_default();
                     let other = seen.qtype.filter(|qtype| !ADDRESS_TYPES.contains(qtype));
                     if let Some(qtype) = other.filter(|_| records.len() < MAX_RECORD_TYPES) {
@@ -191,6 +200,15 @@ impl Collector {
             (_, Layer::Tcp | Layer::Tls | Layer::Http) if passed => {
                 if let Some(port) = seen.port.filter(|_| self.used.len() < MAX_COLLECTED) {
                     let is_address = seen.name.parse::<IpAddr>().is_ok();
+                    // Nobody knows which of the address's names a direct connection that shows none
+                    // is for: a policy needs them all.
+                    let direct = seen.layer == Layer::Tcp && seen.protocol == Protocol::Transparent;
+                    let owners = seen.addresses.iter().filter(|_| direct && !is_address);
+                    let owners = owners.filter_map(|address| self.owners.get(address));
+                    let owners: Vec<_> = owners.filter(|o| o.contains(&seen.name)).collect();
+                    for owner in owners.into_iter().flatten() {
+                        self.used.insert((owner.clone(), port, false));
+                    }
                     self.used.insert((seen.name, port, is_address));
                 }
             }

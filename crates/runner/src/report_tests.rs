@@ -71,3 +71,29 @@ async fn what_was_denied_was_not_used() {
     .await;
     assert!(report.used.is_empty() && report.looked_up.is_empty() && report.errors.is_empty());
 }
+
+#[tokio::test]
+async fn all_names_of_an_address_are_used_where_the_connection_shows_none() {
+    let report = report(|recorder| {
+        for name in ["a.example", "b.example"] {
+            let lookup = event(Layer::Dns, Verdict::Allow, Reason::Allowed).name(name);
+            recorder.decision(lookup.qtype(RecordType::A).addresses(&ADDRESSES));
+        }
+        let other = event(Layer::Dns, Verdict::Allow, Reason::Allowed).name("c.example");
+        recorder.decision(other.qtype(RecordType::A));
+        let open = |layer| event(layer, Verdict::Allow, Reason::Allowed).addresses(&ADDRESSES);
+        recorder.decision(open(Layer::Tcp).name("b.example").port(5432));
+        recorder.decision(open(Layer::Tls).name("a.example").port(443));
+    })
+    .await;
+    let used: Vec<(&str, u16)> = report
+        .used
+        .iter()
+        .map(|used| (used.target.as_str(), used.port))
+        .collect();
+    let expected = [("a.example", 443), ("a.example", 5432), ("b.example", 5432)];
+    assert_eq!(
+        used, expected,
+        "the one that shows its name is for that name"
+    );
+}
