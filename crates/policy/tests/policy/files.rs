@@ -259,7 +259,7 @@ fn the_caller_s_proxies_are_read_as_programs_read_them() {
                 ("http_proxy", "http://one.example:1"),
                 ("HTTP_PROXY", "http://two.example:2"),
                 ("ALL_PROXY", "socks5h://all.example"),
-                ("no_proxy", "localhost, [::1]  *,%bad,.corp.example"),
+                ("no_proxy", "localhost [::1],*,%bad,.corp.example"),
             ],
             url("http://one.example:1"),
             url("socks5://all.example:1080"),
