@@ -60,10 +60,10 @@ fn callers_proxies(draft: &mut Draft<'_>, callers: &CallersProxies) {
         let proxy = proxy.as_ref()?;
         // Nothing is called by the URL here either.
         let value = proxy.url();
-        let place = draft.named_flag(UPSTREAM_PROXY, &value, proxy.variable.to_owned());
+        let place = draft.named_flag(proxy.variable, &value, proxy.variable.to_owned());
         Some(Written { value, place })
     });
-    let place = draft.named_flag(UPSTREAM_PROXY, &callers.no_proxy, "no_proxy".to_owned());
+    let place = draft.named_flag("no_proxy", &callers.no_proxy, "no_proxy".to_owned());
     let no_proxy = Written {
         value: callers.no_proxy.as_str(),
         place,
