@@ -18,7 +18,7 @@ enum Comes {
 }
 use Comes::{Either, Failed, Ran};
 
-const MANY: &str = "ulimit";
+const MANY: &str = "ulimit -u";
 
 /// What is done before `run` in the same shell, with `$RUN` as the whole command.
 const CASES: &[(&str, Comes)] = &[

@@ -125,7 +125,8 @@ impl Step {
             }
             (Self::WorkingDirectory, libc::EACCES) => Some("change to a folder that you may enter"),
             (Self::GatewayEnd, 0) | (Self::HandOver, libc::EPIPE | libc::ECONNRESET) => Some(
-                "it may have had too little memory: raise the limits `ulimit -v` and `ulimit -d`",
+                "it may have had too little memory or too few processes: raise the limits `ulimit -v`, \
+                 `ulimit -d` and `ulimit -u`",
             ),
             _ => fix_of_limit(errno),
         }

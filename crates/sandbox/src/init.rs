@@ -222,7 +222,13 @@ impl Init {
             sockets.add(SocketName::UnixRefusals, refusals.into());
         }
         // Only now: the gateway may open destinations as soon as it has the sockets.
-        sockets.send(self.gateway.as_fd()).at(Step::HandOver, "")?;
+        if let Err(error) = sockets.send(self.gateway.as_fd()) {
+            // What a gateway that has ended said before is why.
+            return Err(match self.await_gateway(ToInit::Ready) {
+                Err(said @ SandboxError::Refused { .. }) => said,
+                _ => SandboxError::setup(Step::HandOver, "", error),
+            });
+        }
         sockets.take(SocketName::RefusalLog).at(Step::HandOver, "")
     }
 
