@@ -211,9 +211,17 @@ fn was_cut_unheard(close: Option<&Value>) -> bool {
     close.is_some_and(|close| close["close_reason"] == "policy-changed" && close["bytes_up"] == 0)
 }
 
-/// What is answered by the gateway itself and never leaves.
+/// What never leaves: it is answered by the gateway itself, or connected inside. That it does not leave is
+/// seen on the interfaces, the host's loopback among them.
 fn is_of_the_sandbox(record: &Value) -> bool {
-    record["layer"] == "dns" && record["upstream"].is_null()
+    let text = |field: &str| record[field].as_str().unwrap_or_default();
+    let upstream: Option<std::net::SocketAddr> = text("upstream").parse().ok();
+    let own = ["10.0.2.15", "fd50:6f72:7463::15"];
+    let is_own = |ip: std::net::IpAddr| ip.is_loopback() || own.contains(&ip.to_string().as_str());
+    match record["layer"] == "dns" {
+        true => upstream.is_none(),
+        false => text("detail").contains(" inside: ") || upstream.is_some_and(|to| is_own(to.ip())),
+    }
 }
 
 fn left_by_permission(packet: &Packets, allowed: &Allowed, policies: &Policies) -> bool {

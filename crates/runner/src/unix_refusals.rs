@@ -17,8 +17,17 @@ use tokio::io::unix::AsyncFd;
 
 /// Where sockets are masked. Nothing else is looked at on the host: its file system might not answer.
 const MASKED: [&str; 2] = ["/run", "/var/run"];
-/// The name service cache, which the C library itself looks for before each lookup.
-const NAME_CACHE: &str = "nscd";
+/// Folders of the services that the C library itself looks for before each lookup, and does without: its
+/// cache, systemd's resolver and users, mDNS, Windows domains. Let in, one would answer for names that
+/// are not listed.
+const NAME_SERVICES: [&str; 6] = [
+    "nscd",
+    "resolve",
+    "userdb",
+    "avahi-daemon",
+    "winbindd",
+    "samba",
+];
 
 /// Records refusals until `token` is cancelled, or nobody can tell of any.
 pub(crate) async fn record(
@@ -61,7 +70,7 @@ fn record_one(recorder: &Recorder, refusal: &UnixRefusal) {
     for _ in 0..refusal.lost {
         recorder.decision(event().detail("a Unix socket of the host; which one is not known"));
     }
-    if !refusal.found && !is_masked_socket(&refusal.path) {
+    if is_name_service(&refusal.path) || !refusal.found && !is_masked_socket(&refusal.path) {
         return;
     }
     let suggestion = format!("--unix-socket {}", refusal.path.display());
@@ -72,18 +81,22 @@ fn record_one(recorder: &Recorder, refusal: &UnixRefusal) {
     recorder.decision(event);
 }
 
+fn is_name_service(path: &Path) -> bool {
+    let folder = path.parent().and_then(Path::file_name);
+    folder.is_some_and(|folder| {
+        NAME_SERVICES
+            .iter()
+            .any(|known| folder == OsStr::new(known))
+    })
+}
+
 /// Whether the host has a socket where the program found nothing.
 fn is_masked_socket(path: &Path) -> bool {
     let plain = path
         .components()
         .all(|part| matches!(part, Component::RootDir | Component::Normal(_)));
-    let cache = path
-        .parent()
-        .and_then(Path::file_name)
-        .is_some_and(|folder| folder == OsStr::new(NAME_CACHE));
     let masked = MASKED.iter().any(|folder| path.starts_with(folder));
     plain
         && masked
-        && !cache
         && std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket())
 }
