@@ -177,14 +177,14 @@ fn refuse(control: &Control, why: &str, cause: Option<&(dyn Error + 'static)>) -
     Report::default()
 }
 
-/// Why a sandbox is not served.
+/// Why a sandbox is not served. Each cause is a source of its own, whose number names the limit to raise.
 #[derive(Debug, thiserror::Error)]
 enum NotServed {
-    #[error(transparent)]
+    #[error("{0}")]
     Build(#[from] BuildError),
-    #[error(transparent)]
+    #[error("{0}")]
     Start(#[from] StartError),
-    #[error(transparent)]
+    #[error("{0}")]
     Io(#[from] io::Error),
 }
 
