@@ -43,8 +43,10 @@ pub fn looks_like_tls(stream: &[u8]) -> Sniff {
         // change_cipher_spec, alert, handshake, application_data, heartbeat
         [20..=24] => Sniff::NeedMore,
         [20..=24, MAJOR, ..] => Sniff::Yes,
-        // a ClientHello in a record of a version that never was
-        [HANDSHAKE, 0..=0x0f, ..] => match (stream.get(5), stream.get(6)) {
+        // DTLS, whose epoch stands where a record of TLS has its length
+        [HANDSHAKE, 0xfe, 0xfd | 0xff, 0, 0, ..] => Sniff::No,
+        // a ClientHello in a record of a version that never was, which rustls takes like any other
+        [HANDSHAKE, ..] => match (stream.get(5), stream.get(6)) {
             (Some(&CLIENT_HELLO), Some(0)) => Sniff::Yes,
             (None, _) | (Some(&CLIENT_HELLO), None) => Sniff::NeedMore,
             _ => Sniff::No,

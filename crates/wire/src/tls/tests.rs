@@ -330,6 +330,25 @@ fn ech_and_its_grease_are_noted() {
     assert!(!good(&hello(&[grease(), sni(&[b"allowed.example"])])).ech);
 }
 
+/// Servers ignore the version of a record, as they should (RFC 8446 section 5.1): rustls takes any.
+#[test]
+fn a_hello_in_a_record_of_any_version_is_tls() {
+    for version in [
+        [0, 0],
+        [2, 0],
+        [0x10, 1],
+        [0x7f, 0xff],
+        [0xfe, 0xfc],
+        [0xfe, 0xfd],
+        [0xff, 0xff],
+    ] {
+        let mut stream = hello(&[sni(&[b"other.example"])]);
+        stream[1..3].copy_from_slice(&version);
+        assert!(matches!(read(&stream), Hello::Malformed(_)), "{version:x?}");
+        assert_eq!(looks_like_tls(&stream), Sniff::Yes);
+    }
+}
+
 #[test]
 fn other_protocols_are_not_tls() {
     for stream in [
