@@ -79,7 +79,8 @@ fn entry(line: &str) -> (Option<IpAddr>, impl Iterator<Item = &str>) {
     (words.next().and_then(address), words)
 }
 
-/// An address as hosts files write it. One of a single link has no meaning without its link.
+/// An address as glibc reads it in a hosts file. One that names its link (`fe80::1%eth0`) is none there; one
+/// of a link without the link's name (`fe80::1`) is, and whether it may be reached the guard decides.
 fn address(text: &str) -> Option<IpAddr> {
     let address: IpAddr = text.parse().ok()?;
     match address {
@@ -143,15 +144,23 @@ mod tests {
              192.0.2 short.example\n\
              no-address.example 192.0.2.4\n\
              192.0.2.5\n\
-             192.0.2.6 b@d good.example\n",
+             192.0.2.6 b@d good.example\n\
+             fe80::1 link.example\n\
+             fe80::1%eth0 scoped.example\n",
         );
         let of = |text: &str| file.addresses(name(text).as_ref()).map(|all| all.len());
         assert_eq!(of("one.example"), Some(3));
         assert_eq!(of("alias"), Some(1));
         assert_eq!(of("good.example"), Some(1));
+        assert_eq!(of("link.example"), Some(1));
         let mapped = file.addresses(name("mapped.example").as_ref());
         assert_eq!(mapped, Some(["192.0.2.3".parse().unwrap()].as_slice()));
-        for absent in ["commented.example", "no.example", "short.example"] {
+        for absent in [
+            "commented.example",
+            "no.example",
+            "short.example",
+            "scoped.example",
+        ] {
             assert_eq!(of(absent), None, "{absent}");
         }
         let names = file.names("192.0.2.1".parse().unwrap());

@@ -114,25 +114,25 @@ impl Resolver {
                 None => failed(Reason::RateLimited, TOO_MANY_LOOKUPS),
             };
         };
-        let guard = result.wait_for(Option::is_some);
-        let guard = match stale {
+        let answer = result.wait_for(Option::is_some);
+        let answer = match stale {
             None => {
-                tokio::pin!(guard);
+                tokio::pin!(answer);
                 loop {
-                    if let Ok(guard) = timeout(FAMILY_PATIENCE, &mut guard).await {
-                        break guard;
+                    if let Ok(answer) = timeout(FAMILY_PATIENCE, &mut answer).await {
+                        break answer;
                     }
                     if let Some(entry) = without_family(&self.lookup) {
                         return Arc::new(entry);
                     }
                 }
             }
-            Some(stale) => match timeout(CLIENT_RESPONSE_TIMER, guard).await {
-                Ok(guard) => guard,
+            Some(stale) => match timeout(CLIENT_RESPONSE_TIMER, answer).await {
+                Ok(answer) => answer,
                 Err(_) => return stale.renewed(self.lookup.clock.now(), SLOW),
             },
         };
-        match guard {
+        match answer {
             Ok(entry) => match entry.as_ref() {
                 Some(entry) => entry.clone(),
                 None => failed(Reason::Internal, "lookup lost"),

@@ -53,7 +53,7 @@ pub struct Reload {
     pub files: PolicyFiles,
     /// The end of a non-blocking pipe: each byte in it asks for a reload, whether or not a file changed.
     pub requests: Option<OwnedFd>,
-    /// Is reported what came of each.
+    /// Told what came of each reload.
     pub tell: Option<ReloadListener>,
 }
 

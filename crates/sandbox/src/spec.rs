@@ -50,13 +50,11 @@ pub struct Spec {
     pub trust: bool,
 }
 
-/// What `/etc/hosts` and `/etc/resolv.conf` of a sandbox say.
+/// What the files about names of a sandbox say, where it is not the host's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NameFiles {
     /// The text of the hosts file; `None` leaves the host's.
     pub hosts: Option<String>,
-    /// Lines of `resolv.conf` besides the resolver's, each with its end.
-    pub resolv_conf: String,
 }
 
 /// How programs inside are kept from the Unix sockets of the host. Those that they make themselves are

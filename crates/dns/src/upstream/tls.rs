@@ -25,7 +25,7 @@ const READ_BYTES: usize = 4096;
 /// Answers to no question on one connection, before it ends.
 const MAX_STRAYS: usize = 128;
 
-/// A question whose answer is in_flight.
+/// A question whose answer has not come yet.
 struct InFlight {
     query: Vec<u8>,
     reply: oneshot::Sender<Result<Raw, ExchangeError>>,
