@@ -8,6 +8,7 @@ use crate::output::Hinted;
 use crate::written_file::WrittenFile;
 use crate::{child_env, hidden_credentials, socket_env, trust_env};
 use anyhow::{Context, bail};
+use portcullis_gateway::{host_resolv_conf, usable_resolvers};
 use portcullis_policy::{Policy, Resolve};
 use portcullis_runner::{Publish, Reload, Report, RunConfig, Unresolved};
 use portcullis_sandbox::{
@@ -343,11 +344,16 @@ pub fn host_resolvers(policy: &Policy) -> anyhow::Result<Vec<SocketAddr>> {
         Some(resolver) if settings.dns.bootstrap.is_empty() => {
             format!("to find {resolver}, set `bootstrap` in [network.dns] to a plain resolver")
         }
-        _ => return Ok(portcullis_gateway::host_resolvers().unwrap_or_default()),
+        _ => {
+            let host = host_resolv_conf().unwrap_or_default();
+            return Ok(usable_resolvers(&host));
+        }
     };
-    let resolvers = portcullis_gateway::host_resolvers()
+    let host = host_resolv_conf()
         .with_context(|| format!("cannot read the host's resolv.conf; {give}"))?;
-    if resolvers.is_empty() {
+    let resolvers = usable_resolvers(&host);
+    // A resolver whose interface is not there yet is asked as soon as it is.
+    if resolvers.is_empty() && host.links().next().is_none() {
         bail!("the host's resolv.conf lists no resolver; {give}");
     }
     Ok(resolvers)

@@ -242,7 +242,8 @@ fn step<T>(findings: &mut Vec<Finding>, layer: Layer, step: impl FnOnce() -> Ste
 }
 
 fn dns(name: &str) -> Step<Vec<IpAddr>> {
-    let servers = portcullis_gateway::host_resolvers()
+    let servers = portcullis_gateway::host_resolv_conf()
+        .map(|host| portcullis_gateway::usable_resolvers(&host))
         .map_err(|error| format!("/etc/resolv.conf: {error}"))?;
     // Where none is named the C library asks the loopback (resolv.conf(5)).
     let server = *servers.first().unwrap_or(&LOCAL_RESOLVER);

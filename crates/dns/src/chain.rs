@@ -77,14 +77,6 @@ impl Chain {
         }
     }
 
-    /// What is said of a name that does not exist and need not be asked for.
-    pub(crate) fn absent(asked: Name, qtype: RecordType) -> Chain {
-        Chain {
-            nx_domain: true,
-            ..Chain::new(asked, qtype)
-        }
-    }
-
     /// What the host's hosts file says: the addresses of the asked type's family, or none.
     ///
     /// # Errors
@@ -111,6 +103,11 @@ impl Chain {
     /// The name is known to exist: what says that it does not only lacks this type.
     pub(crate) fn set_existing(&mut self) {
         self.nx_domain = false;
+    }
+
+    /// The name at the end does not exist, and need not be asked for.
+    pub(crate) fn set_absent(&mut self) {
+        self.nx_domain = true;
     }
 
     /// The name at the end: to be asked for next, if the chain is not [complete](Chain::follow).

@@ -18,6 +18,7 @@ use portcullis_policy::Reason;
 use smallvec::SmallVec;
 
 use crate::reply::{Body, rcode};
+use crate::upstream::Unanswered;
 
 /// What an entry is taken to weigh besides its variable parts, bytes: itself, its key, its slot.
 const ENTRY_OVERHEAD_BYTES: usize = size_of::<Entry>() + 160;
@@ -102,8 +103,8 @@ pub(crate) struct Entry {
     pub attempts: u32,
     /// What went wrong, for the operator's record.
     pub detail: Option<Box<str>>,
-    /// Set where every server said that it does not answer such a question.
-    pub unable: bool,
+    /// What a failure says of the question.
+    pub unanswered: Unanswered,
     /// Set where the answer had run out and is given out again (RFC 8767): when it ran out.
     pub stale_since: Option<Instant>,
     /// From then on a hot answer is fetched anew.
@@ -134,7 +135,7 @@ impl Entry {
             server: None,
             attempts: 0,
             detail: None,
-            unable: false,
+            unanswered: Unanswered::default(),
             stale_since: None,
             refresh_at: born + ttl - ttl / REFRESH_PART,
             uses: AtomicU32::new(0),

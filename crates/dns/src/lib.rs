@@ -42,6 +42,7 @@ mod resolve;
 mod resolver;
 mod response_cache;
 mod reverse;
+mod search;
 mod service;
 mod special_use;
 mod startup;
@@ -62,14 +63,15 @@ pub use leases::{
     SYNTHETIC_TTL, SyntheticGrant,
 };
 pub use policy_in_force::PolicyHandle;
-pub use resolvconf::upstreams_from_resolv_conf;
+pub use resolvconf::ResolvConf;
 pub use resolve::{ResolveError, Resolved};
+pub use search::SearchList;
 pub use service::DnsService;
 pub use startup::{
     MAX_NAMES_AT_ONCE, MAX_STARTUP_ATTEMPTS, MAX_STARTUP_NAMES, StartupError, StartupFailure,
     StartupName, StartupSchedule,
 };
 pub use upstream::{
-    Answered, Attempts, Authorities, ByteStream, Datagrams, Network, SystemNetwork, Upstream,
-    UpstreamConfig, UpstreamError,
+    Answered, Attempts, Authorities, ByteStream, Datagrams, Network, Progress, SystemNetwork,
+    Unanswered, Upstream, UpstreamConfig, UpstreamError, interface_index,
 };

@@ -14,14 +14,14 @@ use tokio::time::Instant;
 
 use crate::Clock;
 use crate::cache::{Cache, Key, KeyRef};
-use crate::chain::{Chain, TTL_FLOOR};
+use crate::chain::Chain;
 use crate::entry::{Entry, EntryKind};
 use crate::host::Host;
 use crate::hosts::Hosts;
 use crate::leases::Leases;
 use crate::policy_in_force::InForce;
 use crate::special_use;
-use crate::upstream::{Attempts, LOOKUP_BUDGET, Upstream};
+use crate::upstream::{Attempts, LOOKUP_BUDGET, Progress, Unanswered, Upstream};
 
 /// Questions asked for one lookup, where an upstream answers with a CNAME and no more.
 const MAX_QUESTIONS: usize = 6;
@@ -107,7 +107,7 @@ pub(crate) struct Lookup {
 
 impl Lookup {
     /// Asks until the question is answered, and judges the answer.
-    pub(crate) async fn look_up(&self, request: &LookupRequest) -> Entry {
+    pub(crate) async fn look_up(&self, request: &LookupRequest, progress: &Progress) -> Entry {
         let budget = if request.key.qtype == RecordType::PTR {
             REVERSE_BUDGET
         } else {
@@ -116,22 +116,33 @@ impl Lookup {
         let how = Attempts::OnDemand {
             deadline: Instant::now() + budget,
         };
-        let entry = self.look_up_type(request, how).await;
+        let entry = self.look_up_type(request, how, progress).await;
         match entry.kind {
             EntryKind::Private => self.weigh_other_family(request, entry, how).await,
-            EntryKind::Failed(_) => {
+            EntryKind::Failed(_) if entry.unanswered != Unanswered::Failed => {
                 // A server that does not know one of the types says so at once.
-                if entry.unable && !self.is_other_family_known(request) {
+                let unable = entry.unanswered == Unanswered::Unable;
+                if unable && !self.is_other_family_known(request) {
                     self.look_up_other_family(request, how).await;
                 }
-                self.without_family(request).unwrap_or(entry)
+                let why = entry.detail.as_deref().unwrap_or_default();
+                let (server, attempts) = (entry.server.clone(), entry.attempts);
+                match self.without_family(request, why) {
+                    Some(without) => without.answered_by(server, attempts),
+                    None => entry,
+                }
             }
             _ => entry,
         }
     }
 
     /// Asks for one type, along the CNAME chain to its end.
-    pub(crate) async fn look_up_type(&self, request: &LookupRequest, how: Attempts) -> Entry {
+    pub(crate) async fn look_up_type(
+        &self,
+        request: &LookupRequest,
+        how: Attempts,
+        progress: &Progress,
+    ) -> Entry {
         let Some(first) = request.permits.first() else {
             return self.failed(request, Reason::Internal, "no permit");
         };
@@ -145,13 +156,20 @@ impl Lookup {
         let mut attempts = 0;
         let dns = &request.policy().settings().dns;
         for _ in 0..MAX_QUESTIONS {
-            let answered = match self.upstream.query(&permit, qtype, how).await {
+            if let Some(why) = special_use::never_asked(permit.name().as_ref()) {
+                chain.set_absent();
+                let mut entry = self.judge(request, chain);
+                entry.detail = Some(why.into());
+                return entry;
+            }
+            let asked = self.upstream.query(&permit, qtype, how, progress).await;
+            let answered = match asked {
                 Ok(answered) => answered,
                 Err(error) => {
                     let mut entry = self
                         .failed(request, error.reason, &error.detail)
                         .answered_by(error.server, attempts + error.attempts);
-                    entry.unable = error.unable;
+                    entry.unanswered = error.unanswered;
                     return entry;
                 }
             };
@@ -196,15 +214,10 @@ impl Lookup {
         zone.is_none() && self.hosts.load().addresses(name).is_some()
     }
 
-    /// The answer of the host's hosts file: to a question for addresses, and to one for services, whose
-    /// hints would lead elsewhere. Records of other types come from the resolvers.
+    /// The answer of the host's hosts file. Records of other types come from the resolvers.
     fn hosts_answer(&self, request: &LookupRequest) -> Option<Entry> {
         let (name, qtype) = (&request.key.name, request.key.qtype);
-        let answers = matches!(
-            qtype,
-            RecordType::A | RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB
-        );
-        if !answers || !self.is_in_hosts(request) {
+        if !is_answered_by_hosts(qtype) || !self.is_in_hosts(request) {
             return None;
         }
         let hosts = self.hosts.load();
@@ -300,7 +313,7 @@ impl Lookup {
                 Some(kept) => (is_usable(&kept), kept.left(now), 0),
                 // Not by a flight of its own: that one might wait for this one.
                 None => {
-                    let found = self.look_up_type(&request, how).await;
+                    let found = self.look_up_type(&request, how, &Progress::default()).await;
                     let weighed = (is_usable(&found), found.left(now), found.attempts);
                     // Most programs ask for it next. Without an address in this family either, what was
                     // found of the other stands as it is.
@@ -327,8 +340,9 @@ impl Lookup {
     /// The answer to a question for one family that fails where the other one has addresses: the name is
     /// there, without an address of this family for now. Programs ask for both and wait for both, so a
     /// failure would cost them the family that works. `None` where nothing is known of the other
-    /// family, or an earlier answer can be given out again.
-    pub(crate) fn without_family(&self, request: &LookupRequest) -> Option<Entry> {
+    /// family, or an earlier answer can be given out again. `why` is for the record. The caller knows that
+    /// no server has said anything else than that it does not answer such a question.
+    pub(crate) fn without_family(&self, request: &LookupRequest, why: &str) -> Option<Entry> {
         let now = self.clock.now();
         let epoch = request.in_force.epoch;
         let other = request.other_family()?;
@@ -344,8 +358,8 @@ impl Lookup {
         let mut entry = Entry::new(EntryKind::Found, now, WITHOUT_FAMILY_TTL, epoch);
         let body = Chain::new(key.name.clone(), qtype).body().ok()?;
         entry.body = body.with_ttl(WITHOUT_FAMILY_TTL.as_secs() as u32);
-        entry.detail = Some(NO_ANSWER_FOR_FAMILY.into());
-        Some(entry.answered_by(kept.server.clone(), 0))
+        entry.detail = Some(format!("{NO_ANSWER_FOR_FAMILY}: {why}").into());
+        Some(entry)
     }
 
     fn is_other_family_known(&self, request: &LookupRequest) -> bool {
@@ -368,7 +382,7 @@ impl Lookup {
             .iter()
             .map(|permit| permit.listed().as_ref());
         if routed && listed.any(|name| request.lists(name, other.key.qtype)) {
-            let found = self.look_up_type(&other, how).await;
+            let found = self.look_up_type(&other, how, &Progress::default()).await;
             if !matches!(found.kind, EntryKind::Failed(_) | EntryKind::Private) {
                 self.cache.insert(other.key.clone(), Arc::new(found));
             }
@@ -378,19 +392,15 @@ impl Lookup {
     /// The answer to a name that no resolver may be asked for, although the policy permits it.
     pub(crate) fn never_asked(&self, request: &LookupRequest) -> Option<Entry> {
         let detail = special_use::never_asked(request.key.name.as_ref())?;
-        if self.is_in_hosts(request) {
+        let in_hosts = self.is_in_hosts(request);
+        if in_hosts && is_answered_by_hosts(request.key.qtype) {
             return None;
         }
-        let ttl = Duration::from_secs(TTL_FLOOR.into());
-        let mut entry = Entry::new(
-            EntryKind::NameNotFound,
-            self.clock.now(),
-            ttl,
-            request.in_force.epoch,
-        );
-        entry.body = Chain::absent(request.key.name.clone(), request.key.qtype)
-            .body()
-            .ok()?;
+        let mut chain = Chain::new(request.key.name.clone(), request.key.qtype);
+        if !in_hosts {
+            chain.set_absent();
+        }
+        let mut entry = self.judge(request, chain);
         entry.detail = Some(detail.into());
         Some(entry)
     }
@@ -400,6 +410,13 @@ impl Lookup {
         let (qtype, epoch) = (request.key.qtype, request.in_force.epoch);
         Entry::failed(reason, detail, qtype, self.clock.now(), epoch)
     }
+}
+
+/// Whether the hosts file answers this type for the names that it has: addresses, and services, whose hints
+/// would lead elsewhere.
+fn is_answered_by_hosts(qtype: RecordType) -> bool {
+    use RecordType as T;
+    matches!(qtype, T::A | T::AAAA | T::HTTPS | T::SVCB)
 }
 
 /// Whether the program can reach the name by this family, as far as anybody knows: where the lookup

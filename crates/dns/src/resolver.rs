@@ -18,6 +18,7 @@ use crate::cache::{Key, KeyRef};
 use crate::entry::{CLIENT_RESPONSE_TIMER, Entry, EntryKind, SLOW, because};
 use crate::lookup::{Lookup, LookupRequest};
 use crate::new_names::{NewNameBudget, TOO_MANY_NEW_NAMES};
+use crate::upstream::Progress;
 
 /// How long a question for one address family waits until it matters that the other one has an answer:
 /// longer than a lost datagram costs ([`Attempts`](crate::Attempts)).
@@ -34,8 +35,16 @@ const REFRESHED: &str = "fetched ahead of the earlier answer's end";
 /// Why a name is not asked about, or an earlier answer is given out again.
 const TOO_MANY_LOOKUPS: &str = "too many lookups are under way";
 
+/// What is said of an address family that nobody has answered for yet.
+const SILENT: &str = "no answer yet";
+
 /// Where a flight's answer appears.
-type FlightResult = watch::Receiver<Option<Arc<Entry>>>;
+#[derive(Clone)]
+struct FlightResult {
+    answer: watch::Receiver<Option<Arc<Entry>>>,
+    /// How it does until then.
+    progress: Arc<Progress>,
+}
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct FlightKey {
@@ -107,14 +116,18 @@ impl Resolver {
         }
         let stale = kept.filter(|entry| entry.outlives_its_end(now, epoch, qtype));
         let asked = request.clone();
-        let without_family = |lookup: &Lookup| lookup.without_family(&asked);
-        let Some(mut result) = self.board(request, self.max_flights, None) else {
+        let without_family = |lookup: &Lookup| lookup.without_family(&asked, SILENT);
+        let Some(FlightResult {
+            mut answer,
+            progress,
+        }) = self.board(request, self.max_flights, None)
+        else {
             return match stale {
                 Some(stale) => stale.renewed(now, &because(Some(TOO_MANY_LOOKUPS))),
                 None => failed(Reason::RateLimited, TOO_MANY_LOOKUPS),
             };
         };
-        let answer = result.wait_for(Option::is_some);
+        let answer = answer.wait_for(Option::is_some);
         let answer = match stale {
             None => {
                 tokio::pin!(answer);
@@ -122,7 +135,9 @@ impl Resolver {
                     if let Ok(answer) = timeout(FAMILY_PATIENCE, &mut answer).await {
                         break answer;
                     }
-                    if let Some(entry) = without_family(&self.lookup) {
+                    if !progress.has_failed()
+                        && let Some(entry) = without_family(&self.lookup)
+                    {
                         return Arc::new(entry);
                     }
                 }
@@ -202,7 +217,12 @@ impl Resolver {
         if flights.len() >= limit {
             return None;
         }
-        let (arrival, result) = watch::channel(None);
+        let (arrival, answer) = watch::channel(None);
+        let progress = Arc::new(Progress::default());
+        let result = FlightResult {
+            answer,
+            progress: progress.clone(),
+        };
         flights.insert(key.clone(), result.clone());
         drop(flights);
         let resolver = self.clone();
@@ -211,7 +231,7 @@ impl Resolver {
             key,
         };
         tokio::spawn(async move {
-            let mut entry = resolver.lookup.look_up(&request).await;
+            let mut entry = resolver.lookup.look_up(&request, &progress).await;
             entry.detail = entry.detail.or(detail.map(Into::into));
             // Into the cache before off the table: in between a third asker finds one of them.
             let entry = resolver.keep(&request, entry);

@@ -119,10 +119,13 @@ impl DnsService {
 
     /// Replaces the host's resolvers, which are asked where the policy names none (the host may have
     /// moved to another network). Resolvers that a policy names take effect with the policy. What the
-    /// earlier ones answered is not given out any more.
-    pub fn set_upstreams(&self, servers: Vec<SocketAddr>) {
-        self.forwarder.resolver.lookup.upstream.set_host(servers);
-        self.forwarder.policy.renew();
+    /// earlier ones answered is not given out any more. Equal ones change nothing: `false`.
+    pub fn set_upstreams(&self, servers: Vec<SocketAddr>) -> bool {
+        let are_others = self.forwarder.resolver.lookup.upstream.set_host(servers);
+        if are_others {
+            self.forwarder.policy.renew();
+        }
+        are_others
     }
 
     /// Replaces the host's hosts file; what was answered before is not given out any more.

@@ -371,9 +371,10 @@ impl Gateway {
     }
 
     /// Replaces the host's resolvers, where it has moved to another network: see
-    /// [`Builder::resolvers`]. What the earlier ones answered is asked again.
-    pub fn set_resolvers(&self, resolvers: Vec<SocketAddr>) {
-        self.dns.set_upstreams(resolvers);
+    /// [`Builder::resolvers`]. What the earlier ones answered is asked again. Equal ones change nothing:
+    /// `false`.
+    pub fn set_resolvers(&self, resolvers: Vec<SocketAddr>) -> bool {
+        self.dns.set_upstreams(resolvers)
     }
 
     /// Replaces the host's hosts file, where it has changed.

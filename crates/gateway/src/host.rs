@@ -1,5 +1,6 @@
 //! What the gateway reads of the host it runs on: its resolvers and its IPv6 route.
 
+use portcullis_dns::ResolvConf;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -14,30 +15,27 @@ const ROUTES_READ_BYTES: usize = 4096;
 /// The kernel's IPv6 routes: a line each, destination and prefix length first.
 const IPV6_ROUTES: &str = "/proc/net/ipv6_route";
 
-/// The resolvers that the host itself uses.
+/// What the host's own `resolv.conf` says.
 ///
 /// # Errors
 /// The file cannot be read.
-pub fn host_resolvers() -> io::Result<Vec<SocketAddr>> {
-    let mut text = String::new();
+pub fn host_resolv_conf() -> io::Result<ResolvConf> {
+    let mut text = Vec::new();
     File::open(RESOLV_CONF)?
         .take(MAX_RESOLV_CONF_BYTES)
-        .read_to_string(&mut text)?;
-    Ok(resolvers_in(&text))
+        .read_to_end(&mut text)?;
+    Ok(resolv_conf_in(&String::from_utf8_lossy(&text)))
 }
 
-/// The resolvers in the text of a `resolv.conf` of this host.
-pub fn resolvers_in(text: &str) -> Vec<SocketAddr> {
-    portcullis_dns::upstreams_from_resolv_conf(text, interface_index)
+/// What the text of a `resolv.conf` of this host says.
+pub fn resolv_conf_in(text: &str) -> ResolvConf {
+    let hostname = rustix::system::uname();
+    ResolvConf::parse(text, &hostname.nodename().to_string_lossy())
 }
 
-/// The number of a network interface, as the kernel shows it.
-fn interface_index(name: &str) -> Option<u32> {
-    if name.contains('/') {
-        return None;
-    }
-    let text = std::fs::read_to_string(format!("/sys/class/net/{name}/ifindex")).ok()?;
-    text.trim().parse().ok()
+/// The resolvers of a `resolv.conf` that this host can ask now.
+pub fn usable_resolvers(resolv_conf: &ResolvConf) -> Vec<SocketAddr> {
+    resolv_conf.resolvers(portcullis_dns::interface_index)
 }
 
 /// The host's IPv6 routes, held open: they are read again when there is no free descriptor, too.

@@ -57,7 +57,7 @@ mod synthetic;
 
 pub use entrances::Entrances;
 pub use gateway::{Builder, Gateway};
-pub use host::{host_resolvers, resolvers_in};
+pub use host::{host_resolv_conf, resolv_conf_in, usable_resolvers};
 pub use replace::{Networks, ReplaceError, Replaced};
 pub use serving::{PartError, Serving};
 pub use startup::{Acceptable, BuildError, ResolverError, StartError};
@@ -66,8 +66,8 @@ pub use synthetic::{RangeError, check_synthetic_range};
 // What an embedder needs of the crates below.
 pub use portcullis_dial::Inside;
 pub use portcullis_dns::{
-    AddressGate, HostsFile, Leases, OwnNames, PolicyHandle, StartupError, StartupFailure,
-    StartupName, StartupSchedule,
+    AddressGate, HostsFile, Leases, OwnNames, PolicyHandle, ResolvConf, SearchList, StartupError,
+    StartupFailure, StartupName, StartupSchedule,
 };
 pub use portcullis_names::{AllowedClients, PortSet, client_network};
 pub use portcullis_policy::{

@@ -151,7 +151,7 @@ async fn serve(
 ) -> Result<(), ServeError> {
     let host_resolvers = Arc::new(Mutex::new(config.resolvers.clone()));
     let acceptable = acceptable(&config, host_resolvers.clone())?;
-    let host_files = HostFiles::open();
+    let mut host_files = HostFiles::open();
     let listeners = listeners(&config)?;
     let (recorder, ending) = records::open(records::Wanted {
         log: config.log,

@@ -2,7 +2,7 @@
 //! gone, and leaves a report.
 
 use crate::descriptors::raise_limit;
-use crate::host_files::{HostFiles, hosts_text};
+use crate::host_files::{HostFiles, HostNames};
 use crate::inside::{self, InsideSockets};
 use crate::kernel_gate::{KernelGate, ranges};
 use crate::panics::Panics;
@@ -127,8 +127,10 @@ fn keeps(policy: &Policy, address: IpAddr, name: NameRef<'_>) -> bool {
 pub fn prepare(policy: &Policy, spec: &mut Spec) {
     spec.trust = policy.inspected().next().is_some();
     spec.open = open_rules(policy);
-    spec.name_files.hosts =
-        hosts_text().map(|text| hosts_inside(&text, |address, name| keeps(policy, address, name)));
+    let host = HostNames::read();
+    let keeps = |address, name: NameRef<'_>| keeps(policy, address, name);
+    spec.name_files.hosts = host.hosts.map(|text| hosts_inside(&text, keeps));
+    spec.name_files.resolv_conf = host.search.lines();
     let refused = PROBES
         .into_iter()
         .map(|v4| SocketAddr::new(v4.into(), PROBE_PORT));
@@ -366,7 +368,7 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
     let resolve = wanted
         .resolve
         .unwrap_or(wanted.policy.settings().dns.resolve);
-    let host_files = HostFiles::open();
+    let mut host_files = HostFiles::open();
     let kernel = Arc::new(sockets.kernel);
     let networks = kernel.clone();
     let datagrams = wanted.policy.udp_ports();

@@ -27,7 +27,7 @@ pub(crate) fn resolver_files(addresses: &Addresses, files: &NameFiles) -> Result
     let step = Step::ResolverFiles;
     if let Ok(found) = fs::symlink_metadata(RESOLV_CONF) {
         let own = PathBuf::from(format!("{}/resolv.conf", mounts::OWN));
-        let text = format!("nameserver {}\noptions edns0\n", addresses.resolver4);
+        let text = format!("nameserver {}\n{}", addresses.resolver4, files.resolv_conf);
         fs::write(&own, &text).at(step, RESOLV_CONF)?;
         if found.is_symlink() {
             link_target(&own, &text).at(step, RESOLV_CONF)?;

@@ -51,10 +51,21 @@ pub struct Spec {
 }
 
 /// What the files about names of a sandbox say, where it is not the host's own.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NameFiles {
     /// The text of the hosts file; `None` leaves the host's.
     pub hosts: Option<String>,
+    /// Lines of `resolv.conf` besides the resolver's, each with its end.
+    pub resolv_conf: String,
+}
+
+impl Default for NameFiles {
+    fn default() -> NameFiles {
+        NameFiles {
+            hosts: None,
+            resolv_conf: "options edns0\n".to_owned(),
+        }
+    }
 }
 
 /// How programs inside are kept from the Unix sockets of the host. Those that they make themselves are

@@ -21,7 +21,7 @@ use crate::lookup::LookupRequest;
 use crate::policy_in_force::InForce;
 use crate::resolver::Resolver;
 use crate::synthetic;
-use crate::upstream::Attempts;
+use crate::upstream::{Attempts, Progress};
 
 /// How long usable addresses of one family wait for the other family's answer, which can still be
 /// asked for on demand: resolvers that never answer AAAA exist.
@@ -166,7 +166,10 @@ impl<'a> Round<'a> {
         let lookup = &self.resolver.lookup;
         match lookup.never_asked(request) {
             Some(entry) => entry,
-            None => lookup.look_up_type(request, attempt).await,
+            None => {
+                let unwatched = Progress::default();
+                lookup.look_up_type(request, attempt, &unwatched).await
+            }
         }
     }
 

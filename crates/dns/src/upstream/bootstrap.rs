@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::error::{ExchangeError, UpstreamError};
 use super::plain::PlainServer;
-use super::query::query;
+use super::query::{Progress, query};
 use super::schedule::Attempts;
 use super::server::Group;
 use super::zones::ByZone;
@@ -131,7 +131,7 @@ impl Bootstrap {
             let by_zone = self.servers.load_full();
             let servers = by_zone.servers_for(permit.name().as_ref());
             let on_demand = Attempts::OnDemand { deadline };
-            let answered = query(servers, &permit, qtype, on_demand).await?;
+            let answered = query(servers, &permit, qtype, on_demand, &Progress::default()).await?;
             let zone = by_zone.suffix_for(permit.name().as_ref());
             let within = |name: NameRef<'_>| by_zone.suffix_for(name) == zone;
             match chain.follow(answered.message, within) {

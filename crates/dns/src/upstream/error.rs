@@ -75,6 +75,19 @@ impl From<io::Error> for ExchangeError {
     }
 }
 
+/// What nobody's answer says of the question.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Nothing: a server answered with an error, or none can be reached.
+    #[default]
+    Failed,
+    /// Every server that can be reached was silent, or said that it does not answer such a question
+    /// (NOTIMP, FORMERR).
+    Ignored,
+    /// Every server said so.
+    Unable,
+}
+
 /// An attempt that failed.
 pub(super) struct FailedAttempt {
     pub server: Arc<str>,
@@ -93,8 +106,8 @@ pub struct UpstreamError {
     pub server: Option<Arc<str>>,
     /// Attempts made.
     pub attempts: u32,
-    /// Every server said that it does not answer such a question (NOTIMP, FORMERR).
-    pub unable: bool,
+    /// What that says of the question.
+    pub unanswered: Unanswered,
 }
 
 impl UpstreamError {
@@ -105,7 +118,7 @@ impl UpstreamError {
             detail,
             server: Some(server),
             attempts,
-            unable: false,
+            unanswered: Unanswered::Failed,
         }
     }
 
@@ -116,7 +129,7 @@ impl UpstreamError {
             detail: "no upstream resolver is configured".to_owned(),
             server: None,
             attempts: 0,
-            unable: false,
+            unanswered: Unanswered::Failed,
         }
     }
 
@@ -128,7 +141,7 @@ impl UpstreamError {
             detail: format!("resolver {server}: {error} (attempts: {attempts})"),
             server: Some(server),
             attempts,
-            unable: false,
+            unanswered: Unanswered::Failed,
         }
     }
 
@@ -139,7 +152,7 @@ impl UpstreamError {
             detail: format!("resolver {server}: no answer in time (attempts: {attempts})"),
             server: Some(server),
             attempts,
-            unable: false,
+            unanswered: Unanswered::Failed,
         }
     }
 }

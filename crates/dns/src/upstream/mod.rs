@@ -43,10 +43,10 @@ use arc_swap::ArcSwap;
 use portcullis_names::RecordType;
 use portcullis_policy::LookupPermit;
 
-pub use error::UpstreamError;
-pub use network::{ByteStream, Datagrams, Network, SystemNetwork};
+pub use error::{Unanswered, UpstreamError};
+pub use network::{ByteStream, Datagrams, Network, SystemNetwork, interface_index};
 pub use portcullis_tls::Authorities;
-pub use query::Answered;
+pub use query::{Answered, Progress};
 pub use schedule::Attempts;
 
 use crate::policy_in_force::PolicyHandle;
@@ -134,8 +134,17 @@ impl Upstream {
     }
 
     /// Puts other host's resolvers in the place of the present ones; lookups under way keep theirs.
-    pub fn set_host(&self, servers: Vec<SocketAddr>) {
-        self.host.store(Arc::new(servers.into()));
+    /// `false` where they are the same.
+    pub fn set_host(&self, servers: Vec<SocketAddr>) -> bool {
+        let are_others = self.host()[..] != servers[..];
+        if are_others {
+            self.host.store(Arc::new(servers.into()));
+        }
+        are_others
+    }
+
+    fn host(&self) -> Arc<[SocketAddr]> {
+        self.host.load().as_ref().clone()
     }
 
     /// Asks for the permitted name's records of one type: the servers of the zone that the name is
@@ -148,18 +157,16 @@ impl Upstream {
         permit: &LookupPermit,
         qtype: RecordType,
         attempts: Attempts,
+        progress: &Progress,
     ) -> Result<Answered, UpstreamError> {
         let plan = self.plan();
         let servers = plan.servers_for(permit.name().as_ref());
-        query::query(servers, permit, qtype, attempts).await
+        query::query(servers, permit, qtype, attempts, progress).await
     }
 
     /// The plan of the policy in force.
     fn plan(&self) -> Arc<Plan> {
-        let current = || {
-            let host: Arc<[SocketAddr]> = self.host.load().as_ref().clone();
-            (self.policy.load_full(), host)
-        };
+        let current = || (self.policy.load_full(), self.host());
         let plan = self.plan.load_full();
         let (policy, host) = current();
         if plan.is_for(&policy, &host) {

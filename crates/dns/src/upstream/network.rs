@@ -63,6 +63,11 @@ impl Network for SystemNetwork {
     }
 }
 
+/// The number of a network interface of this namespace, while it is there.
+pub fn interface_index(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
 impl Datagrams for UdpSocket {
     fn send<'a>(&'a self, datagram: &'a [u8]) -> BoxFuture<'a, io::Result<()>> {
         Box::pin(async move { UdpSocket::send(self, datagram).await.map(drop) })

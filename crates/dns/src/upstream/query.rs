@@ -1,22 +1,24 @@
 //! The one loop that asks upstream servers.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use hickory_proto::op::{Message, ResponseCode};
 use portcullis_names::RecordType;
 use portcullis_policy::LookupPermit;
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-use super::error::{ExchangeError, FailedAttempt, UpstreamError};
+use super::error::{ExchangeError, FailedAttempt, Unanswered, UpstreamError};
 use super::question::Question;
 use super::schedule::{Attempts, Schedule};
 use super::server::{Group, Server};
 
-/// What makes it sure that one server does not answer such a question: NOTIMP, or FORMERR twice.
-const UNABLE: usize = 2;
+/// How often a server says FORMERR until it is sure that it does not answer such a question: a first one
+/// may be about a message that came damaged.
+const FORMERRS_UNTIL_UNABLE: u8 = 2;
 
 /// An upstream's answer: NOERROR or NXDOMAIN, for the question asked.
 #[derive(Debug)]
@@ -29,6 +31,61 @@ pub struct Answered {
     pub attempts: u32,
 }
 
+/// How a question does while it is asked, for who waits for it.
+#[derive(Debug, Default)]
+pub struct Progress(AtomicBool);
+
+impl Progress {
+    /// Whether a server has answered with an error that is not about such questions, or no server can be
+    /// reached: then it is more than silence.
+    pub fn has_failed(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one server did with the question; later ones outweigh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Said {
+    #[default]
+    Nothing,
+    /// It could not be reached, which says nothing of the question.
+    Unreachable,
+    /// It does not answer such a question, it seems: FORMERR, so often.
+    Formerr(u8),
+    /// It does not answer such a question.
+    Unable,
+    /// Another error, or something that is no answer.
+    Error,
+}
+
+impl Said {
+    /// What the server says with one more failure.
+    fn and(self, error: &ExchangeError) -> Said {
+        let now = match error {
+            ExchangeError::Unreachable(_) | ExchangeError::Closed => Said::Unreachable,
+            ExchangeError::Code(ResponseCode::NotImp) => Said::Unable,
+            ExchangeError::Code(ResponseCode::FormErr) => match self {
+                Said::Formerr(times) if times + 1 >= FORMERRS_UNTIL_UNABLE => Said::Unable,
+                _ => Said::Formerr(1),
+            },
+            _ => Said::Error,
+        };
+        self.max(now)
+    }
+}
+
+/// What these servers together say of the question.
+fn unanswered(said: &[Said]) -> Unanswered {
+    let about = |said: &Said| !matches!(said, Said::Unreachable | Said::Error);
+    if !said.iter().any(about) || said.contains(&Said::Error) {
+        Unanswered::Failed
+    } else if said.iter().all(|said| *said == Said::Unable) {
+        Unanswered::Unable
+    } else {
+        Unanswered::Ignored
+    }
+}
+
 /// Asks these servers for the permitted name's records of one type.
 ///
 /// # Errors
@@ -38,6 +95,7 @@ pub(super) async fn query<S: Server>(
     permit: &LookupPermit,
     qtype: RecordType,
     attempts: Attempts,
+    progress: &Progress,
 ) -> Result<Answered, UpstreamError> {
     if servers.is_empty() {
         return Err(UpstreamError::no_server());
@@ -52,11 +110,10 @@ pub(super) async fn query<S: Server>(
     let mut starts: SmallVec<[Option<Instant>; 4]> = SmallVec::new();
     let mut next_start = schedule.start(0);
     let mut last: Option<FailedAttempt> = None;
-    // How sure it is that no server answers such a question.
-    let mut unable = 0;
+    let mut said: SmallVec<[Said; 4]> = smallvec![Said::default(); schedule.servers()];
     let mut running = FuturesUnordered::new();
     loop {
-        let more = schedule.has(starts.len()) && unable < schedule.servers() * UNABLE;
+        let more = schedule.has(starts.len()) && unanswered(&said) != Unanswered::Unable;
         if !more && running.is_empty() {
             break;
         }
@@ -82,18 +139,15 @@ pub(super) async fn query<S: Server>(
                     Err(error) => {
                         debug!(%name, %qtype, server = %server.text, attempt, %error, "upstream failed");
                         match error {
-                            ExchangeError::Code(code) => {
-                                server.gave_error(now);
-                                unable += match code {
-                                    ResponseCode::NotImp => UNABLE,
-                                    // It may have been the message that came damaged.
-                                    ResponseCode::FormErr => UNABLE / 2,
-                                    _ => 0,
-                                };
-                            }
+                            ExchangeError::Code(_) => server.gave_error(now),
                             ExchangeError::Crowded | ExchangeError::Exhausted(_) => {}
                             _ => server.failed(now),
                         }
+                        let place = attempt % schedule.servers();
+                        said[place] = said[place].and(&error);
+                        let failed = unanswered(&said[..starts.len().min(said.len())]);
+                        let failed = failed == Unanswered::Failed;
+                        progress.0.store(failed, Ordering::Relaxed);
                         let server = server.text.clone();
                         last = Some(FailedAttempt { server, error });
                         // A server that has not been asked yet need not wait for its time.
@@ -123,13 +177,13 @@ pub(super) async fn query<S: Server>(
     let error = match last {
         Some(last) => {
             let silent = !running.is_empty();
-            let unable = unable >= schedule.servers() * UNABLE;
-            UpstreamError {
-                unable,
-                ..UpstreamError::after(last, attempts, silent)
-            }
+            UpstreamError::after(last, attempts, silent)
         }
         None => UpstreamError::timeout(schedule.server(0).state().text.clone(), attempts),
+    };
+    let error = UpstreamError {
+        unanswered: unanswered(&said[..starts.len().min(said.len())]),
+        ..error
     };
     debug!(%name, %qtype, attempts, %error, "no upstream answered");
     Err(error)

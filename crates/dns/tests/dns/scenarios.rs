@@ -31,7 +31,9 @@ scenarios! {
     clients_a_and_aaaa_at_once_both_get_answers
     clients_search_domains_neither_leak_nor_stall
     families_a_server_that_does_not_know_aaaa_costs_no_wait
+    families_an_error_is_no_empty_family
     families_an_ipv6_only_name_is_a_success
+    families_one_server_does_not_speak_for_the_others
     flood_lookups_under_way_do_not_take_known_names_away
     flood_one_name_asked_by_many_is_asked_once
     flood_queries_per_second_are_limited
@@ -39,6 +41,9 @@ scenarios! {
     guard_an_address_rule_lifts_it
     guard_no_address_is_ever_0_0_0_0
     guard_private_addresses_only_are_an_absent_name
+    host_equal_resolvers_change_nothing
+    hosts_a_chain_into_special_names_is_not_followed
+    hosts_special_names_stay_inside_whatever_the_type
     retries_a_dead_server_is_passed_over_at_once
     retries_a_slow_answer_is_an_answer
     retries_silence_is_an_error_within_four_seconds

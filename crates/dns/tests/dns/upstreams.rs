@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
-use portcullis_dns::{Attempts, Clock, Upstream, UpstreamConfig};
+use portcullis_dns::{Attempts, Clock, Progress, Upstream, UpstreamConfig};
 use portcullis_names::RecordType;
 use portcullis_policy::Reason;
 use tokio::time::Instant;
@@ -206,13 +206,13 @@ async fn one_attempt_is_one_attempt() {
     let started = Instant::now();
     let one = |number| Attempts::One { number, limit };
     let error = upstream
-        .query(&permit, RecordType::A, one(0))
+        .query(&permit, RecordType::A, one(0), &Progress::default())
         .await
         .unwrap_err();
     assert_eq!((error.reason, error.attempts), (Reason::DnsTimeout, 1));
     assert_eq!(started.elapsed(), limit);
     let answered = upstream
-        .query(&permit, RecordType::A, one(1))
+        .query(&permit, RecordType::A, one(1), &Progress::default())
         .await
         .unwrap();
     assert_eq!(answered.attempts, 1);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_dns::Clock;
+use portcullis_dns::{Clock, HostsFile};
 use portcullis_policy::{Input, Mode, Policy};
 use portcullis_record::Protocol;
 use tokio::task::JoinHandle;
@@ -64,6 +64,7 @@ impl Scene {
         let mut resolvers = Vec::new();
         let mut rules = policy_of(&[]);
         let (mut route, mut owned) = (true, Vec::new());
+        let mut hosts = String::new();
         while let Some(line) = lines.next_if(|line| !line.text.starts_with("at ")) {
             match line.words().as_slice() {
                 ["policy"] => rules = policy_of(&line.below),
@@ -73,6 +74,7 @@ impl Scene {
                     resolvers.push(resolver);
                 }
                 ["host", "has", "no", "IPv6", "route"] => route = false,
+                ["host", "has", "hosts"] => hosts = text_of(&line.below),
                 ["host", "owns", address] => owned.push(address_of(&line, address)),
                 _ => line.wrong("before the first `at` stand policy, resolvers and host"),
             }
@@ -81,6 +83,7 @@ impl Scene {
         let world = World::with(rules, servers, |config| {
             config.network = Arc::new(network);
             config.clock = Clock::tokio();
+            config.hosts = Arc::new(HostsFile::parse(&hosts));
             config.ipv6_route = Arc::new(move || route);
             config.host_owns = Arc::new(move |address| owned.contains(&address));
         });
@@ -136,6 +139,12 @@ impl Scene {
             ["resolver", letter, what @ ..] => {
                 self.settle_now().await;
                 self.resolver(line, letter).become_(line, what);
+            }
+            ["host", "names", letters @ ..] => {
+                self.settle_now().await;
+                let at = |letter: &&str| self.resolver(line, letter).at;
+                let servers = letters.iter().map(at).collect();
+                self.world.service.set_upstreams(servers);
             }
             ["records"] => {
                 self.settle().await;
@@ -194,6 +203,12 @@ impl Scene {
             check(&line, &ask, &reply, took);
         }
     }
+}
+
+/// Lines of a file.
+fn text_of(lines: &[Line]) -> String {
+    let line = |line: &Line| format!("{}\n", line.text);
+    lines.iter().map(line).collect()
 }
 
 /// A policy from `allow TARGET`, `deny TARGET`, `audit` and lines of TOML below `toml`.
