@@ -194,12 +194,57 @@ fn without_credentials(line: &str) -> String {
     let mut rest = line;
     while let Some(at) = rest.find("://") {
         let (before, url) = rest.split_at(at + "://".len());
-        masked.push_str(before);
-        let end = url.find(['"', '\'', ' ', '\t']).unwrap_or(url.len());
-        let userinfo = url[..end].rfind('@').unwrap_or(0);
+        let quoted_by = before.rfind(['"', '\'']).map(|at| &before[at..=at]);
+        let end = quoted_by.and_then(|quote| {
+            let mut ends = url.match_indices(quote).map(|(at, _)| at);
+            ends.find(|at| !url[..*at].ends_with('\\'))
+        });
+        // Nothing but the quote ends it: a password may hold all the rest.
+        let userinfo = url[..end.unwrap_or(url.len())].rfind('@').unwrap_or(0);
+        // What is no scheme belongs to a URL without one, whose password holds the `://`.
+        let word = before.rfind(['"', '\'', ' ', '\t', ',', '[']);
+        let (outside, word) = before.split_at(word.map_or(0, |at| at + 1));
+        masked.push_str(outside);
+        match userinfo > 0 && word[..word.len() - "://".len()].contains([':', '@']) {
+            true => masked.extend(std::iter::repeat_n('*', word.len())),
+            false => masked.push_str(word),
+        }
         masked.extend(std::iter::repeat_n('*', userinfo));
         rest = &url[userinfo..];
     }
     masked.push_str(rest);
     masked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_byte_of_a_url_s_user_and_password_is_shown() {
+        for (line, shown) in [
+            ("a = \"http://u:p@h:1\"", "a = \"http://***@h:1\""),
+            (
+                "[\"http://u:p@h\", 'http://v:q@i']",
+                "[\"http://***@h\", 'http://***@i']",
+            ),
+            (
+                "a = \"http://u:it's@h\" # b@c",
+                "a = \"http://******@h\" # b@c",
+            ),
+            ("a = \"http://u:\\\"p@h\"", "a = \"http://*****@h\""),
+            // Flags and variables have no quotes.
+            (
+                "socks4://alice:s3'c ret@proxy:1",
+                "socks4://**************@proxy:1",
+            ),
+            ("http://u:p\"q@h", "http://*****@h"),
+            ("user:pa://ss@h:1", "************@h:1"),
+            ("http://h:1/", "http://h:1/"),
+        ] {
+            let masked = without_credentials(line);
+            assert_eq!(masked, shown);
+            assert_eq!(masked.len(), line.len());
+        }
+    }
 }

@@ -56,6 +56,15 @@ pub(super) fn flags(draft: &mut Draft<'_>, inputs: &[Input]) {
 
 /// `--upstream-proxy env`.
 fn callers_proxies(draft: &mut Draft<'_>, callers: &CallersProxies) {
+    if callers.http.is_none() && callers.https.is_none() {
+        // They take the place of the policy's: what it sends through a proxy would go direct.
+        let place = draft.flag(UPSTREAM_PROXY, "env");
+        let message = "no proxy variable is set".to_owned();
+        let hint = "set https_proxy or http_proxy, or leave out `--upstream-proxy env`";
+        return draft
+            .sources
+            .error_with(place, message, Some(hint.to_owned()));
+    }
     let [http, https] = [&callers.http, &callers.https].map(|proxy| {
         let proxy = proxy.as_ref()?;
         // Nothing is called by the URL here either.

@@ -246,10 +246,8 @@ fn the_caller_s_proxies_are_read_as_programs_read_them() {
     };
     let url = |url: &str| Some(url.to_owned());
     for (variables, http, https, no_proxy) in [
-        (&[][..], None, None, ""),
-        (&[("https_proxy", "")], None, None, ""),
         (
-            &[("HTTPS_PROXY", "proxy.example:3128")],
+            &[("HTTPS_PROXY", "proxy.example:3128"), ("http_proxy", "")][..],
             None,
             url("http://proxy.example:3128"),
             "",
@@ -265,7 +263,12 @@ fn the_caller_s_proxies_are_read_as_programs_read_them() {
             url("socks5://all.example:1080"),
             "localhost,[::1],.corp.example",
         ),
-        (&[("no_proxy", "*")], None, None, "*"),
+        (
+            &[("https_proxy", "http://a:1"), ("no_proxy", "*")],
+            None,
+            url("http://a:1"),
+            "*",
+        ),
     ] {
         let expected = (http, https, no_proxy.to_owned());
         assert_eq!(upstream(callers(variables)), expected, "{variables:?}");
@@ -282,6 +285,20 @@ fn the_caller_s_proxies_are_read_as_programs_read_them() {
         errors.contains("https_proxy") && !errors.contains("s3cret"),
         "{errors}"
     );
+}
+
+/// They take the place of the policy's own, so that nothing at all would go through a proxy.
+#[test]
+fn the_caller_s_proxies_are_not_taken_where_there_are_none() {
+    for variables in [&[][..], &[("no_proxy", "*"), ("https_proxy", " ")]] {
+        let read = |name: &str| {
+            let found = variables.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        let errors = load(&[Input::CallersProxies(CallersProxies::read(read))]).unwrap_err();
+        let errors = format!("{errors:?}");
+        assert!(errors.contains("no proxy variable is set"), "{errors}");
+    }
 }
 
 #[test]
