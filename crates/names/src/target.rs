@@ -52,6 +52,17 @@ impl Target {
     /// # Errors
     /// [`TargetError`], with a hint where there is a likely correction.
     pub fn from_policy(text: &str) -> Result<Target, TargetError> {
+        Target::read(text).map_err(|error| match error {
+            // An address it is, and no name.
+            TargetError::BadNet { .. } | TargetError::HostBits { .. } => error,
+            // What names its protocol is meant as a target.
+            _ if text.ends_with("/udp") || text.ends_with("/tcp") => error,
+            _ => recognized(text).unwrap_or(error),
+        })
+    }
+
+    /// [`Target::from_policy`] that takes a text for nothing but a target.
+    fn read(text: &str) -> Result<Target, TargetError> {
         if let Some((rest, protocol)) = text.rsplit_once('/') {
             if protocol == "udp" {
                 return Target::udp(rest);
@@ -60,11 +71,7 @@ impl Target {
                 return Err(TargetError::BadPort { text: quoted(text) });
             }
         }
-        Target::tcp(text).map_err(|error| match error {
-            // An address it is, and no name.
-            TargetError::BadNet { .. } | TargetError::HostBits { .. } => error,
-            _ => recognized(text).unwrap_or(error),
-        })
+        Target::tcp(text)
     }
 
     /// The target that stands in front of `/udp`.
@@ -260,7 +267,7 @@ fn recognized(text: &str) -> Option<TargetError> {
         return Some(TargetError::Url { instead });
     }
     if let Some(name) = text.strip_prefix('.') {
-        let name = Target::from_policy(name).ok()?.to_string().into();
+        let name = Target::read(name).ok()?.to_string().into();
         return Some(TargetError::LeadingDot { name });
     }
     if let Some((_, host)) = text.split_once('@') {
@@ -304,7 +311,7 @@ fn of_user(host: &str) -> Option<Box<str>> {
 
 /// A target as it is written, with this port where it has none.
 fn with_port(text: &str, port: Option<u16>) -> Option<Box<str>> {
-    let mut target = Target::from_policy(text).ok()?;
+    let mut target = Target::read(text).ok()?;
     if let Some(port) = port {
         match &mut target {
             Target::Name {

@@ -232,3 +232,14 @@ fn datagrams_have_ports_that_are_written() {
     }
     assert_eq!(target("time.example:123").transport(), Transport::Tcp);
 }
+
+/// Policy files may be long; a reload reads them in a thread with a usual stack.
+#[test]
+fn a_text_of_any_length_is_refused_without_going_deeper() {
+    for text in [".", "@", "//", "a@", "x://", "./"] {
+        assert!(
+            Target::from_policy(&text.repeat(200_000)).is_err(),
+            "{text}"
+        );
+    }
+}
