@@ -123,13 +123,22 @@ impl Frames {
             let Some(payload) = held.get(at + HEAD_BYTES..end) else {
                 return Ok(Front::More);
             };
-            fragments.extend_from_slice(head.fragment(payload).ok_or(UNREADABLE)?);
-            if head.flags & END_HEADERS == 0 {
+            let fragment = head.fragment(payload).ok_or(UNREADABLE)?;
+            let is_last = head.flags & END_HEADERS != 0;
+            // Most blocks are one frame, which need not be copied.
+            let block = match is_last && fragments.is_empty() {
+                true => fragment,
+                false => {
+                    fragments.extend_from_slice(fragment);
+                    &fragments
+                }
+            };
+            if !is_last {
                 at = end;
                 continue;
             }
-            let fragment = self.blocks.read(&fragments);
-            if !fragment.map_err(|Unreadable| UNREADABLE)? {
+            let marked = self.blocks.read(block);
+            if !marked.map_err(|Unreadable| UNREADABLE)? {
                 return Ok(Front::Pass(end));
             }
             held[at + 4] &= !END_HEADERS;
