@@ -161,6 +161,15 @@ impl Recorder {
         self.decision_at(&event, Instant::now())
     }
 
+    /// Records a decision that was made so many times when nobody looked. It is counted each time, and
+    /// shown to subscribers once: what is lost must not crowd out what is known.
+    pub fn decisions(&self, event: &Event<'_>, times: u32) {
+        let (now, suggest) = (Instant::now(), || event.suggestion.map(str::to_owned));
+        for time in 0..times {
+            self.take(event, now, &suggest, time == 0);
+        }
+    }
+
     /// [`Recorder::decision`] for a path that is taken often. `suggest` makes the event's
     /// suggestion, and is asked only where somebody will read it; `now` is the time, which a batch
     /// of decisions shares.
@@ -170,6 +179,16 @@ impl Recorder {
         now: Instant,
         suggest: &dyn Fn() -> Option<String>,
     ) -> Recorded {
+        self.take(event, now, suggest, true)
+    }
+
+    fn take(
+        &self,
+        event: &Event<'_>,
+        now: Instant,
+        suggest: &dyn Fn() -> Option<String>,
+        is_shown: bool,
+    ) -> Recorded {
         let inner = &*self.0;
         inner.counters.add(event.verdict, event.reason);
         let tally = || (event.verdict == Verdict::Deny).then(|| inner.denied.count(event, suggest));
@@ -177,7 +196,9 @@ impl Recorder {
             Lines::Null(ids) => uncounted(ids.next(), event, tally(), now),
             Lines::Written(writer) => self.write(writer, event, now, &tally),
         };
-        inner.subscribers.show(recorded.id, event, suggest);
+        if is_shown {
+            inner.subscribers.show(recorded.id, event, suggest);
+        }
         recorded
     }
 

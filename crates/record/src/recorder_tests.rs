@@ -555,3 +555,16 @@ proptest! {
         prop_assert_eq!(record["method"].as_str(), Some(method.as_str()));
     }
 }
+
+#[test]
+fn what_was_lost_is_counted_each_time_and_shown_once() {
+    let recorder = Recorder::null();
+    let subscription = recorder.subscribe();
+    let reason = Reason::ProtocolNotAllowed;
+    let event = Event::new(Layer::Udp, Protocol::Kernel, Verdict::Deny, reason);
+    recorder.decisions(&event, 5_000);
+    recorder.decisions(&event, 0);
+    assert_eq!(recorder.denied_summary().total(), 5_000);
+    assert_eq!(subscription.drain().len(), 1);
+    assert_eq!(subscription.missed(), 0);
+}

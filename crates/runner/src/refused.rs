@@ -64,9 +64,7 @@ impl RefusedReader {
     }
 
     fn record(&self, refused: &Refused) {
-        for _ in 0..refused.lost_before {
-            self.record_lost(refused.protocol);
-        }
+        self.record_lost(refused.protocol, refused.lost_before);
         let destination = refused.destination;
         let addresses = [destination.ip()];
         match refused.protocol {
@@ -99,9 +97,9 @@ impl RefusedReader {
         }
     }
 
-    /// A refusal for which the kernel's log had no room, taken for one like that which came behind it.
+    /// Refusals for which the kernel's log had no room, taken for ones like that which came behind them.
     /// They are equal, so each costs little and all of a second share a record.
-    fn record_lost(&self, protocol: RefusedProtocol) {
+    fn record_lost(&self, protocol: RefusedProtocol, times: u32) {
         let lost = match protocol {
             RefusedProtocol::Tcp => Event {
                 layer: Layer::Tcp,
@@ -111,7 +109,7 @@ impl RefusedReader {
         };
         let detail =
             "refusals for which the kernel's log had no room: where they went is not known";
-        self.recorder.decision(lost.detail(detail));
+        self.recorder.decisions(&lost.detail(detail), times);
     }
 
     fn record_end_lost(&self) {
