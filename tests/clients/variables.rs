@@ -133,7 +133,7 @@ fn every_program_reaches_the_sandbox_s_own_servers() {
                  server = Server((\"::\", 8000), Handler)\n\
                  print(\"serving\", flush=True)\n\
                  server.serve_forever()' > $HOME/serving & server=$!; \
-                 until grep -q serving $HOME/serving; do sleep 0.05; done; ";
+                 until grep -qs serving $HOME/serving; do sleep 0.05; done; ";
     let end = "kill $server";
     for choice in ["full", "basic", "none"] {
         let ran = every_program(choice, &format!("{serve}{}{end}", each(&urls.join(" "))));

@@ -1,7 +1,7 @@
 //! From a permit to a connection without a proxy between: which addresses, in which order.
 
 use std::future::{Future, ready};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use portcullis_dns::{DnsService, Resolved};
@@ -15,7 +15,7 @@ use crate::dialed::Dialed;
 use crate::error::{DialError, all_failed};
 use crate::eyeballs::{Tried, interleave, race};
 use crate::guard::{ChosenBy, Guard};
-use crate::host::is_host;
+use crate::host::{LOOPBACK, is_host};
 use crate::inside::not_outside;
 use crate::socket;
 use crate::stream::Stream;
@@ -69,9 +69,7 @@ impl Direct {
         }
         match permit.target() {
             PermitTarget::Name(name) | PermitTarget::NameAt(name, _) if is_host(name) => {
-                let loopback: [IpAddr; 2] =
-                    [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
-                let order = loopback.map(|address| SocketAddr::new(address, port));
+                let order = LOOPBACK.map(|address| SocketAddr::new(address, port));
                 self.dial(order.to_vec(), ready(vec![]), ChosenBy::HostName)
                     .await
             }

@@ -2,12 +2,18 @@
 //! the host, and a public-looking address of the host itself is still the host.
 
 use std::fs::File;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use portcullis_names::Name;
 use portcullis_policy::HOST_NAME;
+
+/// The loopback interface's usual addresses, IPv4 first: what listens there mostly does so on this one.
+pub const LOOPBACK: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::LOCALHOST),
+    IpAddr::V6(Ipv6Addr::LOCALHOST),
+];
 
 /// How long a reading of the interfaces is used.
 const MAX_AGE: Duration = Duration::from_secs(1);

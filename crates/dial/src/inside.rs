@@ -4,13 +4,13 @@
 //! never means the same address of the host.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use portcullis_policy::Reason;
 use portcullis_record::Timings;
-use tokio::net::TcpSocket;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::dialed::Dialed;
 use crate::error::{DialError, reason_of};
@@ -26,7 +26,7 @@ pub trait Inside: Send + Sync {
     fn tcp_socket(&self, ipv6: bool) -> io::Result<OwnedFd>;
 }
 
-/// Connects to the first of these addresses of the sandbox that answers.
+/// Opens the connection that a permit for the sandbox itself allows.
 ///
 /// # Errors
 /// [`DialError`]: there is no sandbox, or no address of it answers.
@@ -36,23 +36,36 @@ pub(crate) async fn connect(
     port: u16,
 ) -> Result<Dialed, DialError> {
     let inside = inside.ok_or_else(|| DialError::new(Reason::Internal, "no sandbox to dial in"))?;
+    let (stream, address) = connect_inside(inside, addresses, port).await?;
+    Ok(Dialed {
+        stream: Stream::Tcp(stream),
+        address,
+        upstream_proxy: None,
+        absolute: None,
+        canonical: None,
+        addresses: vec![address.ip()],
+        inside: true,
+        timings: Timings::default(),
+    })
+}
+
+/// Connects to the first of these addresses of the sandbox that answers, and says which.
+///
+/// # Errors
+/// [`DialError`] of the last one.
+pub async fn connect_inside(
+    inside: &Arc<dyn Inside>,
+    addresses: &[IpAddr],
+    port: u16,
+) -> Result<(TcpStream, SocketAddr), DialError> {
     let mut last = DialError::new(Reason::NoAddress, "no address inside");
     for address in addresses {
         let to = SocketAddr::new(*address, port);
         match attempt(inside.clone(), to).await {
-            Ok(stream) => {
-                return Ok(Dialed {
-                    stream: Stream::Tcp(stream),
-                    address: to,
-                    upstream_proxy: None,
-                    absolute: None,
-                    canonical: None,
-                    addresses: vec![*address],
-                    inside: true,
-                    timings: Timings::default(),
-                });
+            Ok(stream) => return Ok((stream, to)),
+            Err(error) => {
+                last = DialError::new(reason_of(&error), format!("{to} inside: {error}"));
             }
-            Err(error) => last = DialError::new(reason_of(&error), format!("{to} inside: {error}")),
         }
     }
     Err(last)
@@ -63,9 +76,9 @@ pub(crate) fn not_outside() -> DialError {
     DialError::new(Reason::Internal, "the permit leads into the sandbox only")
 }
 
-async fn attempt(inside: Arc<dyn Inside>, to: SocketAddr) -> io::Result<tokio::net::TcpStream> {
+async fn attempt(inside: Arc<dyn Inside>, to: SocketAddr) -> io::Result<TcpStream> {
     let made = tokio::task::spawn_blocking(move || inside.tcp_socket(to.is_ipv6())).await;
     let socket = made.map_err(io::Error::other)??;
-    let socket = TcpSocket::from_std_stream(TcpStream::from(socket));
+    let socket = TcpSocket::from_std_stream(socket.into());
     socket.connect(to).await
 }

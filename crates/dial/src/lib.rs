@@ -8,11 +8,11 @@
 //! address: they all meet the same check.
 //!
 //! Invariant: `socket::connect` and, for datagrams, `socket::connect_datagrams` are the only functions
-//! that call connect(2), and `guard::Guard` is asked about the very address that they are given, with
+//! that call connect(2) towards the world, and `guard::Guard` is asked about the very address that they are given, with
 //! nothing in between.
 //!
 //! A server of the sandbox's own is no part of the world: [`Inside`] makes the socket for it in the
-//! sandbox, from where only the sandbox can be reached (`inside::connect`).
+//! sandbox, from where only the sandbox can be reached (`inside::connect_inside`).
 //!
 //! Invariant: nothing is dialled without a [`ConnectPermit`](portcullis_policy::ConnectPermit).
 #![forbid(unsafe_code)]
@@ -37,8 +37,8 @@ pub use datagrams::Datagrams;
 pub use dialed::{AbsoluteForm, Dialed};
 pub use dialer::{DIAL_TIMEOUT, DialConfig, Dialer, MAX_EXTRA_ATTEMPTS};
 pub use error::DialError;
-pub use host::{Host, HostAddresses, reaches};
-pub use inside::Inside;
+pub use host::{Host, HostAddresses, LOOPBACK, reaches};
+pub use inside::{Inside, connect_inside};
 pub use socket::ATTEMPT_TIMEOUT;
 pub use stream::{ReadHalf, Stream, WriteHalf};
 

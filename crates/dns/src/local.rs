@@ -28,13 +28,13 @@ const ANY_HINFO: &[u8] = b"\x07RFC8482\x00";
 
 /// Answers a name that is nobody else's business. `false`: it is not one.
 ///
-/// RFC 6761 6.3: `localhost` and what is below it is the loopback, and never leaves.
+/// `localhost` and what is below it is the loopback, and never leaves.
 pub(crate) fn answer(query: &ClientQuery<'_>, out: &mut Vec<u8>) -> bool {
     let (name, qtype) = (query.name.as_str(), query.qtype());
     if qtype.is_transfer() {
         return false;
     }
-    if name == "localhost" || name.ends_with(".localhost") {
+    if query.name.is_localhost() {
         match qtype {
             RecordType::A => {
                 let data = Ipv4Addr::LOCALHOST.octets();

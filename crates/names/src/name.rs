@@ -29,6 +29,12 @@ impl<'a> NameRef<'a> {
         self.0.split('.')
     }
 
+    /// Whether it means the loopback interface of whoever asks: `localhost` and what is below it (RFC 6761
+    /// section 6.3).
+    pub fn is_localhost(self) -> bool {
+        self.0 == "localhost" || self.0.ends_with(".localhost")
+    }
+
     /// The name without its first label; `None` for a single label.
     pub fn parent(self) -> Option<NameRef<'a>> {
         // A suffix that starts at a label keeps every invariant.

@@ -40,6 +40,19 @@ pub struct Explanation {
     pub suggestion: Option<String>,
 }
 
+/// What a rule for it would do instead of what the reader may have in mind.
+const OWN: &str = "Inside a sandbox this is the sandbox itself, which needs no rule. A rule for it opens \
+    the loopback of the host, which `host.portcullis.internal` names.";
+
+impl Explanation {
+    /// Says so where the target means the sandbox itself.
+    pub(crate) fn add_own(&mut self, is_own: bool) {
+        if is_own {
+            self.sentences.push(OWN.to_owned());
+        }
+    }
+}
+
 /// The first word is `allow`, `deny` or `audit`.
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,7 +113,13 @@ impl Policy {
                 self.explain_net(*net, ports)
             }
         };
-        self.explanation(found, target.to_string())
+        let mut explanation = self.explanation(found, target.to_string());
+        let own = match target {
+            Target::Name { pattern, .. } => pattern.base().is_localhost(),
+            Target::Net { net, .. } => net.addr().is_loopback() || net.addr().is_unspecified(),
+        };
+        explanation.add_own(own);
+        explanation
     }
 
     /// A finding in words.

@@ -68,7 +68,12 @@ impl Policy {
         let scheme = if asked.tls { "https" } else { "http" };
         let (method, host, path) = (asked.method, &asked.host, asked.path);
         let target = format!("{method} {scheme}://{host}:{port}{path}");
-        self.explanation(found, target)
+        let mut explanation = self.explanation(found, target);
+        explanation.add_own(match &asked.host {
+            Host::Name(name) => name.as_ref().is_localhost(),
+            Host::Address(address) => address.is_loopback() || address.is_unspecified(),
+        });
+        explanation
     }
 }
 

@@ -147,6 +147,8 @@ pub enum PermitTarget {
 pub(crate) enum GrantedBy {
     /// The operator, who named the endpoint in the settings.
     Operator,
+    /// Nobody has to: it leads into the sandbox itself.
+    Sandbox,
     Rules(Arc<RuleSet>),
 }
 
@@ -154,6 +156,7 @@ impl PartialEq for GrantedBy {
     fn eq(&self, other: &GrantedBy) -> bool {
         match (self, other) {
             (GrantedBy::Operator, GrantedBy::Operator) => true,
+            (GrantedBy::Sandbox, GrantedBy::Sandbox) => true,
             (GrantedBy::Rules(one), GrantedBy::Rules(other)) => Arc::ptr_eq(one, other),
             _ => false,
         }
@@ -166,6 +169,7 @@ impl fmt::Debug for GrantedBy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             GrantedBy::Operator => "Operator",
+            GrantedBy::Sandbox => "Sandbox",
             GrantedBy::Rules(_) => "Rules",
         })
     }
@@ -201,7 +205,11 @@ impl ConnectPermit {
 
     /// For a server of the sandbox's own, which programs inside may reach in any case.
     pub fn inside(addresses: &[IpAddr], port: u16) -> Self {
-        Self::for_operator(PermitTarget::Inside(addresses.into()), port)
+        let target = PermitTarget::Inside(addresses.into());
+        ConnectPermit {
+            by: GrantedBy::Sandbox,
+            ..Self::for_operator(target, port)
+        }
     }
 
     /// Whether it leads into the sandbox itself, and nowhere else.
@@ -247,10 +255,11 @@ impl ConnectPermit {
             PermitTarget::Name(name) | PermitTarget::NameAt(name, _) => name.clone(),
             PermitTarget::Address(_) | PermitTarget::Inside(_) => return None,
         };
-        Some(match &self.by {
-            GrantedBy::Operator => LookupPermit::for_operator(name, self.port),
-            GrantedBy::Rules(rules) => LookupPermit::of(rules, name, self.rule, self.audit),
-        })
+        match &self.by {
+            GrantedBy::Operator => Some(LookupPermit::for_operator(name, self.port)),
+            GrantedBy::Rules(rules) => Some(LookupPermit::of(rules, name, self.rule, self.audit)),
+            GrantedBy::Sandbox => None,
+        }
     }
 
     /// Whether the connection passes only because the policy watches. The address guard holds.

@@ -121,6 +121,8 @@ reasons! {
     CanonicalName = allow("canonical-name", "This is the canonical name of a listed name.");
     /// A PTR question for an address that was given out for a listed name.
     ReverseLookup = allow("reverse-lookup", "This address was given out for a listed name.");
+    /// A proxy was asked for a server of the sandbox's own.
+    OwnServer = allow("own-server", "This is the sandbox itself, which needs no rule.");
     /// An allowed name's earlier answer, given out although it has run out (RFC 8767).
     StaleAnswer = Row {
         ede: Some(EDE_STALE_ANSWER),

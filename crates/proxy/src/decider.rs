@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::Guard;
-use portcullis_dial::reaches;
+use portcullis_dial::{LOOPBACK, reaches};
 use portcullis_dns::{Leases, PolicyHandle};
 use portcullis_names::{Host, Name, NameRef};
 use portcullis_policy::{
@@ -40,24 +40,16 @@ pub struct Own {
 }
 
 impl Own {
-    /// Where a server of the sandbox's own is looked for, where the target means one (RFC 6761,
-    /// section 6.3, for names).
+    /// Where a server of the sandbox's own is looked for, where the target means one.
     fn meant(&self, asked: &Asked<'_>) -> Option<Vec<IpAddr>> {
-        const LOOPBACK: [IpAddr; 2] = [
-            IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ];
         match asked {
             Asked::Name(name) => {
-                let text = name.as_str();
-                if text == "localhost" || text.ends_with(".localhost") {
+                let name = name.as_ref();
+                if name.is_localhost() {
                     return Some(LOOPBACK.to_vec());
                 }
-                let own = self
-                    .hostname
-                    .as_ref()
-                    .is_some_and(|own| own.as_str() == text);
-                own.then(|| self.addresses.clone())
+                let own = self.hostname.as_ref().map(Name::as_ref);
+                (own == Some(name)).then(|| self.addresses.clone())
             }
             Asked::Address { address, .. } => match address.to_canonical() {
                 IpAddr::V4(Ipv4Addr::UNSPECIFIED) | IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
@@ -179,7 +171,12 @@ impl Decider {
         }
         let own = self.own.as_ref();
         if let Some(addresses) = own.and_then(|own| own.meant(&target.asked)) {
-            return self.allow_inside(&addresses, target.port);
+            let to = |address: &IpAddr| SocketAddr::new(*address, target.port);
+            let arrives = |to| self.listeners.iter().any(|own| reaches(to, *own, true));
+            return match addresses.iter().map(to).any(arrives) {
+                true => self.refuse(Reason::GatewayLoop),
+                false => self.allow_inside(&addresses, target.port),
+            };
         }
         self.ask(to, request, |decision| decision.connect_permit())
     }
@@ -189,7 +186,7 @@ impl Decider {
         Ruling {
             policy: self.policy.load_full(),
             verdict: Verdict::Allow,
-            reason: Reason::Allowed,
+            reason: Reason::OwnServer,
             rule: None,
             name: None,
             shown: Shown::Nothing,

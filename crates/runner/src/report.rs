@@ -110,6 +110,8 @@ const ADDRESS_TYPES: [RecordType; 6] = [
 ];
 /// Kinds of destinations, names and failures that a report keeps.
 const MAX_COLLECTED: usize = 10_000;
+/// Names that are remembered of one address.
+const MAX_OWNERS: usize = 64;
 /// Record types kept for one name.
 const MAX_RECORD_TYPES: usize = 8;
 /// How often what was recorded is taken in.
@@ -187,7 +189,9 @@ impl Collector {
                     for address in &seen.addresses {
                         if self.owners.len() < MAX_COLLECTED {
                             let owners = self.owners.entry(*address).or_default();
-                            owners.insert(seen.name.clone());
+                            if owners.len() < MAX_OWNERS {
+                                owners.insert(seen.name.clone());
+                            }
                         }
                     }
                     let records = self.looked_up.entry(seen.name).or_default();
@@ -197,6 +201,8 @@ impl Collector {
                     }
                 }
             }
+            // No policy needs to list it.
+            (_, Layer::Tcp | Layer::Tls | Layer::Http) if seen.reason == Reason::OwnServer => {}
             (_, Layer::Tcp | Layer::Tls | Layer::Http) if passed => {
                 if let Some(port) = seen.port.filter(|_| self.used.len() < MAX_COLLECTED) {
                     let is_address = seen.name.parse::<IpAddr>().is_ok();

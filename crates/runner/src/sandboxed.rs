@@ -17,8 +17,8 @@ use crate::unix_refusals;
 use crate::unresolved::Unresolved;
 use portcullis_dns::hosts_inside;
 use portcullis_gateway::{
-    BuildError, CancellationToken, Entrances, Gateway, GoneClients, Inspector, Mode, OwnNames,
-    Policy, PortSet, Recorder, Resolve, Serving, StartError, StartupError, TaskTracker,
+    BuildError, CancellationToken, Entrances, Gateway, GoneClients, Inside, Inspector, Mode,
+    OwnNames, Policy, PortSet, Recorder, Resolve, Serving, StartError, StartupError, TaskTracker,
 };
 use portcullis_names::{Name, NameBuf, NameRef, RecordType};
 use portcullis_policy::{AddressRule, Reason, Request};
@@ -29,7 +29,7 @@ use portcullis_sandbox::{
 use std::error::Error;
 use std::fs::File;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -372,10 +372,11 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
     let kernel = Arc::new(sockets.kernel);
     let networks = kernel.clone();
     let datagrams = wanted.policy.udp_ports();
+    let inside: Arc<dyn Inside> = Arc::new(InsideSockets(control.clone()));
     let names = own_names(&addresses);
     let mut builder = Gateway::builder();
     if let Some(own) = inside::own(&addresses, names.hostname.clone()) {
-        builder = builder.inside(own, Arc::new(InsideSockets(control.clone())));
+        builder = builder.inside(own, inside.clone());
     }
     let gateway = builder
         .resolve(resolve)
@@ -397,6 +398,9 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
         .listeners(vec![
             addresses.http(),
             addresses.socks(),
+            // The resolver is at every address.
+            SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 53),
+            SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), 53),
             SocketAddr::new(addresses.gateway4.into(), 53),
             SocketAddr::new(addresses.resolver4.into(), 53),
         ])
@@ -432,9 +436,9 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
     for Publish { listener, port } in wanted.publish {
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let (control, recorder, token) = (control.clone(), recorder.clone(), token.clone());
+        let (inside, recorder, token) = (inside.clone(), recorder.clone(), token.clone());
         let part = format!("the published port {port}");
-        let publishing = publish::serve(listener, port, control, recorder, token);
+        let publishing = publish::serve(listener, port, inside, recorder, token);
         serving.keep(part, tracker, publishing);
     }
     Ok(serving)

@@ -222,12 +222,12 @@ fn run(args: Run) -> ExitCode {
             }
             let command = args.command[0].to_string_lossy();
             let code = finish(status, report.as_ref(), &command);
-            die_of_terminal_signal(status);
             // Without a report the gateway died, and nobody knows what it recorded.
             let complete = report.is_some_and(|report| report.record_error.is_none());
             if args.strict_log && !complete {
                 ExitCode::from(RECORDS_MISSING)
             } else {
+                die_of_terminal_signal(status);
                 code
             }
         }

@@ -106,7 +106,7 @@ pub fn sniff(stream: &[u8]) -> Sniff {
     let seen = stream.get(..MAX_SNIFF_BYTES).unwrap_or(stream);
     match sniff_line(seen) {
         Sniff::NeedMore if seen.len() < MAX_SNIFF_BYTES => Sniff::NeedMore,
-        // The head's reader refuses blank lines, and fields of a request that had no version.
+        // The head's reader refuses so many blank lines, and fields of a request that had no version.
         Sniff::NeedMore if first_line(seen).1.is_some() => Sniff::Http,
         Sniff::NeedMore => Sniff::Watch,
         found => found,
