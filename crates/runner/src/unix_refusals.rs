@@ -4,8 +4,8 @@
 //! program that looks for an agent which nobody runs leaves no record. No path that a program names is
 //! looked up on the host: its file system might not answer, or might carry the name elsewhere.
 //!
-//! Answers *records* (docs/threats.md): a path that would not stand as it is in a shell, or on one line, is
-//! recorded, but nobody is advised to paste it.
+//! A path that would not stand as it is in a shell, or on one line, is recorded, but nobody is advised to
+//! paste it.
 
 use portcullis_gateway::CancellationToken;
 use portcullis_policy::{Reason, Verdict};
