@@ -41,6 +41,32 @@ const HOSTS: &str = "127.0.0.1 localhost\n\
     10.20.0.5 guarded.hosts.test\n127.0.0.1 loop.hosts.test\n\
     203.0.113.20 unlisted.hosts.test\n";
 
+/// Programs that need no proxy find them in the hosts file inside.
+#[test]
+fn names_of_the_loopback_mean_the_sandbox_by_every_way() {
+    require("curl");
+    let world = world();
+    own_etc(&world);
+    replace(
+        &world,
+        "hosts",
+        "127.0.0.1 localhost.localdomain localhost\n::1 ip6-localhost ip6-loopback\n\
+         127.0.0.1 dev.corp.test\n0.0.0.0 ads.corp.test\n127.0.0.1 two.corp.test\n203.0.113.20 two.corp.test\n",
+    );
+    let ran = sandbox(&world).allow("host.portcullis.internal:8000").sh(
+        "python3 -m http.server --bind :: 8000 > /dev/null 2>&1 & server=$!; \
+         until curl -s --noproxy '*' -o /dev/null http://[::1]:8000/; do sleep 0.05; done; set -f; \
+         for way in '--noproxy *' '--noproxy @' '--noproxy @ -p' '--noproxy @ --socks5-hostname 10.0.2.2:1080'; do \
+         for name in localhost.localdomain ip6-localhost dev.corp.test ads.corp.test; do \
+         curl -sS -m 25 -o /dev/null -w '%{http_code} ' $way http://$name:8000/; done; done; \
+         curl -s -m 25 -o /dev/null -w '%{http_code}' --noproxy @ http://two.corp.test:8000/; kill $server",
+    );
+    assert_eq!(ran.out(), "200 ".repeat(16) + "403", "{ran}");
+    let denied = ran.records.all_denials();
+    assert_eq!(denied.len(), 1, "{ran}");
+    assert_eq!(denied[0]["name"], "two.corp.test", "{ran}");
+}
+
 #[test]
 fn listed_names_of_the_hosts_file_resolve_by_every_way_and_are_asked_of_nobody() {
     require("curl");

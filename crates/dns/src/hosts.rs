@@ -62,8 +62,15 @@ impl HostsFile {
 
     /// The addresses of a name, of both families; none where the file does not have the name.
     pub(crate) fn addresses(&self, name: NameRef<'_>) -> Option<&[IpAddr]> {
-        // The table borrows no `NameRef`: one allocation, for a lookup that would ask somebody.
-        self.addresses.get(&name.to_name()).map(SmallVec::as_slice)
+        self.addresses.get(name.as_str()).map(SmallVec::as_slice)
+    }
+
+    /// The addresses of a name that has only such of the loopback, or that mean no host. To programs that
+    /// are shown the file, it means the sandbox itself.
+    pub fn loopback(&self, name: NameRef<'_>) -> Option<&[IpAddr]> {
+        let own = |address: &IpAddr| address.is_loopback() || address.is_unspecified();
+        let addresses = self.addresses(name)?;
+        addresses.iter().all(own).then_some(addresses)
     }
 
     /// The names of an address, in the file's order.
@@ -165,6 +172,18 @@ mod tests {
         }
         let names = file.names("192.0.2.1".parse().unwrap());
         assert_eq!(names, [name("one.example"), name("alias")]);
+    }
+
+    #[test]
+    fn names_of_the_loopback_are_told_from_those_of_hosts() {
+        let file = HostsFile::parse(
+            "127.0.0.1 dev.example mixed.example\n::1 dev.example\n0.0.0.0 ads.example\n192.0.2.1 mixed.example\n",
+        );
+        let of = |text: &str| file.loopback(name(text).as_ref()).map(<[_]>::len);
+        assert_eq!(of("dev.example"), Some(2));
+        assert_eq!(of("ads.example"), Some(1));
+        assert_eq!(of("mixed.example"), None);
+        assert_eq!(of("absent.example"), None);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use tracing::{debug, info};
 pub struct Builder {
     policy: Policy,
     resolvers: Vec<SocketAddr>,
-    hosts: HostsFile,
+    hosts: Arc<HostsFile>,
     recorder: Recorder,
     gate: Box<dyn AddressGate>,
     own: OwnNames,
@@ -70,7 +70,7 @@ impl Builder {
 
     /// The host's hosts file: its names are answered from it, decided on like all others. Without it
     /// they are asked of the resolvers.
-    pub fn hosts(mut self, hosts: HostsFile) -> Self {
+    pub fn hosts(mut self, hosts: Arc<HostsFile>) -> Self {
         self.hosts = hosts;
         self
     }
@@ -205,7 +205,7 @@ impl Builder {
             leases.clone(),
             self.recorder.clone(),
         );
-        dns.hosts = Arc::new(self.hosts);
+        dns.hosts = self.hosts;
         let descriptors = self.descriptors.unwrap_or_else(descriptors::free);
         let shares = Shares::of(descriptors);
         debug!(descriptors, ?shares, "descriptors are shared out");
@@ -281,7 +281,7 @@ impl Gateway {
         Builder {
             policy: Policy::deny_all(),
             resolvers: Vec::new(),
-            hosts: HostsFile::default(),
+            hosts: Arc::default(),
             recorder: Recorder::null(),
             gate: Box::new(NoGate),
             own: OwnNames::default(),

@@ -3,12 +3,12 @@
 //! Answers *decision and destination differ* and *gateway loop* (docs/threats.md): every entrance
 //! makes its targets and has them decided on here and nowhere else.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::Guard;
 use portcullis_dial::{LOOPBACK, reaches};
-use portcullis_dns::{Leases, PolicyHandle};
+use portcullis_dns::{HostsFile, Leases, PolicyHandle};
 use portcullis_names::{Host, Name, NameRef};
 use portcullis_policy::{
     Asked, ConnectPermit, DatagramPermit, Decision, Destination, HOST_NAME, Limits, Policy, Reason,
@@ -30,13 +30,15 @@ pub(crate) struct Decider {
     pub(crate) own: Option<Own>,
 }
 
-/// The addresses and the name by which programs mean the sandbox that they are in.
+/// The addresses and the names by which programs mean the sandbox that they are in.
 #[derive(Clone, Debug)]
 pub struct Own {
     /// Its addresses beside those of the loopback interface.
     pub addresses: Vec<IpAddr>,
     /// Its host name.
     pub hostname: Option<Name>,
+    /// The hosts file that programs are shown.
+    pub hosts: Arc<HostsFile>,
 }
 
 impl Own {
@@ -48,13 +50,18 @@ impl Own {
                 if name.is_localhost() {
                     return Some(LOOPBACK.to_vec());
                 }
-                let own = self.hostname.as_ref().map(Name::as_ref);
-                (own == Some(name)).then(|| self.addresses.clone())
+                // The hosts file may give it an address of the loopback, where not every server listens.
+                if self.hostname.as_ref().map(Name::as_ref) == Some(name) {
+                    return Some(self.addresses.clone());
+                }
+                let addresses = self.hosts.loopback(name)?;
+                match addresses.iter().any(IpAddr::is_unspecified) {
+                    true => Some(LOOPBACK.to_vec()),
+                    false => Some(addresses.to_vec()),
+                }
             }
             Asked::Address { address, .. } => match address.to_canonical() {
-                IpAddr::V4(Ipv4Addr::UNSPECIFIED) | IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
-                    Some(LOOPBACK.to_vec())
-                }
+                address if address.is_unspecified() => Some(LOOPBACK.to_vec()),
                 address if address.is_loopback() || self.addresses.contains(&address) => {
                     Some(vec![address])
                 }

@@ -7,7 +7,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use portcullis_gateway::{Inside, Own};
+use portcullis_gateway::{HostsFile, Inside, Own};
+use portcullis_names::Name;
 use portcullis_sandbox::{Addresses, Control, Family};
 
 /// Makes them.
@@ -22,10 +23,15 @@ impl Inside for InsideSockets {
 
 /// What means the sandbox itself to a program that asks a proxy. Nothing behind a TAP, whose guest means
 /// itself.
-pub(crate) fn own(addresses: &Addresses, hostname: Option<portcullis_names::Name>) -> Option<Own> {
+pub(crate) fn own(
+    addresses: &Addresses,
+    hostname: Option<Name>,
+    hosts: Arc<HostsFile>,
+) -> Option<Own> {
     let guest_asks = addresses.own4 != Addresses::new().own4;
     (!guest_asks).then(|| Own {
         addresses: vec![addresses.own4.into(), addresses.own6.into()],
         hostname,
+        hosts,
     })
 }

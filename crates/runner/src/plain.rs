@@ -168,7 +168,7 @@ async fn serve(
     let gateway = Gateway::builder()
         .policy(config.policy)
         .resolvers(config.resolvers)
-        .hosts(host_files.hosts())
+        .hosts(Arc::new(host_files.hosts()))
         .recorder(recorder.clone())
         .own(own)
         .host_listeners(listeners)

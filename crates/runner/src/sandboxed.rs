@@ -374,15 +374,16 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
     let datagrams = wanted.policy.udp_ports();
     let inside: Arc<dyn Inside> = Arc::new(InsideSockets(control.clone()));
     let names = own_names(&addresses);
+    let hosts = Arc::new(host_files.hosts());
     let mut builder = Gateway::builder();
-    if let Some(own) = inside::own(&addresses, names.hostname.clone()) {
+    if let Some(own) = inside::own(&addresses, names.hostname.clone(), hosts.clone()) {
         builder = builder.inside(own, inside.clone());
     }
     let gateway = builder
         .resolve(resolve)
         .policy(wanted.policy)
         .resolvers(wanted.resolvers)
-        .hosts(host_files.hosts())
+        .hosts(hosts)
         .recorder(recorder.clone())
         .gate(Box::new(KernelGate {
             set: kernel,
