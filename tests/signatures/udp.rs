@@ -164,20 +164,136 @@ fn a_first_burst_of_datagrams_arrives_whole_and_what_is_dropped_is_counted() {
 }
 
 #[test]
-fn flows_of_datagrams_end_with_the_program_s_socket() {
+fn thousands_of_clients_in_a_row_find_room_and_a_flow_that_stands_survives_them() {
     let world = shared::world();
-    // More clients one after the other than there may be flows at once, as in a minute of lookups.
+    // Four times as many as there may be flows at once, each with a socket of its own as for a lookup.
+    // One of the sockets that stay is bound to a device, one goes back and forth between two servers.
     let ran = sandbox(&world)
         .allow("dual.example.com:123/udp")
+        .allow("198.51.100.0/24:123/udp")
         .python(&format!(
             "{ASK}\
-         address = socket.getaddrinfo('dual.example.com', 123, socket.AF_INET)[0][4][0]\n\
-         print(all(ask(address, 123, b'what time is it') == (True, True) for _ in range(700)))"
+             ends = {{at[0].value: at[4] for at in socket.getaddrinfo('dual.example.com', 123, type=socket.SOCK_DGRAM)}}\n\
+             v4, v6 = ends[socket.AF_INET], ends[socket.AF_INET6]\n\
+             def stays(family, *to):\n\
+             \x20s = socket.socket(family, socket.SOCK_DGRAM); s.settimeout(gate.LIMIT)\n\
+             \x20if len(to) == 1: s.connect(to[0])\n\
+             \x20return s, to\n\
+             still = [stays(socket.AF_INET, v4), stays(socket.AF_INET6, v6), stays(socket.AF_INET, v4)]\n\
+             still[2][0].setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'lo')\n\
+             still.append(stays(socket.AF_INET, v4, ('198.51.100.123', 123)))\n\
+             def heard():\n\
+             \x20for s, ends in still:\n\
+             \x20\x20for to in ends:\n\
+             \x20\x20\x20s.connect(to); s.send(b'still there'); assert s.recv(99) == b'still there', to\n\
+             heard()\n\
+             for n in range(2000):\n\
+             \x20assert ask(*(v4 if n % 3 else v6)[:2], b'what time is it') == (True, True), n\n\
+             \x20if n % 50 == 0: heard()\n\
+             print('all')"
         ));
     ran.assert_ok().assert_no_denial();
-    assert_eq!(ran.out(), "True\n", "{ran}");
-    let ended = |close: &&serde_json::Value| close["close_reason"] == "client-closed";
+    assert_eq!(ran.out(), "all\n", "{ran}");
     let closes = ran.records.closes();
+    let ended = |close: &&serde_json::Value| close["close_reason"] == "client-closed";
     let ended = closes.iter().filter(|close| ended(close)).count();
-    assert!(ended >= 188, "{ended} of {}: {ran}", closes.len());
+    assert!(ended >= 1488, "{ended} of {}: {ran}", closes.len());
+    // One flow for each of the three that never connect anywhere else.
+    let of_close = |close: &&serde_json::Value| close["bytes_up"] == 41 * 11;
+    let whole = closes.iter().filter(|close| of_close(close)).count();
+    assert!(whole >= 3, "{whole}: {ran}");
+}
+
+#[test]
+fn what_a_program_sent_before_it_closed_its_socket_arrives() {
+    let world = shared::world();
+    let ran = sandbox(&world).allow("dual.example.com:123/udp").python(
+        "import socket, time\n\
+         address = socket.getaddrinfo('dual.example.com', 123, socket.AF_INET)[0][4]\n\
+         for n in range(300):\n\
+         \x20with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s: s.sendto(bytes(10), address)\n\
+         time.sleep(3)",
+    );
+    ran.assert_ok().assert_no_denial();
+    let sent = |close: &serde_json::Value| close["bytes_up"].as_u64();
+    let sent: u64 = ran.records.closes().into_iter().filter_map(sent).sum();
+    assert_eq!(sent, 3000, "{ran}");
+}
+
+#[test]
+fn one_flow_too_many_is_refused_with_an_error_and_the_rest_goes_on() {
+    let world = shared::world();
+    let ran = sandbox(&world)
+        .allow("dual.example.com:123/udp")
+        .python(
+            "import gate, errno, resource, socket\n\
+             resource.setrlimit(resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n\
+             ends = {at[0]: at[4] for at in socket.getaddrinfo('dual.example.com', 123, type=socket.SOCK_DGRAM)}\n\
+             def open(family):\n\
+             \x20s = socket.socket(family, socket.SOCK_DGRAM); s.settimeout(gate.LIMIT); s.connect(ends[family])\n\
+             \x20s.send(b'x')\n\
+             \x20return s\n\
+             families = [socket.AF_INET, socket.AF_INET6]\n\
+             first = [open(families[n % 2]) for n in range(512)]\n\
+             for s in first: assert s.recv(9) == b'x'\n\
+             for family in families * 50:\n\
+             \x20with open(family) as s:\n\
+             \x20\x20try: print('heard', s.recv(9))\n\
+             \x20\x20except ConnectionRefusedError: pass\n\
+             # one that asks for errors needs no connection to see them\n\
+             s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(gate.LIMIT)\n\
+             s.setsockopt(socket.IPPROTO_IP, socket.IP_RECVERR if hasattr(socket, 'IP_RECVERR') else 11, 1)\n\
+             s.sendto(b'x', ends[socket.AF_INET])\n\
+             try: print('heard', s.recv(9))\n\
+             except ConnectionRefusedError: pass\n\
+             for s in first: s.send(b'y'); assert s.recv(9) == b'y'\n\
+             first.pop().close()\n\
+             s = open(socket.AF_INET6)\n\
+             print(s.recv(9))",
+        );
+    ran.assert_ok();
+    assert_eq!(ran.out(), "b'x'\n", "{ran}");
+    let denied = ran.records.all_denials();
+    assert!(
+        denied
+            .iter()
+            .all(|record| record["reason"] == "too-many-connections"),
+        "{ran}"
+    );
+    let count = |record: &serde_json::Value| record["count"].as_u64().unwrap_or(1);
+    let (v4, v6): (Vec<_>, Vec<_>) =
+        (denied.into_iter()).partition(|record| record["addresses"][0] == "203.0.113.62");
+    for (of, times) in [(v4, 51), (v6, 50)] {
+        let counted: u64 = of.iter().map(|record| count(record)).sum();
+        assert_eq!(counted, times, "{ran}");
+    }
+}
+
+#[test]
+fn what_the_network_says_of_a_datagram_reaches_the_program() {
+    let world = shared::world();
+    // Nobody listens on the port of the first, and the second is opened in the kernel and denied by a
+    // narrower rule.
+    let ran = sandbox(&world)
+        .allow("dual.example.com:124/udp")
+        .allow("198.51.100.0/24:123/udp")
+        .deny("198.51.100.123/32")
+        .python(
+            "import gate, errno, socket\n\
+             def fails(address, port):\n\
+             \x20family = socket.AF_INET6 if ':' in address else socket.AF_INET\n\
+             \x20with socket.socket(family, socket.SOCK_DGRAM) as s:\n\
+             \x20\x20s.settimeout(gate.LIMIT); s.connect((address, port))\n\
+             \x20\x20try:\n\
+             \x20\x20\x20s.send(b'x'); return s.recv(9)\n\
+             \x20\x20except OSError as error: return errno.errorcode.get(error.errno, error)\n\
+             for at in socket.getaddrinfo('dual.example.com', 124, type=socket.SOCK_DGRAM): print(fails(*at[4][:2]))\n\
+             print(fails('198.51.100.123', 123))",
+        );
+    ran.assert_ok();
+    assert_eq!(
+        ran.out(),
+        "ECONNREFUSED\nECONNREFUSED\nEHOSTUNREACH\n",
+        "{ran}"
+    );
 }

@@ -15,7 +15,7 @@ use portcullis_dns::{
 };
 use portcullis_names::AllowedClients;
 use portcullis_policy::{Policy, Resolve};
-use portcullis_proxy::{GoneClients, Inspector, Own, Proxy};
+use portcullis_proxy::{DatagramClients, Inspector, Own, Proxy};
 use portcullis_record::Recorder;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub struct Builder {
     lease_grace: Duration,
     descriptors: Option<usize>,
     allowed_clients: AllowedClients,
-    gone_clients: Option<GoneClients>,
+    datagram_clients: Option<Arc<dyn DatagramClients>>,
     inspector: Option<Arc<Inspector>>,
     networks: Option<Networks>,
     acceptable: Option<Acceptable>,
@@ -154,10 +154,10 @@ impl Builder {
         self
     }
 
-    /// What knows which programs inside have closed the sockets of their datagrams. Without it, flows
-    /// of datagrams end when nothing passes for a while.
-    pub fn gone_clients(mut self, gone: GoneClients) -> Self {
-        self.gone_clients = Some(gone);
+    /// What knows the sockets inside from which datagrams come. Without it, flows of datagrams end when
+    /// nothing passes for a while, and what is refused of them is refused silently.
+    pub fn datagram_clients(mut self, clients: Arc<dyn DatagramClients>) -> Self {
+        self.datagram_clients = Some(clients);
         self
     }
 
@@ -239,7 +239,7 @@ impl Builder {
         .with_inspector(inspector.clone())
         .with_room(shares.room)
         .with_allowed_clients(self.allowed_clients)
-        .with_gone_clients(self.gone_clients);
+        .with_datagram_clients(self.datagram_clients);
         let proxy = Arc::new(proxy);
         Ok(Gateway {
             dns,
@@ -294,7 +294,7 @@ impl Gateway {
             lease_grace: LEASE_GRACE,
             descriptors: None,
             allowed_clients: AllowedClients::default(),
-            gone_clients: None,
+            datagram_clients: None,
             inspector: None,
             networks: None,
             acceptable: None,

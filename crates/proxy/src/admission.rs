@@ -3,18 +3,14 @@
 //! Answers *exhaustion* (docs/threats.md): whatever comes in by one entrance, the others keep places of
 //! their own. What is above a limit is refused when it comes, never kept waiting.
 
-use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use portcullis_names::AllowedClients;
 use portcullis_policy::{Mode, Policy};
-use tokio::sync::{Notify, Semaphore};
 
-use crate::limits::{
-    MAX_CONNECTIONS, MAX_DATAGRAM_FLOWS, MAX_QUEUED_DATAGRAM_BYTES, MAX_REFUSALS, Slot, Slots,
-};
+use crate::datagram_flows::{DatagramClients, DatagramFlows};
+use crate::limits::{MAX_CONNECTIONS, MAX_DATAGRAM_FLOWS, MAX_REFUSALS, Slot, Slots};
 use crate::meter::{Limiter, OverLimit};
 
 /// The part of all places that each entrance keeps for itself: an eighth, but not more than
@@ -50,25 +46,16 @@ impl Default for Room {
     }
 }
 
-/// Keeps of these clients' addresses only those whose sockets for datagrams are surely gone.
-pub type GoneClients = Arc<dyn Fn(&mut HashSet<SocketAddr>) + Send + Sync>;
-
 /// The places of one sandbox.
 pub(crate) struct Admission {
     places: Arc<Places>,
     /// Connections that are being told that there are too many.
     refusals: Arc<Slots>,
     /// Flows of datagrams.
-    datagrams: Arc<Slots>,
-    /// Told when one of them ends.
-    datagram_flow_ended: Arc<Notify>,
-    /// Bytes of their datagrams that wait to be sent.
-    pub(crate) datagram_bytes: Arc<Semaphore>,
+    pub(crate) datagrams: Arc<DatagramFlows>,
     room: Room,
     /// From where connections to listeners may come.
     pub(crate) allowed_clients: AllowedClients,
-    /// What knows whose sockets are gone.
-    pub(crate) gone_clients: Option<GoneClients>,
     limiter: Arc<Limiter>,
 }
 
@@ -78,12 +65,9 @@ impl Admission {
         Admission {
             places: Arc::default(),
             refusals: Slots::new(room.refusals),
-            datagrams: Slots::new(room.datagram_flows),
-            datagram_flow_ended: Arc::default(),
-            datagram_bytes: Arc::new(Semaphore::new(MAX_QUEUED_DATAGRAM_BYTES)),
+            datagrams: Arc::new(DatagramFlows::new(room.datagram_flows, None)),
             room,
             allowed_clients: AllowedClients::default(),
-            gone_clients: None,
             limiter,
         }
     }
@@ -91,8 +75,13 @@ impl Admission {
     /// Sets how much there is room for; [`Admission::follow`] comes next.
     pub(crate) fn set_room(&mut self, room: Room) {
         self.refusals.set_max(room.refusals);
-        self.datagrams.set_max(room.datagram_flows);
         self.room = room;
+        self.set_datagram_clients(self.datagrams.clients.clone());
+    }
+
+    /// Sets what knows the sockets from which datagrams come. No flow is in yet.
+    pub(crate) fn set_datagram_clients(&mut self, clients: Option<Arc<dyn DatagramClients>>) {
+        self.datagrams = Arc::new(DatagramFlows::new(self.room.datagram_flows, clients));
     }
 
     /// Takes over the limits of a policy that came into force. What was used stays used.
@@ -131,38 +120,6 @@ impl Admission {
     /// A place to tell a connection that it is one too many; there are few.
     pub(crate) fn refusal(&self) -> Option<Slot> {
         self.refusals.take()
-    }
-
-    /// Takes in a flow of datagrams.
-    pub(crate) fn datagram_flow(&self) -> Option<DatagramSlot> {
-        Some(DatagramSlot {
-            slot: Some(self.datagrams.take()?),
-            ended: self.datagram_flow_ended.clone(),
-        })
-    }
-
-    /// The same, when one of those that are in has ended.
-    pub(crate) async fn next_datagram_flow(&self) -> DatagramSlot {
-        loop {
-            let ended = self.datagram_flow_ended.notified();
-            if let Some(slot) = self.datagram_flow() {
-                return slot;
-            }
-            ended.await;
-        }
-    }
-}
-
-/// A place for a flow of datagrams; dropping it gives it back.
-pub(crate) struct DatagramSlot {
-    slot: Option<Slot>,
-    ended: Arc<Notify>,
-}
-
-impl Drop for DatagramSlot {
-    fn drop(&mut self) {
-        self.slot = None;
-        self.ended.notify_waiters();
     }
 }
 

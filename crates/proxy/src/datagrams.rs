@@ -5,7 +5,7 @@
 //! by an address rule. Answers *QUIC, DoT and other resolvers* (docs/threats.md). What arrives here is decided on again by
 //! lease and rule, once for each flow: a program's socket and one destination. Flows are bounded, end
 //! when nothing passes or the program's socket is gone, and leave one decision and one close, which
-//! counts what was dropped.
+//! counts what was dropped. What is not taken is told to the program, as a network does.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,12 +25,13 @@ use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{self, Receiver, Sender, error::TrySendError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{DatagramSlot, GoneClients};
+use crate::datagram_flows::{DatagramEnds, DatagramPlace, Untaken};
 use crate::decider::Decider;
+use crate::limits::Slot;
 use crate::meter::{Cut, Meter, Way};
 use crate::proxy::Proxy;
 use crate::target::{Ruling, Target};
@@ -43,12 +44,6 @@ const MAX_DATAGRAM_BYTES: usize = 65_535;
 const MAX_QUEUED: usize = 1024;
 /// Their bytes: a usual first burst (64 KiB) and the longest datagram beside it.
 const MAX_FLOW_BYTES: usize = 128 * 1024;
-/// How often flows are looked at whose program's socket may be gone.
-const LOOK_PAUSE: Duration = Duration::from_secs(1);
-/// The same while there is no room for another flow.
-const SHORT_LOOK_PAUSE: Duration = Duration::from_millis(20);
-/// How long one more flow waits for those that end to make room.
-const ROOM_WAIT: Duration = Duration::from_millis(20);
 /// How often an active flow has its way through the kernel kept open.
 const REOPEN_PAUSE: Duration = Duration::from_secs(60);
 /// After a failed read.
@@ -85,14 +80,19 @@ enum Offered {
 }
 
 impl Inlet {
-    fn new() -> (Inlet, Receiver<Queued>) {
+    fn new() -> (Inlet, Outlet) {
         let (queue, receive) = mpsc::channel(MAX_QUEUED);
+        let dropped = Arc::<AtomicU64>::default();
         let inlet = Inlet {
             queue,
             room: Arc::new(Semaphore::new(MAX_FLOW_BYTES)),
-            dropped: Arc::default(),
+            dropped: dropped.clone(),
         };
-        (inlet, receive)
+        let outlet = Outlet {
+            queue: receive,
+            dropped,
+        };
+        (inlet, outlet)
     }
 
     /// Takes a datagram, or drops and counts it where there is no room.
@@ -119,37 +119,17 @@ impl Inlet {
     }
 }
 
-/// The other end of an [`Inlet`], and the flow's place among those of the sandbox.
+/// The other end of an [`Inlet`].
 struct Outlet {
     queue: Receiver<Queued>,
     dropped: Arc<AtomicU64>,
-    _slot: DatagramSlot,
 }
 
-/// The flows of one wildcard socket, by what they are between.
-#[derive(Default)]
-struct Inlets {
-    flows: HashMap<Key, Inlet>,
-    /// When programs' sockets were last looked for.
-    looked: Option<Instant>,
-}
-
-impl Inlets {
-    /// Forgets flows that have ended, and ends those whose program has closed its socket, unless that
-    /// was looked for a moment ago; whether there were such.
-    fn tidy(&mut self, gone: Option<&GoneClients>, pause: Duration) -> bool {
-        self.flows.retain(|_, flow| !flow.queue.is_closed());
-        let Some(gone) = gone else { return false };
-        let before = self.flows.len();
-        if before == 0 || self.looked.is_some_and(|at| at.elapsed() < pause) {
-            return false;
-        }
-        self.looked = Some(Instant::now());
-        let mut clients = self.flows.keys().map(|key| key.client).collect();
-        gone(&mut clients);
-        self.flows.retain(|key, _| !clients.contains(&key.client));
-        self.flows.len() < before
-    }
+/// Whether there is room for a flow.
+enum Room {
+    Now(DatagramPlace),
+    /// There may be, once flows have ended whose program's socket is gone.
+    Later(Slot),
 }
 
 /// One wildcard socket inside: every address on one port.
@@ -177,6 +157,8 @@ pub async fn serve_datagrams(
         token,
     });
     let tracker = TaskTracker::new();
+    let flows = entrance.proxy.admission.datagrams.clone();
+    tracker.spawn(flows.watch(entrance.token.clone()));
     let result = entrance.clone().read(&tracker).await;
     tracker.close();
     tracker.wait().await;
@@ -185,11 +167,8 @@ pub async fn serve_datagrams(
 
 impl WildcardSocket {
     async fn read(self: Arc<Self>, tracker: &TaskTracker) -> io::Result<()> {
-        let mut inlets = Inlets::default();
-        let room = &self.proxy.admission.datagram_bytes;
-        let gone = self.proxy.admission.gone_clients.as_ref();
-        let mut looks = interval(LOOK_PAUSE);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut inlets: HashMap<Key, Inlet> = HashMap::new();
+        let flows = &self.proxy.admission.datagrams;
         let mut buffer = vec![0; MAX_DATAGRAM_BYTES];
         let mut errors = 0;
         loop {
@@ -197,10 +176,6 @@ impl WildcardSocket {
                 biased;
                 () = self.token.cancelled() => return Ok(()),
                 ready = self.socket.readable() => ready?,
-                _ = looks.tick(), if !inlets.flows.is_empty() => {
-                    inlets.tidy(gone, LOOK_PAUSE);
-                    continue;
-                }
             }
             let receive = || pktinfo::receive(&self.socket, &mut buffer);
             let received = match self.socket.try_io(Interest::READABLE, receive) {
@@ -225,43 +200,54 @@ impl WildcardSocket {
             };
             let key = Key { client, to };
             let datagram = buffer.get(..received.length).unwrap_or_default();
-            if let Some(flow) = inlets.flows.get(&key)
-                && let Offered::Taken = flow.offer(datagram, room)
+            if let Some(flow) = inlets.get(&key)
+                && let Offered::Taken = flow.offer(datagram, &flows.bytes)
             {
                 continue;
             }
-            // Those that have ended make room.
-            inlets.tidy(gone, LOOK_PAUSE);
-            let mut slot = self.proxy.admission.datagram_flow();
-            if slot.is_none() && inlets.tidy(gone, SHORT_LOOK_PAUSE) {
-                let freed = self.proxy.admission.next_datagram_flow();
-                slot = timeout(ROOM_WAIT, freed).await.ok();
-            }
-            let Some(slot) = slot else {
+            inlets.retain(|_, flow| !flow.queue.is_closed());
+            let entered = flows.enter(self.ends(key)).map(Room::Now);
+            let Some(place) = entered.or_else(|| flows.queue().map(Room::Later)) else {
                 self.too_many(key);
                 continue;
             };
-            let (inlet, queue) = Inlet::new();
-            inlet.offer(datagram, room);
-            let outlet = Outlet {
-                queue,
-                dropped: inlet.dropped.clone(),
-                _slot: slot,
-            };
-            inlets.flows.insert(key, inlet);
-            tracker.spawn(self.clone().flow(key, received.to, outlet));
+            let (inlet, outlet) = Inlet::new();
+            inlet.offer(datagram, &flows.bytes);
+            inlets.insert(key, inlet);
+            tracker.spawn(self.clone().begin(key, received.to, outlet, place));
+        }
+    }
+
+    /// Begins a flow as soon as there is room for it.
+    async fn begin(self: Arc<Self>, key: Key, asked: LocalAddress, outlet: Outlet, room: Room) {
+        let place = match room {
+            Room::Now(place) => Some(place),
+            Room::Later(queued) => {
+                let flows = &self.proxy.admission.datagrams;
+                flows.enter_later(self.ends(key), queued).await
+            }
+        };
+        match place {
+            Some(place) => self.flow(key, asked, outlet, place).await,
+            None => self.too_many(key),
         }
     }
 
     /// One flow, from its decision to its end.
-    async fn flow(self: Arc<Self>, key: Key, asked: LocalAddress, mut outlet: Outlet) {
+    async fn flow(
+        self: Arc<Self>,
+        key: Key,
+        asked: LocalAddress,
+        mut outlet: Outlet,
+        place: DatagramPlace,
+    ) {
         let target = self
             .proxy
             .decider
             .target_at(SocketAddr::new(key.to, self.port));
         let mut ruling = self.proxy.decider.decide_datagrams(&target);
         let Some(permit) = ruling.permit.take() else {
-            self.record_refusal(key, &target, &ruling, &[], None);
+            self.refuse(key, &target, &ruling, &[], None);
             return;
         };
         let opened = tokio::select! {
@@ -273,7 +259,7 @@ impl WildcardSocket {
             Err(error) => {
                 ruling.reason = error.reason;
                 ruling.verdict = error.reason.verdict();
-                self.record_refusal(key, &target, &ruling, &error.addresses, Some(&error.detail));
+                self.refuse(key, &target, &ruling, &error.addresses, Some(&error.detail));
                 return;
             }
         };
@@ -296,6 +282,11 @@ impl WildcardSocket {
             tokio::select! {
                 biased;
                 () = self.token.cancelled() => break CloseReason::Shutdown,
+                () = place.client_gone.cancelled(), if !outlet.queue.is_closed() => {
+                    // What it sent before is sent still.
+                    outlet.queue.close();
+                    continue;
+                }
                 datagram = outlet.queue.recv() => {
                     let Some(Queued { bytes: datagram, .. }) = datagram else {
                         break CloseReason::ClientClosed;
@@ -309,20 +300,35 @@ impl WildcardSocket {
                     }
                     match out.socket.send(&datagram).await {
                         Ok(bytes) => sent += bytes as u64,
-                        Err(error) if is_fatal(&error) => break CloseReason::UpstreamReset,
+                        Err(error) if is_fatal(&error) => {
+                            self.tell(key, untaken(&error));
+                            break CloseReason::UpstreamReset;
+                        }
                         // Too long for the way, or no room.
                         Err(_) => dropped += 1,
                     }
                 }
-                ready = out.socket.readable() => {
-                    if ready.is_err() {
-                        break CloseReason::Internal;
+                ready = out.socket.ready(Interest::READABLE | Interest::ERROR) => {
+                    let Ok(ready) = ready else { break CloseReason::Internal };
+                    // What the network said of a datagram, which makes the socket readable by itself only
+                    // where there is a datagram too.
+                    if ready.is_error() {
+                        match error_of(&out.socket) {
+                            Some(error) if is_fatal(&error) => {
+                                self.tell(key, untaken(&error));
+                                break CloseReason::UpstreamReset;
+                            }
+                            _ => continue,
+                        }
                     }
                     let mut answer = Vec::with_capacity(MAX_DATAGRAM_BYTES);
                     match out.socket.try_recv_buf(&mut answer) {
                         Ok(bytes) => received += bytes as u64,
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-                        Err(_) => break CloseReason::UpstreamReset,
+                        Err(error) => {
+                            self.tell(key, untaken(&error));
+                            break CloseReason::UpstreamReset;
+                        }
                     }
                     if !stands(&mut ruling, &target, &self.proxy.decider, out.address) {
                         break CloseReason::PolicyChanged;
@@ -393,8 +399,20 @@ impl WildcardSocket {
         event
     }
 
-    /// Records a refusal or a failure.
-    fn record_refusal(
+    fn ends(&self, key: Key) -> DatagramEnds {
+        DatagramEnds {
+            client: key.client,
+            server: SocketAddr::new(key.to, self.port),
+        }
+    }
+
+    fn tell(&self, key: Key, why: Untaken) {
+        let flows = &self.proxy.admission.datagrams;
+        flows.tell(self.ends(key), why);
+    }
+
+    /// Records a refusal or a failure, and tells the program.
+    fn refuse(
         &self,
         key: Key,
         target: &Target,
@@ -412,6 +430,13 @@ impl WildcardSocket {
         };
         event.detail = detail;
         self.proxy.records.recorder().decision(event);
+        self.tell(
+            key,
+            match ruling.verdict {
+                Verdict::Error => Untaken::Unreachable,
+                _ => Untaken::Prohibited,
+            },
+        );
     }
 
     /// Records a flow that stands.
@@ -436,6 +461,7 @@ impl WildcardSocket {
         event.addresses = &addresses;
         event.detail = Some("flows of datagrams");
         self.proxy.records.recorder().decision(event);
+        self.tell(key, Untaken::Refused);
     }
 }
 
@@ -465,6 +491,21 @@ fn fill<'a>(event: &mut Event<'a>, target: &'a Target, ruling: &'a Ruling<Datagr
     if let Some(rule) = ruling.rule {
         let rule = ruling.policy.rule(rule);
         event.rule = Some((rule.text, rule.source));
+    }
+}
+
+/// Takes the error of a socket that has one.
+fn error_of(socket: &UdpSocket) -> Option<io::Error> {
+    let none = || io::ErrorKind::WouldBlock.into();
+    let taken = socket.try_io(Interest::ERROR, || socket.take_error()?.ok_or_else(none));
+    taken.ok()
+}
+
+/// What a program is told of an error of the socket outside.
+fn untaken(error: &io::Error) -> Untaken {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Untaken::Refused,
+        _ => Untaken::Unreachable,
     }
 }
 

@@ -21,6 +21,7 @@
 
 mod admission;
 mod connector;
+mod datagram_flows;
 mod datagrams;
 mod decider;
 mod early_timer;
@@ -53,7 +54,8 @@ mod tunnel;
 #[cfg(not(feature = "inspect"))]
 mod uninspected;
 
-pub use admission::{GoneClients, Room};
+pub use admission::Room;
+pub use datagram_flows::{DatagramClients, DatagramEnds, Untaken};
 pub use datagrams::serve_datagrams;
 pub use decider::Own;
 #[cfg(feature = "inspect")]

@@ -9,8 +9,9 @@ use portcullis_names::AllowedClients;
 use portcullis_policy::Policy;
 use portcullis_record::Recorder;
 
-use crate::admission::{Admission, GoneClients, Room};
+use crate::admission::{Admission, Room};
 use crate::connector::Connector;
+use crate::datagram_flows::DatagramClients;
 use crate::decider::{Decider, Own};
 use crate::flows::Flows;
 #[cfg(feature = "inspect")]
@@ -85,11 +86,11 @@ impl Proxy {
         self
     }
 
-    /// What knows which programs have closed the sockets of their datagrams. Without it, flows of
-    /// datagrams end when nothing passes.
+    /// What knows the sockets from which datagrams come. Without it, flows of datagrams end when
+    /// nothing passes, and what is refused of them is refused silently.
     #[must_use]
-    pub fn with_gone_clients(mut self, gone: Option<GoneClients>) -> Proxy {
-        self.admission.gone_clients = gone;
+    pub fn with_datagram_clients(mut self, clients: Option<Arc<dyn DatagramClients>>) -> Proxy {
+        self.admission.set_datagram_clients(clients);
         self
     }
 

@@ -78,7 +78,9 @@ pub(crate) async fn open(
         let what = match request.command {
             Command::Connect => None,
             Command::Bind => Some("BIND"),
-            Command::UdpAssociate => Some("UDP ASSOCIATE"),
+            Command::UdpAssociate => {
+                Some("UDP ASSOCIATE: datagrams pass directly, where a rule for UDP lets them")
+            }
             Command::Other(_) => Some("an unknown SOCKS command"),
         };
         records.decision(at.detail(what), &target, &ruling);

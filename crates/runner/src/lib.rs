@@ -8,6 +8,7 @@
 //! Nothing here parses a command line or touches a signal handler.
 #![forbid(unsafe_code)]
 
+mod datagram_clients;
 mod descriptors;
 mod guarded_networks;
 mod host_files;

@@ -1,6 +1,7 @@
 //! The gateway as a sandbox's own process: serves the sockets made inside, until the sandbox is
 //! gone, and leaves a report.
 
+use crate::datagram_clients::Clients;
 use crate::descriptors::raise_limit;
 use crate::host_files::{HostFiles, HostNames};
 use crate::inside::{self, InsideSockets};
@@ -17,8 +18,8 @@ use crate::unix_refusals;
 use crate::unresolved::Unresolved;
 use portcullis_dns::hosts_inside;
 use portcullis_gateway::{
-    BuildError, CancellationToken, Entrances, Gateway, GoneClients, Inside, Inspector, Mode,
-    OwnNames, Policy, PortSet, Recorder, Resolve, Serving, StartError, StartupError, TaskTracker,
+    BuildError, CancellationToken, Entrances, Gateway, Inside, Inspector, Mode, OwnNames, Policy,
+    PortSet, Recorder, Resolve, Serving, StartError, StartupError, TaskTracker,
 };
 use portcullis_names::{Name, NameBuf, NameRef, RecordType};
 use portcullis_policy::{AddressRule, Reason, Request};
@@ -321,18 +322,6 @@ fn finder(processes: Arc<Processes>) -> ProcessFinder {
     })
 }
 
-/// Whose sockets for datagrams are gone. Of clients with other addresses (a guest behind a TAP) nobody
-/// here can tell.
-fn gone_clients(processes: Arc<Processes>, addresses: &Addresses) -> GoneClients {
-    let own: [IpAddr; 2] = [addresses.own4.into(), addresses.own6.into()];
-    Arc::new(move |clients| match processes.udp_ports() {
-        Some(ports) => clients.retain(|client| {
-            own.contains(&client.ip().to_canonical()) && !ports.contains(&client.port())
-        }),
-        None => clients.clear(),
-    })
-}
-
 struct Parts<'a> {
     sockets: Sockets,
     control: &'a Arc<Control>,
@@ -394,7 +383,11 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
             networks.replace_networks(&open.rules, &open.closed)
         }))
         .own(names)
-        .gone_clients(gone_clients(processes, &addresses))
+        .datagram_clients(Arc::new(Clients::new(
+            processes,
+            sockets.datagram_errors,
+            &addresses,
+        )))
         .inspector(wanted.inspector)
         .listeners(vec![
             addresses.http(),

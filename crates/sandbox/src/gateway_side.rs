@@ -5,6 +5,7 @@
 //! the channel reports the end of file, so that no gateway outlives its sandbox.
 
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -13,12 +14,14 @@ use std::time::{Duration, Instant};
 use crate::channel::{Channel, FromInit, ToInit};
 use crate::error::{At, SandboxError, Step};
 use crate::kernel_set::KernelSet;
+use crate::listeners::DNS_PORT;
 use crate::process::Processes;
 use crate::refused::RefusedLog;
 use crate::socket_diag::SocketDiag;
 use crate::sockets::{Family, NamedSockets, SocketName};
 use crate::trust::TrustFiles;
 use crate::unix_refusals::UnixRefusals;
+use crate::unreachable::DatagramErrors;
 
 /// How long [`Control::new_tcp_socket`] waits for the sandbox's first process.
 const NEW_SOCKET_TIMEOUT: Duration = Duration::from_secs(2);
@@ -164,6 +167,8 @@ pub struct Sockets {
     pub catch_all6: OwnedFd,
     /// UDP sockets for [`crate::OpenRules::datagram_ports`], made like the resolver's.
     pub datagrams: Vec<OwnedFd>,
+    /// Errors for programs whose datagrams were not taken.
+    pub datagram_errors: DatagramErrors,
     /// Which process inside holds a socket.
     pub processes: Processes,
     /// The kernel's set of open destinations.
@@ -184,6 +189,8 @@ impl Sockets {
         let datagrams = named.take_datagrams();
         let unix_refusals = named.take(SocketName::UnixRefusals).ok();
         let mut take = |name| named.take(name);
+        // The resolver's.
+        let known = SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT));
         Ok(Self {
             dns_udp4: take(SocketName::DnsUdp(Family::V4))?,
             dns_udp6: take(SocketName::DnsUdp(Family::V6))?,
@@ -194,9 +201,14 @@ impl Sockets {
             catch_all4: take(SocketName::CatchAll(Family::V4))?,
             catch_all6: take(SocketName::CatchAll(Family::V6))?,
             datagrams,
+            datagram_errors: DatagramErrors::new(
+                take(SocketName::DatagramErrors(Family::V4))?,
+                take(SocketName::DatagramErrors(Family::V6))?,
+            ),
             processes: Processes::new(
                 first_process,
                 SocketDiag::new(take(SocketName::SocketDiag)?),
+                known,
             ),
             kernel: KernelSet::new(take(SocketName::PacketRules)?),
             refused: RefusedLog::new(take(SocketName::RefusalLog)?),

@@ -13,9 +13,9 @@ use rustix::net::netlink::NETFILTER;
 use crate::error::{At, SandboxError, Step};
 use crate::listeners;
 use crate::netlink;
-use crate::sockets::{NamedSockets, SocketName};
+use crate::sockets::{Family, NamedSockets, SocketName};
 use crate::spec::{Addresses, OpenRules};
-use crate::{link, refused, rules, socket_diag, tap};
+use crate::{link, refused, rules, socket_diag, tap, unreachable};
 
 /// The first port that needs no privilege, of the namespace of whoever asks.
 const PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
@@ -62,6 +62,10 @@ impl Inside {
         listeners::make(&self.addresses, &mut add).at(Step::Listeners, "")?;
         let diag = socket_diag::make_socket().at(Step::Listeners, "sock_diag")?;
         add(SocketName::SocketDiag, diag);
+        for family in [Family::V4, Family::V6] {
+            let errors = unreachable::make_socket(family).at(Step::Listeners, "raw")?;
+            add(SocketName::DatagramErrors(family), errors);
+        }
         let rules = netlink::open(Some(NETFILTER)).at(Step::Listeners, "nf_tables")?;
         add(SocketName::PacketRules, rules);
         let log = refused::make_socket().at(Step::Listeners, "nflog")?;

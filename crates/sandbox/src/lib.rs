@@ -58,6 +58,7 @@ mod tick;
 mod trust;
 mod unix_refusals;
 mod unix_supervisor;
+mod unreachable;
 
 pub use error::{SandboxError, Step, fix_of_limit};
 pub use exit_status::{
@@ -79,3 +80,4 @@ pub use spec::{
 };
 pub use trust::{TRUST_BUNDLE, TRUST_CA, TRUST_JAVA, TrustFiles};
 pub use unix_refusals::{UnixRefusal, UnixRefusals};
+pub use unreachable::{DatagramErrors, Unreachable};

@@ -12,6 +12,9 @@ use crate::sys;
 
 /// Connections that may wait to be accepted, per listener.
 const BACKLOG: i32 = 1024;
+/// Datagrams of one port that wait for the gateway, in bytes; the kernel counts some 800 for a short
+/// one, and drops what finds no room.
+const BURST_BYTES: usize = 1024 * 1024;
 /// The resolver's port.
 pub(crate) const DNS_PORT: u16 = 53;
 
@@ -38,11 +41,12 @@ pub(crate) fn make(
 pub(crate) fn datagrams(ports: &[u16], mut add: impl FnMut(SocketName, OwnedFd)) -> io::Result<()> {
     for port in ports.iter().copied().take(MAX_DATAGRAM_PORTS) {
         for family in [Family::V4, Family::V6] {
-            let at = SocketAddr::new(any(family), port);
-            add(
-                SocketName::Datagrams(family, port),
-                bound(at, SocketType::DGRAM)?,
-            );
+            let socket = bound(SocketAddr::new(any(family), port), SocketType::DGRAM)?;
+            // Beyond the system's limit only with CAP_NET_ADMIN outside.
+            if sockopt::set_socket_recv_buffer_size_force(&socket, BURST_BYTES).is_err() {
+                sockopt::set_socket_recv_buffer_size(&socket, BURST_BYTES)?;
+            }
+            add(SocketName::Datagrams(family, port), socket);
         }
     }
     Ok(())

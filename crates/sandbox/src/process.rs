@@ -8,7 +8,6 @@
 //! "not known". A process may pass its sockets on: what is found is a holder, and its name is one
 //! it chose itself.
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,6 +28,9 @@ const MAX_DESCRIPTORS: usize = 4096;
 const MAX_CHILDREN_BYTES: u64 = 4 * 1024;
 /// Bytes read of a command name; the kernel keeps fifteen.
 const MAX_COMMAND_BYTES: u64 = 64;
+
+/// Who is named as the sender where it does not matter who sends.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
 /// `TCP_LISTEN` in a table: a listener is nobody's client.
 const STATE_LISTEN: &str = "0A";
@@ -57,11 +59,13 @@ pub struct Processes {
     /// The sandbox's first process, as the host sees it.
     init: u32,
     diag: SocketDiag,
+    /// Where a UDP socket of the sandbox's is that is never closed.
+    known: SocketAddr,
 }
 
 impl Processes {
-    pub(crate) fn new(init: u32, diag: SocketDiag) -> Self {
-        Self { init, diag }
+    pub(crate) fn new(init: u32, diag: SocketDiag, known: SocketAddr) -> Self {
+        Self { init, diag, known }
     }
 
     /// The process that holds the socket with this local address, connected to `server` where that
@@ -86,22 +90,21 @@ impl Processes {
         self.holder(link.as_bytes())
     }
 
-    /// The local ports of all UDP sockets inside, of both families; `None` where they cannot be read
-    /// or are too many to be read whole.
+    /// Whether the socket of a flow of datagrams is surely gone: nothing inside would take what
+    /// `server` sends to `client`. Asks the kernel up to three times, some microseconds each.
+    ///
+    /// A look may miss a socket that is just being connected, so two have to agree. And a kernel that
+    /// cannot tell says the same as one that has no such socket: so it must know one that is there.
     #[must_use]
-    pub fn udp_ports(&self) -> Option<HashSet<u16>> {
-        let mut ports = HashSet::new();
-        for table in ["udp", "udp6"] {
-            let path = format!("/proc/{}/net/{table}", self.init);
-            let text = match read(Path::new(&path), MAX_TABLE_BYTES) {
-                Some(text) if text.len() < MAX_TABLE_BYTES as usize => text,
-                // A kernel without IPv6 has no such table.
-                None if table == "udp6" && !Path::new(&path).exists() => continue,
-                _ => return None,
-            };
-            ports.extend(local_ports(&String::from_utf8_lossy(&text)));
-        }
-        Some(ports)
+    pub fn is_gone(&self, client: SocketAddr, server: SocketAddr) -> bool {
+        let (client, server) = (plain(client), plain(server));
+        let gone = || self.diag.has_udp(client, server).is_ok_and(|there| !there);
+        let known = || {
+            self.diag
+                .has_udp(self.known, NOBODY)
+                .is_ok_and(|there| there)
+        };
+        gone() && known() && gone()
     }
 
     fn inode(&self, transport: Transport, client: SocketAddr) -> Option<u64> {
@@ -144,14 +147,6 @@ impl Processes {
         }
         None
     }
-}
-
-/// The local ports in the text of one of the kernel's tables: `N: ADDRESS:PORT …`, hexadecimal.
-fn local_ports(table: &str) -> impl Iterator<Item = u16> {
-    table.lines().filter_map(|line| {
-        let local = line.split_ascii_whitespace().nth(1)?;
-        u16::from_str_radix(local.rsplit_once(':')?.1, 16).ok()
-    })
 }
 
 /// The inode of a client's socket in the text of one of the kernel's tables.
@@ -461,24 +456,28 @@ mod tests {
         }
     }
 
-    fn below(init: u32) -> Processes {
-        Processes::new(
-            init,
-            SocketDiag::new(crate::socket_diag::make_socket().unwrap()),
-        )
+    fn below(init: u32, known: &UdpSocket) -> Processes {
+        let diag = SocketDiag::new(crate::socket_diag::make_socket().unwrap());
+        Processes::new(init, diag, known.local_addr().unwrap())
+    }
+
+    fn known() -> UdpSocket {
+        UdpSocket::bind("127.0.0.1:0").unwrap()
     }
 
     #[test]
     fn the_holder_of_a_socket_is_found_and_gone_ones_are_not() {
-        let own = below(std::process::id());
+        let known = known();
+        let own = below(std::process::id(), &known);
         let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
         let at = udp.local_addr().unwrap();
         let found = own.find(Transport::Udp, at, None).unwrap();
         assert_eq!(found.pid, std::process::id());
         assert!(!found.command.is_empty());
-        assert!(own.udp_ports().unwrap().contains(&at.port()));
+        let server = "192.0.2.1:123".parse().unwrap();
+        assert!(!own.is_gone(at, server));
         drop(udp);
-        assert!(!own.udp_ports().unwrap().contains(&at.port()));
+        assert!(own.is_gone(at, server));
         assert_eq!(own.find(Transport::Udp, at, None), None);
 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -491,8 +490,10 @@ mod tests {
         let found = own.find(Transport::Tcp, client.local_addr().unwrap(), another);
         assert_eq!(found, None, "another connection of the same address");
 
-        let nobody = below(u32::MAX);
+        let nobody = below(u32::MAX, &known);
         assert_eq!(nobody.find(Transport::Udp, at, None), None);
+        drop(known);
+        assert!(!own.is_gone(at, server), "as in a kernel that cannot tell");
     }
 
     #[test]
@@ -516,7 +517,7 @@ mod tests {
             .read_line(&mut port)
             .unwrap();
         let at = SocketAddr::from(([127, 0, 0, 1], port.trim().parse().unwrap()));
-        let found = below(shell.id()).find(Transport::Udp, at, None);
+        let found = below(shell.id(), &known()).find(Transport::Udp, at, None);
         drop(shell.stdin.take());
         shell.wait().unwrap();
         let found = found.unwrap();

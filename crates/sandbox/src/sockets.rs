@@ -48,6 +48,8 @@ pub enum SocketName {
     CatchAll(Family),
     /// UDP, this port of every address, made like [`SocketName::DnsUdp`].
     Datagrams(Family, u16),
+    /// Raw IP socket that sends errors to programs whose datagrams were not taken.
+    DatagramErrors(Family),
     /// Netlink socket that looks up which socket a connection belongs to (sock_diag(7)).
     SocketDiag,
     /// Netlink socket through which the packet rules are changed.
@@ -60,7 +62,7 @@ pub enum SocketName {
 }
 
 /// The names of all sockets that a sandbox has once at most.
-const SINGLE: [(SocketName, &str); 12] = [
+const SINGLE: [(SocketName, &str); 14] = [
     (SocketName::DnsUdp(Family::V4), "dns-udp4"),
     (SocketName::DnsUdp(Family::V6), "dns-udp6"),
     (SocketName::DnsTcp(Family::V4), "dns-tcp4"),
@@ -69,6 +71,8 @@ const SINGLE: [(SocketName, &str); 12] = [
     (SocketName::SocksProxy, "socks-proxy"),
     (SocketName::CatchAll(Family::V4), "catch-all4"),
     (SocketName::CatchAll(Family::V6), "catch-all6"),
+    (SocketName::DatagramErrors(Family::V4), "datagram-errors4"),
+    (SocketName::DatagramErrors(Family::V6), "datagram-errors6"),
     (SocketName::SocketDiag, "socket-diag"),
     (SocketName::PacketRules, "packet-rules"),
     (SocketName::RefusalLog, "refusal-log"),
