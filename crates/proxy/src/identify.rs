@@ -32,6 +32,9 @@ pub(crate) enum Identified {
     Tunnel(Tunnel),
     /// Plain HTTP, to be decided on request by request.
     Http(Box<Unread>),
+    /// The same in HTTP/2.
+    #[cfg(feature = "inspect")]
+    Http2(Box<Unread>),
     /// TLS whose requests are to be decided on.
     #[cfg(feature = "inspect")]
     Inspect(Box<ToInspect>),
@@ -90,7 +93,7 @@ pub(crate) async fn identify(
             Box::pin(opened.refuse_tls(relay, Alert::AccessDenied, end)).await;
             None
         }
-        Sniffed::Http if sniffer.has_released() => {
+        Sniffed::Http | Sniffed::Http2 if sniffer.has_released() => {
             let why = "a request whose first bytes passed as something else";
             let asked = request::asked(sniffer.pending());
             let at = At::new(Layer::Http, opened.inbound).detail(Some(why));
@@ -99,7 +102,7 @@ pub(crate) async fn identify(
             opened.cut(relay, CloseReason::ClientProtocol);
             None
         }
-        Sniffed::Http if relay.upstream_spoke() => {
+        Sniffed::Http | Sniffed::Http2 if relay.upstream_spoke() => {
             // The answers on such a connection could not be told from what came before.
             opened.over(services.records, relay, CloseReason::UpstreamProtocol);
             None
@@ -114,6 +117,18 @@ pub(crate) async fn identify(
                 pending: sniffer.into_pending(),
             })))
         }
+        #[cfg(feature = "inspect")]
+        Sniffed::Http2 => {
+            if opened.absolute.is_some() {
+                relay = Box::pin(leave_absolute(services, &mut opened, relay)).await?;
+            }
+            Some(Identified::Http2(Box::new(Unread {
+                opened,
+                relay,
+                pending: sniffer.into_pending(),
+            })))
+        }
+        #[cfg(not(feature = "inspect"))]
         Sniffed::Http2 => {
             let ruling = services.decider.refuse(Reason::ProtocolNotAllowed);
             let why = "HTTP/2 without TLS: its requests' hosts cannot be seen";

@@ -220,6 +220,11 @@ async fn set_up(
         Identified::Tunnel(tunnel) => Some(tunnel),
         Identified::Http(unread) => Box::pin(http::behind(services, unread, stop)).await,
         #[cfg(feature = "inspect")]
+        Identified::Http2(unread) => {
+            Box::pin(inspect::cleartext(services, unread, stop)).await;
+            None
+        }
+        #[cfg(feature = "inspect")]
         Identified::Inspect(to_inspect) => {
             Box::pin(inspect::inspect(services, to_inspect, stop)).await;
             None

@@ -21,7 +21,7 @@ use tracing::debug;
 use super::Inspector;
 use super::alpn::{Alpn, Offer};
 use super::ended::Ended;
-use super::exchange::{Session, Upstream, only_refuse};
+use super::exchange::{Security, Session, Upstream, only_refuse};
 use super::io::{self, Activity, Client, SharedMeter};
 use super::serve::{self, HeadRules};
 use super::tasks::Tasks;
@@ -258,9 +258,12 @@ impl Inspection<'_> {
         let alpn = secured.alpn;
         let session = Session {
             services: self.services,
-            inspector: self.inspector,
+            security: Some(Security {
+                inspector: self.inspector,
+                name: self.name,
+            }),
             target: &opened.target,
-            name: self.name,
+            place: Place::Name(&opened.target, self.name),
             inbound: opened.inbound,
             alpn,
             standing: &flow.standing,
@@ -269,16 +272,17 @@ impl Inspection<'_> {
             upstream: Mutex::new(Upstream {
                 sender: None,
                 peer: opened.peer.clone(),
+                name: None,
             }),
             switched: Mutex::default(),
         };
         let serving = async {
             let mut rules = self.head_rules(&opened.target, opened.inbound);
-            if let Ok(sender) = session.speak(secured).await {
+            if let Ok(sender) = session.speak(secured.stream, alpn).await {
                 // Whether there may be WebSockets is one of the first things said in HTTP/2.
                 rules.websockets =
                     http_only::allows_upgrade(&opened.ruling) && sender.takes_websockets().await;
-                session.keep(sender);
+                session.keep(sender, opened.peer.clone(), Some(self.name.clone()));
             }
             let serve = |request| session.serve(request);
             let served = serve::requests(stream, alpn, self.activity, &rules, serve).await;

@@ -1,7 +1,9 @@
 //! The codec of HTTP/1.1 and HTTP/2 inside inspected connections, on hyper and on the request core.
 //!
 //! Each request must be for the name that the connection was decided on. The answer comes from a
-//! connection that was dialled by a permit for that name, and whose certificate proved it.
+//! connection that was dialled by a permit for that name, and whose certificate proved it. HTTP/2 without
+//! TLS is served here as well: its requests are decided on as plain HTTP/1.1 is, by the host that each
+//! one names.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +20,7 @@ use portcullis_names::{Host, Name};
 use portcullis_policy::Reason;
 use portcullis_record::{CloseReason, DecisionId, Layer};
 use portcullis_wire::http1 as uri;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::alpn::Alpn;
 use super::answer::answer;
@@ -25,7 +28,6 @@ use super::body::{Busy, Down, Open, Up};
 use super::io::Activity;
 use super::sender::{Sender, Sent};
 use super::tasks::Spawner;
-use super::upstream::Secured;
 use super::websocket::Switched;
 use super::{Inspector, fields};
 use crate::connector::Peer;
@@ -42,10 +44,11 @@ use crate::target::{Ruling, Target};
 /// One inspected connection: what its requests share.
 pub(super) struct Session<'a> {
     pub(super) services: Services<'a>,
-    pub(super) inspector: &'a Inspector,
+    /// What upstream connections are proved with; none without TLS.
+    pub(super) security: Option<Security<'a>>,
     pub(super) target: &'a Target,
-    /// The name that the connection was decided on.
-    pub(super) name: &'a Name,
+    /// What requests here may be for.
+    pub(super) place: Place<'a>,
     pub(super) inbound: Inbound,
     pub(super) alpn: Alpn,
     /// The connection among the flows that stand; it ends with each of its requests that the policy
@@ -58,10 +61,20 @@ pub(super) struct Session<'a> {
     pub(super) switched: Mutex<Option<Switched>>,
 }
 
+/// How an upstream connection is proved.
+#[derive(Clone, Copy)]
+pub(super) struct Security<'a> {
+    pub(super) inspector: &'a Inspector,
+    /// The name that the connection was decided on.
+    pub(super) name: &'a Name,
+}
+
 /// The connection that requests are sent on, and where it ends.
 pub(super) struct Upstream {
     pub(super) sender: Option<Sender>,
     pub(super) peer: Peer,
+    /// The name that it was dialled by.
+    pub(super) name: Option<Name>,
 }
 
 impl Session<'_> {
@@ -91,7 +104,7 @@ impl Session<'_> {
             ..asked(&parts, &hosts)
         };
         let core = Core::new(self.services, self.inbound);
-        let place = Place::Name(self.target, self.name);
+        let place = self.place;
         let fields = fields::pairs(&parts.headers);
         let permitted = match request.decide(core, place, fields) {
             Ok(permitted) => permitted,
@@ -99,7 +112,7 @@ impl Session<'_> {
         };
         let (at, ruling) = (permitted.at, &permitted.ruling);
         let websocket = request.websocket;
-        let (mut sender, peer) = match self.ready(ruling, websocket).await {
+        let (mut sender, mut peer) = match self.ready(ruling, websocket).await {
             Ok(ready) => ready,
             Err(error) => {
                 let refused = permitted.undialled(core.records, &error);
@@ -130,7 +143,10 @@ impl Session<'_> {
                 Sent::Untaken(request) if tries > 0 => {
                     for_upstream = request;
                     sender = match self.dial(ruling, websocket).await {
-                        Ok((sender, _)) => sender,
+                        Ok((sender, dialled)) => {
+                            peer = dialled;
+                            sender
+                        }
                         Err(error) => {
                             open.close(CloseReason::UpstreamClosed, None);
                             return Ok(say(&permitted.undialled(core.records, &error), &parts));
@@ -141,7 +157,7 @@ impl Session<'_> {
                 Sent::Broken(end) => break Err(end),
             }
         };
-        self.keep(sender);
+        self.keep(sender, peer, ruling.name.clone());
         let switched = match websocket && parts.version == Version::HTTP_2 {
             true => StatusCode::OK,
             false => StatusCode::SWITCHING_PROTOCOLS,
@@ -188,7 +204,11 @@ impl Session<'_> {
         if self.alpn == Alpn::Http2 {
             *request.version_mut() = Version::HTTP_2;
             if let Ok(authority) = Authority::try_from(authority) {
-                let uri = Uri::builder().scheme(Scheme::HTTPS).authority(authority);
+                let scheme = match self.security {
+                    Some(_) => Scheme::HTTPS,
+                    None => Scheme::HTTP,
+                };
+                let uri = Uri::builder().scheme(scheme).authority(authority);
                 *request.uri_mut() = uri.path_and_query(path).build().unwrap_or_default();
             }
         } else {
@@ -212,7 +232,10 @@ impl Session<'_> {
             let sender = upstream.sender.as_mut().and_then(Sender::take);
             let peer = upstream.peer.clone();
             upstream.peer.forget_timings();
-            (sender, peer)
+            // With TLS all requests are for one name.
+            let elsewhere = self.security.is_none()
+                && peer.may_be_elsewhere(self.target, upstream.name == ruling.name, ruling);
+            (sender.filter(|_| !elsewhere), peer)
         };
         if let Some(mut sender) = sender
             && self.services.connector.may_reuse(ruling, &peer)
@@ -234,9 +257,11 @@ impl Session<'_> {
             .await?;
         let (stream, peer) = (connected.stream, connected.peer);
         crate::socket::prepare(stream.tcp());
-        let secured = self
-            .inspector
-            .secure(stream, self.name.as_ref(), ruling, self.alpn.protocols())
+        let Some(Security { inspector, name }) = self.security else {
+            return Ok((self.speak(stream, self.alpn).await?, peer));
+        };
+        let secured = inspector
+            .secure(stream, name.as_ref(), ruling, self.alpn.protocols())
             .await?;
         if secured.alpn != self.alpn {
             let detail = "upstream speaks another protocol than before";
@@ -245,21 +270,27 @@ impl Session<'_> {
                 detail: detail.to_owned(),
             });
         }
-        let sender = fit(self.speak(secured).await?, websocket).await?;
-        let mut upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
-        upstream.peer = peer.clone();
-        upstream.peer.forget_timings();
+        let sender = fit(self.speak(secured.stream, secured.alpn).await?, websocket).await?;
         Ok((sender, peer))
     }
 
     /// Begins HTTP on a connection.
-    pub(super) async fn speak(&self, secured: Secured) -> Result<Sender, OpenError> {
-        Sender::begin(secured, &self.spawner).await
+    pub(super) async fn speak<I>(&self, stream: I, alpn: Alpn) -> Result<Sender, OpenError>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        Sender::begin(stream, alpn, &self.spawner).await
     }
 
-    pub(super) fn keep(&self, sender: Sender) {
+    /// Leaves a connection to the next request, with what tells whether it does for that.
+    pub(super) fn keep(&self, sender: Sender, mut peer: Peer, name: Option<Name>) {
+        peer.forget_timings();
         let mut upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
-        upstream.sender = Some(sender);
+        *upstream = Upstream {
+            sender: Some(sender),
+            peer,
+            name,
+        };
     }
 
     fn switch(
@@ -295,9 +326,8 @@ impl Session<'_> {
         let at = at.http(parts.method.as_str(), Some(parts.uri.path()));
         let asked = request_target(parts);
         let at = at.asked(Some(asked.as_bytes()));
-        let place = Place::Name(self.target, self.name);
         say(
-            &malformed(self.services.records, at, place, Some(why)),
+            &malformed(self.services.records, at, self.place, Some(why)),
             parts,
         )
     }

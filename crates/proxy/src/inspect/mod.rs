@@ -18,6 +18,7 @@ mod alpn;
 mod answer;
 mod authority;
 mod body;
+mod cleartext;
 mod ended;
 mod error;
 mod exchange;
@@ -36,6 +37,7 @@ mod upstream;
 mod websocket;
 
 pub(crate) use self::accept::{ToInspect, inspect};
+pub(crate) use self::cleartext::cleartext;
 pub use self::error::InspectError;
 pub(crate) use self::inspector::by_name;
 pub use self::inspector::{Inspector, covers};

@@ -7,12 +7,11 @@ use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use portcullis_dial::Stream;
 use portcullis_policy::Reason;
 use portcullis_record::CloseReason;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::client::TlsStream;
 
 use super::alpn::Alpn;
 use super::body::Up;
@@ -22,7 +21,6 @@ use super::limits::{
     STREAM_WINDOW_BYTES, UNTOLD_STREAMS,
 };
 use super::tasks::Spawner;
-use super::upstream::Secured;
 use crate::open_error::OpenError;
 
 /// Sends requests on one connection.
@@ -49,11 +47,14 @@ pub(super) enum Sent {
 }
 
 /// What moves a connection of HTTP/2.
-type Driver = http2::Connection<TokioIo<TlsStream<Stream>>, Up, Spawner<'static>>;
+type Driver<I> = http2::Connection<TokioIo<I>, Up, Spawner<'static>>;
 
 /// Drives a connection of HTTP/2, and tells whether upstream takes WebSockets once its settings are
 /// there.
-async fn drive(driver: Driver, tell: watch::Sender<Option<bool>>) {
+async fn drive<I>(driver: Driver<I>, tell: watch::Sender<Option<bool>>)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let mut driver = pin!(driver);
     let until = Instant::now() + SETTINGS_TIMEOUT;
     while tell.borrow().is_none() {
@@ -74,11 +75,14 @@ impl Sender {
     ///
     /// # Errors
     /// Upstream does not speak HTTP/2 although it said so.
-    pub(super) async fn begin(
-        secured: Secured,
+    pub(super) async fn begin<I>(
+        stream: I,
+        alpn: Alpn,
         spawner: &Spawner<'static>,
-    ) -> Result<Sender, OpenError> {
-        let Secured { stream, alpn } = secured;
+    ) -> Result<Sender, OpenError>
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let io = TokioIo::new(stream);
         let began = match alpn {
             Alpn::None | Alpn::Http1 => {

@@ -17,14 +17,14 @@ use hyper::service::{HttpService, service_fn};
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use portcullis_record::CloseReason;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep, timeout};
-use tokio_rustls::server::TlsStream;
 
 use super::alpn::Alpn;
 use super::body::Down;
 use super::ended::Ended;
 use super::heads::Checked;
-use super::io::{Activity, Client};
+use super::io::Activity;
 use super::limits::{
     CONNECTION_WINDOW_BYTES, MAX_BUFFER_BYTES, MAX_ERROR_RESETS, MAX_FIELDS, MAX_FIELDS_BYTES,
     MAX_RESET_STREAMS, MAX_STREAM_BUFFER_BYTES, MAX_STREAMS, MIN_WATCH_INTERVAL,
@@ -35,7 +35,7 @@ use crate::limits::{self, ANSWER_TIMEOUT};
 use crate::request::{Core, Format, HeadError, Place};
 
 /// A connection of HTTP/1.1.
-type Serving<S> = http1::UpgradeableConnection<TokioIo<Checked<TlsStream<Client>>>, S>;
+type Serving<I, S> = http1::UpgradeableConnection<TokioIo<Checked<I>>, S>;
 
 /// What makes a connection end that says nothing.
 enum Over {
@@ -64,14 +64,15 @@ impl HeadRules<'_> {
 }
 
 /// Serves requests until the program is done, silent for too long, or breaks the protocol.
-pub(super) async fn requests<S, F>(
-    stream: TlsStream<Client>,
+pub(super) async fn requests<I, S, F>(
+    stream: I,
     alpn: Alpn,
     activity: &Arc<Activity>,
     rules: &HeadRules<'_>,
     service: S,
 ) -> Ended
 where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Fn(Request<Incoming>) -> F,
     F: Future<Output = Result<Response<Down>, Infallible>> + Send,
 {
@@ -130,12 +131,13 @@ where
 }
 
 /// Serves one connection of HTTP/1.1, and answers the head that is refused on it, if one is.
-async fn http1_connection<S, F>(
-    mut serving: Pin<&mut Serving<S>>,
+async fn http1_connection<I, S, F>(
+    mut serving: Pin<&mut Serving<I, S>>,
     activity: &Activity,
     rules: &HeadRules<'_>,
 ) -> Ended
 where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: HttpService<Incoming, ResBody = Down, Error = Infallible, Future = F>,
     F: Future<Output = Result<Response<Down>, Infallible>> + Send,
 {

@@ -28,6 +28,11 @@ use crate::meter::{Meter, Way};
 use crate::socket;
 use crate::stop::Stop;
 
+/// The head of a frame (RFC 9113 section 4.1).
+const SETTINGS_HEAD_BYTES: usize = 9;
+/// One setting in a SETTINGS frame (RFC 9113 section 6.5.1).
+const SETTING_BYTES: u16 = 6;
+
 thread_local! {
     /// What is read passes through here; borrowed for one turn of one relay, never across an await.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_READ_BYTES].into_boxed_slice());
@@ -174,13 +179,29 @@ impl Relay {
         }
     }
 
+    /// Whether upstream has begun HTTP/2, which servers may do before they have heard anything (RFC 9113
+    /// section 3.4). That stays where it is until the client has spoken: if it speaks HTTP/2 too, its
+    /// requests are decided on, and upstream speaks to the gateway.
+    fn holds_settings(&self, cx: &mut Context<'_>) -> bool {
+        if self.down.began() || !self.upstream.is_plain() {
+            return false;
+        }
+        let mut first = [0; SETTINGS_HEAD_BYTES];
+        let mut first = ReadBuf::new(&mut first);
+        let peeked = self.upstream.tcp().poll_peek(cx, &mut first);
+        let is_length =
+            |high: u8, low: u8| u16::from_be_bytes([high, low]).is_multiple_of(SETTING_BYTES);
+        matches!(peeked, Poll::Ready(Ok(_)))
+            && matches!(first.filled(), [0, high, low, 4, 0, 0, 0, 0, 0] if is_length(*high, *low))
+    }
+
     fn poll_first(
         &mut self,
         cx: &mut Context<'_>,
         pending: &mut Vec<u8>,
     ) -> Poll<Result<usize, CloseReason>> {
         SCRATCH.with_borrow_mut(|scratch| {
-            if !self.down.done {
+            if !self.down.done && !self.holds_settings(cx) {
                 let (from, to) = (&mut self.upstream, &mut self.client);
                 let permit = permit_for(&mut self.meter, Way::Down);
                 match self.down.poll(cx, (from, to), permit, scratch, false) {

@@ -6,6 +6,7 @@ mod alone;
 mod asked;
 mod cancelled;
 mod captured;
+mod cleartext;
 mod connect;
 mod forward;
 mod framing;

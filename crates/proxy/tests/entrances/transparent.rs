@@ -330,18 +330,9 @@ scenario!(framing_is_as_strict_on_direct_connections, |world| {
     }
 });
 
-scenario!(http2_without_tls_and_connect_do_not_hide_a_host, |world| {
+scenario!(a_connect_inside_does_not_hide_a_host, |world| {
     let server = world.listen("192.0.2.1:80").await;
     world.lease("192.0.2.1", "a.example");
-    let mut client = world.connect("192.0.2.1:80").await;
-    let mut upstream = server.accept().await;
-    client.say("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
-    assert_eq!(client.hear_all().await, (vec![], End::Reset));
-    assert_eq!(upstream.hear_all().await.0, b"");
-    world
-        .records()
-        .await
-        .denied("http", "transparent", "protocol-not-allowed");
     let mut client = world.connect("192.0.2.1:80").await;
     let mut upstream = server.accept().await;
     client

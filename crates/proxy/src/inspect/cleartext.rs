@@ -1,0 +1,118 @@
+//! HTTP/2 without TLS, spoken at once (RFC 9113 section 3.3), as gRPC does inside a company.
+//!
+//! Answers *decision and destination differ* (docs/threats.md): the host of each request stands inside a
+//! compressed block, so the connection is served by the codec that inspection has, and every stream is
+//! decided on by its `:authority` as a request of HTTP/1.1 is by its `Host`.
+
+use std::sync::{Arc, Mutex};
+
+use portcullis_dial::Stream;
+use portcullis_record::{CloseReason, Layer};
+use tracing::debug;
+
+use super::alpn::Alpn;
+use super::ended::Ended;
+use super::exchange::{Session, Upstream};
+use super::io::{self, Activity, Client, SharedMeter};
+use super::serve::{self, HeadRules};
+use super::tasks::Tasks;
+use crate::flows::Carries;
+use crate::opened::{Opened, Unread};
+use crate::records::At;
+use crate::request::{Core, Place};
+use crate::services::Services;
+use crate::socket;
+use crate::stop::Stop;
+
+/// Serves a connection from its client's preface to its end.
+pub(crate) async fn cleartext(services: Services<'_>, unread: Box<Unread>, stop: &Stop) {
+    let Unread {
+        mut opened,
+        relay,
+        pending,
+    } = *unread;
+    opened.record(services.records);
+    let (client, upstream) = relay.into_sockets();
+    let client = Arc::new(client);
+    let activity = Activity::new();
+    let meter = services.connector.meter(&opened.peer).map(SharedMeter::new);
+    let program = Client::new(client.clone(), pending, activity.clone()).metered(meter.clone());
+    let mut ended = tokio::select! {
+        biased;
+        ended = activity.taken_down(stop.wait(), CloseReason::Shutdown) => ended,
+        ended = requests(services, &opened, &activity, program, upstream) => ended,
+        ended = io::gone(&client, &activity, meter.as_ref()) => ended,
+    };
+    if let Some(cut) = activity.cut() {
+        (ended.end, ended.detail) = (cut.end, Some(cut.detail));
+    }
+    if let Some(why) = ended.malformed.or(activity.bad_body()) {
+        let at = At::new(Layer::Http, opened.inbound).detail(Some(why));
+        (services.records).malformed(at, Some(&opened.target));
+    }
+    if let Ok(client) = Arc::try_unwrap(client) {
+        match ended.end {
+            CloseReason::Finished | CloseReason::Denied | CloseReason::ClientProtocol => {
+                socket::last_words(client, b"").await;
+            }
+            _ => socket::reset(client),
+        }
+    }
+    if let Some(mut flow) = opened.flow {
+        (flow.up, flow.down) = activity.bytes();
+        flow.detail = ended.detail.or(flow.detail);
+        flow.finish(ended.end);
+    }
+}
+
+/// Serves its requests.
+async fn requests(
+    services: Services<'_>,
+    opened: &Opened,
+    activity: &Arc<Activity>,
+    program: Client,
+    upstream: Stream,
+) -> Ended {
+    let Some(flow) = &opened.flow else {
+        return Ended::of(CloseReason::Internal);
+    };
+    (services.records).carries(&flow.standing, Carries::Http, &opened.ruling);
+    debug!(id = %flow.id, "HTTP/2 without TLS");
+    socket::prepare(upstream.tcp());
+    let mut drivers = Tasks::new();
+    let place = Place::Destination(&opened.target);
+    let session = Session {
+        services,
+        security: None,
+        target: &opened.target,
+        place,
+        inbound: opened.inbound,
+        alpn: Alpn::Http2,
+        standing: &flow.standing,
+        activity: activity.clone(),
+        spawner: drivers.spawner(),
+        upstream: Mutex::new(Upstream {
+            sender: None,
+            peer: opened.peer.clone(),
+            name: None,
+        }),
+        switched: Mutex::default(),
+    };
+    let serving = async {
+        let rules = HeadRules {
+            core: Core::new(services, opened.inbound),
+            place,
+            websockets: false,
+        };
+        if let Ok(sender) = session.speak(upstream, Alpn::Http2).await {
+            session.keep(sender, opened.peer.clone(), opened.ruling.name.clone());
+        }
+        let serve = |request| session.serve(request);
+        serve::requests(program, Alpn::Http2, activity, &rules, serve).await
+    };
+    tokio::select! {
+        biased;
+        ended = activity.taken_down(flow.standing.until_cut(), CloseReason::PolicyChanged) => ended,
+        ended = drivers.until(serving) => ended,
+    }
+}
