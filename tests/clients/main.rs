@@ -9,6 +9,7 @@ mod shared;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cleartext_http2;
 mod curl;
 mod hidden_tls;
 mod java;

@@ -8,7 +8,7 @@ use portcullis_names::Name;
 use portcullis_policy::{ConnectPermit, PermitTarget};
 use portcullis_record::Timings;
 
-use crate::meter::{Admitted, Limiter, Meter, Open};
+use crate::meter::{Admitted, Limiter, Meter, Open, OverLimit};
 use crate::open_error::OpenError;
 use crate::target::{Ruling, Target};
 
@@ -51,6 +51,20 @@ impl Connector {
         let admitted = self.limiter.admit(permit, already)?;
         let dialed = self.dialer.connect_http(permit).await?;
         Ok(Connected::new(dialed, admitted))
+    }
+
+    /// Holds what this ruling permits to a connection that counts as one of the rule it was opened by.
+    ///
+    /// # Errors
+    /// It has other limits.
+    pub(crate) fn same_limits(&self, ruling: &Ruling, of: &Admitted) -> Result<(), OpenError> {
+        let admitted = self.limiter.admit(ruling.permit()?, of.as_ref())?;
+        let same = match (&admitted, of) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        same.then_some(()).ok_or(OverLimit::OF_ANOTHER_RULE.into())
     }
 
     /// Whether a connection that was kept may carry what this ruling permits: the policy in force now

@@ -34,7 +34,7 @@ pub(super) async fn connect(session: &mut Session<'_>, target: Target, head: &He
     }
     // An upstream that was kept for plain requests has no business here any more.
     session.upstream = None;
-    match session.connector.connect(&ruling, None).await {
+    match session.services.connector.connect(&ruling, None).await {
         Ok(connected) => {
             let (upstream, peer) = (connected.stream, connected.peer);
             let flow = records.open(at, &target, &ruling, &peer);

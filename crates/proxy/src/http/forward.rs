@@ -21,8 +21,7 @@ use super::upstream::{FailedUpstreamProxies, Upstream};
 use crate::flows::Carries;
 use crate::open_error::OpenError;
 use crate::records::Flow;
-use crate::request::{Form, Permitted, Request, wants_websocket};
-use crate::target::Target;
+use crate::request::{Form, Permitted, Request, other_name, wants_websocket};
 
 /// One request on its way.
 struct Sending<'r> {
@@ -35,10 +34,11 @@ struct Sending<'r> {
 pub(super) async fn forward(session: &mut Session<'_>, head: &Head) -> Next {
     let request = request(&head.read);
     // Shared, so that the request can look at it while the session is used.
-    let destination = match other_name(session, &request).await {
-        Some(other) => Some(Arc::new(other)),
-        None => session.destination.clone(),
+    let other = match &session.destination {
+        Some(tunnel) => other_name(session.services, tunnel, session.address, &request).await,
+        None => None,
     };
+    let destination = other.map(Arc::new).or(session.destination.clone());
     let place = place(destination.as_deref());
     let decided = request.decide(session.core, place, head.fields());
     match decided {
@@ -54,22 +54,6 @@ pub(super) async fn forward(session: &mut Session<'_>, head: &Head) -> Next {
     }
 }
 
-/// The destination of a request whose host is another name than the one that its tunnel was opened by, if
-/// that name is listed itself, for the address that the tunnel leads to. Of any other the decision
-/// is that it does not match.
-async fn other_name(session: &Session<'_>, request: &Request<'_>) -> Option<Target> {
-    let tunnel = session.destination.as_deref()?;
-    let (host, port) = request.named()?;
-    let (asked, other, address) = (tunnel.name()?, host.name()?, session.address?);
-    if asked.as_str() == other.as_str() || port.is_some_and(|port| port != tunnel.port) {
-        return None;
-    }
-    let target = session.core.decider.target(host.clone(), tunnel.port);
-    let ruling = session.core.decider.decide(&target);
-    let is_there = session.connector.is_at(&ruling, address).await;
-    is_there.then_some(target)
-}
-
 /// Sends a permitted request, on the connection that stands or on a new one.
 async fn send(session: &mut Session<'_>, sending: &Sending<'_>) -> Next {
     let permitted = &sending.permitted;
@@ -80,7 +64,7 @@ async fn send(session: &mut Session<'_>, sending: &Sending<'_>) -> Next {
         let stands = session.upstream.as_mut();
         let ruling = &permitted.ruling;
         if !stands.is_some_and(|up| {
-            up.serves(destination, ruling) && session.connector.may_reuse(ruling, &up.peer)
+            up.serves(destination, ruling) && session.services.connector.may_reuse(ruling, &up.peer)
         }) {
             session.upstream = None;
             let around = session.around.as_ref();
@@ -89,6 +73,7 @@ async fn send(session: &mut Session<'_>, sending: &Sending<'_>) -> Next {
                 .or(around)
                 .and_then(|flow: &Flow| flow.admitted.as_ref());
             match session
+                .services
                 .connector
                 .connect_http(&permitted.ruling, already)
                 .await
@@ -103,12 +88,13 @@ async fn send(session: &mut Session<'_>, sending: &Sending<'_>) -> Next {
             return Next::Reset;
         };
         if let Err(error) = session
+            .services
             .connector
             .readmit(&mut upstream.peer, &permitted.ruling)
         {
             return undialled(session, sending, &error, open);
         }
-        let mut meter = session.connector.meter(&upstream.peer);
+        let mut meter = session.services.connector.meter(&upstream.peer);
         let mut flow = open.take().unwrap_or_else(|| {
             let Permitted {
                 at, target, ruling, ..
@@ -154,7 +140,8 @@ async fn send(session: &mut Session<'_>, sending: &Sending<'_>) -> Next {
         // A kept connection was closed just before the request came: once more, on a new one,
         // which is not `used`.
         let kept = ended == ExchangeEnd::Silent && upstream.used;
-        let retry = kept || failed.another_may_do(&session.connector.dialer, upstream, &ended);
+        let retry =
+            kept || failed.another_may_do(&session.services.connector.dialer, upstream, &ended);
         if !retry || !repeatable(&sending.head.read) {
             return after(session, ended, sending, flow);
         }
@@ -261,7 +248,7 @@ fn rest(session: &mut Session<'_>, last: &Permitted<'_>) {
             let records = session.core.records;
             records.rest(&last.target, &last.ruling, peer)
         });
-        let meter = session.connector.meter(peer);
+        let meter = session.services.connector.meter(peer);
         Idle { standing, meter }
     });
 }

@@ -30,7 +30,7 @@ pub(crate) async fn open(
 ) -> Option<Entered> {
     let session = Session {
         core: Core::new(services, inbound),
-        connector: services.connector,
+        services,
         destination: None,
         address: None,
         client: Conn {
@@ -72,7 +72,7 @@ pub(crate) async fn behind(
     };
     let session = Session {
         core: Core::new(services, opened.inbound),
-        connector: services.connector,
+        services,
         destination: Some(Arc::new(opened.target)),
         address,
         client: Conn {
@@ -132,7 +132,7 @@ async fn serve(mut session: Session<'_>, stop: &Stop) -> Option<Entered> {
             let mut relay = Relay::new(session.client.stream, upstream.stream);
             relay.push_up(session.client.inbox);
             relay.push_down(upstream.inbox);
-            relay.set_meter(session.connector.meter(&peer));
+            relay.set_meter(session.services.connector.meter(&peer));
             Some(Entered::Tunnel(Tunnel { relay, flow }))
         }
         Next::Connected(connected) => {

@@ -12,18 +12,18 @@ use super::exchange::Conn;
 use super::head::Head;
 use super::metered;
 use super::upstream::Upstream;
-use crate::connector::Connector;
 use crate::flows::{self, until_cut};
 use crate::meter::Meter;
 use crate::opened::Opened;
 use crate::records::{At, Flow};
 use crate::request::{self, Core, Format, HeadError, Place, Refused};
+use crate::services::Services;
 use crate::target::Target;
 
 /// One client connection.
 pub(super) struct Session<'a> {
     pub(super) core: Core<'a>,
-    pub(super) connector: &'a Connector,
+    pub(super) services: Services<'a>,
     /// Where it leads, unless it is one to the proxy port: then each request says where.
     pub(super) destination: Option<Arc<Target>>,
     /// The address that it leads to, unless an upstream proxy found the way.

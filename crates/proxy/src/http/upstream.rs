@@ -79,6 +79,10 @@ impl Upstream {
     pub(super) fn serves(&mut self, destination: Option<&Target>, ruling: &Ruling) -> bool {
         let same = match destination {
             None => self.dialled_for == ruling.permit.as_ref().map(DialledFor::new),
+            // Dialled again by one of several names, which need not all be there.
+            Some(target) if self.dialled_for.is_some() && target.ip().is_none() => {
+                self.dialled_for == ruling.permit.as_ref().map(DialledFor::new)
+            }
             Some(target) => {
                 let same_name = self.name == ruling.name;
                 !self.peer.may_be_elsewhere(target, same_name, ruling)

@@ -263,17 +263,15 @@ impl Inspection<'_> {
                 name: self.name,
             }),
             target: &opened.target,
+            address: None,
+            admitted: opened.peer.admitted.clone(),
             place: Place::Name(&opened.target, self.name),
             inbound: opened.inbound,
             alpn,
             standing: &flow.standing,
             activity: self.activity.clone(),
             spawner: drivers.spawner(),
-            upstream: Mutex::new(Upstream {
-                sender: None,
-                peer: opened.peer.clone(),
-                name: None,
-            }),
+            upstream: Mutex::new(Upstream::original(opened)),
             switched: Mutex::default(),
         };
         let serving = async {
@@ -282,7 +280,7 @@ impl Inspection<'_> {
                 // Whether there may be WebSockets is one of the first things said in HTTP/2.
                 rules.websockets =
                     http_only::allows_upgrade(&opened.ruling) && sender.takes_websockets().await;
-                session.keep(sender, opened.peer.clone(), Some(self.name.clone()));
+                session.begin(sender);
             }
             let serve = |request| session.serve(request);
             let served = serve::requests(stream, alpn, self.activity, &rules, serve).await;

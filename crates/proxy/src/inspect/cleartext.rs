@@ -4,6 +4,7 @@
 //! compressed block, so the connection is served by the codec that inspection has, and every stream is
 //! decided on by its `:authority` as a request of HTTP/1.1 is by its `Host`.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use portcullis_dial::Stream;
@@ -65,6 +66,12 @@ pub(crate) async fn cleartext(services: Services<'_>, unread: Box<Unread>, stop:
     }
 }
 
+/// The address that a tunnel leads to, unless an upstream proxy found the way.
+fn tunnelled_to(opened: &Opened) -> Option<SocketAddr> {
+    let direct = opened.peer.upstream_proxy.is_none();
+    direct.then_some(opened.peer.address)
+}
+
 /// Serves its requests.
 async fn requests(
     services: Services<'_>,
@@ -85,17 +92,15 @@ async fn requests(
         services,
         security: None,
         target: &opened.target,
+        address: tunnelled_to(opened),
+        admitted: opened.peer.admitted.clone(),
         place,
         inbound: opened.inbound,
         alpn: Alpn::Http2,
         standing: &flow.standing,
         activity: activity.clone(),
         spawner: drivers.spawner(),
-        upstream: Mutex::new(Upstream {
-            sender: None,
-            peer: opened.peer.clone(),
-            name: None,
-        }),
+        upstream: Mutex::new(Upstream::original(opened)),
         switched: Mutex::default(),
     };
     let serving = async {
@@ -105,7 +110,7 @@ async fn requests(
             websockets: false,
         };
         if let Ok(sender) = session.speak(upstream, Alpn::Http2).await {
-            session.keep(sender, opened.peer.clone(), opened.ruling.name.clone());
+            session.begin(sender);
         }
         let serve = |request| session.serve(request);
         serve::requests(program, Alpn::Http2, activity, &rules, serve).await

@@ -6,6 +6,7 @@
 //! one names.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hyper::body::Incoming;
@@ -33,10 +34,12 @@ use super::{Inspector, fields};
 use crate::connector::Peer;
 use crate::flows::{Carries, Standing};
 use crate::inbound::Inbound;
+use crate::meter::Admitted;
 use crate::open_error::OpenError;
+use crate::opened::Opened;
 use crate::records::At;
 use crate::request::{
-    Core, Form, Permitted, Place, Refusal, Refused, Request as CoreRequest, malformed,
+    Core, Form, Permitted, Place, Refusal, Refused, Request as CoreRequest, malformed, other_name,
 };
 use crate::services::Services;
 use crate::target::{Ruling, Target};
@@ -47,6 +50,10 @@ pub(super) struct Session<'a> {
     /// What upstream connections are proved with; none without TLS.
     pub(super) security: Option<Security<'a>>,
     pub(super) target: &'a Target,
+    /// The end of a tunnel, where it is known: other names may be there too.
+    pub(super) address: Option<SocketAddr>,
+    /// The connection's place among those of its rule.
+    pub(super) admitted: Admitted,
     /// What requests here may be for.
     pub(super) place: Place<'a>,
     pub(super) inbound: Inbound,
@@ -71,10 +78,12 @@ pub(super) struct Security<'a> {
 
 /// The connection that requests are sent on, and where it ends.
 pub(super) struct Upstream {
-    pub(super) sender: Option<Sender>,
+    pub(super) sender: Sender,
     pub(super) peer: Peer,
     /// The name that it was dialled by.
     pub(super) name: Option<Name>,
+    /// It is the one that the program's connection was opened with.
+    pub(super) original: bool,
 }
 
 impl Session<'_> {
@@ -104,7 +113,11 @@ impl Session<'_> {
             ..asked(&parts, &hosts)
         };
         let core = Core::new(self.services, self.inbound);
-        let place = self.place;
+        let other = match self.security {
+            Some(_) => None,
+            None => other_name(self.services, self.target, self.address, &request).await,
+        };
+        let place = other.as_ref().map_or(self.place, Place::Destination);
         let fields = fields::pairs(&parts.headers);
         let permitted = match request.decide(core, place, fields) {
             Ok(permitted) => permitted,
@@ -112,14 +125,16 @@ impl Session<'_> {
         };
         let (at, ruling) = (permitted.at, &permitted.ruling);
         let websocket = request.websocket;
-        let (mut sender, mut peer) = match self.ready(ruling, websocket).await {
+        let mut upstream = match self.ready(ruling, websocket).await {
             Ok(ready) => ready,
             Err(error) => {
                 let refused = permitted.undialled(core.records, &error);
                 return Ok(early(say(&refused, &parts), body));
             }
         };
-        let flow = core.records.open(at, self.target, ruling, &peer);
+        let flow = core
+            .records
+            .open(at, &permitted.target, ruling, &upstream.peer);
         let id = flow.id;
         flow.standing.is_part_of(self.standing);
         let standing = flow.standing.clone();
@@ -138,15 +153,12 @@ impl Session<'_> {
         let mut tries = 2;
         let sent = loop {
             tries -= 1;
-            match sender.send(for_upstream).await {
+            match upstream.sender.send(for_upstream).await {
                 Sent::Answered(answer) => break Ok(answer),
                 Sent::Untaken(request) if tries > 0 => {
                     for_upstream = request;
-                    sender = match self.dial(ruling, websocket).await {
-                        Ok((sender, dialled)) => {
-                            peer = dialled;
-                            sender
-                        }
+                    upstream = match self.dial(ruling, websocket).await {
+                        Ok(dialled) => dialled,
                         Err(error) => {
                             open.close(CloseReason::UpstreamClosed, None);
                             return Ok(say(&permitted.undialled(core.records, &error), &parts));
@@ -157,7 +169,7 @@ impl Session<'_> {
                 Sent::Broken(end) => break Err(end),
             }
         };
-        self.keep(sender, peer, ruling.name.clone());
+        self.keep(upstream);
         let switched = match websocket && parts.version == Version::HTTP_2 {
             true => StatusCode::OK,
             false => StatusCode::SWITCHING_PROTOCOLS,
@@ -226,28 +238,44 @@ impl Session<'_> {
     }
 
     /// The connection that stands, or another one to the same place.
-    async fn ready(&self, ruling: &Ruling, websocket: bool) -> Result<(Sender, Peer), OpenError> {
-        let (sender, peer) = {
-            let mut upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
-            let sender = upstream.sender.as_mut().and_then(Sender::take);
-            let peer = upstream.peer.clone();
-            upstream.peer.forget_timings();
-            // With TLS all requests are for one name.
-            let elsewhere = self.security.is_none()
-                && peer.may_be_elsewhere(self.target, upstream.name == ruling.name, ruling);
-            (sender.filter(|_| !elsewhere), peer)
-        };
-        if let Some(mut sender) = sender
-            && self.services.connector.may_reuse(ruling, &peer)
-            && sender.is_ready().await
+    async fn ready(&self, ruling: &Ruling, websocket: bool) -> Result<Upstream, OpenError> {
+        if self.security.is_none() {
+            let connector = self.services.connector;
+            connector.same_limits(ruling, &self.admitted)?;
+        }
+        if let Some(mut upstream) = self.standing(ruling)
+            && (self.services.connector).may_reuse(ruling, &upstream.peer)
+            && upstream.sender.is_ready().await
         {
-            return Ok((fit(sender, websocket).await?, peer));
+            upstream.fit(websocket).await?;
+            return Ok(upstream);
         }
         self.dial(ruling, websocket).await
     }
 
+    /// The connection that stands, if it does for what is permitted.
+    fn standing(&self, ruling: &Ruling) -> Option<Upstream> {
+        let mut kept = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
+        let upstream = Upstream {
+            sender: kept.sender.take()?,
+            peer: kept.peer.clone(),
+            name: kept.name.clone(),
+            original: kept.original,
+        };
+        kept.peer.forget_timings();
+        drop(kept);
+        // With TLS all requests are for one name.
+        let elsewhere = self.security.is_none() && {
+            let same_name = upstream.name == ruling.name;
+            // One that was dialled again by one of several names need not lead to the others.
+            (!same_name && !upstream.original)
+                || (upstream.peer).may_be_elsewhere(self.target, same_name, ruling)
+        };
+        (!elsewhere).then_some(upstream)
+    }
+
     /// Dials and proves again, by the permit of the very request.
-    async fn dial(&self, ruling: &Ruling, websocket: bool) -> Result<(Sender, Peer), OpenError> {
+    async fn dial(&self, ruling: &Ruling, websocket: bool) -> Result<Upstream, OpenError> {
         let already = {
             let upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
             upstream.peer.admitted.clone()
@@ -257,21 +285,30 @@ impl Session<'_> {
             .await?;
         let (stream, peer) = (connected.stream, connected.peer);
         crate::socket::prepare(stream.tcp());
-        let Some(Security { inspector, name }) = self.security else {
-            return Ok((self.speak(stream, self.alpn).await?, peer));
+        let sender = match self.security {
+            None => self.speak(stream, self.alpn).await?,
+            Some(Security { inspector, name }) => {
+                let secured = inspector
+                    .secure(stream, name.as_ref(), ruling, self.alpn.protocols())
+                    .await?;
+                if secured.alpn != self.alpn {
+                    let detail = "upstream speaks another protocol than before";
+                    return Err(OpenError::Upstream {
+                        reason: Reason::UpstreamProtocol,
+                        detail: detail.to_owned(),
+                    });
+                }
+                self.speak(secured.stream, secured.alpn).await?
+            }
         };
-        let secured = inspector
-            .secure(stream, name.as_ref(), ruling, self.alpn.protocols())
-            .await?;
-        if secured.alpn != self.alpn {
-            let detail = "upstream speaks another protocol than before";
-            return Err(OpenError::Upstream {
-                reason: Reason::UpstreamProtocol,
-                detail: detail.to_owned(),
-            });
-        }
-        let sender = fit(self.speak(secured.stream, secured.alpn).await?, websocket).await?;
-        Ok((sender, peer))
+        let upstream = Upstream {
+            sender,
+            peer,
+            name: ruling.name.clone(),
+            original: false,
+        };
+        upstream.fit(websocket).await?;
+        Ok(upstream)
     }
 
     /// Begins HTTP on a connection.
@@ -282,15 +319,16 @@ impl Session<'_> {
         Sender::begin(stream, alpn, &self.spawner).await
     }
 
-    /// Leaves a connection to the next request, with what tells whether it does for that.
-    pub(super) fn keep(&self, sender: Sender, mut peer: Peer, name: Option<Name>) {
-        peer.forget_timings();
+    /// Leaves a connection to the next request.
+    pub(super) fn keep(&self, mut upstream: Upstream) {
+        upstream.peer.forget_timings();
+        *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
+    }
+
+    /// Leaves the connection that stands from the beginning to the first request.
+    pub(super) fn begin(&self, sender: Sender) {
         let mut upstream = self.upstream.lock().unwrap_or_else(PoisonError::into_inner);
-        *upstream = Upstream {
-            sender: Some(sender),
-            peer,
-            name,
-        };
+        upstream.sender = sender;
     }
 
     fn switch(
@@ -423,18 +461,32 @@ fn asked<'r>(parts: &'r Parts, hosts: &'r Hosts) -> CoreRequest<'r> {
     }
 }
 
-/// A connection that a request can be sent on.
-///
-/// # Errors
-/// It is for a WebSocket, and upstream takes none on streams of HTTP/2.
-async fn fit(sender: Sender, websocket: bool) -> Result<Sender, OpenError> {
-    if websocket && !sender.takes_websockets().await {
-        return Err(OpenError::Upstream {
-            reason: Reason::UpstreamProtocol,
-            detail: "upstream takes no WebSocket over HTTP/2 (RFC 8441)".to_owned(),
-        });
+impl Upstream {
+    /// One that stands from the beginning, and on which nothing can be sent yet.
+    pub(super) fn original(opened: &Opened) -> Upstream {
+        let mut peer = opened.peer.clone();
+        peer.forget_timings(); // the connection's own record has them
+        Upstream {
+            sender: Sender::Taken,
+            peer,
+            name: opened.ruling.name.clone(),
+            original: true,
+        }
     }
-    Ok(sender)
+
+    /// Whether a request can be sent on it.
+    ///
+    /// # Errors
+    /// It is for a WebSocket, and upstream takes none on streams of HTTP/2.
+    async fn fit(&self, websocket: bool) -> Result<(), OpenError> {
+        if websocket && !self.sender.takes_websockets().await {
+            return Err(OpenError::Upstream {
+                reason: Reason::UpstreamProtocol,
+                detail: "upstream takes no WebSocket over HTTP/2 (RFC 8441)".to_owned(),
+            });
+        }
+        Ok(())
+    }
 }
 
 /// What is told of a request that broke off after it was recorded.

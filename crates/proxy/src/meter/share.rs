@@ -55,6 +55,13 @@ impl OverLimit {
         retry_after: FULL_RETRY,
         detail: "connections of the sandbox",
     };
+
+    /// A request on a connection that counts as one of another rule.
+    pub(crate) const OF_ANOTHER_RULE: OverLimit = OverLimit {
+        reason: Reason::TooManyConnections,
+        retry_after: FULL_RETRY,
+        detail: "this host's rule has limits of its own, and so needs a connection of its own",
+    };
 }
 
 /// What ends a flow that stands.

@@ -182,17 +182,23 @@ impl Relay {
     /// Whether upstream has begun HTTP/2, which servers may do before they have heard anything (RFC 9113
     /// section 3.4). That stays where it is until the client has spoken: if it speaks HTTP/2 too, its
     /// requests are decided on, and upstream speaks to the gateway.
-    fn holds_settings(&self, cx: &mut Context<'_>) -> bool {
+    ///
+    /// # Errors
+    /// Upstream has reset the connection, which a socket tells once.
+    fn holds_settings(&self, cx: &mut Context<'_>) -> Result<bool, CloseReason> {
         if self.down.began() || !self.upstream.is_plain() {
-            return false;
+            return Ok(false);
         }
         let mut first = [0; SETTINGS_HEAD_BYTES];
         let mut first = ReadBuf::new(&mut first);
-        let peeked = self.upstream.tcp().poll_peek(cx, &mut first);
+        if let Poll::Ready(peeked) = self.upstream.tcp().poll_peek(cx, &mut first) {
+            peeked.map_err(|_| CloseReason::UpstreamReset)?;
+        }
         let is_length =
             |high: u8, low: u8| u16::from_be_bytes([high, low]).is_multiple_of(SETTING_BYTES);
-        matches!(peeked, Poll::Ready(Ok(_)))
-            && matches!(first.filled(), [0, high, low, 4, 0, 0, 0, 0, 0] if is_length(*high, *low))
+        let begins =
+            matches!(first.filled(), [0, high, low, 4, 0, 0, 0, 0, 0] if is_length(*high, *low));
+        Ok(begins)
     }
 
     fn poll_first(
@@ -201,7 +207,7 @@ impl Relay {
         pending: &mut Vec<u8>,
     ) -> Poll<Result<usize, CloseReason>> {
         SCRATCH.with_borrow_mut(|scratch| {
-            if !self.down.done && !self.holds_settings(cx) {
+            if !self.down.done && !self.holds_settings(cx)? {
                 let (from, to) = (&mut self.upstream, &mut self.client);
                 let permit = permit_for(&mut self.meter, Way::Down);
                 match self.down.poll(cx, (from, to), permit, scratch, false) {

@@ -10,6 +10,7 @@ mod asked;
 mod decide;
 mod fields;
 mod head_error;
+mod other_name;
 mod refusal;
 mod websocket;
 
@@ -17,5 +18,6 @@ pub(crate) use asked::asked;
 pub(crate) use decide::{Core, Form, Permitted, Place, Refused, Request, malformed};
 pub(crate) use fields::{Passing, Section};
 pub(crate) use head_error::HeadError;
+pub(crate) use other_name::other_name;
 pub(crate) use refusal::{Format, GATEWAY, Refusal};
 pub(crate) use websocket::wants_websocket;
