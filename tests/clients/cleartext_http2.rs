@@ -142,7 +142,8 @@ fn curl_and_nghttp_and_node_with_prior_knowledge() {
     script += &format!("nghttp {url}/g; node {}", client.display());
     let ran = run(&world, r#""h2c.example.com:8080" = "allow""#, &script);
     ran.assert_ok().assert_no_denial();
-    let (ours, node) = ran.out().split_once("GET ").expect("nghttp's");
+    let out = ran.out();
+    let (ours, node) = out.split_once("GET ").expect("nghttp's");
     assert_eq!(
         ours,
         "POST h2c.example.com:8080/c 4\n2\n".repeat(ways.len()),

@@ -22,6 +22,7 @@ use portcullis_policy::{Asked, ConnectPermit, Destination, Policy, Request};
 
 use crate::connector::Peer;
 use crate::http_only;
+use crate::request::Change;
 use crate::target::{Asks, Ruling, Target};
 
 /// Parts of the registry, each with a lock of its own that a flow takes when it opens and when it
@@ -40,8 +41,8 @@ pub(crate) enum Carries {
     Other,
     /// HTTP, request by request.
     Http,
-    /// What a request has turned into (WebSocket).
-    Switched,
+    /// What a request has changed to.
+    Changed(Change),
 }
 
 /// What a flow was let in by: enough to decide it again. Kept small, there are thousands.
@@ -148,7 +149,7 @@ impl Basis {
         let inspect = permit.terms().is_some_and(|terms| terms.inspect);
         match self.carries {
             Carries::Http => true,
-            Carries::Switched => http_only::may_switch(permit),
+            Carries::Changed(change) => http_only::may_change(permit, change),
             Carries::Tls => !inspect && !permit.only_http(),
             Carries::Other => !http_only::is_only_http(permit),
             Carries::Unknown => self.only_http || !http_only::is_only_http(permit),

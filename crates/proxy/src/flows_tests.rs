@@ -280,7 +280,9 @@ fn what_passes_untouched_is_cut_where_it_is_to_be_looked_into() {
         (Carries::Tls, false),
         (Carries::Other, false),
         (Carries::Http, true),
-        (Carries::Switched, true),
+        (Carries::Changed(Change::WebSocket), true),
+        // On a plain connection; nothing there was looked into.
+        (Carries::Changed(Change::Other), true),
         (Carries::Unknown, false),
     ] {
         let ctx = context(policy(plain));
@@ -307,8 +309,27 @@ fn a_request_that_a_narrower_rule_refuses_is_cut_with_the_connection_it_is_on() 
         (Carries::Http, "methods = [\"GET\"]", false),
         (Carries::Http, "paths = [\"/up/**\"]", true),
         (Carries::Http, "paths = [\"/other\"]", false),
-        (Carries::Switched, "paths = [\"/up/**\"]", true),
-        (Carries::Switched, "methods = [\"POST\"]", false),
+        (
+            Carries::Changed(Change::WebSocket),
+            "paths = [\"/up/**\"]",
+            true,
+        ),
+        (
+            Carries::Changed(Change::WebSocket),
+            "methods = [\"POST\"]",
+            false,
+        ),
+        (Carries::Changed(Change::Other), "inspect = true", true),
+        (
+            Carries::Changed(Change::Other),
+            "paths = [\"/up/**\"]",
+            false,
+        ),
+        (
+            Carries::Changed(Change::Other),
+            "methods = [\"POST\"]",
+            false,
+        ),
     ] {
         let ctx = context(rule("inspect = true"));
         let (target, ruling) = ask(&ctx, (Way::Asked, 0, 1));

@@ -10,6 +10,7 @@
 
 use portcullis_policy::{ConnectPermit, RuleTerms};
 
+use crate::request::Change;
 use crate::sniff::Look;
 use crate::target::{Ruling, Target};
 
@@ -64,9 +65,16 @@ pub(crate) fn is_only_http(permit: &ConnectPermit) -> bool {
     permit.only_http() || (opened && !permit.audit())
 }
 
-/// Whether what a request has turned into may pass by this permit.
-pub(crate) fn may_switch(permit: &ConnectPermit) -> bool {
-    !is_only_http(permit) || permit.terms().is_none_or(|terms| terms.allows_upgrade())
+/// Whether what a request has changed to may pass by this permit.
+pub(crate) fn may_change(permit: &ConnectPermit, change: Change) -> bool {
+    match change {
+        Change::None => true,
+        Change::WebSocket => {
+            !is_only_http(permit) || permit.terms().is_none_or(|terms| terms.allows_upgrade())
+        }
+        // An inspected request is decided on like any other, and this one leads to anything.
+        Change::Other => !permit.only_http(),
+    }
 }
 
 /// The same, also where the policy only watches.
@@ -79,7 +87,8 @@ fn terms(ruling: &Ruling) -> Option<&RuleTerms> {
     Some(terms)
 }
 
-/// Whether a request under this ruling may change to another protocol.
-pub(crate) fn allows_upgrade(ruling: &Ruling) -> bool {
-    ruling.permit.as_ref().is_none_or(may_switch)
+/// Whether a request under this ruling may change so.
+pub(crate) fn allows_change(ruling: &Ruling, change: Change) -> bool {
+    let permit = ruling.permit.as_ref();
+    permit.is_none_or(|permit| may_change(permit, change))
 }

@@ -23,10 +23,11 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 
 use super::body::{Body, Step};
 use super::metered::{Metered, WriteError, idle};
+use super::request_head::field;
 use super::response::{self, Answers, Parsed, ResponseBody, ResponseHead};
 use crate::limits::{BODY_BUFFER_BYTES, MAX_INTERIM};
 use crate::meter::{Cut, Meter};
-use crate::request::Section;
+use crate::request::{Section, was_asked_for};
 
 /// A socket and what was read from it beyond what is dealt with. The buffer is there only while it
 /// holds something.
@@ -44,13 +45,13 @@ pub(super) struct UpstreamConn {
 }
 
 /// One request, ready to be sent.
-pub(super) struct Exchange {
+pub(super) struct Exchange<'r> {
     /// The head for upstream.
     pub(super) head: Vec<u8>,
     pub(super) body: BodyLength,
     pub(super) answers: Answers,
-    /// Whether a change to WebSocket was asked for.
-    pub(super) websocket: bool,
+    /// The protocols that a change was asked to.
+    pub(super) upgrade: Option<&'r [u8]>,
     /// Whether the client means to go on.
     pub(super) keep_alive: bool,
     /// The next hop is the upstream proxy: a 407 is its refusal of us, not the client's business.
@@ -65,7 +66,7 @@ pub(super) enum ExchangeEnd {
         client_goes_on: bool,
         upstream_goes_on: bool,
     },
-    /// Both sides speak WebSocket from now on.
+    /// Both sides speak another protocol from now on.
     Switched,
     /// Upstream closed before it said anything.
     Silent,
@@ -88,7 +89,7 @@ pub(super) struct Counts {
     pub(super) down: u64,
 }
 
-impl Exchange {
+impl Exchange<'_> {
     /// Sends the request and passes the response on.
     pub(super) async fn run(
         &self,
@@ -130,8 +131,12 @@ impl Exchange {
                     let client_ended = client_ended.load(Ordering::Acquire);
                     match received {
                         Ok(received) => {
-                            let goes_on = sent.load(Ordering::Acquire) && !client_ended;
-                            return received.end(self, goes_on);
+                            let sent = sent.load(Ordering::Acquire);
+                            if !sent && matches!(received, Received::Switched) {
+                                // Nobody knows where in half a request the other protocol begins.
+                                return ExchangeEnd::Broken(CloseReason::UpstreamProtocol);
+                            }
+                            return received.end(self, sent && !client_ended);
                         }
                         Err(ExchangeError::Silent | ExchangeError::Ended) if client_ended => {
                             break ExchangeError::EndedAfterClient;
@@ -227,12 +232,16 @@ impl Exchange {
         inbox.drain(..head.len);
         let mut answer = head.rewritten;
         if head.status == 101 {
-            if !self.websocket {
+            let asked = self.upgrade.unwrap_or_default();
+            let answered = head.upgrade.as_deref().unwrap_or(asked);
+            if self.upgrade.is_none() || !was_asked_for(answered, asked) {
                 return Err(ExchangeError::Protocol(
                     "a change of protocol that was not asked for",
                 ));
             }
-            answer.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n");
+            field(&mut answer, "Connection", b"Upgrade");
+            field(&mut answer, "Upgrade", answered);
+            answer.extend_from_slice(b"\r\n");
             started.store(true, Ordering::Release);
             client.pass(&answer).await?;
             return Ok(Received::Switched);
@@ -353,7 +362,7 @@ enum Received {
 
 impl Received {
     /// `goes_on` says that the request was sent whole, and that the client may send another one.
-    fn end(self, exchange: &Exchange, goes_on: bool) -> ExchangeEnd {
+    fn end(self, exchange: &Exchange<'_>, goes_on: bool) -> ExchangeEnd {
         match self {
             Received::Switched => ExchangeEnd::Switched,
             Received::Whole {

@@ -21,13 +21,15 @@ use super::upstream::{FailedUpstreamProxies, Upstream};
 use crate::flows::Carries;
 use crate::open_error::OpenError;
 use crate::records::Flow;
-use crate::request::{Form, Permitted, Request, other_name, wants_websocket};
+use crate::request::{Change, Form, Permitted, Request, other_name};
 
 /// One request on its way.
 struct Sending<'r> {
     head: &'r Head,
     permitted: Permitted<'r>,
-    websocket: bool,
+    change: Change,
+    /// The protocols that it wants to change to.
+    upgrade: Option<Vec<u8>>,
 }
 
 /// Has a request decided on, and forwards it.
@@ -46,7 +48,8 @@ pub(super) async fn forward(session: &mut Session<'_>, head: &Head) -> Next {
             let sending = Sending {
                 head,
                 permitted,
-                websocket: request.websocket,
+                change: request.change,
+                upgrade: upgrade(request.change, head),
             };
             send(session, &sending).await
         }
@@ -132,10 +135,11 @@ async fn send(session: &mut Session<'_>, sending: &Sending<'_>) -> Next {
         };
         drop(passing);
         if ended == ExchangeEnd::Switched {
-            session
-                .core
-                .records
-                .carries(&flow.standing, Carries::Switched, &permitted.ruling);
+            session.core.records.carries(
+                &flow.standing,
+                Carries::Changed(sending.change),
+                &permitted.ruling,
+            );
         }
         // A kept connection was closed just before the request came: once more, on a new one,
         // which is not `used`.
@@ -269,13 +273,13 @@ fn undialled(
 
 impl Sending<'_> {
     /// The request as it goes upstream; `explicit` where we are a proxy to the client.
-    fn exchange(&self, explicit: bool, absolute: Option<&AbsoluteForm>) -> Exchange {
+    fn exchange(&self, explicit: bool, absolute: Option<&AbsoluteForm>) -> Exchange<'_> {
         let head = &self.head.read;
         let plan = Plan {
             authority: &self.permitted.authority,
             path: &self.permitted.path,
             absolute,
-            websocket: self.websocket,
+            upgrade: self.upgrade.as_deref(),
             explicit,
         };
         Exchange {
@@ -285,7 +289,7 @@ impl Sending<'_> {
                 head: &*head.method == "HEAD",
                 old: head.minor_version == 0,
             },
-            websocket: self.websocket,
+            upgrade: self.upgrade.as_deref(),
             keep_alive: head.keep_alive && head.minor_version == 1,
             through_upstream_proxy: absolute.is_some(),
         }
@@ -313,8 +317,17 @@ fn request(head: &RequestHead) -> Request<'_> {
         form,
         path,
         host: head.host.as_ref().map(|(host, port)| (host, *port)),
-        websocket: wants_websocket(head),
+        change: Change::of(head),
     }
+}
+
+/// The protocols that a request wants to change to, as it names them.
+fn upgrade(change: Change, head: &Head) -> Option<Vec<u8>> {
+    let is_upgrade = |(name, _): &(&str, &[u8])| name.eq_ignore_ascii_case("upgrade");
+    (change != Change::None).then(|| {
+        let named = head.fields().filter(is_upgrade).map(|(_, value)| value);
+        named.collect::<Vec<_>>().join(&b", "[..])
+    })
 }
 
 /// Whether the request may be sent twice without harm (RFC 9110 section 9.2.2), and can be.

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
-use portcullis_wire::http1::{HeadParse, HeadScanner, RequestHead, Scan, read_head};
+use portcullis_wire::http1::{
+    HeadParse, HeadScanner, MAX_EMPTY_LINES, RequestHead, Scan, read_head, with_ascii_target,
+};
 use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use super::exchange::Conn;
 use crate::limits::HEAD_BUFFER_BYTES;
 use crate::request::HeadError;
-
-/// Most empty lines that are passed over in front of a request.
-const MAX_EMPTY_LINES: usize = 4;
 
 /// How long a client may take.
 #[derive(Clone, Copy)]
@@ -97,23 +96,4 @@ impl Conn {
             }
         }
     }
-}
-
-/// A head whose target has bytes beyond ASCII written as a URL has them (RFC 3986 section 2.1), so that
-/// what is decided on is what upstream gets.
-fn with_ascii_target(raw: Vec<u8>) -> Vec<u8> {
-    let line = raw.iter().position(|byte| *byte == b'\n').unwrap_or(0);
-    if raw[..line].is_ascii() {
-        return raw;
-    }
-    let (line, fields) = raw.split_at(line);
-    let mut head = Vec::with_capacity(raw.len() + 2 * line.len());
-    for byte in line {
-        match byte {
-            0x80.. => head.extend_from_slice(format!("%{byte:02X}").as_bytes()),
-            byte => head.push(*byte),
-        }
-    }
-    head.extend_from_slice(fields);
-    head
 }

@@ -20,8 +20,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) path: &'a str,
     /// The next hop is the upstream proxy: the target is written in absolute form.
     pub(crate) absolute: Option<&'a AbsoluteForm>,
-    /// The change to WebSocket is asked for.
-    pub(crate) websocket: bool,
+    /// The protocols that a change is asked to.
+    pub(crate) upgrade: Option<&'a [u8]>,
     /// We are a proxy to the client, and say so upstream (RFC 9110 section 7.6.3).
     pub(crate) explicit: bool,
 }
@@ -60,8 +60,9 @@ pub(crate) fn write(request: &RequestHead, raw: &[u8], plan: &Plan<'_>) -> Vec<u
     if plan.explicit {
         field(&mut head, "Via", format!("1.{minor} {GATEWAY}").as_bytes());
     }
-    if plan.websocket {
-        head.extend_from_slice(b"Connection: Upgrade\r\nUpgrade: websocket\r\n");
+    if let Some(upgrade) = plan.upgrade {
+        field(&mut head, "Connection", b"Upgrade");
+        field(&mut head, "Upgrade", upgrade);
     } else if minor == 0 {
         // An answer to HTTP/1.0 ends with the connection, on both sides.
         head.extend_from_slice(b"Connection: close\r\n");
@@ -119,7 +120,7 @@ mod tests {
                 authority: "a.example:8080",
                 path: "/p?q=1",
                 absolute: None,
-                websocket: false,
+                upgrade: None,
                 explicit: true,
             };
             let sent = write(&request, raw.as_bytes(), &plan);
@@ -148,7 +149,7 @@ mod tests {
             authority: "a.example",
             path: "/p?q=1",
             absolute: None,
-            websocket: false,
+            upgrade: None,
             explicit: true,
         };
         change(&mut plan);
@@ -209,7 +210,7 @@ mod tests {
         );
         let raw = "GET /p HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade\r\n\
                    Upgrade: websocket\r\nSec-WebSocket-Key: x\r\n\r\n";
-        let sent = rewrite(raw, |plan| plan.websocket = true);
+        let sent = rewrite(raw, |plan| plan.upgrade = Some(b"websocket"));
         assert!(
             sent.ends_with("Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
             "{sent}"

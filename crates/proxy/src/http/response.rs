@@ -26,6 +26,8 @@ pub(crate) struct ResponseHead {
     pub(crate) len: usize,
     /// Whoever answered says that it is a proxy and that this is its own error.
     pub(crate) by_a_proxy: bool,
+    /// The protocols that upstream changes to, as it names them.
+    pub(crate) upgrade: Option<Vec<u8>>,
     /// The head as it goes to the client, without `Connection` and the empty line.
     pub(crate) rewritten: Vec<u8>,
 }
@@ -167,6 +169,7 @@ fn head(
         body,
         keep_alive,
         by_a_proxy: framing.by_a_proxy,
+        upgrade: framing.upgrade,
         len,
         rewritten,
     })
@@ -180,6 +183,7 @@ struct Framing {
     close: bool,
     keep_alive: bool,
     by_a_proxy: bool,
+    upgrade: Option<Vec<u8>>,
 }
 
 impl Framing {
@@ -202,6 +206,8 @@ impl Framing {
                     _ => return Err("the response has a Transfer-Encoding other than chunked"),
                 }
             }
+        } else if name.eq_ignore_ascii_case("upgrade") {
+            self.upgrade = Some(value.to_vec());
         } else if name.eq_ignore_ascii_case("x-squid-error") {
             self.by_a_proxy = true;
         } else if name.eq_ignore_ascii_case("proxy-status") {

@@ -190,7 +190,7 @@ async fn requests(session: &mut Session<'_>) -> Next {
 async fn request(session: &mut Session<'_>, head: Head) -> Next {
     match &head.read.form {
         RequestForm::Connect { host, port } if session.destination.is_none() => {
-            if !head.read.host_agrees() {
+            if !head.read.names_host_port(host, *port) {
                 return session.malformed("Host differs from the target", &head);
             }
             let target = session.core.decider.target(host.clone(), *port);

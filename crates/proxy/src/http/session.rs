@@ -69,7 +69,7 @@ pub(super) enum Next {
     Close,
     /// A reset of both sides.
     Reset,
-    /// WebSocket.
+    /// Another protocol.
     Switched(Flow),
     /// A tunnel; the 200 is still to be said.
     Connected(Box<Connected>),

@@ -34,7 +34,7 @@ use crate::open_error::OpenError;
 use crate::opened::Opened;
 use crate::records::At;
 use crate::relay::Relay;
-use crate::request::{Core, Place, Refused};
+use crate::request::{Change, Core, Place, Refused};
 use crate::services::Services;
 use crate::socket;
 use crate::stop::Stop;
@@ -278,8 +278,8 @@ impl Inspection<'_> {
             let mut rules = self.head_rules(&opened.target, opened.inbound);
             if let Ok(sender) = session.speak(secured.stream, alpn).await {
                 // Whether there may be WebSockets is one of the first things said in HTTP/2.
-                rules.websockets =
-                    http_only::allows_upgrade(&opened.ruling) && sender.takes_websockets().await;
+                rules.websockets = http_only::allows_change(&opened.ruling, Change::WebSocket)
+                    && sender.takes_websockets().await;
                 session.begin(sender);
             }
             let serve = |request| session.serve(request);

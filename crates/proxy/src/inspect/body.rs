@@ -53,7 +53,7 @@ impl Open {
         })
     }
 
-    /// Counts bytes that passed elsewhere (on a WebSocket).
+    /// Counts bytes that passed elsewhere (on a WebSocket, say).
     pub(super) fn count(&self, up: u64, down: u64) {
         self.up.fetch_add(up, Ordering::Relaxed);
         self.down.fetch_add(down, Ordering::Relaxed);

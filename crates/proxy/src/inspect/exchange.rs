@@ -39,10 +39,14 @@ use crate::open_error::OpenError;
 use crate::opened::Opened;
 use crate::records::At;
 use crate::request::{
-    Core, Form, Permitted, Place, Refusal, Refused, Request as CoreRequest, malformed, other_name,
+    Change, Core, Form, Permitted, Place, Refusal, Refused, Request as CoreRequest, malformed,
+    other_name, was_asked_for,
 };
 use crate::services::Services;
 use crate::target::{Ruling, Target};
+
+/// Why a request failed of which upstream took nothing, twice.
+const BROKE_OFF: &str = "upstream closed the connection before it took the request";
 
 /// One inspected connection: what its requests share.
 pub(super) struct Session<'a> {
@@ -64,7 +68,7 @@ pub(super) struct Session<'a> {
     pub(super) activity: Arc<Activity>,
     pub(super) spawner: Spawner<'static>,
     pub(super) upstream: Mutex<Upstream>,
-    /// Both sides of a connection that speaks WebSocket from now on.
+    /// Both sides of a connection that speaks another protocol from now on.
     pub(super) switched: Mutex<Option<Switched>>,
 }
 
@@ -108,8 +112,12 @@ impl Session<'_> {
             Ok(hosts) => hosts,
             Err(why) => return Ok(early(self.malformed(why, &parts), body)),
         };
+        let change = match fields::is_extended_websocket(&parts) {
+            true => Change::WebSocket,
+            false => self.activity.asked_change(),
+        };
         let request = CoreRequest {
-            websocket: fields::is_extended_websocket(&parts) || self.activity.asks_upgrade(),
+            change,
             ..asked(&parts, &hosts)
         };
         let core = Core::new(self.services, self.inbound);
@@ -117,6 +125,7 @@ impl Session<'_> {
             Some(_) => None,
             None => other_name(self.services, self.target, self.address, &request).await,
         };
+        let protocols = fields::upgrade(&parts.headers);
         let place = other.as_ref().map_or(self.place, Place::Destination);
         let fields = fields::pairs(&parts.headers);
         let permitted = match request.decide(core, place, fields) {
@@ -124,7 +133,7 @@ impl Session<'_> {
             Err(refused) => return Ok(early(say(&refused, &parts), body)),
         };
         let (at, ruling) = (permitted.at, &permitted.ruling);
-        let websocket = request.websocket;
+        let websocket = change == Change::WebSocket;
         let mut upstream = match self.ready(ruling, websocket).await {
             Ok(ready) => ready,
             Err(error) => {
@@ -141,13 +150,15 @@ impl Session<'_> {
         let open = Open::new(flow, busy);
         let body = Up::new(body, open.clone());
         let mut for_upstream = self.rewrite(&parts, &permitted, body);
-        match (websocket, parts.version) {
-            (true, Version::HTTP_2) => {
+        match (&protocols, parts.version) {
+            (_, Version::HTTP_2) if websocket => {
                 let protocol = Protocol::from_static("websocket");
                 for_upstream.extensions_mut().insert(protocol);
             }
-            (true, _) => fields::to_websocket(for_upstream.headers_mut()),
-            (false, _) => {}
+            (Some(protocols), _) if change != Change::None => {
+                fields::change_to(for_upstream.headers_mut(), protocols.clone());
+            }
+            _ => {}
         }
         // A connection that was closed meanwhile has taken nothing: once more, on a new one.
         let mut tries = 2;
@@ -165,8 +176,8 @@ impl Session<'_> {
                         }
                     };
                 }
-                Sent::Untaken(_) => break Err(CloseReason::UpstreamClosed),
-                Sent::Broken(end) => break Err(end),
+                Sent::Untaken(_) => break Err((CloseReason::UpstreamClosed, BROKE_OFF)),
+                Sent::Broken(end, why) => break Err((end, why)),
             }
         };
         self.keep(upstream);
@@ -176,14 +187,16 @@ impl Session<'_> {
         };
         match sent {
             Ok(answer) if answer.status() == switched => {
-                if !websocket {
+                let answered = fields::upgrade(answer.headers()).or(protocols.clone());
+                if !is_answer_to(change, parts.version, answered.as_ref(), protocols.as_ref()) {
                     let why = "a change of protocol that was not asked for";
                     let end = CloseReason::UpstreamProtocol;
                     open.close(end, Some(why));
-                    return Ok(say(&broken(&permitted, id, end), &parts));
+                    return Ok(say(&broken(&permitted, id, end, why), &parts));
                 }
-                core.records.carries(&standing, Carries::Switched, ruling);
-                Ok(self.switch(program, answer, open))
+                core.records
+                    .carries(&standing, Carries::Changed(change), ruling);
+                Ok(self.switch(program, answer, answered, open))
             }
             Ok(answer) => {
                 let (mut head, body) = answer.into_parts();
@@ -194,12 +207,13 @@ impl Session<'_> {
             }
             Err(_) if open.program_failed() => {
                 let end = CloseReason::ClientReset;
-                open.close(end, Some("the program's body broke off"));
-                Ok(say(&broken(&permitted, id, end), &parts))
+                let why = "the program's body broke off";
+                open.close(end, Some(why));
+                Ok(say(&broken(&permitted, id, end, why), &parts))
             }
-            Err(end) => {
-                open.close(end, Some("upstream broke off before it answered"));
-                Ok(say(&broken(&permitted, id, end), &parts))
+            Err((end, why)) => {
+                open.close(end, Some(why));
+                Ok(say(&broken(&permitted, id, end, why), &parts))
             }
         }
     }
@@ -335,6 +349,7 @@ impl Session<'_> {
         &self,
         program: OnUpgrade,
         mut answer: Response<Incoming>,
+        protocols: Option<HeaderValue>,
         open: Arc<Open>,
     ) -> Response<Down> {
         let upstream = hyper::upgrade::on(&mut answer);
@@ -353,7 +368,9 @@ impl Session<'_> {
             };
             self.spawner.execute(relayed);
         } else {
-            fields::to_websocket(&mut head.headers);
+            if let Some(protocols) = protocols {
+                fields::change_to(&mut head.headers, protocols);
+            }
             *self.switched.lock().unwrap_or_else(PoisonError::into_inner) = Some(switched);
         }
         Response::from_parts(head, Down::Own(None))
@@ -457,7 +474,7 @@ fn asked<'r>(parts: &'r Parts, hosts: &'r Hosts) -> CoreRequest<'r> {
         form,
         path: path.map_or("/", PathAndQuery::as_str),
         host: hosts.field.as_ref().map(|(host, port)| (host, *port)),
-        websocket: false,
+        change: Change::None,
     }
 }
 
@@ -490,13 +507,38 @@ impl Upstream {
 }
 
 /// What is told of a request that broke off after it was recorded.
-fn broken(permitted: &Permitted<'_>, id: DecisionId, end: CloseReason) -> Refused {
+fn broken(
+    permitted: &Permitted<'_>,
+    id: DecisionId,
+    end: CloseReason,
+    why: &'static str,
+) -> Refused {
     let reason = match end {
         CloseReason::ClientReset => Reason::Malformed,
         CloseReason::UpstreamProtocol => Reason::UpstreamProtocol,
         _ => Reason::ConnectionReset,
     };
-    permitted.failed(reason, id, end)
+    let mut refused = permitted.failed(reason, id, end);
+    refused.refusal.cause = Some(why);
+    refused
+}
+
+/// Whether an answer that changes the protocol is one to what was asked for.
+fn is_answer_to(
+    change: Change,
+    version: Version,
+    answered: Option<&HeaderValue>,
+    asked: Option<&HeaderValue>,
+) -> bool {
+    let bytes = |named: Option<&HeaderValue>| named.map(|named| named.as_bytes().to_vec());
+    match (change, version) {
+        (Change::None, _) => false,
+        (_, Version::HTTP_2) => true,
+        _ => match (bytes(answered), bytes(asked)) {
+            (Some(answered), Some(asked)) => was_asked_for(&answered, &asked),
+            _ => false,
+        },
+    }
 }
 
 /// An answer to a request whose body has not been read. In HTTP/1.1 the connection ends with it, and what

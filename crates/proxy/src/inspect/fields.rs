@@ -55,10 +55,21 @@ pub(super) fn pairs(fields: &HeaderMap) -> impl Iterator<Item = (&str, &[u8])> {
     fields.map(|(name, value)| (name.as_str(), value.as_bytes()))
 }
 
-/// The two fields of a change to WebSocket.
-pub(super) fn to_websocket(fields: &mut HeaderMap) {
+/// The protocols that a head names in its `Upgrade` fields.
+pub(super) fn upgrade(fields: &HeaderMap) -> Option<HeaderValue> {
+    let named: Vec<&[u8]> = fields
+        .get_all(UPGRADE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    let named = HeaderValue::from_bytes(&named.join(&b", "[..])).ok();
+    named.filter(|named| !named.is_empty())
+}
+
+/// The two fields of a change to these protocols.
+pub(super) fn change_to(fields: &mut HeaderMap, protocols: HeaderValue) {
     fields.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    fields.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    fields.insert(UPGRADE, protocols);
 }
 
 /// Whether the request is marked as one whose path was cut off at its `#`.

@@ -11,17 +11,25 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use portcullis_wire::http1::{
-    BodyLength, BodyScanner, BodyStep, HeadParse, HeadScanner, read_scanned_head,
+    BodyLength, BodyScanner, BodyStep, HeadParse, HeadScanner, MAX_EMPTY_LINES, Scan, read_head,
+    with_ascii_target,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::frames::{Frames, Front, without_websockets};
 use super::io::Activity;
-use crate::request::{HeadError, wants_websocket};
+use crate::request::{Change, HeadError};
 
+/// See [`MAX_EMPTY_LINES`].
+const EMPTY_LINE: &[u8] = b"\r\n";
+/// What is wrong with a head that the reader does not see the end of.
+const NO_END: &str = "the request head does not end where its lines do";
 /// What is read at once of a head, in bytes.
 const HEAD_READ_BYTES: usize = 4 * 1024;
-/// What may come behind a request for a WebSocket before it is answered, in bytes.
+/// How much of a head under way is looked at with every byte of it, for what it asks for. Of a longer one
+/// that is done each time it has doubled.
+const MAX_EAGER_BYTES: usize = 1024;
+/// What may come behind a request for another protocol before it is answered, in bytes.
 const MAX_EARLY_BYTES: usize = 16 * 1024;
 
 /// A TLS stream whose request heads are checked and timed.
@@ -33,6 +41,10 @@ pub(super) struct Checked<S> {
     /// What has come and has not been passed on, of which `passing` bytes may.
     held: Vec<u8>,
     passing: usize,
+    /// Empty lines that were passed over in front of it.
+    empty_lines: usize,
+    /// Bytes of the head under way when it was last looked at for what it asks for.
+    asked_at: usize,
     /// Bytes of the refusal that are written.
     refused: usize,
     /// The first frame that is written must not offer WebSockets.
@@ -43,14 +55,28 @@ pub(super) struct Checked<S> {
 enum State {
     /// In a head, or before one.
     Head(HeadScanner),
-    Body(BodyScanner),
-    /// Behind a request for a WebSocket, which is not answered yet.
+    Body {
+        scanner: BodyScanner,
+        /// It belongs to a request for another protocol.
+        upgrade: bool,
+    },
+    /// Behind such a request, which is not answered yet.
     Upgrade,
     /// In what is no HTTP/1.1 any more.
     Raw,
     Http2(Frames),
     /// Nothing more is read.
     Ended,
+}
+
+impl State {
+    /// Behind a whole request.
+    fn behind(upgrade: bool) -> State {
+        match upgrade {
+            true => State::Upgrade,
+            false => State::Head(HeadScanner::new()),
+        }
+    }
 }
 
 /// What is known of the bytes that are held.
@@ -85,6 +111,8 @@ impl<S> Checked<S> {
             state,
             held: Vec::new(),
             passing: 0,
+            empty_lines: 0,
+            asked_at: 0,
             refused: 0,
             unsaid: false,
         }
@@ -95,35 +123,61 @@ impl<S> Checked<S> {
             match &mut self.state {
                 State::Head(_) if self.held.is_empty() => return Look::More,
                 State::Head(scanner) => {
+                    while self.empty_lines < MAX_EMPTY_LINES && self.held.starts_with(EMPTY_LINE) {
+                        self.held.drain(..EMPTY_LINE.len());
+                        self.empty_lines += 1;
+                    }
+                    let may_be_empty =
+                        self.empty_lines < MAX_EMPTY_LINES && EMPTY_LINE.starts_with(&self.held);
+                    if may_be_empty {
+                        return Look::More;
+                    }
                     self.activity.head_began();
-                    match read_scanned_head(&self.held, scanner) {
-                        HeadParse::NeedMore => {
-                            self.activity.head_asks(&self.held);
+                    match scanner.scan(&self.held) {
+                        Scan::NeedMore => {
+                            let len = self.held.len();
+                            if len <= MAX_EAGER_BYTES || len >= 2 * self.asked_at {
+                                self.asked_at = len;
+                                self.activity.head_asks(&self.held);
+                            }
                             return Look::More;
                         }
-                        HeadParse::Malformed(why) => return Look::Malformed(why),
-                        HeadParse::Head(head) => {
+                        Scan::Malformed(why) => return Look::Malformed(why),
+                        Scan::End(len) => {
+                            let rest = self.held.split_off(len);
+                            self.held = with_ascii_target(std::mem::take(&mut self.held));
+                            let read = read_head(&self.held);
+                            self.held.extend_from_slice(&rest);
+                            let head = match read {
+                                HeadParse::Head(head) => head,
+                                HeadParse::Malformed(why) => return Look::Malformed(why),
+                                HeadParse::NeedMore => return Look::Malformed(NO_END),
+                            };
+                            self.empty_lines = 0;
                             self.activity.head_passed();
-                            let bodiless =
-                                matches!(head.body, BodyLength::None | BodyLength::Length(0));
-                            self.state = if wants_websocket(&head) {
-                                self.activity.upgrade_asked();
-                                State::Upgrade
-                            } else if bodiless {
-                                State::Head(HeadScanner::new())
-                            } else {
-                                State::Body(BodyScanner::new(head.body))
+                            self.asked_at = 0;
+                            let change = Change::of(&head);
+                            let upgrade = change != Change::None;
+                            if upgrade {
+                                self.activity.change_asked(change);
+                            }
+                            self.state = match head.body {
+                                BodyLength::None | BodyLength::Length(0) => State::behind(upgrade),
+                                length => State::Body {
+                                    scanner: BodyScanner::new(length),
+                                    upgrade,
+                                },
                             };
                             return Look::Pass(head.head_len);
                         }
                     }
                 }
-                State::Body(scanner) => match scanner.scan(&self.held) {
+                State::Body { scanner, upgrade } => match scanner.scan(&self.held) {
                     BodyStep::More if self.held.is_empty() => return Look::More,
                     BodyStep::More => return Look::Pass(self.held.len()),
                     BodyStep::Trailers(bytes) => return Look::Pass(bytes),
                     BodyStep::End(bytes) => {
-                        self.state = State::Head(HeadScanner::new());
+                        self.state = State::behind(*upgrade);
                         if bytes > 0 {
                             return Look::Pass(bytes);
                         }
@@ -209,7 +263,7 @@ impl<S: AsyncRead + Unpin> Checked<S> {
                 // Part of a head, or a block: looked at where it is held.
                 buffer.set_filled(before + passing);
             }
-            State::Body(scanner) => {
+            State::Body { scanner, upgrade } => {
                 let mut at = 0;
                 loop {
                     match scanner.scan(&came[at..]) {
@@ -218,7 +272,7 @@ impl<S: AsyncRead + Unpin> Checked<S> {
                         BodyStep::End(bytes) => {
                             at += bytes;
                             self.held = came[at..].to_vec();
-                            self.state = State::Head(HeadScanner::new());
+                            self.state = State::behind(*upgrade);
                             buffer.set_filled(before + at);
                             break;
                         }

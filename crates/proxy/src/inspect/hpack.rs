@@ -7,6 +7,8 @@
 
 use std::collections::VecDeque;
 
+use super::limits::MAX_FIELDS_BYTES;
+
 /// What a program's dynamic table may take (RFC 7541 section 4.2; the default of RFC 9113), in bytes.
 const MAX_TABLE_BYTES: usize = 4096;
 /// What an entry counts beside its name and value (RFC 7541 section 4.1), in bytes.
@@ -15,6 +17,8 @@ const ENTRY_BYTES: usize = 32;
 const MAX_INTEGER_BYTES: usize = 5;
 /// The entries of the static table (RFC 7541 appendix A) that are named `:path`.
 const STATIC_PATHS: [usize; 2] = [4, 5];
+/// Most fields of one block: with more it is longer than [`MAX_FIELDS_BYTES`] whatever they are.
+const MAX_BLOCK_FIELDS: usize = MAX_FIELDS_BYTES as usize / ENTRY_BYTES;
 /// How long the names of the static table are; see [`STATIC_PATHS`].
 const STATIC_NAMES: [u8; 61] = [
     10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16, 16, 14,
@@ -81,7 +85,12 @@ impl Blocks {
     /// It is no block, and nothing behind it can be understood.
     pub(super) fn read(&mut self, mut block: &[u8]) -> Result<bool, Unreadable> {
         let mut found = false;
+        let mut fields = 0;
         while let Some(first) = block.first() {
+            fields += 1;
+            if fields > MAX_BLOCK_FIELDS {
+                return Err(Unreadable);
+            }
             let (prefix, indexed) = match first {
                 0x80.. => (7, false),
                 0x40.. => (6, true),
@@ -341,6 +350,7 @@ mod tests {
             &[0x3f, 0xe2, 0x1f],
             &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff],
             &[0x00, 0x7f, 0xff, 0xff, 0xff, 0x7f],
+            &[0x82; MAX_BLOCK_FIELDS + 1],
         ] {
             assert_eq!(Blocks::default().read(block), Err(Unreadable), "{block:x?}");
         }

@@ -5,7 +5,7 @@ use std::future::{pending, poll_fn};
 use std::io;
 use std::net::Shutdown;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -19,9 +19,9 @@ use tokio::time::Instant;
 
 use super::ended::Ended;
 use crate::meter::{Cut, MAX_CHUNK_BYTES, Meter, Way};
-use crate::request::{self, HeadError};
+use crate::request::{self, Change, HeadError};
 
-/// The last request that was passed on asks for no WebSocket.
+/// The last request that was passed on asks for no change of protocol.
 const UPGRADE_NONE: u8 = 0;
 /// It asks for one, and nothing was said to it yet.
 const UPGRADE_ASKED: u8 = 1;
@@ -54,8 +54,10 @@ pub(super) struct Activity {
     bad_body: OnceLock<&'static str>,
     /// What the program is told of that.
     refusal: OnceLock<Vec<u8>>,
-    /// What the last request that was passed on says of a WebSocket; see [`UPGRADE_NONE`].
+    /// What the last request that was passed on says of a change; see [`UPGRADE_NONE`].
     upgrade: AtomicU8,
+    /// It is one to something else than WebSocket.
+    not_websocket: AtomicBool,
     /// Waits for the requests that are being served, to refuse what came behind them.
     waits: AtomicWaker,
     /// The limit that ended the connection.
@@ -80,6 +82,7 @@ impl Activity {
             bad_body: OnceLock::new(),
             refusal: OnceLock::new(),
             upgrade: AtomicU8::new(UPGRADE_NONE),
+            not_websocket: AtomicBool::new(false),
             waits: AtomicWaker::new(),
             cut: OnceLock::new(),
             ends: OnceLock::new(),
@@ -231,13 +234,24 @@ impl Activity {
         }
     }
 
-    /// A WebSocket is asked for.
-    pub(super) fn upgrade_asked(&self) {
+    /// A change of protocol is asked for.
+    pub(super) fn change_asked(&self, change: Change) {
+        let not_websocket = change != Change::WebSocket;
+        self.not_websocket.store(not_websocket, Ordering::Relaxed);
         self.upgrade.store(UPGRADE_ASKED, Ordering::Relaxed);
     }
 
+    /// What the request that began last wants to change to, where it has no answer.
+    pub(super) fn asked_change(&self) -> Change {
+        match self.not_websocket.load(Ordering::Relaxed) {
+            _ if !self.asks_upgrade() => Change::None,
+            false => Change::WebSocket,
+            true => Change::Other,
+        }
+    }
+
     /// Whether the request that began last is the one that asks for it, and has no answer.
-    pub(super) fn asks_upgrade(&self) -> bool {
+    fn asks_upgrade(&self) -> bool {
         self.upgrade.load(Ordering::Relaxed) == UPGRADE_ASKED
             && self.requests.load(Ordering::Relaxed) == self.passed.load(Ordering::Relaxed)
     }
@@ -255,7 +269,7 @@ impl Activity {
         self.upgrade.store(answer, Ordering::Relaxed);
     }
 
-    /// Whether the WebSocket was granted; `None` where that is still to be said.
+    /// Whether the change was granted; `None` where that is still to be said.
     pub(super) fn upgraded(&self) -> Option<bool> {
         match self.upgrade.load(Ordering::Relaxed) {
             UPGRADE_ASKED => None,

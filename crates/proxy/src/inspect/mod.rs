@@ -11,7 +11,8 @@
 //!
 //! Invariant: nothing is dialled, and no TLS is answered, before the name was decided on.
 //! Invariant: a program is only shown a certificate for the name that was decided on.
-//! Invariant: nothing but HTTP passes on an inspected connection, each request decided on by itself.
+//! Invariant: nothing but HTTP passes on an inspected connection, each request decided on by itself, and what
+//! such a request has changed to.
 
 mod accept;
 mod alpn;

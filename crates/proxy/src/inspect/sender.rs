@@ -42,8 +42,8 @@ pub(super) enum Sent {
     Answered(Response<Incoming>),
     /// Not a byte of it was sent.
     Untaken(Request<Up>),
-    /// It broke off somewhere.
-    Broken(CloseReason),
+    /// It broke off somewhere; why, in a few words.
+    Broken(CloseReason, &'static str),
 }
 
 /// What moves a connection of HTTP/2.
@@ -88,6 +88,10 @@ impl Sender {
             Alpn::None | Alpn::Http1 => {
                 let began = http1::Builder::new()
                     .title_case_headers(true)
+                    // Sloppy servers, as far as the reader without TLS takes them too.
+                    .allow_spaces_after_header_name_in_responses(true)
+                    .allow_obsolete_multiline_headers_in_responses(true)
+                    .ignore_invalid_headers_in_responses(true)
                     .max_headers(MAX_FIELDS)
                     .max_buf_size(MAX_BUFFER_BYTES)
                     .handshake(io)
@@ -167,9 +171,28 @@ impl Sender {
             Ok(answer) => Sent::Answered(answer),
             Err(mut failed) => match failed.take_message() {
                 Some(request) => Sent::Untaken(request),
-                None if failed.error().is_parse() => Sent::Broken(CloseReason::UpstreamProtocol),
-                None => Sent::Broken(CloseReason::UpstreamReset),
+                None => {
+                    let (end, why) = why_broken(failed.error());
+                    Sent::Broken(end, why)
+                }
             },
         }
     }
+}
+
+/// How a request broke off that was sent, or its answer.
+fn why_broken(error: &hyper::Error) -> (CloseReason, &'static str) {
+    let why = match error {
+        error if error.is_parse_too_large() => "the response head is too long",
+        error if error.is_parse_status() => "the response's status line has no valid status",
+        error if error.is_parse_version_h2() => "the response is HTTP/2, which was not agreed on",
+        error if error.is_parse() => "the response head is not HTTP/1 as it should be",
+        _ => {
+            return (
+                CloseReason::UpstreamReset,
+                "upstream broke off before it answered",
+            );
+        }
+    };
+    (CloseReason::UpstreamProtocol, why)
 }

@@ -1,4 +1,5 @@
-//! WebSockets inside inspected connections: bytes both ways, as they come.
+//! What requests inside inspected connections have changed to, WebSocket above all: bytes both ways, as
+//! they come.
 
 use std::io;
 use std::pin::Pin;
@@ -55,7 +56,7 @@ impl Switched {
     }
 }
 
-/// One side of a WebSocket. What is written to it counts at once, since the record may be closed before
+/// One side of it. What is written to it counts at once, since the record may be closed before
 /// the relay has come to its end.
 struct Counted<T, F> {
     io: T,

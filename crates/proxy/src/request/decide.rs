@@ -13,6 +13,7 @@ use portcullis_policy::{Asked, LIMITED_METHODS, PathError, Reason, Shown, canoni
 use portcullis_record::{CloseReason, DecisionId, Layer};
 use portcullis_wire::http1::Scheme;
 
+use super::change::Change;
 use super::fields::{Override, overrides};
 use super::refusal::{Refusal, authority};
 use crate::decider::Decider;
@@ -70,8 +71,8 @@ pub(crate) struct Request<'r> {
     pub(crate) path: &'r str,
     /// The `Host` field.
     pub(crate) host: Option<(&'r Host, Option<u16>)>,
-    /// It wants to become a WebSocket.
-    pub(crate) websocket: bool,
+    /// What it wants to change to.
+    pub(crate) change: Change,
 }
 
 /// How a request names what it is for.
@@ -365,9 +366,12 @@ impl<'a> Request<'a> {
         fields: impl Iterator<Item = (&'f str, &'f [u8])>,
     ) -> (Ruling, Option<&'static str>) {
         let mut why = why_no_path(&ruling, self.recorded_path());
-        if self.websocket && !http_only::allows_upgrade(&ruling) {
+        if !http_only::allows_change(&ruling, self.change) {
             ruling.refuse(Reason::MethodNotAllowed);
-            why = Some("a change to WebSocket, where the rule has methods");
+            why = Some(match self.change {
+                Change::WebSocket => "a change to WebSocket, where the rule has methods",
+                _ => "a change to another protocol, where the rule has methods or paths",
+            });
         }
         if let Some((reason, field)) = overridden(&ruling, fields) {
             ruling.refuse(reason);

@@ -24,6 +24,7 @@ mod synthetic;
 mod talk;
 mod transparent;
 mod tunnelled;
+mod upgrades;
 mod upstream_proxy;
 mod waiting;
 mod world;

@@ -70,8 +70,8 @@ pub enum Upgrade {
     None,
     /// WebSocket (RFC 6455).
     WebSocket,
-    /// HTTP/2 without TLS, in which later requests could name other hosts.
-    H2c,
+    /// HTTP/2 without TLS, another HTTP, or TLS (RFC 2817): later requests there could name other hosts.
+    Http,
     /// Some other.
     Other,
 }
@@ -87,34 +87,19 @@ impl RequestHead {
             })
     }
 
-    /// Whether the Host field, if there is one, names the same host and port as the target.
-    ///
-    /// True for requests whose target names no host: there the Host field is the only word.
-    pub fn host_agrees(&self) -> bool {
-        let Some((field, field_port)) = &self.host else {
-            return true;
-        };
-        match &self.form {
-            RequestForm::Origin { .. } | RequestForm::Asterisk => true,
-            RequestForm::Connect { host, port } => {
-                // Clients leave out the port, or write it, as they please.
-                field == host && field_port.is_none_or(|p| p == *port)
-            }
-            RequestForm::Absolute {
-                scheme, host, port, ..
-            } => field == host && field_port.unwrap_or(scheme.default_port()) == *port,
-        }
+    /// Whether the Host field of a CONNECT, if there is one, names its target. Clients leave out the
+    /// port there, or write it, as they please.
+    pub fn names_host_port(&self, host: &Host, port: u16) -> bool {
+        let host_field = self.host.as_ref();
+        host_field.is_none_or(|(field, field_port)| {
+            field == host && field_port.is_none_or(|field_port| field_port == port)
+        })
     }
 }
 
 /// Reads the head at the front of a client's stream (RFC 9112 sections 2 to 6).
 pub fn read_head(stream: &[u8]) -> HeadParse {
-    read_scanned_head(stream, &mut HeadScanner::new())
-}
-
-/// As [`read_head`], with a scanner that keeps its place between calls.
-pub fn read_scanned_head(stream: &[u8], scanner: &mut HeadScanner) -> HeadParse {
-    match scanner.scan(stream) {
+    match HeadScanner::new().scan(stream) {
         Scan::NeedMore => HeadParse::NeedMore,
         Scan::Malformed(why) => HeadParse::Malformed(why),
         Scan::End(len) => match parse(stream.get(..len).unwrap_or_default()) {
@@ -122,6 +107,25 @@ pub fn read_scanned_head(stream: &[u8], scanner: &mut HeadScanner) -> HeadParse 
             Err(why) => HeadParse::Malformed(why),
         },
     }
+}
+
+/// A head whose target has bytes beyond ASCII written as a URL has them (RFC 3986 section 2.1), so that
+/// what is decided on is what upstream gets.
+pub fn with_ascii_target(raw: Vec<u8>) -> Vec<u8> {
+    let line = raw.iter().position(|byte| *byte == b'\n').unwrap_or(0);
+    if raw.get(..line).is_none_or(<[u8]>::is_ascii) {
+        return raw;
+    }
+    let (line, fields) = raw.split_at(line);
+    let mut head = Vec::with_capacity(raw.len() + 2 * line.len());
+    for byte in line {
+        match byte {
+            0x80.. => head.extend_from_slice(format!("%{byte:02X}").as_bytes()),
+            byte => head.push(*byte),
+        }
+    }
+    head.extend_from_slice(fields);
+    head
 }
 
 fn parse(head: &[u8]) -> Result<RequestHead, &'static str> {
@@ -265,9 +269,9 @@ impl Fields {
             return self.connection(value);
         } else if is("upgrade") {
             self.upgrade = match self.upgrade {
-                // h2c wins over whatever else is offered: it is the one to be careful with.
-                Upgrade::H2c => Upgrade::H2c,
-                _ if tokens(value).any(|t| t.eq_ignore_ascii_case(b"h2c")) => Upgrade::H2c,
+                // HTTP wins over whatever else is offered: it is the one to be careful with.
+                Upgrade::Http => Upgrade::Http,
+                _ if tokens(value).any(is_http) => Upgrade::Http,
                 Upgrade::None if value.eq_ignore_ascii_case(b"websocket") => Upgrade::WebSocket,
                 _ => Upgrade::Other,
             };
@@ -320,6 +324,15 @@ fn content_length(value: &[u8]) -> Option<u64> {
         return None;
     }
     std::str::from_utf8(value).ok()?.parse().ok()
+}
+
+/// Whether a protocol of an Upgrade field, which may have a version, is HTTP with or without TLS.
+fn is_http(protocol: &[u8]) -> bool {
+    let name = protocol.split(|byte| *byte == b'/').next();
+    let name = name.unwrap_or_default().trim_ascii();
+    [&b"h2c"[..], b"h2", b"h3", b"http", b"https", b"tls"]
+        .iter()
+        .any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// The tokens of a comma-separated list.

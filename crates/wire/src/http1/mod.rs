@@ -13,9 +13,9 @@ mod token;
 
 pub use body::{BodyScanner, BodyStep};
 pub use head::{
-    BodyLength, HeadParse, RequestHead, Upgrade, check_line, read_head, read_scanned_head,
+    BodyLength, HeadParse, RequestHead, Upgrade, check_line, read_head, with_ascii_target,
 };
-pub use scan::{HeadScanner, MAX_HEAD_BYTES, MAX_HEADERS, Scan};
+pub use scan::{HeadScanner, MAX_EMPTY_LINES, MAX_HEAD_BYTES, MAX_HEADERS, Scan};
 pub use sniff::{
     Hold, MAX_SNIFF_BYTES, MAX_WATCHED_BYTES, Sniff, WATCHED_TAIL_BYTES, hold, sniff, watch,
 };

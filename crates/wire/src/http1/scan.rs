@@ -5,6 +5,10 @@
 /// Longest request head, in bytes, with the empty line that ends it.
 pub const MAX_HEAD_BYTES: usize = 64 * 1024;
 
+/// Most empty lines that are passed over in front of a request (RFC 9112 section 2.2): some clients send
+/// one behind a body.
+pub const MAX_EMPTY_LINES: usize = 4;
+
 /// Most header fields in one request.
 pub const MAX_HEADERS: usize = 100;
 
