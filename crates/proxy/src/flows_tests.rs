@@ -319,7 +319,6 @@ fn a_request_that_a_narrower_rule_refuses_is_cut_with_the_connection_it_is_on() 
             "methods = [\"POST\"]",
             false,
         ),
-        (Carries::Changed(Change::Other), "inspect = true", true),
         (
             Carries::Changed(Change::Other),
             "paths = [\"/up/**\"]",
