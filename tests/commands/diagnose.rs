@@ -263,7 +263,7 @@ fn diagnose_works_inside_a_sandbox() {
     let program = crate::support::portcullis();
     let script = format!(
         "{p} diagnose api.example.com; echo code $?; {p} diagnose evil.example.net; echo code $?; \
-         {p} diagnose api.example.com:22; echo code $?",
+         {p} diagnose api.example.com:22; echo code $?; {p} diagnose localhost:9; echo code $?",
         p = program.display()
     );
     let ran = sandbox(&world).allow("api.example.com").sh(&script);
@@ -273,7 +273,32 @@ fn diagnose_works_inside_a_sandbox() {
         .lines()
         .filter_map(|line| line.strip_prefix("code "))
         .collect();
-    assert_eq!(codes, ["0", "11", "12"], "{ran}");
+    assert_eq!(codes, ["0", "11", "12", "12"], "{ran}");
+    assert!(out.contains("localhost:9 is the sandbox itself"), "{ran}");
     assert_eq!(out.matches("by the policy").count(), 2, "{ran}");
     world.assert_never_asked("evil");
+}
+
+#[test]
+fn the_sandbox_itself_and_datagrams_are_told_from_what_a_policy_refuses() {
+    let world = world();
+    let at_host = "host.portcullis.internal:8000";
+    for target in [
+        "localhost:8000",
+        "app.localhost:8000",
+        "127.0.0.1:8000",
+        "[::1]:8000",
+    ] {
+        let done = diagnose(&world, &["--allow", target, target], 2);
+        assert!(
+            done.err().contains("is the sandbox itself") && done.err().contains(at_host),
+            "{done}"
+        );
+    }
+    let done = diagnose(&world, &["api.example.com:53/udp"], 2);
+    assert!(
+        done.err()
+            .contains("portcullis explain api.example.com:53/udp"),
+        "{done}"
+    );
 }

@@ -5,7 +5,8 @@
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{self, Name, RData};
-use portcullis_names::RecordType;
+use portcullis_names::{RecordType, Target};
+use portcullis_policy::HOST_NAME;
 use portcullis_tls::{Authorities, client_config_blocking};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -138,6 +139,19 @@ impl Endpoint {
             .filter(|_| !name.is_ascii());
         let name = ascii.map_or_else(|| name.to_owned(), |name| name.to_string());
         (!name.is_empty()).then_some(Endpoint { name, port })
+    }
+
+    /// Whether a sandbox takes it for itself.
+    pub fn is_loopback(&self) -> bool {
+        Target::from_policy(&self.to_string()).is_ok_and(|target| target.is_loopback())
+    }
+
+    /// The same port of the host's loopback.
+    pub fn at_host(&self) -> Endpoint {
+        Endpoint {
+            name: HOST_NAME.to_owned(),
+            port: self.port,
+        }
     }
 }
 

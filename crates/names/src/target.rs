@@ -144,6 +144,15 @@ impl Target {
         })
     }
 
+    /// Whether a program means the machine that it is on: `localhost` and the names below it, the loopback,
+    /// and the address of no host (RFC 6761, section 6.3; RFC 1122, section 3.2.1.3).
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Target::Name { pattern, .. } => pattern.base().is_localhost(),
+            Target::Net { net, .. } => net.addr().is_loopback() || net.addr().is_unspecified(),
+        }
+    }
+
     /// The ports of the target.
     pub fn ports(&self) -> &PortSet {
         match self {

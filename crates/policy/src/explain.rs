@@ -114,11 +114,7 @@ impl Policy {
             }
         };
         let mut explanation = self.explanation(found, target.to_string());
-        let own = match target {
-            Target::Name { pattern, .. } => pattern.base().is_localhost(),
-            Target::Net { net, .. } => net.addr().is_loopback() || net.addr().is_unspecified(),
-        };
-        explanation.add_own(own);
+        explanation.add_own(target.is_loopback());
         explanation
     }
 

@@ -78,6 +78,9 @@ impl Policy {
 }
 
 fn read<'t>(method: &'t str, scheme: &str, rest: &'t str) -> Result<UrlRequest<'t>, &'static str> {
+    if method.eq_ignore_ascii_case("CONNECT") {
+        return Err("a tunnel leads to NAME:PORT, which is explained without a method");
+    }
     let tls = match scheme {
         "http" => false,
         "https" => true,

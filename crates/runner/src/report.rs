@@ -246,6 +246,8 @@ fn target(name: &str, port: Option<u16>) -> String {
     match port {
         Some(port) if name.contains(':') => format!("[{name}]:{port}"),
         Some(port) => format!("{name}:{port}"),
+        // What was not understood names none.
+        None if name.is_empty() => "no destination".to_owned(),
         None => name.to_owned(),
     }
 }

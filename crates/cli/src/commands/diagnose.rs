@@ -10,7 +10,7 @@ use crate::output;
 use crate::policy_options::{self, PolicyOptions};
 use crate::probe::{COMMAND, Endpoint, Finding, Layer, walk};
 use anyhow::Context;
-use portcullis_names::{Pattern, Target};
+use portcullis_names::{Pattern, Target, Transport};
 use portcullis_policy::{Answers, Loaded, Policy, Reason, Resolve, Verdict};
 use portcullis_runner::Report;
 use std::ffi::OsString;
@@ -55,9 +55,16 @@ fn run(args: &Diagnose) -> ExitCode {
         Ok(Target::Net { .. }) => true,
         Err(_) => false,
     };
+    let target = Target::from_policy(&args.target);
+    if let Ok(target) = &target
+        && target.transport() == Transport::Udp
+    {
+        let explain = format!("ask the policy: `portcullis explain {target}`");
+        output::error("no layer answers for datagrams", Some(&explain));
+        return ExitCode::from(USAGE);
+    }
     let Some(endpoint) = Endpoint::parse(&args.target).filter(usable) else {
-        let why = Target::from_policy(&args.target).err();
-        let hint = why.and_then(|why| why.hint());
+        let hint = target.err().and_then(|why| why.hint());
         let hint = hint.as_deref();
         output::error(
             format_args!("invalid target `{}`", args.target),
@@ -71,6 +78,15 @@ fn run(args: &Diagnose) -> ExitCode {
     if inside && args.policy.policy.is_empty() && args.policy.allow.is_empty() {
         let findings = walk(&endpoint);
         return conclude(&endpoint, &findings, None, None);
+    }
+    if endpoint.is_loopback() {
+        let hint = format!(
+            "run `portcullis diagnose` in the sandbox that has the server; the host's own loopback is {}",
+            endpoint.at_host()
+        );
+        let what = format!("inside a sandbox, {endpoint} is the sandbox itself");
+        output::error(what, Some(&hint));
+        return ExitCode::from(USAGE);
     }
     let Ok(loaded) = policy_options::load(&args.policy) else {
         return ExitCode::from(USAGE);
@@ -183,6 +199,14 @@ fn conclusion(
         return Ok(0);
     };
     let layer = layer_of(failed, report);
+    if endpoint.is_loopback() {
+        writeln!(
+            text,
+            "failed at {layer}: {endpoint} is the sandbox itself, and no policy is asked"
+        )?;
+        writeln!(text, "the host's own loopback is {}", endpoint.at_host())?;
+        return Ok(FAILED_AT + layer.number());
+    }
     let denial = report.and_then(|report| report.denied.last());
     let refused = failed.refused_by_policy || denial.is_some();
     if refused {
