@@ -7,8 +7,12 @@ use crate::version::BUILD;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
+/// The exit codes, as `--help` tells them.
+const EXITS: &str = "Exit codes: 0 if `run` works here; 1 if not.";
+
 /// Show what this host supports, and how to fix what it does not
 #[derive(clap::Args)]
+#[command(after_help = EXITS)]
 pub struct Doctor;
 
 impl Command for Doctor {

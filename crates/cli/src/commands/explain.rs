@@ -18,7 +18,7 @@ const EXITS: &str = "Exit codes: 0 allow; 1 deny; 2 for bad flags and policies."
 pub struct Explain {
     #[command(flatten)]
     policy: PolicyOptions,
-    /// NAME, NAME:PORT, CIDR or CIDR:PORT
+    /// NAME, NAME:PORT, NAME:PORT/udp, CIDR, CIDR:PORT, a URL, or 'METHOD URL' in quotes
     target: String,
 }
 

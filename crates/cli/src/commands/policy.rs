@@ -19,8 +19,12 @@ enum PolicyCommand {
     Check(Check),
 }
 
+/// The exit codes, as `--help` tells them.
+const EXITS: &str = "Exit codes: 0 if every file loads, also with warnings; 2 if one does not.";
+
 /// Check policy files, and show each error and warning with its place and a suggestion
 #[derive(clap::Args)]
+#[command(after_help = EXITS)]
 struct Check {
     /// Policy files, merged in this order
     #[arg(required = true, value_name = "FILE")]

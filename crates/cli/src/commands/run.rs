@@ -48,7 +48,7 @@ pub struct Run {
     /// Most lines a minute for each kind of denial; further ones are counted, one line a second
     #[arg(long, value_name = "LINES", requires = "log")]
     log_budget: Option<NonZeroU32>,
-    /// Exit with 123 if decision records are missing at the end
+    /// Exit with 123 if decision records are missing at the end (with --log)
     #[arg(long, requires = "log")]
     strict_log: bool,
     /// Append what the gateway does, step by step, to FILE (PORTCULLIS_LOG sets how much)
