@@ -7,6 +7,7 @@ mod exits;
 mod files;
 mod inside;
 mod nested;
+mod ping;
 #[path = "../support/processes.rs"]
 mod processes;
 mod published;

@@ -26,6 +26,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("javac", "default-jdk-headless"),
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
+    ("ping", "iputils-ping"),
+    ("tracepath", "iputils-tracepath"),
     ("ip", "iproute2"),
     ("ss", "iproute2"),
     ("ldd", "libc-bin"),

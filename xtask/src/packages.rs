@@ -64,6 +64,18 @@ pub const PACKAGES: &[Package] = &[
         "an upstream resolver over TLS and HTTPS",
     ),
     needs("squid", "squid", "an upstream proxy"),
+    needs("iputils-ping", "ping", "ping"),
+    needs(
+        "iputils-tracepath",
+        "tracepath",
+        "the path to a host, without privileges",
+    ),
+    needs("fping", "fping", "ping by a raw socket, where there is one"),
+    needs(
+        "traceroute",
+        "traceroute",
+        "the path to a host by UDP, ICMP and TCP",
+    ),
     needs("apache2-utils", "htpasswd", "the users of that proxy"),
     needs("netcat-openbsd", "nc", "raw TCP and UDP"),
     needs(
@@ -168,7 +180,7 @@ pub const PACKAGES: &[Package] = &[
         "qemu-system-x86_64",
         "a guest behind a TAP",
     ),
-    slow("busybox-static", "busybox", "the guest's programs"),
+    needs("busybox-static", "busybox", "the guest's programs"),
 ];
 
 fn missing(fast: bool) -> Vec<&'static Package> {

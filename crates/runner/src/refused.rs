@@ -12,6 +12,10 @@ use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// What the record of a ping says.
+const ICMP: &str = "icmp: no rule can allow it beyond the sandbox itself; `portcullis diagnose` shows \
+                    whether a host is reached";
+
 /// Turns kernel refusals of one sandbox into records.
 pub(crate) struct RefusedReader {
     pub policy: PolicyHandle,
@@ -86,8 +90,11 @@ impl RefusedReader {
                 );
             }
             RefusedProtocol::Icmp => {
-                self.recorder
-                    .decision(not_allowed().addresses(&addresses).detail("icmp"));
+                let address = destination.ip();
+                let to = self.leases.owner(address).asked(address);
+                let mut event = not_allowed().addresses(&addresses).detail(ICMP);
+                event.name = to.owner().map(|name| name.as_str());
+                self.recorder.decision(event);
             }
             RefusedProtocol::Other(number) => {
                 let detail = format!("ip protocol {number}");

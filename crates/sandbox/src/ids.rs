@@ -9,6 +9,8 @@ use std::io;
 
 use rustix::process::{Pid, getegid, geteuid};
 
+/// Which groups of a network namespace may make sockets for ping (icmp(7)), IPv6 included.
+const PING_GROUPS: &str = "/proc/sys/net/ipv4/ping_group_range";
 /// Writing a map's file takes one `write`, so a map is at most a page, in bytes.
 const MAX_MAP_BYTES: usize = 4096;
 /// The most lines that the kernel takes in a map.
@@ -60,6 +62,15 @@ impl IdMaps {
         self.real_root
     }
 
+    /// Lets programs of every mapped group make sockets for ping, in the calling process's network
+    /// namespace. The maps must be written by now.
+    ///
+    /// Whatever they send there meets the packet rules: such a socket sends echo requests only.
+    pub(crate) fn permit_ping(&self) -> io::Result<()> {
+        let (first, last) = groups(&self.gid).ok_or(io::ErrorKind::InvalidData)?;
+        fs::write(PING_GROUPS, format!("{first} {last}"))
+    }
+
     /// Writes the maps of the calling process, which has just made its namespace. Only for maps
     /// that are not privileged.
     pub(crate) fn write_own(&self) -> io::Result<()> {
@@ -92,6 +103,17 @@ fn identity(map: &str) -> Option<String> {
     (!lines.is_empty() && lines.len() < MAX_MAP_BYTES).then_some(lines)
 }
 
+/// The lowest and the highest id inside that a map knows.
+fn groups(map: &str) -> Option<(u32, u32)> {
+    let extents = map.lines().take(MAX_EXTENTS).filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let first: u32 = words.next()?.parse().ok()?;
+        let count: u32 = words.nth(1)?.parse().ok()?;
+        Some((first, first.saturating_add(count.checked_sub(1)?)))
+    });
+    extents.reduce(|(low, high), (first, last)| (low.min(first), high.max(last)))
+}
+
 /// Whether a map says that id 0 inside is id 0 outside.
 fn root_is_root(map: &str) -> bool {
     map.lines()
@@ -101,6 +123,14 @@ fn root_is_root(map: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_groups_of_a_map_reach_from_its_lowest_to_its_highest_id() {
+        assert_eq!(groups("1000 1000 1\n"), Some((1000, 1000)));
+        assert_eq!(groups("0 0 4294967295\n"), Some((0, u32::MAX - 1)));
+        assert_eq!(groups("1 100000 65536\n0 1000 1\n"), Some((0, 65_536)));
+        assert_eq!(groups(""), None);
+    }
 
     #[test]
     fn every_id_inside_maps_to_itself() {

@@ -253,6 +253,8 @@ impl Init {
         if self.inside.tap.is_none() {
             self.await_maps()?;
         }
+        // A namespace where that cannot be set has no ping, as before.
+        let _ = self.maps.permit_ping();
         mounts::arrange(&self.plan)?;
         masks::resolver_files(&self.inside.addresses, &self.name_files)?;
         if self.trust {

@@ -324,7 +324,8 @@ fn output_chain(tx: &mut Transaction, addresses: &Addresses, tap: Option<&str>) 
             .field(SOURCE_PORT, Compare::Equal, &DNS_PORT)
             .accept();
     });
-    // The kernel's own word on a refused datagram; programs have no raw sockets.
+    // The kernel's own word on a refused datagram, and the gateway's. Programs have no raw sockets, and
+    // their sockets for ping send requests only.
     for (protocol, unreachable) in [(ICMP, ICMP_UNREACHABLE), (ICMP6, ICMP6_UNREACHABLE)] {
         tx.rule("output", |rule| {
             rule.transport(protocol)
