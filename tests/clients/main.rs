@@ -11,6 +11,7 @@ mod support;
 
 mod cleartext_http2;
 mod curl;
+mod ftp;
 mod hidden_tls;
 mod java;
 mod lookups;

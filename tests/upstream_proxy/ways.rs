@@ -349,3 +349,83 @@ fn a_proxy_of_the_caller_s_that_is_not_used_is_told_of() {
     let told = finish(&mut program, Duration::from_secs(60));
     assert!(told.out().contains("--answers synthetic"), "{told}");
 }
+
+#[test]
+fn a_wrong_password_is_told_of_on_every_way_in() {
+    let squid = Squid::start();
+    let proxy = format!("http://{USER}:wrong@{NAME}:{BASIC}");
+    let via = "--noproxy '' -x http://10.0.2.2:3128";
+    let script = format!(
+        "curl -s -m 60 -D - {via} http://api.example.com/; \
+         curl -s -m 60 -D - -o /dev/null {via} https://api.example.com/; \
+         curl -s -m 60 -o /dev/null --noproxy '' -x socks5h://10.0.2.2:1080 https://api.example.com/; echo $?; \
+         curl -s -m 60 -o /dev/null --noproxy '*' https://api.example.com/; echo $?; \
+         curl -s -m 60 -D - --noproxy '*' http://api.example.com/"
+    );
+    let ran = sandbox(&squid.world)
+        .policy("toml", &squid.policy(&both(&proxy)))
+        .sh(&script);
+    let out = ran.out();
+    assert_eq!(out.matches("HTTP/1.1 502 Bad Gateway").count(), 3, "{ran}");
+    assert_eq!(out.matches("; received-status=407; ").count(), 3, "{ran}");
+    let cause = "cause: the upstream proxy answered 407";
+    assert_eq!(out.matches(cause).count(), 2, "{ran}");
+    assert!(out.contains("\n97\n35\n"), "{ran}");
+    assert!(!out.contains("wrong@"), "{ran}");
+    let told = |record: &&serde_json::Value| {
+        let detail = record["detail"].as_str().unwrap_or_default();
+        detail.contains("answered 407")
+    };
+    let refused = ran.records.verdict("error");
+    let mut protocols: Vec<_> = (refused.iter())
+        .map(|record| record["protocol"].as_str().unwrap_or_default())
+        .collect();
+    protocols.sort_unstable(); // a failure's record may wait for its program
+    assert_eq!(protocols, ["connect", "socks5", "transparent"], "{ran}");
+    for record in refused {
+        assert_eq!(record["reason"], "upstream-proxy-refused", "{ran}");
+        assert!(told(&record), "{ran}");
+    }
+    let closes = ran.records.closes();
+    assert_eq!(closes.into_iter().filter(told).count(), 2, "{ran}");
+    squid.assert_never_direct();
+}
+
+#[test]
+fn what_cannot_be_reached_names_the_caller_s_proxy_that_is_not_used() {
+    let squid = Squid::start();
+    let url = format!("http://{USER}:s3cret@{NAME}:{BASIC}");
+    let via = "curl -s -m 60 --noproxy '' -x http://10.0.2.2:3128";
+    let run = |arguments: &[&str]| {
+        sandbox(&squid.world)
+            .allow("refused.example.com")
+            .allow(ONLY_SQUID)
+            .args(arguments)
+            .env("HTTPS_PROXY", &url)
+            .sh(&format!(
+                "{via} http://refused.example.com/; {via} http://{ONLY_SQUID}/; \
+                 {via} -H 'Accept: application/json' http://refused.example.com/"
+            ))
+    };
+    let ran = run(&[]);
+    let hint = "HTTPS_PROXY is set where the gateway was started, but not used; `--upstream-proxy env` takes it";
+    assert_eq!(
+        ran.out().matches(&format!("\nhint: {hint}\n")).count(),
+        2,
+        "{ran}"
+    );
+    assert!(ran.out().contains(&format!("\"hint\":\"{hint}\"")), "{ran}");
+    assert!(
+        !ran.out().contains("s3cret") && !ran.out().contains(NAME),
+        "{ran}"
+    );
+    let told = |record: &&&serde_json::Value| {
+        let detail = record["detail"].as_str().unwrap_or_default();
+        detail.ends_with(hint)
+    };
+    let failed = ran.records.verdict("error");
+    assert!(failed.iter().filter(told).count() >= 2, "{ran}");
+    // Where it is used, or another one, nobody is told of it.
+    let ran = run(&["--upstream-proxy", &squid.url("http", OPEN)]);
+    assert!(!ran.out().contains("hint:"), "{ran}");
+}

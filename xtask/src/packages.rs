@@ -159,7 +159,9 @@ pub const PACKAGES: &[Package] = &[
         "nghttp",
         "HTTP/2, stream by stream; h2load",
     ),
-    package("python3-grpcio", "gRPC through inspection, both ends"),
+    package("python3-grpcio", "gRPC with TLS and without, both ends"),
+    package("python3-pyftpdlib", "a server of FTP"),
+    needs("lftp", "lftp", "FTP in passive mode"),
     package(
         "python3-requests",
         "requests, with a list of authorities of its own",

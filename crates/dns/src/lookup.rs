@@ -3,6 +3,7 @@
 //!
 //! Answers *addresses* (docs/threats.md): addresses are sorted by the guard here, once.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -166,8 +167,9 @@ impl Lookup {
             let answered = match asked {
                 Ok(answered) => answered,
                 Err(error) => {
+                    let detail = with_proxy_hint(request.policy(), &error.detail);
                     let mut entry = self
-                        .failed(request, error.reason, &error.detail)
+                        .failed(request, error.reason, &detail)
                         .answered_by(error.server, attempts + error.attempts);
                     entry.unanswered = error.unanswered;
                     return entry;
@@ -423,4 +425,16 @@ fn is_answered_by_hosts(qtype: RecordType) -> bool {
 /// failed, an NXDOMAIN would claim too much.
 fn is_usable(entry: &Entry) -> bool {
     !entry.addresses.is_empty() || matches!(entry.kind, EntryKind::Failed(_))
+}
+
+/// What the record says of a lookup that failed where an upstream proxy could know the name.
+fn with_proxy_hint<'d>(policy: &Policy, detail: &'d str) -> Cow<'d, str> {
+    let settings = policy.settings();
+    match settings.dns.answers {
+        Answers::Real if !settings.upstream.is_empty() => {
+            let hint = "if only the upstream proxy can resolve names, use `--answers synthetic`";
+            format!("{detail}; {hint}").into()
+        }
+        _ => detail.into(),
+    }
 }

@@ -110,6 +110,9 @@ pub(crate) fn decide<'r>(policy: Basis<'_>, request: &Request<'r>) -> Decision<'
             let asks = Asks { method, path };
             (http(policy, to, port, asks), Transport::Tcp)
         }
+        Request::FtpData { to, control, port } => {
+            (ftp_data(policy, to, control, port), Transport::Tcp)
+        }
         Request::Datagrams { to, port } => (datagrams(policy, to, port), Transport::Udp),
     };
     // the kernel inside refuses datagrams by its own set, also where the policy only watches
@@ -271,6 +274,36 @@ fn refusing<'p>(
         }
     }
     other_path
+}
+
+/// A data connection passes where its control connection would, by a rule with `ftp`, and leads to the very
+/// address of that.
+fn ftp_data<'r>(
+    policy: Basis<'_>,
+    to: &'r Destination<'r>,
+    control: u16,
+    port: u16,
+) -> Assessment<'r> {
+    let assessed = connect(policy, to, PortOn::tcp(control));
+    let names = &policy.rules.names;
+    let opens = match assessed.found {
+        Found::Name(found) => {
+            names.terms(&found).is_some_and(|terms| terms.ftp) && names.sent_to(&found).is_none()
+        }
+        Found::Net(_) | Found::Nothing => false,
+    };
+    let (reason, route) = match (assessed.reason, &to.asked) {
+        (Reason::Allowed, Asked::Address { address, .. }) if opens => {
+            (Reason::Allowed, Route::ToAddress(*address, port))
+        }
+        (Reason::Allowed, _) => (Reason::PortNotAllowed, Route::Nowhere),
+        (reason, _) => (reason, Route::Nowhere),
+    };
+    Assessment {
+        reason,
+        route,
+        ..assessed
+    }
 }
 
 /// Datagrams pass by a rule for their port alone; what no such rule is about is a protocol that does

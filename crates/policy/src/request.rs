@@ -32,6 +32,16 @@ pub enum Request<'a> {
         /// The path, without its query; `*` for a request about the server.
         path: &'a str,
     },
+    /// The data connection of an FTP session in passive mode: to the port that the server named on its
+    /// control connection (RFC 959, RFC 2428).
+    FtpData {
+        /// The server, by its address.
+        to: &'a Destination<'a>,
+        /// The port of the control connection.
+        control: u16,
+        /// The port that the server named.
+        port: u16,
+    },
     /// Datagrams between a program and a destination.
     Datagrams {
         /// Where to, and how that is known.

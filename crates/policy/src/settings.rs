@@ -22,6 +22,8 @@ pub struct Settings {
     /// Whether connections may be chained through an upstream proxy. A policy that says no and names
     /// one does not load, so `upstream` is empty then.
     pub allow_upstream_proxy: bool,
+    /// The variable of the caller's own environment that names an upstream proxy, where none is used.
+    pub unused_proxy: Option<&'static str>,
 }
 
 impl Default for Settings {
@@ -33,6 +35,7 @@ impl Default for Settings {
             limited: false,
             limits: Limits::default(),
             allow_upstream_proxy: true,
+            unused_proxy: None,
         }
     }
 }

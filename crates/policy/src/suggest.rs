@@ -21,6 +21,10 @@ const DOMAINS: &str = "network.domains";
 const ADDRESSES: &str = "network.addresses";
 /// Datagrams to this port are the resolver's inside.
 const DNS_PORT: u16 = 53;
+/// The port of FTP's control connections.
+const FTP_PORT: u16 = 21;
+/// The lowest port that its servers wait on for data in passive mode.
+const MIN_DATA_PORT: u16 = 1024;
 /// Longest path that is worth a line, in bytes.
 const MAX_PATH_BYTES: usize = 256;
 
@@ -51,6 +55,8 @@ impl Policy {
                 }
                 _ => self.suggest_connect(to, port, reason),
             },
+            // What would allow it is said by [`Policy::ftp_hint`].
+            Request::FtpData { .. } => None,
             Request::Datagrams { to, port } => {
                 let Subjects { name, address } = subjects(to);
                 let denied = matches!(reason, Reason::Allowed | Reason::DeniedByRule);
@@ -69,6 +75,22 @@ impl Policy {
                 }
             }
         }
+    }
+
+    /// What to do about a refused connection that may be the data connection of FTP: one to a high port of a
+    /// server that may be spoken to on port 21.
+    pub fn ftp_hint(&self, to: &Destination<'_>, port: u16) -> Option<&'static str> {
+        let control = self.decide(&Request::connect(to, FTP_PORT));
+        let permit = control.connect_permit().filter(|_| port >= MIN_DATA_PORT)?;
+        Some(match permit.terms().is_some_and(|terms| terms.ftp) {
+            true => {
+                "no answer of the FTP server to PASV or EPSV names this port; inside TLS (AUTH) none can be read: \
+                 list the server's passive ports there, as in \"NAME:PORT\""
+            }
+            false => {
+                "if this is a data connection of FTP, add `ftp = true` to the rule for port 21"
+            }
+        })
     }
 
     /// The one key of the rule that refused a request, with what was refused added to it. The rest of

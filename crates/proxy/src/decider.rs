@@ -14,7 +14,9 @@ use portcullis_policy::{
     Asked, ConnectPermit, DatagramPermit, Decision, Destination, HOST_NAME, Limits, Policy, Reason,
     Request, Shown, Verdict,
 };
+use portcullis_record::Recorder;
 
+use crate::ftp::DataConnections;
 use crate::socket;
 use crate::target::{Asks, Ruling, Target};
 
@@ -22,6 +24,8 @@ use crate::target::{Asks, Ruling, Target};
 pub(crate) struct Decider {
     policy: PolicyHandle,
     leases: Arc<Leases>,
+    /// The data connections that FTP servers named.
+    pub(crate) ftp: Arc<DataConnections>,
     /// The gateway's listeners as programs reach them.
     pub(crate) listeners: Vec<SocketAddr>,
     /// The gateway's listeners in the namespace that it dials from.
@@ -73,10 +77,12 @@ impl Own {
 }
 
 impl Decider {
-    pub(crate) fn new(policy: PolicyHandle, leases: Arc<Leases>) -> Decider {
+    pub(crate) fn new(policy: PolicyHandle, leases: Arc<Leases>, recorder: Recorder) -> Decider {
+        let ftp = DataConnections::new(policy.clone(), leases.clone(), recorder);
         Decider {
             policy,
             leases,
+            ftp: Arc::new(ftp),
             listeners: Vec::new(),
             host_listeners: Vec::new(),
             own: None,
@@ -105,7 +111,11 @@ impl Decider {
                 asked => asked,
             },
         };
-        Target { asked, port }
+        Target {
+            asked,
+            port,
+            ftp_control: None,
+        }
     }
 
     /// What a program connected to, or asked for, by address.
@@ -114,7 +124,32 @@ impl Decider {
         Target {
             asked: self.leases.owner(to.ip()).asked(to.ip()),
             port: to.port(),
+            ftp_control: None,
         }
+    }
+
+    /// Decides on a connection that comes in. One that is not allowed by itself may be the data connection
+    /// that an FTP server named.
+    pub(crate) fn enter(&self, target: Target) -> (Target, Ruling) {
+        let ruling = self.decide(&target);
+        let data = match ruling.permit {
+            Some(_) => None,
+            None => self.ftp.take(&target),
+        };
+        match data {
+            Some(data) => {
+                let ruling = self.decide(&data);
+                (data, ruling)
+            }
+            None => (target, ruling),
+        }
+    }
+
+    /// What to do about a refusal that FTP may have met.
+    pub(crate) fn ftp_hint(&self, target: &Target, ruling: &Ruling) -> Option<&'static str> {
+        let to = target.asked.borrowed().unshown();
+        let refused = ruling.reason == Reason::PortNotAllowed;
+        refused.then(|| self.policy().ftp_hint(&to, target.port))?
     }
 
     /// Decides on a connection that has shown nothing yet.
@@ -126,8 +161,12 @@ impl Decider {
     /// without it.
     pub(crate) fn decide_shown(&self, target: &Target, shown: Shown<'_>) -> Ruling {
         let to = target.asked.borrowed().showing(shown);
-        let port = target.port;
-        self.rule(target, &to, &Request::connect(&to, port))
+        let (to, port) = (&to, target.port);
+        let request = match target.ftp_control {
+            Some(control) => Request::FtpData { to, control, port },
+            None => Request::connect(to, port),
+        };
+        self.rule(target, to, &request)
     }
 
     /// Decides on one HTTP request: the target, what the request shows of it, its method and its

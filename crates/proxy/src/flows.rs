@@ -50,6 +50,8 @@ pub(crate) enum Carries {
 struct Basis {
     to: Destination<'static>,
     port: u16,
+    /// See [`Target::ftp_control`].
+    ftp_control: Option<u16>,
     carries: Carries,
     /// What the request asks for, where the flow is one.
     request: Option<Box<Requested>>,
@@ -88,6 +90,7 @@ impl Basis {
         let mut basis = Basis {
             to: target.asked.clone().unshown(),
             port: target.port,
+            ftp_control: target.ftp_control,
             carries: match request {
                 Some(_) => Carries::Http,
                 None => Carries::Unknown,
@@ -131,7 +134,10 @@ impl Basis {
                 method,
                 path,
             },
-            None => Request::Connect { to, port },
+            None => match self.ftp_control {
+                Some(control) => Request::FtpData { to, control, port },
+                None => Request::Connect { to, port },
+            },
         });
         let Some(permit) = decision.connect_permit() else {
             return false;

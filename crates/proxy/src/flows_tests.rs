@@ -58,7 +58,7 @@ fn context(first: Policy) -> Parts {
     dial.host = HostAddresses::Fixed(vec!["192.0.2.77".parse().unwrap()]);
     let dialer = Arc::new(Dialer::new(dial));
     Parts {
-        decider: Decider::new(policy.clone(), leases),
+        decider: Decider::new(policy.clone(), leases, recorder),
         flows: Arc::new(Flows::new(policy.clone(), dialer)),
         policy,
     }
@@ -111,7 +111,11 @@ fn ask(ctx: &Parts, (way, which, port): Came) -> (Target, Ruling) {
         },
         Way::Synthetic => made_up(&name).into_owned(),
     };
-    let target = Target { asked, port };
+    let target = Target {
+        asked,
+        port,
+        ftp_control: None,
+    };
     let ruling = match way {
         Way::Asked | Way::Leased | Way::Synthetic => ctx.decider.decide(&target),
         Way::AskedWithSni | Way::LeasedWithSni => {

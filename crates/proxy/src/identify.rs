@@ -11,6 +11,7 @@ use tokio::time::sleep;
 use tracing::debug;
 
 use crate::flows::{Carries, until_cut};
+use crate::ftp;
 use crate::http_only::{self, OnTls};
 #[cfg(feature = "inspect")]
 use crate::inspect::{self, ToInspect};
@@ -57,6 +58,10 @@ pub(crate) async fn identify(
     let look = http_only::look(&opened.ruling);
     let patience = limits::handshake_timeout(&services.decider.limits());
     let mut sniffer = Sniffer::new(look, pending).within(patience);
+    if opened.target.ftp_control.is_some() {
+        // What a file begins with says nothing of its connection.
+        return pass(services, opened, relay, sniffer, Carries::Other);
+    }
     relay.set_meter(services.connector.meter(&opened.peer));
     let first = loop {
         tokio::select! {
@@ -293,10 +298,14 @@ fn pass(
     carries: Carries,
 ) -> Option<Identified> {
     opened.record(services.records);
+    let control = ftp::Control::of(&services.decider.ftp, &opened);
     let flow = opened.flow?;
     services
         .records
         .carries(&flow.standing, carries, &opened.ruling);
+    if let Some(control) = control {
+        relay.watch(control);
+    }
     relay.push_up(sniffer.into_pending());
     relay.set_meter(services.connector.meter(&opened.peer));
     debug!(conn = opened.inbound.conn, id = %flow.id, "relaying");

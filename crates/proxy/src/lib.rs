@@ -26,8 +26,10 @@ mod datagrams;
 mod decider;
 mod early_timer;
 mod flows;
+mod ftp;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod hint;
 mod http;
 mod http_only;
 mod identify;

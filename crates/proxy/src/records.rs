@@ -11,6 +11,7 @@ use tracing::debug;
 
 use crate::connector::Peer;
 use crate::flows::{Carries, Entered, Flows, Standing};
+use crate::hint;
 use crate::http_only;
 use crate::inbound::Inbound;
 use crate::meter::Admitted;
@@ -273,7 +274,10 @@ impl Records {
         ruling: &Ruling,
         error: &OpenError,
     ) -> DecisionId {
-        let at = at.detail(Some(error.detail()));
+        let hint = hint::unused_proxy(ruling, error);
+        let detail = hint.map(|hint| format!("{}; {hint}", error.detail()));
+        let detail = detail.as_deref().unwrap_or(error.detail());
+        let at = at.detail(Some(detail));
         let mut event = at.event(error.reason().verdict(), error.reason());
         fill(&mut event, &at, target, ruling);
         event.addresses = error.addresses();
@@ -305,7 +309,8 @@ impl Records {
 fn fill<'a, P>(event: &mut Event<'a>, at: &At<'a>, target: &'a Target, ruling: &'a Ruling<P>) {
     let by_lease = ruling.name.as_ref().map(|name| name.as_str());
     let asked = target.name().map(|name| name.as_str());
-    event.name = at.shown.or(asked).or(by_lease);
+    let owner = target.ftp_control.and(target.owner());
+    event.name = at.shown.or(asked).or(by_lease).or(owner);
     event.port = Some(target.port);
     if let Some(rule) = ruling.rule {
         let rule = ruling.policy.rule(rule);

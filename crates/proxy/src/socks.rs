@@ -68,15 +68,15 @@ pub(crate) async fn open(
         Handshake::Gone | Handshake::Slow => return None,
     };
     let target = decider.target(request.destination, request.port);
-    let ruling = match request.command {
-        Command::Connect => decider.decide(&target),
+    let (target, ruling) = match request.command {
+        Command::Connect => decider.enter(target),
         Command::Bind | Command::UdpAssociate | Command::Other(_) => {
-            decider.refuse(Reason::ProtocolNotAllowed)
+            (target, decider.refuse(Reason::ProtocolNotAllowed))
         }
     };
     if ruling.permit.is_none() {
         let what = match request.command {
-            Command::Connect => None,
+            Command::Connect => decider.ftp_hint(&target, &ruling),
             Command::Bind => Some("BIND"),
             Command::UdpAssociate => {
                 Some("UDP ASSOCIATE: datagrams pass directly, where a rule for UDP lets them")

@@ -17,6 +17,8 @@ use crate::open_error::OpenError;
 pub(crate) struct Target {
     pub(crate) asked: Asked<'static>,
     pub(crate) port: u16,
+    /// The port of the control connection, where it is the data connection that an FTP server named.
+    pub(crate) ftp_control: Option<u16>,
 }
 
 /// What a request asks for of its target.

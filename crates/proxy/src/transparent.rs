@@ -38,10 +38,10 @@ pub(crate) async fn open(
         socket::reset(client);
         return None;
     };
-    let target = decider.target_at(destination);
-    let ruling = decider.decide(&target);
+    let (target, ruling) = decider.enter(decider.target_at(destination));
     if ruling.permit.is_none() {
-        records.decision(at, &target, &ruling);
+        let hint = decider.ftp_hint(&target, &ruling);
+        records.decision(at.detail(hint), &target, &ruling);
         socket::reset(client);
         return None;
     }

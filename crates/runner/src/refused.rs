@@ -151,6 +151,9 @@ impl RefusedReader {
         }
         event.name = to.asked.owner().map(|name| name.as_str());
         event.suggestion = suggestion.as_deref();
+        if reason == Reason::PortNotAllowed {
+            event.detail = policy.ftp_hint(&to, port);
+        }
         self.recorder.decision(event);
     }
 }

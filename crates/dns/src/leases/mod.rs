@@ -229,6 +229,15 @@ impl Leases {
         Ok(())
     }
 
+    /// Opens the gate for connections to one port of `address` for `ttl`. Nothing is leased: each is
+    /// decided on when it comes.
+    ///
+    /// # Errors
+    /// See [`GrantError`].
+    pub fn open_port(&self, address: IpAddr, port: u16, ttl: Duration) -> Result<(), GrantError> {
+        Ok(self.gate.open(address, &PortSet::single(port), ttl)?)
+    }
+
     /// The synthetic address that stands for `name`, leased and open on `ports`, and the TTL to give
     /// it out with. A name keeps its address for as long as it is asked for or used.
     ///

@@ -1,4 +1,4 @@
-//! The keys of a rule that say what its flows may carry: `inspect`, `ca_file`, `methods`, `paths`.
+//! The keys of a rule that say what its flows may carry: `inspect`, `ca_file`, `ftp`, `methods`, `paths`.
 
 use std::sync::Arc;
 
@@ -39,6 +39,16 @@ pub(super) fn terms(
             add("ca_file", file.place);
         }
     }
+    let ftp = match names {
+        true => rule
+            .truth(&mut draft.sources, "ftp")
+            .filter(|ftp| ftp.value),
+        false => None,
+    };
+    if let Some(ftp) = ftp {
+        terms.ftp = true;
+        add("ftp", ftp.place);
+    }
     let sources = &mut draft.sources;
     if let Some(methods) = methods(sources, rule) {
         terms.methods = Some(methods.value);
@@ -47,6 +57,12 @@ pub(super) fn terms(
     if let Some(paths) = paths(sources, rule) {
         terms.paths = Some(paths.value);
         add("paths", paths.place);
+    }
+    if let Some(ftp) = ftp.filter(|_| terms.inspect || terms.only_http()) {
+        let message = "`ftp` has no effect in a rule that lets nothing but HTTP pass";
+        let hint =
+            "write a rule of its own for the port of FTP, as in \"ftp.example.com:21\"".to_owned();
+        sources.error_with(ftp.place, message, hint);
     }
     terms.limits = limit_keys::of_rule(sources, rule, present);
     (terms != RuleTerms::default()).then(|| Arc::new(terms))

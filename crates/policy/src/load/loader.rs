@@ -14,7 +14,7 @@ use super::outside::{Outside, normal};
 use super::source::{Place, SourceKind};
 use super::{codex, conflict, format, list, own, totals};
 use crate::diagnostic::Diagnostic;
-use crate::input::{Input, Loaded};
+use crate::input::{CallersProxies, Input, Loaded};
 use crate::policy::Policy;
 use crate::rules::MAX_SOURCES;
 use crate::verdict::Mode;
@@ -60,7 +60,14 @@ impl Policy {
         }
         let mut draft = loader.draft;
         flags(&mut draft, inputs);
-        let settings = draft.settle();
+        let mut settings = draft.settle();
+        let environment = draft.outside.environment;
+        settings.unused_proxy = environment
+            .filter(|_| settings.upstream.is_empty() && settings.allow_upstream_proxy)
+            .and_then(|environment| {
+                let proxies = CallersProxies::read(|name| environment.get(name));
+                proxies.first().map(|proxy| proxy.variable)
+            });
         let rules =
             draft
                 .take_rules()

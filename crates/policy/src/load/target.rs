@@ -73,6 +73,7 @@ fn datagrams(
         _ if terms.types.is_some() => "types",
         _ if terms.allow_no_sni => "allow_no_sni",
         (Some(flow), _) if flow.inspect => "inspect",
+        (Some(flow), _) if flow.ftp => "ftp",
         (Some(flow), _) if flow.methods.is_some() => "methods",
         (Some(flow), _) if flow.paths.is_some() => "paths",
         (_, Some(key)) => key,

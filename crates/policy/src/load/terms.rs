@@ -52,6 +52,12 @@ fn table(draft: &mut Draft<'_>, node: &Node, expect: Expect) -> Option<Terms> {
         }
     }
     terms.flow = flow::terms(draft, &mut rule, names, &mut allow_keys);
+    let ftp = allow_keys.iter().find(|key| key.key == "ftp");
+    if let Some(ftp) = ftp.filter(|_| terms.to.is_some()) {
+        let message =
+            "`ftp` has no effect with `to`: what a server names is opened at its own address alone";
+        draft.sources.error(ftp.place, message);
+    }
     let missing = word.is_none() && node.get("verdict").is_none();
     let sources = &mut draft.sources;
     rule.finish(sources);

@@ -24,6 +24,8 @@ pub struct RuleTerms {
     pub inspect: bool,
     /// Certificates (PEM) that vouch for the upstream besides the host's own, where `inspect`.
     pub ca_pem: Option<Arc<str>>,
+    /// Data connections that the server names in FTP (PASV, EPSV) pass.
+    pub ftp: bool,
     /// The methods that requests may have; every one where none are named.
     pub methods: Option<MethodSet>,
     /// The paths that requests may have; every one where none are named.
@@ -144,6 +146,8 @@ impl RuleTerms {
         let limited = limited.then(RuleTerms::limited);
         for one in rules.iter().map(|rule| rule.terms).chain(&limited) {
             all.inspect |= one.inspect;
+            // An allowance like a port: those of all rules add up.
+            all.ftp |= one.ftp;
             all.ca_pem = both(all.ca_pem, &one.ca_pem, |a, b| match a == *b {
                 true => a,
                 false => format!("{a}\n{b}").into(),

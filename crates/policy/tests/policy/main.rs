@@ -7,6 +7,7 @@ mod dns_settings;
 mod explaining;
 mod files;
 mod formats;
+mod ftp;
 mod lists;
 mod messages;
 mod narrow;

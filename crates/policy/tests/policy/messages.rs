@@ -49,7 +49,7 @@ fn unknown_keys() {
     );
     assert_eq!(
         domain("\"a.example\" = { verdict = \"allow\", colour = \"red\" }"),
-        "p.toml:3:36: error: unknown key `colour` in a rule (known keys: verdict, allow_no_sni, types, to, inspect, ca_file, methods, paths, rate, connections, connections_per_second, total_bytes, idle_timeout)"
+        "p.toml:3:36: error: unknown key `colour` in a rule (known keys: verdict, allow_no_sni, types, to, inspect, ca_file, ftp, methods, paths, rate, connections, connections_per_second, total_bytes, idle_timeout)"
     );
     assert_eq!(
         error(

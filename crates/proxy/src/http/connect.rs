@@ -22,14 +22,16 @@ pub(super) async fn connect(session: &mut Session<'_>, target: Target, head: &He
         decider, records, ..
     } = session.core;
     let at = At::new(Layer::Http, inbound).http(&head.read.method, None);
-    let mut ruling = decider.decide(&target);
+    let (target, mut ruling) = decider.enter(target);
     if http_only::refuses_connect(&target, &ruling) {
         let method = &head.read.method;
         let asks = Asks { method, path: "*" };
         ruling = decider.decide_request(&target, Shown::Nothing, asks);
     }
     if ruling.permit.is_none() {
-        let refused = Refused::denied(records, at, &target, ruling);
+        let hint = decider.ftp_hint(&target, &ruling);
+        let mut refused = Refused::denied(records, at.detail(hint), &target, ruling);
+        refused.refusal.hint = hint.map(str::to_owned);
         return answer(&refused, Some(head));
     }
     // An upstream that was kept for plain requests has no business here any more.

@@ -21,7 +21,9 @@ use super::upstream::{FailedUpstreamProxies, Upstream};
 use crate::flows::Carries;
 use crate::open_error::OpenError;
 use crate::records::Flow;
-use crate::request::{Change, Form, Permitted, Request, other_name};
+use crate::request::{
+    Change, Form, PROXY_WANTS_CREDENTIALS, Permitted, Request, WRONG_CREDENTIALS, other_name,
+};
 
 /// One request on its way.
 struct Sending<'r> {
@@ -224,7 +226,10 @@ fn after(
             let (reason, end) = (Reason::UpstreamProxyRefused, CloseReason::UpstreamClosed);
             let mut refused = sending.permitted.failed(reason, flow.id, end);
             refused.refusal.received_status = Some(status);
-            flow.detail = Some("the upstream proxy refused the request");
+            flow.detail = Some(match status {
+                PROXY_WANTS_CREDENTIALS => WRONG_CREDENTIALS,
+                _ => "the upstream proxy refused the request",
+            });
             flow.finish(end);
             return answer(&refused, Some(sending.head));
         }

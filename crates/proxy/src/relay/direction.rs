@@ -8,6 +8,7 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use portcullis_dial::Stream;
@@ -64,6 +65,18 @@ enum How {
     CopyOnly,
 }
 
+/// Reads what passes on a relay, before it is passed on.
+pub(crate) trait Watcher: Send + Sync {
+    /// These bytes come next in this direction.
+    fn saw(&self, way: Way, bytes: &[u8]);
+}
+
+/// Who watches one direction.
+pub(super) struct Watched {
+    pub(super) watcher: Arc<dyn Watcher>,
+    pub(super) way: Way,
+}
+
 /// What went wrong in one direction, in terms of that direction.
 pub(super) enum RelayError {
     /// The side that is read broke.
@@ -93,8 +106,8 @@ pub(super) struct Direction {
     /// Bytes that the receiver has not taken yet, still in the kernel.
     pipe: Option<Pipe>,
     how: How,
-    /// What to copy next time; grows while the receiver takes everything.
-    read_bytes: usize,
+    /// What to copy next time, at least [`MIN_READ_BYTES`]; grows while the receiver takes everything.
+    read_bytes: u32,
     /// The sender is done.
     pub(super) ended: bool,
     /// The receiver knows, or cannot be told.
@@ -104,6 +117,8 @@ pub(super) struct Direction {
     /// The receiver's socket still waits for a full segment (Nagle). That delays nothing before the
     /// second write, and many connections have one only: it is switched off then.
     delays: bool,
+    /// Nothing is spliced then.
+    watched: Option<Box<Watched>>,
 }
 
 impl Direction {
@@ -119,6 +134,18 @@ impl Direction {
         Direction::default()
     }
 
+    /// Has what is read from now on watched.
+    pub(super) fn watch(&mut self, watched: Watched) {
+        self.how = How::CopyOnly;
+        self.watched = Some(Box::new(watched));
+    }
+
+    fn saw(&self, bytes: &[u8]) {
+        if let Some(Watched { watcher, way }) = self.watched.as_deref() {
+            watcher.saw(*way, bytes);
+        }
+    }
+
     /// Before each write: the second one must not wait for the first one's acknowledgement.
     fn hurry(&mut self, to: &impl End) {
         if self.delays && self.bytes > 0 {
@@ -130,6 +157,7 @@ impl Direction {
 
     /// Adds bytes that were read elsewhere; they go before what is read from now on.
     pub(super) fn push(&mut self, bytes: Vec<u8>) {
+        self.saw(&bytes);
         if bytes.is_empty() {
             // Not to keep an empty buffer's memory for as long as the relay lives.
         } else if self.held.is_empty() {
@@ -302,7 +330,7 @@ impl Direction {
             Ok(filled) => {
                 if filled < MIN_SPLICE_BYTES {
                     self.how = How::Copy;
-                    self.read_bytes = MIN_READ_BYTES;
+                    self.read_bytes = 0;
                 }
                 Ok(true)
             }
@@ -338,8 +366,8 @@ impl Direction {
         to: &mut impl End,
         scratch: &mut [u8],
     ) -> Poll<Result<bool, RelayError>> {
-        self.read_bytes = self.read_bytes.clamp(MIN_READ_BYTES, MAX_READ_BYTES);
-        let mut buffer = ReadBuf::new(&mut scratch[..self.read_bytes]);
+        let most = (self.read_bytes as usize).clamp(MIN_READ_BYTES, MAX_READ_BYTES);
+        let mut buffer = ReadBuf::new(&mut scratch[..most]);
         if ready!(Pin::new(from).poll_read(cx, &mut buffer)).is_err() {
             return Poll::Ready(Err(RelayError::Sender));
         }
@@ -347,10 +375,11 @@ impl Direction {
         if read.is_empty() {
             return Poll::Ready(Ok(false));
         }
-        if read.len() == self.read_bytes && self.how == How::Copy {
+        if read.len() == most && self.how == How::Copy {
             self.how = How::Splice;
         }
-        let full = read.len() == self.read_bytes;
+        let full = read.len() == most;
+        self.saw(read);
         self.hurry(to);
         let written = match Pin::new(to).poll_write(cx, read) {
             Poll::Ready(Ok(written)) => written,
@@ -361,9 +390,9 @@ impl Direction {
         if written < read.len() {
             self.held = read[written..].to_vec();
             self.at = 0;
-            self.read_bytes = MIN_READ_BYTES;
+            self.read_bytes = 0;
         } else if full {
-            self.read_bytes *= 2;
+            self.read_bytes = 2 * most as u32;
         }
         Poll::Ready(Ok(true))
     }

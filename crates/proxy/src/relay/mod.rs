@@ -13,6 +13,7 @@ mod tests;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use portcullis_dial::Stream;
@@ -22,7 +23,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
-use self::direction::{Direction, RelayError, permit_for};
+pub(crate) use self::direction::Watcher;
+use self::direction::{Direction, RelayError, Watched, permit_for};
 use crate::limits::{HALF_CLOSED_CHECK, KEEPALIVE_DELAY, MAX_READ_BYTES, MIN_READ_BYTES};
 use crate::meter::{Meter, Way};
 use crate::socket;
@@ -115,6 +117,14 @@ impl Relay {
             check: None,
             keepalive: Keepalive::Unset,
             meter: None,
+        }
+    }
+
+    /// Has everything that passes from now on watched.
+    pub(crate) fn watch(&mut self, watcher: Arc<dyn Watcher>) {
+        for (direction, way) in [(&mut self.up, Way::Up), (&mut self.down, Way::Down)] {
+            let watcher = watcher.clone();
+            direction.watch(Watched { watcher, way });
         }
     }
 

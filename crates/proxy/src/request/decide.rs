@@ -17,6 +17,7 @@ use super::change::Change;
 use super::fields::{Override, overrides};
 use super::refusal::{Refusal, authority};
 use crate::decider::Decider;
+use crate::hint;
 use crate::http_only;
 use crate::inbound::Inbound;
 use crate::open_error::OpenError;
@@ -124,7 +125,7 @@ impl Deref for Resolved<'_> {
 /// A request that is not sent: what the client is told, and how the connection around it ends.
 #[derive(Debug)]
 pub(crate) struct Refused {
-    pub(crate) refusal: Refusal,
+    pub(crate) refusal: Box<Refusal>,
     pub(crate) end: CloseReason,
 }
 
@@ -419,10 +420,10 @@ pub(crate) fn malformed(
     help: Option<&'static str>,
 ) -> Refused {
     let id = records.malformed(at, place.target());
-    let refusal = Refusal {
+    let refusal = Box::new(Refusal {
         help,
         ..Refusal::new(Reason::Malformed, id)
-    };
+    });
     let end = CloseReason::ClientProtocol;
     Refused { refusal, end }
 }
@@ -436,11 +437,11 @@ impl Refused {
         ruling: Ruling,
     ) -> Refused {
         let id = records.decision(at, target, &ruling);
-        let refusal = Refusal {
+        let refusal = Box::new(Refusal {
             target: Some(authority(target)),
             suggestion: ruling.suggestion.map(String::into_boxed_str),
             ..Refusal::new(ruling.reason, id)
-        };
+        });
         let end = CloseReason::Denied;
         Refused { refusal, end }
     }
@@ -454,10 +455,11 @@ impl Refused {
         error: &OpenError,
     ) -> Refused {
         let id = records.failed(at, target, ruling, error);
-        let refusal = Refusal {
+        let refusal = Box::new(Refusal {
             target: Some(authority(target)),
+            hint: hint::unused_proxy(ruling, error),
             ..Refusal::failed(error, id)
-        };
+        });
         let end = error.close_reason();
         Refused { refusal, end }
     }
@@ -472,7 +474,7 @@ impl Permitted<'_> {
 
     /// Tells that the request failed after its flow was recorded.
     pub(crate) fn failed(&self, reason: Reason, id: DecisionId, end: CloseReason) -> Refused {
-        let refusal = Refusal::new(reason, id);
+        let refusal = Box::new(Refusal::new(reason, id));
         self.tells_target(Refused { refusal, end })
     }
 

@@ -20,4 +20,4 @@ pub(crate) use decide::{Core, Form, Permitted, Place, Refused, Request, malforme
 pub(crate) use fields::{Passing, Section};
 pub(crate) use head_error::HeadError;
 pub(crate) use other_name::other_name;
-pub(crate) use refusal::{Format, GATEWAY, Refusal};
+pub(crate) use refusal::{Format, GATEWAY, PROXY_WANTS_CREDENTIALS, Refusal, WRONG_CREDENTIALS};

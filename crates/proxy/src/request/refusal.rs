@@ -19,6 +19,10 @@ use crate::target::Target;
 pub(crate) const GATEWAY: &str = "portcullis";
 /// The least that a client over a limit is told to wait.
 const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// The status of a proxy that wants other credentials than it got, or some at all (RFC 9110 section 15.5.8).
+pub(crate) const PROXY_WANTS_CREDENTIALS: u16 = 407;
+/// What that means.
+pub(crate) const WRONG_CREDENTIALS: &str = "the upstream proxy answered 407: the credentials that the gateway has for it are missing or wrong";
 /// Fields of an answer; there are fewer.
 const MAX_FIELDS: usize = 8;
 
@@ -64,6 +68,8 @@ pub(crate) struct Refusal {
     pub(crate) help: Option<&'static str>,
     /// What exactly failed upstream, in a few words.
     pub(crate) cause: Option<&'static str>,
+    /// What the operator of the sandbox could do about it, where that is known.
+    pub(crate) hint: Option<String>,
     /// The status with which the upstream proxy refused (RFC 9209 section 2.1.5).
     pub(crate) received_status: Option<u16>,
     /// What a client over a limit is told to wait, where more than [`MIN_RETRY_AFTER`].
@@ -89,6 +95,7 @@ impl Refusal {
             suggestion: None,
             help: None,
             cause: None,
+            hint: None,
             received_status: None,
             retry_after: MIN_RETRY_AFTER,
         }
@@ -134,6 +141,16 @@ impl Refusal {
         }
     }
 
+    /// What exactly failed.
+    fn cause(&self) -> Option<Cow<'static, str>> {
+        let told = |status: u16| match status {
+            PROXY_WANTS_CREDENTIALS => WRONG_CREDENTIALS.into(),
+            status => format!("the upstream proxy answered {status}").into(),
+        };
+        let cause = self.cause.map(Cow::Borrowed);
+        cause.or_else(|| self.received_status.map(told))
+    }
+
     fn sentence(&self) -> &str {
         self.help.unwrap_or(self.reason.sentence())
     }
@@ -141,7 +158,7 @@ impl Refusal {
     fn text(&self) -> String {
         let mut text = format!("{GATEWAY}: {}\n", self.sentence());
         let _ = writeln!(text, "reason: {}", self.reason.code());
-        if let Some(cause) = self.cause {
+        if let Some(cause) = self.cause() {
             let _ = writeln!(text, "cause: {cause}");
         }
         if let Some(target) = &self.target {
@@ -149,6 +166,9 @@ impl Refusal {
         }
         if let Some(line) = &self.suggestion {
             let _ = writeln!(text, "to allow it: {line}");
+        }
+        if let Some(hint) = &self.hint {
+            let _ = writeln!(text, "hint: {hint}");
         }
         let _ = writeln!(text, "decision: {}", self.id);
         text
@@ -159,9 +179,10 @@ impl Refusal {
             "error": self.reason.http_error().unwrap_or(self.reason.code()),
             "reason": self.reason.code(),
             "message": self.sentence(),
-            "cause": self.cause,
+            "cause": self.cause(),
             "target": self.target,
             "suggestion": self.suggestion,
+            "hint": self.hint,
             "decision": self.id.to_string(),
         })
         .to_string();

@@ -10,6 +10,7 @@ mod cleartext;
 mod connect;
 mod forward;
 mod framing;
+mod ftp;
 mod hello;
 mod http2;
 mod inspect;

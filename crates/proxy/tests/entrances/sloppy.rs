@@ -1,6 +1,7 @@
 //! Servers and programs that are sloppy within what RFC 9110 and RFC 9112 have readers put up with: what
 //! works without a gateway works through it, and what does not says why.
 
+use crate::inspect::{both, hear_rest, hear_until, say};
 use crate::scenario;
 use crate::talk::Talk;
 use crate::world::World;
@@ -172,4 +173,75 @@ scenario!(an_empty_line_behind_a_body_is_passed_over, |world| {
         .say("GET http://a.example/2 HTTP/1.1\r\nHost: a.example\r\n\r\n")
         .await;
     assert!(upstream.hear_head().await.starts_with("GET /2 "));
+});
+
+/// What a program hears on an inspected connection that sends this, and is answered so.
+async fn heard_inside(world: &World, request: &str, answer: &str) -> (String, String) {
+    let (mut program, mut upstream) = both(world).await;
+    say(&mut program, request).await;
+    let head = hear_until(&mut upstream, "\r\n\r\n").await;
+    say(&mut upstream, answer).await;
+    drop(upstream);
+    (head, hear_rest(&mut program).await)
+}
+
+scenario!(inside_inspected_https_too, |world| {
+    world.lease("192.0.2.7", "look.example");
+    let request = "GET / HTTP/1.1\r\nHost: look.example\r\nConnection: close\r\n\r\n";
+    let chunks = "5\r\nhello\r\n0\r\n\r\n";
+    for fields in [
+        "Content-Length : 5\r\n\r\nhello",
+        "X: a\r\n b\r\nContent-Length: 5\r\n\r\nhello",
+        "no field\r\nContent-Length: 5\r\n\r\nhello",
+        "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+        "X: y\nContent-Length: 5\n\nhello",
+        &format!("Transfer-Encoding: chunked, chunked\r\n\r\n{chunks}"),
+        &format!("Transfer-Encoding: chunked\r\nTransfer-Encoding: Chunked\r\n\r\n{chunks}"),
+    ] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{fields}");
+        let (_, heard) = heard_inside(&world, request, &answer).await;
+        assert!(heard.starts_with("HTTP/1.1 200 "), "{fields}: {heard}");
+        assert!(heard.contains("hello"), "{fields}: {heard}");
+    }
+    let answer = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+    let old = "GET / HTTP/1.0\r\nHost: look.example\r\n\r\n";
+    let (_, heard) = heard_inside(&world, old, &answer).await;
+    assert!(heard.ends_with("\r\n\r\nhello"), "{heard}");
+    for (answer, cause) in [
+        (
+            "SSH-2.0-x\r\n\r\n",
+            "cause: the response head is not HTTP/1 as it should be",
+        ),
+        (
+            "HTTP/1.1 99999 x\r\n\r\n",
+            "cause: the response's status line has no valid status",
+        ),
+        (
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "cause: ",
+        ),
+        ("", "cause: upstream broke off before it answered"),
+    ] {
+        let (_, heard) = heard_inside(&world, request, answer).await;
+        assert!(heard.starts_with("HTTP/1.1 502 "), "{answer}: {heard}");
+        assert!(heard.contains(cause), "{answer}: {heard}");
+    }
+    let (mut program, mut upstream) = both(&world).await;
+    let requests = "\r\n\r\nGET /caf\u{e9}?q=\u{e9} HTTP/1.1\r\nHost: look.example\r\n\r\n";
+    for _ in 0..2 {
+        say(&mut program, requests).await;
+        let head = hear_until(&mut upstream, "\r\n\r\n").await;
+        assert!(
+            head.starts_with("GET /caf%C3%A9?q=%C3%A9 HTTP/1.1\r\n"),
+            "{head}"
+        );
+        say(
+            &mut upstream,
+            "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        )
+        .await;
+        hear_until(&mut program, "\r\n\r\n").await;
+    }
+    say(&mut program, &"\r\n".repeat(5)).await;
+    assert!(hear_rest(&mut program).await.starts_with("HTTP/1.1 400 "));
 });
