@@ -3,9 +3,12 @@
 //! host's namespace, as the reference.
 #![forbid(unsafe_code)]
 
+#[path = "../support/processes.rs"]
+mod processes;
 #[path = "../support/mod.rs"]
 mod support;
 
 mod discovery;
 mod negotiate;
 mod realm;
+mod upstream_proxy;

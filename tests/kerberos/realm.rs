@@ -114,8 +114,39 @@ impl Realm {
         realm
     }
 
+    /// Where its servers keep their files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// A key for one more service, in a file that its server can read; the file's path.
+    pub fn keytab(&self, service: &str, file: &str) -> String {
+        let path = self.folder.join(file).display().to_string();
+        for order in [
+            format!("addprinc -randkey {service}"),
+            format!("ktadd -k {path} {service}"),
+        ] {
+            self.must("kadmin.local", &["-r", REALM, "-p", "tests", "-q", &order]);
+        }
+        self.must("chmod", &["0644", &path]);
+        path
+    }
+
+    /// Gets the user's first ticket into the cache of a client that has begun.
+    pub fn log_in(&self, name: &str) {
+        let home = self.world.home();
+        let cache = home.join(format!("{name}.ccache"));
+        let mut command = self.world.command("sh");
+        command
+            .env("KRB5_CONFIG", home.join(format!("{name}.krb5.conf")))
+            .env("KRB5CCNAME", format!("FILE:{}", cache.display()))
+            .args(["-c", &kinit()]);
+        let done = finish(&mut command, TOOL_LIMIT);
+        assert!(done.ok(), "{done}\n{}", self.logs());
+    }
+
     /// The command of one of the realm's own programs.
-    fn tool(&self, program: &str) -> Command {
+    pub fn tool(&self, program: &str) -> Command {
         let mut command = self.world.internet_command(program);
         command
             .env("KRB5_CONFIG", self.folder.join("krb5.conf"))

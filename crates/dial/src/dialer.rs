@@ -16,7 +16,7 @@ use crate::error::DialError;
 use crate::guard::Guard;
 use crate::host::HostAddresses;
 use crate::inside::{self, Inside};
-use crate::upstream_proxy::{GROUP_TIMEOUT, UpstreamProxies, proxies_for};
+use crate::upstream_proxy::{GROUP_TIMEOUT, Tickets, UpstreamProxies, proxies_for};
 
 /// How long opening a connection may take, lookup and upstream proxies included: a second more than
 /// those have, so that it is said which of them did not answer.
@@ -40,6 +40,8 @@ pub struct DialConfig {
     pub extra_attempts: usize,
     /// Makes the sockets for servers of the sandbox's own, where there is a sandbox.
     pub inside: Option<Arc<dyn Inside>>,
+    /// Makes tokens for upstream proxies that take the caller's Kerberos ticket.
+    pub tickets: Option<Arc<dyn Tickets>>,
 }
 
 impl DialConfig {
@@ -53,6 +55,7 @@ impl DialConfig {
             host: HostAddresses::Interfaces,
             extra_attempts: MAX_EXTRA_ATTEMPTS,
             inside: None,
+            tickets: None,
         }
     }
 }
@@ -75,11 +78,12 @@ impl Dialer {
             host,
             extra_attempts,
             inside,
+            tickets,
         } = config;
         let guard = Guard::new(policy, host, listeners, resolver.leases().clone());
         Dialer {
             direct: Direct::new(guard, resolver, extra_attempts),
-            upstream_proxies: UpstreamProxies::default(),
+            upstream_proxies: UpstreamProxies::new(tickets),
             inside,
         }
     }

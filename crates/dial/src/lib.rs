@@ -41,6 +41,7 @@ pub use host::{Host, HostAddresses, LOOPBACK, reaches};
 pub use inside::{Inside, connect_inside};
 pub use socket::ATTEMPT_TIMEOUT;
 pub use stream::{ReadHalf, Stream, WriteHalf};
+pub use upstream_proxy::Tickets;
 
 #[cfg(test)]
 mod dialer_tests;

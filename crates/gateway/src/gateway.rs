@@ -8,7 +8,7 @@ use crate::serving::Serving;
 use crate::startup::{Acceptable, BuildError, StartError, check};
 use crate::synthetic;
 use arc_swap::ArcSwap;
-use portcullis_dial::{DialConfig, Dialer, Host, HostAddresses, Inside};
+use portcullis_dial::{DialConfig, Dialer, Host, HostAddresses, Inside, Tickets};
 use portcullis_dns::{
     AddressGate, Clock, DnsConfig, DnsService, HostsFile, LEASE_GRACE, Leases, NoGate, OwnNames,
     PolicyHandle, StartupSchedule,
@@ -34,6 +34,7 @@ pub struct Builder {
     gate: Box<dyn AddressGate>,
     own: OwnNames,
     inside: Option<InsideServers>,
+    tickets: Option<Arc<dyn Tickets>>,
     listeners: Vec<SocketAddr>,
     host_listeners: Vec<SocketAddr>,
     resolve: Option<Resolve>,
@@ -91,6 +92,12 @@ impl Builder {
     /// request for `localhost` or a loopback address is the policy's business like any other.
     pub fn inside(mut self, own: Own, sockets: Arc<dyn Inside>) -> Self {
         self.inside = Some(InsideServers { own, sockets });
+        self
+    }
+
+    /// What makes tokens for upstream proxies that take Kerberos tickets (`auth = "negotiate"`).
+    pub fn tickets(mut self, tickets: Arc<dyn Tickets>) -> Self {
+        self.tickets = Some(tickets);
         self
     }
 
@@ -226,6 +233,7 @@ impl Builder {
         dial.extra_attempts = shares.extra_attempts;
         let inside = self.inside;
         dial.inside = inside.as_ref().map(|inside| inside.sockets.clone());
+        dial.tickets = self.tickets;
         let dialer = Arc::new(Dialer::new(dial));
         let proxy = Proxy::new(
             policy.clone(),
@@ -286,6 +294,7 @@ impl Gateway {
             gate: Box::new(NoGate),
             own: OwnNames::default(),
             inside: None,
+            tickets: None,
             listeners: Vec::new(),
             host_listeners: Vec::new(),
             resolve: None,

@@ -64,7 +64,7 @@ pub use startup::{Acceptable, BuildError, ResolverError, StartError};
 pub use synthetic::{RangeError, check_synthetic_range};
 
 // What an embedder needs of the crates below.
-pub use portcullis_dial::{Inside, LOOPBACK, connect_inside};
+pub use portcullis_dial::{Inside, LOOPBACK, Tickets, connect_inside};
 pub use portcullis_dns::{
     AddressGate, HostsFile, Leases, OwnNames, PolicyHandle, ResolvConf, SearchList, StartupError,
     StartupFailure, StartupName, StartupSchedule,

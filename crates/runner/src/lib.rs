@@ -25,6 +25,7 @@ mod report;
 mod runtime;
 mod sandboxed;
 mod thread;
+mod tickets;
 mod trust;
 mod unix_refusals;
 mod unresolved;

@@ -6,6 +6,7 @@ use crate::host_files::HostFiles;
 use crate::records;
 use crate::reload::{Rejected, Reload};
 use crate::report::record_start;
+use crate::tickets::CallersTickets;
 use crate::unresolved::Unresolved;
 use portcullis_dial::{Host, HostAddresses, reaches};
 use portcullis_gateway::{
@@ -171,6 +172,7 @@ async fn serve(
         .hosts(Arc::new(host_files.hosts()))
         .recorder(recorder.clone())
         .own(own)
+        .tickets(Arc::new(CallersTickets))
         .host_listeners(listeners)
         .acceptable(acceptable)
         .transparent(false)

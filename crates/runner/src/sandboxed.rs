@@ -13,6 +13,7 @@ use crate::refused::RefusedReader;
 use crate::reload::{Rejected, Reload};
 use crate::report::{Collector, Report, record_start};
 use crate::runtime;
+use crate::tickets::CallersTickets;
 use crate::trust::Trust;
 use crate::unix_refusals;
 use crate::unresolved::Unresolved;
@@ -364,7 +365,7 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
     let inside: Arc<dyn Inside> = Arc::new(InsideSockets(control.clone()));
     let names = own_names(&addresses);
     let hosts = Arc::new(host_files.hosts());
-    let mut builder = Gateway::builder();
+    let mut builder = Gateway::builder().tickets(Arc::new(CallersTickets));
     if let Some(own) = inside::own(&addresses, names.hostname.clone(), hosts.clone()) {
         builder = builder.inside(own, inside.clone());
     }

@@ -20,6 +20,7 @@ mod fds;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gateway_side;
+mod gssapi;
 mod ids;
 mod init;
 mod inside;
@@ -66,6 +67,7 @@ pub use exit_status::{
     Killed,
 };
 pub use gateway_side::{Control, GatewaySide, Sockets};
+pub use gssapi::http_token;
 pub use inside::Inside;
 pub use kernel_set::KernelSet;
 pub use mount_table::MountTable;

@@ -27,6 +27,8 @@ const MAX_INTERIM_REPLIES: usize = 8;
 pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(15);
 /// Longest reason phrase kept for the record, in bytes.
 const MAX_PHRASE_BYTES: usize = 80;
+/// The status of a proxy that wants credentials, or others.
+const UNAUTHENTICATED: u16 = 407;
 /// How every reply begins.
 const BEGINNING: &[u8] = b"HTTP/1.";
 /// What is said of one that does not.
@@ -48,9 +50,9 @@ pub(crate) fn basic(credentials: &Credentials) -> String {
 pub(crate) async fn open(
     stream: &mut Stream,
     target: &ConnectTarget,
-    credentials: Option<&Credentials>,
+    authorization: Option<&str>,
 ) -> Result<(), ProxyFailure> {
-    match timeout(REPLY_TIMEOUT, exchange(stream, target, credentials)).await {
+    match timeout(REPLY_TIMEOUT, exchange(stream, target, authorization)).await {
         Ok(result) => result,
         Err(_) => Err(down(
             Reason::UpstreamProxyTimeout,
@@ -70,12 +72,12 @@ fn broken(error: io::Error) -> ProxyFailure {
 async fn exchange(
     stream: &mut Stream,
     target: &ConnectTarget,
-    credentials: Option<&Credentials>,
+    authorization: Option<&str>,
 ) -> Result<(), ProxyFailure> {
     let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
-    if let Some(credentials) = credentials {
+    if let Some(authorization) = authorization {
         // Writing into a String cannot fail.
-        let _ = write!(request, "Proxy-Authorization: {}\r\n", basic(credentials));
+        let _ = write!(request, "Proxy-Authorization: {authorization}\r\n");
     }
     request.push_str("\r\n");
     stream.write_all(request.as_bytes()).await.map_err(broken)?;
@@ -94,7 +96,8 @@ async fn exchange(
             }
             _ => {
                 let reason = refusal(status);
-                let detail = format!("answered {status} {phrase} to CONNECT {target}");
+                let wants = wants_more_than_basic(status, &head);
+                let detail = format!("answered {status} {phrase} to CONNECT {target}{wants}");
                 let mut error = DialError::new(reason, detail);
                 error.received_status = Some(status);
                 return Err(ProxyFailure::Answered(error));
@@ -103,6 +106,37 @@ async fn exchange(
     }
     let detail = "answered with interim replies only";
     Err(down(Reason::UpstreamProxyProtocol, detail))
+}
+
+/// What a proxy that takes no Basic wants in its place, for the record.
+fn wants_more_than_basic(status: u16, head: &[u8]) -> String {
+    const FIELD: &[u8] = b"proxy-authenticate:";
+    const KNOWN: [&str; 4] = ["Basic", "Digest", "Negotiate", "NTLM"];
+    if status != UNAUTHENTICATED {
+        return String::new();
+    }
+    let lines = head.split(|byte| *byte == b'\n');
+    let offers: Vec<&[u8]> = lines
+        .filter_map(|line| line.split_at_checked(FIELD.len()))
+        .filter(|(name, _)| name.eq_ignore_ascii_case(FIELD))
+        .filter_map(|(_, value)| {
+            let words = value.trim_ascii().split(|byte| matches!(byte, b' ' | b','));
+            words.into_iter().next()
+        })
+        .collect();
+    let offered = |scheme: &str| {
+        offers
+            .iter()
+            .any(|own| own.eq_ignore_ascii_case(scheme.as_bytes()))
+    };
+    let wanted: Vec<&str> = KNOWN.into_iter().filter(|scheme| offered(scheme)).collect();
+    match wanted.first() {
+        None | Some(&"Basic") => String::new(),
+        Some(_) => format!(
+            "; it wants {}, and the gateway knows Basic alone",
+            wanted.join(" or ")
+        ),
+    }
 }
 
 /// What a status other than 2xx means: 5xx that it could not get there, all others that it will not.
@@ -220,6 +254,32 @@ mod tests {
     fn credentials_of_rfc_7617_section_2() {
         let aladdin = Credentials::parse("Aladdin:open sesame").unwrap();
         assert_eq!(basic(&aladdin), "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==");
+    }
+
+    #[test]
+    fn what_a_proxy_wants_that_takes_no_basic() {
+        let told = |fields: &str| {
+            let head = format!("HTTP/1.1 407 no\r\n{fields}Connection: close\r\n\r\n");
+            wants_more_than_basic(407, head.as_bytes())
+        };
+        let both = "Proxy-Authenticate: NTLM\r\nproxy-authenticate:Negotiate\r\n";
+        assert_eq!(
+            told(both),
+            "; it wants Negotiate or NTLM, and the gateway knows Basic alone"
+        );
+        let digest = "Proxy-Authenticate: Digest realm=\"x\"\r\n";
+        assert_eq!(
+            told(digest),
+            "; it wants Digest, and the gateway knows Basic alone"
+        );
+        for silent in [
+            "",
+            "Proxy-Authenticate: basic realm=x\r\nProxy-Authenticate: NTLM\r\n",
+            "Proxy-Authenticate: own\r\n",
+        ] {
+            assert_eq!(told(silent), "", "{silent}");
+        }
+        assert_eq!(wants_more_than_basic(403, both.as_bytes()), "");
     }
 
     #[test]

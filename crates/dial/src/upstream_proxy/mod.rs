@@ -9,6 +9,7 @@ mod connect;
 #[cfg(test)]
 mod connect_tests;
 mod health;
+mod negotiate;
 mod socks5;
 mod target;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 mod tls;
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_names::Name;
@@ -28,6 +30,8 @@ use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use self::health::Health;
+pub use self::negotiate::Tickets;
+use self::negotiate::Tokens;
 use self::target::{ConnectTarget, ProxyFailure, TargetHost};
 use crate::dialed::{AbsoluteForm, Dialed};
 use crate::direct::Direct;
@@ -46,10 +50,11 @@ const REACH_TIMEOUT: Duration = Duration::from_secs(4);
 const MAX_ADDRESSES: usize = 3;
 
 /// What is known of the upstream proxies.
-#[derive(Default)]
 pub(crate) struct UpstreamProxies {
     pub(crate) health: Health,
     configs: ClientConfigs,
+    /// What makes tokens for those that take Kerberos tickets.
+    tokens: Option<Tokens>,
 }
 
 /// The proxies for this destination. The host's own name never goes there, nor what a rule sends to
@@ -164,6 +169,15 @@ fn check(guard: &Guard, to: SocketAddr) -> Result<(), DialError> {
 }
 
 impl UpstreamProxies {
+    /// Nothing is known of them yet.
+    pub(crate) fn new(tickets: Option<Arc<dyn Tickets>>) -> UpstreamProxies {
+        UpstreamProxies {
+            health: Health::default(),
+            configs: ClientConfigs::default(),
+            tokens: tickets.map(Tokens::new),
+        }
+    }
+
     /// Opens the connection through the first proxy of the group that answers.
     ///
     /// # Errors
@@ -186,6 +200,7 @@ impl UpstreamProxies {
                 proxy,
                 direct,
                 configs: &self.configs,
+                tokens: self.tokens.as_ref(),
                 tunnelled,
                 reach_timeout: if left > 1 { REACH_TIMEOUT } else { share },
             };
@@ -222,6 +237,7 @@ struct Asking<'a> {
     proxy: &'a UpstreamProxy,
     direct: &'a Direct,
     configs: &'a ClientConfigs,
+    tokens: Option<&'a Tokens>,
     tunnelled: bool,
     reach_timeout: Duration,
 }
@@ -264,11 +280,10 @@ impl Asking<'_> {
         target: &ConnectTarget,
         dialed: &mut Dialed,
     ) -> Result<(), ProxyFailure> {
-        let credentials = self.proxy.credentials();
         let scheme = self.proxy.scheme();
         if !self.tunnelled && scheme != ProxyScheme::Socks5 {
             let absolute = AbsoluteForm {
-                authorization: credentials.map(connect::basic),
+                authorization: negotiate::authorization(self.proxy, self.tokens).await?,
                 address: target.address(),
             };
             dialed.absolute = Some(absolute.into());
@@ -277,9 +292,10 @@ impl Asking<'_> {
         let start = Instant::now();
         let stream = &mut dialed.stream;
         let opened = match scheme {
-            ProxyScheme::Socks5 => socks5::open(stream, target, credentials).await,
+            ProxyScheme::Socks5 => socks5::open(stream, target, self.proxy.credentials()).await,
             ProxyScheme::Http | ProxyScheme::Https => {
-                connect::open(stream, target, credentials).await
+                let told = negotiate::authorization(self.proxy, self.tokens).await?;
+                connect::open(stream, target, told.as_deref()).await
             }
         };
         dialed.timings.set(Stage::Proxy, start.elapsed());

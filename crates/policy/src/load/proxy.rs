@@ -62,6 +62,7 @@ struct TermsDraft {
     secret: Option<Written<Secret>>,
     ca_file: Option<Written<String>>,
     by_address: Option<bool>,
+    negotiates: Option<bool>,
 }
 
 /// Reads the section.
@@ -81,6 +82,7 @@ pub(super) fn read(proxies: &mut ProxyDraft, sources: &mut Sources, node: &Node)
         secret: terms.secret.or(proxies.terms.secret.take()),
         ca_file: terms.ca_file.or(proxies.terms.ca_file.take()),
         by_address: terms.by_address.or(proxies.terms.by_address),
+        negotiates: terms.negotiates.or(proxies.terms.negotiates),
     };
     if let Some(node) = section.take("for") {
         proxies.choices = Some(choices(sources, node));
@@ -227,12 +229,26 @@ fn terms(sources: &mut Sources, section: &mut Section<'_>) -> TermsDraft {
     }
     let ca_file = section.text(sources, "ca_file");
     let connect = section.text(sources, "connect");
+    let auth = section.text(sources, "auth");
     TermsDraft {
         secret: file.or(variable),
         ca_file: ca_file.map(|file| file.map(str::to_owned)),
         by_address: connect
             .and_then(|word| choice(sources, word, &[("name", false), ("address", true)])),
+        negotiates: auth.and_then(|word| negotiates(sources, word)),
     }
+}
+
+/// How a proxy learns who its user is.
+fn negotiates(sources: &mut Sources, word: Written<&str>) -> Option<bool> {
+    if word.value.eq_ignore_ascii_case("ntlm") {
+        let message = "NTLM is not spoken: its answers can be passed on and guessed at";
+        let hint =
+            "write `auth = \"negotiate\"` for Kerberos, or give a user and password".to_owned();
+        sources.error_with(word.place, message, hint);
+        return None;
+    }
+    choice(sources, word, &[("basic", false), ("negotiate", true)])
 }
 
 fn is_variable(name: &str) -> bool {
@@ -352,6 +368,7 @@ struct ProxyTerms {
     credentials: Option<Credentials>,
     ca_pem: Option<Arc<str>>,
     by_address: bool,
+    negotiates: bool,
 }
 
 struct GroupBuilder<'m, 'r> {
@@ -367,9 +384,20 @@ impl GroupBuilder<'_, '_> {
         let made = own.as_ref().or(shared).unwrap_or(&none);
         let mut proxies = Vec::with_capacity(group.proxies.len());
         for proxy in group.proxies {
+            let place = proxy.place;
             match proxy.value.with_credentials(made.credentials.as_ref()) {
-                Ok(proxy) => proxies.push(proxy.with_authorities(made.ca_pem.as_ref())),
-                Err(message) => self.sources.error(proxy.place, message),
+                Ok(proxy) => {
+                    let proxy = proxy.with_authorities(made.ca_pem.as_ref());
+                    let proxy = match made.negotiates {
+                        true => proxy.negotiating(),
+                        false => Ok(proxy),
+                    };
+                    match proxy {
+                        Ok(proxy) => proxies.push(proxy),
+                        Err(message) => self.sources.error(place, message),
+                    }
+                }
+                Err(message) => self.sources.error(place, message),
             }
         }
         ProxyGroup::new(proxies, made.by_address)
@@ -393,6 +421,7 @@ impl GroupBuilder<'_, '_> {
             credentials,
             ca_pem,
             by_address: terms.by_address.unwrap_or(false),
+            negotiates: terms.negotiates.unwrap_or(false),
         }
     }
 

@@ -43,6 +43,8 @@ pub struct UpstreamProxy {
     scheme: ProxyScheme,
     endpoint: Endpoint,
     credentials: Option<Credentials>,
+    /// With the caller's Kerberos ticket, in place of credentials.
+    negotiates: bool,
     ca_pem: Option<Arc<str>>,
 }
 
@@ -81,6 +83,7 @@ impl UpstreamProxy {
             scheme,
             endpoint: Endpoint::parse(authority, scheme.port(), "proxy")?,
             credentials,
+            negotiates: false,
             ca_pem: None,
         })
     }
@@ -100,6 +103,30 @@ impl UpstreamProxy {
             self.credentials = Some(credentials.clone());
         }
         Ok(self)
+    }
+
+    /// The same, spoken to with the caller's Kerberos ticket (`Negotiate`, RFC 4559).
+    ///
+    /// # Errors
+    /// It is no HTTP proxy, has no name that a ticket could be for, or has credentials.
+    pub(crate) fn negotiating(mut self) -> Result<UpstreamProxy, String> {
+        let why = match (&self.endpoint.host, self.scheme) {
+            (_, ProxyScheme::Socks5) => "is for proxies of HTTP, and this one is of SOCKS",
+            (ProxyHost::Address(_), _) => {
+                "needs the proxy's name: Kerberos has no tickets for addresses"
+            }
+            _ if self.credentials.is_some() => "and a user and password exclude each other",
+            _ => {
+                self.negotiates = true;
+                return Ok(self);
+            }
+        };
+        Err(format!("`auth = \"negotiate\"` {why}"))
+    }
+
+    /// Whether it is told the caller's Kerberos ticket.
+    pub fn negotiates(&self) -> bool {
+        self.negotiates
     }
 
     /// The same with these authorities beside the host's, for a proxy that is spoken to in TLS.

@@ -299,3 +299,54 @@ fn what_is_wrong_with_a_list_or_a_table() {
         assert!(said.starts_with(&format!("etc/p.toml:{message}")), "{said}");
     }
 }
+
+#[test]
+fn a_kerberos_ticket_in_place_of_credentials() {
+    let of = |text: &str| {
+        let loaded = proxy(text, &[], &[]).map_err(|errors| lines(&errors))?;
+        let upstream = upstream(&loaded);
+        let group = upstream.https.as_ref().unwrap();
+        Ok::<_, String>(group.proxies()[0].negotiates())
+    };
+    let https = "https = \"http://p.example:3128\"\n";
+    for (text, negotiates) in [
+        (format!("{https}auth = \"negotiate\""), true),
+        (format!("{https}auth = \"basic\""), false),
+        (https.to_owned(), false),
+        (
+            "https = { url = \"https://p.example\", auth = \"negotiate\" }".to_owned(),
+            true,
+        ),
+        // A proxy that is written as a table has its own settings.
+        (
+            "https = { url = \"https://p.example\" }\nauth = \"negotiate\"".to_owned(),
+            false,
+        ),
+    ] {
+        assert_eq!(of(&text), Ok(negotiates), "{text}");
+    }
+    for (text, why) in [
+        (format!("{https}auth = \"NTLM\""), "NTLM is not spoken"),
+        (format!("{https}auth = \"digest\""), "digest"),
+        (
+            "https = \"http://u:p@p.example\"\nauth = \"negotiate\"".to_owned(),
+            "`auth = \"negotiate\"` and a user and password exclude each other",
+        ),
+        (
+            "https = \"http://192.0.2.1:3128\"\nauth = \"negotiate\"".to_owned(),
+            "needs the proxy's name",
+        ),
+        (
+            "https = \"socks5://p.example\"\nauth = \"negotiate\"".to_owned(),
+            "is for proxies of HTTP",
+        ),
+    ] {
+        let said = of(&text).unwrap_err();
+        assert!(said.contains(why), "{text}: {said}");
+    }
+    // The caller's own variables are looked at where no proxy is named.
+    let loaded = proxy("", &[], &[("HTTPS_PROXY", "http://u:p@p.example")]).unwrap();
+    assert_eq!(loaded.policy.settings().unused_proxy, Some("HTTPS_PROXY"));
+    let loaded = proxy(https, &[], &[("HTTPS_PROXY", "http://u:p@p.example")]).unwrap();
+    assert_eq!(loaded.policy.settings().unused_proxy, None);
+}
