@@ -7,6 +7,8 @@ mod processes;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod etc;
 mod hosts;
 mod mocks;
+mod search;
 mod synthetic;

@@ -8,3 +8,4 @@ mod support;
 
 mod encrypted;
 mod horizon;
+mod link;

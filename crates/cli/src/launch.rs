@@ -8,8 +8,8 @@ use crate::output::Hinted;
 use crate::written_file::WrittenFile;
 use crate::{child_env, hidden_credentials, socket_env, trust_env};
 use anyhow::{Context, bail};
-use portcullis_gateway::{host_resolv_conf, usable_resolvers};
-use portcullis_policy::{Policy, Resolve};
+use portcullis_gateway::{host_resolv_conf, interface_index, usable_resolvers};
+use portcullis_policy::{Policy, Resolve, Resolver};
 use portcullis_runner::{Publish, Reload, Report, RunConfig, Unresolved};
 use portcullis_sandbox::{
     Addresses, ExitStatus, Keyring, NameFiles, OpenRules, SandboxError, Spec, UnixSockets,
@@ -336,6 +336,19 @@ pub fn open_log(path: &Path) -> anyhow::Result<File> {
 /// missing.
 pub fn host_resolvers(policy: &Policy) -> anyhow::Result<Vec<SocketAddr>> {
     let settings = policy.settings();
+    let missing = |resolver: &Resolver| {
+        let interface = resolver.interface()?;
+        let is_there = interface.parse::<u32>().is_ok() || interface_index(interface).is_some();
+        (!is_there).then(|| interface.to_owned())
+    };
+    // One that is not there may come: where another resolver can be asked meanwhile, that is no error.
+    let all_missing: Option<Vec<String>> = settings.resolvers.iter().map(missing).collect();
+    if let Some([interface, ..]) = all_missing.as_deref() {
+        bail!(Hinted::new(
+            format!("no resolver can be asked: there is no network interface `{interface}`"),
+            Some("`ip link` lists the interfaces of this host"),
+        ));
+    }
     let zones = settings.dns.zones.iter().flat_map(|zone| &zone.resolvers);
     let mut all = settings.resolvers.iter().chain(zones);
     let to_find = all.find(|resolver| resolver.name().is_some());

@@ -5,7 +5,7 @@
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{self, Name, RData};
-use portcullis_names::{RecordType, Target};
+use portcullis_names::{NameBuf, RecordType, Target};
 use portcullis_policy::HOST_NAME;
 use portcullis_tls::{Authorities, client_config_blocking};
 use serde::{Deserialize, Serialize};
@@ -255,12 +255,42 @@ fn step<T>(findings: &mut Vec<Finding>, layer: Layer, step: impl FnOnce() -> Ste
     next
 }
 
+/// Looks a name up as the C library does: the names that the search list makes of it, one after the other.
 fn dns(name: &str) -> Step<Vec<IpAddr>> {
-    let servers = portcullis_gateway::host_resolv_conf()
-        .map(|host| portcullis_gateway::usable_resolvers(&host))
+    let host = portcullis_gateway::host_resolv_conf()
         .map_err(|error| format!("/etc/resolv.conf: {error}"))?;
+    let servers = portcullis_gateway::usable_resolvers(&host);
     // Where none is named the C library asks the loopback (resolv.conf(5)).
     let server = *servers.first().unwrap_or(&LOCAL_RESOLVER);
+    let mut last = None;
+    let parsed = NameBuf::from_program(name.as_bytes());
+    let parsed = parsed.as_ref().map_err(ToString::to_string)?;
+    let relative = Some(parsed.as_ref()).filter(|_| !name.ends_with('.'));
+    let mut candidates: Vec<String> = relative
+        .into_iter()
+        .flat_map(|name| host.search.candidates(name))
+        .map(|name| name.to_string())
+        .collect();
+    if candidates.is_empty() {
+        candidates.push(name.to_owned());
+    }
+    for candidate in candidates {
+        match dns_of(server, &candidate) {
+            Ok(mut found) => {
+                if candidate != name {
+                    found.saw = format!("{} as {candidate}", found.saw);
+                }
+                return Ok(found);
+            }
+            // What the policy lets through says more than what it refuses.
+            Err(failure) if failure.refused_by_policy && last.is_some() => {}
+            Err(failure) => last = Some(failure),
+        }
+    }
+    Err(last.unwrap_or_else(|| "no name to look up".into()))
+}
+
+fn dns_of(server: SocketAddr, name: &str) -> Step<Vec<IpAddr>> {
     let mut addresses = Vec::new();
     let mut worst = None;
     for kind in [RecordType::A, RecordType::AAAA] {

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_dns::{DnsService, PolicyHandle};
+use portcullis_dns::{DnsService, PolicyHandle, SearchList};
+use portcullis_names::{Name, NameRef};
 use portcullis_policy::{ConnectPermit, DatagramPermit, PermitTarget, Reason};
 use tokio::time::timeout;
 use tracing::debug;
@@ -86,6 +87,22 @@ impl Dialer {
             upstream_proxies: UpstreamProxies::new(tickets),
             inside,
         }
+    }
+
+    /// How short names are completed.
+    #[must_use]
+    pub fn search(&self) -> &SearchList {
+        self.direct.resolver.search()
+    }
+
+    /// The name that a program means by one that it left to a proxy to look up, where that is another one:
+    /// see [`DnsService::complete`].
+    pub async fn complete(&self, name: NameRef<'_>) -> Option<Name> {
+        if self.search().is_empty() {
+            return None;
+        }
+        // Boxed: a lookup's state is large, and few connections need one here.
+        Box::pin(self.direct.resolver.complete(name)).await
     }
 
     /// Opens the connection that `permit` allows: directly, or through an upstream proxy by CONNECT

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use portcullis_names::{AllowedClients, Name};
 use portcullis_record::Recorder;
 
-use crate::{Authorities, Clock, HostsFile, Leases, Network, PolicyHandle, SystemNetwork};
+use crate::{
+    Authorities, Clock, HostsFile, Leases, Network, PolicyHandle, SearchList, SystemNetwork,
+};
 
 /// Memory that one sandbox's cached answers may take, bytes.
 pub const CACHE_BYTES: u64 = 16 * 1024 * 1024;
@@ -31,6 +33,8 @@ pub struct DnsConfig {
     /// The host's hosts file: its names are answered from it, except in zones that the policy gives
     /// resolvers of their own.
     pub hosts: Arc<HostsFile>,
+    /// How short names are completed: the search list that programs inside have too.
+    pub search: SearchList,
     /// What opens the sockets to them; real ones by default.
     pub network: Arc<dyn Network>,
     /// Whose certificates encrypted resolvers may show; the host's authorities by default.
@@ -74,6 +78,7 @@ impl DnsConfig {
             policy,
             upstreams,
             hosts: Arc::default(),
+            search: SearchList::default(),
             network: Arc::new(SystemNetwork),
             authorities: Authorities::Host,
             leases,

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portcullis_names::{AllowedClients, Name, RecordType};
+use portcullis_names::{AllowedClients, Name, NameRef, RecordType};
 use portcullis_policy::{HOST_NAME, Mode, Policy, Reason, Verdict};
 use portcullis_record::{DecisionId, Protocol, Recorder};
 use portcullis_wire::dns::{Query, QueryError, guard_query, ptr_address};
@@ -31,6 +31,7 @@ use crate::reply::{self, Ede, ReplyContext, rcode};
 use crate::resolver::Resolver;
 use crate::response_cache::{BatchContext, Reusable, Validity};
 use crate::reverse::{LeasedNames, ReverseLookups};
+use crate::searches::Searches;
 use crate::synthetic::{self, Synthesis, SyntheticAnswers};
 
 /// How often a lookup is decided again because the policy changed while it was under way.
@@ -98,12 +99,22 @@ pub(crate) struct Forwarder {
     pub reverse: ReverseLookups,
     pub synthetic: SyntheticAnswers,
     pub resolver: Arc<Resolver>,
+    pub searches: Arc<Searches>,
     /// Places for connections of clients over TCP, of all listeners together.
     pub tcp_clients: Arc<Semaphore>,
     pub allowed_clients: AllowedClients,
 }
 
 impl Forwarder {
+    /// Whether a name means this host or the sandbox itself, whatever a search list would make of it.
+    pub(crate) fn is_own(&self, name: NameRef<'_>) -> bool {
+        let hostname = self.local.own.hostname.as_ref();
+        name.is_localhost()
+            || name.as_str() == HOST_NAME
+            || hostname.is_some_and(|own| own.as_ref() == name)
+            || self.resolver.lookup.hosts.load().addresses(name).is_some()
+    }
+
     /// Answers one query, waiting for an upstream where there is need.
     pub(crate) async fn answer(&self, message: &[u8], source: Source, out: &mut Vec<u8>) {
         if let Step::Wait(pending) = self.begin(message, source, out) {
@@ -319,6 +330,20 @@ impl Forwarder {
             // Also where the policy only watches: a canonical name need not be listed.
             decided.ruling = canonical_ruling(permits);
         } else if decision.reason == Reason::NotListed && self.local.answer_hostname(query, out) {
+            return None;
+        } else if canonical.is_none()
+            && matches!(
+                decided.ruling.reason,
+                Reason::NotListed | Reason::DeniedByRule
+            )
+            && !decided.ruling.permits()
+        {
+            if self.searches.refuse(query, &decided, out) {
+                query.may_repeat(Validity {
+                    canonical_names: Some(canonical_names),
+                    ..Validity::default()
+                });
+            }
             return None;
         } else if !decided.ruling.permits() {
             let refusal = match decided.ruling.reason {

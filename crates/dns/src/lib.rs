@@ -43,6 +43,7 @@ mod resolver;
 mod response_cache;
 mod reverse;
 mod search;
+mod searches;
 mod service;
 mod special_use;
 mod startup;

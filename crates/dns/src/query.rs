@@ -8,7 +8,7 @@ use std::time::Instant;
 use portcullis_names::{NameRef, RecordType};
 use portcullis_policy::{Decision, Policy, Reason, Request, RuleId, Verdict};
 use portcullis_record::{
-    Client, DecisionId, Event, Layer, Protocol, Recorder, Repeat, Stage, Timings,
+    Client, DecisionId, Event, Layer, Prepared, Protocol, Recorder, Repeat, Stage, Timings,
 };
 use portcullis_wire::dns::Query;
 use tracing::debug;
@@ -179,14 +179,6 @@ impl<'a> ClientQuery<'a> {
         self.query.qtype
     }
 
-    /// The question to the policy.
-    pub(crate) fn request(&self) -> Request<'a> {
-        Request::Lookup {
-            name: self.name,
-            qtype: self.query.qtype,
-        }
-    }
-
     /// Lets what was recorded and written stand for equal questions too, while it is valid.
     pub(crate) fn may_repeat(&self, validity: Validity) {
         let reusable = |repeat| Reusable { validity, repeat };
@@ -222,16 +214,56 @@ impl<'a> ClientQuery<'a> {
 
     /// Records a refusal and writes it.
     pub(crate) fn refuse(&self, decided: &Decided<'_>, refusal: Refusal, out: &mut Vec<u8>) {
-        let event = self.event(decided);
-        let suggest = || match refusal {
-            Refusal::Absent => decided.policy().suggestion(&self.request()),
-            _ => None,
-        };
-        let recorded = self.recorder.decide(&event, self.started, &suggest);
-        let id = recorded.id;
-        self.repeat.set(recorded.repeat);
-        self.trace(id, decided.ruling);
+        if refusal == Refusal::Absent {
+            return self.refuse_for(decided, self.name, out);
+        }
+        let id = self.record_refusal(decided, &|| None);
         self.write_refusal(decided.ruling.reason, id, refusal, out);
+    }
+
+    /// Records that the name is not there for the sandbox, and says so. `wanted` is what a rule should
+    /// list for it.
+    pub(crate) fn refuse_for(&self, decided: &Decided<'_>, wanted: NameRef<'_>, out: &mut Vec<u8>) {
+        let request = Request::Lookup {
+            name: wanted,
+            qtype: self.qtype(),
+        };
+        let id = self.record_refusal(decided, &|| decided.policy().suggestion(&request));
+        self.write_refusal(decided.ruling.reason, id, Refusal::Absent, out);
+    }
+
+    /// Says that the name is not there for the sandbox. What is returned is recorded later, or not.
+    pub(crate) fn refuse_for_now(&self, decided: &Decided<'_>, out: &mut Vec<u8>) -> Prepared {
+        let prepared = self.recorder.prepare(&self.event(decided), self.started);
+        self.trace(prepared.id(), decided.ruling);
+        self.write_refusal(decided.ruling.reason, prepared.id(), Refusal::Absent, out);
+        prepared
+    }
+
+    /// Says that a completion of another name is not there for the sandbox.
+    pub(crate) fn refuse_completion(&self, domain: &str, out: &mut Vec<u8>) {
+        let id = self.record_completion(domain);
+        // Programs are told the same of every name that is not listed.
+        self.write_refusal(Reason::NotListed, id, Refusal::Absent, out);
+    }
+
+    /// Counts a completion of another name with a domain of the search list.
+    pub(crate) fn record_completion(&self, domain: &str) -> DecisionId {
+        let reason = Reason::SearchExpansion;
+        let event = self.source.event(reason.verdict(), reason).name(domain);
+        self.recorder.decision(event.client(None))
+    }
+
+    fn record_refusal(
+        &self,
+        decided: &Decided<'_>,
+        suggest: &dyn Fn() -> Option<String>,
+    ) -> DecisionId {
+        let event = self.event(decided);
+        let recorded = self.recorder.decide(&event, self.started, suggest);
+        self.repeat.set(recorded.repeat);
+        self.trace(recorded.id, decided.ruling);
+        recorded.id
     }
 
     /// Records what came of a lookup that was let through, and returns the record's id.

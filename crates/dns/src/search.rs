@@ -147,6 +147,12 @@ impl SearchList {
         })
     }
 
+    /// What a rule should list for a name without dots: what is made of it first.
+    pub fn full_name(&self, name: NameRef<'_>) -> Option<Name> {
+        let is_bare = dots(name) == 0;
+        self.completed(name).next().filter(|_| is_bare)
+    }
+
     /// The names that this one may be a completion of: what stands before each domain that it ends with.
     pub fn shortened(&self, name: NameRef<'_>) -> impl Iterator<Item = Name> {
         self.domains.iter().filter_map(move |domain| match domain {
@@ -238,7 +244,7 @@ mod tests {
             texts(list.candidates(name("x.db.c").as_ref())),
             ["x.db.c", "x.db.c.a.example", "x.db.c.b.example"]
         );
-        let long = name(&format!("{0}.{0}.{0}.{0}", "x".repeat(60)));
+        let long = name(&format!("{0}.{0}.{0}.{0}", "x".repeat(62)));
         assert_eq!(texts(list.candidates(long.as_ref())).len(), 1);
         assert_eq!(texts(list.shortened(name("db.a.example").as_ref())), ["db"]);
         assert_eq!(list.shortened(name("a.example").as_ref()).count(), 0);

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use portcullis_policy::{ConnectPermit, LookupPermit};
+use portcullis_names::{Name, NameRef};
+use portcullis_policy::{ConnectPermit, LookupPermit, Reason};
 use portcullis_record::Protocol;
 use tokio::net::{TcpListener, UdpSocket};
 use tokio::sync::Semaphore;
@@ -26,6 +27,8 @@ use crate::query_rate::QueryRate;
 use crate::resolve::{ResolveError, Resolved, resolve};
 use crate::resolver::Resolver;
 use crate::reverse::ReverseLookups;
+use crate::search::SearchList;
+use crate::searches::Searches;
 use crate::startup::{self, Round, StartupError, StartupName, StartupSchedule};
 use crate::synthetic::SyntheticAnswers;
 use crate::upstream::{Upstream, UpstreamConfig};
@@ -68,8 +71,10 @@ impl DnsService {
             host,
             clock: clock.clone(),
         };
+        let searches = Searches::new(config.search, config.recorder.clone());
         let forwarder = Forwarder {
             policy: PolicyInForce::new(config.policy),
+            searches: Arc::new(searches),
             recorder: config.recorder,
             query_rate: QueryRate::new(clock.now()),
             local: LocalNames {
@@ -187,6 +192,49 @@ impl DnsService {
     ) -> Option<Result<Resolved, ResolveError>> {
         let lookup = permit.lookup()?;
         Some(self.look_up(&lookup, permit.is_operators()).await)
+    }
+
+    /// The host's search list.
+    pub fn search(&self) -> &SearchList {
+        &self.forwarder.searches.list
+    }
+
+    /// What a name stands for that a program left to a proxy to look up, where that is another name: the
+    /// first of its completions that may be looked up and exists, in the C library's order. Nobody is
+    /// asked where the policy leaves no choice.
+    pub async fn complete(&self, name: NameRef<'_>) -> Option<Name> {
+        let forwarder = &self.forwarder;
+        if self.search().is_empty() || forwarder.is_own(name) {
+            return None;
+        }
+        let in_force = forwarder.policy.current();
+        let candidates = self.search().candidates(name);
+        let mut listed = candidates
+            .filter_map(|full| in_force.address_permit(&full))
+            .peekable();
+        while let Some(permit) = listed.next() {
+            let full = permit.name();
+            let is_name = full.as_ref() == name;
+            if is_name && self.search().is_tried_first(name) {
+                return None;
+            }
+            if listed.peek().is_some() {
+                let found = resolve(&forwarder.resolver, in_force.clone(), &permit, false).await;
+                let absent = |error: ResolveError| {
+                    matches!(error.reason, Reason::NameNotFound | Reason::NoAddress)
+                };
+                if found.is_err_and(absent) {
+                    continue;
+                }
+            }
+            return (!is_name).then(|| full.clone());
+        }
+        None
+    }
+
+    /// Records the denials that wait for what a program asks next; for the end of a sandbox.
+    pub fn record_held(&self) {
+        self.forwarder.searches.record_held();
     }
 
     async fn look_up(

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use portcullis_dial::{DialConfig, Dialer, Host, HostAddresses, Inside, Tickets};
 use portcullis_dns::{
     AddressGate, Clock, DnsConfig, DnsService, HostsFile, LEASE_GRACE, Leases, NoGate, OwnNames,
-    PolicyHandle, StartupSchedule,
+    PolicyHandle, SearchList, StartupSchedule,
 };
 use portcullis_names::AllowedClients;
 use portcullis_policy::{Policy, Resolve};
@@ -30,6 +30,7 @@ pub struct Builder {
     policy: Policy,
     resolvers: Vec<SocketAddr>,
     hosts: Arc<HostsFile>,
+    search: SearchList,
     recorder: Recorder,
     gate: Box<dyn AddressGate>,
     own: OwnNames,
@@ -73,6 +74,13 @@ impl Builder {
     /// they are asked of the resolvers.
     pub fn hosts(mut self, hosts: Arc<HostsFile>) -> Self {
         self.hosts = hosts;
+        self
+    }
+
+    /// How short names are completed that programs leave to the proxies; programs inside should have the
+    /// same list. Without it they stand for themselves.
+    pub fn search(mut self, search: SearchList) -> Self {
+        self.search = search;
         self
     }
 
@@ -213,6 +221,7 @@ impl Builder {
             self.recorder.clone(),
         );
         dns.hosts = self.hosts;
+        dns.search = self.search;
         let descriptors = self.descriptors.unwrap_or_else(descriptors::free);
         let shares = Shares::of(descriptors);
         debug!(descriptors, ?shares, "descriptors are shared out");
@@ -290,6 +299,7 @@ impl Gateway {
             policy: Policy::deny_all(),
             resolvers: Vec::new(),
             hosts: Arc::default(),
+            search: SearchList::default(),
             recorder: Recorder::null(),
             gate: Box::new(NoGate),
             own: OwnNames::default(),
@@ -356,8 +366,10 @@ impl Gateway {
         let opened = entrances.open()?;
         let serving = Serving::new(names, self.recorder().clone(), token.clone());
         let (leases, until) = (self.leases().clone(), token.clone());
+        let dns = self.dns.clone();
         serving.keep("the keeper of leases", tracker, async move {
             leases.keep_held(until).await;
+            dns.record_held();
             Ok(())
         });
         opened.serve(&self.dns, &self.proxy, &serving, tracker);

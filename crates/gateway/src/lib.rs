@@ -67,7 +67,7 @@ pub use synthetic::{RangeError, check_synthetic_range};
 pub use portcullis_dial::{Inside, LOOPBACK, Tickets, connect_inside};
 pub use portcullis_dns::{
     AddressGate, HostsFile, Leases, OwnNames, PolicyHandle, ResolvConf, SearchList, StartupError,
-    StartupFailure, StartupName, StartupSchedule,
+    StartupFailure, StartupName, StartupSchedule, interface_index,
 };
 pub use portcullis_names::{AllowedClients, PortSet, client_network};
 pub use portcullis_policy::{

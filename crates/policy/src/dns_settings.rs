@@ -1,7 +1,7 @@
 //! What a policy says about names besides which of them are listed: which resolvers are asked for
 //! which names, how often, and in what form the answers are given out.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::num::NonZeroU32;
 
 use ipnet::Ipv4Net;
@@ -53,7 +53,7 @@ pub struct Zone {
 pub struct DnsSettings {
     /// Plain resolvers for the names of `tls://` and `https://` resolvers; where the policy names
     /// none, the plain ones among its resolvers. Empty means the host's own.
-    pub bootstrap: Vec<SocketAddr>,
+    pub bootstrap: Vec<Resolver>,
     /// Names with resolvers of their own, longest suffix first.
     pub zones: Vec<Zone>,
     /// When listed names are resolved.

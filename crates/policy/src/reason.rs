@@ -243,6 +243,11 @@ reasons! {
         ..deny("total-bytes-used", None, "The number of bytes that may pass is used up.")
     };
 
+    /// A completion of another name by the search list, which no rule lists.
+    SearchExpansion = error(
+        "search-expansion", 502, "dns_error", None,
+        "The search list of `resolv.conf` made these names of others; no rule lists them, and nobody was asked.",
+    );
     /// The upstream resolver says that the name does not exist.
     NameNotFound = Row {
         socks: socks::UNREACHABLE,

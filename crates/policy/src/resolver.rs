@@ -1,7 +1,7 @@
 //! Upstream resolvers as operators write them: addresses, `tls://` and `https://`.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use portcullis_names::Name;
 
@@ -19,12 +19,23 @@ const HTTPS_PORT: u16 = 443;
 const DNS_PATH: &str = "/dns-query";
 /// Longest path of a DNS over HTTPS server, in bytes.
 const MAX_PATH_BYTES: usize = 1024;
+/// Longest name of a network interface, in bytes (IFNAMSIZ without its end).
+const MAX_INTERFACE_BYTES: usize = 15;
 
 /// An upstream resolver.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Resolver {
     /// UDP, and TCP where an answer is too long for it: `10.0.0.53`, `10.0.0.53:5353`.
     Plain(SocketAddr),
+    /// The same on one link, by its interface: `fe80::53%eth0`, `[fe80::53%eth0]:5353`.
+    OnLink {
+        /// A link-local address.
+        address: Ipv6Addr,
+        /// Its port, 53 where none is written.
+        port: u16,
+        /// The interface's name or number. It may come and go.
+        interface: Box<str>,
+    },
     /// DNS over TLS (RFC 7858): `tls://HOST[:PORT]`.
     Tls {
         /// The server, and the name that its certificate must carry.
@@ -44,14 +55,17 @@ pub enum Resolver {
 }
 
 impl Resolver {
-    /// Reads a resolver: `ADDRESS`, `ADDRESS:PORT`, `[V6]:PORT`, `tls://HOST[:PORT]`,
+    /// Reads a resolver: `ADDRESS`, `ADDRESS:PORT`, `[V6]:PORT`, `V6%INTERFACE`, `tls://HOST[:PORT]`,
     /// `https://HOST[:PORT][/PATH]`.
     ///
     /// # Errors
     /// A sentence that says what is wrong. It never repeats the text, which may hold a password.
     pub fn parse(text: &str) -> Result<Resolver, String> {
         let Some((scheme, rest)) = text.split_once("://") else {
-            return plain(text).map(Resolver::Plain);
+            return match text.contains('%') {
+                true => on_link(text),
+                false => plain(text).map(Resolver::Plain),
+            };
         };
         match scheme.to_ascii_lowercase().as_str() {
             "tls" => {
@@ -86,10 +100,13 @@ impl Resolver {
         }
     }
 
-    /// The address of a plain resolver.
+    /// The address of a plain resolver; of one on a link without the link.
     pub fn plain(&self) -> Option<SocketAddr> {
         match self {
             Resolver::Plain(address) => Some(*address),
+            Resolver::OnLink { address, port, .. } => {
+                Some(SocketAddr::new((*address).into(), *port))
+            }
             Resolver::Tls { .. } | Resolver::Https { .. } => None,
         }
     }
@@ -101,7 +118,15 @@ impl Resolver {
                 ProxyHost::Name(name) => Some(name),
                 ProxyHost::Address(_) => None,
             },
-            Resolver::Plain(_) => None,
+            Resolver::Plain(_) | Resolver::OnLink { .. } => None,
+        }
+    }
+
+    /// The interface that it is reached by, where it names one.
+    pub fn interface(&self) -> Option<&str> {
+        match self {
+            Resolver::OnLink { interface, .. } => Some(interface),
+            _ => None,
         }
     }
 
@@ -125,6 +150,11 @@ impl fmt::Display for Resolver {
         };
         match self {
             Resolver::Plain(address) => write!(f, "{address}"),
+            Resolver::OnLink {
+                address,
+                port,
+                interface,
+            } => write!(f, "[{address}%{interface}]:{port}"),
             Resolver::Tls { host, port } => write!(f, "tls://{}", server(host, *port)),
             Resolver::Https { host, port, path } => {
                 write!(f, "https://{}{path}", server(host, *port))
@@ -151,10 +181,44 @@ fn plain(text: &str) -> Result<SocketAddr, String> {
         }
     };
     reachable(resolver.ip())?;
+    if matches!(resolver.ip(), IpAddr::V6(six) if six.is_unicast_link_local()) {
+        return Err("a link-local resolver needs its interface: `fe80::53%eth0`".into());
+    }
     if resolver.port() == 0 {
         return Err("no resolver can be reached on port 0".into());
     }
     Ok(resolver)
+}
+
+/// `V6%INTERFACE`, `[V6%INTERFACE]`, `[V6%INTERFACE]:PORT`.
+fn on_link(text: &str) -> Result<Resolver, String> {
+    let (inner, port) = match text.strip_prefix('[').map(|text| text.split_once(']')) {
+        None => (text, None),
+        Some(Some((inner, ""))) => (inner, None),
+        Some(Some((inner, port))) => (inner, Some(port)),
+        Some(None) => return Err("the `]` behind the resolver's address is missing".into()),
+    };
+    let (address, interface) = inner.split_once('%').unwrap_or((inner, ""));
+    let of_one_link = |address: &Ipv6Addr| address.is_unicast_link_local();
+    let Some(address) = address.parse().ok().filter(of_one_link) else {
+        let why = "only a link-local address (fe80::/10) has an interface behind it, such as `fe80::53%eth0`";
+        return Err(why.into());
+    };
+    let can_stand = |b: u8| b.is_ascii_graphic() && !matches!(b, b'/' | b':' | b'%');
+    let length = 1..=MAX_INTERFACE_BYTES;
+    if !length.contains(&interface.len()) || !interface.bytes().all(can_stand) {
+        return Err("what stands behind `%` is no name of a network interface".into());
+    }
+    let port = match port.map(|port| port.strip_prefix(':').and_then(|port| port.parse().ok())) {
+        None => DNS_PORT,
+        Some(Some(port @ 1..)) => port,
+        Some(_) => return Err("a resolver's port is a number from 1 to 65535".into()),
+    };
+    Ok(Resolver::OnLink {
+        address,
+        port,
+        interface: interface.into(),
+    })
 }
 
 fn reachable(address: IpAddr) -> Result<(), String> {
@@ -224,6 +288,38 @@ mod tests {
             "",
         ] {
             assert!(Resolver::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_resolver_on_a_link_names_its_interface() {
+        for (text, shown) in [
+            ("fe80::53%eth0", "[fe80::53%eth0]:53"),
+            ("[fe80::53%wg-corp.1]", "[fe80::53%wg-corp.1]:53"),
+            ("[fe80::53%3]:5353", "[fe80::53%3]:5353"),
+        ] {
+            let resolver = Resolver::parse(text).unwrap();
+            assert_eq!(resolver.to_string(), shown);
+            assert_eq!(Resolver::parse(shown).unwrap(), resolver);
+            assert!(resolver.interface().is_some() && resolver.plain().is_some());
+        }
+        for (bad, why) in [
+            ("fe80::53", "needs its interface"),
+            ("[fe80::53]:53", "needs its interface"),
+            ("2001:db8::53%eth0", "only a link-local"),
+            ("10.0.0.53%eth0", "only a link-local"),
+            ("fe80::53%", "no name of a network interface"),
+            ("fe80::53%../x", "no name of a network interface"),
+            (
+                "fe80::53%an-interface-too-long",
+                "no name of a network interface",
+            ),
+            ("[fe80::53%eth0", "`]`"),
+            ("[fe80::53%eth0]:0", "from 1 to 65535"),
+            ("[fe80::53%eth0]x", "from 1 to 65535"),
+        ] {
+            let error = Resolver::parse(bad).unwrap_err();
+            assert!(error.contains(why), "{bad}: {error}");
         }
     }
 

@@ -7,12 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::Guard;
-use portcullis_dial::{LOOPBACK, reaches};
-use portcullis_dns::{HostsFile, Leases, PolicyHandle};
-use portcullis_names::{Host, Name, NameRef};
+use portcullis_dial::{Dialer, LOOPBACK, reaches};
+use portcullis_dns::{HostsFile, Leases, PolicyHandle, SearchList};
+use portcullis_names::{Host, Name, NameRef, RecordType};
 use portcullis_policy::{
-    Asked, ConnectPermit, DatagramPermit, Decision, Destination, HOST_NAME, Limits, Policy, Reason,
-    Request, Shown, Verdict,
+    Asked, ConnectPermit, CowName, DatagramPermit, Decision, Destination, HOST_NAME, Limits,
+    Policy, Reason, Request, Shown, Verdict,
 };
 use portcullis_record::Recorder;
 
@@ -26,6 +26,8 @@ pub(crate) struct Decider {
     leases: Arc<Leases>,
     /// The data connections that FTP servers named.
     pub(crate) ftp: Arc<DataConnections>,
+    /// How short names are completed.
+    search: SearchList,
     /// The gateway's listeners as programs reach them.
     pub(crate) listeners: Vec<SocketAddr>,
     /// The gateway's listeners in the namespace that it dials from.
@@ -77,12 +79,18 @@ impl Own {
 }
 
 impl Decider {
-    pub(crate) fn new(policy: PolicyHandle, leases: Arc<Leases>, recorder: Recorder) -> Decider {
+    pub(crate) fn new(
+        policy: PolicyHandle,
+        leases: Arc<Leases>,
+        recorder: Recorder,
+        search: SearchList,
+    ) -> Decider {
         let ftp = DataConnections::new(policy.clone(), leases.clone(), recorder);
         Decider {
             policy,
             leases,
             ftp: Arc::new(ftp),
+            search,
             listeners: Vec::new(),
             host_listeners: Vec::new(),
             own: None,
@@ -115,7 +123,18 @@ impl Decider {
             asked,
             port,
             ftp_control: None,
+            written: None,
         }
+    }
+
+    /// The same, with a short name completed by the search list: before anything is decided, since all that
+    /// follows is about the full name.
+    pub(crate) async fn target_in_full(&self, dialer: &Dialer, host: &Host, port: u16) -> Target {
+        let full = match host {
+            Host::Name(name) => dialer.complete(name.as_ref()).await,
+            Host::Address(_) => None,
+        };
+        self.target(host.clone(), port).completed(full)
     }
 
     /// What a program connected to, or asked for, by address.
@@ -125,6 +144,7 @@ impl Decider {
             asked: self.leases.owner(to.ip()).asked(to.ip()),
             port: to.port(),
             ftp_control: None,
+            written: None,
         }
     }
 
@@ -160,7 +180,7 @@ impl Decider {
     /// Decides on a connection together with what it has shown. A name that was asked for is known
     /// without it.
     pub(crate) fn decide_shown(&self, target: &Target, shown: Shown<'_>) -> Ruling {
-        let to = target.asked.borrowed().showing(shown);
+        let to = target.asked.borrowed().showing(self.in_full(target, shown));
         let (to, port) = (&to, target.port);
         let request = match target.ftp_control {
             Some(control) => Request::FtpData { to, control, port },
@@ -177,7 +197,7 @@ impl Decider {
         shown: Shown<'_>,
         asks: Asks<'_>,
     ) -> Ruling {
-        let to = target.asked.borrowed().showing(shown);
+        let to = target.asked.borrowed().showing(self.in_full(target, shown));
         let request = Request::Http {
             to: &to,
             port: target.port,
@@ -185,6 +205,55 @@ impl Decider {
             path: asks.path,
         };
         self.rule(target, &to, &request)
+    }
+
+    /// What was shown, in full. A short name that no rule speaks of stands for the destination's own, where the
+    /// search list completes it so: programs show what they were given.
+    fn in_full<'s>(&self, target: &'s Target, shown: Shown<'s>) -> Shown<'s> {
+        let Shown::Name(name, by) = &shown else {
+            return shown;
+        };
+        let short = name.as_ref();
+        if self.search.is_empty() {
+            return shown;
+        }
+        let stands_for = |full: &NameRef<'_>| self.completes(short, *full);
+        let full = match &target.asked {
+            Asked::Name(name) => Some(name.as_ref()).filter(stands_for),
+            Asked::Address { owners, .. } => owners.iter().map(Name::as_ref).find(stands_for),
+            Asked::Synthetic { name, .. } => name.as_ref().map(CowName::as_ref).filter(stands_for),
+        };
+        match full {
+            Some(full) if self.is_unlisted(short) => Shown::Name(full.into(), *by),
+            _ => shown,
+        }
+    }
+
+    /// Whether two hosts are the same one, or the search list makes one of the other.
+    pub(crate) fn is_same(&self, one: &Host, other: &Host) -> bool {
+        match (one, other) {
+            (Host::Name(one), Host::Name(other)) => self.is_same_name(one.as_ref(), other.as_ref()),
+            _ => one == other,
+        }
+    }
+
+    /// The same for names.
+    pub(crate) fn is_same_name(&self, one: NameRef<'_>, other: NameRef<'_>) -> bool {
+        one == other
+            || self.completes(one, other) && self.is_unlisted(one)
+            || self.completes(other, one) && self.is_unlisted(other)
+    }
+
+    fn completes(&self, short: NameRef<'_>, full: NameRef<'_>) -> bool {
+        let mut completed = self.search.completed(short);
+        short.as_str().len() < full.as_str().len() && completed.any(|name| name.as_ref() == full)
+    }
+
+    fn is_unlisted(&self, name: NameRef<'_>) -> bool {
+        let qtype = RecordType::A;
+        let decision = self.policy.load();
+        let decision = decision.decide(&Request::Lookup { name, qtype });
+        decision.reason == Reason::NotListed
     }
 
     /// Decides on datagrams to the target.
@@ -252,7 +321,7 @@ impl Decider {
         let permit = permit(&decision);
         let suggestion = match permit {
             Some(_) => None,
-            None => policy.suggestion(request),
+            None => self.suggestion(&policy, request),
         };
         let (verdict, reason, rule) = (decision.verdict, decision.reason, decision.rule);
         let name = decision.name().map(NameRef::to_name);
@@ -271,6 +340,18 @@ impl Decider {
             permit,
             suggestion,
         }
+    }
+
+    /// The line that would allow a request; for a name without dots that of what the search list makes of
+    /// it first.
+    fn suggestion(&self, policy: &Policy, request: &Request<'_>) -> Option<String> {
+        if let Request::Connect { to, port } | Request::Http { to, port, .. } = *request
+            && let Some(full) = to.asked.name().and_then(|name| self.search.full_name(name))
+        {
+            let full = Asked::Name(full.into()).unshown();
+            return policy.suggestion(&Request::connect(&full, port));
+        }
+        policy.suggestion(request)
     }
 
     /// Whether a connection there would arrive at one of the gateway's own listeners.

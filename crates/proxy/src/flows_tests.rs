@@ -58,7 +58,7 @@ fn context(first: Policy) -> Parts {
     dial.host = HostAddresses::Fixed(vec!["192.0.2.77".parse().unwrap()]);
     let dialer = Arc::new(Dialer::new(dial));
     Parts {
-        decider: Decider::new(policy.clone(), leases, recorder),
+        decider: Decider::new(policy.clone(), leases, recorder, Default::default()),
         flows: Arc::new(Flows::new(policy.clone(), dialer)),
         policy,
     }
@@ -115,6 +115,7 @@ fn ask(ctx: &Parts, (way, which, port): Came) -> (Target, Ruling) {
         asked,
         port,
         ftp_control: None,
+        written: None,
     };
     let ruling = match way {
         Way::Asked | Way::Leased | Way::Synthetic => ctx.decider.decide(&target),

@@ -85,6 +85,7 @@ impl DataConnections {
             asked: server.asked.clone(),
             port,
             ftp_control: Some(server.control),
+            written: None,
         })
     }
 

@@ -230,6 +230,9 @@ async fn tls(
     }
     #[cfg(feature = "inspect")]
     if let Some(name) = inspect::by_name(&ruling) {
+        // The program and the server know the name that was written.
+        let written = hello.sni.as_ref().map(|sni| sni.as_ref().to_name());
+        let name = written.or(opened.target.written.clone()).unwrap_or(name);
         return Some(Identified::Inspect(Box::new(ToInspect {
             opened,
             relay,

@@ -43,7 +43,12 @@ impl Proxy {
         let limiter = Arc::new(Limiter::new(&policy.load()));
         let flows = Arc::new(Flows::new(policy.clone(), dialer.clone()));
         let proxy = Proxy {
-            decider: Decider::new(policy, leases.clone(), recorder.clone()),
+            decider: Decider::new(
+                policy,
+                leases.clone(),
+                recorder.clone(),
+                dialer.search().clone(),
+            ),
             admission: Admission::new(limiter.clone()),
             connector: Connector { dialer, limiter },
             records: Records::new(recorder, leases, flows.clone()),

@@ -306,11 +306,20 @@ impl Records {
     }
 }
 
+/// Whether the search list makes the one name of the other, as far as the names tell.
+fn is_short_of(short: &str, full: &str) -> bool {
+    let domain = full.strip_prefix(short);
+    domain.is_some_and(|domain| domain.starts_with('.'))
+}
+
 fn fill<'a, P>(event: &mut Event<'a>, at: &At<'a>, target: &'a Target, ruling: &'a Ruling<P>) {
     let by_lease = ruling.name.as_ref().map(|name| name.as_str());
     let asked = target.name().map(|name| name.as_str());
     let owner = target.ftp_control.and(target.owner());
-    event.name = at.shown.or(asked).or(by_lease).or(owner);
+    // A short name that was decided on in full is recorded so.
+    let full = by_lease.filter(|full| at.shown.is_some_and(|shown| is_short_of(shown, full)));
+    let shown = full.or(at.shown);
+    event.name = shown.or(asked).or(by_lease).or(owner);
     event.port = Some(target.port);
     if let Some(rule) = ruling.rule {
         let rule = ruling.policy.rule(rule);

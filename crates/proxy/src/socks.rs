@@ -67,7 +67,9 @@ pub(crate) async fn open(
         }
         Handshake::Gone | Handshake::Slow => return None,
     };
-    let target = decider.target(request.destination, request.port);
+    let target = decider
+        .target_in_full(&connector.dialer, &request.destination, request.port)
+        .await;
     let (target, ruling) = match request.command {
         Command::Connect => decider.enter(target),
         Command::Bind | Command::UdpAssociate | Command::Other(_) => {

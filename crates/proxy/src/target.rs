@@ -19,6 +19,8 @@ pub(crate) struct Target {
     pub(crate) port: u16,
     /// The port of the control connection, where it is the data connection that an FTP server named.
     pub(crate) ftp_control: Option<u16>,
+    /// The name as the program wrote it, where the search list made another one of it.
+    pub(crate) written: Option<Name>,
 }
 
 /// What a request asks for of its target.
@@ -79,6 +81,24 @@ impl Target {
         self.asked.name()
     }
 
+    /// The same by the name that the search list makes of what was asked for, where it does.
+    pub(crate) fn completed(self, full: Option<Name>) -> Target {
+        let (Some(full), Asked::Name(name)) = (full, &self.asked) else {
+            return self;
+        };
+        let written = name.as_ref().to_name();
+        Target {
+            written: Some(written),
+            asked: Asked::Name(full.into()),
+            ..self
+        }
+    }
+
+    /// The name asked for, as the program wrote it.
+    pub(crate) fn written(&self) -> Option<NameRef<'_>> {
+        self.written.as_ref().map(Name::as_ref).or(self.name())
+    }
+
     /// A listed name that owns the address asked for; for records of what shows no name.
     pub(crate) fn owner(&self) -> Option<&str> {
         self.asked.owner().map(NameRef::as_str)
@@ -92,7 +112,7 @@ impl Target {
     /// Whether the destination is this host; for comparing a Host field with an address.
     pub(crate) fn is(&self, host: &Host) -> bool {
         match host {
-            Host::Name(name) => self.name() == Some(name.as_ref()),
+            Host::Name(name) => [self.name(), self.written()].contains(&Some(name.as_ref())),
             Host::Address(address) => self.ip() == Some(address.to_canonical()),
         }
     }

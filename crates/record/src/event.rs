@@ -8,6 +8,8 @@ use std::time::Duration;
 use portcullis_names::RecordType;
 use portcullis_policy::{Reason, RuleSource, Verdict};
 
+use crate::prepared::Prepared;
+
 macro_rules! codes {
     ($(#[$meta:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $code:literal,)+ }) => {
         $(#[$meta])*
@@ -277,6 +279,8 @@ pub struct Event<'a> {
     pub process: Option<Process<'a>>,
     /// The socket that the request came by, where the recorder may find the program itself.
     pub client: Option<Client>,
+    /// Set where it is recorded later than it was made.
+    pub prepared: Option<&'a Prepared>,
     /// How many tries upstream it took.
     pub attempts: Option<u32>,
     /// Time spent per stage.
@@ -324,6 +328,7 @@ impl<'a> Event<'a> {
             path: None,
             process: None,
             client: None,
+            prepared: None,
             attempts: None,
             timings: Timings::NONE,
             detail: None,

@@ -14,10 +14,11 @@ use portcullis_policy::Verdict;
 use crate::budget::Summarised;
 use crate::counters::{Counters, Snapshot};
 use crate::event::{Close, Event, Process};
-use crate::finder::{Finder, ProcessFinder};
+use crate::finder::{Finder, FoundProcess, ProcessFinder};
 use crate::id::{DecisionId, IdSource};
 use crate::line::{self, Origin};
 use crate::memory::Memory;
+use crate::prepared::{Prepared, Program};
 use crate::queue::{Backlog, Item, Kind};
 use crate::repeat::{Recorded, Repeat};
 use crate::sink::{self, Output, Sink};
@@ -193,7 +194,7 @@ impl Recorder {
         inner.counters.add(event.verdict, event.reason);
         let tally = || (event.verdict == Verdict::Deny).then(|| inner.denied.count(event, suggest));
         let recorded = match &inner.lines {
-            Lines::Null(ids) => uncounted(ids.next(), event, tally(), now),
+            Lines::Null(_) => uncounted(self.id_of(event), event, tally(), now),
             Lines::Written(writer) => self.write(writer, event, now, &tally),
         };
         if is_shown {
@@ -245,16 +246,21 @@ impl Recorder {
             }
         }
         // Looked up before the window is held, which others wait for.
-        let finder = self.0.finder.get().zip(Finder::client(event));
-        let found = finder.and_then(|(finder, client)| finder.find(client, now));
+        let found = match event.prepared {
+            Some(prepared) => prepared.process.clone(),
+            None => self.find_process(event, now),
+        };
         let process = found.as_ref().map(|found| Process {
             pid: found.pid,
             command: &found.command,
         });
         let event = &event.process(process.or(event.process));
         let fresh = || {
-            let id = writer.ids.next();
-            let line = line::decision(&writer.origin, id, Timestamp::now(), event);
+            let id = self.id_of(event);
+            let time = event
+                .prepared
+                .map_or_else(Timestamp::now, |prepared| prepared.time);
+            let line = line::decision(&writer.origin, id, time, event);
             if denial {
                 writer.budget.spend(event, now, line.len());
             }
@@ -265,6 +271,34 @@ impl Recorder {
             }
         };
         enter(writer, event, now, fresh)
+    }
+
+    /// Takes down what belongs to the moment of a decision that may be recorded later. Nothing is
+    /// counted or written.
+    pub fn prepare(&self, event: &Event<'_>, now: Instant) -> Prepared {
+        Prepared {
+            id: self.next_id(),
+            time: Timestamp::now(),
+            process: self.find_process(event, now),
+        }
+    }
+
+    fn next_id(&self) -> DecisionId {
+        match &self.0.lines {
+            Lines::Null(ids) => ids.next(),
+            Lines::Written(writer) => writer.ids.next(),
+        }
+    }
+
+    fn id_of(&self, event: &Event<'_>) -> DecisionId {
+        event.prepared.map_or_else(|| self.next_id(), Prepared::id)
+    }
+
+    /// The program behind a denial, within the budget of look-ups.
+    fn find_process(&self, event: &Event<'_>, now: Instant) -> Option<Program> {
+        let (finder, client) = self.0.finder.get().zip(Finder::client(event))?;
+        let FoundProcess { pid, command } = finder.find(client, now)?;
+        Some(Program { pid, command })
     }
 
     /// Records the end of a flow. `id` is that of the decision that opened it: one whose verdict is

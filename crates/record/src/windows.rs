@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use portcullis_names::RecordType;
-use portcullis_policy::Verdict;
+use portcullis_policy::{Reason, Verdict};
 
 use crate::event::{Event, Layer, Protocol};
 use crate::id::DecisionId;
@@ -49,6 +49,8 @@ impl Merge {
             return None;
         }
         match event.verdict {
+            // A cluster's search list makes several names of every one that a program asks for.
+            Verdict::Error if event.reason == Reason::SearchExpansion => Some(Merge::Lookup),
             Verdict::Deny | Verdict::Error => Some(Merge::Denial),
             Verdict::Audit if event.layer == Layer::Dns => Some(Merge::Denial),
             Verdict::Allow if event.layer == Layer::Dns => Some(Merge::Lookup),

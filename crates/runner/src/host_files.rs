@@ -56,6 +56,8 @@ pub(crate) struct HostFiles {
     resolv_conf: Followed,
     hosts: Followed,
     resolvers: ResolvConf,
+    /// How short names are completed: as in the copy inside, which does not change.
+    pub search: SearchList,
     /// What was handed to the gateway last, or refused.
     tried: Vec<SocketAddr>,
 }
@@ -75,6 +77,7 @@ impl HostFiles {
             resolv_conf: followed(RESOLV_CONF),
             hosts: followed(HOSTS),
             resolvers: ResolvConf::default(),
+            search: search(folder.as_deref()),
             tried: Vec::new(),
             folder,
         }
@@ -175,6 +178,11 @@ impl HostFiles {
     }
 }
 
+fn search(folder: Option<&OwnedFd>) -> SearchList {
+    let text = read(folder, RESOLV_CONF).unwrap_or_default();
+    resolv_conf_in(&text).search
+}
+
 fn stamp(folder: Option<&OwnedFd>, name: &str) -> Option<Stamp> {
     let stat = statat(folder?, name, AtFlags::empty()).ok()?;
     Some(Stamp {
@@ -204,11 +212,10 @@ pub(crate) struct HostNames {
 impl HostNames {
     /// Reads them.
     pub(crate) fn read() -> HostNames {
-        let files = HostFiles::open();
-        let resolv_conf = read(files.folder.as_deref(), RESOLV_CONF).unwrap_or_default();
+        let HostFiles { folder, search, .. } = HostFiles::open();
         HostNames {
-            hosts: read(files.folder.as_deref(), HOSTS).ok(),
-            search: resolv_conf_in(&resolv_conf).search,
+            hosts: read(folder.as_deref(), HOSTS).ok(),
+            search,
         }
     }
 }

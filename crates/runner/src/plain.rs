@@ -170,6 +170,7 @@ async fn serve(
         .policy(config.policy)
         .resolvers(config.resolvers)
         .hosts(Arc::new(host_files.hosts()))
+        .search(host_files.search.clone())
         .recorder(recorder.clone())
         .own(own)
         .tickets(Arc::new(CallersTickets))
@@ -261,7 +262,7 @@ fn refuse_circle(
     let zones = settings.dns.zones.iter().flat_map(|zone| &zone.resolvers);
     let named = settings.resolvers.iter().chain(zones);
     let mut asked: Vec<SocketAddr> = named.filter_map(Resolver::plain).collect();
-    asked.extend(&settings.dns.bootstrap);
+    asked.extend(settings.dns.bootstrap.iter().filter_map(Resolver::plain));
     if settings.resolvers.is_empty() || settings.dns.bootstrap.is_empty() {
         asked.extend(host_resolvers);
     }

@@ -178,6 +178,8 @@ impl Collector {
     fn take(&mut self, seen: ObservedDecision) {
         let passed = matches!(seen.verdict, Verdict::Allow | Verdict::Audit);
         match (seen.verdict, seen.layer) {
+            // Nobody asked for these as they are.
+            (Verdict::Error, _) if seen.reason == Reason::SearchExpansion => {}
             (Verdict::Error, _) if self.errors.len() < MAX_COLLECTED => self.errors.push(Failed {
                 target: target(&seen.name, seen.port),
                 reason: seen.reason.code().to_owned(),

@@ -9,6 +9,7 @@ use crate::launch::{Finished, Launch, failed as failed_to_start, launch};
 use crate::output;
 use crate::policy_options::{self, PolicyOptions};
 use crate::probe::{COMMAND, Endpoint, Finding, Layer, walk};
+use crate::search::in_full;
 use anyhow::Context;
 use portcullis_names::{Pattern, Target, Transport};
 use portcullis_policy::{Answers, Loaded, Policy, Reason, Resolve, Verdict};
@@ -232,9 +233,12 @@ fn conclusion(
         write_proxy_hint(text, policy, layer)?;
     }
     if refused {
-        let explained = policy
-            .zip(Target::from_policy(&endpoint.to_string()).ok())
-            .map(|(policy, target)| policy.explain(&target));
+        let written = endpoint.to_string();
+        let explained = policy.and_then(|policy| {
+            let full = in_full(policy, &written);
+            let target = full.map_or(written, |full| full.target);
+            Some(policy.explain(&Target::from_policy(&target).ok()?))
+        });
         if let Some(explained) = &explained
             && let Some(rule) = &explained.rule
         {

@@ -5,6 +5,7 @@ use crate::command::Command;
 use crate::exit::USAGE;
 use crate::output;
 use crate::policy_options::{self, PolicyOptions};
+use crate::search::in_full;
 use portcullis_names::Target;
 use portcullis_policy::Verdict;
 use std::process::ExitCode;
@@ -41,8 +42,10 @@ fn run(args: &Explain) -> ExitCode {
     let Ok(loaded) = policy_options::load_to_look(&args.policy) else {
         return ExitCode::from(USAGE);
     };
-    let target = Target::from_policy(&args.target);
-    let explanation = match loaded.policy.explain_url(&args.target) {
+    let in_full = in_full(&loaded.policy, &args.target);
+    let asked = in_full.as_ref().map_or(&args.target, |full| &full.target);
+    let target = Target::from_policy(asked);
+    let explanation = match loaded.policy.explain_url(asked) {
         Some(explained) => explained.map_err(str::to_owned),
         None => target
             .as_ref()
@@ -61,7 +64,8 @@ fn run(args: &Explain) -> ExitCode {
         }
     };
     policy_options::show(&loaded.warnings);
-    if !output::data(&format!("{explanation}\n")) {
+    let note = in_full.map_or_else(String::new, |full| format!("{full}\n"));
+    if !output::data(&format!("{explanation}\n{note}")) {
         return ExitCode::from(USAGE);
     }
     if explanation.verdict == Verdict::Allow {

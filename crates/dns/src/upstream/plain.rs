@@ -5,7 +5,8 @@
 //! datagrams arrive. Only a response from that socket with that id for that question, spelt as it
 //! was sent, counts.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use portcullis_policy::Resolver;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::error::ExchangeError;
-use super::network::Network;
+use super::network::{Network, interface_index};
 use super::question::{Form, Match, Question, has_upper_case, matches};
 use super::server::{Server, ServerState};
 use crate::reply::HEADER_BYTES;
@@ -29,9 +30,35 @@ const MAX_WRONG_DATAGRAMS: usize = 32;
 /// One resolver without encryption.
 #[derive(Debug)]
 pub(super) struct PlainServer {
-    address: SocketAddr,
+    at: At,
     state: ServerState,
     network: Arc<dyn Network>,
+}
+
+/// Where it is.
+#[derive(Debug)]
+pub(super) enum At {
+    Address(SocketAddr),
+    /// A link-local address, its port, and the name or number of its interface, which may come and go.
+    OnLink(Ipv6Addr, u16, Box<str>),
+}
+
+impl At {
+    /// The address to ask at now.
+    fn now(&self) -> io::Result<SocketAddr> {
+        match self {
+            At::Address(address) => Ok(*address),
+            At::OnLink(address, port, interface) => {
+                let index = interface
+                    .parse()
+                    .ok()
+                    .or_else(|| interface_index(interface));
+                let absent = || format!("there is no network interface `{interface}`");
+                let index = index.ok_or_else(|| io::Error::other(absent()))?;
+                Ok(SocketAddrV6::new(*address, *port, 0, index).into())
+            }
+        }
+    }
 }
 
 /// The bit of the third header byte that says that an answer was truncated.
@@ -48,10 +75,11 @@ enum Datagram {
 }
 
 impl PlainServer {
-    pub(super) fn new(address: SocketAddr, network: Arc<dyn Network>) -> PlainServer {
+    /// `resolver` is how it is written in records.
+    pub(super) fn new(resolver: &Resolver, at: At, network: Arc<dyn Network>) -> PlainServer {
         PlainServer {
-            address,
-            state: ServerState::new(Resolver::Plain(address).to_string()),
+            at,
+            state: ServerState::new(resolver.to_string()),
             network,
         }
     }
@@ -81,7 +109,7 @@ impl PlainServer {
         question: Question<'_>,
         form: Form,
     ) -> Result<Datagram, ExchangeError> {
-        let socket = self.network.udp(self.address).await?;
+        let socket = self.network.udp(self.at.now()?).await?;
         let sent = question.write(form)?;
         socket.send(&sent).await?;
         let mut buffer = vec![0; UDP_BUFFER_BYTES];
@@ -129,7 +157,7 @@ impl PlainServer {
     }
 
     async fn over_tcp(&self, question: Question<'_>, form: Form) -> Result<Vec<u8>, ExchangeError> {
-        let mut stream = self.network.stream(self.address).await?;
+        let mut stream = self.network.stream(self.at.now()?).await?;
         let sent = question.write(form)?;
         let mut frame = Vec::with_capacity(sent.len() + 2);
         frame.extend_from_slice(&(sent.len() as u16).to_be_bytes());

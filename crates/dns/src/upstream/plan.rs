@@ -15,7 +15,7 @@ use super::connector::{Connector, Transport};
 use super::encrypted::EncryptedServer;
 use super::endpoint::{Endpoint, Protocol};
 use super::error::ExchangeError;
-use super::plain::PlainServer;
+use super::plain::{At, PlainServer};
 use super::question::Question;
 use super::server::{Group, Server, ServerState};
 use super::zones::ByZone;
@@ -44,7 +44,17 @@ impl AnyServer {
         };
         match resolver {
             Resolver::Plain(address) => {
-                let server = PlainServer::new(*address, transport.network.clone());
+                let at = At::Address(*address);
+                let server = PlainServer::new(resolver, at, transport.network.clone());
+                AnyServer::Plain(Arc::new(server))
+            }
+            Resolver::OnLink {
+                address,
+                port,
+                interface,
+            } => {
+                let at = At::OnLink(*address, *port, interface.clone());
+                let server = PlainServer::new(resolver, at, transport.network.clone());
                 AnyServer::Plain(Arc::new(server))
             }
             Resolver::Tls { host, port } => encrypted(host, *port, Protocol::Tls),
@@ -109,8 +119,8 @@ impl Plan {
         };
         let general = or_hosts(&settings.resolvers);
         let general = general.iter().map(&mut server).collect();
-        let bootstrap: Vec<Resolver> = settings.dns.bootstrap.iter().map(plain).collect();
-        let bootstrap: Group<AnyServer> = or_hosts(&bootstrap).iter().map(&mut server).collect();
+        let bootstrap = or_hosts(&settings.dns.bootstrap);
+        let bootstrap: Group<AnyServer> = bootstrap.iter().map(&mut server).collect();
         let zones: Vec<Group<AnyServer>> = settings
             .dns
             .zones

@@ -109,6 +109,10 @@ scenarios! {
     rfc9460_ipv6_hints_go_where_the_host_has_no_route
     rfc9476_alt_never_leaves
     rfc9520_failures_are_remembered_longer_when_they_come_again
+    search_a_full_name_in_a_listed_domain_is_denied_as_itself
+    search_a_short_name_leaves_one_denial
+    search_completions_of_listed_names_are_counted
+    search_the_last_name_of_a_cluster_is_denied
     threats_a_policy_change_takes_a_name_back_in_mid_lookup
     threats_a_reverse_answer_is_believed_only_for_known_names
     threats_addresses_are_not_names

@@ -1,7 +1,5 @@
 //! `[network.dns]`: what a policy says about names besides which are listed.
 
-use std::net::SocketAddr;
-
 use portcullis_names::Name;
 
 use super::document::Node;
@@ -91,11 +89,11 @@ fn resolver_list(
 }
 
 /// The addresses of resolvers that find the others; each must be found without help itself.
-fn plain_only(draft: &mut Draft<'_>, place: Place, list: Vec<Resolver>) -> Vec<SocketAddr> {
+fn plain_only(draft: &mut Draft<'_>, place: Place, list: Vec<Resolver>) -> Vec<Resolver> {
     let mut plain = Vec::with_capacity(list.len());
     for resolver in list {
         match resolver.plain() {
-            Some(address) => plain.push(address),
+            Some(_) => plain.push(resolver),
             None => {
                 let message = format!("`{resolver}` cannot be used to find other resolvers");
                 let hint = "write addresses here, such as \"10.0.0.53\"".to_owned();

@@ -1,7 +1,6 @@
 //! A policy while it is being read: rules with their places, and settings that later files replace.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -45,7 +44,7 @@ pub(super) struct Draft<'r> {
     /// Settings as written; a later one replaces an earlier one.
     pub settings: Settings,
     /// Resolvers that find the others, where they are written.
-    pub bootstrap: Option<Vec<SocketAddr>>,
+    pub bootstrap: Option<Vec<Resolver>>,
     pub proxy: ProxyDraft,
     /// Where a file says `mode = "limited"`; no other can say that it is not.
     pub limited: Option<Place>,
@@ -280,11 +279,9 @@ impl<'r> Draft<'r> {
     pub fn settle(&mut self) -> Settings {
         let mut settings = std::mem::take(&mut self.settings);
         let plain = || {
-            settings
-                .resolvers
-                .iter()
-                .filter_map(Resolver::plain)
-                .collect()
+            let resolvers = settings.resolvers.iter();
+            let plain = resolvers.filter(|resolver| resolver.plain().is_some());
+            plain.cloned().collect()
         };
         settings.dns.bootstrap = self.bootstrap.take().unwrap_or_else(plain);
         settings.limited = self.limited.is_some();

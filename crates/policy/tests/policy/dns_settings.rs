@@ -66,7 +66,7 @@ fn every_key_in_every_format() {
             ]
         );
         let dns = &settings.dns;
-        assert_eq!(dns.bootstrap, ["10.0.0.54:5353".parse().unwrap()]);
+        assert_eq!(dns.bootstrap, [Resolver::parse("10.0.0.54:5353").unwrap()]);
         let zones: Vec<_> = dns
             .zones
             .iter()
@@ -109,7 +109,7 @@ fn without_the_keys() {
     let policy = loaded("p.toml", text).policy;
     assert_eq!(
         policy.settings().dns.bootstrap,
-        ["10.0.0.53:53".parse().unwrap()]
+        [Resolver::parse("10.0.0.53").unwrap()]
     );
 }
 

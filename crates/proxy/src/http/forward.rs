@@ -36,7 +36,18 @@ struct Sending<'r> {
 
 /// Has a request decided on, and forwards it.
 pub(super) async fn forward(session: &mut Session<'_>, head: &Head) -> Next {
-    let request = request(&head.read);
+    let own = match &head.read.form {
+        RequestForm::Absolute { host, port, .. } if session.destination.is_none() => {
+            let dialer = &session.services.connector.dialer;
+            let decider = session.core.decider;
+            Some(decider.target_in_full(dialer, host, *port).await)
+        }
+        _ => None,
+    };
+    let request = Request {
+        own: own.as_ref(),
+        ..request(&head.read)
+    };
     // Shared, so that the request can look at it while the session is used.
     let other = match &session.destination {
         Some(tunnel) => other_name(session.services, tunnel, session.address, &request).await,
@@ -255,7 +266,7 @@ fn rest(session: &mut Session<'_>, last: &Permitted<'_>) {
     session.idle = peer.map(|peer| {
         let standing = session.around.is_none().then(|| {
             let records = session.core.records;
-            records.rest(&last.target, &last.ruling, peer)
+            records.rest(last.target, &last.ruling, peer)
         });
         let meter = session.services.connector.meter(peer);
         Idle { standing, meter }
@@ -323,6 +334,7 @@ fn request(head: &RequestHead) -> Request<'_> {
         path,
         host: head.host.as_ref().map(|(host, port)| (host, *port)),
         change: Change::of(head),
+        own: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use portcullis_names::Host;
 use portcullis_record::CloseReason;
 use portcullis_wire::http1::RequestForm;
 use tokio::net::TcpStream;
@@ -190,10 +191,18 @@ async fn requests(session: &mut Session<'_>) -> Next {
 async fn request(session: &mut Session<'_>, head: Head) -> Next {
     match &head.read.form {
         RequestForm::Connect { host, port } if session.destination.is_none() => {
-            if !head.read.names_host_port(host, *port) {
+            let completes = |(field, field_port): &(Host, Option<u16>)| {
+                field_port.is_none_or(|field_port| field_port == *port)
+                    && session.core.decider.is_same(field, host)
+            };
+            if !head.read.names_host_port(host, *port)
+                && !head.read.host.as_ref().is_some_and(completes)
+            {
                 return session.malformed("Host differs from the target", &head);
             }
-            let target = session.core.decider.target(host.clone(), *port);
+            let dialer = &session.services.connector.dialer;
+            let decider = session.core.decider;
+            let target = decider.target_in_full(dialer, host, *port).await;
             connect::connect(session, target, &head).await
         }
         _ => forward::forward(session, &head).await,

@@ -143,7 +143,7 @@ impl Session<'_> {
         };
         let flow = core
             .records
-            .open(at, &permitted.target, ruling, &upstream.peer);
+            .open(at, permitted.target, ruling, &upstream.peer);
         let id = flow.id;
         flow.standing.is_part_of(self.standing);
         let standing = flow.standing.clone();
@@ -475,6 +475,7 @@ fn asked<'r>(parts: &'r Parts, hosts: &'r Hosts) -> CoreRequest<'r> {
         path: path.map_or("/", PathAndQuery::as_str),
         host: hosts.field.as_ref().map(|(host, port)| (host, *port)),
         change: Change::None,
+        own: None,
     }
 }
 

@@ -6,7 +6,6 @@
 //! requests gets here, and nowhere else is anything of a request decided.
 
 use std::borrow::Cow;
-use std::ops::Deref;
 
 use portcullis_names::{Host, Name, NameBuf};
 use portcullis_policy::{Asked, LIMITED_METHODS, PathError, Reason, Shown, canonical_path};
@@ -74,6 +73,8 @@ pub(crate) struct Request<'r> {
     pub(crate) host: Option<(&'r Host, Option<u16>)>,
     /// What it wants to change to.
     pub(crate) change: Change,
+    /// At the proxy port: the destination that it names, in full.
+    pub(crate) own: Option<&'r Target>,
 }
 
 /// How a request names what it is for.
@@ -93,7 +94,7 @@ pub(crate) enum Form<'r> {
 
 /// A request that may be sent.
 pub(crate) struct Permitted<'a> {
-    pub(crate) target: Resolved<'a>,
+    pub(crate) target: &'a Target,
     pub(crate) ruling: Ruling,
     /// For its record.
     pub(crate) at: At<'a>,
@@ -103,23 +104,6 @@ pub(crate) struct Permitted<'a> {
     pub(crate) path: Cow<'a, str>,
     /// `host:port` for a refusal.
     asked: String,
-}
-
-/// The destination of a request: its own, or its connection's.
-pub(crate) enum Resolved<'p> {
-    Own(Box<Target>),
-    Connection(&'p Target),
-}
-
-impl Deref for Resolved<'_> {
-    type Target = Target;
-
-    fn deref(&self) -> &Target {
-        match self {
-            Resolved::Own(target) => target,
-            Resolved::Connection(target) => target,
-        }
-    }
 }
 
 /// A request that is not sent: what the client is told, and how the connection around it ends.
@@ -201,20 +185,20 @@ impl<'a> Request<'a> {
             let asked = self.asked();
             misdirected.refuse(core, at.asked(Some(asked.as_bytes())), place)
         })?;
-        let (ruling, shown) = self.ask(core.decider, place, &target);
+        let (ruling, shown) = self.ask(core.decider, place, target);
         let at = at.shown(shown);
         let (ruling, why) = self.narrowed(ruling, fields);
         let at = at.detail(why);
         if ruling.permit.is_none() {
-            let mut refused = Refused::denied(core.records, at, &target, ruling);
-            refused.refusal.target = Some(place.asked(&target));
+            let mut refused = Refused::denied(core.records, at, target, ruling);
+            refused.refusal.target = Some(place.asked(target));
             refused.refusal.help = why;
             return Err(refused);
         }
         Ok(Permitted {
-            authority: self.authority(place, &target),
+            authority: self.authority(place, target),
             path: sent_path(&ruling, self.path),
-            asked: place.asked(&target),
+            asked: place.asked(target),
             target,
             ruling,
             at,
@@ -257,7 +241,7 @@ impl<'a> Request<'a> {
                 Misdirected::malformed("a target of another scheme than the connection's"),
             ),
             (Form::Absolute { host, port, scheme }, _)
-                if !self.host_agrees(host, port, scheme)
+                if !self.host_agrees(decider, host, port.or(Some(scheme.default_port())))
                     && !self.may_ignore_host(decider, place) =>
             {
                 Err(Misdirected::malformed("Host differs from the target"))
@@ -267,11 +251,11 @@ impl<'a> Request<'a> {
     }
 
     /// Whether the `Host` field, if there is one, names the target.
-    fn host_agrees(&self, host: &Host, port: Option<u16>, scheme: Scheme) -> bool {
-        let or_default = |port: Option<u16>| port.unwrap_or(scheme.default_port());
+    fn host_agrees(&self, decider: &Decider, host: &Host, port: Option<u16>) -> bool {
         self.host.is_none_or(|(field, field_port)| {
             // Some leave out the port there, whatever it is.
-            field == host && field_port.is_none_or(|field_port| field_port == or_default(port))
+            decider.is_same(field, host)
+                && field_port.is_none_or(|field_port| Some(field_port) == port)
         })
     }
 
@@ -295,21 +279,20 @@ impl<'a> Request<'a> {
         }
     }
 
-    fn target(&self, decider: &Decider, place: Place<'a>) -> Result<Resolved<'a>, Misdirected> {
+    fn target(&self, decider: &Decider, place: Place<'a>) -> Result<&'a Target, Misdirected> {
         match (place, self.named()) {
-            (Place::Anywhere, Some((host, port))) => {
-                let port = port.unwrap_or(place.scheme().default_port());
-                let target = decider.target(host.clone(), port);
-                Ok(Resolved::Own(Box::new(target)))
+            (Place::Anywhere, _) => {
+                let none = || Misdirected::malformed("a request without a target");
+                self.own.ok_or_else(none)
             }
-            (Place::Anywhere, None) => Err(Misdirected::malformed("a request without a target")),
-            (Place::Destination(target), _) => Ok(Resolved::Connection(target)),
+            (Place::Destination(target), _) => Ok(target),
             (Place::Name(..), None) => Err(Misdirected::malformed("a request without a Host")),
             (Place::Name(target, name), Some((host, port))) => {
-                let same_name = host.name().is_some_and(|own| own.as_str() == name.as_str());
+                let own = host.name().map(NameBuf::as_ref);
+                let same_name = own.is_some_and(|own| decider.is_same_name(own, name.as_ref()));
                 // A Host without a port may leave out any port: TLS has proved the name.
                 if same_name && port.is_none_or(|port| port == target.port) {
-                    return Ok(Resolved::Connection(target));
+                    return Ok(target);
                 }
                 let why = "a Host other than the name that the connection was decided on";
                 Err(Misdirected::because(Reason::HostMismatch, why))
@@ -468,7 +451,7 @@ impl Refused {
 impl Permitted<'_> {
     /// Records and tells that the request could not be sent: no connection could be opened for it.
     pub(crate) fn undialled(&self, records: &Records, error: &OpenError) -> Refused {
-        let refused = Refused::undialled(records, self.at, &self.target, &self.ruling, error);
+        let refused = Refused::undialled(records, self.at, self.target, &self.ruling, error);
         self.tells_target(refused)
     }
 
@@ -495,7 +478,9 @@ fn host_of(target: &Target, named: Option<&Host>) -> String {
             },
         ) => name.to_string(),
         (Some(host), _) => host.to_string(),
-        (None, Asked::Name(name)) => name.to_string(),
+        (None, Asked::Name(_)) => target
+            .written()
+            .map_or_else(String::new, |name| name.to_string()),
         (None, Asked::Address { address, .. } | Asked::Synthetic { address, .. }) => {
             Host::Address(*address).to_string()
         }

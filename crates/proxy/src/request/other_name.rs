@@ -16,11 +16,14 @@ pub(crate) async fn other_name(
     request: &Request<'_>,
 ) -> Option<Target> {
     let (host, port) = request.named()?;
-    let (asked, other, address) = (tunnel.name()?, host.name()?, address?);
-    if asked.as_str() == other.as_str() || port.is_some_and(|port| port != tunnel.port) {
+    let address = address?;
+    let are_names = tunnel.name().is_some() && host.name().is_some();
+    if !are_names || tunnel.is(host) || port.is_some_and(|port| port != tunnel.port) {
         return None;
     }
-    let target = services.decider.target(host.clone(), tunnel.port);
+    let (decider, connector) = (services.decider, services.connector);
+    let dialer = &connector.dialer;
+    let target = decider.target_in_full(dialer, host, tunnel.port).await;
     let ruling = services.decider.decide(&target);
     let is_there = services.connector.is_at(&ruling, address).await;
     is_there.then_some(target)

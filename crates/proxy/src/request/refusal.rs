@@ -212,7 +212,10 @@ impl Answer {
 pub(crate) fn authority(target: &Target) -> String {
     let port = target.port;
     match &target.asked {
-        Asked::Name(name) => format!("{name}:{port}"),
+        Asked::Name(name) => {
+            let name = target.written().unwrap_or(name.as_ref());
+            format!("{name}:{port}")
+        }
         Asked::Synthetic {
             name: Some(name), ..
         } => format!("{name}:{port}"),

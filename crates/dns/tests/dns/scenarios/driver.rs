@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use portcullis_dns::{Clock, HostsFile};
+use portcullis_dns::{Clock, HostsFile, SearchList};
 use portcullis_policy::{Input, Mode, Policy};
 use portcullis_record::Protocol;
 use tokio::task::JoinHandle;
@@ -64,7 +64,7 @@ impl Scene {
         let mut resolvers = Vec::new();
         let mut rules = policy_of(&[]);
         let (mut route, mut owned) = (true, Vec::new());
-        let mut hosts = String::new();
+        let (mut hosts, mut search) = (String::new(), SearchList::default());
         while let Some(line) = lines.next_if(|line| !line.text.starts_with("at ")) {
             match line.words().as_slice() {
                 ["policy"] => rules = policy_of(&line.below),
@@ -74,6 +74,9 @@ impl Scene {
                     resolvers.push(resolver);
                 }
                 ["host", "has", "no", "IPv6", "route"] => route = false,
+                ["host", "has", "resolv.conf"] => {
+                    search = SearchList::parse(&text_of(&line.below), "");
+                }
                 ["host", "has", "hosts"] => hosts = text_of(&line.below),
                 ["host", "owns", address] => owned.push(address_of(&line, address)),
                 _ => line.wrong("before the first `at` stand policy, resolvers and host"),
@@ -83,6 +86,7 @@ impl Scene {
         let world = World::with(rules, servers, |config| {
             config.network = Arc::new(network);
             config.clock = Clock::tokio();
+            config.search = search;
             config.hosts = Arc::new(HostsFile::parse(&hosts));
             config.ipv6_route = Arc::new(move || route);
             config.host_owns = Arc::new(move |address| owned.contains(&address));
