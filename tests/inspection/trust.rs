@@ -117,3 +117,25 @@ fn a_program_that_does_not_trust_it_is_in_the_record() {
     let said = said.unwrap_or_else(|| panic!("nothing says so: {ran}"));
     assert_eq!(said["close_reason"], "client-protocol", "{said}");
 }
+
+/// A folder of certificates, as OpenSSL names them, and what browsers are told by an administrator.
+#[test]
+fn folders_of_certificates_and_policies_of_browsers_have_it_too() {
+    require("openssl");
+    let world = world();
+    let ran = narrow(&world).sh(
+        "env -i PATH=$PATH openssl s_client -CApath /etc/ssl/certs -connect api.example.com:443 \
+           -servername api.example.com </dev/null 2>&1 | grep -o 'Verify return code: 0 (ok)' | head -1; \
+         ls /etc/ssl/certs/*.0 | wc -l; (: > /etc/ssl/certs/mine) 2>/dev/null || echo read-only; \
+         der=$(sed 1d\\;\\$d $PORTCULLIS_CA_FILE | tr -d '\\n'); \
+         for browser in chrome edge; do \
+           grep -cF $der /etc/opt/$browser/policies/managed/portcullis.json; done",
+    );
+    ran.assert_ok();
+    let out = ran.out();
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[0], "Verify return code: 0 (ok)", "{ran}");
+    assert!(lines[1].parse::<u32>().unwrap() > 50, "the host's stay: {ran}");
+    assert_eq!(lines[2..], ["read-only", "1", "1"], "{ran}");
+    assert!(!std::path::Path::new("/etc/opt/chrome/policies/managed/portcullis.json").exists());
+}

@@ -27,6 +27,7 @@ mod sandboxed;
 mod thread;
 mod tickets;
 mod trust;
+mod trust_stores;
 mod unix_refusals;
 mod unresolved;
 mod watch;

@@ -7,9 +7,11 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
-use portcullis_sandbox::TrustFiles;
+use portcullis_sandbox::{TrustAddition, TrustFiles};
 use portcullis_tls::{host_certificates, pem_certificates};
 use rustls::pki_types::CertificateDer;
+
+use crate::trust_stores::additions;
 
 /// The longest file with authorities that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 8 * 1024 * 1024;
@@ -30,6 +32,7 @@ pub(crate) struct Trust {
     ca: String,
     bundle: String,
     java: Vec<u8>,
+    added: Vec<TrustAddition>,
 }
 
 impl Trust {
@@ -57,8 +60,10 @@ impl Trust {
         }
         let pem =
             |der: &CertificateDer<'_>| pem::encode(&pem::Pem::new("CERTIFICATE", der.to_vec()));
+        let added = pem::parse(&ca).map(|ca| additions(&ca)).unwrap_or_default();
         Trust {
             ca,
+            added,
             bundle: authorities.iter().map(pem).collect(),
             java: java_store(&authorities),
         }
@@ -69,6 +74,7 @@ impl Trust {
             ca: self.ca.as_bytes(),
             bundle: self.bundle.as_bytes(),
             java: &self.java,
+            added: &self.added,
         }
     }
 }

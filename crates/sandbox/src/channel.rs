@@ -32,7 +32,7 @@ pub(crate) enum ToInit {
     Failed = 2,
     /// Make a TCP socket; 4 or 6 follows.
     NewTcpSocket = 3,
-    /// What programs inside trust: three files.
+    /// What programs inside trust: four files.
     Trust = 4,
 }
 

@@ -80,6 +80,6 @@ pub use spec::{
     Addresses, Keyring, MAX_DATAGRAM_PORTS, MAX_OPEN_RULES, NameFiles, Network, OpenRule,
     OpenRules, Spec, UnixSockets,
 };
-pub use trust::{TRUST_BUNDLE, TRUST_CA, TRUST_JAVA, TrustFiles};
+pub use trust::{TRUST_BUNDLE, TRUST_CA, TRUST_JAVA, TrustAddition, TrustFiles};
 pub use unix_refusals::{UnixRefusal, UnixRefusals};
 pub use unreachable::{DatagramErrors, Unreachable};

@@ -9,13 +9,13 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::error::{At, SandboxError, Step};
-use crate::mounts;
+use crate::mounts::{self, skip_missing};
 
 /// The gateway's own authority, PEM, inside the sandbox.
 pub const TRUST_CA: &str = "/run/portcullis/ca.pem";
@@ -50,6 +50,25 @@ const JAVA_PLACES: [&str; 3] = [
     "/etc/pki/ca-trust/extracted/java/cacerts",
 ];
 
+/// Where the files that are added to folders are kept, in a folder each.
+const ADDED: &str = "/run/portcullis/added";
+/// What is copied of one folder: a list of authorities as single files has some hundred.
+const MAX_COPIED_ENTRIES: usize = 4096;
+const MAX_COPIED_BYTES: u64 = 8 * 1024 * 1024;
+/// Stands between the parts of what is added; none of them has one.
+const END: char = '\0';
+
+/// A file that is shown in a folder of the system's, beside what is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustAddition {
+    /// The folder, without symbolic links.
+    pub folder: PathBuf,
+    /// The file's path from there; folders on the way are made.
+    pub file: String,
+    /// What it says.
+    pub content: String,
+}
+
 /// What the gateway hands over.
 #[derive(Debug, Clone, Copy)]
 pub struct TrustFiles<'a> {
@@ -59,15 +78,18 @@ pub struct TrustFiles<'a> {
     pub bundle: &'a [u8],
     /// The same as a Java trust store.
     pub java: &'a [u8],
+    /// Stores that take one more file.
+    pub added: &'a [TrustAddition],
 }
 
 impl TrustFiles<'_> {
     /// The files as descriptors, in the order in which [`install`] takes them.
-    pub(crate) fn descriptors(&self) -> io::Result<[OwnedFd; 3]> {
+    pub(crate) fn descriptors(&self) -> io::Result<[OwnedFd; 4]> {
         Ok([
             in_memory(self.ca)?,
             in_memory(self.bundle)?,
             in_memory(self.java)?,
+            in_memory(packed(self.added).as_bytes())?,
         ])
     }
 }
@@ -75,12 +97,17 @@ impl TrustFiles<'_> {
 /// Writes the files into the sandbox's own folder and shows them in the system's places.
 pub(crate) fn install(fds: Vec<OwnedFd>) -> Result<(), SandboxError> {
     let step = Step::TrustFiles;
-    let fds: [OwnedFd; 3] = fds
+    let fds: [OwnedFd; 4] = fds
         .try_into()
         .map_err(|_| SandboxError::refused(step, "files are missing"))?;
+    let [ca, bundle, java, added] = fds;
+    let fds = [ca, bundle, java];
     for (path, fd) in [TRUST_CA, TRUST_BUNDLE, TRUST_JAVA].into_iter().zip(fds) {
         write(path, File::from(fd)).at(step, path)?;
     }
+    // Before the lists, which some of these folders have.
+    let added = read(File::from(added)).at(step, ADDED)?;
+    add(&unpacked(&added)).at(step, ADDED)?;
     for (own, places) in [(TRUST_BUNDLE, &PEM_PLACES[..]), (TRUST_JAVA, &JAVA_PLACES)] {
         for place in real_files(places) {
             mounts::show(Path::new(own), &place).at(step, &place.to_string_lossy())?;
@@ -102,11 +129,105 @@ fn real_files(places: &[&str]) -> BTreeSet<PathBuf> {
     real.filter(|path| path.is_file()).collect()
 }
 
-fn write(path: &str, from: File) -> io::Result<()> {
+/// Shows each file in its folder, beside copies of what is there. A folder that cannot be copied whole is
+/// left as it is: then that store does not have the authority.
+fn add(added: &[TrustAddition]) -> io::Result<()> {
+    let folders: BTreeSet<&PathBuf> = added.iter().map(|one| &one.folder).collect();
+    for (number, folder) in folders.into_iter().enumerate() {
+        let own = format!("{ADDED}/{number}");
+        let mut room = Room::default();
+        if copy(folder, Path::new(&own), &mut room).is_err() {
+            continue;
+        }
+        for one in added.iter().filter(|one| one.folder == *folder) {
+            let path = Path::new(&own).join(&one.file);
+            fs::create_dir_all(path.parent().unwrap_or(Path::new(&own)))?;
+            // A policy may be there already, in a copy that nobody may write to.
+            skip_missing(fs::remove_file(&path))?;
+            fs::write(&path, &one.content)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o444))?;
+        }
+        mounts::show(Path::new(&own), folder)?;
+    }
+    Ok(())
+}
+
+/// What may still be copied of one folder.
+struct Room {
+    entries: usize,
+    bytes: u64,
+}
+
+impl Default for Room {
+    fn default() -> Room {
+        Room {
+            entries: MAX_COPIED_ENTRIES,
+            bytes: MAX_COPIED_BYTES,
+        }
+    }
+}
+
+/// Copies a folder with all that is in it: links as they are, files by what they say.
+fn copy(from: &Path, to: &Path, room: &mut Room) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let (kind, from, to) = (entry.file_type()?, entry.path(), to.join(entry.file_name()));
+        room.entries = (room.entries.checked_sub(1)).ok_or(io::ErrorKind::FileTooLarge)?;
+        if kind.is_dir() {
+            copy(&from, &to, room)?;
+        } else if kind.is_symlink() {
+            symlink(fs::read_link(&from)?, &to)?;
+        } else if kind.is_file() {
+            let size = entry.metadata()?.len();
+            room.bytes = (room.bytes.checked_sub(size)).ok_or(io::ErrorKind::FileTooLarge)?;
+            // What the caller may not read is hidden from CMD too.
+            match File::open(&from) {
+                Ok(file) => write(&to, file)?,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn packed(added: &[TrustAddition]) -> String {
+    let mut text = String::new();
+    for one in added {
+        // No path of this list is anything else.
+        let Some(folder) = one.folder.to_str() else {
+            continue;
+        };
+        for part in [folder, &one.file, &one.content] {
+            text.push_str(part);
+            text.push(END);
+        }
+    }
+    text
+}
+
+fn unpacked(bytes: &[u8]) -> Vec<TrustAddition> {
+    let text = String::from_utf8_lossy(bytes);
+    let parts: Vec<&str> = text.split_terminator(END).collect();
+    let (whole, _) = parts.as_chunks();
+    let one = |[folder, file, content]: &[&str; 3]| TrustAddition {
+        folder: PathBuf::from(folder),
+        file: (*file).to_owned(),
+        content: (*content).to_owned(),
+    };
+    whole.iter().map(one).collect()
+}
+
+fn write(path: impl AsRef<Path>, from: File) -> io::Result<()> {
+    fs::write(&path, read(from)?)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444))
+}
+
+fn read(from: File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(MAX_TRUST_BYTES).read_to_end(&mut bytes)?;
-    fs::write(path, bytes)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o444))
+    Ok(bytes)
 }
 
 /// A file that exists in memory alone, to be read from its start.
@@ -127,13 +248,52 @@ mod tests {
             ca: b"one",
             bundle: b"one and two",
             java: b"",
+            added: &[],
         };
         let read = files.descriptors().unwrap().map(|fd| {
             let mut text = String::new();
             File::from(fd).read_to_string(&mut text).unwrap();
             text
         });
-        assert_eq!(read, ["one", "one and two", ""]);
+        assert_eq!(read, ["one", "one and two", "", ""]);
+    }
+
+    #[test]
+    fn a_folder_is_copied_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let from = folder.path().join("from");
+        fs::create_dir_all(from.join("java")).unwrap();
+        fs::write(from.join("java/cacerts"), "java").unwrap();
+        fs::write(from.join("one.pem"), "one").unwrap();
+        symlink("one.pem", from.join("0a.0")).unwrap();
+        let to = folder.path().join("to");
+        copy(&from, &to, &mut Room::default()).unwrap();
+        assert_eq!(fs::read_to_string(to.join("java/cacerts")).unwrap(), "java");
+        assert_eq!(
+            fs::read_link(to.join("0a.0")).unwrap(),
+            Path::new("one.pem")
+        );
+        for (entries, bytes) in [(3, u64::MAX), (usize::MAX, 6)] {
+            let again = folder.path().join(format!("{entries}"));
+            let copied = copy(&from, &again, &mut Room { entries, bytes });
+            assert_eq!(copied.unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        }
+    }
+
+    #[test]
+    fn what_is_added_arrives_as_it_was() {
+        let one = |folder: &str| TrustAddition {
+            folder: folder.into(),
+            file: "policies/managed/one.json".to_owned(),
+            content: "{\"a\":\n\"ü\"}".to_owned(),
+        };
+        for added in [
+            vec![],
+            vec![one("/etc/a")],
+            vec![one("/etc/a"), one("/etc/b c")],
+        ] {
+            assert_eq!(unpacked(packed(&added).as_bytes()), added);
+        }
     }
 
     #[test]
@@ -142,9 +302,9 @@ mod tests {
         let file = folder.path().join("bundle");
         fs::write(&file, "x").unwrap();
         let link = folder.path().join("link");
-        std::os::unix::fs::symlink(&file, &link).unwrap();
+        symlink(&file, &link).unwrap();
         let dangling = folder.path().join("dangling");
-        std::os::unix::fs::symlink("/nowhere/at/all", &dangling).unwrap();
+        symlink("/nowhere/at/all", &dangling).unwrap();
         let places = [&file, &link, &dangling, &folder.path().to_owned()]
             .map(|path| path.to_str().unwrap().to_owned());
         let places: Vec<&str> = places.iter().map(String::as_str).collect();
