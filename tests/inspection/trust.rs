@@ -135,7 +135,10 @@ fn folders_of_certificates_and_policies_of_browsers_have_it_too() {
     let out = ran.out();
     let lines: Vec<&str> = out.lines().collect();
     assert_eq!(lines[0], "Verify return code: 0 (ok)", "{ran}");
-    assert!(lines[1].parse::<u32>().unwrap() > 50, "the host's stay: {ran}");
+    assert!(
+        lines[1].parse::<u32>().unwrap() > 50,
+        "the host's stay: {ran}"
+    );
     assert_eq!(lines[2..], ["read-only", "1", "1"], "{ran}");
     assert!(!std::path::Path::new("/etc/opt/chrome/policies/managed/portcullis.json").exists());
 }

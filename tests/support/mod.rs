@@ -14,7 +14,9 @@ mod records;
 mod tools;
 
 pub use records::{Records, read_records, seconds_between};
-pub use tools::{guest_kernel, node_modules, nss_resolve, require, require_kernel};
+pub use tools::{
+    folder_of_tools, guest_kernel, node_modules, nss_resolve, require, require_kernel,
+};
 
 use portcullis_testkit::exec::{self, Finished};
 use portcullis_testkit::{World, WorldSpec};

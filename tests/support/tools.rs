@@ -53,6 +53,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("go", "golang-go"),
     ("aria2c", "aria2"),
     ("redis-cli", "redis-tools"),
+    ("chromium", "chromium"),
+    ("firefox-esr", "firefox-esr"),
 ];
 
 /// Fails the test if a program is missing, and says which Debian package has it.
@@ -91,7 +93,7 @@ pub fn require_kernel(path: &str, what: &str) {
 #[track_caller]
 pub fn node_modules(world: &World) {
     require("node");
-    let from = tools().join("node_modules");
+    let from = folder_of_tools().join("node_modules");
     assert!(
         from.join("ws/package.json").is_file(),
         "this test needs the npm package ws in {}: `cargo xtask test` puts it there",
@@ -105,7 +107,7 @@ pub fn node_modules(world: &World) {
 /// The guest's kernel and the folder of its modules, unpacked by `cargo xtask test`.
 #[track_caller]
 pub fn guest_kernel() -> (PathBuf, PathBuf) {
-    let linux = tools().join("linux");
+    let linux = folder_of_tools().join("linux");
     let kernel = std::fs::read_dir(linux.join("boot"))
         .into_iter()
         .flatten()
@@ -136,7 +138,7 @@ pub fn guest_kernel() -> (PathBuf, PathBuf) {
 pub fn nss_resolve() -> PathBuf {
     let library = "libnss_resolve.so.2";
     let mut folders = Vec::new();
-    for top in [PathBuf::from("/"), tools().join("nss-resolve")] {
+    for top in [PathBuf::from("/"), folder_of_tools().join("nss-resolve")] {
         for lib in ["lib", "usr/lib", "usr/lib64"] {
             let below = std::fs::read_dir(top.join(lib)).into_iter().flatten();
             folders.push(top.join(lib));
@@ -151,7 +153,7 @@ pub fn nss_resolve() -> PathBuf {
         })
 }
 
-fn tools() -> PathBuf {
+pub fn folder_of_tools() -> PathBuf {
     match std::env::var_os("PORTCULLIS_TEST_TOOLS") {
         Some(folder) => folder.into(),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("target/test-tools"),

@@ -17,6 +17,7 @@ cargo xtask test [--fast] [FILTER…]   install what the tests need, build, run 
                                       (--fast leaves out those with a virtual machine or Java)
 cargo xtask prepare [--fast]          install what the tests need and no more
 cargo xtask hunt [SECONDS]            the bypass hunter, as an ordinary user and as root; 600 each
+cargo xtask programs                  install large programs too (browsers, agents), and try all of them
 cargo xtask needs                     list what the tests need, and what is missing
 cargo xtask tidy                      formatting, lints, house rules
 cargo xtask fuzz [--seconds N] [TARGET…]   build the fuzz targets and run each (60 s unless told)";
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         ["prepare", "--fast"] => tests::prepare(true),
         ["hunt"] => tests::hunt("600"),
         ["hunt", seconds] => tests::hunt(seconds),
+        ["programs"] => tests::programs(),
         ["needs"] => {
             packages::list();
             Ok(())

@@ -185,20 +185,25 @@ pub const PACKAGES: &[Package] = &[
     needs("busybox-static", "busybox", "the guest's programs"),
 ];
 
-fn missing(fast: bool) -> Vec<&'static Package> {
-    PACKAGES
-        .iter()
-        .filter(|package| !(fast && package.slow))
-        .filter(|package| match package.program {
-            Some(program) => !has_program(program),
-            None => !succeeds(Command::new("dpkg").args(["-s", package.name])),
-        })
-        .collect()
+/// Those of `cargo xtask programs` alone.
+const LARGE: &[Package] = &[
+    needs("chromium", "chromium", "a browser"),
+    needs("firefox-esr", "firefox-esr", "another browser"),
+    needs("python3-pip", "pip3", "libraries from PyPI"),
+];
+
+fn missing<'p>(of: impl Iterator<Item = &'p Package>) -> Vec<&'static str> {
+    of.filter(|package| match package.program {
+        Some(program) => !has_program(program),
+        None => !succeeds(Command::new("dpkg").args(["-s", package.name])),
+    })
+    .map(|package| package.name)
+    .collect()
 }
 
 /// Prints the list.
 pub fn list() {
-    let missing: Vec<&str> = missing(false).iter().map(|package| package.name).collect();
+    let missing = missing(PACKAGES.iter());
     for package in PACKAGES {
         let state = if missing.contains(&package.name) {
             "MISSING"
@@ -211,7 +216,27 @@ pub fn list() {
 
 /// Installs what is missing, or says how.
 pub fn install(fast: bool) -> Result<()> {
-    let names: Vec<&str> = missing(fast).iter().map(|package| package.name).collect();
+    let of = PACKAGES.iter().filter(|package| !(fast && package.slow));
+    let names = missing(of.clone());
+    get(&names)?;
+    installed(&missing(of))
+}
+
+/// The same for what only `cargo xtask programs` needs.
+pub fn install_large() -> Result<()> {
+    get(&missing(LARGE.iter()))?;
+    installed(&missing(LARGE.iter()))
+}
+
+fn installed(still: &[&str]) -> Result<()> {
+    if still.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("still missing: {}", still.join(", ")))
+    }
+}
+
+fn get(names: &[&str]) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
@@ -231,14 +256,8 @@ pub fn install(fast: bool) -> Result<()> {
         run(&mut command)
     };
     let mut install = vec!["install", "--no-install-recommends", "-y"];
-    install.extend(&names);
+    install.extend(names);
     apt(&["update"])
         .and_then(|()| apt(&install))
-        .map_err(|error| format!("{error}\n{by_hand}"))?;
-    let still: Vec<&str> = missing(fast).iter().map(|package| package.name).collect();
-    if still.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("still missing: {}", still.join(", ")))
-    }
+        .map_err(|error| format!("{error}\n{by_hand}"))
 }

@@ -8,6 +8,9 @@ use std::time::Instant;
 /// What is in the names of the tests that `--fast` leaves out.
 const SLOW_WORDS: [&str; 3] = ["qemu", "java", "slow_"];
 
+/// What begins the names of the tests that only [`programs`] runs: they download a gigabyte.
+const HEAVY: &str = "heavy_";
+
 /// Everything that the tests need besides cargo.
 pub fn prepare(fast: bool) -> Result<()> {
     packages::install(fast)?;
@@ -58,6 +61,22 @@ pub fn hunt(seconds: &str) -> Result<()> {
     run(command.env("PORTCULLIS_HUNT_SECONDS", seconds))
 }
 
+/// Tries every program of the table, the large ones too.
+pub fn programs() -> Result<()> {
+    prepare(true)?;
+    packages::install_large()?;
+    tools::large()?;
+    run(&mut cargo(&["build", "--workspace", "--bins"]))?;
+    let mut command = cargo(&[
+        "test",
+        "--package",
+        "portcullis-workbench",
+        "--test",
+        "programs",
+    ]);
+    run(command.args(["--", "--test-threads=1"]))
+}
+
 /// Reads the command line.
 pub fn test(words: &[&str]) -> Result<()> {
     let fast = words.contains(&"--fast");
@@ -73,13 +92,9 @@ fn nextest(fast: bool, filters: &[&str]) -> Result<()> {
     let settings = format!("portcullis:{}", root().join("xtask/nextest.toml").display());
     let mut command = cargo(&["nextest", "run", "--workspace", "--no-fail-fast"]);
     command.args(["--tool-config-file", &settings]);
-    if fast {
-        let all: Vec<String> = SLOW_WORDS
-            .iter()
-            .map(|word| format!("not test({word})"))
-            .collect();
-        command.args(["--filterset", &all.join(" and ")]);
-    }
+    let left_out = left_out(fast).map(|word| format!("not test({word})"));
+    let all: Vec<String> = left_out.collect();
+    command.args(["--filterset", &all.join(" and ")]);
     command.args(filters);
     run(&mut command)
 }
@@ -95,12 +110,15 @@ fn plain(fast: bool, filters: &[&str]) -> Result<()> {
         "--no-fail-fast",
     ]);
     command.args(filters.first()).arg("--");
-    if fast {
-        for word in SLOW_WORDS {
-            command.args(["--skip", word]);
-        }
+    for word in left_out(fast) {
+        command.args(["--skip", word]);
     }
     run(&mut command)
+}
+
+fn left_out(fast: bool) -> impl Iterator<Item = &'static str> {
+    let slow = SLOW_WORDS.into_iter().filter(move |_| fast);
+    slow.chain([HEAVY])
 }
 
 /// cargo in the repository, with the variables by which the tests find what was prepared.

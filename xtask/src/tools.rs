@@ -35,6 +35,24 @@ pub fn node_packages() -> Result<()> {
         .current_dir(&folder))
 }
 
+/// Libraries of `tests/programs`, and agents, whose newest versions are what people have.
+pub fn large() -> Result<()> {
+    let python = tools_folder().join("python");
+    if !python.join("openai").is_dir() {
+        let mut pip = Command::new("/usr/bin/python3");
+        pip.args(["-m", "pip", "install", "--quiet", "--target"]);
+        run(pip
+            .arg(&python)
+            .args(["openai", "anthropic", "huggingface_hub", "botocore"]))?;
+    }
+    let mut npm = Command::new("npm");
+    // Agents fetch their programs by scripts.
+    npm.args(["install", "--no-audit", "--no-fund", "--no-save"]);
+    npm.args(["axios", "got", "undici", "opencode-ai", "@openai/codex"]);
+    npm.args(["@anthropic-ai/claude-code", WS]);
+    run(npm.current_dir(tools_folder()))
+}
+
 /// The guest's kernel, unpacked into `target/test-tools/linux` (nothing is installed): the tests
 /// read `boot/vmlinuz-*` and `lib/modules` below it.
 pub fn guest_kernel() -> Result<()> {
