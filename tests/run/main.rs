@@ -12,6 +12,7 @@ mod ping;
 mod processes;
 mod published;
 mod root;
+mod root_files;
 mod sockets;
 mod streams;
 #[path = "../support/mod.rs"]

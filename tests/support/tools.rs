@@ -27,6 +27,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("ping", "iputils-ping"),
+    ("sshd", "openssh-server"),
     ("tracepath", "iputils-tracepath"),
     ("ip", "iproute2"),
     ("ss", "iproute2"),

@@ -64,6 +64,7 @@ pub const PACKAGES: &[Package] = &[
         "an upstream resolver over TLS and HTTPS",
     ),
     needs("squid", "squid", "an upstream proxy"),
+    needs("openssh-server", "sshd", "a server for ssh and git"),
     needs("iputils-ping", "ping", "ping"),
     needs(
         "iputils-tracepath",

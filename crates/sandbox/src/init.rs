@@ -27,11 +27,14 @@ use crate::limits::Descriptors;
 use crate::message::{EXIT_GATEWAY_GONE, GRACE, Order, Report};
 use crate::mounts::Plan;
 use crate::namespace_limits::NamespaceLimits;
+use crate::root_files::RootFile;
 use crate::signals::{Change, Saved, SignalFd};
 use crate::sockets::{Family, SocketName};
 use crate::spec::{Keyring, NameFiles, UnixSockets};
 use crate::unix_supervisor::{self, ToSupervisor};
-use crate::{fds, listeners, masks, mounts, probe, refused, signals, streams, sys, trust};
+use crate::{
+    fds, listeners, masks, mounts, probe, refused, root_files, signals, streams, sys, trust,
+};
 
 /// How long the gateway may take to say that it serves.
 const GATEWAY_READY_TIMEOUT: Duration = Duration::from_secs(20);
@@ -71,6 +74,8 @@ pub(crate) struct Init {
     pub(crate) name_files: NameFiles,
     pub(crate) unix_sockets: UnixSockets,
     pub(crate) plan: Plan,
+    /// Files of root that the command sees as its own.
+    pub(crate) root_files: Vec<RootFile>,
     pub(crate) cwd: PathBuf,
     pub(crate) inside: Inside,
     pub(crate) timeout: Option<Duration>,
@@ -257,6 +262,7 @@ impl Init {
         let _ = self.maps.permit_ping();
         mounts::arrange(&self.plan)?;
         masks::resolver_files(&self.inside.addresses, &self.name_files)?;
+        root_files::cover(&self.root_files);
         if self.trust {
             trust::install(self.await_gateway(ToInit::Trust)?)?;
         }

@@ -45,6 +45,7 @@ mod parent;
 mod probe;
 mod process;
 mod refused;
+mod root_files;
 mod rules;
 mod seccomp;
 mod signals;

@@ -32,7 +32,7 @@ use crate::signals::{self, Change, Saved, SignalFd};
 use crate::spec::{MAX_OPEN_RULES, Spec};
 use crate::streams::{self, SavedStderr};
 use crate::terminal::Terminal;
-use crate::{fds, let_in, sys, tap};
+use crate::{fds, let_in, root_files, sys, tap};
 
 /// How long the gateway may take to write its last records after the sandbox has ended.
 const GATEWAY_END_TIMEOUT: Duration = Duration::from_secs(5);
@@ -74,6 +74,11 @@ pub fn run(
     let maps = IdMaps::of_caller().at(Step::IdMap, "reading")?;
     let cwd = working_directory(&spec)?;
     let plan = plan(&spec, &maps)?;
+    // Where every id has its number inside, root's files are root's.
+    let root_files = match maps.privileged() {
+        true => Vec::new(),
+        false => root_files::find(std::env::home_dir().as_deref()),
+    };
     let terminal = Terminal::remember();
     let (parent, init_parent) = Channel::pair().at(Step::Prepare, "channel")?;
     // This process stops when the command does; news must reach it all the same.
@@ -93,6 +98,7 @@ pub fn run(
         name_files: spec.name_files.clone(),
         unix_sockets: spec.unix_sockets,
         plan,
+        root_files,
         cwd,
         inside: Inside {
             addresses: spec.addresses,
