@@ -17,6 +17,7 @@ mod inside;
 mod live_policy;
 mod log_flood;
 mod log_sinks;
+mod named_ports;
 #[path = "../support/policies.rs"]
 mod policies;
 mod records;
