@@ -246,6 +246,40 @@ fn every_way_to_write_a_resolv_conf_works() {
 }
 
 #[test]
+fn the_caller_s_environment_counts_as_for_its_programs() {
+    require("curl");
+    let world = searching("search no.test\n");
+    let run = sandbox(&world).allow("api.example.com");
+    let ran = run
+        .env("LOCALDOMAIN", "example.com")
+        .sh("getent ahostsv4 api | awk '/STREAM/ { print $1 }'; \
+         curl -sS -m 25 -o /dev/null -w '%{http_code}' http://api/");
+    assert_eq!(ran.out(), "203.0.113.10\n200", "{ran}");
+    ran.assert_no_denial();
+}
+
+#[test]
+fn a_link_to_the_stub_of_resolved_is_read_and_followed() {
+    let world = searching("search no.test\n");
+    let run = "/run/systemd/resolve";
+    let link = format!(
+        "set -e; mkdir -p {run}; printf 'nameserver 203.0.113.53\noptions edns0 trust-ad\nsearch example.com\n' \
+         > {run}/stub-resolv.conf; rm etc/resolv.conf; ln -s ..{run}/stub-resolv.conf etc/resolv.conf"
+    );
+    let done = finish(world.command_as_root("sh").args(["-c", &link]), LIMIT);
+    assert_eq!(done.code(), Some(0), "{done}");
+    let ran = sandbox(&world)
+        .allow("v4only.example.com")
+        .sh("getent ahostsv4 v4only | awk '/STREAM/ { print $1 }'; cat /etc/resolv.conf /run/systemd/resolve/*");
+    let inside = "nameserver 10.0.2.3\nsearch example.com\noptions edns0\n";
+    assert_eq!(
+        ran.out(),
+        format!("203.0.113.60\n{inside}{inside}"),
+        "{ran}"
+    );
+}
+
+#[test]
 fn commands_say_what_a_short_name_means() {
     let world = searching(CLUSTER);
     let look = |args: &[&str]| {
@@ -282,7 +316,7 @@ fn commands_say_what_a_short_name_means() {
 #[test]
 fn learn_writes_the_full_name() {
     require("curl");
-    let world = searching("search internal.test example.com\n");
+    let world = searching("search internal.test example.com com\n");
     let mut command = world.command(crate::support::portcullis());
     let script =
         "curl -s -o /dev/null http://api/; curl -s -o /dev/null --noproxy '*' http://v4only/";

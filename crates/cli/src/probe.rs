@@ -265,10 +265,11 @@ fn dns(name: &str) -> Step<Vec<IpAddr>> {
     let mut last = None;
     let parsed = NameBuf::from_program(name.as_bytes());
     let parsed = parsed.as_ref().map_err(ToString::to_string)?;
+    let search = portcullis_gateway::callers_search(&host);
     let relative = Some(parsed.as_ref()).filter(|_| !name.ends_with('.'));
     let mut candidates: Vec<String> = relative
         .into_iter()
-        .flat_map(|name| host.search.candidates(name))
+        .flat_map(|name| search.candidates(name))
         .map(|name| name.to_string())
         .collect();
     if candidates.is_empty() {

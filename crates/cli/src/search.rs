@@ -1,6 +1,6 @@
 //! Short names as TARGETs: what the host's search list makes of them, as for a program inside.
 
-use portcullis_gateway::host_resolv_conf;
+use portcullis_gateway::{callers_search, host_resolv_conf};
 use portcullis_names::{Name, RecordType};
 use portcullis_policy::{Policy, Request};
 
@@ -35,7 +35,7 @@ pub fn in_full(policy: &Policy, target: &str) -> Option<InFull> {
         return None;
     }
     let name = Name::from_policy(short).ok()?;
-    let search = host_resolv_conf().unwrap_or_default().search;
+    let search = callers_search(&host_resolv_conf().unwrap_or_default());
     if search.is_empty() || name.as_ref().is_localhost() {
         return None;
     }

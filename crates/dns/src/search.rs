@@ -67,6 +67,19 @@ impl SearchList {
         list
     }
 
+    /// The same as a program of this environment has it: `LOCALDOMAIN` stands for the list, and `RES_OPTIONS`
+    /// adds options (resolv.conf(5)).
+    #[must_use]
+    pub fn amended(mut self, localdomain: Option<&str>, res_options: Option<&str>) -> SearchList {
+        if let Some(domains) = localdomain {
+            self.replace(domains.split_ascii_whitespace());
+        }
+        for option in res_options.unwrap_or_default().split_ascii_whitespace() {
+            self.set(option);
+        }
+        self
+    }
+
     fn replace<'t>(&mut self, domains: impl Iterator<Item = &'t str>) {
         self.domains.clear();
         let domains = domains.filter_map(Domain::parse);
@@ -231,6 +244,20 @@ mod tests {
         let none = SearchList::parse("search .\n", "web1.corp.example");
         assert!(none.is_empty());
         assert_eq!(none.lines(), "search .\noptions edns0\n");
+    }
+
+    #[test]
+    fn the_environment_amends_what_the_file_says() {
+        let list = SearchList::parse("search a.example\noptions ndots:2\n", "");
+        assert_eq!(list.clone().amended(None, None), list);
+        let other = list
+            .clone()
+            .amended(Some("b.example c.example"), Some("ndots:3 no-aaaa"));
+        assert_eq!(
+            other.lines(),
+            "search b.example c.example\noptions edns0 ndots:3 no-aaaa\n"
+        );
+        assert!(list.amended(Some(""), None).is_empty());
     }
 
     #[test]

@@ -215,7 +215,8 @@ impl DnsService {
         while let Some(permit) = listed.next() {
             let full = permit.name();
             let is_name = full.as_ref() == name;
-            if is_name && self.search().is_tried_first(name) {
+            // Where the policy only watches, no name says by itself that it is the right one.
+            if is_name && self.search().is_tried_first(name) && !permit.audit() {
                 return None;
             }
             if listed.peek().is_some() {

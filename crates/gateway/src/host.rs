@@ -1,6 +1,6 @@
 //! What the gateway reads of the host it runs on: its resolvers and its IPv6 route.
 
-use portcullis_dns::ResolvConf;
+use portcullis_dns::{ResolvConf, SearchList};
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::SocketAddr;
@@ -31,6 +31,14 @@ pub fn host_resolv_conf() -> io::Result<ResolvConf> {
 pub fn resolv_conf_in(text: &str) -> ResolvConf {
     let hostname = rustix::system::uname();
     ResolvConf::parse(text, &hostname.nodename().to_string_lossy())
+}
+
+/// The search list of a `resolv.conf` as programs with this process's environment have it.
+pub fn callers_search(resolv_conf: &ResolvConf) -> SearchList {
+    let variable = |name| std::env::var(name).ok();
+    let (localdomain, options) = (variable("LOCALDOMAIN"), variable("RES_OPTIONS"));
+    let search = resolv_conf.search.clone();
+    search.amended(localdomain.as_deref(), options.as_deref())
 }
 
 /// The resolvers of a `resolv.conf` that this host can ask now.

@@ -57,7 +57,7 @@ mod synthetic;
 
 pub use entrances::Entrances;
 pub use gateway::{Builder, Gateway};
-pub use host::{host_resolv_conf, resolv_conf_in, usable_resolvers};
+pub use host::{callers_search, host_resolv_conf, resolv_conf_in, usable_resolvers};
 pub use replace::{Networks, ReplaceError, Replaced};
 pub use serving::{PartError, Serving};
 pub use startup::{Acceptable, BuildError, ResolverError, StartError};

@@ -131,8 +131,10 @@ impl Decider {
     /// follows is about the full name.
     pub(crate) async fn target_in_full(&self, dialer: &Dialer, host: &Host, port: u16) -> Target {
         let full = match host {
-            Host::Name(name) => dialer.complete(name.as_ref()).await,
-            Host::Address(_) => None,
+            Host::Name(name) if !self.means_itself(name.as_ref()) => {
+                dialer.complete(name.as_ref()).await
+            }
+            _ => None,
         };
         self.target(host.clone(), port).completed(full)
     }
@@ -242,6 +244,17 @@ impl Decider {
         one == other
             || self.completes(one, other) && self.is_unlisted(one)
             || self.completes(other, one) && self.is_unlisted(other)
+    }
+
+    /// Whether a name stands for itself, as most do: it is listed, and tried before any completion.
+    fn means_itself(&self, name: NameRef<'_>) -> bool {
+        let is_listed = |qtype| {
+            let policy = self.policy.load();
+            policy.decide(&Request::Lookup { name, qtype }).reason == Reason::Allowed
+        };
+        self.search.is_empty()
+            || self.search.is_tried_first(name)
+                && (is_listed(RecordType::A) || is_listed(RecordType::AAAA))
     }
 
     fn completes(&self, short: NameRef<'_>, full: NameRef<'_>) -> bool {

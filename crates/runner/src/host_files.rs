@@ -8,7 +8,9 @@
 //! lead. A program in the sandbox sees copies, and the folder is held since before it starts.
 
 use portcullis_dns::{HostsFile, interface_index};
-use portcullis_gateway::{CancellationToken, Gateway, ResolvConf, SearchList, resolv_conf_in};
+use portcullis_gateway::{
+    CancellationToken, Gateway, ResolvConf, SearchList, callers_search, resolv_conf_in,
+};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
 use std::fs::File;
 use std::io::{self, Read};
@@ -56,8 +58,8 @@ pub(crate) struct HostFiles {
     resolv_conf: Followed,
     hosts: Followed,
     resolvers: ResolvConf,
-    /// How short names are completed: as in the copy inside, which does not change.
-    pub search: SearchList,
+    /// What the file says of short names when CMD starts: the copy inside does not change.
+    at_start: ResolvConf,
     /// What was handed to the gateway last, or refused.
     tried: Vec<SocketAddr>,
 }
@@ -77,10 +79,15 @@ impl HostFiles {
             resolv_conf: followed(RESOLV_CONF),
             hosts: followed(HOSTS),
             resolvers: ResolvConf::default(),
-            search: search(folder.as_deref()),
+            at_start: at_start(folder.as_deref()),
             tried: Vec::new(),
             folder,
         }
+    }
+
+    /// How short names are completed.
+    pub(crate) fn search(&self) -> SearchList {
+        callers_search(&self.at_start)
     }
 
     /// The hosts file as it is now; an empty one where there is none.
@@ -178,9 +185,9 @@ impl HostFiles {
     }
 }
 
-fn search(folder: Option<&OwnedFd>) -> SearchList {
+fn at_start(folder: Option<&OwnedFd>) -> ResolvConf {
     let text = read(folder, RESOLV_CONF).unwrap_or_default();
-    resolv_conf_in(&text).search
+    resolv_conf_in(&text)
 }
 
 fn stamp(folder: Option<&OwnedFd>, name: &str) -> Option<Stamp> {
@@ -212,10 +219,12 @@ pub(crate) struct HostNames {
 impl HostNames {
     /// Reads them.
     pub(crate) fn read() -> HostNames {
-        let HostFiles { folder, search, .. } = HostFiles::open();
+        let HostFiles {
+            folder, at_start, ..
+        } = HostFiles::open();
         HostNames {
             hosts: read(folder.as_deref(), HOSTS).ok(),
-            search,
+            search: at_start.search,
         }
     }
 }

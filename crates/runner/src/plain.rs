@@ -170,7 +170,7 @@ async fn serve(
         .policy(config.policy)
         .resolvers(config.resolvers)
         .hosts(Arc::new(host_files.hosts()))
-        .search(host_files.search.clone())
+        .search(host_files.search())
         .recorder(recorder.clone())
         .own(own)
         .tickets(Arc::new(CallersTickets))

@@ -374,7 +374,7 @@ async fn start(parts: Parts<'_>, wanted: Wanted) -> Result<Serving, NotServed> {
         .policy(wanted.policy)
         .resolvers(wanted.resolvers)
         .hosts(hosts)
-        .search(host_files.search.clone())
+        .search(host_files.search())
         .recorder(recorder.clone())
         .gate(Box::new(KernelGate {
             set: kernel,
