@@ -13,6 +13,14 @@ fn ping_is_refused<'a>(ran: &'a Ran, address: &str) -> &'a serde_json::Value {
     denials[0]
 }
 
+fn raw_socket_is_recorded(ran: &Ran) {
+    let denied = ran.records.all_denials();
+    assert_eq!(denied.len(), 1, "{ran}");
+    assert_eq!(denied[0]["reason"], "protocol-not-allowed", "{ran}");
+    let detail = denied[0]["detail"].as_str().unwrap_or_default();
+    assert!(detail.starts_with("a raw socket"), "{ran}");
+}
+
 /// Own addresses are answered, others fail, as this user.
 fn pings(sandbox: &Sandbox<'_>) {
     require("ping");
@@ -95,10 +103,39 @@ fn other_programs_and_flags_find_no_answer_either() {
             let ran = sandbox.sh(&format!("{command} 2>&1"));
             assert!(ran.code() != Some(0) && !ran.finished.timed_out, "{ran}");
         }
+        raw_socket_is_recorded(&sandbox(&world).as_root().sh(command));
     }
     let ran =
         sandbox(&world).sh("traceroute -I -n -q1 -w5 -m3 10.0.2.15 && tracepath -n -m3 127.0.0.1");
     ran.assert_ok().assert_no_denial().assert_out(" ms");
+}
+
+/// A program may have a network namespace of its own, which leads nowhere, and raw sockets in it.
+#[test]
+fn raw_sockets_are_refused_and_recorded_but_not_in_a_namespace_of_the_program_s_own() {
+    let world = world();
+    require("unshare");
+    let raw = "python3 -c 'import socket, sys\n\
+               for family, protocol in (socket.AF_INET, 1), (socket.AF_INET6, 58), (socket.AF_INET, 255):\n\
+               \x20try: socket.socket(family, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol); print(\"made\")\n\
+               \x20except PermissionError: print(\"refused\")'";
+    // A log of its own for each run.
+    let runs = || [sandbox(&world), sandbox(&world).as_root()];
+    for sandbox in runs() {
+        let ran = sandbox.sh(raw);
+        ran.assert_ok();
+        assert_eq!(ran.out(), "refused\n".repeat(3), "{ran}");
+    }
+    let ran = sandbox(&world).as_root().sh(raw);
+    raw_socket_is_recorded(&ran);
+    assert_eq!(ran.records.all_denials()[0]["count"], 3, "{ran}");
+    // An ordinary user gets none outside either.
+    sandbox(&world).sh(raw).assert_no_denial();
+    for sandbox in runs() {
+        let ran = sandbox.sh(&format!("unshare -Urn {raw}"));
+        ran.assert_ok().assert_no_denial();
+        assert_eq!(ran.out(), "made\n".repeat(3), "{ran}");
+    }
 }
 
 /// The socket sends echo requests only: no error in another's name, no advertisement.

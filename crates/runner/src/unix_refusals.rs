@@ -1,4 +1,4 @@
-//! Unix sockets of the host that programs inside asked for, as decision records.
+//! Unix sockets of the host, and raw sockets, that programs inside asked for, as decision records.
 //!
 //! What is masked inside is not found there, so the kernel is asked whether the host has such a socket: a
 //! program that looks for an agent which nobody runs leaves no record. No path that a program names is
@@ -10,7 +10,7 @@
 use portcullis_gateway::CancellationToken;
 use portcullis_policy::{Reason, Verdict};
 use portcullis_record::{Event, Layer, Protocol, Recorder};
-use portcullis_sandbox::{UnixRefusal, UnixRefusals};
+use portcullis_sandbox::{RefusedSocket, UnixRefusal, UnixRefusals};
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+/// What the record of a raw socket says.
+const RAW_SOCKET: &str = "a raw socket, as for icmp: no rule can allow one; ping without privileges reaches the \
+                          sandbox itself";
 /// Where sockets are masked; the second leads to the first.
 const MASKED: &str = "/run";
 const MASKED_LINK: &str = "/var/run";
@@ -110,19 +113,27 @@ fn record_one(recorder: &Recorder, refusal: &UnixRefusal, host: &mut HostSockets
         let reason = Reason::ProtocolNotAllowed;
         Event::new(Layer::Tcp, Protocol::Kernel, Verdict::Deny, reason)
     };
-    let lost = event().detail("a Unix socket of the host; which one is not known");
+    let lost = event().detail("a socket of the host or a raw one; which one is not known");
     recorder.decisions(&lost, refusal.lost);
-    let path = match refusal.path.strip_prefix(MASKED_LINK) {
+    let (named, found) = match &refusal.socket {
+        RefusedSocket::Unix { path, found } => (path, *found),
+        RefusedSocket::Raw => {
+            let layer = Layer::Udp;
+            recorder.decision(Event { layer, ..event() }.detail(RAW_SOCKET));
+            return;
+        }
+    };
+    let path = match named.strip_prefix(MASKED_LINK) {
         Ok(rest) => &Path::new(MASKED).join(rest),
-        Err(_) => &refusal.path,
+        Err(_) => named,
     };
     let is_name_service = NAME_SERVICES.iter().any(|folder| path.starts_with(folder));
-    let is_there = refusal.found || path.starts_with(MASKED) && host.has(path);
+    let is_there = found || path.starts_with(MASKED) && host.has(path);
     if is_name_service || !is_there {
         return;
     }
-    let mut event = event().raw_name(refusal.path.as_os_str().as_bytes());
-    let suggestion = plain(&refusal.path).map(|path| format!("--unix-socket {path}"));
+    let mut event = event().raw_name(named.as_os_str().as_bytes());
+    let suggestion = plain(named).map(|path| format!("--unix-socket {path}"));
     event = match suggestion {
         Some(_) => event.detail("a Unix socket of the host, which --unix-socket PATH lets in"),
         None => event.detail("a Unix socket of the host"),

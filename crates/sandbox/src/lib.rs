@@ -82,5 +82,5 @@ pub use spec::{
     OpenRules, Spec, UnixSockets,
 };
 pub use trust::{TRUST_BUNDLE, TRUST_CA, TRUST_JAVA, TrustAddition, TrustFiles};
-pub use unix_refusals::{UnixRefusal, UnixRefusals};
+pub use unix_refusals::{RefusedSocket, UnixRefusal, UnixRefusals};
 pub use unreachable::{DatagramErrors, Unreachable};

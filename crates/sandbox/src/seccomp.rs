@@ -1,7 +1,8 @@
 //! The command's system call filter: classic BPF as commented data.
 //!
 //! `connect` and `listen` stand still until the supervisor has answered for them, and Unix sockets for
-//! datagrams do not exist: their destination comes with each message, where no filter sees it.
+//! datagrams do not exist: their destination comes with each message, where no filter sees it. The
+//! supervisor is told of raw Internet sockets too, so that what the kernel refuses is recorded.
 //!
 //! Answers *around the gateway* (docs/threats.md). It leaves UNIX, INET, INET6 and NETLINK sockets
 //! (no packet, vsock, bluetooth, ... sockets), no io_uring (it would make sockets past this filter),
@@ -187,6 +188,8 @@ pub(crate) enum UnixCalls {
 pub(crate) enum Supervised {
     Connect,
     Listen,
+    /// The making of a raw Internet socket.
+    RawSocket,
 }
 
 /// Which call this is, by the entry that it came by and its number there.
@@ -197,6 +200,7 @@ pub(crate) fn supervised(architecture: u32, number: u32) -> Option<Supervised> {
     match number {
         number if number == calls.connect => Some(Supervised::Connect),
         number if number == calls.listen => Some(Supervised::Listen),
+        number if number == calls.socket => Some(Supervised::RawSocket),
         _ => None,
     }
 }
@@ -249,8 +253,13 @@ fn table(calls: &Calls, unix: UnixCalls, keyring: Keyring) -> Vec<libc::sock_fil
             connected_types(),
         ),
     };
-    for_calls(&mut out, &[calls.socket], &families(&single));
-    for_calls(&mut out, &[calls.socketpair], &families(&pair));
+    let free = [statement(RETURN, ALLOW)];
+    let single = match unix {
+        UnixCalls::Ask => families(&single, &raw_asked()),
+        UnixCalls::Free | UnixCalls::Pairs => families(&single, &free),
+    };
+    for_calls(&mut out, &[calls.socket], &single);
+    for_calls(&mut out, &[calls.socketpair], &families(&pair, &free));
     for number in calls.fcntl {
         refuse_argument(&mut out, *number, LEASES, libc::EACCES);
     }
@@ -314,16 +323,32 @@ fn for_calls(out: &mut Vec<libc::sock_filter>, numbers: &[u32], body: &[libc::so
     out.extend_from_slice(body);
 }
 
-/// The socket families that stay; `unix` decides on Unix sockets.
-fn families(unix: &[libc::sock_filter]) -> Vec<libc::sock_filter> {
+/// The socket families that stay; `unix` decides on Unix sockets, `internet` on those of IPv4 and IPv6.
+fn families(unix: &[libc::sock_filter], internet: &[libc::sock_filter]) -> Vec<libc::sock_filter> {
+    let free = [statement(RETURN, ALLOW)];
     let mut out = vec![statement(LOAD, argument(0))];
     for family in FAMILIES {
-        out.push(jump(JUMP_EQUAL, family as u32, 0, 1));
-        out.push(statement(RETURN, ALLOW));
+        let body = match family {
+            libc::AF_NETLINK => &free,
+            _ => internet,
+        };
+        out.push(jump(JUMP_EQUAL, family as u32, 0, body.len() as u8));
+        out.extend_from_slice(body);
     }
     refuse_unless(&mut out, libc::AF_UNIX as u32, libc::EAFNOSUPPORT);
     out.extend_from_slice(unix);
     out
+}
+
+/// Raw sockets are asked about, all others are free.
+fn raw_asked() -> [libc::sock_filter; 5] {
+    [
+        statement(LOAD, argument(1)),
+        statement(AND, TYPE_MASK),
+        jump(JUMP_EQUAL, libc::SOCK_RAW as u32, 0, 1),
+        statement(RETURN, ASK),
+        statement(RETURN, ALLOW),
+    ]
 }
 
 /// Unix sockets that are connected before anything is sent.
@@ -538,7 +563,34 @@ mod tests {
                     assert_eq!(judge_with(mode, calls.architecture, call, [0, 0]), ALLOW);
                 }
             }
-            assert_eq!(supervised(calls.architecture, calls.socket), None);
+            assert_eq!(supervised(calls.architecture, calls.socketpair), None);
+        }
+    }
+
+    #[test]
+    fn raw_internet_sockets_are_asked_about_whatever_flags_come_with_the_type() {
+        for calls in TABLES {
+            let of = |mode, family: i32, kind: i32| {
+                let kind = (1 << 32) | (kind | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK) as u64;
+                judge_with(
+                    mode,
+                    calls.architecture,
+                    calls.socket,
+                    [family as u64, kind],
+                )
+            };
+            for family in [libc::AF_INET, libc::AF_INET6] {
+                assert_eq!(of(UnixCalls::Ask, family, libc::SOCK_RAW), ASK);
+                for kind in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+                    assert_eq!(of(UnixCalls::Ask, family, kind), ALLOW);
+                }
+                assert_eq!(of(UnixCalls::Free, family, libc::SOCK_RAW), ALLOW);
+            }
+            // Configuration tools use these all the time.
+            let netlink = of(UnixCalls::Ask, libc::AF_NETLINK, libc::SOCK_RAW);
+            assert_eq!(netlink, ALLOW);
+            let what = supervised(calls.architecture, calls.socket);
+            assert_eq!(what, Some(Supervised::RawSocket));
         }
     }
 

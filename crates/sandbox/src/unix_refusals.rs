@@ -1,5 +1,5 @@
-//! Unix sockets of the host that a program inside asked for, as the supervisor tells them to the gateway,
-//! which records them.
+//! Unix sockets of the host, and raw sockets, that a program inside asked for, as the supervisor tells
+//! them to the gateway, which records them.
 //!
 //! The supervisor never waits for the gateway: what finds no room is counted and told with the next.
 
@@ -7,20 +7,36 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::channel::{Channel, MAX_MESSAGE_BYTES};
 
-/// How many were lost comes before the path.
+/// How many were lost comes before what it was.
 const HEAD_BYTES: usize = size_of::<u32>();
+/// What it was: a Unix socket behind a mask, one that was found, a raw socket.
+const MASKED: u8 = 0;
+const FOUND: u8 = 1;
+const RAW: u8 = 2;
 
-/// A socket that was not reached.
+/// A socket that a program did not get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RefusedSocket {
+    /// A Unix socket.
+    Unix {
+        /// Where it is, as the program sees it.
+        path: PathBuf,
+        /// Whether the program found a socket there; otherwise it found nothing, as behind a mask.
+        found: bool,
+    },
+    /// A raw Internet socket.
+    Raw,
+}
+
+/// A socket that was refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnixRefusal {
-    /// Where it is, as the program sees it.
-    pub path: PathBuf,
-    /// Whether the program found a socket there; otherwise it found nothing, as behind a mask.
-    pub found: bool,
+    /// Which one.
+    pub socket: RefusedSocket,
     /// How many others were not told before it.
     pub lost: u32,
 }
@@ -42,8 +58,16 @@ impl Teller {
     }
 
     pub(crate) fn tell(&mut self, path: &[u8], found: bool) {
+        self.send(if found { FOUND } else { MASKED }, path);
+    }
+
+    pub(crate) fn tell_raw(&mut self) {
+        self.send(RAW, &[]);
+    }
+
+    fn send(&mut self, what: u8, path: &[u8]) {
         let mut message = self.lost.to_ne_bytes().to_vec();
-        message.push(found.into());
+        message.push(what);
         let room = MAX_MESSAGE_BYTES - message.len();
         message.extend_from_slice(&path[..path.len().min(room)]);
         match self.channel.send(&message, &[]) {
@@ -73,10 +97,18 @@ impl UnixRefusals {
         let Some((lost, rest)) = message.bytes.split_first_chunk::<HEAD_BYTES>() else {
             return Err(io::ErrorKind::UnexpectedEof.into());
         };
-        let (found, path) = rest.split_first().unwrap_or((&0, &[]));
+        let socket = match rest.split_first() {
+            Some((&RAW, _)) => RefusedSocket::Raw,
+            told => {
+                let (what, path) = told.unwrap_or((&MASKED, &[]));
+                RefusedSocket::Unix {
+                    path: OsString::from_vec(path.to_vec()).into(),
+                    found: *what == FOUND,
+                }
+            }
+        };
         Ok(Some(UnixRefusal {
-            path: Path::new(&OsString::from_vec(path.to_vec())).to_owned(),
-            found: *found != 0,
+            socket,
             lost: u32::from_ne_bytes(*lost),
         }))
     }
@@ -111,18 +143,24 @@ mod tests {
         }
         assert_eq!(teller.lost, 2);
         let first = refusals.next().unwrap().unwrap();
-        assert_eq!((first.path, first.lost), ("/run/a.sock".into(), 0));
+        let unix = |path: &str, found| RefusedSocket::Unix {
+            path: path.into(),
+            found,
+        };
+        assert_eq!((first.socket, first.lost), (unix("/run/a.sock", true), 0));
         teller.tell(b"/run/b.sock", false);
         let mut last = None;
         while let Some(refusal) = refusals.next().unwrap() {
             last = Some(refusal);
         }
         let expected = UnixRefusal {
-            path: "/run/b.sock".into(),
-            found: false,
+            socket: unix("/run/b.sock", false),
             lost: 2,
         };
         assert_eq!(last, Some(expected));
+        teller.tell_raw();
+        let raw = refusals.next().unwrap().unwrap();
+        assert_eq!((raw.socket, raw.lost), (RefusedSocket::Raw, 0));
         drop(teller);
         assert!(refusals.next().is_err());
     }

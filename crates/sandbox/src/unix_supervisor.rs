@@ -11,7 +11,8 @@
 //! No `connect` is ever left to the kernel (`SECCOMP_USER_NOTIF_FLAG_CONTINUE`), not even that of an
 //! Internet socket, which the network namespace confines: between the look at the descriptor and the
 //! call, another thread could put a Unix socket in its place. `listen` is left to it. What was taken
-//! down before is a socket of the program's own in any case.
+//! down before is a socket of the program's own in any case. So is the making of a raw socket, of which
+//! the kernel knows all that it needs: it is only told on.
 //!
 //! It has one thread, and is process 2 or so of the sandbox: connected programs see it as their peer.
 //! Without it calls fail, and the sandbox ends when it does.
@@ -123,6 +124,8 @@ fn run(channel: &Channel, plan: &Plan<'_>, teller: Teller) -> Result<(), Errno> 
         teller,
         inside,
         let_in,
+        network: Network::own()?,
+        many_users: plan.many_users,
         capabilities,
         caller: None,
         waiting: Vec::new(),
@@ -148,12 +151,28 @@ fn leave_first_process(channel: &Channel, teller: &Teller) -> Result<(), Errno> 
     Tick::prepare()
 }
 
+/// The sandbox's network namespace.
+struct Network(FileId);
+
+impl Network {
+    fn own() -> Result<Self, Errno> {
+        Ok(Self(FileId::of(&stat("/proc/self/ns/net")?)))
+    }
+
+    /// Whether a thread is in it; not known of one that is gone.
+    fn is_of(&self, thread: u32) -> bool {
+        stat(format!("/proc/{thread}/ns/net")).is_ok_and(|found| FileId::of(&found) == self.0)
+    }
+}
+
 struct Supervisor {
     listener: Listener,
     lookup: Lookup,
     teller: Teller,
     inside: InsideSockets,
     let_in: Vec<FileId>,
+    network: Network,
+    many_users: bool,
     capabilities: Capabilities,
     /// Who called last: it often calls again.
     caller: Option<Caller>,
@@ -202,6 +221,14 @@ impl Supervisor {
                     // What is not taken down cannot be connected to: that is all.
                     _ => Verdict::Continue,
                 });
+            }
+            Some(Supervised::RawSocket) => {
+                // The kernel refuses it, unless the program has a network namespace of its own. To an
+                // ordinary user it does so outside too, which is no news.
+                if self.many_users && self.network.is_of(call.thread) {
+                    self.teller.tell_raw();
+                }
+                return Some(Verdict::Continue);
             }
             None => Err(Errno::NOSYS),
         };
