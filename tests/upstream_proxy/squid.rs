@@ -31,11 +31,14 @@ pub struct Squid {
 impl Squid {
     /// Starts it and waits until it serves.
     pub fn start() -> Squid {
+        Squid::start_in(WorldSpec::standard())
+    }
+
+    /// The same in another world.
+    pub fn start_in(spec: WorldSpec) -> Squid {
         require("squid");
         require("htpasswd");
-        let spec = WorldSpec::standard()
-            .closed(ADDRESS)
-            .record(&format!("{NAME} A {ADDRESS}"));
+        let spec = spec.closed(ADDRESS).record(&format!("{NAME} A {ADDRESS}"));
         let world = world_from(spec);
         let helper = [
             "/usr/lib/squid/basic_ncsa_auth",

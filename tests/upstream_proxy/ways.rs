@@ -4,6 +4,7 @@
 use crate::processes::{Background, kill, until};
 use crate::squid::{ADDRESS, BASIC, FORBIDDEN, NAME, ONLY_SQUID, OPEN, SECURE, Squid, USER};
 use crate::support::{Ran, finish, portcullis, require, sandbox};
+use portcullis_testkit::WorldSpec;
 use std::time::Duration;
 
 /// Six ways: by the proxy variables, directly, and over SOCKS5; each for http and https.
@@ -428,4 +429,28 @@ fn what_cannot_be_reached_names_the_caller_s_proxy_that_is_not_used() {
     // Where it is used, or another one, nobody is told of it.
     let ran = run(&["--upstream-proxy", &squid.url("http", OPEN)]);
     assert!(!ran.out().contains("hint:"), "{ran}");
+}
+
+#[test]
+fn a_host_without_dns_is_told_of_synthetic_answers_and_lives_by_them() {
+    let mut spec = WorldSpec::standard();
+    spec.resolv_conf = Some("# no resolver\n".to_owned());
+    let squid = Squid::start_in(spec);
+    let policy = squid.policy(&both(&format!("http://{ADDRESS}:{OPEN}")));
+    let run = |answers: &[&str]| {
+        sandbox(&squid.world)
+            .policy("toml", &policy)
+            .args(answers)
+            .sh(SIX_WAYS)
+    };
+    let ran = run(&[]);
+    ran.assert_code(125)
+        .assert_said("the host's resolv.conf lists no resolver")
+        .assert_said("if the upstream proxy resolves all names, use `--answers synthetic`");
+    assert_six(&run(&["--answers", "synthetic"]));
+    squid.assert_never_direct();
+    // Squid asks by itself; the gateway's host asks nobody.
+    let asked = squid.world.dns_log().into_iter();
+    let by_us = asked.filter(|query| query.peer.ip().to_string() == "192.0.2.2");
+    assert_eq!(by_us.count(), 0);
 }

@@ -362,12 +362,24 @@ pub fn host_resolvers(policy: &Policy) -> anyhow::Result<Vec<SocketAddr>> {
             return Ok(usable_resolvers(&host));
         }
     };
-    let host = host_resolv_conf()
-        .with_context(|| format!("cannot read the host's resolv.conf; {give}"))?;
+    // Where addresses are made up inside and an upstream proxy is asked by name, nobody needs a resolver.
+    let by_proxy = !settings.upstream.is_empty();
+    let may_lack = by_proxy
+        && settings.resolvers.is_empty()
+        && settings.dns.answers == portcullis_policy::Answers::Synthetic;
+    let hint =
+        by_proxy.then_some("if the upstream proxy resolves all names, use `--answers synthetic`");
+    let host = match host_resolv_conf() {
+        Err(_) if may_lack => return Ok(Vec::new()),
+        host => host.with_context(|| {
+            Hinted::new(format!("cannot read the host's resolv.conf; {give}"), hint)
+        })?,
+    };
     let resolvers = usable_resolvers(&host);
     // A resolver whose interface is not there yet is asked as soon as it is.
-    if resolvers.is_empty() && host.links().next().is_none() {
-        bail!("the host's resolv.conf lists no resolver; {give}");
+    if resolvers.is_empty() && host.links().next().is_none() && !may_lack {
+        let what = format!("the host's resolv.conf lists no resolver; {give}");
+        bail!(Hinted::new(what, hint));
     }
     Ok(resolvers)
 }
