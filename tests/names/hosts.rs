@@ -4,6 +4,7 @@
 use crate::etc::{own_etc, replace};
 use crate::processes::Background;
 use crate::support::{require, sandbox, world};
+use std::time::Duration;
 
 const HOSTS: &str = "127.0.0.1 localhost\n\
     # 203.0.113.90 commented.example.test\n\
@@ -141,6 +142,33 @@ fn changes_of_the_hosts_file_and_of_the_resolvers_are_followed() {
     crate::processes::until("the second try", || here("found").exists());
     let found = std::fs::read_to_string(here("found")).unwrap();
     assert_eq!(found, "203.0.113.60\n203.0.113.10\n");
+}
+
+#[test]
+fn a_hosts_file_that_cannot_be_read_leaves_the_old_one() {
+    let world = world();
+    own_etc(&world);
+    replace(&world, "hosts", HOSTS);
+    let hide = |mode: &str| {
+        let mut command = world.command_as_root("chmod");
+        let done =
+            crate::support::finish(command.args([mode, "etc/hosts"]), Duration::from_secs(30));
+        assert_eq!(done.code(), Some(0), "{done}");
+    };
+    let run = sandbox(&world).allow("api.hosts.test");
+    let _running = Background::start(&mut run.command(&[
+        "sh",
+        "-c",
+        "touch tried; for i in $(seq 100); do [ -e hidden ] && break; sleep 0.2; done; sleep 2.5; \
+         getent hosts api.hosts.test > found.new; mv found.new found",
+    ]));
+    let here = |name: &str| world.home().join(name);
+    crate::processes::until("the start", || here("tried").exists());
+    hide("000");
+    world.file("hidden", "");
+    crate::processes::until("the look-up", || here("found").exists());
+    let found = std::fs::read_to_string(here("found")).unwrap();
+    assert!(found.starts_with("203.0.113.10"), "{found}");
 }
 
 #[test]

@@ -95,9 +95,14 @@ impl Searches {
         }
         match self.kind_of(query, decided) {
             Kind::Meant => {
-                let full = self.list.full_name(query.name);
+                // Where a completion is listed already, the program did not search.
+                let listed = |name: &Name| is_listed(decided, name, query.qtype());
+                let searched = !self.list.completed(query.name).any(|name| listed(&name));
+                let full = self.list.full_name(query.name).filter(|_| searched);
                 let full = full.as_ref().map(Name::as_ref);
                 query.refuse_for(decided, full.unwrap_or(query.name), out);
+                // It stays known as meant for longer than an answer is repeated.
+                return true;
             }
             Kind::Completion => query.refuse_completion(self.domain_of(query.name), out),
             Kind::Open(shorter) => self.hold(query, decided, shorter, out),
@@ -139,7 +144,7 @@ impl Searches {
             state.mean(held.name.as_ref(), now);
         }
         let known = state.meant.iter().any(|(name, _)| is_shorter(name));
-        let listed = |name: &Name| decided.in_force.decide(name.as_ref(), qtype).permits();
+        let listed = |name: &Name| is_listed(decided, name, qtype);
         let kind = if known
             || shorter.iter().any(|short| {
                 self.list
@@ -224,6 +229,10 @@ impl Searches {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_listed(decided: &Decided<'_>, name: &Name, qtype: RecordType) -> bool {
+    decided.in_force.decide(name.as_ref(), qtype).permits()
 }
 
 impl State {
