@@ -220,9 +220,22 @@ mod tests {
         assert_eq!(checksum(&[1]), [0xfe, 0xff]);
     }
 
-    /// The tests run as root: raw sockets are there.
+    /// Runs itself once more in a network namespace, where whoever made it may make raw sockets.
     #[test]
     fn a_connected_socket_sees_the_error_and_another_does_not() {
+        const INSIDE: &str = "PORTCULLIS_TEST_INSIDE";
+        const NAME: &str = "a_connected_socket_sees_the_error_and_another_does_not";
+        if std::env::var_os(INSIDE).is_none() {
+            let own = std::env::current_exe().unwrap();
+            let script = "ip link set lo up && exec \"$0\" --exact \"$1\"";
+            let mut command = std::process::Command::new("unshare");
+            command.args(["-Urn", "sh", "-c", script]).arg(own);
+            command.arg(format!("unreachable::tests::{NAME}"));
+            let ran = command.env(INSIDE, "1").output().unwrap();
+            let said = String::from_utf8_lossy(&ran.stdout);
+            assert!(ran.status.success() && said.contains("1 passed"), "{ran:?}");
+            return;
+        }
         let errors = DatagramErrors::new(
             make_socket(Family::V4).unwrap(),
             make_socket(Family::V6).unwrap(),
