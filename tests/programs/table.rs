@@ -165,6 +165,18 @@ pub const PROGRAMS: &[Program] = &[
         ..debian("ruby", "3.1.2", "gets a page over HTTP and HTTPS")
     },
     Program {
+        script: "ffmpeg -nostats -loglevel error -i $PAGE -f null - 2>&1 | tail -1 | sed s/https:/http:/",
+        from: From::DebianLarge,
+        prints: "http://api.example.org/: Invalid data found when processing input\n",
+        ..debian("ffmpeg", "5.1.9", "reads a page that is no film")
+    },
+    Program {
+        script: "php -r 'foreach ([\"http\", \"https\"] as $s) echo file_get_contents(\"$s://api.example.org/\");'",
+        from: From::DebianLarge,
+        prints: "<p>hello</p>\n<p>hello</p>\n",
+        ..debian("php", "8.2.36", "gets a page over HTTP and HTTPS")
+    },
+    Program {
         script: "rm -rf $HOME/chromium; chromium --headless --no-sandbox --disable-gpu --user-data-dir=$HOME/chromium \
                  --dump-dom $PAGE 2>/dev/null | grep -o '<p>hello</p>'",
         from: From::DebianLarge,

@@ -55,6 +55,8 @@ const PACKAGES: &[(&str, &str)] = &[
     ("aria2c", "aria2"),
     ("redis-cli", "redis-tools"),
     ("chromium", "chromium"),
+    ("ffmpeg", "ffmpeg"),
+    ("php", "php-cli"),
     ("firefox-esr", "firefox-esr"),
 ];
 

@@ -190,6 +190,8 @@ pub const PACKAGES: &[Package] = &[
 const LARGE: &[Package] = &[
     needs("chromium", "chromium", "a browser"),
     needs("firefox-esr", "firefox-esr", "another browser"),
+    needs("ffmpeg", "ffmpeg", "a program that names the proxy as Host"),
+    needs("php-cli", "php", "PHP with the proxy variables"),
     needs("python3-pip", "pip3", "libraries from PyPI"),
 ];
 

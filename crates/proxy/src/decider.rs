@@ -15,6 +15,7 @@ use portcullis_policy::{
     Policy, Reason, Request, Shown, Verdict,
 };
 use portcullis_record::Recorder;
+use portcullis_wire::http1::Scheme;
 
 use crate::ftp::DataConnections;
 use crate::socket;
@@ -228,6 +229,20 @@ impl Decider {
         match full {
             Some(full) if self.is_unlisted(short) => Shown::Name(full.into(), *by),
             _ => shown,
+        }
+    }
+
+    /// Whether this names the gateway itself. Some programs (ffmpeg) put the proxy into the `Host` field of
+    /// what they ask of it.
+    pub(crate) fn is_gateway(&self, host: &Host, port: Option<u16>) -> bool {
+        let arrives = |address: &IpAddr| {
+            let to = SocketAddr::new(*address, port.unwrap_or(Scheme::Http.default_port()));
+            let mut listeners = self.listeners.iter().chain(&self.host_listeners);
+            listeners.any(|own| reaches(to, *own, true))
+        };
+        match host {
+            Host::Name(name) => name.as_ref().is_localhost() && LOOPBACK.iter().any(arrives),
+            Host::Address(address) => arrives(address),
         }
     }
 

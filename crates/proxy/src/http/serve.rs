@@ -191,17 +191,19 @@ async fn requests(session: &mut Session<'_>) -> Next {
 async fn request(session: &mut Session<'_>, head: Head) -> Next {
     match &head.read.form {
         RequestForm::Connect { host, port } if session.destination.is_none() => {
-            let completes = |(field, field_port): &(Host, Option<u16>)| {
+            let decider = session.core.decider;
+            // What it says of a tunnel goes nowhere.
+            let agrees = |(field, field_port): &(Host, Option<u16>)| {
                 field_port.is_none_or(|field_port| field_port == *port)
-                    && session.core.decider.is_same(field, host)
+                    && decider.is_same(field, host)
+                    || decider.is_gateway(field, *field_port)
             };
             if !head.read.names_host_port(host, *port)
-                && !head.read.host.as_ref().is_some_and(completes)
+                && !head.read.host.as_ref().is_some_and(agrees)
             {
                 return session.malformed("Host differs from the target", &head);
             }
             let dialer = &session.services.connector.dialer;
-            let decider = session.core.decider;
             let target = decider.target_in_full(dialer, host, *port).await;
             connect::connect(session, target, &head).await
         }

@@ -260,12 +260,15 @@ impl<'a> Request<'a> {
     }
 
     /// Whether the target may win over a `Host` field that names another one (RFC 9112 section 3.2.2):
-    /// at the proxy port, where upstream gets what the target says, and where the policy allows what
-    /// `Host` says too. A name that is not allowed there is an attack or a mistake.
+    /// at the proxy port, where upstream gets what the target says, and where `Host` names the gateway or
+    /// what the policy allows too. A name that is not allowed there is an attack or a mistake.
     fn may_ignore_host(&self, decider: &Decider, place: Place<'_>) -> bool {
         let Some((host, port)) = self.host.filter(|_| matches!(place, Place::Anywhere)) else {
             return false;
         };
+        if decider.is_gateway(host, port) {
+            return true;
+        }
         let port = port.unwrap_or(place.scheme().default_port());
         let ruling = decider.decide(&decider.target(host.clone(), port));
         ruling.permit.is_some_and(|permit| !permit.audit())

@@ -155,6 +155,42 @@ scenario!(a_sloppy_request_is_set_right, |world| {
     assert!(client.hear_head().await.starts_with("HTTP/1.1 400 "));
 });
 
+scenario!(a_host_field_may_name_the_proxy_itself, |world| {
+    let client = world.http().await;
+    let proxy = client.peer_addr().unwrap();
+    let request = format!("GET http://a.example/ HTTP/1.1\r\nHost: {proxy}\r\n\r\n");
+    let head = sent(&world, request.as_bytes()).await;
+    assert!(
+        head.starts_with("GET / HTTP/1.1\r\nHost: a.example\r\n"),
+        "{head}"
+    );
+    let _server = world.listen("192.0.2.1:443").await;
+    let port = proxy.port();
+    for (host, status) in [
+        (proxy.to_string(), "200"),
+        (
+            format!("localhost:{port}"),
+            if proxy.ip().is_loopback() {
+                "200"
+            } else {
+                "400"
+            },
+        ),
+        (format!("{}:{}", proxy.ip(), port ^ 1), "400"),
+        (format!("evil.example:{port}"), "400"),
+        ("192.0.2.99:443".to_owned(), "400"),
+    ] {
+        let mut client = world.http().await;
+        let request = format!("CONNECT a.example:443 HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        client.say(request).await;
+        let head = client.hear_head().await;
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{host}: {head}"
+        );
+    }
+});
+
 scenario!(an_empty_line_behind_a_body_is_passed_over, |world| {
     let server = world.listen("192.0.2.1:80").await;
     let mut client = world.http().await;
