@@ -287,15 +287,13 @@ fn names_that_are_searched_for_stay_inside_and_are_answered_at_once() {
             .to_owned(),
     );
     let world = support::world_from(spec);
-    // The host's list is not carried in: a name in it would be asked for everything.
+    // The host's list is carried in; what no rule lists of its completions is answered inside.
     let ran = sandbox(&world)
         .allow("api.example.com")
         .sh("cat /etc/resolv.conf; getent ahostsv4 api.example.com >/dev/null && echo found; getent hosts intranet || echo none");
     ran.assert_ok().assert_out("found").assert_out("none");
-    assert!(
-        !ran.out().contains("search") && !ran.out().contains("ndots"),
-        "{ran}"
-    );
+    ran.assert_out("search corp.evil.example.net evil.example.net")
+        .assert_out("ndots:5");
     ran.assert_one_denial("dns", "not-in-allowlist", "intranet");
     // A program that brings one of its own learns nothing and tells nobody.
     let ran = sandbox(&world).allow("api.example.com").sh(
