@@ -22,6 +22,7 @@ mod named_ports;
 mod policies;
 mod records;
 mod reverse_names;
+mod search_list;
 mod serve;
 #[path = "../support/shared.rs"]
 mod shared;

@@ -288,14 +288,14 @@ fn the_yaml_of_case_1_is_a_restrictive_resolver() {
     // c-ares, which npm's lookups can be: a clean "not found", at once.
     let script = "const dns = require('dns'); const r = new dns.Resolver({timeout: 10000, tries: 1}); \
          r.setServers(['127.0.0.1:5300']); const at = Date.now(); \
-         r.resolve4('registry.npmjs.org', (e) => { console.log(e.code, Date.now() - at < 5000); \
+         r.resolve4('packages.example', (e) => { console.log(e.code, Date.now() - at < 5000); \
          r.resolve4('api.internal.company.com', (e, a) => console.log(e || a.join())); });";
     let node = serving.run("node", &["-e", script]);
     assert_eq!(node.out(), "ENOTFOUND true\n203.0.113.111\n", "{node}");
     let records = serving.end();
     assert_eq!(
         records
-            .denials("dns", "not-in-allowlist", "registry.npmjs.org")
+            .denials("dns", "not-in-allowlist", "packages.example")
             .len(),
         1,
         "{records}"
@@ -324,12 +324,12 @@ fn the_host_s_own_programs_use_it_by_their_resolv_conf() {
     let script = format!(
         "mount --bind {} /etc/resolv.conf && \
          getent ahostsv4 api.internal.company.com | head -1 | cut -d' ' -f1; \
-         getent hosts registry.npmjs.org || echo none",
+         getent hosts packages.example || echo none",
         resolv.display()
     );
     let done = serving.run("unshare", &["-Urm", "sh", "-c", &script]);
     assert_eq!(done.out(), "203.0.113.111\nnone\n", "{done}");
-    world.assert_never_asked("npmjs");
+    world.assert_never_asked("packages");
 }
 
 #[test]

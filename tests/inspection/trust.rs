@@ -103,7 +103,7 @@ fn a_program_that_does_not_trust_it_is_in_the_record() {
     // The sandbox stays until the record is there, which it may read.
     let log = sandbox.log().display().to_string();
     let ran = sandbox.sh(&format!(
-        "curl -sS --noproxy '*' --cacert {foreign} https://api.example.com/public/a; code=$?; \
+        "curl -sS --noproxy '*' --cacert {foreign} --capath /proc https://api.example.com/public/a; code=$?; \
          for i in $(seq 600); do grep -q 'does not trust' {log} && break; sleep 0.1; done; exit $code"
     ));
     ran.assert_code(60);

@@ -10,7 +10,7 @@ mod support;
 mod page;
 mod table;
 
-use portcullis_testkit::{World, WorldSpec};
+use portcullis_testkit::{ServiceKind, World, WorldSpec};
 use processes::Background;
 use std::time::Duration;
 use support::{finish, folder_of_tools, require, sandbox, world_from};
@@ -26,6 +26,14 @@ const NAMES: [&str; 6] = [
     "models.dev",
     "opencode.ai",
 ];
+/// Names of servers that speak no HTTP, and their ports.
+const OTHERS: [(&str, &str); 5] = [
+    ("db.example.org", "3306"),
+    ("db.example.org", "5432"),
+    ("db.example.org", "6379"),
+    ("db.example.org", "6380"),
+    ("smtp.example.org", "25"),
+];
 /// Agents and browsers take seconds to start.
 const LIMIT: Duration = Duration::from_secs(120);
 const SETUP_LIMIT: Duration = Duration::from_secs(20);
@@ -33,8 +41,11 @@ const SETUP_LIMIT: Duration = Duration::from_secs(20);
 /// A world with the servers, and the tools where its user finds them.
 fn world() -> (World, Background) {
     require("python3");
-    let mut spec = WorldSpec::standard().closed(SERVER);
-    for name in NAMES {
+    let mut spec = WorldSpec::standard().service(SERVER, 25, ServiceKind::Smtp);
+    for name in NAMES
+        .into_iter()
+        .chain(["db.example.org", "smtp.example.org"])
+    {
         spec = spec.without(name).record(&format!("{name} A {SERVER}"));
     }
     let world = world_from(spec);
@@ -61,6 +72,18 @@ fn show_tools(world: &World) {
     assert_eq!(done.code(), Some(0), "{done}");
 }
 
+/// A program's own server.
+fn own_server(world: &World, program: &Program) -> Background {
+    let mut command = world.internet_command("sh");
+    let at = |name: &str| world.home().join(name);
+    command.args(["-c", program.server]).env("SERVER", SERVER);
+    command.env("CERTIFICATE", at("server.pem"));
+    command.env("KEY", at("server.key"));
+    let server = Background::start(&mut command);
+    server.wait_line("serving");
+    server
+}
+
 /// Runs these programs outside and in every way inside.
 fn try_out(chosen: impl Fn(&Program) -> bool) {
     let (world, _server) = world();
@@ -70,12 +93,14 @@ fn try_out(chosen: impl Fn(&Program) -> bool) {
             .iter()
             .map(|name| format!("\"{name}\" = {value}\n"))
             .collect();
-        format!("version = 1\n[network.domains]\n{lines}")
+        let others = OTHERS.map(|(name, port)| format!("\"{name}:{port}\" = \"allow\"\n"));
+        format!("version = 1\n[network.domains]\n{lines}{}", others.concat())
     };
     let plain = rules("\"allow\"");
     let inspected = rules("{ verdict = \"allow\", inspect = true }");
     for program in PROGRAMS.iter().filter(|program| chosen(program)) {
         require(program.needs);
+        let _own_server = (!program.server.is_empty()).then(|| own_server(&world, program));
         let script = |page: &str| {
             let tools = world.home().join("tools");
             format!(
@@ -118,6 +143,11 @@ fn programs_of_debian_do_inside_what_they_do_outside() {
 #[test]
 fn heavy_browsers_show_pages() {
     try_out(|program| program.from == From::DebianLarge);
+}
+
+#[test]
+fn heavy_clients_ask_servers_of_their_own() {
+    try_out(|program| program.from == From::DebianServer);
 }
 
 #[test]

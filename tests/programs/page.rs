@@ -9,7 +9,7 @@ const BEGINNING: &str = "\
 # Programs that were tried
 
 Each program below does the same inside as outside: without proxy variables and with `--proxy-env basic` and
-`full`, left alone and looked into (`inspect = true`). It prints the same, on stderr too. `cargo xtask test` tries
+`full`, with and without inspection (`inspect = true`). It prints the same, on stderr too. `cargo xtask test` tries
 those of Debian that are small; `cargo xtask programs` installs all of them and tries them.
 
 The page is made from `tests/programs/table.rs`. *Trusts by* says how the program knows the sandbox's authority

@@ -18,6 +18,9 @@ pub struct Program {
     pub script: &'static str,
     /// What it prints.
     pub prints: &'static str,
+    /// A shell script that starts its server at `$SERVER`, with `$CERTIFICATE` and `$KEY`, and says `serving`
+    /// once it answers; empty where it asks the usual ones.
+    pub server: &'static str,
 }
 
 /// Where a program is from.
@@ -27,6 +30,8 @@ pub enum From {
     Debian,
     /// Debian; large.
     DebianLarge,
+    /// Debian; with a server.
+    DebianServer,
     /// The Python Package Index.
     PyPi,
     /// The npm registry.
@@ -36,7 +41,7 @@ pub enum From {
 impl From {
     pub fn words(self) -> &'static str {
         match self {
-            From::Debian | From::DebianLarge => "Debian",
+            From::Debian | From::DebianLarge | From::DebianServer => "Debian",
             From::PyPi => "PyPI",
             From::Npm => "npm",
         }
@@ -59,6 +64,7 @@ const fn debian(name: &'static str, tried: &'static str, does: &'static str) -> 
         needs: name,
         script: "",
         prints: "200\n200\n",
+        server: "",
     }
 }
 
@@ -98,7 +104,7 @@ macro_rules! agent {
             from: From::Npm,
             needs: "node",
             prints: "hello\n",
-            ..debian($name, $tried, "asks its model, by a script")
+            ..debian($name, $tried, "asks its model, non-interactively")
         }
     };
 }
@@ -127,7 +133,7 @@ pub const PROGRAMS: &[Program] = &[
         ..debian(
             "git",
             "2.39.5",
-            "asks for the branches of a repository that is none",
+            "asks for the branches of a repository that does not exist",
         )
     },
     Program {
@@ -168,7 +174,7 @@ pub const PROGRAMS: &[Program] = &[
         script: "ffmpeg -nostats -loglevel error -i $PAGE -f null - 2>&1 | tail -1 | sed s/https:/http:/",
         from: From::DebianLarge,
         prints: "http://api.example.org/: Invalid data found when processing input\n",
-        ..debian("ffmpeg", "5.1.9", "reads a page that is no film")
+        ..debian("ffmpeg", "5.1.9", "reads a page that is not a video")
     },
     Program {
         script: "php -r 'foreach ([\"http\", \"https\"] as $s) echo file_get_contents(\"$s://api.example.org/\");'",
@@ -192,6 +198,73 @@ pub const PROGRAMS: &[Program] = &[
         trusts: POLICY,
         prints: "PNG\n",
         ..debian("firefox", "153.8 (ESR)", "shows a page")
+    },
+    Program {
+        script: "redis-cli -h db.example.org ping; redis-cli --tls -p 6380 -h db.example.org ping; \
+                 redis-cli --tls --sni db.example.org -p 6380 -h db.example.org ping",
+        from: From::DebianServer,
+        needs: "redis-server",
+        trusts: None,
+        prints: "PONG\nPONG\nPONG\n",
+        server: "redis-server --bind $SERVER --port 6379 --tls-port 6380 --tls-cert-file $CERTIFICATE --tls-key-file $KEY \
+                 --tls-ca-cert-file $CERTIFICATE --tls-auth-clients no --protected-mode no --save '' > /dev/null & \
+                 until redis-cli -h $SERVER ping 2> /dev/null | grep -q PONG; do sleep 0.1; done; echo serving; wait",
+        ..debian(
+            "redis-cli",
+            "7.0.15",
+            "asks a Redis server: plain, over TLS without and with a name",
+        )
+    },
+    Program {
+        script: "for mode in disable require; do psql \"host=db.example.org user=postgres sslmode=$mode\" \
+                 -Atc 'select ssl from pg_stat_ssl where pid = pg_backend_pid()'; done",
+        from: From::DebianServer,
+        needs: "psql",
+        trusts: None,
+        prints: "f\nt\n",
+        server: "PATH=$PATH:$(echo /usr/lib/postgresql/*/bin); initdb -U postgres -A trust -D pg > /dev/null; \
+                 echo 'host all all all trust' >> pg/pg_hba.conf; cp $KEY pg/key; cp $CERTIFICATE pg/certificate; chmod 600 pg/key; \
+                 postgres -D pg -c listen_addresses=$SERVER -c unix_socket_directories=$PWD -c ssl=on \
+                 -c ssl_cert_file=certificate -c ssl_key_file=key 2> /dev/null & \
+                 until pg_isready -q -h $SERVER; do sleep 0.1; done; echo serving; wait",
+        ..debian(
+            "psql",
+            "15.18",
+            "asks a PostgreSQL server, plain and over TLS",
+        )
+    },
+    Program {
+        script: "mariadb -h db.example.org --protocol=tcp -Ne 'select 1'; \
+                 mariadb --ssl -h db.example.org -Ne 'show status like \"Ssl_version\"' | cut -f2",
+        from: From::DebianServer,
+        needs: "mariadb",
+        trusts: None,
+        prints: "1\nTLSv1.3\n",
+        server: "mariadb-install-db --no-defaults --datadir=$PWD/my > /dev/null 2>&1; \
+                 mariadbd --no-defaults --datadir=$PWD/my --bind-address=$SERVER --socket=$PWD/my/socket --skip-grant-tables \
+                 --skip-networking=0 --ssl-cert=$CERTIFICATE --ssl-key=$KEY 2> /dev/null & \
+                 until mariadb-admin --no-defaults -h $SERVER --protocol=tcp ping > /dev/null 2>&1; do sleep 0.1; done; \
+                 echo serving; wait",
+        ..debian(
+            "mariadb",
+            "10.11.19",
+            "asks a MariaDB server, plain and over TLS",
+        )
+    },
+    Program {
+        script: "swaks -t to@example.org -f from@example.org -s smtp.example.org --silent 1; echo $?",
+        from: From::DebianServer,
+        needs: "swaks",
+        trusts: None,
+        prints: "0\n",
+        ..debian("swaks", "20201014.0", "sends mail")
+    },
+    Program {
+        script: "kubectl --kubeconfig /dev/null --server https://api.example.org get --raw /",
+        from: From::DebianServer,
+        needs: "kubectl",
+        prints: "<p>hello</p>\n",
+        ..debian("kubectl", "1.32.4", "asks its server")
     },
     python!(
         "openai",

@@ -57,6 +57,11 @@ const PACKAGES: &[(&str, &str)] = &[
     ("chromium", "chromium"),
     ("ffmpeg", "ffmpeg"),
     ("php", "php-cli"),
+    ("redis-server", "redis-server"),
+    ("psql", "postgresql"),
+    ("mariadb", "mariadb-server"),
+    ("swaks", "swaks"),
+    ("kubectl", "kubernetes-client"),
     ("firefox-esr", "firefox-esr"),
 ];
 

@@ -191,6 +191,11 @@ const LARGE: &[Package] = &[
     needs("chromium", "chromium", "a browser"),
     needs("firefox-esr", "firefox-esr", "another browser"),
     needs("ffmpeg", "ffmpeg", "a program that names the proxy as Host"),
+    needs("redis-server", "redis-server", "Redis, both ends"),
+    needs("postgresql", "psql", "PostgreSQL, both ends"),
+    needs("mariadb-server", "mariadb", "MariaDB, both ends"),
+    needs("swaks", "swaks", "mail"),
+    needs("kubernetes-client", "kubectl", "a client of Kubernetes"),
     needs("php-cli", "php", "PHP with the proxy variables"),
     needs("python3-pip", "pip3", "libraries from PyPI"),
 ];

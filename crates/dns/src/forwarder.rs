@@ -332,10 +332,7 @@ impl Forwarder {
         } else if decision.reason == Reason::NotListed && self.local.answer_hostname(query, out) {
             return None;
         } else if canonical.is_none()
-            && matches!(
-                decided.ruling.reason,
-                Reason::NotListed | Reason::DeniedByRule
-            )
+            && decided.ruling.reason == Reason::NotListed
             && !decided.ruling.permits()
         {
             if self.searches.refuse(query, &decided, out) {

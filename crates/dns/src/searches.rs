@@ -232,7 +232,9 @@ impl Searches {
 }
 
 fn is_listed(decided: &Decided<'_>, name: &Name, qtype: RecordType) -> bool {
-    decided.in_force.decide(name.as_ref(), qtype).permits()
+    // Others than those of a pattern, under which any name would do.
+    decided.in_force.policy.lists_exactly(name.as_ref())
+        && decided.in_force.decide(name.as_ref(), qtype).permits()
 }
 
 impl State {

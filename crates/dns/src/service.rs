@@ -211,6 +211,11 @@ impl DnsService {
         let candidates = self.search().candidates(name);
         let mut listed = candidates
             .filter_map(|full| in_force.address_permit(&full))
+            .filter(|permit| {
+                let full = permit.name().as_ref();
+                let may_complete = || in_force.policy.may_complete(name, full);
+                full == name || permit.audit() || may_complete()
+            })
             .peekable();
         while let Some(permit) = listed.next() {
             let full = permit.name();

@@ -14,6 +14,8 @@ use std::time::Duration;
 
 /// How long anything here may take.
 const TIMEOUT: Duration = Duration::from_secs(20);
+/// Until then a connection is surely accepted.
+const ACCEPTED: Duration = Duration::from_millis(300);
 /// What the parts that break say as they do.
 const BROKEN: &str = "it broke on purpose";
 /// More connections than DNS over TCP takes at once.
@@ -150,6 +152,8 @@ async fn a_panic_in_an_accept_loop_of_the_proxy_ends_the_gateway_and_its_open_co
     // It takes the only place, and is idle.
     let open = TcpStream::connect(world.http).unwrap();
     open.set_read_timeout(Some(TIMEOUT)).unwrap();
+    // Nothing tells when it has been accepted: no answer comes before a request.
+    std::thread::sleep(ACCEPTED);
     // The first may still wait to be accepted: one of these is one too many.
     let more: Vec<_> = (0..3)
         .map_while(|_| TcpStream::connect(world.transparent).ok())

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portcullis_names::{Name, NameRef, Pattern, PortSet, Transport, is_guarded};
+use portcullis_names::{Name, NameRef, Pattern, PortSet, RecordType, Transport, is_guarded};
 
 use crate::decide::{self, Basis};
 use crate::decision::Decision;
@@ -200,6 +200,23 @@ impl Policy {
     /// The allow rules for addresses, in a fixed order.
     pub fn address_rules(&self) -> &[AddressRule] {
         self.rules.nets.allows()
+    }
+
+    /// Whether a name that no rule speaks of may stand for `full`, to which a search list completes it. One
+    /// with dots is a name of somebody's, and stands only for what a rule lists without a wildcard: under a
+    /// rule for all of a domain it would otherwise pass as a name of that domain, under which it is unlisted.
+    pub fn may_complete(&self, short: NameRef<'_>, full: NameRef<'_>) -> bool {
+        let name = short;
+        let qtype = RecordType::A;
+        self.decide(&Request::Lookup { name, qtype }).reason == Reason::NotListed
+            && (!short.as_str().contains('.') || self.lists_exactly(full))
+    }
+
+    /// Whether the rule for a name is for this one alone, and no pattern.
+    pub fn lists_exactly(&self, name: NameRef<'_>) -> bool {
+        let qtype = RecordType::A;
+        let rule = self.decide(&Request::Lookup { name, qtype }).rule;
+        rule.is_some_and(|rule| !self.rule(rule).text.starts_with('*'))
     }
 
     /// A rule's text and source. For a rule of another policy the answer is empty or another rule's.

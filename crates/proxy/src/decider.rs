@@ -227,7 +227,9 @@ impl Decider {
             Asked::Synthetic { name, .. } => name.as_ref().map(CowName::as_ref).filter(stands_for),
         };
         match full {
-            Some(full) if self.is_unlisted(short) => Shown::Name(full.into(), *by),
+            Some(full) if self.policy.load().may_complete(short, full) => {
+                Shown::Name(full.into(), *by)
+            }
             _ => shown,
         }
     }
@@ -257,8 +259,8 @@ impl Decider {
     /// The same for names.
     pub(crate) fn is_same_name(&self, one: NameRef<'_>, other: NameRef<'_>) -> bool {
         one == other
-            || self.completes(one, other) && self.is_unlisted(one)
-            || self.completes(other, one) && self.is_unlisted(other)
+            || self.completes(one, other) && self.policy.load().may_complete(one, other)
+            || self.completes(other, one) && self.policy.load().may_complete(other, one)
     }
 
     /// Whether a name stands for itself, as most do: it is listed, and tried before any completion.
@@ -275,13 +277,6 @@ impl Decider {
     fn completes(&self, short: NameRef<'_>, full: NameRef<'_>) -> bool {
         let mut completed = self.search.completed(short);
         short.as_str().len() < full.as_str().len() && completed.any(|name| name.as_ref() == full)
-    }
-
-    fn is_unlisted(&self, name: NameRef<'_>) -> bool {
-        let qtype = RecordType::A;
-        let decision = self.policy.load();
-        let decision = decision.decide(&Request::Lookup { name, qtype });
-        decision.reason == Reason::NotListed
     }
 
     /// Decides on datagrams to the target.

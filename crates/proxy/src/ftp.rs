@@ -5,6 +5,7 @@
 //! the control connection was dialled at. The address in the answer does not count, nor does an answer that
 //! nobody asked for, nor a line in the middle of a longer one, where a server repeats what it was sent.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -25,6 +26,11 @@ use crate::target::Target;
 const DATA_TIMEOUT: Duration = Duration::from_secs(30);
 /// Data connections that are waited for at once, of one sandbox.
 const MAX_EXPECTED: usize = 256;
+/// Ports that are opened in the kernel in one second, of one sandbox: each takes a worker some
+/// microseconds, or milliseconds where the port is open still.
+const MAX_OPENINGS: u32 = 32;
+/// How long that counts.
+const OPENINGS_PER: Duration = Duration::from_secs(1);
 /// Longest line that is read, in bytes; of a longer one no more counts.
 const MAX_LINE_BYTES: usize = 512;
 /// The lowest port that a server may name: those below are services of their own.
@@ -36,6 +42,44 @@ pub(crate) struct DataConnections {
     leases: Arc<Leases>,
     recorder: Recorder,
     expected: Mutex<Vec<Expected>>,
+    openings: Mutex<Openings>,
+}
+
+/// The ports that are open in the kernel. At most [`MAX_OPENINGS`] a second of [`DATA_TIMEOUT`].
+#[derive(Default)]
+struct Openings {
+    until: HashMap<(IpAddr, u16), Instant>,
+    /// When this second began, and how many ports it has opened.
+    since: Option<Instant>,
+    count: u32,
+}
+
+/// Whether a port is to be opened.
+#[derive(Debug, PartialEq, Eq)]
+enum Opening {
+    /// It is open, for long enough.
+    Open,
+    Wanted,
+    TooMany,
+}
+
+impl Openings {
+    fn ask(&mut self, place: (IpAddr, u16), now: Instant) -> Opening {
+        self.until.retain(|_, until| *until > now);
+        let left = self.until.get(&place).map(|until| *until - now);
+        if left.is_some_and(|left| left > DATA_TIMEOUT / 2) {
+            return Opening::Open;
+        }
+        if self.since.is_none_or(|since| now - since >= OPENINGS_PER) {
+            (self.since, self.count) = (Some(now), 0);
+        }
+        if self.count == MAX_OPENINGS {
+            return Opening::TooMany;
+        }
+        self.count += 1;
+        self.until.insert(place, now + DATA_TIMEOUT);
+        Opening::Wanted
+    }
 }
 
 /// One data connection that may come.
@@ -69,6 +113,7 @@ impl DataConnections {
             leases,
             recorder,
             expected: Mutex::default(),
+            openings: Mutex::default(),
         }
     }
 
@@ -131,10 +176,23 @@ impl DataConnections {
                 until: now + DATA_TIMEOUT,
             });
         }
-        if let Asked::Address { address, .. } | Asked::Synthetic { address, .. } = server.target
-            && let Err(error) = self.leases.open_port(address, port, DATA_TIMEOUT)
-        {
-            self.refuse(server, Some(port), Reason::Internal, &error.to_string());
+        if let Asked::Address { address, .. } | Asked::Synthetic { address, .. } = server.target {
+            let mut openings = self.openings.lock().unwrap_or_else(PoisonError::into_inner);
+            let opening = openings.ask((address, port), Instant::now());
+            drop(openings);
+            match opening {
+                Opening::Open => {}
+                Opening::Wanted => {
+                    if let Err(error) = self.leases.open_port(address, port, DATA_TIMEOUT) {
+                        self.refuse(server, Some(port), Reason::Internal, &error.to_string());
+                    }
+                }
+                Opening::TooMany => {
+                    self.forget(server);
+                    let why = "more than 32 FTP data connections were named in one second";
+                    return self.refuse(server, Some(port), Reason::TooManyConnections, why);
+                }
+            }
         }
         debug!(
             conn = server.inbound.conn,
@@ -469,6 +527,25 @@ mod tests {
         // A line too long is no other one.
         let long = format!("{}227 (192,0,2,1,195,80)", "2".repeat(MAX_LINE_BYTES));
         assert_eq!(named(&["PASV", &long]), []);
+    }
+
+    #[test]
+    fn a_server_that_names_ports_without_end_opens_few_in_the_kernel() {
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let (mut openings, now) = (Openings::default(), Instant::now());
+        assert_eq!(openings.ask((address, 50_000), now), Opening::Wanted);
+        assert_eq!(openings.ask((address, 50_000), now), Opening::Open);
+        let asked: Vec<Opening> = (1..=1000)
+            .map(|port| openings.ask((address, 50_000 + port), now))
+            .collect();
+        let wanted = asked.iter().filter(|one| **one == Opening::Wanted).count();
+        assert_eq!(wanted, MAX_OPENINGS as usize - 1);
+        assert_eq!(openings.until.len(), MAX_OPENINGS as usize);
+        let later = now + OPENINGS_PER;
+        assert_eq!(openings.ask((address, 60_000), later), Opening::Wanted);
+        // Before it closes it is opened anew.
+        let late = now + DATA_TIMEOUT * 2 / 3;
+        assert_eq!(openings.ask((address, 50_000), late), Opening::Wanted);
     }
 
     #[test]

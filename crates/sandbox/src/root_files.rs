@@ -9,10 +9,9 @@
 //! What the host changes later is not followed.
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
-use std::mem::zeroed;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -27,6 +26,10 @@ const USER_FOLDER: &str = ".ssh";
 const USER_CONFIG: &str = "config";
 /// The most files that are looked at.
 const MAX_FILES: usize = 64;
+/// The most entries of a folder that a pattern is held against.
+const MAX_ENTRIES: usize = 1024;
+/// Folders whose files are shown as copies: no file that the sandbox has of its own is below them.
+const COVERED: [&str; 3] = ["/etc/ssh", "/etc/crypto-policies", "/usr"];
 /// The most bytes that are read of all of them.
 const MAX_BYTES: u64 = 1024 * 1024;
 /// Permissions of group and others to write, which ssh refuses.
@@ -79,7 +82,8 @@ impl Search {
             };
             self.bytes += content.len() as u64;
             waiting.extend(included(&content, folder));
-            if of_root {
+            let is_covered = COVERED.iter().any(|folder| real.starts_with(folder));
+            if of_root && (is_covered || real.starts_with(folder)) {
                 let path = real;
                 self.found.push(RootFile { path, content });
             }
@@ -155,33 +159,61 @@ fn words(rest: &[u8]) -> Vec<Vec<u8>> {
     found
 }
 
-/// The files that a pattern stands for: absolute, below the user's home folder, or below `folder`.
+/// The files that a pattern stands for: absolute, below the user's home folder, or below `folder`. A
+/// wildcard counts in the last part alone: the folders of a pattern that a program has written could be any.
 fn matching(pattern: &[u8], folder: &Path) -> Vec<PathBuf> {
     let path = Path::new(OsStr::from_bytes(pattern));
     let absolute = match (path.strip_prefix("~"), std::env::home_dir()) {
         (Ok(below), Some(home)) => home.join(below),
         _ => folder.join(path),
     };
-    CString::new(absolute.as_os_str().as_bytes()).map_or_else(|_| Vec::new(), |text| glob(&text))
+    let (Some(folder), Some(name)) = (absolute.parent(), absolute.file_name()) else {
+        return Vec::new();
+    };
+    let name = name.as_bytes();
+    if !name.iter().any(|byte| b"*?".contains(byte)) {
+        let is_there = fs::metadata(&absolute).is_ok();
+        return is_there.then_some(absolute).into_iter().collect();
+    }
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let entries = entries.take(MAX_ENTRIES).filter_map(Result::ok);
+    let mut found: Vec<PathBuf> = entries
+        .map(|entry| entry.file_name())
+        .filter(|entry| matches(name, entry.as_bytes()) && !entry.as_bytes().starts_with(b"."))
+        .map(|entry| folder.join(entry))
+        .collect();
+    found.sort();
+    found
 }
 
-/// The paths that a pattern matches (glob(3)), as ssh finds them.
-fn glob(pattern: &CStr) -> Vec<PathBuf> {
-    // SAFETY: zero is a value of the struct, which the call fills.
-    let mut found: libc::glob_t = unsafe { zeroed() };
-    // SAFETY: the pattern is NUL-terminated; the struct is live.
-    let done = unsafe { libc::glob(pattern.as_ptr(), 0, None, &raw mut found) };
-    let mut paths = Vec::new();
-    if done == 0 {
-        for at in 0..found.gl_pathc.min(MAX_FILES) {
-            // SAFETY: the call has left so many NUL-terminated paths there.
-            let path = unsafe { CStr::from_ptr(*found.gl_pathv.add(at)) };
-            paths.push(PathBuf::from(OsStr::from_bytes(path.to_bytes())));
+/// Whether a name matches a pattern of `*` and `?`. The time is bounded by the product of their lengths.
+fn matches(pattern: &[u8], name: &[u8]) -> bool {
+    let (mut at, mut from) = (0, 0);
+    // Where the last star stands, and up to where it has been tried.
+    let mut star: Option<(usize, usize)> = None;
+    while from < name.len() {
+        match pattern.get(at) {
+            Some(b'*') => {
+                star = Some((at, from));
+                at += 1;
+            }
+            Some(one) if *one == b'?' || *one == name[from] => {
+                at += 1;
+                from += 1;
+            }
+            _ => {
+                let Some((place, tried)) = star else {
+                    return false;
+                };
+                star = Some((place, tried + 1));
+                at = place + 1;
+                from = tried + 1;
+            }
         }
     }
-    // SAFETY: the struct was filled by the call, whatever it returned.
-    unsafe { libc::globfree(&raw mut found) };
-    paths
+    pattern[at..].iter().all(|one| *one == b'*')
 }
 
 /// Lays the copies over the files. Where that fails, a program sees the file as it is, nobody's.
@@ -218,6 +250,29 @@ mod tests {
         let found = included(text.as_bytes(), &at(""));
         let expected = ["d/a.conf", "d/b.conf", "with space", "e"].map(at);
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_pattern_costs_no_more_than_a_folder() {
+        for (pattern, name, expected) in [
+            ("*.conf", "a.conf", true),
+            ("*.conf", "a.conf.old", false),
+            ("a?c*", "abcd", true),
+            ("*", "x", true),
+            ("a*b*c", "aXbYbZc", true),
+            ("a*b*c", "aXbYb", false),
+        ] {
+            assert_eq!(
+                matches(pattern.as_bytes(), name.as_bytes()),
+                expected,
+                "{pattern} {name}"
+            );
+        }
+        assert!(matching(b"/*/../*/../*/../*/../*/../*/../*/../x", Path::new("/")).len() <= 1);
+        assert!(!matches(
+            "*a".repeat(200).as_bytes(),
+            "a".repeat(199).as_bytes()
+        ));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -139,17 +139,34 @@ fn add(added: &[TrustAddition]) -> io::Result<()> {
         if copy(folder, Path::new(&own), &mut room).is_err() {
             continue;
         }
-        for one in added.iter().filter(|one| one.folder == *folder) {
-            let path = Path::new(&own).join(&one.file);
-            fs::create_dir_all(path.parent().unwrap_or(Path::new(&own)))?;
-            // A policy may be there already, in a copy that nobody may write to.
-            skip_missing(fs::remove_file(&path))?;
-            fs::write(&path, &one.content)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o444))?;
+        let mut here = added.iter().filter(|one| one.folder == *folder);
+        if here.all(|one| put(Path::new(&own), one).is_ok()) {
+            mounts::show(Path::new(&own), folder)?;
         }
-        mounts::show(Path::new(&own), folder)?;
     }
     Ok(())
+}
+
+/// Puts a file into a copy of its folder. Links on the way are replaced, never followed: they lead to the
+/// host's own folders.
+fn put(copy: &Path, one: &TrustAddition) -> io::Result<()> {
+    let mut path = copy.to_owned();
+    let (folders, name) = one.file.rsplit_once('/').unwrap_or(("", &one.file));
+    for folder in folders.split('/').filter(|folder| !folder.is_empty()) {
+        path.push(folder);
+        match fs::symlink_metadata(&path) {
+            Ok(found) if found.is_dir() => continue,
+            Ok(_) => fs::remove_file(&path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        fs::create_dir(&path)?;
+    }
+    path.push(name);
+    // A policy may be there already.
+    skip_missing(fs::remove_file(&path))?;
+    File::create_new(&path)?.write_all(one.content.as_bytes())?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o444))
 }
 
 /// What may still be copied of one folder.
@@ -167,26 +184,28 @@ impl Default for Room {
     }
 }
 
-/// Copies a folder with all that is in it: links as they are, files by what they say.
+/// Permissions without which a file or a folder is not everybody's to read.
+const ALL_READ: u32 = 0o004;
+const ALL_ENTER: u32 = 0o005;
+
+/// Copies a folder with all that is everybody's to read in it: links as they are, files by what they say.
+/// Nothing that was closed to a user of the sandbox is open in the copy.
 fn copy(from: &Path, to: &Path, room: &mut Room) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
         let entry = entry?;
         let (kind, from, to) = (entry.file_type()?, entry.path(), to.join(entry.file_name()));
         room.entries = (room.entries.checked_sub(1)).ok_or(io::ErrorKind::FileTooLarge)?;
-        if kind.is_dir() {
+        let found = entry.metadata()?;
+        let is_open = |bits| found.mode() & bits == bits;
+        if kind.is_dir() && is_open(ALL_ENTER) {
             copy(&from, &to, room)?;
         } else if kind.is_symlink() {
             symlink(fs::read_link(&from)?, &to)?;
-        } else if kind.is_file() {
-            let size = entry.metadata()?.len();
-            room.bytes = (room.bytes.checked_sub(size)).ok_or(io::ErrorKind::FileTooLarge)?;
-            // What the caller may not read is hidden from CMD too.
-            match File::open(&from) {
-                Ok(file) => write(&to, file)?,
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
-                Err(error) => return Err(error),
-            }
+        } else if kind.is_file() && is_open(ALL_READ) {
+            room.bytes =
+                (room.bytes.checked_sub(found.len())).ok_or(io::ErrorKind::FileTooLarge)?;
+            write(&to, File::open(&from)?)?;
         }
     }
     Ok(())
@@ -278,6 +297,32 @@ mod tests {
             let copied = copy(&from, &again, &mut Room { entries, bytes });
             assert_eq!(copied.unwrap_err().kind(), io::ErrorKind::FileTooLarge);
         }
+    }
+
+    #[test]
+    fn what_is_closed_is_not_copied_and_links_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir_all(at("from/chrome")).unwrap();
+        fs::create_dir(at("host")).unwrap();
+        symlink(at("host"), at("from/chrome/policies")).unwrap();
+        fs::write(at("from/key"), "secret").unwrap();
+        fs::set_permissions(at("from/key"), fs::Permissions::from_mode(0o640)).unwrap();
+        fs::create_dir(at("from/private")).unwrap();
+        fs::set_permissions(at("from/private"), fs::Permissions::from_mode(0o700)).unwrap();
+        copy(&at("from"), &at("to"), &mut Room::default()).unwrap();
+        assert!(!at("to/key").exists() && !at("to/private").exists());
+        let one = TrustAddition {
+            folder: at("from"),
+            file: "chrome/policies/managed/one.json".to_owned(),
+            content: "{}".to_owned(),
+        };
+        for _ in 0..2 {
+            put(&at("to"), &one).unwrap();
+            let text = fs::read_to_string(at("to/chrome/policies/managed/one.json"));
+            assert_eq!(text.unwrap(), "{}");
+        }
+        assert_eq!(fs::read_dir(at("host")).unwrap().count(), 0);
     }
 
     #[test]
