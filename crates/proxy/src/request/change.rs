@@ -90,6 +90,7 @@ mod tests {
         }
         for http in [
             "h2c",
+            "h2c-14",
             "H2C",
             "tcp, h2c",
             "websocket, h2c",

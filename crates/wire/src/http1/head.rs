@@ -328,12 +328,12 @@ fn content_length(value: &[u8]) -> Option<u64> {
 
 /// Whether a protocol of an Upgrade field, which may have a version, is HTTP with or without TLS.
 fn is_http(protocol: &[u8]) -> bool {
-    let name = protocol.split(|byte| *byte == b'/').next();
-    let name = name.unwrap_or_default().trim_ascii().to_ascii_lowercase();
-    // Their drafts too, such as `h2c-14`.
-    [&b"h2"[..], b"h3", b"http", b"tls"]
+    // A draft has its number behind a hyphen, such as `h2c-14`.
+    let name = protocol.split(|byte| b"/-".contains(byte)).next();
+    let name = name.unwrap_or_default().trim_ascii();
+    [&b"h2c"[..], b"h2", b"h3", b"http", b"https", b"tls"]
         .iter()
-        .any(|known| name.starts_with(known))
+        .any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// The tokens of a comma-separated list.
