@@ -260,7 +260,7 @@ pub const PROGRAMS: &[Program] = &[
         ..debian("swaks", "20201014.0", "sends mail")
     },
     Program {
-        script: "kubectl --kubeconfig /dev/null --server https://api.example.org get --raw /",
+        script: "kubectl --kubeconfig /dev/null --server https://api.example.org --token none get --raw /",
         from: From::DebianServer,
         needs: "kubectl",
         prints: "<p>hello</p>\n",
