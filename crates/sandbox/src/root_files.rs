@@ -28,8 +28,19 @@ const USER_CONFIG: &str = "config";
 const MAX_FILES: usize = 64;
 /// The most entries of a folder that a pattern is held against.
 const MAX_ENTRIES: usize = 1024;
-/// Folders whose files are shown as copies: no file that the sandbox has of its own is below them.
-const COVERED: [&str; 3] = ["/etc/ssh", "/etc/crypto-policies", "/usr"];
+/// What the sandbox has of its own: no copy of the host's file lies over it.
+const OWN_PLACES: [&str; 10] = [
+    "/etc/hosts",
+    "/etc/resolv.conf",
+    "/etc/nsswitch.conf",
+    "/etc/ssl",
+    "/etc/pki",
+    "/etc/ca-certificates",
+    "/run",
+    "/proc",
+    "/sys",
+    "/dev",
+];
 /// The most bytes that are read of all of them.
 const MAX_BYTES: u64 = 1024 * 1024;
 /// Permissions of group and others to write, which ssh refuses.
@@ -82,8 +93,8 @@ impl Search {
             };
             self.bytes += content.len() as u64;
             waiting.extend(included(&content, folder));
-            let is_covered = COVERED.iter().any(|folder| real.starts_with(folder));
-            if of_root && (is_covered || real.starts_with(folder)) {
+            let is_own = OWN_PLACES.iter().any(|place| real.starts_with(place));
+            if of_root && !is_own {
                 let path = real;
                 self.found.push(RootFile { path, content });
             }
