@@ -358,6 +358,11 @@ pub(crate) async fn ask(
     let target = ConnectTarget { host, port };
     match by_socks {
         true => socks5::open(stream, &target, credentials).await.is_ok(),
-        false => connect::open(stream, &target, credentials).await.is_ok(),
+        false => {
+            let authorization = credentials.map(connect::basic);
+            connect::open(stream, &target, authorization.as_deref())
+                .await
+                .is_ok()
+        }
     }
 }
