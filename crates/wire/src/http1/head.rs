@@ -110,22 +110,39 @@ pub fn read_head(stream: &[u8]) -> HeadParse {
 }
 
 /// A head whose target has bytes beyond ASCII written as a URL has them (RFC 3986 section 2.1), so that
-/// what is decided on is what upstream gets.
+/// what is decided on is what upstream gets. A method or a version with such bytes stays as it is, for the
+/// reader to refuse.
 pub fn with_ascii_target(raw: Vec<u8>) -> Vec<u8> {
-    let line = raw.iter().position(|byte| *byte == b'\n').unwrap_or(0);
-    if raw.get(..line).is_none_or(<[u8]>::is_ascii) {
+    let Some(target) = target_of(&raw) else {
         return raw;
-    }
-    let (line, fields) = raw.split_at(line);
-    let mut head = Vec::with_capacity(raw.len() + 2 * line.len());
-    for byte in line {
+    };
+    let (before, target, rest) = (
+        &raw[..target.start],
+        &raw[target.clone()],
+        &raw[target.end..],
+    );
+    let mut head = Vec::with_capacity(raw.len() + 2 * target.len());
+    head.extend_from_slice(before);
+    for byte in target {
         match byte {
             0x80.. => head.extend_from_slice(format!("%{byte:02X}").as_bytes()),
             byte => head.push(*byte),
         }
     }
-    head.extend_from_slice(fields);
+    head.extend_from_slice(rest);
     head
+}
+
+/// Where the target of the first line stands, if it has bytes beyond ASCII.
+fn target_of(raw: &[u8]) -> Option<Range<usize>> {
+    let end = raw.iter().position(|byte| *byte == b'\n')?;
+    let line = &raw[..end];
+    if line.is_ascii() {
+        return None;
+    }
+    let start = line.iter().position(|byte| *byte == b' ')? + 1;
+    let end = line.iter().rposition(|byte| *byte == b' ')?;
+    (start < end).then_some(start..end)
 }
 
 fn parse(head: &[u8]) -> Result<RequestHead, &'static str> {

@@ -634,3 +634,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn only_a_target_is_written_in_ascii() {
+    let repaired = |head: &str| {
+        let latin1 = head.chars().map(|c| c as u8).collect();
+        with_ascii_target(latin1)
+    };
+    let good = repaired("GET /\u{e9}?q=\u{ff} HTTP/1.1\r\nHost: a.example\r\nX: \u{e9}\r\n\r\n");
+    assert!(good.starts_with(b"GET /%E9?q=%FF HTTP/1.1\r\nHost: a.example\r\nX: \xe9\r\n"));
+    assert!(matches!(read_head(&good), HeadParse::Head(_)));
+    for line in [
+        "\u{d0}OST / HTTP/1.1",
+        "G\u{c9}T /a HTTP/1.1",
+        "GET / HTTP/1.\u{b1}",
+        "GET /\u{e9}",
+        "\u{e9}",
+    ] {
+        let head = repaired(&format!("{line}\r\nHost: a.example\r\n\r\n"));
+        assert!(
+            matches!(read_head(&head), HeadParse::Malformed(_)),
+            "{line}"
+        );
+    }
+}
