@@ -20,6 +20,7 @@ use tracing::debug;
 
 use super::Inspector;
 use super::alpn::{Alpn, Offer};
+use super::conclude::conclude;
 use super::ended::Ended;
 use super::exchange::{Security, Session, Upstream, only_refuse};
 use super::io::{self, Activity, Client, SharedMeter};
@@ -82,7 +83,7 @@ pub(crate) async fn inspect(services: Services<'_>, to_inspect: Box<ToInspect>, 
     let activity = Activity::new();
     let meter = services.connector.meter(&opened.peer).map(SharedMeter::new);
     let program = Client::new(client.clone(), pending, activity.clone()).metered(meter.clone());
-    let mut ended = {
+    let ended = {
         let inspection = Inspection {
             services,
             inspector,
@@ -97,26 +98,15 @@ pub(crate) async fn inspect(services: Services<'_>, to_inspect: Box<ToInspect>, 
             ended = io::gone(&client, &activity, meter.as_ref()) => ended,
         }
     };
-    if let Some(cut) = activity.cut() {
-        (ended.end, ended.detail) = (cut.end, Some(cut.detail));
-    }
-    if let Some(why) = ended.malformed.or(activity.bad_body()) {
-        let at = At::new(Layer::Http, opened.inbound).shown(Some(name.as_str()));
-        (services.records).malformed(at.detail(Some(why)), Some(&opened.target));
-    }
-    if let Ok(client) = Arc::try_unwrap(client) {
-        match ended.end {
-            CloseReason::Finished | CloseReason::Denied | CloseReason::ClientProtocol => {
-                socket::last_words(client, b"").await;
-            }
-            _ => socket::reset(client),
-        }
-    }
-    if let Some(mut flow) = opened.flow {
-        (flow.up, flow.down) = activity.bytes();
-        flow.detail = ended.detail.or(flow.detail);
-        flow.finish(ended.end);
-    }
+    conclude(
+        ended,
+        services.records,
+        opened,
+        Some(name.as_str()),
+        &activity,
+        client,
+    )
+    .await;
 }
 
 /// What does not change while one connection is inspected.

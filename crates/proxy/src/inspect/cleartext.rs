@@ -8,10 +8,11 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use portcullis_dial::Stream;
-use portcullis_record::{CloseReason, Layer};
+use portcullis_record::CloseReason;
 use tracing::debug;
 
 use super::alpn::Alpn;
+use super::conclude::conclude;
 use super::ended::Ended;
 use super::exchange::{Session, Upstream};
 use super::io::{self, Activity, Client, SharedMeter};
@@ -19,7 +20,6 @@ use super::serve::{self, HeadRules};
 use super::tasks::Tasks;
 use crate::flows::Carries;
 use crate::opened::{Opened, Unread};
-use crate::records::At;
 use crate::request::{Core, Place};
 use crate::services::Services;
 use crate::socket;
@@ -38,32 +38,13 @@ pub(crate) async fn cleartext(services: Services<'_>, unread: Box<Unread>, stop:
     let activity = Activity::new();
     let meter = services.connector.meter(&opened.peer).map(SharedMeter::new);
     let program = Client::new(client.clone(), pending, activity.clone()).metered(meter.clone());
-    let mut ended = tokio::select! {
+    let ended = tokio::select! {
         biased;
         ended = activity.taken_down(stop.wait(), CloseReason::Shutdown) => ended,
         ended = requests(services, &opened, &activity, program, upstream) => ended,
         ended = io::gone(&client, &activity, meter.as_ref()) => ended,
     };
-    if let Some(cut) = activity.cut() {
-        (ended.end, ended.detail) = (cut.end, Some(cut.detail));
-    }
-    if let Some(why) = ended.malformed.or(activity.bad_body()) {
-        let at = At::new(Layer::Http, opened.inbound).detail(Some(why));
-        (services.records).malformed(at, Some(&opened.target));
-    }
-    if let Ok(client) = Arc::try_unwrap(client) {
-        match ended.end {
-            CloseReason::Finished | CloseReason::Denied | CloseReason::ClientProtocol => {
-                socket::last_words(client, b"").await;
-            }
-            _ => socket::reset(client),
-        }
-    }
-    if let Some(mut flow) = opened.flow {
-        (flow.up, flow.down) = activity.bytes();
-        flow.detail = ended.detail.or(flow.detail);
-        flow.finish(ended.end);
-    }
+    conclude(ended, services.records, opened, None, &activity, client).await;
 }
 
 /// The address that a tunnel leads to, unless an upstream proxy found the way.

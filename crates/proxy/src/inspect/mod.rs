@@ -20,6 +20,7 @@ mod answer;
 mod authority;
 mod body;
 mod cleartext;
+mod conclude;
 mod ended;
 mod error;
 mod exchange;
