@@ -5,7 +5,7 @@
 
 use crate::command::Command;
 use crate::exit::{BEFORE_START, USAGE};
-use crate::launch::{Finished, Launch, failed as failed_to_start, launch};
+use crate::launch::{Finished, Launch, die_of_terminal_signal, failed as failed_to_start, launch};
 use crate::output;
 use crate::policy_options::{self, PolicyOptions};
 use crate::probe::{COMMAND, Endpoint, Finding, Layer, walk};
@@ -139,6 +139,7 @@ fn walk_in_sandbox(
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
     if findings.is_empty() {
+        die_of_terminal_signal(status);
         anyhow::bail!("the probe in the sandbox found nothing and ended ({status:?})");
     }
     Ok((findings, report))
