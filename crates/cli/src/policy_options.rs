@@ -166,6 +166,8 @@ fn load_by(
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
+    // An error that the kernel knows nothing of says itself what to do.
+    let is_own = error.raw_os_error().is_none() && error.get_ref().is_some();
     let lost = path.is_relative() && std::env::current_dir().is_err();
     let hint = match error.kind() {
         io::ErrorKind::NotFound if lost => {
@@ -185,7 +187,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
         column: 0,
         severity: Severity::Error,
         message: format!("cannot read the policy: {error}"),
-        hint: Some(hint.to_owned()),
+        hint: (!is_own).then(|| hint.to_owned()),
         snippet: None,
     }
 }

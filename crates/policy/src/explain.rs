@@ -40,15 +40,17 @@ pub struct Explanation {
     pub suggestion: Option<String>,
 }
 
-/// What a rule for it would do instead of what the reader may have in mind.
-const OWN: &str = "Inside a sandbox this is the sandbox itself, which needs no rule. A rule for it opens \
-    the loopback of the host, which `host.portcullis.internal` names.";
+/// What to list instead of it, where that is not what the reader has in mind.
+const OWN: &str = "Inside a sandbox this is the sandbox itself, which needs no rule. The loopback of the host is \
+    `host.portcullis.internal`: list that name.";
 
 impl Explanation {
     /// Says so where the target means the sandbox itself.
     pub(crate) fn add_own(&mut self, is_own: bool) {
         if is_own {
             self.sentences.push(OWN.to_owned());
+            // Inside, a rule for it would open nothing.
+            self.suggestion = None;
         }
     }
 }
@@ -114,8 +116,26 @@ impl Policy {
             }
         };
         let mut explanation = self.explanation(found, target.to_string());
+        self.suggest_all_ports(&mut explanation, target);
         explanation.add_own(target.is_loopback());
         explanation
+    }
+
+    /// Suggests all the ports that were asked about, where they are several: the lines for one would not do.
+    fn suggest_all_ports(&self, explanation: &mut Explanation, target: &Target) {
+        let Target::Name {
+            pattern: Pattern::Exact(_),
+            ports,
+            explicit_ports: true,
+            ..
+        } = target
+        else {
+            return;
+        };
+        if explanation.suggestion.is_some() && one_port(ports).is_none() {
+            let lines = format!("[network.domains]\n\"{target}\" = \"allow\"");
+            explanation.suggestion = Some(lines);
+        }
     }
 
     /// A finding in words.

@@ -50,8 +50,10 @@ steps! {
     Mount: "cannot set up the sandbox's mounts",
     /// A new `/proc`.
     Proc: "cannot mount /proc for the sandbox",
-    /// Keeping the command from the host's Unix sockets, and letting in some of them.
+    /// Keeping the command from the host's Unix sockets.
     SuperviseSockets: "cannot keep the command from the host's Unix sockets",
+    /// Letting in some of them.
+    LetInSocket: "cannot let in a Unix socket of the host",
     /// `/etc/resolv.conf` or `/etc/nsswitch.conf`.
     ResolverFiles: "cannot set up the sandbox's resolver files",
     /// Standard descriptors that would reach around the sandbox.

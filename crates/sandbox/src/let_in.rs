@@ -14,7 +14,7 @@ use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use crate::error::{At, SandboxError, Step};
 
-const STEP: Step = Step::SuperviseSockets;
+const STEP: Step = Step::LetInSocket;
 
 /// The place of a socket that is to be let in, without links.
 pub(crate) fn place(path: &Path) -> Result<PathBuf, SandboxError> {
