@@ -166,8 +166,8 @@ fn load_by(
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
-    // An error that the kernel knows nothing of says itself what to do.
-    let is_own = error.raw_os_error().is_none() && error.get_ref().is_some();
+    // Refused here, not by the kernel: no permission would help.
+    let is_own = error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none();
     let lost = path.is_relative() && std::env::current_dir().is_err();
     let hint = match error.kind() {
         io::ErrorKind::NotFound if lost => {
