@@ -6,6 +6,7 @@ mod descriptors;
 mod exits;
 mod files;
 mod inside;
+mod labels;
 mod nested;
 mod ping;
 #[path = "../support/processes.rs"]

@@ -1,6 +1,7 @@
 //! Decision records as a test reads them: plain JSON, so that the schema itself is under test.
 
 use serde_json::Value;
+use std::collections::HashMap;
 use std::path::Path;
 
 /// The longest line that a record may have (CONTRACT: records), in bytes.
@@ -24,7 +25,26 @@ pub fn read_records(path: &Path) -> Records {
         text.is_empty() || text.ends_with('\n'),
         "the last record is cut off: {text:?}"
     );
-    Records(text.lines().map(checked).collect())
+    let records: Vec<Value> = text.lines().map(checked).collect();
+    assert_numbered(&records);
+    Records(records)
+}
+
+/// Numbers rise by one for each record of a gateway; one is missing only ahead of a record of the loss.
+#[track_caller]
+fn assert_numbered(records: &[Value]) {
+    let mut last: HashMap<&str, u64> = HashMap::new();
+    for record in records {
+        let (Some(boot), Some(seq)) = (record["boot"].as_str(), record["seq"].as_u64()) else {
+            panic!("no boot or seq: {record}");
+        };
+        let before = last.insert(boot, seq).unwrap_or(0);
+        let has_gap = seq > before && record["reason"] == "records-lost";
+        assert!(
+            seq == before + 1 || has_gap,
+            "number {seq} behind {before}: {record}"
+        );
+    }
 }
 
 /// How long one record's decision was before or after another's, in seconds.

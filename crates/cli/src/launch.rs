@@ -5,6 +5,7 @@ use crate::child_env::{Proxies, ProxyEnv};
 use crate::debug_log::DebugLog;
 use crate::exit::BEFORE_START;
 use crate::output::Hinted;
+use crate::record_options::RecordOptions;
 use crate::written_file::WrittenFile;
 use crate::{child_env, hidden_credentials, socket_env, trust_env};
 use anyhow::{Context, bail};
@@ -19,8 +20,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -37,10 +37,8 @@ pub struct Launch {
     pub hidden: Vec<PathBuf>,
     /// The host's resolvers, asked where the policy names none.
     pub resolvers: Vec<SocketAddr>,
-    /// Where decision records go.
-    pub log: Option<PathBuf>,
-    /// How many lines a minute each class of denials may write there.
-    pub denial_lines: Option<NonZeroU32>,
+    /// What is recorded, and where.
+    pub records: RecordOptions,
     /// Where the gateway's steps are written, in the order that they happen.
     pub debug_log: Option<DebugLog>,
     /// Ports of the host that lead inside.
@@ -79,8 +77,7 @@ impl Launch {
             command,
             read_only: Vec::new(),
             hidden: Vec::new(),
-            log: None,
-            denial_lines: None,
+            records: RecordOptions::default(),
             debug_log: None,
             publish: Vec::new(),
             tap: None,
@@ -116,11 +113,8 @@ pub struct PublishedPort {
 /// Runs it.
 pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
     free_range(&launch.policy)?;
-    let log = match &launch.log {
-        Some(path) => Some(open_log(path)?),
-        None => None,
-    };
-    let checked = (launch.log.as_deref().zip(log.as_ref()))
+    let log = launch.records.open()?;
+    let checked = (launch.records.log.as_deref().zip(log.as_ref()))
         .map(|(path, file)| WrittenFile::check("--log", path, file));
     let records = checked.transpose()?;
     let debug_log = launch.debug_log;
@@ -193,8 +187,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
         sandbox: format!("run-{}", std::process::id()),
         policy: launch.policy,
         resolvers: launch.resolvers,
-        log,
-        denial_lines: launch.denial_lines,
+        records: launch.records.config(log)?,
         publish: bind(launch.publish)?,
         addresses,
         collect: launch.collect,
@@ -318,16 +311,6 @@ pub fn free_range(policy: &Policy) -> anyhow::Result<()> {
     portcullis_gateway::check_synthetic_range(policy).map_err(|error| {
         let hinted = Hinted::new("cannot use synthetic addresses", Some(error.fix()));
         anyhow::Error::new(error).context(hinted)
-    })
-}
-
-/// Opens the record file before anything starts, so that a bad path costs no run.
-pub fn open_log(path: &Path) -> anyhow::Result<File> {
-    portcullis_gateway::open_records(path).with_context(|| {
-        Hinted::new(
-            format!("cannot write decision records to {}", path.display()),
-            Some("--log takes a writable file in an existing folder"),
-        )
     })
 }
 

@@ -14,6 +14,7 @@ mod launch;
 mod output;
 mod policy_options;
 mod probe;
+mod record_options;
 mod search;
 mod socket_env;
 mod trust_env;

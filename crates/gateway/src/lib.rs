@@ -74,5 +74,8 @@ pub use portcullis_policy::{
     Diagnostic, Environment, Input, Loaded, Mode, Policy, Reason, Resolve, Verdict,
 };
 pub use portcullis_proxy::{DatagramClients, DatagramEnds, InspectError, Inspector, Own, Untaken};
-pub use portcullis_record::{ObservedDecision, Recorder, Subscription, open_file as open_records};
+pub use portcullis_record::{
+    Label, LabelError, Labels, ObservedDecision, Origin, Recorder, Subscription,
+    open_file as open_records,
+};
 pub use tokio_util::{sync::CancellationToken, task::TaskTracker};

@@ -52,6 +52,10 @@ pub enum Kind {
     Families,
     /// A [`crate::Process`].
     Process,
+    /// A [`crate::Boot`].
+    Boot,
+    /// An object of texts: the operator's [`crate::Labels`].
+    Labels,
     /// A whole number of microseconds for each [`crate::Stage`] that happened.
     Timings,
 }
@@ -112,6 +116,27 @@ const CUT: Field = sometimes(
     "cut",
     Kind::True,
     "Present and true if a value was longer than its share of the line, or if userinfo or a query was removed from the name.",
+);
+
+const HOST: Field = sometimes(
+    "host",
+    Kind::Text,
+    "The host that the gateway runs on: its node name, or what the operator set.",
+);
+const LABELS: Field = sometimes(
+    "labels",
+    Kind::Labels,
+    "What the operator says of this sandbox: tenant, job, repository.",
+);
+const BOOT: Field = always(
+    "boot",
+    Kind::Boot,
+    "One start of one gateway: 16 hexadecimal digits, drawn at random.",
+);
+const SEQ: Field = always(
+    "seq",
+    Kind::Count,
+    "The record's number among those of its `boot`, in the order of the file: 1, 2, 3 and so on. A number that is missing is a record that is missing.",
 );
 
 /// The fields of a record whose `event` is `decision`, in the order in which they are written.
@@ -206,6 +231,10 @@ pub const DECISION_FIELDS: &[Field] = &[
         Kind::Count,
         "How many equal decisions share this record.",
     ),
+    HOST,
+    LABELS,
+    BOOT,
+    SEQ,
 ];
 
 /// The fields of a record whose `event` is `close`, in the order in which they are written.
@@ -233,4 +262,8 @@ pub const CLOSE_FIELDS: &[Field] = &[
     always("close_reason", Kind::CloseReason, "Why the flow ended."),
     DETAIL,
     CUT,
+    HOST,
+    LABELS,
+    BOOT,
+    SEQ,
 ];

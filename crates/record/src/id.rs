@@ -10,6 +10,36 @@ const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 /// Characters of the part that is drawn once for each recorder.
 const INSTANCE_CHARS: u32 = 6;
 
+/// One start of one gateway, as it stands in records: 16 hexadecimal digits, drawn at random when the
+/// recorder was made.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Boot(u64);
+
+impl Boot {
+    /// A fresh one.
+    ///
+    /// The standard library's hash keys are random, but a forked process may share them with its
+    /// parent, so that the clock and the process id go in as well.
+    pub(crate) fn new() -> Boot {
+        let mut hasher = RandomState::new().build_hasher();
+        hasher.write_u32(std::process::id());
+        hasher.write_i128(jiff::Timestamp::now().as_nanosecond());
+        Boot(hasher.finish())
+    }
+}
+
+impl fmt::Display for Boot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for Boot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Boot({self})")
+    }
+}
+
 /// The id of one record: shown to the program in a refusal, found in the operator's record.
 ///
 /// Reads like `7k3f9q-000012`: six characters drawn at random when the recorder was made, and the
@@ -45,17 +75,10 @@ pub(crate) struct IdSource {
 }
 
 impl IdSource {
-    /// A source with a fresh random instance.
-    ///
-    /// The standard library's hash keys are random, but a forked process may share them with its
-    /// parent, so that the clock and the process id go in as well.
-    pub(crate) fn new() -> IdSource {
-        let mut hasher = RandomState::new().build_hasher();
-        hasher.write_u32(std::process::id());
-        hasher.write_i128(jiff::Timestamp::now().as_nanosecond());
-        let instance = (hasher.finish() as u32) & ((1 << (5 * INSTANCE_CHARS)) - 1);
+    /// The ids of one recorder.
+    pub(crate) fn new(boot: Boot) -> IdSource {
         IdSource {
-            instance,
+            instance: (boot.0 as u32) & ((1 << (5 * INSTANCE_CHARS)) - 1),
             next: AtomicU64::new(1),
         }
     }
@@ -93,14 +116,16 @@ mod tests {
 
     #[test]
     fn two_recorders_do_not_share_ids() {
-        let sources: Vec<_> = (0..64).map(|_| IdSource::new().instance).collect();
+        let sources: Vec<_> = (0..64)
+            .map(|_| IdSource::new(Boot::new()).instance)
+            .collect();
         let distinct: std::collections::HashSet<_> = sources.iter().collect();
         assert!(distinct.len() > 60, "{sources:?}");
     }
 
     #[test]
     fn ids_count_up() {
-        let source = IdSource::new();
+        let source = IdSource::new(Boot::new());
         let (a, b) = (source.next(), source.next());
         assert!(a < b && a != b);
     }

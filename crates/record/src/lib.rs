@@ -6,12 +6,13 @@
 //!
 //! The way of a decision: [`Recorder::decision`] counts it, joins it to an equal record of the last
 //! second (denials) or minute (allowed lookups) if there is one, else makes the line and puts it in
-//! a bounded queue. One thread writes the queue to the sink. `fields.rs` describes each field once;
+//! a bounded queue. One thread writes the queue to the sink, and numbers the lines. `fields.rs` describes each field once;
 //! `RECORDS.md` and `schema/decision-1.json` are made from it.
 //!
 //! Invariant: no function here blocks on I/O but [`Recorder::flush`], which has a deadline.
 //! Invariant: every decision is in a written line, in an open window, in the queue, or in the count
-//! of a `records-lost` record. Denials above their budget are in the count of one written line.
+//! of a `records-lost` record. A line that is lost takes a number with it, so that a reader sees a gap
+//! ahead of that record. Denials above their budget are in the count of one written line.
 #![forbid(unsafe_code)]
 
 mod budget;
@@ -22,6 +23,7 @@ mod finder;
 mod id;
 mod line;
 mod memory;
+mod origin;
 mod prepared;
 mod queue;
 mod recorder;
@@ -40,9 +42,13 @@ pub use event::{
 };
 pub use fields::{CLOSE_FIELDS, DECISION_FIELDS, Field, Kind, Presence};
 pub use finder::{FoundProcess, ProcessFinder};
-pub use id::DecisionId;
+pub use id::{Boot, DecisionId};
 pub use line::{MAX_LINE_BYTES, SCHEMA};
 pub use memory::Memory;
+pub use origin::{
+    Label, LabelError, Labels, MAX_LABEL_KEY_BYTES, MAX_LABEL_VALUE_BYTES, MAX_LABELS,
+    MAX_LABELS_BYTES, Origin,
+};
 pub use prepared::Prepared;
 pub use recorder::{Flushed, Health, Recorder};
 pub use repeat::{Recorded, Repeat};
@@ -54,6 +60,8 @@ pub use summary::{Denied, DeniedSummary};
 mod budget_tests;
 #[cfg(test)]
 mod finder_tests;
+#[cfg(test)]
+mod numbering_tests;
 #[cfg(test)]
 mod published_tests;
 #[cfg(test)]

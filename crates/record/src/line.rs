@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use portcullis_policy::Verdict;
 
 use crate::event::{Close, Event};
-use crate::id::DecisionId;
+use crate::id::{Boot, DecisionId};
+use crate::origin::{self, MAX_LABELS_BYTES};
 use crate::text::{LineBuf, path_only, shown_name};
 
 /// The longest line that is ever written, line break included, in bytes.
@@ -19,6 +20,7 @@ pub const MAX_LINE_BYTES: usize = 16 * 1024;
 pub const SCHEMA: &str = "portcullis.decision/1";
 
 const MAX_SANDBOX_BYTES: usize = 256;
+const MAX_HOST_BYTES: usize = 256;
 const MAX_NAME_BYTES: usize = 1536;
 /// The longest `asked`, in bytes once it is escaped.
 const MAX_ASKED_BYTES: usize = 256;
@@ -39,6 +41,8 @@ const USUAL_LINE_BYTES: usize = 512;
 
 const _: () = assert!(
     MAX_SANDBOX_BYTES
+        + MAX_HOST_BYTES
+        + MAX_LABELS_BYTES
         + 2 * MAX_NAME_BYTES
         + MAX_ASKED_BYTES
         + 2 * MAX_RULE_BYTES
@@ -52,18 +56,43 @@ const _: () = assert!(
         <= MAX_LINE_BYTES
 );
 
-/// What every line of one recorder carries: the sandbox's name, escaped once.
+/// What every line of one recorder carries, escaped once: the sandbox's name, and what stands at the
+/// end of a line.
 pub(crate) struct Origin {
     sandbox: Box<[u8]>,
+    /// Host, labels and boot, up to the line's number.
+    end: Box<[u8]>,
 }
 
 impl Origin {
-    pub(crate) fn new(sandbox: &str) -> Origin {
-        let mut line = LineBuf::with_capacity(sandbox.len() + 2);
-        line.string(sandbox.as_bytes(), MAX_SANDBOX_BYTES);
-        Origin {
-            sandbox: line.into_bytes().into(),
+    pub(crate) fn new(origin: &origin::Origin, boot: Boot) -> Origin {
+        let mut sandbox = LineBuf::with_capacity(origin.sandbox.len() + 2);
+        sandbox.string(origin.sandbox.as_bytes(), MAX_SANDBOX_BYTES);
+        let mut end = LineBuf::with_capacity(USUAL_LINE_BYTES);
+        let host = Some(origin.host.as_str()).filter(|host| !host.is_empty());
+        optional(&mut end, "host", host, MAX_HOST_BYTES);
+        let mut between = r#","labels":{"#;
+        for label in origin.labels.iter() {
+            end.format(format_args!(r#"{between}"{}":"#, label.key()));
+            end.string(label.value().as_bytes(), MAX_LABELS_BYTES);
+            between = ",";
         }
+        if between == "," {
+            end.json("}");
+        }
+        end.format(format_args!(r#","boot":"{boot}","seq":"#));
+        Origin {
+            sandbox: sandbox.into_bytes().into(),
+            end: end.into_bytes().into(),
+        }
+    }
+
+    /// Puts a line's end behind it: where it comes from, and its number in the order of writing.
+    pub(crate) fn end(&self, lines: &mut Vec<u8>, seq: u64) {
+        use std::io::Write as _;
+        lines.extend_from_slice(&self.end);
+        // Writing into a Vec cannot fail.
+        let _ = writeln!(lines, "{seq}}}");
     }
 
     fn sandbox(&self) -> &str {
@@ -81,7 +110,7 @@ impl Origin {
     }
 }
 
-/// The decision's line without its end: [`finish_decision`] adds the count when its window closes.
+/// The decision's line without its count: [`finish_decision`] adds it when its window closes.
 pub(crate) fn decision(
     origin: &Origin,
     id: DecisionId,
@@ -159,15 +188,15 @@ fn families(line: &mut LineBuf, addresses: &[IpAddr]) {
     });
 }
 
-/// Ends a decision's line with the number of decisions that share it.
+/// Adds the number of decisions that share a decision's line; only [`Origin::end`] follows.
 pub(crate) fn finish_decision(mut line: Vec<u8>, count: u64) -> Vec<u8> {
     use std::io::Write as _;
     // Writing into a Vec cannot fail.
-    let _ = writeln!(line, r#","count":{count}}}"#);
+    let _ = write!(line, r#","count":{count}"#);
     line
 }
 
-/// Ends the line that stands for `count` denials above their budget; `names` are some of them.
+/// Finishes the line that stands for `count` denials above their budget; `names` are some of them.
 pub(crate) fn finish_summary(line: Vec<u8>, names: &[String], count: u64) -> Vec<u8> {
     let names = names.join(", ");
     let mut detail = LineBuf::with_capacity(USUAL_LINE_BYTES);
@@ -176,7 +205,7 @@ pub(crate) fn finish_summary(line: Vec<u8>, names: &[String], count: u64) -> Vec
     finish_decision([line, detail.into_bytes()].concat(), count)
 }
 
-/// The whole line of a close.
+/// The line of a close, up to [`Origin::end`].
 pub(crate) fn close(
     origin: &Origin,
     id: DecisionId,
@@ -194,7 +223,6 @@ pub(crate) fn close(
     ));
     optional(&mut line, "detail", close.detail, MAX_DETAIL_BYTES);
     cut_mark(&mut line);
-    line.json("}\n");
     line.into_bytes()
 }
 
@@ -258,7 +286,7 @@ fn cut_mark(line: &mut LineBuf) {
 /// The code of the one record that no decision made: it says how many others are missing.
 pub(crate) const RECORDS_LOST: &str = "records-lost";
 
-/// The line that stands for `lost` decisions and closes that found no room.
+/// The line that stands for `lost` decisions and closes that found no room, up to [`Origin::end`].
 pub(crate) fn lost(origin: &Origin, id: DecisionId, time: Timestamp, lost: &Lost) -> Vec<u8> {
     let mut line = origin.begin("decision", id, time);
     line.format(format_args!(
@@ -280,6 +308,8 @@ pub(crate) struct Lost {
     pub(crate) usual: u64,
     /// Ends of flows.
     pub(crate) closes: u64,
+    /// The lines that would have said so.
+    pub(crate) lines: u64,
 }
 
 impl Lost {

@@ -76,6 +76,9 @@ fn schema_of(field: &Field) -> Value {
             "pid": whole_number("Its process id, as the host sees it."),
             "command": {"type": "string", "description": "Its command name."},
         }}),
+        Kind::Boot => json!({"type": "string", "pattern": "^[0-9a-f]{16}$"}),
+        Kind::Labels => json!({"type": "object", "maxProperties": MAX_LABELS,
+            "additionalProperties": {"type": "string"}}),
         Kind::Timings => json!({"type": "object", "additionalProperties": false,
             "properties": codes_of!(Stage).iter().map(described).collect::<Map<_, _>>()}),
     };

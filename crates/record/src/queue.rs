@@ -38,7 +38,7 @@ pub(crate) enum Kind {
     Close,
 }
 
-/// One finished line.
+/// One line, finished but for what [`crate::line::Origin::end`] adds.
 pub(crate) struct Item {
     pub(crate) line: Vec<u8>,
     pub(crate) kind: Kind,
@@ -114,6 +114,7 @@ impl Queue {
                 Kind::Close => &mut state.lost.closes,
             };
             *lost += item.stands_for;
+            state.lost.lines += 1;
             state.lost_ever += item.stands_for;
             return;
         }
@@ -354,6 +355,7 @@ mod tests {
         assert_eq!(batch.len(), MAX_LINES / 4 * 3);
         let expected = Lost {
             closes: ((MAX_LINES / 4 + 1) * 2) as u64,
+            lines: (MAX_LINES / 4 + 1) as u64,
             ..Lost::default()
         };
         assert_eq!(lost, Some(expected));

@@ -15,9 +15,10 @@ use crate::budget::Summarised;
 use crate::counters::{Counters, Snapshot};
 use crate::event::{Close, Event, Process};
 use crate::finder::{Finder, FoundProcess, ProcessFinder};
-use crate::id::{DecisionId, IdSource};
-use crate::line::{self, Origin};
+use crate::id::{Boot, DecisionId, IdSource};
+use crate::line;
 use crate::memory::Memory;
+use crate::origin::Origin;
 use crate::prepared::{Prepared, Program};
 use crate::queue::{Backlog, Item, Kind};
 use crate::repeat::{Recorded, Repeat};
@@ -27,7 +28,8 @@ use crate::summary::{DeniedSummary, Groups, Tally};
 use crate::windows::{Fresh, Merge};
 use crate::writer::{FINAL_WRITE_TIMEOUT, Writer};
 
-/// Takes decisions and closes, and writes them in its own time. Clones share everything.
+/// Takes decisions and closes, and writes them in its own time. Clones share everything: the records of
+/// a recorder and its clones have one `boot`, and one row of numbers (`seq`).
 ///
 /// Make it in the process that uses it: its writer is a thread, and threads do not survive a fork.
 /// When the last clone is dropped, what waits is written, for a second at most.
@@ -77,28 +79,28 @@ impl Recorder {
     ///
     /// # Errors
     /// Those of opening it.
-    pub fn to_file(path: impl AsRef<Path>, sandbox: &str) -> io::Result<Recorder> {
-        Ok(Recorder::from_file(sink::open(path.as_ref())?, sandbox))
+    pub fn to_file(path: impl AsRef<Path>, origin: impl Into<Origin>) -> io::Result<Recorder> {
+        Ok(Recorder::from_file(sink::open(path.as_ref())?, origin))
     }
 
     /// Writes to a file that is open already, at its end if it was opened for appending.
     #[must_use]
-    pub fn from_file(file: File, sandbox: &str) -> Recorder {
-        Recorder::with_sink(Sink::File(file), sandbox)
+    pub fn from_file(file: File, origin: impl Into<Origin>) -> Recorder {
+        Recorder::with_sink(Sink::File(file), origin)
     }
 
     /// Writes to anything. The writer's own thread calls it, and may block in it.
     #[must_use]
-    pub fn to_writer(writer: Box<dyn Write + Send>, sandbox: &str) -> Recorder {
-        Recorder::with_sink(Sink::Writer(writer), sandbox)
+    pub fn to_writer(writer: Box<dyn Write + Send>, origin: impl Into<Origin>) -> Recorder {
+        Recorder::with_sink(Sink::Writer(writer), origin)
     }
 
     /// Writes to memory.
     #[must_use]
-    pub fn to_memory(sandbox: &str) -> (Recorder, Memory) {
+    pub fn to_memory(origin: impl Into<Origin>) -> (Recorder, Memory) {
         let memory = Memory::default();
         (
-            Recorder::to_writer(Box::new(memory.clone()), sandbox),
+            Recorder::to_writer(Box::new(memory.clone()), origin),
             memory,
         )
     }
@@ -106,11 +108,11 @@ impl Recorder {
     /// Writes nothing; counters, summary and subscriptions work.
     #[must_use]
     pub fn null() -> Recorder {
-        Recorder::with_lines(Lines::Null(IdSource::new()))
+        Recorder::with_lines(Lines::Null(IdSource::new(Boot::new())))
     }
 
-    fn with_sink(sink: Sink, sandbox: &str) -> Recorder {
-        let writer = Writer::new(Origin::new(sandbox), Output::new(sink));
+    fn with_sink(sink: Sink, origin: impl Into<Origin>) -> Recorder {
+        let writer = Writer::new(&origin.into(), Output::new(sink));
         Recorder::with_lines(Lines::Written(Arc::new(writer)))
     }
 
@@ -312,6 +314,15 @@ impl Recorder {
                 stands_for: 1,
             });
             writer.ensure_started();
+        }
+    }
+
+    /// What `boot` says in these records; `None` where nothing is written.
+    #[must_use]
+    pub fn boot(&self) -> Option<Boot> {
+        match &self.0.lines {
+            Lines::Null(_) => None,
+            Lines::Written(writer) => Some(writer.boot),
         }
     }
 

@@ -468,7 +468,12 @@ fn subscribers_see_decisions_that_share_a_record_one_by_one() {
 
 #[test]
 fn sixty_four_kib_paths_and_names_are_cut_and_marked_and_push_nothing_out() {
-    let (recorder, memory) = Recorder::to_memory(&"s\u{1b}".repeat(40_000));
+    let (key, value) = ("k".repeat(MAX_LABEL_KEY_BYTES), "\u{fc}".repeat(100));
+    let (recorder, memory) = Recorder::to_memory(Origin {
+        sandbox: "s\u{1b}".repeat(40_000),
+        host: "h\u{1b}".repeat(40_000),
+        labels: Labels::new([Label::new(key, value).unwrap()]).unwrap(),
+    });
     let long = "/\u{202e}\"".repeat(32_768);
     let addresses = vec!["2001:db8:1111:2222:3333:4444:5555:6666".parse().unwrap(); 500];
     let mut event = denial(&long)

@@ -18,7 +18,12 @@ fn schema() -> Value {
 
 /// Every field at once, in a decision and in a close.
 fn full_records() -> Vec<(String, Value)> {
-    let (recorder, memory) = Recorder::to_memory("test");
+    let labels = ["tenant=acme".parse().unwrap(), "job=".parse().unwrap()];
+    let (recorder, memory) = Recorder::to_memory(Origin {
+        sandbox: "test".to_owned(),
+        host: "build-7".to_owned(),
+        labels: Labels::new(labels).unwrap(),
+    });
     let long = "x".repeat(MAX_LINE_BYTES);
     let addresses = ["192.0.2.1".parse().unwrap()];
     let mut event = Event::new(Layer::Http, Protocol::Http, Verdict::Allow, Reason::Allowed)

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 
+use crate::line::Origin;
+
 /// How long the reader of a pipe is waited for.
 const READER_WAIT: Duration = Duration::from_secs(1);
 /// How often it is looked for meanwhile.
@@ -28,6 +30,8 @@ pub(crate) struct Output {
     sink: Sink,
     waiting: Vec<u8>,
     written: usize,
+    /// What the latest line is numbered.
+    seq: u64,
 }
 
 impl Output {
@@ -36,6 +40,7 @@ impl Output {
             sink,
             waiting: Vec::new(),
             written: 0,
+            seq: 0,
         }
     }
 
@@ -44,9 +49,16 @@ impl Output {
         self.waiting.is_empty()
     }
 
-    /// Puts a line behind those that wait.
-    pub(crate) fn add(&mut self, line: &[u8]) {
+    /// Puts a line behind those that wait, and gives it its number: here lines have their order.
+    pub(crate) fn add(&mut self, line: &[u8], origin: &Origin) {
+        self.seq += 1;
         self.waiting.extend_from_slice(line);
+        origin.end(&mut self.waiting, self.seq);
+    }
+
+    /// Leaves out the numbers of lines that were lost, so that a reader misses them.
+    pub(crate) fn skip(&mut self, lines: u64) {
+        self.seq += lines;
     }
 
     /// Writes what waits.
@@ -173,7 +185,7 @@ mod tests {
         let path = folder.path().join("log");
         std::fs::write(&path, "{\"half").unwrap();
         let mut output = Output::new(Sink::File(open(&path).unwrap()));
-        output.add(b"{}\n");
+        output.waiting.extend_from_slice(b"{}\n");
         output.write().unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"half\n{}\n");
     }
@@ -195,7 +207,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         let mut output = Output::new(Sink::File(open(&path).unwrap()));
-        output.add(b"{1}\n{22}\n");
+        output.waiting.extend_from_slice(b"{1}\n{22}\n");
         // As after a write that the disk took six bytes of.
         std::fs::write(&path, "{1}\n{2").unwrap();
         output.written = 6;
@@ -209,7 +221,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log");
         let mut output = Output::new(Sink::File(open(&path).unwrap()));
-        output.add(b"{22}\n");
+        output.waiting.extend_from_slice(b"{22}\n");
         std::fs::write(&path, "{2{other}\n").unwrap();
         output.written = 2;
         output.abandon();
@@ -228,7 +240,7 @@ mod tests {
         let both = OpenOptions::new().read(true).write(true).open(&path);
         let mut reader = both.unwrap();
         let mut output = Output::new(Sink::File(open(&path).unwrap()));
-        output.add(b"{}\n");
+        output.waiting.extend_from_slice(b"{}\n");
         output.write().unwrap();
         let mut line = [0; 3];
         reader.read_exact(&mut line).unwrap();
@@ -238,7 +250,7 @@ mod tests {
     #[test]
     fn dev_null_is_a_fine_place_for_records() {
         let mut output = Output::new(Sink::File(open(Path::new("/dev/null")).unwrap()));
-        output.add(b"{}\n");
+        output.waiting.extend_from_slice(b"{}\n");
         output.write().unwrap();
     }
 }

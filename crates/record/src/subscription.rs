@@ -189,11 +189,11 @@ impl Subscribers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::IdSource;
+    use crate::id::{Boot, IdSource};
 
     #[test]
     fn a_subscriber_sees_each_decision_and_a_slow_one_knows_what_it_missed() {
-        let (subscribers, ids) = (Subscribers::new(), IdSource::new());
+        let (subscribers, ids) = (Subscribers::new(), IdSource::new(Boot::new()));
         let subscription = subscribers.subscribe();
         let event = Event::default().name("a.example").port(443);
         for _ in 0..MAX_WAITING + 3 {
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_dropped_subscription_is_forgotten() {
-        let (subscribers, ids) = (Subscribers::new(), IdSource::new());
+        let (subscribers, ids) = (Subscribers::new(), IdSource::new(Boot::new()));
         drop(subscribers.subscribe());
         subscribers.show(ids.next(), &Event::default(), &|| None);
         assert_eq!(subscribers.active.load(Ordering::Relaxed), 0);

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 
 use crate::budget::Budget;
-use crate::id::IdSource;
+use crate::id::{Boot, IdSource};
 use crate::line::{self, Origin};
+use crate::origin;
 use crate::queue::{MAX_BATCHES, Queue};
 use crate::sink::Output;
 use crate::windows::Windows;
@@ -30,6 +31,7 @@ pub(crate) struct Writer {
     pub(crate) windows: Windows,
     pub(crate) budget: Budget,
     pub(crate) origin: Origin,
+    pub(crate) boot: Boot,
     pub(crate) ids: IdSource,
     output: Mutex<Output>,
     last_error: Mutex<Option<String>>,
@@ -42,13 +44,15 @@ pub(crate) struct Writer {
 pub(crate) type OnDeath = Box<dyn Fn(&str) + Send + Sync>;
 
 impl Writer {
-    pub(crate) fn new(origin: Origin, output: Output) -> Writer {
+    pub(crate) fn new(origin: &origin::Origin, output: Output) -> Writer {
+        let boot = Boot::new();
         Writer {
             queue: Queue::default(),
             windows: Windows::new(),
             budget: Budget::new(),
-            origin,
-            ids: IdSource::new(),
+            origin: Origin::new(origin, boot),
+            boot,
+            ids: IdSource::new(boot),
             output: Mutex::new(output),
             last_error: Mutex::new(None),
             writing: AtomicBool::new(false),
@@ -190,11 +194,12 @@ impl Writer {
             let lost = self.queue.take(&mut items, batch == MAX_BATCHES);
             for item in items.drain(..) {
                 any = true;
-                output.add(&item.line);
+                output.add(&item.line, &self.origin);
             }
             if let Some(lost) = lost {
                 let line = line::lost(&self.origin, self.ids.next(), Timestamp::now(), &lost);
-                output.add(&line);
+                output.skip(lost.lines);
+                output.add(&line, &self.origin);
             }
             output.write()?;
             if self.queue.is_empty() {

@@ -35,6 +35,7 @@ mod watch;
 pub use plain::{DnsSockets, PlainConfig, ServeError, serve_plain};
 pub use policy_files::{PolicyFiles, is_nameless};
 pub use publish::Publish;
+pub use records::RecordConfig;
 pub use reload::{Load, Reload, ReloadListener, ReloadResult};
 pub use report::{Denied, Failed, LookedUp, Report, Used};
 pub use sandboxed::{RunConfig, prepare, run_in_sandbox};

@@ -3,7 +3,7 @@
 
 use crate::descriptors::raise_limit;
 use crate::host_files::HostFiles;
-use crate::records;
+use crate::records::{self, RecordConfig};
 use crate::reload::{Rejected, Reload};
 use crate::report::record_start;
 use crate::tickets::CallersTickets;
@@ -14,10 +14,8 @@ use portcullis_gateway::{
     Policy, Recorder, StartError, TaskTracker,
 };
 use portcullis_policy::{Answers, Resolver};
-use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,10 +33,8 @@ pub struct PlainConfig {
     pub policy: Policy,
     /// The host's resolvers, asked where the policy names none.
     pub resolvers: Vec<SocketAddr>,
-    /// Where decision records go.
-    pub log: Option<File>,
-    /// How many lines a minute each class of denials may write there, where the default is not meant.
-    pub denial_lines: Option<NonZeroU32>,
+    /// What is recorded, and where.
+    pub records: RecordConfig,
     /// The build that serves, for the first record.
     pub build: &'static str,
     /// Where the certificate of the gateway's authority is written, for programs to trust.
@@ -154,11 +150,7 @@ async fn serve(
     let acceptable = acceptable(&config, host_resolvers.clone())?;
     let mut host_files = HostFiles::open();
     let listeners = listeners(&config)?;
-    let (recorder, ending) = records::open(records::Wanted {
-        log: config.log,
-        sandbox: "serve",
-        denial_lines: config.denial_lines,
-    });
+    let (recorder, ending) = records::open(config.records, "serve");
     record_start(&recorder, config.build);
     // The programs that ask stand on the host itself.
     let own = OwnNames {

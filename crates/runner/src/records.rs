@@ -3,7 +3,7 @@
 //! Answers *the record* (docs/threats.md): what is decided while nothing can be recorded
 //! would never be known.
 
-use portcullis_record::Recorder;
+use portcullis_record::{Labels, Origin, Recorder};
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU32;
@@ -15,26 +15,35 @@ use tokio_util::sync::CancellationToken;
 /// What the part is called where its end is told.
 pub(crate) const PART: &str = "the decision records";
 
-/// Where records go, and how many.
-pub(crate) struct Wanted<'a> {
-    pub(crate) log: Option<File>,
-    /// What they call the sandbox.
-    pub(crate) sandbox: &'a str,
+/// Where decision records go, how many, and what they say of where they come from.
+#[derive(Debug, Default)]
+pub struct RecordConfig {
+    /// The file; without one, decisions are only counted.
+    pub log: Option<File>,
     /// Lines a minute for each class of denials, where the default is not meant.
-    pub(crate) denial_lines: Option<NonZeroU32>,
+    pub denial_lines: Option<NonZeroU32>,
+    /// The host's name in records; not in them if it is empty.
+    pub host: String,
+    /// The operator's labels.
+    pub labels: Labels,
 }
 
 /// Why nothing is recorded any more, once that is so.
 pub(crate) struct Ending(oneshot::Receiver<String>);
 
-/// Opens the record. A file that is as long as `ulimit -f` allows does not end this process.
-pub(crate) fn open(wanted: Wanted<'_>) -> (Recorder, Ending) {
+/// Opens the record of a sandbox with this name. A file that is as long as `ulimit -f` allows does not end this process.
+pub(crate) fn open(config: RecordConfig, sandbox: &str) -> (Recorder, Ending) {
     portcullis_sandbox::ignore_file_size_limit();
-    let mut recorder = match wanted.log {
-        Some(file) => Recorder::from_file(file, wanted.sandbox),
+    let origin = Origin {
+        sandbox: sandbox.to_owned(),
+        host: config.host,
+        labels: config.labels,
+    };
+    let mut recorder = match config.log {
+        Some(file) => Recorder::from_file(file, origin),
         None => Recorder::null(),
     };
-    if let Some(lines) = wanted.denial_lines {
+    if let Some(lines) = config.denial_lines {
         recorder = recorder.with_denial_lines(lines);
     }
     let ending = Ending::of(&recorder);

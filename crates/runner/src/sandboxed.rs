@@ -8,7 +8,7 @@ use crate::inside::{self, InsideSockets};
 use crate::kernel_gate::{KernelGate, ranges};
 use crate::panics::Panics;
 use crate::publish::{self, Publish};
-use crate::records;
+use crate::records::{self, RecordConfig};
 use crate::refused::RefusedReader;
 use crate::reload::{Rejected, Reload};
 use crate::report::{Collector, Report, record_start};
@@ -29,10 +29,8 @@ use portcullis_sandbox::{
     self as sandbox, Addresses, Control, GatewaySide, OpenRule, OpenRules, Processes, Sockets, Spec,
 };
 use std::error::Error;
-use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -63,10 +61,8 @@ pub struct RunConfig {
     pub policy: Policy,
     /// The host's resolvers, asked where the policy names none.
     pub resolvers: Vec<SocketAddr>,
-    /// Where decision records go.
-    pub log: Option<File>,
-    /// How many lines a minute each class of denials may write there, where the default is not meant.
-    pub denial_lines: Option<NonZeroU32>,
+    /// What is recorded, and where.
+    pub records: RecordConfig,
     /// Published ports.
     pub publish: Vec<Publish>,
     /// The addresses inside.
@@ -237,11 +233,7 @@ async fn serve(
     inspector: Option<Arc<Inspector>>,
     panics: Panics,
 ) -> Report {
-    let (recorder, ending) = records::open(records::Wanted {
-        log: config.log,
-        sandbox: &config.sandbox,
-        denial_lines: config.denial_lines,
-    });
+    let (recorder, ending) = records::open(config.records, &config.sandbox);
     record_start(&recorder, config.build);
     tokio::spawn(panics.record(recorder.clone()));
     let collector = config.collect.then(|| Collector::new(&recorder));

@@ -8,6 +8,7 @@ use crate::exit::{BEFORE_START, USAGE};
 use crate::launch::{Finished, Launch, die_of_terminal_signal, failed, finish, launch};
 use crate::output::{self, Hinted};
 use crate::policy_options::{self, PolicyOptions};
+use crate::record_options::RecordOptions;
 use crate::written_file::WrittenFile;
 use anyhow::{Context, bail};
 use portcullis_policy::{Mode, Policy, Resolve};
@@ -43,9 +44,8 @@ pub struct Learn {
     /// your own https_proxy, http_proxy, all_proxy and no_proxy
     #[arg(long = "upstream-proxy", value_name = "URL")]
     upstream_proxy: Option<String>,
-    /// Append decision records to FILE, one JSON object per line
-    #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
+    #[command(flatten)]
+    records: RecordOptions,
     /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -69,7 +69,7 @@ fn run(args: &Learn) -> ExitCode {
         upstream_proxy: args.upstream_proxy.clone(),
         ..PolicyOptions::default()
     };
-    let Ok(loaded) = policy_options::load(&options) else {
+    let (Ok(loaded), Ok(())) = (policy_options::load(&options), args.records.check()) else {
         return ExitCode::from(USAGE);
     };
     match learn(args, loaded.policy.with_mode(Mode::Audit)) {
@@ -97,7 +97,7 @@ fn learn(args: &Learn, policy: Policy) -> anyhow::Result<ExitCode> {
     let written = WrittenFile::check("--output", &args.output, &output)?;
     let Finished { status, report } = launch(Launch {
         read_only: vec![args.output.clone()],
-        log: args.log.clone(),
+        records: args.records.clone(),
         collect: true,
         resolve: Some(Resolve::OnDemand),
         ..Launch::new(policy, args.command.clone())?

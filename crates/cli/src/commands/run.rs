@@ -13,12 +13,12 @@ use crate::launch::{
 };
 use crate::output::{self, line};
 use crate::policy_options::{self, PolicyOptions};
+use crate::record_options::RecordOptions;
 use crate::work_tree;
 use portcullis_policy::{DurationError, Mode, parse_duration};
 use portcullis_runner::Report;
 use portcullis_sandbox::{Keyring, UnixSockets};
 use std::ffi::OsString;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -42,12 +42,8 @@ instance if names did not resolve at start-up; 126 if CMD cannot be executed; 12
 pub struct Run {
     #[command(flatten)]
     policy: PolicyOptions,
-    /// Append decision records to FILE, one JSON object per line
-    #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
-    /// Most lines a minute for each kind of denial; further ones are counted, one line a second
-    #[arg(long, value_name = "LINES", requires = "log")]
-    log_budget: Option<NonZeroU32>,
+    #[command(flatten)]
+    records: RecordOptions,
     /// Exit with 123 if decision records are missing at the end (with --log)
     #[arg(long, requires = "log")]
     strict_log: bool,
@@ -169,6 +165,9 @@ impl Command for Run {
 /// Runs CMD and gives its exit code, or 125 when it never started.
 fn run(args: Run) -> ExitCode {
     let before_start = ExitCode::from(BEFORE_START);
+    if args.records.check().is_err() {
+        return before_start;
+    }
     let mode = if args.audit {
         Mode::Audit
     } else {
@@ -188,7 +187,7 @@ fn run(args: Run) -> ExitCode {
     policy_options::keep_hidden(&mut followed.reload, hidden.clone());
     let is_told = !args.quiet && args.summary.is_wanted();
     if is_told {
-        let logs = args.log.iter().chain(&args.debug_log);
+        let logs = args.records.log.iter().chain(&args.debug_log);
         let files = read_only.iter().chain(logs).map(PathBuf::as_path);
         if let Some(warning) = work_tree::warning(files) {
             output::error(warning, Some(ELSEWHERE));
@@ -200,8 +199,7 @@ fn run(args: Run) -> ExitCode {
         launch(Launch {
             read_only,
             hidden,
-            log: args.log,
-            denial_lines: args.log_budget,
+            records: args.records,
             debug_log,
             publish: args.publish,
             tap: args.tap,

@@ -3,9 +3,10 @@
 use crate::command::Command;
 use crate::debug_log;
 use crate::exit::USAGE;
-use crate::launch::{free_range, host_resolvers, open_log};
+use crate::launch::{free_range, host_resolvers};
 use crate::output::{self, Hinted};
 use crate::policy_options::{self, Followed, PolicyOptions};
+use crate::record_options::RecordOptions;
 use anyhow::Context;
 use ipnet::IpNet;
 use portcullis_names::{AllowedClients, client_network};
@@ -14,7 +15,6 @@ use portcullis_runner::{DnsSockets, PlainConfig, Reload, ReloadResult, ServeErro
 use rustix::pipe::{PipeFlags, pipe_with};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::num::NonZeroU32;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -54,12 +54,8 @@ pub struct Serve {
     /// Write the certificate (PEM) that programs must trust for inspected names to FILE
     #[arg(long, value_name = "FILE")]
     ca_cert: Option<PathBuf>,
-    /// Append decision records to FILE, one JSON object per line
-    #[arg(long, value_name = "FILE")]
-    log: Option<PathBuf>,
-    /// Most lines a minute for each kind of denial; further ones are counted, one line a second
-    #[arg(long, value_name = "LINES", requires = "log")]
-    log_budget: Option<NonZeroU32>,
+    #[command(flatten)]
+    records: RecordOptions,
 }
 
 impl Command for Serve {
@@ -79,6 +75,9 @@ fn run(args: Serve) -> ExitCode {
             "nothing to serve",
             Some("use at least one of --dns ADDR:PORT, --http ADDR:PORT and --socks5 ADDR:PORT"),
         );
+        return ExitCode::from(USAGE);
+    }
+    if args.records.check().is_err() {
         return ExitCode::from(USAGE);
     }
     if let Err(error) = debug_log::start_on_stderr() {
@@ -148,7 +147,7 @@ fn serve(args: &Serve, policy: Policy, mut reload: Reload) -> anyhow::Result<()>
     let http = args.http.map(tcp).transpose()?;
     let socks5 = args.socks5.map(tcp).transpose()?;
     let resolvers = host_resolvers(&policy)?;
-    let log = args.log.as_deref().map(open_log).transpose()?;
+    let records = args.records.config(args.records.open()?)?;
     let mut listeners = Vec::new();
     if let Some(DnsSockets { udp, .. }) = &dns {
         listeners.push(("dns", udp.local_addr()?));
@@ -174,8 +173,7 @@ fn serve(args: &Serve, policy: Policy, mut reload: Reload) -> anyhow::Result<()>
     let config = PlainConfig {
         policy,
         resolvers,
-        log,
-        denial_lines: args.log_budget,
+        records,
         ca_cert: args.ca_cert.clone(),
         build: crate::version::BUILD,
         dns,
