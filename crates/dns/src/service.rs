@@ -133,10 +133,14 @@ impl DnsService {
         are_others
     }
 
-    /// Replaces the host's hosts file; what was answered before is not given out any more.
-    pub fn set_hosts(&self, hosts: HostsFile) {
-        self.forwarder.resolver.lookup.hosts.store(Arc::new(hosts));
-        self.forwarder.policy.renew();
+    /// Replaces the host's hosts file; what was answered before is not given out any more. The very same
+    /// one changes nothing.
+    pub fn set_hosts(&self, hosts: Arc<HostsFile>) {
+        let known = &self.forwarder.resolver.lookup.hosts;
+        if !Arc::ptr_eq(&known.load(), &hosts) {
+            known.store(hosts);
+            self.forwarder.policy.renew();
+        }
     }
 
     /// Serves DNS over UDP until `token` is cancelled. On a socket bound to a wildcard address,

@@ -399,7 +399,7 @@ impl Gateway {
     }
 
     /// Replaces the host's hosts file, where it has changed.
-    pub fn set_hosts(&self, hosts: HostsFile) {
+    pub fn set_hosts(&self, hosts: Arc<HostsFile>) {
         self.dns.set_hosts(hosts);
     }
 

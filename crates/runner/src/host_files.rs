@@ -18,6 +18,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
@@ -52,37 +53,59 @@ struct Followed {
     known: Option<Stamp>,
 }
 
-/// The host's files about names, in a folder that is held.
-pub(crate) struct HostFiles {
-    folder: Option<Arc<OwnedFd>>,
-    resolv_conf: Followed,
-    hosts: Followed,
-    resolvers: ResolvConf,
-    /// What the file says of short names when CMD starts: the copy inside does not change.
-    at_start: ResolvConf,
-    /// What was handed to the gateway last, or refused.
-    tried: Vec<SocketAddr>,
+/// What the files say now.
+#[derive(Clone, Default)]
+struct HostNames {
+    hosts: Arc<HostsFile>,
+    /// Those that can be asked now; none before the first look.
+    resolvers: Arc<[SocketAddr]>,
+}
+
+/// The host's files about names, for every gateway of this process: one look at them serves all.
+#[derive(Clone)]
+pub struct HostFiles {
+    /// What the file says of short names at the start: copies inside do not change.
+    at_start: Arc<ResolvConf>,
+    names: watch::Receiver<HostNames>,
 }
 
 impl HostFiles {
-    /// Holds the folder.
-    pub(crate) fn open() -> HostFiles {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = openat(CWD, FOLDER, flags, Mode::empty()).ok().map(Arc::new);
+    /// Holds the folder and reads the files. What the second value watches reaches all clones of the
+    /// first.
+    pub fn open() -> (HostFiles, HostFilesWatch) {
+        let folder = open_folder();
         let followed = |name| Followed {
             name,
             is_followed: stamp(folder.as_deref(), name).is_some(),
             known: None,
         };
-        HostFiles {
-            // Read at the first look: whoever gave the first list may have read an earlier file.
-            resolv_conf: followed(RESOLV_CONF),
-            hosts: followed(HOSTS),
-            resolvers: ResolvConf::default(),
-            at_start: at_start(folder.as_deref()),
-            tried: Vec::new(),
+        // The resolvers are read at the first look: whoever gave the first list may have read an
+        // earlier file.
+        let (resolv_conf, mut hosts) = (followed(RESOLV_CONF), followed(HOSTS));
+        let at_start = Arc::new(at_start(folder.as_deref()));
+        let now = stamp(folder.as_deref(), HOSTS);
+        let read = match read(folder.as_deref(), HOSTS) {
+            Ok(text) => {
+                hosts.known = now;
+                HostsFile::parse(&text)
+            }
+            Err(error) => {
+                warn!(%error, "the host's hosts file cannot be read");
+                HostsFile::default()
+            }
+        };
+        let (sender, names) = watch::channel(HostNames {
+            hosts: Arc::new(read),
+            resolvers: Arc::default(),
+        });
+        let watch = HostFilesWatch {
             folder,
-        }
+            resolv_conf,
+            hosts,
+            resolvers: ResolvConf::default(),
+            names: sender,
+        };
+        (HostFiles { at_start, names }, watch)
     }
 
     /// How short names are completed.
@@ -91,27 +114,75 @@ impl HostFiles {
     }
 
     /// The hosts file as it is now; an empty one where there is none.
-    pub(crate) fn hosts(&mut self) -> HostsFile {
-        let now = self.stamp(HOSTS);
-        match read(self.folder.as_deref(), HOSTS) {
-            Ok(text) => {
-                self.hosts.known = now;
-                HostsFile::parse(&text)
-            }
-            Err(error) => {
-                warn!(%error, "the host's hosts file cannot be read");
-                HostsFile::default()
-            }
-        }
+    pub(crate) fn hosts(&self) -> Arc<HostsFile> {
+        self.names.borrow().hosts.clone()
     }
 
-    /// Follows the files for a gateway, until `token` is cancelled.
+    /// Hands on to a gateway what the files say, until `token` is cancelled.
+    ///
+    /// # Errors
+    /// Nobody watches the files any more.
     pub(crate) async fn follow(
         mut self,
         gateway: Arc<Gateway>,
         usable: Usable,
         token: CancellationToken,
     ) -> io::Result<()> {
+        // The gateway may have been built with what was read before.
+        let mut taken = HostNames::default();
+        loop {
+            let now = self.names.borrow_and_update().clone();
+            take_resolvers(&gateway, &usable, &taken.resolvers, &now.resolvers);
+            if !Arc::ptr_eq(&taken.hosts, &now.hosts) {
+                gateway.set_hosts(now.hosts.clone());
+            }
+            taken = now;
+            tokio::select! {
+                changed = self.names.changed() => {
+                    if changed.is_err() {
+                        return match token.is_cancelled() {
+                            true => Ok(()),
+                            false => Err(io::Error::other("nobody watches the host's files")),
+                        };
+                    }
+                }
+                () = token.cancelled() => return Ok(()),
+            }
+        }
+    }
+}
+
+/// Takes over the resolvers that can be asked now.
+fn take_resolvers(gateway: &Gateway, usable: &Usable, taken: &[SocketAddr], now: &[SocketAddr]) {
+    // A file that names no resolver leaves those that are known.
+    if now.is_empty() || now == taken {
+        return;
+    }
+    match usable(now) {
+        Ok(()) => {
+            if gateway.set_resolvers(now.to_vec()) {
+                info!(resolvers = ?now, "the host's resolvers changed");
+            }
+        }
+        Err(error) => warn!(%error, "the host's new resolvers are not asked"),
+    }
+}
+
+/// Looks at the files.
+pub struct HostFilesWatch {
+    folder: Option<Arc<OwnedFd>>,
+    resolv_conf: Followed,
+    hosts: Followed,
+    resolvers: ResolvConf,
+    names: watch::Sender<HostNames>,
+}
+
+impl HostFilesWatch {
+    /// Looks at the files every second, until `token` is cancelled.
+    ///
+    /// # Errors
+    /// None; a part of a gateway may have some.
+    pub async fn run(mut self, token: CancellationToken) -> io::Result<()> {
         let mut looks = tokio::time::interval(INTERVAL);
         loop {
             tokio::select! {
@@ -124,7 +195,7 @@ impl HostFiles {
                 self.resolv_conf.known = now;
                 self.resolvers = read;
             }
-            self.take_resolvers(&gateway, &usable);
+            self.look_at_resolvers();
             if let Some(now) = self.changed(self.hosts).await {
                 let hosts = match self.parse(HOSTS, HostsFile::parse).await {
                     Err(error) if now.is_none() && error.kind() == io::ErrorKind::NotFound => {
@@ -135,28 +206,23 @@ impl HostFiles {
                     Ok(hosts) => hosts,
                 };
                 self.hosts.known = now;
-                gateway.set_hosts(hosts);
+                self.names
+                    .send_modify(|names| names.hosts = Arc::new(hosts));
                 info!("the host's hosts file changed");
             }
         }
     }
 
-    /// Takes over the resolvers that can be asked now. Interfaces come and go without a change of the
-    /// file. A file that names no resolver leaves those that are known.
-    fn take_resolvers(&mut self, gateway: &Gateway, usable: &Usable) {
+    /// Interfaces come and go without a change of the file, and the resolvers with them.
+    fn look_at_resolvers(&self) {
         let resolvers = self.resolvers.resolvers(interface_index);
-        if resolvers.is_empty() || resolvers == self.tried {
-            return;
-        }
-        self.tried.clone_from(&resolvers);
-        match usable(&resolvers) {
-            Ok(()) => {
-                if gateway.set_resolvers(resolvers) {
-                    info!(resolvers = ?self.tried, "the host's resolvers changed");
-                }
+        self.names.send_if_modified(|names| {
+            let is_other = !resolvers.is_empty() && *names.resolvers != *resolvers;
+            if is_other {
+                names.resolvers = resolvers.into();
             }
-            Err(error) => warn!(%error, "the host's new resolvers are not asked"),
-        }
+            is_other
+        });
     }
 
     /// The state of a file that is followed, if it is another one than is known, and stays so for a moment.
@@ -185,6 +251,11 @@ impl HostFiles {
     }
 }
 
+fn open_folder() -> Option<Arc<OwnedFd>> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(CWD, FOLDER, flags, Mode::empty()).ok().map(Arc::new)
+}
+
 fn at_start(folder: Option<&OwnedFd>) -> ResolvConf {
     let text = read(folder, RESOLV_CONF).unwrap_or_default();
     resolv_conf_in(&text)
@@ -209,22 +280,20 @@ fn read(folder: Option<&OwnedFd>, name: &str) -> io::Result<String> {
 }
 
 /// What the host's files say that programs inside see a part of.
-pub(crate) struct HostNames {
+pub(crate) struct SeenInside {
     /// The text of the hosts file, as far as it is read; none where there is no such file.
     pub hosts: Option<String>,
     /// How short names are completed.
     pub search: SearchList,
 }
 
-impl HostNames {
+impl SeenInside {
     /// Reads them.
-    pub(crate) fn read() -> HostNames {
-        let HostFiles {
-            folder, at_start, ..
-        } = HostFiles::open();
-        HostNames {
+    pub(crate) fn read() -> SeenInside {
+        let folder = open_folder();
+        SeenInside {
             hosts: read(folder.as_deref(), HOSTS).ok(),
-            search: at_start.search,
+            search: at_start(folder.as_deref()).search,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The gateway as a process of its own: what `portcullis run` and `portcullis serve` need besides the
 //! library.
 //!
+//! [`SandboxGateway`] serves the sockets of one sandbox, on whatever runtime it is started on.
 //! [`run_in_sandbox`] serves the sockets of one sandbox until it is gone, and leaves a [`Report`];
 //! [`serve_plain`] serves plain listeners of the host. Both follow the policy's files ([`Reload`]).
 //! Whoever has a process and a sandbox of their own wants `portcullis-gateway` alone.
@@ -13,6 +14,7 @@ mod descriptors;
 mod guarded_networks;
 mod host_files;
 mod inside;
+mod inside_of;
 mod kernel_gate;
 mod panics;
 mod plain;
@@ -23,6 +25,7 @@ mod refused;
 mod reload;
 mod report;
 mod runtime;
+mod sandbox_gateway;
 mod sandboxed;
 mod thread;
 mod tickets;
@@ -32,11 +35,14 @@ mod unix_refusals;
 mod unresolved;
 mod watch;
 
+pub use host_files::{HostFiles, HostFilesWatch};
+pub use inside_of::{name_files, prepare};
 pub use plain::{DnsSockets, PlainConfig, ServeError, serve_plain};
 pub use policy_files::{PolicyFiles, is_nameless};
 pub use publish::Publish;
 pub use records::RecordConfig;
-pub use reload::{Load, Reload, ReloadListener, ReloadResult};
+pub use reload::{Load, Rejected, Reload, ReloadListener, ReloadResult};
 pub use report::{Denied, Failed, LookedUp, Report, Used};
-pub use sandboxed::{RunConfig, prepare, run_in_sandbox};
+pub use sandbox_gateway::{Doors, NotServed, SandboxConfig, SandboxGateway};
+pub use sandboxed::{RunConfig, run_in_sandbox};
 pub use unresolved::{Unresolved, UnresolvedName};

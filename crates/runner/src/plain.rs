@@ -148,7 +148,7 @@ async fn serve(
 ) -> Result<(), ServeError> {
     let host_resolvers = Arc::new(Mutex::new(config.resolvers.clone()));
     let acceptable = acceptable(&config, host_resolvers.clone())?;
-    let mut host_files = HostFiles::open();
+    let (host_files, host_files_watch) = HostFiles::open();
     let listeners = listeners(&config)?;
     let (recorder, ending) = records::open(config.records, "serve");
     record_start(&recorder, config.build);
@@ -161,7 +161,7 @@ async fn serve(
     let gateway = Gateway::builder()
         .policy(config.policy)
         .resolvers(config.resolvers)
-        .hosts(Arc::new(host_files.hosts()))
+        .hosts(host_files.hosts())
         .search(host_files.search())
         .recorder(recorder.clone())
         .own(own)
@@ -220,6 +220,8 @@ async fn serve(
         *known = resolvers.to_vec();
         Ok(())
     });
+    let watching = host_files_watch.run(token.clone());
+    serving.keep("the watch over the host's files", &tracker, watching);
     let following = host_files.follow(gateway.clone(), usable, token.clone());
     serving.keep("the host's files about names", &tracker, following);
     if let Some(reload) = config.reload {

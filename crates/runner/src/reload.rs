@@ -85,14 +85,15 @@ pub enum ReloadResult {
 
 /// Why the latest change of the policy was not taken over, if it was not.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Rejected(Arc<Mutex<Option<String>>>);
+pub struct Rejected(Arc<Mutex<Option<String>>>);
 
 impl Rejected {
     fn set(&self, why: Option<String>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
-    pub(crate) fn take(&self) -> Option<String> {
+    /// Takes it.
+    pub fn take(&self) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
