@@ -103,13 +103,14 @@ impl SandboxGateway {
     /// It cannot be served, or was gone before. Then nothing of it runs on.
     pub async fn start(
         doors: Doors,
-        config: SandboxConfig,
+        mut config: SandboxConfig,
         recorder: &Recorder,
     ) -> Result<SandboxGateway, NotServed> {
         let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
         // Whatever keeps it from starting ends what has started.
         let unfinished = token.clone().drop_guard();
         let control = doors.control.clone();
+        let published = std::mem::take(&mut config.publish);
         let parts = Parts {
             recorder,
             tracker: &tracker,
@@ -121,14 +122,31 @@ impl SandboxGateway {
             () = gone(&control) => return Err(StartError::from(StartupError::Cancelled).into()),
         };
         control.ready()?;
-        unfinished.disarm();
-        Ok(SandboxGateway {
+        let served = SandboxGateway {
             gateway,
             serving,
             control,
             tracker,
             token,
-        })
+        };
+        // Only now: a client that comes early asks for a socket inside, and until the other side is told
+        // that the gateway serves, it expects to hear nothing else.
+        for published in published {
+            served.publish(published, recorder)?;
+        }
+        unfinished.disarm();
+        Ok(served)
+    }
+
+    fn publish(&self, published: Publish, recorder: &Recorder) -> io::Result<()> {
+        let Publish { listener, port } = published;
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let inside = Arc::new(InsideSockets(self.control.clone()));
+        let (recorder, token) = (recorder.clone(), self.token.clone());
+        let publishing = publish::serve(listener, port, inside, recorder, token);
+        self.keep(format!("the published port {port}"), publishing);
+        Ok(())
     }
 
     /// The gateway.
@@ -265,14 +283,6 @@ async fn start(
     if let Some(refusals) = sockets.unix_refusals {
         let recording = unix_refusals::record(refusals, recorder.clone(), token.clone());
         serving.keep("the record of Unix sockets", tracker, recording);
-    }
-    for Publish { listener, port } in config.publish {
-        listener.set_nonblocking(true)?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        let (inside, recorder, token) = (inside.clone(), recorder.clone(), token.clone());
-        let part = format!("the published port {port}");
-        let publishing = publish::serve(listener, port, inside, recorder, token);
-        serving.keep(part, tracker, publishing);
     }
     Ok((gateway, serving))
 }
