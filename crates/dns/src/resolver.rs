@@ -6,6 +6,7 @@
 //! others.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ pub(crate) struct Resolver {
     /// descriptors of the gateway.
     max_flights: usize,
     flights: Mutex<HashMap<FlightKey, FlightResult>>,
+    /// Flights that were ever begun.
+    begun: AtomicU64,
 }
 
 /// Takes a flight off the table when its task ends, however it ends.
@@ -86,7 +89,13 @@ impl Resolver {
             new_names,
             max_flights,
             flights: Mutex::default(),
+            begun: AtomicU64::new(0),
         }
+    }
+
+    /// Lookups that were ever begun because the cache had no answer, or one that was due.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
     }
 
     /// The answer to a question: from the cache, from a flight under way, or from a new one.
@@ -225,6 +234,7 @@ impl Resolver {
         };
         flights.insert(key.clone(), result.clone());
         drop(flights);
+        self.begun.fetch_add(1, Ordering::Relaxed);
         let resolver = self.clone();
         let guard = FlightGuard {
             resolver: self.clone(),

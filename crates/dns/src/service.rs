@@ -122,6 +122,12 @@ impl DnsService {
         new_names.admit(permit, &in_force, now)
     }
 
+    /// Lookups so far that the cache could not answer, or whose answer it had fetched anew. Equal questions
+    /// at the same time are one.
+    pub fn lookups_begun(&self) -> u64 {
+        self.forwarder.resolver.begun()
+    }
+
     /// Replaces the host's resolvers, which are asked where the policy names none (the host may have
     /// moved to another network). Resolvers that a policy names take effect with the policy. What the
     /// earlier ones answered is not given out any more. Equal ones change nothing: `false`.

@@ -3,6 +3,7 @@
 use crate::descriptors::{self, Shares};
 use crate::entrances::Entrances;
 use crate::host::Ipv6Routes;
+use crate::metrics::Metrics;
 use crate::replace::{Networks, PolicySlot, ReplaceError, Replaced};
 use crate::serving::Serving;
 use crate::startup::{Acceptable, BuildError, StartError, check};
@@ -340,6 +341,16 @@ impl Gateway {
     /// Where decisions are recorded.
     pub fn recorder(&self) -> &Recorder {
         &self.policy.recorder
+    }
+
+    /// What it has counted so far. Cheap enough for each time that metrics are collected.
+    pub fn metrics(&self) -> Metrics {
+        Metrics {
+            counters: self.recorder().counters(),
+            open: self.proxy.open_flows(),
+            lookups: self.dns.lookups_begun(),
+            records: self.recorder().health(),
+        }
     }
 
     /// Starts serving on tasks of `tracker`, until `token` is cancelled. Call it within a Tokio

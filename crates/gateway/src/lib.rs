@@ -50,6 +50,7 @@ mod descriptors;
 mod entrances;
 mod gateway;
 mod host;
+mod metrics;
 mod replace;
 mod serving;
 mod startup;
@@ -58,6 +59,7 @@ mod synthetic;
 pub use entrances::Entrances;
 pub use gateway::{Builder, Gateway};
 pub use host::{callers_search, host_resolv_conf, resolv_conf_in, usable_resolvers};
+pub use metrics::{Metrics, OPENMETRICS_CONTENT_TYPE, SandboxMetrics, openmetrics};
 pub use replace::{Networks, ReplaceError, Replaced};
 pub use serving::{PartError, Serving};
 pub use startup::{Acceptable, BuildError, ResolverError, StartError};
@@ -73,7 +75,9 @@ pub use portcullis_names::{AllowedClients, PortSet, client_network};
 pub use portcullis_policy::{
     Diagnostic, Environment, Input, Loaded, Mode, Policy, Reason, Resolve, Verdict,
 };
-pub use portcullis_proxy::{DatagramClients, DatagramEnds, InspectError, Inspector, Own, Untaken};
+pub use portcullis_proxy::{
+    DatagramClients, DatagramEnds, InspectError, Inspector, OpenFlows, Own, Untaken,
+};
 pub use portcullis_record::{
     Label, LabelError, Labels, ObservedDecision, Origin, Recorder, Subscription,
     open_file as open_records,

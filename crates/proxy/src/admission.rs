@@ -46,6 +46,15 @@ impl Default for Room {
     }
 }
 
+/// What a sandbox holds at one moment, for metrics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct OpenFlows {
+    /// Connections that an entrance has taken in.
+    pub connections: usize,
+    /// Flows of datagrams.
+    pub datagrams: usize,
+}
+
 /// The places of one sandbox.
 pub(crate) struct Admission {
     places: Arc<Places>,
@@ -117,6 +126,14 @@ impl Admission {
         Ok(place)
     }
 
+    /// Connections and flows of datagrams that are in now.
+    pub(crate) fn open(&self) -> OpenFlows {
+        OpenFlows {
+            connections: self.places.taken(),
+            datagrams: self.datagrams.len(),
+        }
+    }
+
     /// A place to tell a connection that it is one too many; there are few.
     pub(crate) fn refusal(&self) -> Option<Slot> {
         self.refusals.take()
@@ -147,6 +164,11 @@ impl Places {
         self.kept.store(kept, Ordering::Release);
     }
 
+    fn taken(&self) -> usize {
+        let taken = self.taken.load(Ordering::Acquire);
+        (0..ENTRANCES).map(|of| count(taken, of)).sum()
+    }
+
     fn take(self: &Arc<Self>, entrance: usize) -> Option<Place> {
         let (max, kept) = (
             self.max.load(Ordering::Acquire),
@@ -154,7 +176,7 @@ impl Places {
         );
         let one = 1 << (COUNT_BITS * entrance as u32);
         let more = |taken: u64| {
-            let count = |of: usize| (taken >> (COUNT_BITS * of as u32) & COUNT_MASK) as usize;
+            let count = |of| count(taken, of);
             // What the others have taken, or keep.
             let others = (0..ENTRANCES).filter(|of| *of != entrance);
             let others: usize = others.map(|of| count(of).max(kept)).sum();
@@ -168,6 +190,11 @@ impl Places {
             one,
         })
     }
+}
+
+/// How many of these an entrance has taken.
+fn count(taken: u64, entrance: usize) -> usize {
+    (taken >> (COUNT_BITS * entrance as u32) & COUNT_MASK) as usize
 }
 
 impl Drop for Place {
@@ -201,6 +228,16 @@ mod tests {
             places.take(0).is_none(),
             "one is in, and that is all there is room for"
         );
+    }
+
+    #[test]
+    fn places_of_all_entrances_are_counted_together() {
+        let places = Arc::<Places>::default();
+        places.set(10, 0);
+        let taken: Vec<_> = (0..ENTRANCES).map(|of| places.take(of).unwrap()).collect();
+        assert_eq!(places.taken(), ENTRANCES);
+        drop(taken);
+        assert_eq!(places.taken(), 0);
     }
 
     #[test]

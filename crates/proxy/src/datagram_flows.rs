@@ -147,6 +147,11 @@ impl DatagramFlows {
         })
     }
 
+    /// How many are in.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().flows.len()
+    }
+
     /// A place to wait for room in; there are few, and none where nobody can tell what has ended.
     pub(crate) fn queue(&self) -> Option<Slot> {
         self.clients.as_ref().and_then(|_| self.waiting.take())

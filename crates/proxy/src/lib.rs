@@ -56,7 +56,7 @@ mod tunnel;
 #[cfg(not(feature = "inspect"))]
 mod uninspected;
 
-pub use admission::Room;
+pub use admission::{OpenFlows, Room};
 pub use datagram_flows::{DatagramClients, DatagramEnds, Untaken};
 pub use datagrams::serve_datagrams;
 pub use decider::Own;

@@ -9,7 +9,7 @@ use portcullis_names::AllowedClients;
 use portcullis_policy::Policy;
 use portcullis_record::Recorder;
 
-use crate::admission::{Admission, Room};
+use crate::admission::{Admission, OpenFlows, Room};
 use crate::connector::Connector;
 use crate::datagram_flows::DatagramClients;
 use crate::decider::{Decider, Own};
@@ -112,6 +112,11 @@ impl Proxy {
     pub fn with_allowed_clients(mut self, clients: AllowedClients) -> Proxy {
         self.admission.allowed_clients = clients;
         self
+    }
+
+    /// What is open now.
+    pub fn open_flows(&self) -> OpenFlows {
+        self.admission.open()
     }
 
     /// Takes over the limits of a policy that came into force. What was used stays used.

@@ -94,6 +94,8 @@ pub(crate) struct Flow {
     /// Why it ended. What ends a flow without saying so is the end of the gateway.
     pub(crate) end: CloseReason,
     pub(crate) detail: Option<&'static str>,
+    /// Its bytes are those of another flow too: see [`Close::within`].
+    pub(crate) within: bool,
     /// Its share in the lease of the address that the program connected to.
     pub(crate) lease: Option<Hold>,
     /// Its place among the connections of its rule.
@@ -114,6 +116,7 @@ impl Drop for Flow {
         let duration = self.started.elapsed();
         let mut close = Close::new(self.end, self.up, self.down, duration);
         close.detail = self.detail;
+        close.within = self.within;
         let (id, up, down) = (self.id, self.up, self.down);
         debug!(%id, end = ?self.end, detail = self.detail, up, down, "closed");
         self.recorder.close(id, close);
@@ -196,6 +199,7 @@ impl Records {
             down: 0,
             end: CloseReason::Shutdown,
             detail: None,
+            within: false,
             lease: self.hold(target, ruling.name.as_ref()),
             admitted: upstream.admitted.clone(),
             standing: self.flows.enter(target, asks, ruling, upstream),

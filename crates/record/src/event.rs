@@ -456,6 +456,9 @@ pub struct Close<'a> {
     pub close_reason: CloseReason,
     /// The exact error text, if there was one.
     pub detail: Option<&'a str>,
+    /// Whether it was a part of another flow, in whose close its bytes are too: a request on an inspected
+    /// connection. Not part of the line.
+    pub within: bool,
 }
 
 impl Close<'_> {
@@ -473,6 +476,7 @@ impl Close<'_> {
             duration,
             close_reason,
             detail: None,
+            within: false,
         }
     }
 }

@@ -43,7 +43,7 @@ pub use event::{
 pub use fields::{CLOSE_FIELDS, DECISION_FIELDS, Field, Kind, Presence};
 pub use finder::{FoundProcess, ProcessFinder};
 pub use id::{Boot, DecisionId};
-pub use line::{MAX_LINE_BYTES, SCHEMA};
+pub use line::{MAX_LINE_BYTES, SCHEMA, verdict_code};
 pub use memory::Memory;
 pub use origin::{
     Label, LabelError, Labels, MAX_LABEL_KEY_BYTES, MAX_LABEL_VALUE_BYTES, MAX_LABELS,

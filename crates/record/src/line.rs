@@ -227,7 +227,8 @@ pub(crate) fn close(
 }
 
 /// A verdict as it stands in a record.
-pub(crate) const fn verdict_code(verdict: Verdict) -> &'static str {
+#[must_use]
+pub const fn verdict_code(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Allow => "allow",
         Verdict::Deny => "deny",

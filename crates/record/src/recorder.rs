@@ -193,7 +193,9 @@ impl Recorder {
         is_shown: bool,
     ) -> Recorded {
         let inner = &*self.0;
-        inner.counters.add(event.verdict, event.reason);
+        inner
+            .counters
+            .decision(event.layer, event.verdict, event.reason);
         let tally = || (event.verdict == Verdict::Deny).then(|| inner.denied.count(event, suggest));
         let recorded = match &inner.lines {
             Lines::Null(_) => uncounted(self.id_of(event), event, tally(), now),
@@ -220,7 +222,9 @@ impl Recorder {
         if let Some(tally) = &repeat.tally {
             tally.fetch_add(1, Ordering::Relaxed);
         }
-        inner.counters.add(repeat.verdict, repeat.reason);
+        inner
+            .counters
+            .decision(repeat.layer, repeat.verdict, repeat.reason);
         true
     }
 
@@ -306,6 +310,7 @@ impl Recorder {
     /// Records the end of a flow. `id` is that of the decision that opened it: one whose verdict is
     /// `allow` or `audit`, since others may share a record.
     pub fn close(&self, id: DecisionId, close: Close<'_>) {
+        self.0.counters.close(&close);
         if let Lines::Written(writer) = &self.0.lines {
             let line = line::close(&writer.origin, id, Timestamp::now(), &close);
             writer.queue.push(Item {
@@ -326,7 +331,7 @@ impl Recorder {
         }
     }
 
-    /// Decisions so far, by verdict and reason.
+    /// Decisions so far, by layer, verdict and reason, and flows that have ended.
     #[must_use]
     pub fn counters(&self) -> Snapshot {
         self.0.counters.snapshot()
@@ -453,6 +458,7 @@ fn enter(
 /// A decision where nothing is written: equal ones share its id as if they shared its record.
 fn uncounted(id: DecisionId, event: &Event<'_>, tally: Option<Tally>, now: Instant) -> Recorded {
     let repeat = Merge::of(event).map(|merge| Repeat {
+        layer: event.layer,
         verdict: event.verdict,
         reason: event.reason,
         until: now + merge.window(),

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use portcullis_policy::{Reason, Verdict};
 
+use crate::event::Layer;
 use crate::id::DecisionId;
 use crate::summary::Tally;
 
@@ -45,6 +46,7 @@ impl Count {
 /// open.
 #[derive(Clone, Debug)]
 pub struct Repeat {
+    pub(crate) layer: Layer,
     pub(crate) verdict: Verdict,
     pub(crate) reason: Reason,
     /// When the record's time is up.

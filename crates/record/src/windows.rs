@@ -96,6 +96,7 @@ impl Window {
             tally.fetch_add(1, Ordering::Relaxed);
         }
         let repeat = Repeat {
+            layer: event.layer,
             verdict: event.verdict,
             reason: event.reason,
             until: self.opened + merge.window(),

@@ -125,6 +125,7 @@ async fn send(session: &mut Session<'_>, sending: &Sending<'_>) -> Next {
             .records
             .carries(&flow.standing, Carries::Http, &permitted.ruling);
         upstream.peer.forget_timings();
+        flow.within = session.around.is_some();
         let explicit = session.destination.is_none();
         let Flow {
             up, down, standing, ..

@@ -81,6 +81,7 @@ impl Open {
             flow.up = self.up.load(Ordering::Relaxed);
             flow.down = self.down.load(Ordering::Relaxed);
             flow.detail = detail;
+            flow.within = true;
             flow.finish(end);
         }
     }
