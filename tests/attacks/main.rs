@@ -11,6 +11,7 @@ mod asked;
 mod control;
 mod descriptors;
 mod exhaustion;
+mod frames;
 mod http_disguises;
 #[path = "../support/inside.rs"]
 mod inside;

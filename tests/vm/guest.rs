@@ -4,7 +4,7 @@
 
 use crate::support::{guest_kernel, require};
 use portcullis_testkit::World;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -38,10 +38,6 @@ mount -t proc proc /proc
 mount -t devtmpfs dev /dev
 for module in /modules/*.ko; do insmod $module 2>/dev/null; done
 ip link set lo up
-ip addr add 10.0.2.15/24 dev eth0
-ip link set eth0 up
-ip route add default via 10.0.2.2
-echo nameserver 10.0.2.3 > /etc/resolv.conf
 now() { cut -d' ' -f1 /proc/uptime | tr -d .; }
 # check NAME COMMAND: what it says, how it ends, how many milliseconds it takes
 check() {
@@ -53,6 +49,53 @@ check() {
     echo ">>>$name $code $(( ($(now) - begin) * 10 ))"
 }
 "#;
+
+/// A guest that was told its address by hand.
+const STATIC: &str = "
+ip addr add 10.0.2.15/24 dev eth0
+ip link set eth0 up
+ip route add default via 10.0.2.2
+echo nameserver 10.0.2.3 > /etc/resolv.conf
+";
+
+/// A guest that knows nothing: DHCP for IPv4, and for IPv6 what its kernel does by itself.
+const AUTOMATIC: &str = r#"
+ip link set eth0 up
+check dhcp udhcpc -i eth0 -s /bin/dhcp-script -n -q -t 20 -T 1
+check autoconf 'for try in 1 2 3 4 5 6 7 8 9; do ip -6 addr show dev eth0 scope global | grep fd50 | grep -qv tentative && break; sleep 1; done; ip -6 addr show dev eth0; ip -6 route'
+"#;
+
+/// What busybox's DHCP client has done with what it was told.
+const DHCP_SCRIPT: &str = r#"#!/bin/busybox sh
+[ "$1" = bound ] || exit 0
+ip addr add $ip/$mask dev $interface
+ip link set mtu $mtu dev $interface
+ip route add default via $router
+for server in $dns; do echo nameserver $server; done > /etc/resolv.conf
+echo "told: $ip/$mask via $router dns $dns mtu $mtu lease $lease by $serverid"
+"#;
+
+/// How a guest comes to its addresses.
+#[derive(Clone, Copy)]
+pub enum Addresses {
+    Static,
+    Automatic,
+}
+
+/// How a guest's device is connected.
+#[derive(Clone, Copy)]
+pub enum Device<'a> {
+    /// A TAP of this name.
+    Tap(&'a str),
+}
+
+impl Device<'_> {
+    fn netdev(self) -> String {
+        match self {
+            Device::Tap(name) => format!("tap,id=n,ifname={name},script=no,downscript=no"),
+        }
+    }
+}
 
 /// The guest's disk and kernel, where the ordinary user of a world can read them.
 pub struct Guest {
@@ -71,8 +114,8 @@ pub struct Check {
 impl Guest {
     /// Builds a guest that does `checks` (lines of `check NAME COMMAND`, and any shell between).
     #[track_caller]
-    pub fn build(world: &World, checks: &str) -> Guest {
-        for program in ["qemu-system-x86_64", "busybox", "openssl", "ldd"] {
+    pub fn build(world: &World, addresses: Addresses, checks: &str) -> Guest {
+        for program in ["qemu-system-x86_64", "busybox", "openssl", "curl", "ldd"] {
             require(program);
         }
         let (kernel, modules) = guest_kernel();
@@ -87,13 +130,23 @@ impl Guest {
             archive.copy(&format!("modules/{number}.ko"), &file);
         }
         archive.copy("bin/busybox", Path::new("/bin/busybox"));
-        archive.copy("bin/openssl", Path::new("/usr/bin/openssl"));
-        for library in libraries("/usr/bin/openssl") {
+        archive.file("bin/dhcp-script", 0o755, DHCP_SCRIPT.as_bytes());
+        let mut needed = BTreeSet::new();
+        for program in ["openssl", "curl"] {
+            let path = format!("/usr/bin/{program}");
+            archive.copy(&format!("bin/{program}"), Path::new(&path));
+            needed.extend(libraries(&path));
+        }
+        for library in needed {
             archive.copy(library.trim_start_matches('/'), Path::new(&library));
         }
         archive.file("etc/nsswitch.conf", 0o644, NSSWITCH.as_bytes());
         archive.copy("etc/ca.pem", &world.ca_pem());
-        let script = format!("{SET_UP}{checks}\npoweroff -f\n");
+        let addresses = match addresses {
+            Addresses::Static => STATIC,
+            Addresses::Automatic => AUTOMATIC,
+        };
+        let script = format!("{SET_UP}{addresses}{checks}\npoweroff -f\n");
         archive.file("init", 0o755, script.as_bytes());
         let copied = world.home().join("vmlinuz");
         if let Err(error) = std::fs::copy(&kernel, &copied) {
@@ -105,9 +158,9 @@ impl Guest {
         }
     }
 
-    /// The command that boots it, with its one device on the TAP.
-    pub fn command(&self, tap: &str) -> Vec<String> {
-        let netdev = format!("tap,id=n,ifname={tap},script=no,downscript=no");
+    /// The command that boots it, with its one device.
+    pub fn command(&self, device: Device<'_>) -> Vec<String> {
+        let netdev = device.netdev();
         let kernel = self.kernel.display().to_string();
         let disk = self.disk.display().to_string();
         [

@@ -4,12 +4,13 @@
 #![forbid(unsafe_code)]
 
 mod guest;
+mod layers;
 #[path = "../support/processes.rs"]
 mod processes;
 #[path = "../support/mod.rs"]
 mod support;
 
-use guest::{Check, Guest, checks};
+use guest::{Addresses, Check, Device, Guest, checks};
 use processes::{Background, family, kill, until, with_argument};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -54,10 +55,10 @@ fn boot() -> (portcullis_testkit::World, Ran, BTreeMap<String, Check>) {
     require("python3");
     require_kernel("/dev/net/tun", "TAP devices for ordinary users");
     let world = world();
-    let guest = Guest::build(&world, CHECKS);
+    let guest = Guest::build(&world, Addresses::Static, CHECKS);
     // A server of the sandbox's own, that no guest has a business with.
     let qemu = guest
-        .command("tap0")
+        .command(Device::Tap("tap0"))
         .iter()
         .map(|word| format!("'{word}'"))
         .collect::<Vec<_>>();
@@ -76,6 +77,20 @@ fn boot() -> (portcullis_testkit::World, Ran, BTreeMap<String, Check>) {
     ran.assert_ok();
     let all = checks(&ran.out());
     (world, ran, all)
+}
+
+/// An unmodified guest on the TAP comes up by itself, and meets the four layers by both families.
+#[test]
+fn qemu_guest_comes_up_by_dhcp_and_router_advertisements() {
+    require_kernel("/dev/net/tun", "TAP devices for ordinary users");
+    let world = layers::world();
+    let guest = Guest::build(&world, Addresses::Automatic, layers::CHECKS);
+    let ran = layers::sandbox(&world)
+        .args(&["--tap", "tap0"])
+        .limit(GUEST_TIMEOUT)
+        .run(&guest.command(Device::Tap("tap0")));
+    ran.assert_ok();
+    layers::assert_met(&world, &ran.out(), &ran.records);
 }
 
 /// One boot, many checks: the machine is what takes the time.
@@ -139,15 +154,11 @@ fn qemu_guest_meets_the_same_doors() {
     assert_eq!(missing.len(), 1, "{ran}");
 
     succeeds("tcp-allowed", "through the door");
-    for name in [
-        "tcp-port",
-        "tcp-address",
-        "tcp-guarded",
-        "tcp-sandbox-own",
-        "tcp-sandbox-lo",
-    ] {
+    for name in ["tcp-port", "tcp-address", "tcp-guarded", "tcp-sandbox-own"] {
         refused_at_once(name, "refused");
     }
+    // On the guest's network only the gateway says where it is.
+    refused("tcp-sandbox-lo", "No route to host");
     let tcp = |reason: &str, address: &str, port: u16| {
         let found = ran.records.denials("tcp", reason, address);
         let found: Vec<_> = found
@@ -192,8 +203,8 @@ fn qemu_guest_meets_the_same_doors() {
 fn qemu_guest_ends_with_its_gateway() {
     require_kernel("/dev/net/tun", "TAP devices for ordinary users");
     let world = world();
-    let guest = Guest::build(&world, "echo is up; sleep 1000");
-    let command = guest.command("tap0");
+    let guest = Guest::build(&world, Addresses::Static, "echo is up; sleep 1000");
+    let command = guest.command(Device::Tap("tap0"));
     let disk = command
         .iter()
         .find(|word| word.ends_with(".cpio"))

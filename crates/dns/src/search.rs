@@ -128,6 +128,14 @@ impl SearchList {
         lines
     }
 
+    /// The domains, in the order in which they complete names.
+    pub fn domains(&self) -> impl Iterator<Item = &Name> {
+        self.domains.iter().filter_map(|domain| match domain {
+            Domain::Root => None,
+            Domain::Name(name) => Some(name),
+        })
+    }
+
     /// Whether there is nothing to complete names with.
     pub fn is_empty(&self) -> bool {
         !self.domains.iter().any(|domain| *domain != Domain::Root)

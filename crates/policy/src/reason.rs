@@ -199,6 +199,12 @@ reasons! {
         socks: socks::UNSUPPORTED,
         ..deny("protocol-not-allowed", None, "The gateway does not let this protocol out.")
     };
+    /// A guest behind a TAP sent it under an address that is not its own.
+    SpoofedSource = deny(
+        "spoofed-source",
+        None,
+        "The sender's address is not the guest's own.",
+    );
     /// The name is listed, but this DNS record type is not served.
     TypeNotServed = Row {
         ede: Some(EDE_NOT_SUPPORTED),
@@ -415,6 +421,7 @@ impl Reason {
             self,
             Reason::PrivateAddress
                 | Reason::ProtocolNotAllowed
+                | Reason::SpoofedSource
                 | Reason::TypeNotServed
                 | Reason::TransferRefused
                 | Reason::Malformed

@@ -12,6 +12,7 @@
 mod datagram_clients;
 mod descriptors;
 mod guarded_networks;
+mod guest;
 mod host_files;
 mod inside;
 mod inside_of;

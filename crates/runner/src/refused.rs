@@ -16,6 +16,9 @@ use tokio::io::unix::AsyncFd;
 const ICMP: &str = "icmp: no rule can allow it beyond the sandbox itself; `portcullis diagnose` shows \
                     whether a host is reached";
 
+/// The type of frames that carry ARP.
+const ETHER_TYPE_ARP: u16 = 0x0806;
+
 /// Turns kernel refusals of one sandbox into records.
 pub(crate) struct RefusedReader {
     pub policy: PolicyHandle,
@@ -71,6 +74,9 @@ impl RefusedReader {
         self.record_lost(refused.protocol, refused.lost_before);
         let destination = refused.destination;
         let addresses = [destination.ip()];
+        if let Some(hardware) = refused.spoofed {
+            return self.record_frame(refused, hardware);
+        }
         match refused.protocol {
             RefusedProtocol::Tcp => self.record_tcp(destination),
             RefusedProtocol::Udp => {
@@ -96,10 +102,47 @@ impl RefusedReader {
                 event.name = to.owner().map(|name| name.as_str());
                 self.recorder.decision(event);
             }
+            RefusedProtocol::Frame(_) => {}
             RefusedProtocol::Other(number) => {
                 let detail = format!("ip protocol {number}");
                 self.recorder
                     .decision(not_allowed().addresses(&addresses).detail(&detail));
+            }
+        }
+    }
+
+    /// What a guest's device dropped before anything looked at it.
+    fn record_frame(&self, refused: &Refused, hardware: [u8; 6]) {
+        let [a, b, c, d, e, f] = hardware;
+        let hardware = format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}");
+        let Refused { source, .. } = refused;
+        let destination = [refused.destination.ip()];
+        let spoofed = || Event {
+            reason: Reason::SpoofedSource,
+            ..not_allowed()
+        };
+        match refused.protocol {
+            RefusedProtocol::Frame(ETHER_TYPE_ARP) => {
+                let detail = format!("arp from {hardware}");
+                self.recorder.decision(spoofed().detail(&detail));
+            }
+            RefusedProtocol::Frame(kind) => {
+                let detail = format!("ethertype {kind:#06x} from {hardware}");
+                self.recorder.decision(not_allowed().detail(&detail));
+            }
+            RefusedProtocol::Tcp
+            | RefusedProtocol::Udp
+            | RefusedProtocol::Icmp
+            | RefusedProtocol::Other(_) => {
+                let detail = format!("from {} at {hardware}", source.ip());
+                let mut event = spoofed().addresses(&destination).detail(&detail);
+                if refused.protocol == RefusedProtocol::Tcp {
+                    event.layer = Layer::Tcp;
+                }
+                if refused.destination.port() != 0 {
+                    event = event.port(refused.destination.port());
+                }
+                self.recorder.decision(event);
             }
         }
     }

@@ -217,6 +217,7 @@ async fn start(
     let datagrams = config.policy.udp_ports();
     let inside: Arc<dyn Inside> = Arc::new(InsideSockets(doors.control.clone()));
     let names = own_names(&addresses);
+    let search = config.host_files.search();
     let hosts = config.host_files.hosts();
     let mut builder = Gateway::builder().tickets(Arc::new(CallersTickets));
     if let Some(own) = inside::own(&addresses, names.hostname.clone(), hosts.clone()) {
@@ -227,7 +228,7 @@ async fn start(
         .policy(config.policy)
         .resolvers(config.resolvers)
         .hosts(hosts)
-        .search(config.host_files.search())
+        .search(search.clone())
         .recorder(recorder.clone())
         .gate(Box::new(KernelGate {
             set: kernel,
@@ -280,6 +281,11 @@ async fn start(
     // Without this log refusals would go unrecorded: the sandbox ends instead.
     let reading = reader.run(sockets.refused, token.clone());
     serving.keep("the kernel's log of refusals", tracker, reading);
+    if let Some(guest) = sockets.guest {
+        let network = crate::guest::network(&addresses, search.domains().cloned().collect());
+        let serving_guest = crate::guest::serve(guest, network, token.clone());
+        serving.keep("the guest's set-up", tracker, serving_guest);
+    }
     if let Some(refusals) = sockets.unix_refusals {
         let recording = unix_refusals::record(refusals, recorder.clone(), token.clone());
         serving.keep("the record of Unix sockets", tracker, recording);
@@ -289,13 +295,14 @@ async fn start(
 
 /// Nobody outside could answer for these.
 fn own_names(addresses: &Addresses) -> OwnNames {
-    // Behind a TAP the usual own address is the guest's.
-    let guest4 = Addresses::new().own4;
+    // Behind a TAP the usual own addresses are the guest's.
+    let guest = Addresses::new();
     OwnNames {
         host: addresses.gateway4,
         addresses: vec![
             addresses.own4.into(),
-            guest4.into(),
+            guest.own4.into(),
+            guest.own6.into(),
             addresses.gateway4.into(),
             addresses.resolver4.into(),
             addresses.own6.into(),

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::channel::{Channel, FromInit, ToInit};
 use crate::error::{At, SandboxError, Step};
+use crate::guest::{GuestSockets, RouterSocket};
 use crate::kernel_set::KernelSet;
 use crate::listeners::DNS_PORT;
 use crate::process::Processes;
@@ -175,6 +176,8 @@ pub struct Sockets {
     pub kernel: KernelSet,
     /// What the kernel refused.
     pub refused: RefusedLog,
+    /// What tells the guest of its network, where there is a TAP.
+    pub guest: Option<GuestSockets>,
     /// What was refused of the host's Unix sockets, where anybody tells.
     pub unix_refusals: Option<UnixRefusals>,
 }
@@ -188,6 +191,16 @@ impl Sockets {
     pub fn of(mut named: NamedSockets, first_process: u32) -> io::Result<Self> {
         let datagrams = named.take_datagrams();
         let unix_refusals = named.take(SocketName::UnixRefusals).ok();
+        let guest = named.take(SocketName::GuestDhcp).ok();
+        let guest = guest
+            .map(|dhcp| {
+                let router = named.take(SocketName::GuestRouter)?;
+                io::Result::Ok(GuestSockets {
+                    dhcp: dhcp.into(),
+                    router: RouterSocket::new(router),
+                })
+            })
+            .transpose()?;
         let mut take = |name| named.take(name);
         // The resolver's.
         let known = SocketAddr::from((Ipv4Addr::LOCALHOST, DNS_PORT));
@@ -212,6 +225,7 @@ impl Sockets {
             ),
             kernel: KernelSet::new(take(SocketName::PacketRules)?),
             refused: RefusedLog::new(take(SocketName::RefusalLog)?),
+            guest,
             unix_refusals: unix_refusals.map(|fd| UnixRefusals::new(fd.into())),
         })
     }

@@ -15,7 +15,7 @@ use crate::listeners;
 use crate::netlink;
 use crate::sockets::{Family, NamedSockets, SocketName};
 use crate::spec::{Addresses, OpenRules};
-use crate::{link, refused, rules, socket_diag, tap, unreachable};
+use crate::{frames, guest, link, refused, rules, socket_diag, tap, unreachable};
 
 /// The first port that needs no privilege, of the namespace of whoever asks.
 const PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
@@ -43,7 +43,7 @@ impl Inside {
     /// # Errors
     /// The kernel refused a step. What was made by then stays: no destination is open.
     pub fn build(&self) -> Result<NamedSockets, SandboxError> {
-        let sockets = self.sockets()?;
+        let mut sockets = self.sockets()?;
         let rules = sockets.get(SocketName::PacketRules);
         let rules = rules.ok_or_else(|| SandboxError::refused(Step::Rules, "no socket"))?;
         let tap = self.tap.as_deref();
@@ -52,6 +52,14 @@ impl Inside {
         fs::write(PORT_START, "0").at(Step::Network, PORT_START)?;
         for batch in rules::transactions(&self.addresses, &self.open, tap) {
             netlink::transact(rules, batch).at(Step::Rules, "")?;
+        }
+        if let Some((tap, index)) = tap.zip(tap_index) {
+            let frames = frames::transaction(&self.addresses, tap);
+            netlink::transact(rules, frames).at(Step::Rules, tap)?;
+            let dhcp = guest::dhcp(tap).at(Step::Listeners, "dhcp")?;
+            let router = guest::router(tap, index).at(Step::Listeners, "router advertisements")?;
+            sockets.add(SocketName::GuestDhcp, dhcp);
+            sockets.add(SocketName::GuestRouter, router);
         }
         Ok(sockets)
     }

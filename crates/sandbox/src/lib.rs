@@ -17,10 +17,12 @@ mod connect;
 mod error;
 mod exit_status;
 mod fds;
+mod frames;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod gateway_side;
 mod gssapi;
+mod guest;
 mod ids;
 mod init;
 mod inside;
@@ -69,6 +71,7 @@ pub use exit_status::{
 };
 pub use gateway_side::{Control, GatewaySide, Sockets};
 pub use gssapi::http_token;
+pub use guest::{GuestSockets, RouterSocket};
 pub use inside::Inside;
 pub use kernel_set::KernelSet;
 pub use mount_table::MountTable;

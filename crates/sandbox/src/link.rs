@@ -4,7 +4,7 @@
 //! refused by the sandbox's own kernel tables.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use netlink_packet_route::AddressFamily;
@@ -37,9 +37,9 @@ pub(crate) fn configure(addresses: &Addresses, tap_index: Option<u32>) -> io::Re
         prefix,
         scope,
     };
-    let tap = |index, address: Ipv4Addr, prefix| Assigned {
+    let tap = |index, address: IpAddr, prefix| Assigned {
         index,
-        address: address.into(),
+        address,
         prefix,
         scope: AddressScope::Universe,
     };
@@ -47,8 +47,14 @@ pub(crate) fn configure(addresses: &Addresses, tap_index: Option<u32>) -> io::Re
     lo(addresses.own6.into(), 128, AddressScope::Universe).add(&mut batch);
     let table = if let Some(index) = tap_index {
         up(&mut batch, index);
-        tap(index, addresses.gateway4, crate::tap::PREFIX).add(&mut batch);
-        tap(index, addresses.resolver4, 32).add(&mut batch);
+        tap(index, addresses.gateway4.into(), crate::tap::PREFIX).add(&mut batch);
+        tap(index, addresses.resolver4.into(), 32).add(&mut batch);
+        let link = Assigned {
+            scope: AddressScope::Link,
+            ..tap(index, Addresses::GATEWAY_LINK6.into(), crate::tap::PREFIX6)
+        };
+        link.add(&mut batch);
+        tap(index, addresses.gateway6.into(), crate::tap::PREFIX6).add(&mut batch);
         libc::RT_TABLE_MAIN
     } else {
         lo(addresses.gateway4.into(), 32, AddressScope::Host).add(&mut batch);

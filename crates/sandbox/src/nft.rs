@@ -6,6 +6,7 @@
 use crate::netlink::Batch;
 
 const NFPROTO_INET: u8 = 1;
+const NFPROTO_NETDEV: u8 = 5;
 /// IPv4 in `meta nfproto`.
 pub(crate) const NFPROTO_IPV4: u8 = 2;
 /// IPv6 in `meta nfproto`.
@@ -32,6 +33,10 @@ const REGISTER_2: u32 = 2;
 /// The second 4-byte part of [`REGISTER_1`].
 const REGISTER_1_SECOND: u32 = 9;
 const REGISTER_VERDICT: u32 = 0;
+
+/// Flags of a set.
+const WITH_TIMEOUT: u32 = 0x10;
+const FILLED_BY_RULES: u32 = 0x20;
 
 /// Where packets are looked at.
 #[derive(Debug, Clone, Copy)]
@@ -61,8 +66,42 @@ pub(crate) struct Field {
     length: u32,
 }
 
+impl Field {
+    /// The field's first bytes.
+    pub(crate) const fn begin(self, length: u32) -> Field {
+        Field { length, ..self }
+    }
+}
+
+const LINK: u32 = 0;
 const NETWORK: u32 = 1;
 const TRANSPORT: u32 = 2;
+pub(crate) const ETHER_SOURCE: Field = Field {
+    base: LINK,
+    offset: 6,
+    length: 6,
+};
+pub(crate) const ETHER_TYPE: Field = Field {
+    base: LINK,
+    offset: 12,
+    length: 2,
+};
+/// What an ARP message is about: Ethernet and IPv4, with the lengths of their addresses.
+pub(crate) const ARP_KINDS: Field = Field {
+    base: NETWORK,
+    offset: 0,
+    length: 6,
+};
+pub(crate) const ARP_SOURCE: Field = Field {
+    base: NETWORK,
+    offset: 8,
+    length: 6,
+};
+pub(crate) const ARP_SOURCE4: Field = Field {
+    base: NETWORK,
+    offset: 14,
+    length: 4,
+};
 pub(crate) const SOURCE4: Field = Field {
     base: NETWORK,
     offset: 12,
@@ -72,6 +111,16 @@ pub(crate) const DESTINATION4: Field = Field {
     base: NETWORK,
     offset: 16,
     length: 4,
+};
+pub(crate) const HOP_LIMIT6: Field = Field {
+    base: NETWORK,
+    offset: 7,
+    length: 1,
+};
+pub(crate) const SOURCE6: Field = Field {
+    base: NETWORK,
+    offset: 8,
+    length: 16,
 };
 pub(crate) const DESTINATION6: Field = Field {
     base: NETWORK,
@@ -121,7 +170,6 @@ impl Key {
     /// The key's type as `nft list` shows it, and its length in bytes.
     fn shape(self) -> (u32, u32) {
         const IPV4_ADDR: u32 = 7;
-        const IPV6_ADDR: u32 = 8;
         const INET_SERVICE: u32 = 13;
         match self {
             Self::Address4 => (IPV4_ADDR, 4),
@@ -132,22 +180,54 @@ impl Key {
     }
 }
 
+/// Elements of a [`SeenSet`]: addresses of Ethernet and of IPv6.
+pub(crate) const ETHER_ADDRESSES: (u32, u32) = (9, 6);
+pub(crate) const IPV6_ADDRESSES: (u32, u32) = (IPV6_ADDR, 16);
+const IPV6_ADDR: u32 = 8;
+
+/// A set that a device's rules fill with what they see, up to its size: an element that is not seen
+/// again for a while makes room.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SeenSet {
+    pub(crate) name: &'static str,
+    /// What its elements are, as [`Key`]s are described: the type as `nft list` shows it, and the length
+    /// in bytes.
+    pub(crate) shape: (u32, u32),
+    pub(crate) id: u32,
+    /// The most elements.
+    pub(crate) size: u32,
+    pub(crate) timeout_ms: u64,
+}
+
 /// One transaction on one table.
 pub(crate) struct Transaction {
     batch: Batch,
     table: &'static str,
+    family: u8,
 }
 
 impl Transaction {
     pub(crate) fn new(table: &'static str, capacity: usize) -> Self {
         let mut batch = Batch::with_capacity(capacity);
         batch.message(BATCH_BEGIN, 0, &general(0, SUBSYSTEM));
-        Self { batch, table }
+        Self {
+            batch,
+            table,
+            family: NFPROTO_INET,
+        }
+    }
+
+    /// On a table of frames as a device takes them in.
+    pub(crate) fn of_device(table: &'static str, capacity: usize) -> Self {
+        Self {
+            family: NFPROTO_NETDEV,
+            ..Self::new(table, capacity)
+        }
     }
 
     fn message(&mut self, kind: u16, flags: i32) {
         self.batch
-            .message(SUBSYSTEM << 8 | kind, flags, &general(NFPROTO_INET, 0));
+            .message(SUBSYSTEM << 8 | kind, flags, &general(self.family, 0));
     }
 
     pub(crate) fn table(&mut self) {
@@ -157,12 +237,21 @@ impl Transaction {
 
     /// A set whose elements time out; it refuses more than `size` elements.
     pub(crate) fn timeout_set(&mut self, name: &str, key: Key, id: u32, size: u32) {
-        const WITH_TIMEOUT: u32 = 0x10;
-        let (kind, length) = key.shape();
+        self.set(name, key.shape(), id, size);
+        self.batch.attr_be32(3, WITH_TIMEOUT);
+    }
+
+    /// A set that rules fill by [`Rule::seen_in`].
+    pub(crate) fn seen_set(&mut self, set: SeenSet) {
+        self.set(set.name, set.shape, set.id, set.size);
+        self.batch.attr_be32(3, WITH_TIMEOUT | FILLED_BY_RULES);
+        self.batch.attr(11, &set.timeout_ms.to_be_bytes());
+    }
+
+    fn set(&mut self, name: &str, (kind, length): (u32, u32), id: u32, size: u32) {
         self.message(NEW_SET, libc::NLM_F_CREATE);
         self.batch.attr_str(1, self.table);
         self.batch.attr_str(2, name);
-        self.batch.attr_be32(3, WITH_TIMEOUT);
         self.batch.attr_be32(4, kind);
         self.batch.attr_be32(5, length);
         let description = self.batch.nest(9);
@@ -192,6 +281,19 @@ impl Transaction {
         self.batch.end(nest);
         let policy = u32::from(matches!(policy, Verdict::Accept));
         self.batch.attr_be32(5, policy);
+        self.batch.attr_str(7, "filter");
+    }
+
+    /// A chain of all frames that a device takes in; what no rule accepts is dropped.
+    pub(crate) fn ingress_chain(&mut self, name: &str, device: &str) {
+        const INGRESS: u32 = 0;
+        self.chain(name);
+        let nest = self.batch.nest(4);
+        self.batch.attr_be32(1, INGRESS);
+        self.batch.attr_be32(2, 0);
+        self.batch.attr_str(3, device);
+        self.batch.end(nest);
+        self.batch.attr_be32(5, 0);
         self.batch.attr_str(7, "filter");
     }
 
@@ -389,10 +491,31 @@ impl Rule<'_> {
                 .load(DESTINATION6, REGISTER_1)
                 .load(DESTINATION_PORT, REGISTER_2),
         };
+        self.lookup(set, id)
+    }
+
+    /// A field is in a set.
+    pub(crate) fn field_in(&mut self, field: Field, set: SeenSet) -> &mut Self {
+        self.load(field, REGISTER_1).lookup(set.name, set.id)
+    }
+
+    fn lookup(&mut self, set: &str, id: u32) -> &mut Self {
         self.expression("lookup", |batch| {
             batch.attr_str(1, set);
             batch.attr_be32(2, REGISTER_1);
             batch.attr_be32(4, id);
+        })
+    }
+
+    /// A field is in a set, or there is room for it, which it takes.
+    pub(crate) fn seen_in(&mut self, field: Field, set: SeenSet) -> &mut Self {
+        const UPDATE: u32 = 1;
+        self.load(field, REGISTER_1);
+        self.expression("dynset", |batch| {
+            batch.attr_str(1, set.name);
+            batch.attr_be32(2, set.id);
+            batch.attr_be32(3, UPDATE);
+            batch.attr_be32(4, REGISTER_1);
         })
     }
 
@@ -420,6 +543,16 @@ impl Rule<'_> {
     pub(crate) fn log(&mut self, group: u16, bytes: u32) -> &mut Self {
         self.expression("log", |batch| {
             batch.attr(1, &group.to_be_bytes());
+            batch.attr_be32(3, bytes);
+            batch.attr(4, &1_u16.to_be_bytes());
+        })
+    }
+
+    /// The same for a packet whose type is the reason.
+    pub(crate) fn log_type(&mut self, group: u16, bytes: u32) -> &mut Self {
+        self.expression("log", |batch| {
+            batch.attr(1, &group.to_be_bytes());
+            batch.attr_str(2, "type");
             batch.attr_be32(3, bytes);
             batch.attr(4, &1_u16.to_be_bytes());
         })

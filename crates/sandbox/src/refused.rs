@@ -35,11 +35,17 @@ const CONFIG_FLAGS: u16 = 6;
 const FLAG_NUMBERED: u16 = 1;
 const COMMAND_BIND: u8 = 1;
 const COPY_PACKET: u8 = 2;
+const ATTR_HEADER: u16 = 1;
+const ATTR_HARDWARE: u16 = 8;
+const ATTR_PREFIX: u16 = 10;
+const ETHER_TYPE_VLAN: u16 = 0x8100;
 const ATTR_PAYLOAD: u16 = 9;
 const ATTR_UID: u16 = 11;
 const ATTR_NUMBER: u16 = 12;
-/// `struct nfgenmsg`, before the attributes.
+/// `struct nfgenmsg`, before the attributes; it begins with the family of the rule.
 const GENERAL_BYTES: usize = 4;
+/// Rules of a device (`NFPROTO_NETDEV`).
+const FAMILY_DEVICE: u8 = 5;
 
 /// The protocol of a refused packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,6 +58,8 @@ pub enum RefusedProtocol {
     Icmp,
     /// Another IP protocol, by number.
     Other(u8),
+    /// A frame that is not IP, by its type (EtherType).
+    Frame(u16),
 }
 
 /// One packet the kernel refused.
@@ -63,6 +71,9 @@ pub struct Refused {
     pub source: SocketAddr,
     /// Where it wanted to go; port 0 for protocols without ports.
     pub destination: SocketAddr,
+    /// The hardware address under which a guest's device took the packet in, only to drop it: it is not
+    /// the guest's, or the packet's source is not, or the guest may not send such frames at all.
+    pub spoofed: Option<[u8; 6]>,
     /// The sender's user id, as the sandbox's owner sees it; none for a guest's packets.
     pub uid: Option<u32>,
     /// How many refusals before this one found no room in the log.
@@ -130,12 +141,15 @@ impl RefusedLog {
                 netlink::result(body)?;
             }
             if header.kind == MESSAGE_PACKET
-                && let Some(attributes) = body.get(GENERAL_BYTES..)
+                && let Some((general, attributes)) = body.split_at_checked(GENERAL_BYTES)
             {
-                found.extend(packet(attributes).map(|(number, refused)| Refused {
-                    lost_before: number.map_or(0, |number| self.lost_before(number)),
-                    ..refused
-                }));
+                let at_device = general[0] == FAMILY_DEVICE;
+                found.extend(
+                    packet(attributes, at_device).map(|(number, refused)| Refused {
+                        lost_before: number.map_or(0, |number| self.lost_before(number)),
+                        ..refused
+                    }),
+                );
             }
             bytes = rest;
         }
@@ -192,12 +206,16 @@ pub fn begin_refusal_log(socket: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// A refusal with its number, if it has one.
-fn packet(mut attributes: &[u8]) -> Option<(Option<u32>, Refused)> {
-    let mut payload = None;
+fn packet(mut attributes: &[u8], at_device: bool) -> Option<(Option<u32>, Refused)> {
+    let (mut payload, mut header, mut hardware) = (None, None, None);
+    let mut by_type = false;
     let (mut uid, mut number) = (None, None);
     let word = |value: &[u8]| value.try_into().ok().map(u32::from_be_bytes);
     while let Some((kind, value, rest)) = netlink::next_attr(attributes) {
         match kind {
+            ATTR_HEADER => header = Some(value),
+            ATTR_PREFIX => by_type = value.len() > 1,
+            ATTR_HARDWARE => hardware = Some(value),
             ATTR_PAYLOAD => payload = Some(value),
             ATTR_UID => uid = word(value),
             ATTR_NUMBER => number = word(value),
@@ -205,8 +223,43 @@ fn packet(mut attributes: &[u8]) -> Option<(Option<u32>, Refused)> {
         }
         attributes = rest;
     }
-    let refused = ip_packet(payload?)?;
-    Some((number, Refused { uid, ..refused }))
+    // What a device took in need not be IP, whatever its bytes look like.
+    let header = header.filter(|_| at_device);
+    let other = header.and_then(|header| frame(header, by_type));
+    let refused = other.or_else(|| ip_packet(payload?))?;
+    let spoofed = at_device.then(|| hardware.and_then(hardware_address).unwrap_or_default());
+    let refused = Refused {
+        uid,
+        spoofed,
+        ..refused
+    };
+    Some((number, refused))
+}
+
+/// The sender's address in a `struct nfulnl_msg_packet_hw`.
+fn hardware_address(hardware: &[u8]) -> Option<[u8; 6]> {
+    hardware.get(4..10)?.try_into().ok()
+}
+
+/// A frame that is not IP, by its `struct nfulnl_msg_packet_hdr`. Where the type is why it was refused and
+/// shows as IP, the kernel has taken off a VLAN's tag.
+fn frame(header: &[u8], by_type: bool) -> Option<Refused> {
+    const IP: [u16; 2] = [0x0800, 0x86dd];
+    let kind = u16::from_be_bytes(header.get(..2)?.try_into().ok()?);
+    let kind = match (IP.contains(&kind), by_type) {
+        (true, true) => ETHER_TYPE_VLAN,
+        (true, false) => return None,
+        (false, _) => kind,
+    };
+    let nowhere = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+    Some(Refused {
+        protocol: RefusedProtocol::Frame(kind),
+        source: nowhere,
+        destination: nowhere,
+        spoofed: None,
+        uid: None,
+        lost_before: 0,
+    })
 }
 
 /// Reads addresses, protocol and ports of an IP packet's first bytes.
@@ -250,6 +303,7 @@ fn ip_packet(bytes: &[u8]) -> Option<Refused> {
         protocol,
         source: SocketAddr::new(source, ports.0),
         destination: SocketAddr::new(destination, ports.1),
+        spoofed: None,
         uid: None,
         lost_before: 0,
     })

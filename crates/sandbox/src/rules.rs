@@ -11,8 +11,8 @@ use std::ops::RangeInclusive;
 
 use crate::netlink::Batch;
 use crate::nft::{
-    Compare, DESTINATION_PORT, DESTINATION4, DESTINATION6, Hook, ICMP_TYPE, Key, NFPROTO_IPV4,
-    NFPROTO_IPV6, Rule, SOURCE_PORT, SOURCE4, TCP_FLAGS, Transaction, Verdict,
+    Compare, DESTINATION_PORT, DESTINATION4, DESTINATION6, HOP_LIMIT6, Hook, ICMP_TYPE, Key,
+    NFPROTO_IPV4, NFPROTO_IPV6, Rule, SOURCE_PORT, TCP_FLAGS, Transaction, Verdict,
 };
 use crate::spec::{Addresses, Network, OpenRule, OpenRules};
 
@@ -21,7 +21,7 @@ pub(crate) const TABLE: &str = "portcullis";
 /// The group to which refused packets are logged.
 pub(crate) const LOG_GROUP: u16 = 1;
 /// How much of a refused packet is logged, in bytes: both headers.
-const LOG_BYTES: u32 = 96;
+pub(crate) const LOG_BYTES: u32 = 96;
 /// The most elements in one set of open destinations.
 const MAX_OPEN_ELEMENTS: u32 = 65_536;
 /// Before the usual filters.
@@ -39,15 +39,22 @@ const NETWORKS_IN_ONE_STEP: usize = 32;
 const RULE_BYTES: usize = 512;
 
 const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(crate) const UDP: u8 = 17;
 const ICMP: u8 = 1;
-const ICMP6: u8 = 58;
+pub(crate) const ICMP6: u8 = 58;
 const DNS_PORT: [u8; 2] = 53_u16.to_be_bytes();
 const SYN: u8 = 0x02;
 const SYN_ACK_MASK: u8 = 0x12;
 const ICMP_UNREACHABLE: u8 = 3;
 const ICMP_ECHO_REQUEST: u8 = 8;
 const ICMP6_UNREACHABLE: u8 = 1;
+const ICMP6_TOO_BIG: u8 = 2;
+const ICMP6_ECHO_REQUEST: u8 = 128;
+/// Router and neighbour solicitations, and neighbour advertisements.
+const DISCOVERY: [u8; 3] = [133, 135, 136];
+/// What was sent on this link has lost no hop (RFC 4861, section 3.1).
+const FROM_THE_LINK: u8 = 255;
+const DHCP_PORT: [u8; 2] = 67_u16.to_be_bytes();
 
 /// One set of open destinations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +179,7 @@ fn base(addresses: &Addresses, open: &OpenRules, tap: Option<&str>) -> Batch {
         Verdict::Accept,
     );
     if let Some(tap) = tap {
-        foreign_sources(&mut tx, addresses, tap);
+        groups(&mut tx, tap);
     }
     prerouting_chain(&mut tx, addresses);
     if let Some(tap) = tap {
@@ -405,13 +412,27 @@ fn prerouting_chain(tx: &mut Transaction, addresses: &Addresses) {
     });
 }
 
-/// A guest speaks for its own network only. The kernel would drop the rest too, but unrecorded.
-fn foreign_sources(tx: &mut Transaction, addresses: &Addresses, tap: &str) {
-    let (mask, network) = network4(addresses.gateway4, crate::tap::PREFIX);
+/// What a guest sends to a group of hosts: nobody is there, and the kernel would drop it unrecorded. Reports
+/// of who listens to which group are no news.
+fn groups(tx: &mut Transaction, tap: &str) {
     tx.rule("prerouting", |rule| {
         rule.input_device(tap)
             .network(NFPROTO_IPV4)
-            .masked(SOURCE4, &mask, Compare::NotEqual, &network)
+            .transport(UDP)
+            .masked(
+                DESTINATION4,
+                &[0xf0, 0, 0, 0],
+                Compare::Equal,
+                &[0xe0, 0, 0, 0],
+            )
+            .log(LOG_GROUP, LOG_BYTES)
+            .verdict(Verdict::Drop);
+    });
+    tx.rule("prerouting", |rule| {
+        rule.input_device(tap)
+            .network(NFPROTO_IPV6)
+            .transport(UDP)
+            .field(DESTINATION6.begin(1), Compare::Equal, &[0xff])
             .log(LOG_GROUP, LOG_BYTES)
             .verdict(Verdict::Drop);
     });
@@ -419,16 +440,30 @@ fn foreign_sources(tx: &mut Transaction, addresses: &Addresses, tap: &str) {
 
 /// What a TAP's guest sends: the same verdicts as for a program inside.
 fn guest_chain(tx: &mut Transaction, addresses: &Addresses) {
-    // The device carries no IPv6 in this version; a guest's neighbour discovery is no news.
-    tx.rule("guest", |rule| {
-        rule.network(NFPROTO_IPV6).verdict(Verdict::Drop)
-    });
     tx.rule("guest", |rule| {
         rule.transport(TCP)
             .masked(TCP_FLAGS, &[SYN_ACK_MASK], Compare::NotEqual, &[SYN])
             .accept();
     });
     dns(tx, "guest");
+    for address in [Ipv4Addr::BROADCAST, addresses.gateway4] {
+        tx.rule("guest", |rule| {
+            rule.network(NFPROTO_IPV4)
+                .transport(UDP)
+                .field(DESTINATION4, Compare::Equal, &address.octets())
+                .field(DESTINATION_PORT, Compare::Equal, &DHCP_PORT)
+                .accept();
+        });
+    }
+    for kind in DISCOVERY {
+        tx.rule("guest", |rule| {
+            rule.network(NFPROTO_IPV6)
+                .transport(ICMP6)
+                .field(ICMP_TYPE, Compare::Equal, &[kind])
+                .field(HOP_LIMIT6, Compare::Equal, &[FROM_THE_LINK])
+                .accept();
+        });
+    }
     for address in [addresses.gateway4, addresses.resolver4] {
         tx.rule("guest", |rule| {
             rule.transport(ICMP)
@@ -437,11 +472,25 @@ fn guest_chain(tx: &mut Transaction, addresses: &Addresses) {
                 .accept();
         });
     }
-    tx.rule("guest", |rule| {
-        rule.transport(ICMP)
-            .field(ICMP_TYPE, Compare::Equal, &[ICMP_UNREACHABLE])
-            .accept();
-    });
+    for address in [addresses.gateway6, Addresses::GATEWAY_LINK6] {
+        tx.rule("guest", |rule| {
+            rule.transport(ICMP6)
+                .field(ICMP_TYPE, Compare::Equal, &[ICMP6_ECHO_REQUEST])
+                .field(DESTINATION6, Compare::Equal, &address.octets())
+                .accept();
+        });
+    }
+    for (protocol, kind) in [
+        (ICMP, ICMP_UNREACHABLE),
+        (ICMP6, ICMP6_UNREACHABLE),
+        (ICMP6, ICMP6_TOO_BIG),
+    ] {
+        tx.rule("guest", |rule| {
+            rule.transport(protocol)
+                .field(ICMP_TYPE, Compare::Equal, &[kind])
+                .accept();
+        });
+    }
     tx.rule("guest", |rule| rule.verdict(Verdict::Goto("open")));
 }
 

@@ -56,13 +56,17 @@ pub enum SocketName {
     PacketRules,
     /// Netlink socket on which the kernel reports refused packets (NFLOG).
     RefusalLog,
+    /// UDP, the DHCP server's port on a TAP ([`crate::GuestSockets`]).
+    GuestDhcp,
+    /// Raw ICMPv6 socket on a TAP, for router solicitations and advertisements.
+    GuestRouter,
     /// Channel on which refused Unix sockets are told ([`crate::UnixRefusals`]); only where `connect` is
     /// supervised.
     UnixRefusals,
 }
 
 /// The names of all sockets that a sandbox has once at most.
-const SINGLE: [(SocketName, &str); 14] = [
+const SINGLE: [(SocketName, &str); 16] = [
     (SocketName::DnsUdp(Family::V4), "dns-udp4"),
     (SocketName::DnsUdp(Family::V6), "dns-udp6"),
     (SocketName::DnsTcp(Family::V4), "dns-tcp4"),
@@ -76,6 +80,8 @@ const SINGLE: [(SocketName, &str); 14] = [
     (SocketName::SocketDiag, "socket-diag"),
     (SocketName::PacketRules, "packet-rules"),
     (SocketName::RefusalLog, "refusal-log"),
+    (SocketName::GuestDhcp, "guest-dhcp"),
+    (SocketName::GuestRouter, "guest-router"),
     (SocketName::UnixRefusals, "unix-refusals"),
 ];
 const DATAGRAMS4: &str = "datagrams4-";

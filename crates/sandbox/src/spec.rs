@@ -172,11 +172,21 @@ impl Addresses {
         }
     }
 
-    /// The same with a TAP: the guest takes `10.0.2.15`, the sandbox itself `10.0.2.14`.
+    /// The gateway's link-local address on a TAP: the router that is advertised there.
+    pub const GATEWAY_LINK6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+
+    /// The same with a TAP: the guest takes `10.0.2.15`, the sandbox itself `10.0.2.14`, and the same in
+    /// IPv6.
     pub const fn with_tap() -> Self {
         let mut addresses = Self::new();
         addresses.own4 = Ipv4Addr::new(10, 0, 2, 14);
+        addresses.own6 = Ipv6Addr::new(ULA[0], ULA[1], ULA[2], ULA[3], 0, 0, 0, 0x14);
         addresses
+    }
+
+    /// The IPv4 address of a TAP's guest.
+    pub const fn guest4(&self) -> Ipv4Addr {
+        Self::new().own4
     }
 
     /// The HTTP proxy's listener.

@@ -45,17 +45,29 @@ pub(crate) unsafe fn fork_into_namespaces() -> io::Result<Option<Pid>> {
 
 /// Sets an integer socket option.
 pub(crate) fn set_option(fd: BorrowedFd<'_>, level: i32, name: i32, value: i32) -> io::Result<()> {
-    // SAFETY: the option's value is the integer passed, with its size.
-    check(unsafe {
-        libc::setsockopt(
-            fd.as_raw_fd(),
-            level,
-            name,
-            (&raw const value).cast(),
-            size_of::<i32>() as libc::socklen_t,
-        )
-    })
-    .map(drop)
+    set_option_to(fd, level, name, &[value as u32])
+}
+
+/// Sets a socket option that is made of words.
+pub(crate) fn set_option_to(
+    fd: BorrowedFd<'_>,
+    level: i32,
+    name: i32,
+    value: &[u32],
+) -> io::Result<()> {
+    let length = size_of_val(value) as libc::socklen_t;
+    // SAFETY: the option's value is the slice passed, with its size.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, value.as_ptr().cast(), length) })
+        .map(drop)
+}
+
+/// Has a socket send and receive by one device only.
+pub(crate) fn bind_to_device(fd: BorrowedFd<'_>, device: &str) -> io::Result<()> {
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_BINDTODEVICE);
+    let length = device.len() as libc::socklen_t;
+    // SAFETY: the option's value is the name passed, with its length; it needs no NUL.
+    check(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, device.as_ptr().cast(), length) })
+        .map(drop)
 }
 
 /// Polls several descriptors for input; true where one is readable, hung up or broken.

@@ -16,7 +16,29 @@ use crate::sys;
 
 /// The prefix length of the guest's network.
 pub(crate) const PREFIX: u8 = 24;
+/// The prefix length of the guest's IPv6 networks.
+pub(crate) const PREFIX6: u8 = 64;
 pub(crate) const DEVICE: &str = "/dev/net/tun";
+
+/// How the kernel behaves towards a guest.
+const SETTINGS: [(&str, &str); 11] = [
+    // Every address of the world is local here: without this, ARP would be answered for all of them.
+    ("ipv4/conf/DEVICE/arp_ignore", "2"),
+    ("ipv4/conf/DEVICE/arp_announce", "2"),
+    ("ipv4/conf/DEVICE/accept_redirects", "0"),
+    ("ipv6/conf/DEVICE/accept_redirects", "0"),
+    ("ipv6/conf/DEVICE/accept_ra", "0"),
+    // No link-local address but the one that is advertised.
+    ("ipv6/conf/DEVICE/addr_gen_mode", "1"),
+    ("ipv6/conf/DEVICE/disable_ipv6", "0"),
+    // A neighbour that is no router makes guests forget their route through it (RFC 4861, section
+    // 7.3.3). Nothing is forwarded: that takes the same setting for all devices, and a rule drops it.
+    ("ipv6/conf/DEVICE/forwarding", "1"),
+    ("ipv6/conf/DEVICE/proxy_ndp", "0"),
+    // Every refusal is said at once, however many there are.
+    ("ipv4/icmp_ratelimit", "0"),
+    ("ipv6/icmp/ratelimit", "0"),
+];
 
 /// Whether a name can be a device's, and never anything else than one path component.
 pub(crate) fn valid_name(name: &str) -> bool {
@@ -54,11 +76,9 @@ pub(crate) fn make(name: &str) -> io::Result<u32> {
         sys::check(libc::ioctl(tun, libc::TUNSETOWNER as _, user))?;
         sys::check(libc::ioctl(tun, libc::TUNSETPERSIST as _, persist))?;
     }
-    // IPv6 on the device would have the kernel speak first; the guest's IPv6 comes later.
-    let switch = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-    match fs::write(switch, "1") {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    for (setting, value) in SETTINGS {
+        let path = format!("/proc/sys/net/{}", setting.replace("DEVICE", name));
+        fs::write(path, value)?;
     }
     // Any socket of the namespace answers.
     let socket = listeners::open(true, SocketType::DGRAM)?;
