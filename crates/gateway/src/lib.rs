@@ -79,7 +79,7 @@ pub use portcullis_proxy::{
     DatagramClients, DatagramEnds, InspectError, Inspector, OpenFlows, Own, Untaken,
 };
 pub use portcullis_record::{
-    Label, LabelError, Labels, ObservedDecision, Origin, Recorder, Subscription,
+    Label, LabelError, Labels, ObservedDecision, Origin, Recorder, Subscription, WriterThread,
     open_file as open_records,
 };
 pub use tokio_util::{sync::CancellationToken, task::TaskTracker};

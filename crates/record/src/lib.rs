@@ -15,6 +15,7 @@
 //! ahead of that record. Denials above their budget are in the count of one written line.
 #![forbid(unsafe_code)]
 
+mod bell;
 mod budget;
 mod counters;
 mod event;
@@ -34,6 +35,7 @@ mod summary;
 mod text;
 mod windows;
 mod writer;
+mod writer_thread;
 
 pub use budget::DEFAULT_DENIAL_LINES;
 pub use counters::Snapshot;
@@ -55,6 +57,7 @@ pub use repeat::{Recorded, Repeat};
 pub use sink::open as open_file;
 pub use subscription::{ObservedDecision, Subscription};
 pub use summary::{Denied, DeniedSummary};
+pub use writer_thread::WriterThread;
 
 #[cfg(test)]
 mod budget_tests;
@@ -68,3 +71,5 @@ mod published_tests;
 mod recorder_tests;
 #[cfg(test)]
 mod schema_tests;
+#[cfg(test)]
+mod writer_thread_tests;

@@ -5,7 +5,7 @@
 //! count into a record as soon as it can.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::line::Lost;
@@ -24,6 +24,10 @@ const UNHURRIED_LINES: usize = MAX_LINES / 16;
 /// written at once; where lines follow each other, to wake the writer for each would cost more than
 /// the line.
 const COLLECT: Duration = Duration::from_millis(20);
+/// Between two attempts to write to a sink that failed.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// The same, while the recorder ends.
+const LAST_RETRY_PAUSE: Duration = Duration::from_millis(25);
 /// How much longer than the writer's last attempt its end is waited for.
 const END_SLACK: Duration = Duration::from_millis(200);
 
@@ -52,8 +56,10 @@ struct State {
     bytes: usize,
     lost: Lost,
     lost_ever: u64,
-    /// The writer waits on `work`.
+    /// The writer is to be woken for lines.
     asleep: bool,
+    /// It was woken since it lay down.
+    rung: bool,
     /// It waits for a tick at most.
     ticking: bool,
     /// It collects: nothing but many lines or an order wakes it.
@@ -74,11 +80,37 @@ pub(crate) struct Orders {
     pub(crate) stop: Option<Instant>,
 }
 
+/// Why the writer rests.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rest {
+    /// It has written and lets lines collect for a moment.
+    Collect,
+    /// It had nothing to write.
+    Wait,
+    /// The sink failed, and is tried again in a while. Only the recorder's end comes before.
+    Retry,
+}
+
+/// How long the writer rests, unless it is woken.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pause {
+    /// Until then.
+    Until(Instant),
+    /// Until open windows are looked at next.
+    Tick,
+    /// Until it is woken.
+    Woken,
+}
+
+/// Wakes the writer. Called with the queue held: it takes no lock that is held around one of the queue's.
+pub(crate) type Wake = Box<dyn Fn() + Send + Sync>;
+
 /// The queue.
 #[derive(Default)]
 pub(crate) struct Queue {
     state: Mutex<State>,
     work: Condvar,
+    remote: OnceLock<Wake>,
     flushed: Condvar,
 }
 
@@ -126,8 +158,7 @@ impl Queue {
             (false, false) => 0,
         };
         if state.asleep && state.lines.len() > unhurried {
-            state.asleep = false;
-            self.work.notify_one();
+            self.ring(&mut state);
         }
     }
 
@@ -135,69 +166,83 @@ impl Queue {
     pub(crate) fn wake(&self) {
         let mut state = self.state();
         if state.asleep && !state.collecting {
-            state.asleep = false;
-            self.work.notify_one();
+            self.ring(&mut state);
         }
     }
 
-    /// Writer: waits for lines or orders, and at most for `tick` while `watching` says that time
-    /// matters. It is asked with the queue held, so that a [`Queue::wake`] cannot fall in between.
-    pub(crate) fn wait(&self, tick: Duration, watching: impl FnOnce() -> bool) -> Orders {
+    /// Writer: gets up, and reads its orders.
+    pub(crate) fn orders(&self) -> Orders {
         let mut state = self.state();
-        let idle = state.lines.is_empty() && state.lost == Lost::default();
-        if idle && state.flushes_asked == state.flushes_done && state.stop.is_none() {
-            state.asleep = true;
-            state.ticking = watching();
-            state = if state.ticking {
-                self.work
-                    .wait_timeout(state, tick)
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .0
-            } else {
-                self.work
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner)
-            };
-            state.asleep = false;
-        }
-        orders(&state)
-    }
-
-    /// Writer, when it has written: lets lines collect for a moment, unless there are orders.
-    pub(crate) fn collect(&self) {
-        let until = Instant::now() + COLLECT;
-        let mut state = self.state();
-        (state.asleep, state.collecting) = (true, true);
-        // Whoever wakes it says so in `asleep`.
-        while state.asleep
-            && state.flushes_asked == state.flushes_done
-            && state.stop.is_none()
-            && let left = until.saturating_duration_since(Instant::now())
-            && !left.is_zero()
-        {
-            state = self
-                .work
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
         (state.asleep, state.collecting) = (false, false);
+        let flush = (state.flushes_asked > state.flushes_done).then_some(state.flushes_asked);
+        Orders {
+            flush,
+            stop: state.stop,
+        }
     }
 
-    /// Writer: sleeps for `pause` whatever comes in, unless told to stop; for retries.
-    pub(crate) fn pause(&self, pause: Duration) -> Orders {
-        let until = Instant::now() + pause;
+    /// Writer: lies down, for as long as that says or until it is woken; `None` where there is work.
+    /// `watching` says whether the time matters. It is asked with the queue held, so that a
+    /// [`Queue::wake`] cannot fall in between.
+    pub(crate) fn lie_down(&self, rest: Rest, watching: impl FnOnce() -> bool) -> Option<Pause> {
         let mut state = self.state();
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || state.stop.is_some() {
-                return orders(&state);
+        let ordered = state.flushes_asked != state.flushes_done || state.stop.is_some();
+        let pause = match rest {
+            Rest::Retry if state.stop.is_some() => Pause::Until(Instant::now() + LAST_RETRY_PAUSE),
+            Rest::Retry => Pause::Until(Instant::now() + RETRY_PAUSE),
+            _ if ordered => return None,
+            Rest::Collect => {
+                (state.asleep, state.collecting) = (true, true);
+                Pause::Until(Instant::now() + COLLECT)
             }
-            state = self
-                .work
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            Rest::Wait if state.lines.is_empty() && state.lost == Lost::default() => {
+                state.asleep = true;
+                state.ticking = watching();
+                match state.ticking {
+                    true => Pause::Tick,
+                    false => Pause::Woken,
+                }
+            }
+            Rest::Wait => return None,
+        };
+        state.rung = false;
+        Some(pause)
+    }
+
+    /// Writer with a thread of its own: sleeps, as [`Queue::lie_down`] said.
+    pub(crate) fn sleep(&self, pause: Pause, tick: Duration) {
+        let until = match pause {
+            Pause::Until(until) => Some(until),
+            Pause::Tick => Some(Instant::now() + tick),
+            Pause::Woken => None,
+        };
+        let mut state = self.state();
+        while !state.rung {
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            state = match left {
+                Some(left) if left.is_zero() => return,
+                Some(left) => {
+                    let waited = self.work.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let waited = self.work.wait(state);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
+        }
+    }
+
+    /// Has the writer woken in another way than by waking a thread of its own. Only the first counts.
+    pub(crate) fn woken_by(&self, wake: Wake) {
+        let _ = self.remote.set(wake);
+    }
+
+    fn ring(&self, state: &mut State) {
+        (state.asleep, state.rung) = (false, true);
+        match self.remote.get() {
+            Some(wake) => wake(),
+            None => self.work.notify_one(),
         }
     }
 
@@ -237,8 +282,10 @@ impl Queue {
         let mut state = self.state();
         state.flushes_asked += 1;
         let number = state.flushes_asked;
-        state.asleep = false;
-        self.work.notify_one();
+        // One that retries a full disk goes on retrying in its own time.
+        if state.asleep {
+            self.ring(&mut state);
+        }
         while state.flushes_done < number {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || state.ended {
@@ -258,7 +305,7 @@ impl Queue {
     pub(crate) fn stop(&self, by: Instant) {
         let mut state = self.state();
         state.stop = Some(by);
-        self.work.notify_all();
+        self.ring(&mut state);
         while !state.ended {
             let left = (by + END_SLACK).saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -289,14 +336,6 @@ impl Queue {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn orders(state: &State) -> Orders {
-    let flush = (state.flushes_asked > state.flushes_done).then_some(state.flushes_asked);
-    Orders {
-        flush,
-        stop: state.stop,
     }
 }
 
@@ -366,8 +405,7 @@ mod tests {
     #[test]
     fn a_writer_that_collects_is_woken_for_many_lines_or_a_flush() {
         let queue = Queue::default();
-        // As `collect` leaves it while the writer sleeps.
-        (queue.state().asleep, queue.state().collecting) = (true, true);
+        assert!(queue.lie_down(Rest::Collect, || false).is_some());
         for line in 0..=UNHURRIED_LINES {
             assert!(queue.state().asleep, "woken before line {line}");
             queue.wake();
@@ -376,20 +414,14 @@ mod tests {
         assert!(!queue.state().asleep);
         // An order that came before it sleeps is seen too.
         queue.state().flushes_asked += 1;
-        let start = Instant::now();
-        for _ in 0..1_000 {
-            queue.collect();
-        }
-        assert!(start.elapsed() < COLLECT * 1_000 / 2, "did not wait");
+        assert!(queue.lie_down(Rest::Collect, || false).is_none());
     }
 
     #[test]
     fn a_writer_that_watches_the_time_is_woken_for_many_lines_and_one_that_sleeps_for_any() {
         for (ticking, lines) in [(false, 1), (true, UNHURRIED_LINES + 1)] {
             let queue = Queue::default();
-            // As `wait` leaves it while the writer sleeps.
-            queue.state().asleep = true;
-            queue.state().ticking = ticking;
+            assert!(queue.lie_down(Rest::Wait, || ticking).is_some());
             for line in 1..=lines {
                 assert!(queue.state().asleep, "woken before line {line}");
                 queue.push_unhurried(item(Kind::Urgent, 8));

@@ -27,11 +27,13 @@ use crate::subscription::{Subscribers, Subscription};
 use crate::summary::{DeniedSummary, Groups, Tally};
 use crate::windows::{Fresh, Merge};
 use crate::writer::{FINAL_WRITE_TIMEOUT, Writer};
+use crate::writer_thread::WriterThread;
 
 /// Takes decisions and closes, and writes them in its own time. Clones share everything: the records of
 /// a recorder and its clones have one `boot`, and one row of numbers (`seq`).
 ///
-/// Make it in the process that uses it: its writer is a thread, and threads do not survive a fork.
+/// Make it in the process that uses it: its writer is a thread, and threads do not survive a fork. Where
+/// one process has many recorders, they can share one ([`Recorder::with_writer_thread`]).
 /// When the last clone is dropped, what waits is written, for a second at most.
 #[derive(Clone)]
 pub struct Recorder(Arc<Inner>);
@@ -135,6 +137,16 @@ impl Recorder {
     pub fn with_denial_lines(self, lines: NonZeroU32) -> Self {
         if let Lines::Written(writer) = &self.0.lines {
             writer.budget.set(lines);
+        }
+        self
+    }
+
+    /// Has this thread write the records, together with those of other recorders, instead of one of its
+    /// own. Say so before anything is recorded; only the first thread counts.
+    #[must_use]
+    pub fn with_writer_thread(self, thread: &WriterThread) -> Self {
+        if let Lines::Written(writer) = &self.0.lines {
+            writer.take_seat(thread.0.clone());
         }
         self
     }

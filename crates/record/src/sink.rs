@@ -44,11 +44,6 @@ impl Output {
         }
     }
 
-    /// Whether everything was written.
-    pub(crate) fn is_clean(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     /// Puts a line behind those that wait, and gives it its number: here lines have their order.
     pub(crate) fn add(&mut self, line: &[u8], origin: &Origin) {
         self.seq += 1;
@@ -213,7 +208,7 @@ mod tests {
         output.written = 6;
         output.abandon();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "{1}\n");
-        assert!(output.is_clean());
+        assert!(output.waiting.is_empty());
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! Live views of decisions in memory, for `learn` and `diagnose`. A slow reader misses decisions,
+//! Live views of decisions in memory, for `learn`, `diagnose` and embedders. A slow reader misses decisions,
 //! and can ask how many; it never holds up a connection.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use portcullis_names::RecordType;
@@ -16,6 +18,8 @@ use crate::summary::{name_of, short, short_lines};
 
 /// Decisions that wait for one subscriber.
 const MAX_WAITING: usize = 8192;
+/// Decisions that room is kept for once all are read.
+const KEPT_ROOM: usize = 64;
 /// Subscribers at once.
 const MAX_SUBSCRIBERS: usize = 16;
 /// Addresses copied of each decision.
@@ -80,77 +84,155 @@ impl ObservedDecision {
     }
 }
 
-/// The reading end of a live view. Dropping it ends the view.
-pub struct Subscription {
-    receiver: Receiver<ObservedDecision>,
-    missed: Arc<AtomicU64>,
+/// What one subscriber has not read yet, shared with the recorder.
+#[derive(Default)]
+struct View {
+    state: Mutex<Waiting>,
+    changed: Condvar,
+    missed: AtomicU64,
 }
+
+/// Grows with what waits: a process may have a thousand views.
+#[derive(Default)]
+struct Waiting {
+    decisions: VecDeque<ObservedDecision>,
+    /// The task that waits for the next one.
+    task: Option<Waker>,
+    /// Nobody reads any more.
+    unread: bool,
+    /// None will come any more.
+    ended: bool,
+}
+
+impl Waiting {
+    fn take(&mut self) -> Option<ObservedDecision> {
+        let next = self.decisions.pop_front();
+        if self.decisions.is_empty() && self.decisions.capacity() > KEPT_ROOM {
+            self.decisions = VecDeque::new();
+        }
+        next
+    }
+}
+
+impl View {
+    /// Shows a decision; `false` once nobody reads any more.
+    fn show(&self, seen: &ObservedDecision) -> bool {
+        let mut state = self.state();
+        if state.unread {
+            return false;
+        }
+        if state.decisions.len() == MAX_WAITING {
+            self.missed.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+        state.decisions.push_back(seen.clone());
+        self.wake(state);
+        true
+    }
+
+    fn end(&self) {
+        let mut state = self.state();
+        state.ended = true;
+        self.wake(state);
+    }
+
+    fn wake(&self, mut state: MutexGuard<'_, Waiting>) {
+        let task = state.task.take();
+        drop(state);
+        self.changed.notify_one();
+        if let Some(task) = task {
+            task.wake();
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, Waiting> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The reading end of a live view. Dropping it ends the view.
+pub struct Subscription(Arc<View>);
 
 impl Subscription {
     /// The next decision, waiting at most `timeout`. `None` when none came, or when the recorder is
-    /// gone.
+    /// gone. Blocks its thread: tasks use [`Subscription::recv`].
     #[must_use]
     pub fn next(&self, timeout: Duration) -> Option<ObservedDecision> {
-        self.receiver.recv_timeout(timeout).ok()
+        let idle = |state: &mut Waiting| state.decisions.is_empty() && !state.ended;
+        let waited = self
+            .0
+            .changed
+            .wait_timeout_while(self.0.state(), timeout, idle);
+        waited.unwrap_or_else(PoisonError::into_inner).0.take()
+    }
+
+    /// The next decision, for a task of any runtime; `None` once the recorder is gone. One waits at a
+    /// time. Nothing is lost if it is dropped while it waits.
+    pub async fn recv(&self) -> Option<ObservedDecision> {
+        poll_fn(|cx| {
+            let mut state = self.0.state();
+            match state.take() {
+                Some(next) => Poll::Ready(Some(next)),
+                None if state.ended => Poll::Ready(None),
+                None => {
+                    state.task = Some(cx.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+        .await
     }
 
     /// All decisions that wait now.
     #[must_use]
     pub fn drain(&self) -> Vec<ObservedDecision> {
-        let mut all = Vec::new();
-        while all.len() < MAX_WAITING {
-            match self.receiver.try_recv() {
-                Ok(seen) => all.push(seen),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-            }
-        }
-        all
+        std::mem::take(&mut self.0.state().decisions).into()
     }
 
-    /// Decisions that came while [`MAX_WAITING`] others were waiting, and were not kept.
+    /// Decisions that came while as many as are kept were waiting, and were not kept.
     #[must_use]
     pub fn missed(&self) -> u64 {
-        self.missed.load(Ordering::Relaxed)
+        self.0.missed.load(Ordering::Relaxed)
     }
 }
 
-struct Subscriber {
-    sender: SyncSender<ObservedDecision>,
-    missed: Arc<AtomicU64>,
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.unread = true;
+        state.decisions = VecDeque::new();
+    }
 }
 
 /// All live views of one recorder.
 pub(crate) struct Subscribers {
     /// Read on every decision, so that the usual case of no subscriber takes no lock.
     active: AtomicUsize,
-    subscribers: Mutex<Vec<Subscriber>>,
+    views: Mutex<Vec<Arc<View>>>,
 }
 
 impl Subscribers {
     pub(crate) fn new() -> Subscribers {
         Subscribers {
             active: AtomicUsize::new(0),
-            subscribers: Mutex::new(Vec::new()),
+            views: Mutex::default(),
         }
     }
 
     pub(crate) fn subscribe(&self) -> Subscription {
-        let (sender, receiver) = std::sync::mpsc::sync_channel(MAX_WAITING);
-        let missed = Arc::new(AtomicU64::new(0));
-        let mut subscribers = self
-            .subscribers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if subscribers.len() == MAX_SUBSCRIBERS {
-            // The oldest view ends: its reader sees a disconnected channel, not silence.
-            subscribers.remove(0);
+        let view = Arc::<View>::default();
+        let mut views = self.views();
+        if views.len() == MAX_SUBSCRIBERS {
+            // The oldest view ends: its reader sees that, not silence.
+            views.remove(0).end();
         }
-        subscribers.push(Subscriber {
-            sender,
-            missed: missed.clone(),
-        });
-        self.active.store(subscribers.len(), Ordering::Release);
-        Subscription { receiver, missed }
+        views.push(view.clone());
+        self.active.store(views.len(), Ordering::Release);
+        Subscription(view)
+    }
+
+    fn views(&self) -> MutexGuard<'_, Vec<Arc<View>>> {
+        self.views.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether anybody wants to see every decision.
@@ -168,21 +250,17 @@ impl Subscribers {
             return;
         }
         let seen = ObservedDecision::new(id, event, suggest().as_deref());
-        let mut subscribers = self
-            .subscribers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        subscribers.retain(
-            |subscriber| match subscriber.sender.try_send(seen.clone()) {
-                Ok(()) => true,
-                Err(TrySendError::Full(_)) => {
-                    subscriber.missed.fetch_add(1, Ordering::Relaxed);
-                    true
-                }
-                Err(TrySendError::Disconnected(_)) => false,
-            },
-        );
-        self.active.store(subscribers.len(), Ordering::Release);
+        let mut views = self.views();
+        views.retain(|view| view.show(&seen));
+        self.active.store(views.len(), Ordering::Release);
+    }
+}
+
+impl Drop for Subscribers {
+    fn drop(&mut self) {
+        for view in self.views().iter() {
+            view.end();
+        }
     }
 }
 
@@ -203,6 +281,62 @@ mod tests {
         assert_eq!((seen.name.as_str(), seen.port), ("a.example", Some(443)));
         assert_eq!(subscription.drain().len(), MAX_WAITING - 1);
         assert_eq!(subscription.missed(), 3);
+    }
+
+    /// Wakes a thread that waits for a task.
+    struct Unpark(std::thread::Thread);
+
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    fn block_on<T>(task: impl Future<Output = T>) -> T {
+        let waker = Arc::new(Unpark(std::thread::current())).into();
+        let mut context = std::task::Context::from_waker(&waker);
+        let mut task = std::pin::pin!(task);
+        loop {
+            if let Poll::Ready(done) = task.as_mut().poll(&mut context) {
+                return done;
+            }
+            std::thread::park();
+        }
+    }
+
+    #[test]
+    fn a_task_waits_for_decisions_and_is_told_the_end() {
+        let (subscribers, ids) = (Subscribers::new(), IdSource::new(Boot::new()));
+        let subscription = subscribers.subscribe();
+        std::thread::scope(|scope| {
+            let task = scope.spawn(|| {
+                block_on(async {
+                    let mut names = Vec::new();
+                    while let Some(seen) = subscription.recv().await {
+                        names.push(seen.name);
+                    }
+                    names
+                })
+            });
+            for name in ["a.example", "b.example"] {
+                std::thread::sleep(Duration::from_millis(20));
+                subscribers.show(ids.next(), &Event::default().name(name), &|| None);
+            }
+            drop(subscribers);
+            assert_eq!(task.join().unwrap(), ["a.example", "b.example"]);
+        });
+    }
+
+    #[test]
+    fn a_thousand_views_that_nobody_shows_anything_take_no_room() {
+        let (subscribers, ids) = (Subscribers::new(), IdSource::new(Boot::new()));
+        let view = subscribers.subscribe();
+        assert_eq!(view.0.state().decisions.capacity(), 0);
+        for _ in 0..2 * KEPT_ROOM {
+            subscribers.show(ids.next(), &Event::default(), &|| None);
+        }
+        while view.next(Duration::ZERO).is_some() {}
+        assert!(view.0.state().decisions.capacity() <= KEPT_ROOM);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The one thread that writes: takes finished lines, closes windows, retries a full disk.
+//! What is written when: takes finished lines, closes windows, retries a full disk. A thread of the
+//! recorder's own does it, or one that writes for many.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,20 +9,17 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
+use crate::bell::Bell;
 use crate::budget::Budget;
 use crate::id::{Boot, IdSource};
 use crate::line::{self, Origin};
 use crate::origin;
-use crate::queue::{MAX_BATCHES, Queue};
+use crate::queue::{MAX_BATCHES, Orders, Pause, Queue, Rest};
 use crate::sink::Output;
 use crate::windows::Windows;
 
 /// How often open windows are looked at; a record is written at most this late.
-const TICK: Duration = Duration::from_millis(200);
-/// Between two attempts to write to a sink that failed.
-const RETRY_PAUSE: Duration = Duration::from_millis(250);
-/// The same, while the recorder ends.
-const LAST_RETRY_PAUSE: Duration = Duration::from_millis(25);
+pub(crate) const TICK: Duration = Duration::from_millis(200);
 /// How long a recorder that nobody holds any more tries to write its last lines.
 pub(crate) const FINAL_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -38,6 +36,23 @@ pub(crate) struct Writer {
     writing: AtomicBool,
     /// Told when the thread ends although nobody stopped it.
     on_death: OnceLock<OnDeath>,
+    /// Its place with a thread that writes for others too.
+    seat: OnceLock<Seat>,
+}
+
+/// A place with such a thread.
+struct Seat {
+    thread: Arc<WriterSeat>,
+    number: u64,
+}
+
+/// A thread that writes for many, as they see it. It ends once nobody sees it any more.
+pub(crate) struct WriterSeat(pub(crate) Arc<Bell<Writer>>);
+
+impl Drop for WriterSeat {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// Whom to tell that nothing is written any more, and why.
@@ -57,6 +72,18 @@ impl Writer {
             last_error: Mutex::new(None),
             writing: AtomicBool::new(false),
             on_death: OnceLock::new(),
+            seat: OnceLock::new(),
+        }
+    }
+
+    /// Leaves the writing to a thread that writes for others too, unless it has begun.
+    pub(crate) fn take_seat(&self, thread: Arc<WriterSeat>) {
+        if self.is_started() || self.seat.get().is_some() {
+            return;
+        }
+        let (bell, number) = (thread.0.clone(), thread.0.number());
+        if self.seat.set(Seat { thread, number }).is_ok() {
+            self.queue.woken_by(Box::new(move || bell.ring(number)));
         }
     }
 
@@ -74,6 +101,10 @@ impl Writer {
             return;
         }
         let writer = self.clone();
+        if let Some(Seat { thread, number }) = self.seat.get() {
+            thread.0.enter(*number, writer);
+            return;
+        }
         let thread = std::thread::Builder::new().name("records".to_owned());
         if let Err(error) = thread.spawn(move || writer.write()) {
             self.set_error(Some(error.to_string()));
@@ -127,11 +158,25 @@ impl Writer {
         }
     }
 
-    /// The thread: writes until it is stopped. If it panics, nothing is written any more, and nobody
-    /// waits for it in vain.
+    /// A thread of the recorder's own: writes until it is stopped.
     fn write(&self) {
-        let done = catch_unwind(AssertUnwindSafe(|| self.write_until_stopped()));
-        let died = done.err().map(|panic| {
+        while let Some(pause) = self.turn() {
+            self.queue.sleep(pause, TICK);
+        }
+    }
+
+    /// Writes what waits, and says how long there is nothing to do; `None` at the end. If it panics,
+    /// nothing is written any more, and nobody waits for it in vain.
+    pub(crate) fn turn(&self) -> Option<Pause> {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = AssertUnwindSafe(|| self.write_until_rest(&mut output));
+        let panic = match catch_unwind(turn) {
+            Ok(Some(pause)) => return Some(pause),
+            Ok(None) => None,
+            Err(panic) => Some(panic),
+        };
+        drop(output);
+        let died = panic.map(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
             format!("their writer panicked: {}", text.unwrap_or("no message"))
@@ -143,40 +188,34 @@ impl Writer {
         if let Some((tell, why)) = self.on_death.get().zip(died) {
             tell(&why);
         }
+        None
     }
 
-    fn write_until_stopped(&self) {
-        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut wrote = false;
+    fn write_until_rest(&self, output: &mut Output) -> Option<Pause> {
         loop {
-            let orders = if output.is_clean() {
-                if wrote {
-                    self.queue.collect();
-                }
-                self.queue.wait(TICK, || self.any_open())
-            } else {
-                self.queue.pause(RETRY_PAUSE)
-            };
-            let everything = orders.flush.is_some() || orders.stop.is_some();
-            let result = self.write_all(&mut output, everything);
+            let Orders { flush, stop } = self.queue.orders();
+            let everything = flush.is_some() || stop.is_some();
+            let result = self.write_all(output, everything);
             self.set_error(result.as_ref().err().map(ToString::to_string));
-            wrote = matches!(result, Ok(true));
-            match (result, orders.stop) {
-                (Ok(_), stop) => {
-                    if let Some(number) = orders.flush {
+            let rest = match (result, stop) {
+                (Ok(wrote), stop) => {
+                    if let Some(number) = flush {
                         self.queue.flushed(number);
                     }
-                    if stop.is_some() {
-                        break;
+                    match (stop, wrote) {
+                        (Some(_), _) => return None,
+                        (None, true) => Rest::Collect,
+                        (None, false) => Rest::Wait,
                     }
                 }
                 (Err(_), Some(by)) if Instant::now() >= by => {
                     output.abandon();
-                    break;
+                    return None;
                 }
-                // `pause` does not hold a writer that was told to stop.
-                (Err(_), Some(_)) => std::thread::sleep(LAST_RETRY_PAUSE),
-                (Err(_), None) => {}
+                (Err(_), _) => Rest::Retry,
+            };
+            if let Some(pause) = self.queue.lie_down(rest, || self.any_open()) {
+                return Some(pause);
             }
         }
     }
