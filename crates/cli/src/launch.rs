@@ -228,7 +228,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
 }
 
 /// Listens on the ports of the host that lead inside.
-fn bind(ports: Vec<PublishedPort>) -> anyhow::Result<Vec<Publish>> {
+pub fn bind(ports: Vec<PublishedPort>) -> anyhow::Result<Vec<Publish>> {
     let bind = |PublishedPort { host, inside }| {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, host)).map_err(|error| {
             let hinted = Hinted::listening(format!("cannot publish on 127.0.0.1:{host}"), &error);

@@ -10,6 +10,7 @@ mod commands;
 mod debug_log;
 mod exit;
 mod hidden_credentials;
+mod hold;
 mod launch;
 mod output;
 mod policy_options;
@@ -45,6 +46,9 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
             Ok(arguments) => probe::main(&arguments),
             Err(_) => ExitCode::from(exit::USAGE),
         };
+    }
+    if name == hold::COMMAND {
+        return hold::main();
     }
     let bad_usage = ExitCode::from(commands::bad_usage(name));
     if let Some(bytes) = small_stack() {

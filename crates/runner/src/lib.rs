@@ -9,6 +9,7 @@
 //! Nothing here parses a command line or touches a signal handler.
 #![forbid(unsafe_code)]
 
+mod attached;
 mod datagram_clients;
 mod descriptors;
 mod guarded_networks;
@@ -36,6 +37,7 @@ mod unix_refusals;
 mod unresolved;
 mod watch;
 
+pub use attached::{AttachConfig, AttachError, serve_attached};
 pub use host_files::{HostFiles, HostFilesWatch};
 pub use inside_of::{name_files, prepare};
 pub use plain::{DnsSockets, PlainConfig, ServeError, serve_plain};

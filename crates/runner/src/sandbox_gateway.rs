@@ -314,7 +314,7 @@ fn own_names(addresses: &Addresses) -> OwnNames {
 }
 
 /// Waits until the sandbox is gone.
-async fn gone(control: &Control) {
+pub(crate) async fn gone(control: &Control) {
     #[expect(
         deprecated,
         reason = "the borrowed descriptor lives as long as the control it is borrowed from"

@@ -34,6 +34,10 @@ pub(crate) enum ToInit {
     NewTcpSocket = 3,
     /// What programs inside trust: four files.
     Trust = 4,
+    /// To a holder: attach this sandbox; the request comes as a file.
+    Attach = 5,
+    /// To a holder: take the doors away and end.
+    Detach = 6,
 }
 
 /// What the sandbox's first process says to the gateway.
@@ -45,6 +49,10 @@ pub(crate) enum FromInit {
     TcpSocket = 2,
     /// It could not be made.
     NoSocket = 3,
+    /// From a holder: it could not attach; the error follows.
+    Failed = 4,
+    /// From a holder: the doors stand; the namespace's number follows, and why its files are its own.
+    Attached = 5,
 }
 
 /// What one packet brought.

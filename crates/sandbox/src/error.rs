@@ -72,6 +72,8 @@ steps! {
     Confine: "cannot confine the command",
     /// The command's own user namespace.
     InnerNamespace: "cannot create the command's own user namespace",
+    /// Entering a sandbox that somebody else has made.
+    Attach: "cannot attach to the sandbox",
     /// The certificates that programs inside trust.
     TrustFiles: "cannot install the trusted certificates in the sandbox",
 }
@@ -113,6 +115,22 @@ impl Step {
             (Self::SuperviseSockets, libc::EPERM | libc::EACCES) => Some(
                 "let processes be looked at by those with permission: \
                  sudo sysctl -w kernel.yama.ptrace_scope=2 (or lower); or run with --unix-sockets none",
+            ),
+            (Self::Attach, libc::EPERM | libc::EACCES) => Some(
+                "attach as the user who started the sandbox, where that one made its user namespace, or as root",
+            ),
+            (Self::Attach, libc::ESRCH) => Some(
+                "name a process that runs in the sandbox (podman inspect --format '{{.State.Pid}}' NAME)",
+            ),
+            (Self::Attach, libc::EBUSY) => Some(
+                "start it without a network: podman run --network none, bwrap --unshare-net, unshare --net",
+            ),
+            (Self::Attach, libc::EADDRINUSE) => {
+                Some("end the other gateway, or the program (`ss -lntup` inside lists them)")
+            }
+            (Self::Attach, libc::EINVAL) => Some(
+                "name a process in a network namespace of its own, or that namespace by its path \
+                 (/run/netns/NAME)",
             ),
             (Self::Tap, libc::ENOENT) => Some("load the driver: sudo modprobe tun"),
             (Self::Tap, libc::EACCES | libc::EPERM) => {

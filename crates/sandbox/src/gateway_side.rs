@@ -16,7 +16,7 @@ use crate::error::{At, SandboxError, Step};
 use crate::guest::{GuestSockets, RouterSocket};
 use crate::kernel_set::KernelSet;
 use crate::listeners::DNS_PORT;
-use crate::process::Processes;
+use crate::process::{Members, Processes};
 use crate::refused::RefusedLog;
 use crate::socket_diag::SocketDiag;
 use crate::sockets::{Family, NamedSockets, SocketName};
@@ -34,17 +34,15 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct GatewaySide {
     /// Tells the sandbox how the gateway's start went and when the sandbox is gone.
     pub control: Control,
+    /// The sandbox's first process, as the host sees it.
+    init: u32,
 }
 
 impl GatewaySide {
     pub(crate) fn new(requests: Channel, lifeline: OwnedFd, init: u32) -> Self {
         Self {
-            control: Control {
-                requests: Mutex::new(requests),
-                asked: AtomicU32::new(0),
-                lifeline,
-                init,
-            },
+            control: Control::new(requests, lifeline),
+            init,
         }
     }
 
@@ -60,7 +58,7 @@ impl GatewaySide {
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
         NamedSockets::receive(channel.as_fd(), RECEIVE_TIMEOUT)
-            .and_then(|sockets| Sockets::of(sockets, self.control.init))
+            .and_then(|sockets| Sockets::of(sockets, self.init))
             .at(Step::HandOver, "waiting for the sandbox's sockets")
     }
 }
@@ -72,11 +70,25 @@ pub struct Control {
     /// How many sockets were asked for: the number of the next question.
     asked: AtomicU32,
     lifeline: OwnedFd,
-    /// The sandbox's first process, as the host sees it.
-    init: u32,
 }
 
 impl Control {
+    pub(crate) fn new(requests: Channel, lifeline: OwnedFd) -> Self {
+        Self {
+            requests: Mutex::new(requests),
+            asked: AtomicU32::new(0),
+            lifeline,
+        }
+    }
+
+    /// Has a holder take the doors away: the lifeline ends when that is done.
+    ///
+    /// # Errors
+    /// The holder is gone.
+    pub fn detach(&self) -> io::Result<()> {
+        self.lock().send(&[ToInit::Detach as u8], &[])
+    }
+
     /// Becomes readable (end of file) when the sandbox is over: nothing is ever sent on it.
     pub fn lifeline(&self) -> BorrowedFd<'_> {
         self.lifeline.as_fd()
@@ -188,7 +200,11 @@ impl Sockets {
     ///
     /// # Errors
     /// A socket that every sandbox has is missing.
-    pub fn of(mut named: NamedSockets, first_process: u32) -> io::Result<Self> {
+    pub fn of(named: NamedSockets, first_process: u32) -> io::Result<Self> {
+        Self::with_members(named, Members::Below(first_process))
+    }
+
+    pub(crate) fn with_members(mut named: NamedSockets, members: Members) -> io::Result<Self> {
         let datagrams = named.take_datagrams();
         let unix_refusals = named.take(SocketName::UnixRefusals).ok();
         let guest = named.take(SocketName::GuestDhcp).ok();
@@ -219,7 +235,7 @@ impl Sockets {
                 take(SocketName::DatagramErrors(Family::V6))?,
             ),
             processes: Processes::new(
-                first_process,
+                members,
                 SocketDiag::new(take(SocketName::SocketDiag)?),
                 known,
             ),

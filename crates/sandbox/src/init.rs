@@ -5,7 +5,6 @@
 //! them. It has one thread, holds no policy and parses nothing that the command sends.
 
 use std::fs::File;
-use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -18,7 +17,7 @@ use rustix::process::{
     set_parent_process_death_signal,
 };
 
-use crate::channel::{Channel, FromInit, ToInit};
+use crate::channel::{Channel, ToInit};
 use crate::command::{self, Command, Confinement, Started};
 use crate::error::{At, SandboxError, Step};
 use crate::ids::IdMaps;
@@ -29,7 +28,7 @@ use crate::mounts::Plan;
 use crate::namespace_limits::NamespaceLimits;
 use crate::root_files::RootFile;
 use crate::signals::{Change, Saved, SignalFd};
-use crate::sockets::{Family, SocketName};
+use crate::sockets::SocketName;
 use crate::spec::{Keyring, NameFiles, UnixSockets};
 use crate::unix_supervisor::{self, ToSupervisor};
 use crate::{
@@ -382,16 +381,7 @@ impl Init {
         match &*message.bytes {
             [] => false,
             [code, family, number @ ..] if *code == ToInit::NewTcpSocket as u8 => {
-                let answer = |code: FromInit| [&[code as u8], number].concat();
-                let family = if *family == 6 { Family::V6 } else { Family::V4 };
-                let sent = match listeners::unconnected(family) {
-                    Ok(fd) => self
-                        .gateway
-                        .send(&answer(FromInit::TcpSocket), &[fd.as_fd()]),
-                    Err(_) => self.gateway.send(&answer(FromInit::NoSocket), &[]),
-                };
-                // One that does not read does not wait for an answer either.
-                sent.map_or_else(|error| error.kind() == ErrorKind::WouldBlock, |()| true)
+                listeners::answer_new_socket(&self.gateway, *family, number)
             }
             _ => true,
         }

@@ -18,7 +18,7 @@ use crate::spec::{Addresses, OpenRules};
 use crate::{frames, guest, link, refused, rules, socket_diag, tap, unreachable};
 
 /// The first port that needs no privilege, of the namespace of whoever asks.
-const PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+pub(crate) const PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
 
 /// What is to be made in a network namespace.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +44,12 @@ impl Inside {
     /// The kernel refused a step. What was made by then stays: no destination is open.
     pub fn build(&self) -> Result<NamedSockets, SandboxError> {
         let mut sockets = self.sockets()?;
+        self.configure(&mut sockets)?;
+        Ok(sockets)
+    }
+
+    /// Everything but the sockets, which are there already.
+    pub(crate) fn configure(&self, sockets: &mut NamedSockets) -> Result<(), SandboxError> {
         let rules = sockets.get(SocketName::PacketRules);
         let rules = rules.ok_or_else(|| SandboxError::refused(Step::Rules, "no socket"))?;
         let tap = self.tap.as_deref();
@@ -61,10 +67,11 @@ impl Inside {
             sockets.add(SocketName::GuestDhcp, dhcp);
             sockets.add(SocketName::GuestRouter, router);
         }
-        Ok(sockets)
+        Ok(())
     }
 
-    fn sockets(&self) -> Result<NamedSockets, SandboxError> {
+    /// The sockets, which may be bound before their addresses exist.
+    pub(crate) fn sockets(&self) -> Result<NamedSockets, SandboxError> {
         let mut sockets = NamedSockets::default();
         let mut add = |name, socket| sockets.add(name, socket);
         listeners::make(&self.addresses, &mut add).at(Step::Listeners, "")?;

@@ -9,6 +9,7 @@
 
 pub mod doctor;
 
+mod attachment;
 mod caller;
 mod capabilities;
 mod channel;
@@ -64,6 +65,9 @@ mod unix_refusals;
 mod unix_supervisor;
 mod unreachable;
 
+pub use attachment::{
+    AttachRequest, Attached, Attachment, TrustContent, attach, attach_again, hold,
+};
 pub use error::{SandboxError, Step, fix_of_limit};
 pub use exit_status::{
     EXIT_FAILED, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_SIGNAL_BASE, EXIT_TIMED_OUT, ExitStatus,

@@ -67,6 +67,44 @@ pub(crate) fn configure(addresses: &Addresses, tap_index: Option<u32>) -> io::Re
     netlink::transact(socket.as_fd(), batch)
 }
 
+/// Takes the addresses and the catching routes away again; the kernel's own address of the loopback
+/// too, unless it was up before.
+pub(crate) fn remove(addresses: &Addresses, was_up: bool) {
+    let Ok(socket) = netlink::open(netlink::ROUTE) else {
+        return;
+    };
+    // One by one: what is missing must not keep the rest.
+    let each = |build: &dyn Fn(&mut Batch)| {
+        let mut batch = Batch::default();
+        build(&mut batch);
+        batch.acknowledge();
+        let _ = netlink::transact(socket.as_fd(), batch);
+    };
+    for source in [addresses.own4.into(), addresses.own6.into()] {
+        each(&|batch| {
+            let route = catching_route(libc::RT_TABLE_LOCAL, source);
+            batch.emit(libc::RTM_DELROUTE, 0, &route);
+        });
+    }
+    let own: [(IpAddr, u8); 5] = [
+        (addresses.own4.into(), 32),
+        (addresses.gateway4.into(), 32),
+        (addresses.resolver4.into(), 32),
+        (addresses.own6.into(), 128),
+        (Ipv4Addr::LOCALHOST.into(), 8),
+    ];
+    let count = if was_up { own.len() - 1 } else { own.len() };
+    for (address, prefix) in own.into_iter().take(count) {
+        let assigned = Assigned {
+            index: LOOPBACK_INDEX,
+            address,
+            prefix,
+            scope: AddressScope::Host,
+        };
+        each(&|batch| batch.emit(libc::RTM_DELADDR, 0, &assigned.message()));
+    }
+}
+
 fn up(batch: &mut Batch, index: u32) {
     let mut link = LinkMessage::default();
     link.header.index = index;
@@ -86,6 +124,10 @@ struct Assigned {
 
 impl Assigned {
     fn add(self, batch: &mut Batch) {
+        batch.emit(libc::RTM_NEWADDR, NEW, &self.message());
+    }
+
+    fn message(&self) -> AddressMessage {
         let mut message = AddressMessage::default();
         message.header.family = family(self.address);
         message.header.prefix_len = self.prefix;
@@ -99,12 +141,16 @@ impl Assigned {
             AddressAttribute::Local(self.address),
             AddressAttribute::Address(self.address),
         ];
-        batch.emit(libc::RTM_NEWADDR, NEW, &message);
+        message
     }
 }
 
 /// `ip route add local 0.0.0.0/0 dev lo src OWN`, or the same for IPv6.
 fn catch_all(batch: &mut Batch, table: u8, source: IpAddr) {
+    batch.emit(libc::RTM_NEWROUTE, NEW, &catching_route(table, source));
+}
+
+fn catching_route(table: u8, source: IpAddr) -> RouteMessage {
     let mut route = RouteMessage::default();
     route.header.address_family = family(source);
     route.header.table = table;
@@ -115,7 +161,7 @@ fn catch_all(batch: &mut Batch, table: u8, source: IpAddr) {
         RouteAttribute::Oif(LOOPBACK_INDEX),
         RouteAttribute::PrefSource(source.into()),
     ];
-    batch.emit(libc::RTM_NEWROUTE, NEW, &route);
+    route
 }
 
 fn family(address: IpAddr) -> AddressFamily {

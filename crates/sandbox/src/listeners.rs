@@ -1,11 +1,12 @@
 //! The sockets inside that programs reach, served from outside: the sandbox's only doors.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 
+use crate::channel::{Channel, FromInit};
 use crate::sockets::{Family, SocketName};
 use crate::spec::{Addresses, MAX_DATAGRAM_PORTS};
 use crate::sys;
@@ -53,8 +54,20 @@ pub(crate) fn datagrams(ports: &[u16], mut add: impl FnMut(SocketName, OwnedFd))
 }
 
 /// A fresh TCP socket of the sandbox, for the gateway to connect.
-pub(crate) fn unconnected(family: Family) -> io::Result<OwnedFd> {
+fn unconnected(family: Family) -> io::Result<OwnedFd> {
     open(family == Family::V4, SocketType::STREAM)
+}
+
+/// Answers a gateway that has asked for such a socket, under its number; false when it is gone.
+pub(crate) fn answer_new_socket(gateway: &Channel, family: u8, number: &[u8]) -> bool {
+    let answer = |code: FromInit| [&[code as u8], number].concat();
+    let family = if family == 6 { Family::V6 } else { Family::V4 };
+    let sent = match unconnected(family) {
+        Ok(fd) => gateway.send(&answer(FromInit::TcpSocket), &[fd.as_fd()]),
+        Err(_) => gateway.send(&answer(FromInit::NoSocket), &[]),
+    };
+    // One that does not read does not wait for an answer either.
+    sent.map_or_else(|error| error.kind() == ErrorKind::WouldBlock, |()| true)
 }
 
 fn any(family: Family) -> IpAddr {

@@ -15,9 +15,9 @@ use crate::spec::{Addresses, NameFiles};
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// A usual length of such a file, in bytes.
 const USUAL_FILE_BYTES: usize = 4 * 1024;
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-const HOSTS: &str = "/etc/hosts";
-const NSSWITCH_CONF: &str = "/etc/nsswitch.conf";
+pub(crate) const RESOLV_CONF: &str = "/etc/resolv.conf";
+pub(crate) const HOSTS: &str = "/etc/hosts";
+pub(crate) const NSSWITCH_CONF: &str = "/etc/nsswitch.conf";
 const HOSTS_SOURCES: [&str; 2] = ["files", "dns"];
 
 /// Gives the sandbox its own `resolv.conf` and, where it would ask others, `nsswitch.conf`.
@@ -99,7 +99,7 @@ fn read_limited(path: &str) -> io::Result<String> {
 }
 
 /// The text with `hosts: files dns`; none if that is what it says already.
-fn with_own_hosts(text: &str) -> Option<String> {
+pub(crate) fn with_own_hosts(text: &str) -> Option<String> {
     let mut out = String::with_capacity(text.len() + 32);
     let mut same = true;
     let mut seen = false;

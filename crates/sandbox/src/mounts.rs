@@ -256,7 +256,7 @@ pub(crate) fn skip_missing(result: io::Result<()>) -> io::Result<()> {
 }
 
 /// Sets what `path`, below `folder`, is mounted by to read-only (mount_setattr(2)).
-fn set_read_only(folder: BorrowedFd<'_>, path: &CStr, flags: i32) -> io::Result<()> {
+pub(crate) fn set_read_only(folder: BorrowedFd<'_>, path: &CStr, flags: i32) -> io::Result<()> {
     let attributes = libc::mount_attr {
         attr_set: libc::MOUNT_ATTR_RDONLY,
         attr_clr: 0,

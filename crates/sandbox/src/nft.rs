@@ -15,6 +15,7 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 const NEW_TABLE: u16 = 0;
+const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
 const NEW_RULE: u16 = 6;
 const DELETE_RULE: u16 = 8;
@@ -307,6 +308,19 @@ impl Transaction {
             batch: &mut self.batch,
         });
         self.batch.end(list);
+    }
+
+    /// Deletes the table with all that is in it; fails with `ENOENT` where there is none.
+    pub(crate) fn delete_table(&mut self) {
+        self.message(DELETE_TABLE, 0);
+        self.batch.attr_str(1, self.table);
+    }
+
+    /// Deletes all elements of a set.
+    pub(crate) fn flush_set(&mut self, set: &str) {
+        self.message(DELETE_ELEMENT, 0);
+        self.batch.attr_str(1, self.table);
+        self.batch.attr_str(2, set);
     }
 
     /// Deletes all rules of a chain.

@@ -20,6 +20,8 @@ use crate::socket_diag::SocketDiag;
 const MAX_TABLE_BYTES: u64 = 256 * 1024;
 /// Processes looked at in one look-up.
 const MAX_PROCESSES: usize = 256;
+/// Processes of the host among which a namespace's are looked for in one look-up.
+const MAX_HOST_PROCESSES: usize = 16 * 1024;
 /// Threads whose children are asked for in one look-up.
 const MAX_THREADS: usize = 1024;
 /// Descriptors looked at in one look-up.
@@ -53,19 +55,55 @@ pub struct Process {
     pub command: String,
 }
 
+/// Which processes are a sandbox's, as the host sees them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Members {
+    /// This one, its first, and all below it.
+    Below(u32),
+    /// Those in the network namespace of this number.
+    Namespace(u64),
+}
+
+impl Members {
+    /// The processes from which the others are found.
+    fn roots(self) -> Vec<u32> {
+        match self {
+            Self::Below(first) => vec![first],
+            Self::Namespace(inode) => in_namespace(inode),
+        }
+    }
+}
+
+/// The processes of a network namespace, the youngest last. Those of other users are not seen.
+fn in_namespace(inode: u64) -> Vec<u32> {
+    let link = format!("net:[{inode}]");
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let is_there = |pid: &u32| {
+        let at = fs::read_link(format!("/proc/{pid}/ns/net"));
+        at.is_ok_and(|at| at.as_os_str() == &*link)
+    };
+    let mut found: Vec<u32> = pids.take(MAX_HOST_PROCESSES).filter(is_there).collect();
+    found.sort_unstable();
+    found
+}
+
 /// The processes of one sandbox.
 #[derive(Debug)]
 pub struct Processes {
-    /// The sandbox's first process, as the host sees it.
-    init: u32,
+    members: Members,
     diag: SocketDiag,
     /// Where a UDP socket of the sandbox's is that is never closed.
     known: SocketAddr,
 }
 
 impl Processes {
-    pub(crate) fn new(init: u32, diag: SocketDiag, known: SocketAddr) -> Self {
-        Self { init, diag, known }
+    pub(crate) fn new(members: Members, diag: SocketDiag, known: SocketAddr) -> Self {
+        Self {
+            members,
+            diag,
+            known,
+        }
     }
 
     /// The process that holds the socket with this local address, connected to `server` where that
@@ -116,7 +154,7 @@ impl Processes {
         // An IPv4 client may be a socket of either family.
         let first = usize::from(search.address.is_ipv6());
         for table in &tables[first..] {
-            let path = format!("/proc/{}/net/{table}", self.init);
+            let path = format!("/proc/{}/net/{table}", self.members.roots().first()?);
             let text = read(Path::new(&path), MAX_TABLE_BYTES)?;
             search.read(&String::from_utf8_lossy(&text));
             if search.exact != Matches::Nothing {
@@ -128,7 +166,9 @@ impl Processes {
 
     /// The process whose descriptors have this link. Young ones first: they are the likely ones.
     fn holder(&self, link: &[u8]) -> Option<Process> {
-        let mut waiting = vec![self.init];
+        let mut waiting = self.members.roots();
+        // One is below another: none is looked at twice.
+        let by_descent = matches!(self.members, Members::Below(_));
         let mut descriptors = MAX_DESCRIPTORS;
         let mut threads = MAX_THREADS;
         for _ in 0..MAX_PROCESSES {
@@ -141,6 +181,9 @@ impl Processes {
             }
             if descriptors == 0 {
                 return None;
+            }
+            if !by_descent {
+                continue;
             }
             let room = MAX_PROCESSES.saturating_sub(waiting.len());
             waiting.extend(children(pid, &mut threads).into_iter().take(room));
@@ -458,7 +501,7 @@ mod tests {
 
     fn below(init: u32, known: &UdpSocket) -> Processes {
         let diag = SocketDiag::new(crate::socket_diag::make_socket().unwrap());
-        Processes::new(init, diag, known.local_addr().unwrap())
+        Processes::new(Members::Below(init), diag, known.local_addr().unwrap())
     }
 
     fn known() -> UdpSocket {

@@ -97,6 +97,9 @@ pub(crate) const DATAGRAMS6: OpenSet = OpenSet {
     id: 6,
 };
 
+/// All of them.
+pub(crate) const OPEN_SETS: [OpenSet; 6] = [OPEN4, OPEN6, ANY4, ANY6, DATAGRAMS4, DATAGRAMS6];
+
 /// The whole rule set: one transaction, and more only for what would not fit in one message to
 /// the kernel. What is not installed yet is refused.
 pub(crate) fn transactions(
@@ -156,7 +159,7 @@ fn networks(all: &mut Vec<Batch>, chain: &str, rules: &[OpenRule], verdict: Verd
 fn base(addresses: &Addresses, open: &OpenRules, tap: Option<&str>) -> Batch {
     let mut tx = Transaction::new(TABLE, TRANSACTION_BYTES);
     tx.table();
-    for set in [OPEN4, OPEN6, ANY4, ANY6, DATAGRAMS4, DATAGRAMS6] {
+    for set in OPEN_SETS {
         tx.timeout_set(set.name, set.key, set.id, MAX_OPEN_ELEMENTS);
     }
     // Chains come before the rules that jump to them.

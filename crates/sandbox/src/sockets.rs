@@ -63,10 +63,13 @@ pub enum SocketName {
     /// Channel on which refused Unix sockets are told ([`crate::UnixRefusals`]); only where `connect` is
     /// supervised.
     UnixRefusals,
+    /// Pipe that ends when the process is gone that made the sockets; only where it is a holder
+    /// ([`crate::attach`]).
+    Lifeline,
 }
 
 /// The names of all sockets that a sandbox has once at most.
-const SINGLE: [(SocketName, &str); 16] = [
+const SINGLE: [(SocketName, &str); 17] = [
     (SocketName::DnsUdp(Family::V4), "dns-udp4"),
     (SocketName::DnsUdp(Family::V6), "dns-udp6"),
     (SocketName::DnsTcp(Family::V4), "dns-tcp4"),
@@ -83,6 +86,7 @@ const SINGLE: [(SocketName, &str); 16] = [
     (SocketName::GuestDhcp, "guest-dhcp"),
     (SocketName::GuestRouter, "guest-router"),
     (SocketName::UnixRefusals, "unix-refusals"),
+    (SocketName::Lifeline, "lifeline"),
 ];
 const DATAGRAMS4: &str = "datagrams4-";
 const DATAGRAMS6: &str = "datagrams6-";

@@ -2,6 +2,7 @@
 //!
 //! The types know nothing of names or policy: addresses, prefixes and port ranges only.
 
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -51,7 +52,7 @@ pub struct Spec {
 }
 
 /// What the files about names of a sandbox say, where it is not the host's own.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NameFiles {
     /// The text of the hosts file; `None` leaves the host's.
     pub hosts: Option<String>,
@@ -97,7 +98,7 @@ pub enum Keyring {
 /// Static rules of the kernel inside the sandbox.
 ///
 /// They only shape what a program sees at `connect()`; the gateway decides again on each accept.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct OpenRules {
     /// Networks that are open from the start; with [`OpenRules::closed`] at most
     /// [`crate::MAX_OPEN_RULES`].
@@ -116,7 +117,7 @@ pub struct OpenRules {
 }
 
 /// An IPv4 or IPv6 network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
     /// An address in it.
     pub address: IpAddr,
@@ -125,7 +126,7 @@ pub struct Network {
 }
 
 /// One network that is open (or closed) on some ports.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenRule {
     /// The network.
     pub network: Network,
@@ -134,7 +135,7 @@ pub struct OpenRule {
 }
 
 /// The addresses that exist inside the sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {
     /// The sandbox's own IPv4 address, source of its connections.
     pub own4: Ipv4Addr,

@@ -27,7 +27,7 @@ pub const TRUST_JAVA: &str = "/run/portcullis/trust.jks";
 /// The longest file, in bytes; the lists of today's systems have some hundred kilobytes.
 const MAX_TRUST_BYTES: u64 = 16 * 1024 * 1024;
 /// Where distributions keep one file with every authority. Those that exist are covered.
-const PEM_PLACES: [&str; 10] = [
+pub(crate) const PEM_PLACES: [&str; 10] = [
     // Debian, Ubuntu, Alpine, Arch
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/ca-certificates/extracted/tls-ca-bundle.pem",
@@ -44,7 +44,7 @@ const PEM_PLACES: [&str; 10] = [
     "/usr/local/etc/ssl/cert.pem",
 ];
 /// The same for Java.
-const JAVA_PLACES: [&str; 3] = [
+pub(crate) const JAVA_PLACES: [&str; 3] = [
     "/etc/ssl/certs/java/cacerts",
     "/etc/pki/java/cacerts",
     "/etc/pki/ca-trust/extracted/java/cacerts",
@@ -122,7 +122,7 @@ pub(crate) fn install(fds: Vec<OwnedFd>) -> Result<(), SandboxError> {
 
 /// The files that these paths lead to, each once. What is missing, dangling or masked is left out:
 /// then there is no list of the system's that a program could read.
-fn real_files(places: &[&str]) -> BTreeSet<PathBuf> {
+pub(crate) fn real_files(places: &[&str]) -> BTreeSet<PathBuf> {
     let real = places
         .iter()
         .filter_map(|place| fs::canonicalize(place).ok());
@@ -243,14 +243,15 @@ fn write(path: impl AsRef<Path>, from: File) -> io::Result<()> {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o444))
 }
 
-fn read(from: File) -> io::Result<Vec<u8>> {
+/// Reads a file that was handed over, up to a limit.
+pub(crate) fn read(from: File) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(MAX_TRUST_BYTES).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 /// A file that exists in memory alone, to be read from its start.
-fn in_memory(bytes: &[u8]) -> io::Result<OwnedFd> {
+pub(crate) fn in_memory(bytes: &[u8]) -> io::Result<OwnedFd> {
     let mut file = File::from(memfd_create(c"trust", MemfdFlags::CLOEXEC)?);
     file.write_all(bytes)?;
     file.rewind()?;

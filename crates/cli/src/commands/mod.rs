@@ -1,5 +1,6 @@
 //! The commands. A new one is a file here and a line in the list below.
 
+mod attach;
 mod diagnose;
 mod doctor;
 mod explain;
@@ -48,6 +49,7 @@ macro_rules! commands {
 commands! {
     Run: run::Run,
     Serve: serve::Serve,
+    Attach: attach::Attach,
     Diagnose: diagnose::Diagnose,
     Explain: explain::Explain,
     Learn: learn::Learn,

@@ -300,7 +300,7 @@ fn count(number: u64, one: &str, many: &str) -> String {
     }
 }
 
-fn parse_publish(text: &str) -> Result<PublishedPort, String> {
+pub(super) fn parse_publish(text: &str) -> Result<PublishedPort, String> {
     let hint = "expected HOST_PORT:PORT, such as 8080:3000";
     let (host, inside) = text.split_once(':').ok_or(hint)?;
     match (host.parse(), inside.parse()) {

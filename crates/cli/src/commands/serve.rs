@@ -214,7 +214,7 @@ fn no_listener(address: SocketAddr, protocol: &str, error: io::Error) -> anyhow:
 }
 
 /// Says what came of a reload.
-fn tell(result: &ReloadResult) {
+pub(super) fn tell(result: &ReloadResult) {
     match result {
         ReloadResult::Applied { replaced, warnings } => {
             policy_options::show(warnings);
@@ -233,7 +233,7 @@ fn tell(result: &ReloadResult) {
 /// The signals that `serve` listens to, from now on: whoever sees a listener may end it in order.
 /// SIGINT and SIGTERM end it; SIGHUP asks for a reload, by a byte in the pipe. They have a thread of
 /// their own, since the gateway's runtime begins later.
-fn signals() -> io::Result<(impl Future<Output = io::Result<()>>, OwnedFd)> {
+pub(super) fn signals() -> io::Result<(impl Future<Output = io::Result<()>>, OwnedFd)> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .build()?;

@@ -1,0 +1,205 @@
+//! `portcullis attach`: puts a running sandbox without a network behind a gateway.
+
+use super::run::parse_publish;
+use super::serve::{signals, tell};
+use crate::command::Command;
+use crate::debug_log::{self, DebugLog};
+use crate::exit::USAGE;
+use crate::hold;
+use crate::launch::{PublishedPort, bind, free_range, host_resolvers};
+use crate::output::{self, line};
+use crate::policy_options::{self, Followed, PolicyOptions};
+use crate::record_options::RecordOptions;
+use portcullis_policy::{Mode, Policy};
+use portcullis_runner::{AttachConfig, AttachError, Reload, serve_attached};
+use portcullis_sandbox::{Attachment, SandboxError};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The exit codes, as `--help` tells them.
+const EXITS: &str = "\
+Exit codes: 0 when the sandbox has ended, or when stopped by Ctrl-C or SIGTERM; 1 if the sandbox cannot
+be attached or served, or if names did not resolve at start-up; 2 for bad flags and policies.";
+
+/// Put a running sandbox without a network behind a gateway
+///
+/// For containers and namespaces that others start: podman run --network none, bwrap --unshare-net,
+/// unshare --net, ip netns add. The gateway runs in the foreground and ends with the sandbox. Stopped by
+/// Ctrl-C or SIGTERM, it takes away what it has put into the sandbox, which has no network then. Changes to
+/// the policy files apply at once; SIGHUP reloads the files.
+#[derive(clap::Args)]
+#[command(
+    override_usage = "portcullis attach [OPTIONS] <--pid PID|--netns PATH>",
+    after_help = EXITS
+)]
+pub struct Attach {
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    policy: PolicyOptions,
+    #[command(flatten)]
+    records: RecordOptions,
+    /// Append what the gateway does, step by step, to FILE (PORTCULLIS_LOG sets how much)
+    #[arg(long, value_name = "FILE")]
+    debug_log: Option<PathBuf>,
+    /// Record decisions but refuse nothing except private addresses
+    #[arg(long)]
+    audit: bool,
+    /// Forward 127.0.0.1:HOST_PORT of this host to PORT in the sandbox; repeatable
+    #[arg(long, value_name = "HOST_PORT:PORT", value_parser = parse_publish)]
+    publish: Vec<PublishedPort>,
+    /// Write the sandbox's resolv.conf to FILE, and leave the files in the sandbox as they are
+    #[arg(long, value_name = "FILE")]
+    resolv_conf: Option<PathBuf>,
+    /// Write the certificate (PEM) that programs must trust for inspected names to FILE
+    #[arg(long, value_name = "FILE")]
+    ca_cert: Option<PathBuf>,
+}
+
+// Which sandbox. (No documentation: clap would show it as the command's own.)
+#[derive(clap::Args)]
+#[group(required = true, multiple = false)]
+struct Place {
+    /// A process in the sandbox; the gateway ends with it
+    #[arg(long, value_name = "PID", value_parser = clap::value_parser!(u32).range(1..))]
+    pid: Option<u32>,
+    /// The sandbox's network namespace (/run/netns/NAME); the gateway ends when PATH is removed
+    #[arg(long, value_name = "PATH")]
+    netns: Option<PathBuf>,
+}
+
+impl Place {
+    /// The sandbox, and its name in records. One of the two is there.
+    fn sandbox(self) -> Option<(Attachment, String)> {
+        let by_pid = |pid| (Attachment::Process(pid), format!("attach-{pid}"));
+        let by_path = |path: PathBuf| {
+            let name = path.file_name().unwrap_or(path.as_os_str());
+            let name = format!("attach-{}", name.to_string_lossy());
+            (Attachment::Namespace(path), name)
+        };
+        self.pid.map(by_pid).or_else(|| self.netns.map(by_path))
+    }
+}
+
+impl Command for Attach {
+    fn upstream_proxy(&self) -> Option<&str> {
+        self.policy.upstream_proxy.as_deref()
+    }
+
+    fn run(self) -> ExitCode {
+        run(self)
+    }
+}
+
+/// Serves until the sandbox is gone, or until SIGINT or SIGTERM.
+fn run(args: Attach) -> ExitCode {
+    let mode = if args.audit {
+        Mode::Audit
+    } else {
+        Mode::Enforce
+    };
+    if args.records.check().is_err() {
+        return ExitCode::from(USAGE);
+    }
+    let logging = match &args.debug_log {
+        Some(path) => DebugLog::open(path).map(DebugLog::start),
+        None => debug_log::start_on_stderr(),
+    };
+    if let Err(error) = logging {
+        output::failure(&error);
+        return ExitCode::from(USAGE);
+    }
+    let Ok(Followed { loaded, reload }) = policy_options::follow(args.policy.clone(), mode) else {
+        return ExitCode::from(USAGE);
+    };
+    policy_options::show(&loaded.warnings);
+    if let Err(error) = free_range(&loaded.policy) {
+        output::failure(&error);
+        return ExitCode::from(USAGE);
+    }
+    if args.ca_cert.is_some() && loaded.policy.inspected().next().is_none() {
+        let fix = "no rule says `inspect = true`: remove --ca-cert";
+        output::error("--ca-cert needs inspection", Some(fix));
+        return ExitCode::from(USAGE);
+    }
+    match attach(args, loaded.policy, reload) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            failed(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn attach(args: Attach, policy: Policy, mut reload: Reload) -> anyhow::Result<()> {
+    let (end, requests) = signals()?;
+    reload.requests = Some(requests);
+    reload.tell = Some(Box::new(tell));
+    let Some((attachment, sandbox)) = args.place.sandbox() else {
+        anyhow::bail!("no sandbox is named");
+    };
+    let shown = match &attachment {
+        Attachment::Process(pid) => format!("process {pid}"),
+        Attachment::Namespace(path) => path.display().to_string(),
+    };
+    let inspects = policy.inspected().next().is_some();
+    let unseen = Unseen {
+        inspects,
+        ca_cert: args.ca_cert.clone(),
+    };
+    let config = AttachConfig {
+        attachment,
+        sandbox,
+        resolvers: host_resolvers(&policy)?,
+        policy,
+        records: args.records.config(args.records.open()?)?,
+        publish: bind(args.publish)?,
+        resolve: None,
+        resolv_conf: args.resolv_conf,
+        ca_cert: args.ca_cert,
+        build: crate::version::BUILD,
+        reload,
+        holder: hold::command(),
+    };
+    let ready = |unbound: Option<&str>| {
+        if let Some(why) = unbound {
+            unseen.warn(why);
+        }
+        // Last: whoever waits for this line may use the sandbox at once.
+        line(format_args!("portcullis: attached {shown}"));
+    };
+    Ok(serve_attached(config, ready, end)?)
+}
+
+/// What programs inside miss where the sandbox keeps its own files.
+struct Unseen {
+    inspects: bool,
+    ca_cert: Option<PathBuf>,
+}
+
+impl Unseen {
+    fn warn(&self, why: &str) {
+        line(format_args!(
+            "portcullis: warning: programs in the sandbox see its own resolv.conf and hosts: {why}"
+        ));
+        if self.inspects {
+            let file = self.ca_cert.as_deref().map(Path::display);
+            line(match file {
+                Some(file) => format!("  for inspected names they must trust {file}"),
+                None => {
+                    "  for inspected names they must trust a certificate: --ca-cert FILE writes it"
+                        .to_owned()
+                }
+            });
+        }
+    }
+}
+
+/// Says why the sandbox is not attached, or not any more, and what to do.
+fn failed(error: &anyhow::Error) {
+    match error.downcast_ref::<AttachError>() {
+        Some(AttachError::Unresolved(unresolved)) => output::unresolved(unresolved),
+        Some(AttachError::Sandbox(error)) => output::error(error, SandboxError::fix(error)),
+        _ => output::failure(error),
+    }
+}

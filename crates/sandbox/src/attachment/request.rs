@@ -1,0 +1,60 @@
+//! What the caller asks of a holder, and how that reaches it.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::{Addresses, NameFiles, OpenRules};
+use crate::trust::in_memory;
+
+/// Where a sandbox is that somebody else has made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Attachment {
+    /// The network namespace of this process, as the caller's `/proc` numbers it. The sandbox ends with
+    /// the process.
+    Process(u32),
+    /// The network namespace that this path names (`ip netns add`, `/proc/PID/ns/net`). The sandbox ends
+    /// when the path no longer names it.
+    Namespace(PathBuf),
+}
+
+/// One sandbox to be attached.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AttachRequest {
+    /// Where it is.
+    pub attachment: Attachment,
+    /// The addresses inside.
+    pub addresses: Addresses,
+    /// What the kernel lets through from the start.
+    pub open: OpenRules,
+    /// What the sandbox's files about names are to say, if they are to be shown over its own.
+    pub files: Option<NameFiles>,
+    /// What programs inside are to trust, shown over the system's lists.
+    pub trust: Option<TrustContent>,
+    /// Where further gateways of the same user may ask for the sockets, one after another: a Unix socket
+    /// of type `SOCK_SEQPACKET`. Without it the doors vanish with the first gateway.
+    pub listen: Option<PathBuf>,
+}
+
+/// The lists of authorities that programs inside trust.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TrustContent {
+    /// Every authority, PEM.
+    pub bundle: Vec<u8>,
+    /// The same as a Java trust store.
+    pub java: Vec<u8>,
+}
+
+impl AttachRequest {
+    /// As a file that exists in memory alone: it may be longer than a message.
+    pub(crate) fn to_memory(&self) -> io::Result<OwnedFd> {
+        in_memory(&serde_json::to_vec(self).map_err(io::Error::other)?)
+    }
+
+    pub(crate) fn from_memory(file: OwnedFd) -> io::Result<Self> {
+        let bytes = crate::trust::read(file.into())?;
+        serde_json::from_slice(&bytes).map_err(io::Error::other)
+    }
+}
