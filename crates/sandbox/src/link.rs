@@ -4,7 +4,7 @@
 //! refused by the sandbox's own kernel tables.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 
 use netlink_packet_route::AddressFamily;
