@@ -1,107 +1,105 @@
-//! Embeds the gateway in a sandbox of its own making, and shows what passes. An ordinary user runs it:
-//! `cargo run --package portcullis-gateway --example embed`.
+//! A small sandbox of its own: runs a command whose only network is what is listed, as an ordinary user.
 //!
-//! There are two processes. The second makes a network namespace and the sockets in it, sends them
-//! to the first, and then plays the program in the sandbox. The first serves these sockets; it stays
-//! in the host's namespace and never needs to enter the other.
+//! `cargo run --package portcullis-gateway --example embed RESOLVER TARGET... -- CMD...`, for instance
+//! `192.0.2.53:53 www.example.com -- curl http://www.example.com/`.
+//!
+//! There are two processes. The second makes a network namespace and the sockets in it, sends them to the
+//! first, and becomes the command. The first serves these sockets; it stays in the host's namespace. If it
+//! ends, the command is cut off: the namespace has no other way out.
 
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{getgid, getuid};
 use portcullis_gateway::{
-    CancellationToken, Entrances, Gateway, Input, Policy, Recorder, TaskTracker,
+    CancellationToken, Entrances, Gateway, Input, Policy, Recorder, Subscription, TaskTracker,
+    Verdict,
 };
-use portcullis_sandbox::{
-    Addresses, Family, Inside, NamedSockets, Network, OpenRule, OpenRules, SocketName,
-};
+use portcullis_sandbox::{Addresses, Family, Inside, NamedSockets, Network, OpenRule, SocketName};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Command;
-use std::thread;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
-/// The only name that the policy lists.
-const ALLOWED: &str = "allowed.example.com";
-/// A name that it does not list.
-const OTHER: &str = "other.example.com";
 /// The argument that makes this program the one inside.
 const INSIDE: &str = "--inside";
 /// How long the namespace may take to be made.
 const BUILD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the last records may take to be written.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the program inside waits for an answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest DNS query over UDP that the small server reads, in bytes.
-const MAX_QUERY: usize = 1232;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    match args.as_slice() {
-        [flag, port] if flag == INSIDE => inside(port.parse()?),
-        _ => outside(),
+    let (options, command) = args.split_at(args.iter().position(|arg| arg == "--").unwrap_or(0));
+    match (options, command) {
+        ([flag], [_, command @ ..]) if flag == INSIDE => inside(command),
+        ([resolver, targets @ ..], [_, command @ ..]) if !command.is_empty() => {
+            outside(resolver.parse()?, targets, command)
+        }
+        _ => Err("usage: embed RESOLVER TARGET... -- CMD...".into()),
     }
 }
 
-/// The process on the host: a small internet, the gateway, and the sandbox's end.
-fn outside() -> Result<()> {
-    let (resolver, port) = internet()?;
-    let (ours, theirs) = socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
-    let mut program = Command::new("/proc/self/exe")
-        .args([INSIDE, &port.to_string()])
+/// The process on the host: the gateway.
+#[tokio::main(flavor = "current_thread")]
+async fn outside(resolver: SocketAddr, targets: &[String], command: &[String]) -> Result<ExitCode> {
+    let allowed: Vec<Input> = targets.iter().cloned().map(Input::Allow).collect();
+    let loaded = Policy::load(&allowed, &mut |path| fs::read_to_string(path));
+    let policy = loaded.map_err(|errors| format!("{errors:?}"))?.policy;
+
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, kind, flags, None)?;
+    let mut inside = Command::new("/proc/self/exe")
+        .args([INSIDE, "--"])
+        .args(command)
         .stdin(theirs)
         .spawn()?;
     let sockets = NamedSockets::receive(ours.as_fd(), BUILD_TIMEOUT)?;
 
-    let inputs = [
-        Input::Allow(format!("{ALLOWED}:{port}")),
-        // The small internet is on this host's loopback, which is refused unless a rule opens it.
-        Input::Allow(format!("127.0.0.1:{port}")),
-    ];
-    let loaded = Policy::load(&inputs, &mut |path| fs::read_to_string(path));
-    let policy = loaded.map_err(|errors| format!("{errors:?}"))?.policy;
+    // A file (`Recorder::to_file`) would hold each decision; this sandbox shows the denials.
+    let recorder = Recorder::null();
+    let denials = tokio::spawn(show_denials(recorder.subscribe()));
     let gateway = Gateway::builder()
         .policy(policy)
         .resolvers(vec![resolver])
-        .recorder(Recorder::to_writer(Box::new(io::stdout()), "embed"))
+        .recorder(recorder)
         .listeners(vec![Addresses::new().http()])
         .build()?;
     let entrances = Entrances {
         dns_udp: vec![take(&sockets, SocketName::DnsUdp(Family::V4))?.into()],
+        dns_tcp: vec![take(&sockets, SocketName::DnsTcp(Family::V4))?.into()],
         http: vec![take(&sockets, SocketName::HttpProxy)?.into()],
+        socks5: vec![take(&sockets, SocketName::SocksProxy)?.into()],
         transparent: vec![take(&sockets, SocketName::CatchAll(Family::V4))?.into()],
         ..Entrances::default()
     };
+    let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
+    let serving = gateway.start(entrances, &tracker, &token).await?;
+    // The command starts now.
+    File::from(ours).write_all(b"!")?;
+    let status = tokio::task::spawn_blocking(move || inside.wait()).await??;
 
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let status = runtime.block_on(async {
-        let (tracker, token) = (TaskTracker::new(), CancellationToken::new());
-        let serving = gateway.start(entrances, &tracker, &token).await?;
-        File::from(ours).write_all(b"!")?;
-        let status = tokio::task::spawn_blocking(move || program.wait()).await??;
-        token.cancel();
-        tracker.close();
-        tracker.wait().await;
-        serving.ended().await.map_err(ToString::to_string)?;
-        Ok::<_, Box<dyn Error>>(status)
-    })?;
-    gateway.recorder().flush(FLUSH_TIMEOUT);
-    println!("outside: the gateway has ended");
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("the program inside failed: {status}").into())
+    token.cancel();
+    tracker.close();
+    tracker.wait().await;
+    serving.ended().await.map_err(ToString::to_string)?;
+    // The recorder goes with its last holder, and that ends its subscriptions.
+    drop((gateway, serving));
+    denials.await?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok());
+    Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
+}
+
+async fn show_denials(decisions: Subscription) {
+    while let Some(seen) = decisions.recv().await {
+        if seen.verdict == Verdict::Deny {
+            let port = seen.port.map(|port| format!(":{port}"));
+            let (port, reason) = (port.unwrap_or_default(), seen.reason.code());
+            eprintln!("embed: denied: {}{port} ({reason})", seen.name);
+        }
     }
 }
 
@@ -110,93 +108,37 @@ fn take(sockets: &NamedSockets, name: SocketName) -> Result<OwnedFd> {
     Ok(socket.try_clone_to_owned()?)
 }
 
-/// The process inside. A sandbox worth the name would start its program in one more user namespace,
-/// where it has no capability over this network; here the program is this function.
-fn inside(port: u16) -> Result<()> {
-    let (user, group) = (nix::unistd::getuid(), nix::unistd::getgid());
+/// The process inside, up to the command.
+fn inside(command: &[String]) -> Result<ExitCode> {
+    let (user, group) = (getuid(), getgid());
     unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET)?;
-    fs::write("/proc/self/setgroups", "deny")?;
-    fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
-    fs::write("/proc/self/gid_map", format!("0 {group} 1"))?;
-
-    // The kernel lets every connection through to the gateway, which decides. To let the kernel
-    // refuse at connect() what is not leased, give the builder a gate.
+    map_ids(&format!("0 {user} 1"), &format!("0 {group} 1"))?;
+    // The kernel lets every connection through to the gateway, which decides. To have it refuse at
+    // connect() what is not leased, give the builder a gate.
     let any = |address: IpAddr| OpenRule {
         network: Network { address, prefix: 0 },
         ports: vec![0..=u16::MAX],
     };
-    let namespace = Inside {
-        open: OpenRules {
-            rules: vec![
-                any(Ipv4Addr::UNSPECIFIED.into()),
-                any(Ipv6Addr::UNSPECIFIED.into()),
-            ],
-            ..OpenRules::default()
-        },
-        ..Inside::default()
-    };
+    let mut namespace = Inside::default();
+    namespace.open.rules = vec![
+        any(Ipv4Addr::UNSPECIFIED.into()),
+        any(Ipv6Addr::UNSPECIFIED.into()),
+    ];
     let outside = io::stdin();
     namespace.build()?.send(outside.as_fd())?;
-    // One byte comes once the gateway serves.
     outside.lock().read_exact(&mut [0])?;
-
-    for name in [ALLOWED, OTHER] {
-        println!("inside: {name}: {}", get(name, port)?);
-    }
-    Ok(())
+    // In a user namespace of its own the command has no power over this network.
+    unshare(CloneFlags::CLONE_NEWUSER)?;
+    map_ids(&format!("{user} 0 1"), &format!("{group} 0 1"))?;
+    let proxy = format!("http://{}", Addresses::new().http());
+    let mut program = Command::new(&command[0]);
+    program.args(&command[1..]).stdin(Stdio::null());
+    program.env("http_proxy", &proxy).env("https_proxy", &proxy);
+    Err(program.exec().into())
 }
 
-/// The status line that the HTTP proxy answers with.
-fn get(name: &str, port: u16) -> Result<String> {
-    let mut proxy = TcpStream::connect(Addresses::new().http())?;
-    proxy.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    write!(
-        proxy,
-        "GET http://{name}:{port}/ HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n"
-    )?;
-    let mut answer = String::new();
-    proxy.read_to_string(&mut answer)?;
-    Ok(answer.lines().next().unwrap_or("no answer").to_owned())
-}
-
-/// A resolver that knows every name, and a web server, on the host's loopback; gives the resolver's
-/// address and the web server's port.
-fn internet() -> Result<(SocketAddr, u16)> {
-    let dns = UdpSocket::bind("127.0.0.1:0")?;
-    let web = TcpListener::bind("127.0.0.1:0")?;
-    let found = (dns.local_addr()?, web.local_addr()?.port());
-    thread::spawn(move || {
-        let mut query = [0; MAX_QUERY];
-        while let Ok((length, from)) = dns.recv_from(&mut query) {
-            if let Some(answer) = answer(&query[..length]) {
-                let _ = dns.send_to(&answer, from);
-            }
-        }
-    });
-    thread::spawn(move || {
-        for mut client in web.incoming().flatten() {
-            let _ = client.read(&mut [0; MAX_QUERY]);
-            let _ = client.write_all(
-                b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nhello\n",
-            );
-        }
-    });
-    Ok(found)
-}
-
-/// 127.0.0.1 for every A query, nothing for other types.
-fn answer(query: &[u8]) -> Option<Vec<u8>> {
-    const HEADER: usize = 12;
-    const A: &[u8] = &[0, 1];
-    let name = query.get(HEADER..)?.iter().position(|byte| *byte == 0)? + 1;
-    let question_end = HEADER + name + 4;
-    let is_a = query.get(HEADER + name..HEADER + name + 2)? == A;
-    let mut reply = query.get(..question_end)?.to_vec();
-    // A response, recursion available; one question, one answer or none, nothing else.
-    reply[2..HEADER].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_a), 0, 0, 0, 0]);
-    if is_a {
-        // The question's name, A, IN, 60 seconds, four bytes.
-        reply.extend([0xc0, 0x0c, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
-    }
-    Some(reply)
+fn map_ids(users: &str, groups: &str) -> io::Result<()> {
+    fs::write("/proc/self/setgroups", "deny")?;
+    fs::write("/proc/self/uid_map", users)?;
+    fs::write("/proc/self/gid_map", groups)
 }

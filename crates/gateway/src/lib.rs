@@ -37,7 +37,13 @@
 //! # }
 //! ```
 //!
-//! `examples/embed.rs` does the whole: a namespace, listeners in it, one name allowed.
+//! `examples/embed.rs` is a small sandbox: a namespace, listeners in it, a command inside.
+//!
+//! One process can serve a thousand sandboxes, each by a gateway of its own on one runtime. Nothing is
+//! shared but what is handed to several: there is no global state, no logger is installed, and a token ends
+//! each. For so many, give each its share of descriptors ([`Builder::descriptors`]) and let one thread write
+//! all records ([`WriterThread`]). Decisions come out as records ([`Recorder`]), live
+//! ([`Subscription::recv`]) and as numbers ([`Gateway::metrics`], [`openmetrics`]).
 //!
 //! Two features are on by default. Without `inspect`, HTTPS cannot be inspected; without `doh`, no
 //! resolver can be asked over HTTPS. A policy that needs what was left out is refused.
