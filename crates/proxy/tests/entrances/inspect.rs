@@ -165,6 +165,31 @@ scenario!(the_program_speaks_what_upstream_chose, |world| {
     }
 });
 
+scenario!(bytes_of_inspected_requests_are_counted_once, |world| {
+    world.lease("192.0.2.7", "look.example");
+    let (mut program, mut upstream) = both(&world).await;
+    for _ in 0..2 {
+        say(&mut program, "GET / HTTP/1.1\r\nHost: look.example\r\n\r\n").await;
+        hear_until(&mut upstream, "\r\n\r\n").await;
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
+        say(&mut upstream, answer).await;
+        hear_until(&mut program, "hi").await;
+    }
+    drop((program, upstream));
+    let records = world.records_after(3).await;
+    let counters = world.recorder.counters();
+    for (counted, field) in [
+        (counters.bytes_up(), "bytes_up"),
+        (counters.bytes_down(), "bytes_down"),
+    ] {
+        let closes = records.closes();
+        let bytes = closes.iter().map(|close| close[field].as_u64().unwrap());
+        // The connection's own close, in which the requests' bytes are.
+        assert_eq!(Some(counted), bytes.max(), "{field}: {closes:#?}");
+    }
+    assert_eq!(counters.closes().map(|(_, flows)| flows).sum::<u64>(), 3);
+});
+
 scenario!(a_request_behind_a_refused_one_is_never_read, |world| {
     world.lease("192.0.2.7", "look.example");
     let (mut program, mut upstream) = both(&world).await;
