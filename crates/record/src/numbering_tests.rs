@@ -101,6 +101,45 @@ fn decisions_that_share_a_record_and_denials_above_their_budget_leave_no_gap() {
     assert_none_is_missing(&records);
 }
 
+#[test]
+fn text_that_reads_like_the_end_of_a_record_changes_no_number_host_or_label() {
+    let forged = r#"x","host":"other","labels":{"tenant":"other"},"boot":"0","seq":9}
+{"seq":7"#;
+    let origin = Origin {
+        sandbox: "s".to_owned(),
+        host: "build-7".to_owned(),
+        labels: Labels::new(["tenant=acme".parse().unwrap()]).unwrap(),
+    };
+    let (recorder, memory) = Recorder::to_memory(origin);
+    let boot = recorder.boot().unwrap().to_string();
+    let mut event = denial(forged).http(forged, Some(forged)).detail(forged);
+    event.canonical_name = Some(forged);
+    event.asked = Some(forged.as_bytes());
+    let id = recorder.decision(event);
+    let (name, raw) = (event.name.take(), Some(forged.as_bytes()));
+    assert!(name.is_some());
+    event.raw_name = raw;
+    recorder.decision(event);
+    recorder.close(
+        id,
+        Close {
+            detail: Some(forged),
+            ..Close::new(CloseReason::Finished, 0, 0, Duration::ZERO)
+        },
+    );
+    let records = records(&recorder, &memory);
+    assert_eq!(records.len(), 3);
+    assert_none_is_missing(&records);
+    for (line, record) in memory.lines().iter().zip(&records) {
+        for key in ["host", "labels", "boot", "seq"] {
+            assert_eq!(line.matches(&format!(",\"{key}\":")).count(), 1, "{line}");
+        }
+        assert_eq!(record["host"], "build-7");
+        assert_eq!(record["labels"]["tenant"], "acme");
+        assert_eq!(record["boot"], boot.as_str());
+    }
+}
+
 /// A sink that waits until it is let on.
 struct Held(mpsc::Receiver<()>, Memory);
 
