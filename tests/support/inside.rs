@@ -110,6 +110,12 @@ impl Inside {
         sandbox.command(&["python3", "-c", PROGRAM])
     }
 
+    /// Its own command line, for sandboxes that others start.
+    pub fn argv() -> [&'static str; 3] {
+        require("python3");
+        ["python3", "-c", PROGRAM]
+    }
+
     /// Starts it by such a command.
     #[track_caller]
     pub fn start_as(command: &mut Command) -> Inside {

@@ -118,8 +118,10 @@ pub const PACKAGES: &[Package] = &[
     needs(
         "bubblewrap",
         "bwrap",
-        "the start-up time that run is measured against",
+        "the start-up time that run is measured against; sandboxes of others",
     ),
+    needs("podman", "podman", "a container that attach serves"),
+    needs("runc", "runc", "the same container's runtime"),
     needs(
         "krb5-kdc",
         "krb5kdc",

@@ -112,6 +112,10 @@ fn bound(address: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
         )
     };
     sys::set_option(socket.as_fd(), level, transparent, 1)?;
+    if kind == SocketType::STREAM {
+        // Connections of a gateway that was here before may still be closing. What listens is never shared.
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+    }
     if kind == SocketType::DGRAM {
         sys::set_option(socket.as_fd(), level, destination, 1)?;
     }
