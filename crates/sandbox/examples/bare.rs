@@ -5,7 +5,7 @@
 //! go, and writes what the kernel refused to a file. It decides nothing.
 //!
 //! `bare --foreign [OPTIONS] -- CMD…` serves the same sockets in a namespace that `unshare` made,
-//! where another process has them made and sends them here.
+//! where another process has them made and sends them here. `bare --hold` is a holder.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -59,6 +59,9 @@ fn main() {
     }
     if std::env::args().nth(1).as_deref() == Some("--build") {
         std::process::exit(build(std::env::args_os().skip(2)));
+    }
+    if std::env::args().nth(1).as_deref() == Some("--hold") {
+        std::process::exit(portcullis_sandbox::hold());
     }
     let (spec, behaviour) = arguments();
     if behaviour.foreign {

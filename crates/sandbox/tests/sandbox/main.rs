@@ -8,6 +8,7 @@ mod channels;
 mod control;
 mod doors;
 mod files;
+mod held;
 mod hosts;
 mod life;
 mod support;
