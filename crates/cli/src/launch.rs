@@ -11,9 +11,10 @@ use crate::{child_env, hidden_credentials, socket_env, trust_env};
 use anyhow::{Context, bail};
 use portcullis_gateway::{host_resolv_conf, interface_index, usable_resolvers};
 use portcullis_policy::{Policy, Resolve, Resolver};
-use portcullis_runner::{Publish, Reload, Report, RunConfig, Unresolved};
+use portcullis_runner::{GuestConfig, Publish, Reload, Report, RunConfig, Unresolved};
 use portcullis_sandbox::{
-    Addresses, ExitStatus, Keyring, NameFiles, OpenRules, SandboxError, Spec, UnixSockets,
+    Addresses, ExitStatus, Keyring, NameFiles, OpenRules, SandboxError, Spec, Tap, TapUser,
+    UnixSockets,
 };
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -157,7 +158,11 @@ pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
         cwd: None,
         read_only,
         hidden,
-        tap: launch.tap,
+        tap: launch.tap.map(|name| Tap {
+            name,
+            mtu: GuestConfig::DEFAULT_MTU,
+            user: TapUser::Program,
+        }),
         timeout: launch.timeout,
         open: OpenRules::default(),
         probe_refused: SocketAddr::from(([240, 0, 0, 1], 9)),

@@ -18,6 +18,7 @@ mod probe;
 mod record_options;
 mod search;
 mod socket_env;
+mod socket_file;
 mod trust_env;
 mod version;
 mod work_tree;

@@ -8,6 +8,7 @@
 #![warn(missing_docs)]
 
 pub mod dhcp;
+pub mod framing;
 pub mod router;
 
 mod network;

@@ -2,6 +2,7 @@
 //! two ends, detached.
 
 use crate::descriptors::raise_limit;
+use crate::guest_link::GuestConfig;
 use crate::host_files::HostFiles;
 use crate::inside_of::{name_files, open_rules};
 use crate::panics::Panics;
@@ -59,6 +60,8 @@ pub struct AttachConfig {
     pub build: &'static str,
     /// How the policy's files are followed.
     pub reload: Reload,
+    /// The guest, where the sandbox is one's device.
+    pub guest: GuestConfig,
     /// A command that calls [`portcullis_sandbox::hold`].
     pub holder: Command,
 }
@@ -136,6 +139,14 @@ pub fn serve_attached(
     result
 }
 
+/// The addresses inside.
+fn addresses(attachment: &Attachment) -> Addresses {
+    match attachment {
+        Attachment::Device(_) => Addresses::with_tap(),
+        Attachment::Process(_) | Attachment::Namespace(_) => Addresses::new(),
+    }
+}
+
 fn request(
     config: &AttachConfig,
     inspector: Option<&Inspector>,
@@ -145,14 +156,17 @@ fn request(
         written
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     };
-    let addresses = Addresses::new();
-    let mut files = Some(name_files(&config.policy));
+    let addresses = addresses(&config.attachment);
+    let is_device = matches!(config.attachment, Attachment::Device(_));
+    let mut files = (!is_device).then(|| name_files(&config.policy));
     if let (Some(path), Some(NameFiles { resolv_conf, .. })) = (&config.resolv_conf, &files) {
         let text = format!("nameserver {}\n{resolv_conf}", addresses.resolver4);
         write(path, &text)?;
         files = None;
     }
-    let trust = inspector.map(|inspector| Trust::with(inspector.ca_pem(), &[]));
+    let trust = inspector
+        .filter(|_| !is_device)
+        .map(|inspector| Trust::with(inspector.ca_pem(), &[]));
     if let (Some(path), Some(inspector)) = (&config.ca_cert, inspector) {
         write(path, &inspector.ca_pem())?;
     }
@@ -189,12 +203,13 @@ async fn serve(
         policy: config.policy,
         resolvers: config.resolvers,
         publish: config.publish,
-        addresses: Addresses::new(),
+        addresses: addresses(&config.attachment),
         resolve: config.resolve,
         inspector,
         reload: Some(config.reload),
         rejected: Rejected::default(),
         host_files,
+        guest: config.guest,
     };
     let mut end = pin!(end);
     let started = tokio::select! {

@@ -4,7 +4,7 @@
 //! buffers of a fixed size, and a guest that does not read is not waited for.
 
 use portcullis_gateway::CancellationToken;
-use portcullis_guest::{DEFAULT_MTU, GuestNetwork, Rate, dhcp, router};
+use portcullis_guest::{GuestNetwork, Rate, dhcp, router};
 use portcullis_names::Name;
 use portcullis_sandbox::{Addresses, GuestSockets, RouterSocket};
 use std::io::{self, ErrorKind};
@@ -23,7 +23,7 @@ const HOST_BITS6: u32 = 64;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What the guest of a sandbox with these addresses is told.
-pub(crate) fn network(addresses: &Addresses, search: Vec<Name>) -> GuestNetwork {
+pub(crate) fn network(addresses: &Addresses, mtu: u16, search: Vec<Name>) -> GuestNetwork {
     let prefix6 = addresses.gateway6.to_bits() >> HOST_BITS6 << HOST_BITS6;
     GuestNetwork {
         address: addresses.guest4(),
@@ -32,7 +32,7 @@ pub(crate) fn network(addresses: &Addresses, search: Vec<Name>) -> GuestNetwork 
         resolver: addresses.resolver4,
         prefix6: Ipv6Addr::from_bits(prefix6),
         resolver6: addresses.gateway6,
-        mtu: DEFAULT_MTU,
+        mtu,
         search,
     }
 }

@@ -14,6 +14,7 @@ mod datagram_clients;
 mod descriptors;
 mod guarded_networks;
 mod guest;
+mod guest_link;
 mod host_files;
 mod inside;
 mod inside_of;
@@ -38,6 +39,7 @@ mod unresolved;
 mod watch;
 
 pub use attached::{AttachConfig, AttachError, serve_attached};
+pub use guest_link::{GuestConfig, GuestSocket};
 pub use host_files::{HostFiles, HostFilesWatch};
 pub use inside_of::{name_files, prepare};
 pub use plain::{DnsSockets, PlainConfig, ServeError, serve_plain};

@@ -4,6 +4,7 @@
 //! leases, limits and records for itself.
 
 use crate::datagram_clients::Clients;
+use crate::guest_link::{GuestConfig, GuestLink};
 use crate::host_files::HostFiles;
 use crate::inside::{self, InsideSockets};
 use crate::inside_of::{open_rules, own_hostname};
@@ -83,6 +84,8 @@ pub struct SandboxConfig {
     pub reload: Option<Reload>,
     /// Holds why the latest change of those was not taken over.
     pub rejected: Rejected,
+    /// The guest behind a TAP, where there is one.
+    pub guest: GuestConfig,
     /// The host's files about names. Somebody else runs the watch over them.
     pub host_files: HostFiles,
 }
@@ -213,7 +216,7 @@ async fn start(
         .resolve
         .unwrap_or(config.policy.settings().dns.resolve);
     let kernel = Arc::new(sockets.kernel);
-    let networks = kernel.clone();
+    let (networks, guest_kernel) = (kernel.clone(), kernel.clone());
     let datagrams = config.policy.udp_ports();
     let inside: Arc<dyn Inside> = Arc::new(InsideSockets(doors.control.clone()));
     let names = own_names(&addresses);
@@ -281,8 +284,17 @@ async fn start(
     // Without this log refusals would go unrecorded: the sandbox ends instead.
     let reading = reader.run(sockets.refused, token.clone());
     serving.keep("the kernel's log of refusals", tracker, reading);
-    if let Some(guest) = sockets.guest {
-        let network = crate::guest::network(&addresses, search.domains().cloned().collect());
+    if let Some(mut guest) = sockets.guest {
+        if let (Some(socket), Some(device)) = (config.guest.socket, guest.device.take()) {
+            let link = GuestLink::new(device, guest_kernel, recorder.clone())?;
+            serving.keep(
+                "the guest's socket",
+                tracker,
+                link.serve(socket, token.clone()),
+            );
+        }
+        let search = search.domains().cloned().collect();
+        let network = crate::guest::network(&addresses, config.guest.mtu, search);
         let serving_guest = crate::guest::serve(guest, network, token.clone());
         serving.keep("the guest's set-up", tracker, serving_guest);
     }

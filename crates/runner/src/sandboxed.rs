@@ -2,6 +2,7 @@
 //! gone, and leaves a report.
 
 use crate::descriptors::raise_limit;
+use crate::guest_link::GuestConfig;
 use crate::host_files::HostFiles;
 use crate::panics::Panics;
 use crate::publish::Publish;
@@ -158,6 +159,7 @@ async fn serve(
         reload: config.reload,
         rejected: rejected.clone(),
         host_files,
+        guest: GuestConfig::default(),
     };
     let served = match SandboxGateway::start(doors, wanted, &recorder).await {
         Ok(served) => served,

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use portcullis_sandbox::{
     Addresses, Control, Family, GatewaySide, Inside, Keyring, NameFiles, NamedSockets, Network,
-    OpenRule, OpenRules, SocketName, Sockets, Spec, UnixSockets,
+    OpenRule, OpenRules, SocketName, Sockets, Spec, Tap, TapUser, UnixSockets,
 };
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, connect, recv, send, socketpair,
@@ -115,7 +115,11 @@ fn arguments() -> (Spec, Behaviour) {
         let text = |value: OsString| value.to_string_lossy().into_owned();
         match option.as_str() {
             "--tap" => {
-                spec.tap = Some(text(value()));
+                spec.tap = Some(Tap {
+                    name: text(value()),
+                    mtu: 1500,
+                    user: TapUser::Program,
+                });
                 spec.addresses = Addresses::with_tap();
             }
             "--keyring-inherit" => spec.keyring = Keyring::Inherit,

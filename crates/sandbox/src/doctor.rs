@@ -21,7 +21,7 @@ use crate::init::NAMESPACES;
 use crate::message::Report;
 use crate::namespace_limits::NamespaceLimits;
 use crate::seccomp::UnixCalls;
-use crate::spec::{Addresses, Keyring, OpenRules};
+use crate::spec::{Addresses, Keyring, OpenRules, Tap, TapUser};
 use crate::{landlock, link, listeners, mounts, netlink, refused, rules, seccomp, sys, tap};
 
 /// How long one throw-away process may take.
@@ -104,7 +104,12 @@ pub fn checks() -> Vec<Check> {
         needed: false,
         ..trial("TAP devices, for virtual machines (/dev/net/tun)", || {
             spaces()?;
-            tap::make(TRIAL_TAP).at(Step::Tap, tap::DEVICE).map(drop)
+            let trial = Tap {
+                name: TRIAL_TAP.to_owned(),
+                mtu: 1500,
+                user: TapUser::Program,
+            };
+            tap::make(&trial).at(Step::Tap, tap::DEVICE).map(drop)
         })
     });
     found

@@ -89,6 +89,14 @@ pub(crate) fn transaction(addresses: &Addresses, device: &str) -> Batch {
     tx.finish()
 }
 
+/// Empties the sets of what was seen.
+pub(crate) fn forget() -> Batch {
+    let mut tx = Transaction::of_device(TABLE, 512);
+    tx.flush_set(GUEST.name);
+    tx.flush_set(GUEST6.name);
+    tx.finish()
+}
+
 /// Records a frame and drops it.
 fn drop(tx: &mut Transaction, chain: &str) {
     tx.rule(chain, |rule| {

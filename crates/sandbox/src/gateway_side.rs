@@ -214,6 +214,7 @@ impl Sockets {
                 io::Result::Ok(GuestSockets {
                     dhcp: dhcp.into(),
                     router: RouterSocket::new(router),
+                    device: named.take(SocketName::GuestDevice).ok(),
                 })
             })
             .transpose()?;

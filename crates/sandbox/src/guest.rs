@@ -31,6 +31,8 @@ pub struct GuestSockets {
     pub dhcp: UdpSocket,
     /// Router solicitations in, advertisements out.
     pub router: RouterSocket,
+    /// The TAP itself, non-blocking, where the gateway moves its frames: one read or write is one frame.
+    pub device: Option<OwnedFd>,
 }
 
 /// An ICMPv6 socket on the guest's device that hears router solicitations alone.

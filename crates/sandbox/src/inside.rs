@@ -14,7 +14,7 @@ use crate::error::{At, SandboxError, Step};
 use crate::listeners;
 use crate::netlink;
 use crate::sockets::{Family, NamedSockets, SocketName};
-use crate::spec::{Addresses, OpenRules};
+use crate::spec::{Addresses, OpenRules, Tap};
 use crate::{frames, guest, link, refused, rules, socket_diag, tap, unreachable};
 
 /// The first port that needs no privilege, of the namespace of whoever asks.
@@ -27,8 +27,8 @@ pub struct Inside {
     pub addresses: Addresses,
     /// What the kernel lets through from the start, and the UDP ports with sockets of their own.
     pub open: OpenRules,
-    /// A TAP device of this name, owned by the calling process's user.
-    pub tap: Option<String>,
+    /// A TAP device.
+    pub tap: Option<Tap>,
 }
 
 impl Inside {
@@ -52,20 +52,29 @@ impl Inside {
     pub(crate) fn configure(&self, sockets: &mut NamedSockets) -> Result<(), SandboxError> {
         let rules = sockets.get(SocketName::PacketRules);
         let rules = rules.ok_or_else(|| SandboxError::refused(Step::Rules, "no socket"))?;
-        let tap = self.tap.as_deref();
-        let tap_index = tap.map(tap::make).transpose().at(Step::Tap, tap::DEVICE)?;
-        link::configure(&self.addresses, tap_index).at(Step::Network, "")?;
+        let made = self.tap.as_ref().map(tap::make).transpose();
+        let tap = self.tap.as_ref().zip(made.at(Step::Tap, tap::DEVICE)?);
+        let device = tap.as_ref().map(|(tap, made)| link::Device {
+            index: made.index,
+            mtu: tap.mtu,
+        });
+        link::configure(&self.addresses, device).at(Step::Network, "")?;
         fs::write(PORT_START, "0").at(Step::Network, PORT_START)?;
-        for batch in rules::transactions(&self.addresses, &self.open, tap) {
+        let name = self.tap.as_ref().map(|tap| tap.name.as_str());
+        for batch in rules::transactions(&self.addresses, &self.open, name) {
             netlink::transact(rules, batch).at(Step::Rules, "")?;
         }
-        if let Some((tap, index)) = tap.zip(tap_index) {
-            let frames = frames::transaction(&self.addresses, tap);
-            netlink::transact(rules, frames).at(Step::Rules, tap)?;
-            let dhcp = guest::dhcp(tap).at(Step::Listeners, "dhcp")?;
-            let router = guest::router(tap, index).at(Step::Listeners, "router advertisements")?;
+        if let Some((Tap { name, .. }, made)) = tap {
+            let frames = frames::transaction(&self.addresses, name);
+            netlink::transact(rules, frames).at(Step::Rules, name)?;
+            let dhcp = guest::dhcp(name).at(Step::Listeners, "dhcp")?;
+            let router = guest::router(name, made.index);
+            let router = router.at(Step::Listeners, "router advertisements")?;
             sockets.add(SocketName::GuestDhcp, dhcp);
             sockets.add(SocketName::GuestRouter, router);
+            if let Some(device) = made.device {
+                sockets.add(SocketName::GuestDevice, device);
+            }
         }
         Ok(())
     }

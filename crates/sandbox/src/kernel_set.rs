@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::frames;
 use crate::netlink;
 use crate::nft::{Key, Transaction};
 use crate::rules::{self, ANY4, ANY6, DATAGRAMS4, DATAGRAMS6, OPEN4, OPEN6, OpenSet, TABLE};
@@ -70,6 +71,14 @@ impl KernelSet {
             Some(_) => Err(io::Error::from_raw_os_error(libc::E2BIG)),
             None => Ok(()),
         }
+    }
+
+    /// Forgets the addresses of a TAP's guest, so that another may come at once.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn forget_guest(&self) -> io::Result<()> {
+        netlink::transact(self.kernel().0.as_fd(), frames::forget())
     }
 
     fn open(&self, set: OpenSet, keys: Vec<Vec<u8>>, timeout: Duration) -> io::Result<()> {

@@ -86,7 +86,7 @@ pub use signals::ignore_file_size_limit;
 pub use sockets::{Family, NamedSockets, SocketName};
 pub use spec::{
     Addresses, Keyring, MAX_DATAGRAM_PORTS, MAX_OPEN_RULES, NameFiles, Network, OpenRule,
-    OpenRules, Spec, UnixSockets,
+    OpenRules, Spec, Tap, TapUser, UnixSockets,
 };
 pub use trust::{TRUST_BUNDLE, TRUST_CA, TRUST_JAVA, TrustAddition, TrustFiles};
 pub use unix_refusals::{RefusedSocket, UnixRefusal, UnixRefusals};

@@ -11,7 +11,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope,
 };
-use netlink_packet_route::link::{LinkFlags, LinkMessage};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{
     RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -25,19 +25,19 @@ const NEW: i32 = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
 
 /// Brings loopback up with the sandbox's addresses and catches every destination.
 ///
-/// With a TAP the gateway's and the resolver's addresses are on that device (`tap_index`), and the
+/// With a TAP the gateway's and the resolver's addresses are on that device (`tap`), and the
 /// catching routes give way to its network.
-pub(crate) fn configure(addresses: &Addresses, tap_index: Option<u32>) -> io::Result<()> {
+pub(crate) fn configure(addresses: &Addresses, tap: Option<Device>) -> io::Result<()> {
     let socket = netlink::open(netlink::ROUTE)?;
     let mut batch = Batch::with_capacity(1024);
-    up(&mut batch, LOOPBACK_INDEX);
+    up(&mut batch, LOOPBACK_INDEX, None);
     let lo = |address: IpAddr, prefix, scope| Assigned {
         index: LOOPBACK_INDEX,
         address,
         prefix,
         scope,
     };
-    let tap = |index, address: IpAddr, prefix| Assigned {
+    let on_tap = |index, address: IpAddr, prefix| Assigned {
         index,
         address,
         prefix,
@@ -45,16 +45,16 @@ pub(crate) fn configure(addresses: &Addresses, tap_index: Option<u32>) -> io::Re
     };
     lo(addresses.own4.into(), 32, AddressScope::Host).add(&mut batch);
     lo(addresses.own6.into(), 128, AddressScope::Universe).add(&mut batch);
-    let table = if let Some(index) = tap_index {
-        up(&mut batch, index);
-        tap(index, addresses.gateway4.into(), crate::tap::PREFIX).add(&mut batch);
-        tap(index, addresses.resolver4.into(), 32).add(&mut batch);
+    let table = if let Some(Device { index, mtu }) = tap {
+        up(&mut batch, index, Some(mtu));
+        on_tap(index, addresses.gateway4.into(), crate::tap::PREFIX).add(&mut batch);
+        on_tap(index, addresses.resolver4.into(), 32).add(&mut batch);
         let link = Assigned {
             scope: AddressScope::Link,
-            ..tap(index, Addresses::GATEWAY_LINK6.into(), crate::tap::PREFIX6)
+            ..on_tap(index, Addresses::GATEWAY_LINK6.into(), crate::tap::PREFIX6)
         };
         link.add(&mut batch);
-        tap(index, addresses.gateway6.into(), crate::tap::PREFIX6).add(&mut batch);
+        on_tap(index, addresses.gateway6.into(), crate::tap::PREFIX6).add(&mut batch);
         libc::RT_TABLE_MAIN
     } else {
         lo(addresses.gateway4.into(), 32, AddressScope::Host).add(&mut batch);
@@ -105,11 +105,21 @@ pub(crate) fn remove(addresses: &Addresses, was_up: bool) {
     }
 }
 
-fn up(batch: &mut Batch, index: u32) {
+/// A TAP.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Device {
+    pub(crate) index: u32,
+    /// In bytes.
+    pub(crate) mtu: u16,
+}
+
+fn up(batch: &mut Batch, index: u32, mtu: Option<u16>) {
     let mut link = LinkMessage::default();
     link.header.index = index;
     link.header.flags = LinkFlags::Up;
     link.header.change_mask = LinkFlags::Up;
+    let mtu = mtu.map(|mtu| LinkAttribute::Mtu(mtu.into()));
+    link.attributes.extend(mtu);
     batch.emit(libc::RTM_NEWLINK, 0, &link);
 }
 

@@ -226,7 +226,8 @@ fn check(spec: &Spec) -> Result<(), SandboxError> {
             "{rules} address rules exceed the limit of {MAX_OPEN_RULES}"
         )));
     }
-    if let Some(name) = spec.tap.as_deref().filter(|name| !tap::valid_name(name)) {
+    let name = spec.tap.as_ref().map(|tap| tap.name.as_str());
+    if let Some(name) = name.filter(|name| !tap::valid_name(name)) {
         return Err(SandboxError::Invalid(format!(
             "{name:?} is not a valid device name: use up to 15 letters, digits, '-' and '_'"
         )));

@@ -58,6 +58,8 @@ pub enum SocketName {
     RefusalLog,
     /// UDP, the DHCP server's port on a TAP ([`crate::GuestSockets`]).
     GuestDhcp,
+    /// A TAP itself, where the gateway moves its frames.
+    GuestDevice,
     /// Raw ICMPv6 socket on a TAP, for router solicitations and advertisements.
     GuestRouter,
     /// Channel on which refused Unix sockets are told ([`crate::UnixRefusals`]); only where `connect` is
@@ -69,7 +71,7 @@ pub enum SocketName {
 }
 
 /// The names of all sockets that a sandbox has once at most.
-const SINGLE: [(SocketName, &str); 17] = [
+const SINGLE: [(SocketName, &str); 18] = [
     (SocketName::DnsUdp(Family::V4), "dns-udp4"),
     (SocketName::DnsUdp(Family::V6), "dns-udp6"),
     (SocketName::DnsTcp(Family::V4), "dns-tcp4"),
@@ -84,6 +86,7 @@ const SINGLE: [(SocketName, &str); 17] = [
     (SocketName::PacketRules, "packet-rules"),
     (SocketName::RefusalLog, "refusal-log"),
     (SocketName::GuestDhcp, "guest-dhcp"),
+    (SocketName::GuestDevice, "guest-device"),
     (SocketName::GuestRouter, "guest-router"),
     (SocketName::UnixRefusals, "unix-refusals"),
     (SocketName::Lifeline, "lifeline"),

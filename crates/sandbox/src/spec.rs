@@ -28,8 +28,8 @@ pub struct Spec {
     pub read_only: Vec<PathBuf>,
     /// Files that the command must not see at all (control socket).
     pub hidden: Vec<PathBuf>,
-    /// A TAP device of this name is made in the sandbox, owned by the caller's user.
-    pub tap: Option<String>,
+    /// A TAP device that is made in the sandbox.
+    pub tap: Option<Tap>,
     /// The whole process tree is ended after this time.
     pub timeout: Option<Duration>,
     /// What the kernel lets through from the start, besides what [`crate::KernelSet`] adds.
@@ -49,6 +49,26 @@ pub struct Spec {
     /// The gateway hands over what programs inside trust ([`crate::Control::trust`]) before the
     /// command starts.
     pub trust: bool,
+}
+
+/// A TAP device.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tap {
+    /// Its name.
+    pub name: String,
+    /// The largest packet that it takes, in bytes.
+    pub mtu: u16,
+    /// Who moves frames there.
+    pub user: TapUser,
+}
+
+/// Who moves frames between a TAP and its guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TapUser {
+    /// A program inside, which finds the device by name; it belongs to the caller's user.
+    Program,
+    /// The gateway, by a descriptor ([`crate::GuestSockets::device`]).
+    Gateway,
 }
 
 /// What the files about names of a sandbox say, where it is not the host's own.

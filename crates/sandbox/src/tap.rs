@@ -1,17 +1,19 @@
 //! A TAP device inside, for a virtual machine that the command starts without any capability.
 //!
-//! The device is persistent and belongs to the user's id, so QEMU (or another VMM) attaches to it
-//! by name. It lives in the sandbox's namespace: the guest has the same doors as a program.
+//! For a program inside the device is persistent and belongs to the user's id, so QEMU (or another VMM)
+//! attaches to it by name. It lives in the sandbox's namespace: the guest has the same doors as a program.
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use rustix::net::SocketType;
 use rustix::net::netdevice::name_to_index;
 use rustix::process::geteuid;
 
 use crate::listeners;
+use crate::spec::{Tap, TapUser};
 use crate::sys;
 
 /// The prefix length of the guest's network.
@@ -51,13 +53,29 @@ pub(crate) fn valid_name(name: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
 }
 
-/// Makes the device for the calling user; returns its index.
-pub(crate) fn make(name: &str) -> io::Result<u32> {
-    let tun = OpenOptions::new().read(true).write(true).open(DEVICE)?;
+/// A device that has been made.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) index: u32,
+    /// For whoever moves the frames, where the gateway does.
+    pub(crate) device: Option<OwnedFd>,
+}
+
+/// Makes the device, for the calling user where a program inside is to find it.
+pub(crate) fn make(tap: &Tap) -> io::Result<Made> {
+    let name = tap.name.as_str();
+    let handed_out = tap.user == TapUser::Gateway;
+    let tun = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(DEVICE)?;
+    // Without the header of virtio-net where frames are handed on as they are.
+    let header = if handed_out { 0 } else { libc::IFF_VNET_HDR };
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
         ifr_ifru: libc::__c_anonymous_ifr_ifru {
-            ifru_flags: (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short,
+            ifru_flags: (libc::IFF_TAP | libc::IFF_NO_PI | header) as libc::c_short,
         },
     };
     for (to, from) in request
@@ -73,8 +91,10 @@ pub(crate) fn make(name: &str) -> io::Result<u32> {
     unsafe {
         let tun = tun.as_raw_fd();
         sys::check(libc::ioctl(tun, libc::TUNSETIFF as _, &raw mut request))?;
-        sys::check(libc::ioctl(tun, libc::TUNSETOWNER as _, user))?;
-        sys::check(libc::ioctl(tun, libc::TUNSETPERSIST as _, persist))?;
+        if !handed_out {
+            sys::check(libc::ioctl(tun, libc::TUNSETOWNER as _, user))?;
+            sys::check(libc::ioctl(tun, libc::TUNSETPERSIST as _, persist))?;
+        }
     }
     for (setting, value) in SETTINGS {
         let path = format!("/proc/sys/net/{}", setting.replace("DEVICE", name));
@@ -82,7 +102,10 @@ pub(crate) fn make(name: &str) -> io::Result<u32> {
     }
     // Any socket of the namespace answers.
     let socket = listeners::open(true, SocketType::DGRAM)?;
-    Ok(name_to_index(&socket, name)?)
+    Ok(Made {
+        index: name_to_index(&socket, name)?,
+        device: handed_out.then(|| tun.into()),
+    })
 }
 
 #[cfg(test)]

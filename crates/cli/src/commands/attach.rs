@@ -11,7 +11,7 @@ use crate::output::{self, line};
 use crate::policy_options::{self, Followed, PolicyOptions};
 use crate::record_options::RecordOptions;
 use portcullis_policy::{Mode, Policy};
-use portcullis_runner::{AttachConfig, AttachError, Reload, serve_attached};
+use portcullis_runner::{AttachConfig, AttachError, GuestConfig, Reload, serve_attached};
 use portcullis_sandbox::{Attachment, SandboxError};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -141,6 +141,7 @@ fn attach(args: Attach, policy: Policy, mut reload: Reload) -> anyhow::Result<()
     let shown = match &attachment {
         Attachment::Process(pid) => format!("process {pid}"),
         Attachment::Namespace(path) => path.display().to_string(),
+        Attachment::Device(tap) => tap.name.clone(),
     };
     let inspects = policy.inspected().next().is_some();
     let unseen = Unseen {
@@ -159,6 +160,7 @@ fn attach(args: Attach, policy: Policy, mut reload: Reload) -> anyhow::Result<()
         ca_cert: args.ca_cert,
         build: crate::version::BUILD,
         reload,
+        guest: GuestConfig::default(),
         holder: hold::command(),
     };
     let ready = |unbound: Option<&str>| {
@@ -196,7 +198,7 @@ impl Unseen {
 }
 
 /// Says why the sandbox is not attached, or not any more, and what to do.
-fn failed(error: &anyhow::Error) {
+pub(super) fn failed(error: &anyhow::Error) {
     match error.downcast_ref::<AttachError>() {
         Some(AttachError::Unresolved(unresolved)) => output::unresolved(unresolved),
         Some(AttachError::Sandbox(error)) => output::error(error, SandboxError::fix(error)),

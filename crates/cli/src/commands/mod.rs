@@ -8,6 +8,7 @@ mod learn;
 mod policy;
 mod run;
 mod serve;
+mod vm_socket;
 
 use crate::command::Command as _;
 use crate::{exit, version};
@@ -50,6 +51,7 @@ commands! {
     Run: run::Run,
     Serve: serve::Serve,
     Attach: attach::Attach,
+    VmSocket: vm_socket::VmSocket,
     Diagnose: diagnose::Diagnose,
     Explain: explain::Explain,
     Learn: learn::Learn,

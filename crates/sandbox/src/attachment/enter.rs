@@ -1,4 +1,4 @@
-//! Entering a network namespace that somebody else has made, and what is refused before.
+//! Entering a network namespace that somebody else has made, and what is refused before; or making one.
 //!
 //! Answers *failing open* (docs/threats.md): a namespace with a way out that the doors do not close is
 //! not taken for a sandbox.
@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -71,13 +71,14 @@ impl Entered {
 /// Enters the namespace, and the user namespace that owns it where that is needed.
 pub(super) fn enter(attachment: &Attachment) -> Result<Entered, SandboxError> {
     let (process, path) = match attachment {
+        Attachment::Device(_) => return make(),
         Attachment::Process(pid) => (Some(process(*pid)?), format!("/proc/{pid}/ns/net").into()),
         Attachment::Namespace(path) => (None, path.clone()),
     };
     let network = open(&path)?;
     let mounts = match attachment {
         Attachment::Process(pid) => mounts_of(*pid),
-        Attachment::Namespace(_) => None,
+        Attachment::Namespace(_) | Attachment::Device(_) => None,
     };
     // What was opened by the process's number is its own, if it still lives.
     if let Some(process) = &process
@@ -108,6 +109,22 @@ pub(super) fn enter(attachment: &Attachment) -> Result<Entered, SandboxError> {
     })
 }
 
+/// Makes a network namespace, and a user namespace that owns it where that is needed.
+fn make() -> Result<Entered, SandboxError> {
+    if unshare(CloneFlags::CLONE_NEWNET).is_err() {
+        // Nothing there needs the number of a user.
+        let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET;
+        unshare(flags).at(Step::Namespaces, "")?;
+    }
+    Ok(Entered {
+        network: Identity::at("/proc/self/ns/net").at(Step::Attach, "/proc")?,
+        process: None,
+        path: None,
+        mounts: None,
+        was_up: false,
+    })
+}
+
 fn process(pid: u32) -> Result<OwnedFd, SandboxError> {
     let known = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let opened = known.ok_or(Errno::SRCH);
@@ -122,6 +139,7 @@ fn gone(attachment: &Attachment) -> SandboxError {
     let what = match attachment {
         Attachment::Process(pid) => format!("there is no process {pid}, or it has ended"),
         Attachment::Namespace(path) => format!("nothing is at {}", path.display()),
+        Attachment::Device(tap) => format!("there is no device {}", tap.name),
     };
     SandboxError::refused_for(Step::Attach, what, libc::ESRCH)
 }

@@ -19,7 +19,7 @@ use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior, setsid};
 
 use super::enter::{Entered, enter};
 use super::files::{self, Bound, Shown};
-use super::request::AttachRequest;
+use super::request::{AttachRequest, Attachment};
 use super::undo::{self, Before};
 use crate::channel::{Channel, FromInit, ToInit};
 use crate::error::{At, SandboxError, Step};
@@ -164,7 +164,10 @@ impl Holder {
         let inside = Inside {
             addresses: request.addresses,
             open: request.open.clone(),
-            tap: None,
+            tap: match &request.attachment {
+                Attachment::Device(tap) => Some(tap.clone()),
+                Attachment::Process(_) | Attachment::Namespace(_) => None,
+            },
         };
         let mut before = Before::read(entered.was_up);
         let mut sockets = inside.sockets().map_err(taken)?;

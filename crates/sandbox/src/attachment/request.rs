@@ -6,10 +6,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Addresses, NameFiles, OpenRules};
+use crate::spec::{Addresses, NameFiles, OpenRules, Tap};
 use crate::trust::in_memory;
 
-/// Where a sandbox is that somebody else has made.
+/// Where a sandbox is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Attachment {
     /// The network namespace of this process, as the caller's `/proc` numbers it. The sandbox ends with
@@ -18,6 +18,9 @@ pub enum Attachment {
     /// The network namespace that this path names (`ip netns add`, `/proc/PID/ns/net`). The sandbox ends
     /// when the path no longer names it.
     Namespace(PathBuf),
+    /// A network namespace that the holder makes, with nothing in it but a TAP whose frames the gateway
+    /// moves. The sandbox ends with its gateway.
+    Device(Tap),
 }
 
 /// One sandbox to be attached.
