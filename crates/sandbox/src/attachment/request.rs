@@ -37,7 +37,8 @@ pub struct AttachRequest {
     /// What programs inside are to trust, shown over the system's lists.
     pub trust: Option<TrustContent>,
     /// Where further gateways of the same user may ask for the sockets, one after another: a Unix socket
-    /// of type `SOCK_SEQPACKET`. Without it the doors vanish with the first gateway.
+    /// of type `SOCK_SEQPACKET`, in a folder that the sandbox does not see. Without it the doors vanish
+    /// with the first gateway.
     pub listen: Option<PathBuf>,
 }
 
