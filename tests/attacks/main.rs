@@ -28,4 +28,5 @@ mod serve;
 #[path = "../support/shared.rs"]
 mod shared;
 mod unix_sockets;
+mod vm_socket;
 mod wildcards;

@@ -1,4 +1,4 @@
-# Plays a guest: speaks Ethernet on a TAP device, as a virtual machine's monitor does, or on a socket.
+# Plays a guest: speaks Ethernet on a TAP device or on a Unix socket, as a virtual machine's monitor does.
 import fcntl, os, select, socket, struct, time
 
 MAC, OTHER_MAC = b'\x52\x54\0\x12\x34\x56', b'\x52\x54\0\xaa\xbb\xcc'
@@ -16,6 +16,35 @@ class Tap:
     def send(self, frame): os.write(self.fd, frame)
     def receive(self, seconds):
         if select.select([self.fd], [], [], max(seconds, 0))[0]: return os.read(self.fd, 65536)
+
+class Stream:
+    """Frames on a stream, each behind its length."""
+    def __init__(self, path):
+        self.socket, self.held = socket.socket(socket.AF_UNIX), b''
+        self.socket.connect(path)
+    def send(self, frame): self.socket.sendall(struct.pack('!I', len(frame)) + frame)
+    def receive(self, seconds):
+        end = time.time() + max(seconds, 0)
+        while True:
+            if len(self.held) >= 4:
+                length = 4 + struct.unpack('!I', self.held[:4])[0]
+                if len(self.held) >= length:
+                    frame, self.held = self.held[4:length], self.held[length:]
+                    return frame
+            if not select.select([self.socket], [], [], max(end - time.time(), 0))[0]: return None
+            more = self.socket.recv(65536)
+            if not more: raise EOFError
+            self.held += more
+
+class Packets:
+    """A message for each frame, on a connection or as datagrams from a path of the guest's own."""
+    def __init__(self, path, kind, own=None):
+        self.socket = socket.socket(socket.AF_UNIX, kind)
+        if own: self.socket.bind(own)
+        self.socket.connect(path)
+    def send(self, frame): self.socket.send(frame)
+    def receive(self, seconds):
+        if select.select([self.socket], [], [], max(seconds, 0))[0]: return self.socket.recv(70000)
 
 def checksum(data):
     if len(data) % 2: data += b'\0'

@@ -87,12 +87,20 @@ pub enum Addresses {
 pub enum Device<'a> {
     /// A TAP of this name.
     Tap(&'a str),
+    /// A Unix socket at this path, each frame behind its length.
+    Stream(&'a str),
+    /// A Unix socket at this path, a datagram for each frame.
+    Datagrams(&'a str),
 }
 
 impl Device<'_> {
     fn netdev(self) -> String {
         match self {
             Device::Tap(name) => format!("tap,id=n,ifname={name},script=no,downscript=no"),
+            Device::Stream(path) => format!("stream,id=n,addr.type=unix,addr.path={path}"),
+            Device::Datagrams(path) => format!(
+                "dgram,id=n,local.type=unix,local.path={path}.guest,remote.type=unix,remote.path={path}"
+            ),
         }
     }
 }

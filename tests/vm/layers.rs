@@ -6,7 +6,7 @@ use portcullis_testkit::World;
 use std::collections::BTreeMap;
 
 /// With a rule that is narrower than its name, for the fourth layer.
-const POLICY: &str = r#"
+pub const POLICY: &str = r#"
 version = 1
 [network.domains]
 "api.example.com" = { verdict = "allow", inspect = true, paths = ["/public/**"] }

@@ -93,6 +93,40 @@ fn qemu_guest_comes_up_by_dhcp_and_router_advertisements() {
     layers::assert_met(&world, &ran.out(), &ran.records);
 }
 
+/// The same guest, whose machine has nothing of ours but the path of a socket.
+#[test]
+fn qemu_guest_comes_up_on_a_unix_socket() {
+    require_kernel("/dev/net/tun", "TAP devices for ordinary users");
+    for framing in ["stream", "datagram"] {
+        let world = layers::world();
+        let guest = Guest::build(&world, Addresses::Automatic, layers::CHECKS);
+        let (log, socket) = (world.home().join("vm.jsonl"), world.home().join("vm.sock"));
+        let mut command = world.command(support::portcullis());
+        command
+            .arg("vm-socket")
+            .arg(&socket)
+            .args(["--framing", framing, "--log"])
+            .arg(&log)
+            .arg("--policy")
+            .arg(world.file("vm.toml", layers::POLICY));
+        let served = Background::start(&mut command);
+        until("the socket is there", || socket.exists());
+        let path = socket.display().to_string();
+        let words = guest.command(if framing == "stream" {
+            Device::Stream(&path)
+        } else {
+            Device::Datagrams(&path)
+        });
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let ran = world.run(words[0], &words[1..], GUEST_TIMEOUT);
+        assert!(ran.status.success(), "{framing}: {ran}");
+        kill("TERM", served.pid());
+        let (status, said) = served.end();
+        assert!(status.success() && !socket.exists(), "{status}: {said}");
+        layers::assert_met(&world, &ran.out(), &support::read_records(&log));
+    }
+}
+
 /// One boot, many checks: the machine is what takes the time.
 #[test]
 fn qemu_guest_meets_the_same_doors() {
