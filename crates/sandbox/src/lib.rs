@@ -45,6 +45,7 @@ mod notification;
 mod orders;
 
 mod parent;
+mod peer;
 mod probe;
 mod process;
 mod refused;
@@ -66,7 +67,8 @@ mod unix_supervisor;
 mod unreachable;
 
 pub use attachment::{
-    AttachRequest, Attached, Attachment, TrustContent, attach, attach_again, hold,
+    AttachRequest, Attached, Attachment, TrustContent, attach, attach_again, hold, network_owner,
+    process_mark,
 };
 pub use error::{SandboxError, Step, fix_of_limit};
 pub use exit_status::{
@@ -80,6 +82,7 @@ pub use inside::Inside;
 pub use kernel_set::KernelSet;
 pub use mount_table::MountTable;
 pub use parent::run;
+pub use peer::Peer;
 pub use process::{Process, Processes, Transport};
 pub use refused::{Refused, RefusedBatch, RefusedLog, RefusedProtocol, begin_refusal_log};
 pub use signals::ignore_file_size_limit;

@@ -165,12 +165,14 @@ fn open(path: &Path) -> Result<File, SandboxError> {
     ))
 }
 
-/// The mount namespace of a process, where it is not this one's own.
+/// The mount namespace of a process, where it is neither this one's own nor the host's: what is shown there is
+/// seen by the sandbox alone. (A service may have a mount namespace of its own.)
 fn mounts_of(pid: u32) -> Option<OwnedFd> {
     let file = File::open(format!("/proc/{pid}/ns/mnt")).ok()?;
     let theirs = Identity::of(&file.metadata().ok()?);
-    let is_other = |path| Identity::at(path).map_or(true, |own| own != theirs);
-    (is_other("/proc/self/ns/mnt")).then(|| file.into())
+    let is_other = |path: &str| Identity::at(path).map_or(true, |own| own != theirs);
+    let others = ["/proc/self/ns/mnt", "/proc/1/ns/mnt"];
+    others.into_iter().all(is_other).then(|| file.into())
 }
 
 /// Joins it; where that is not permitted, by its owner's user namespace.
@@ -185,7 +187,7 @@ fn join(network: BorrowedFd<'_>) -> Result<(), SandboxError> {
 }
 
 /// The user namespace that owns another namespace.
-fn owner(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(super) fn owner(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: the call takes no argument, and returns a new descriptor.
     let fd = sys::check(unsafe { libc::ioctl(namespace.as_raw_fd(), NS_GET_USERNS) })?;
     // SAFETY: nobody else has it.

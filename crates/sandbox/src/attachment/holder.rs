@@ -131,8 +131,8 @@ struct Holder {
     before: Before,
     /// Kept for the next gateway, where there may be one.
     sockets: Option<NamedSockets>,
-    /// Heard once somebody serves.
-    log: OwnedFd,
+    /// Heard once somebody serves, and then for good: none from then on.
+    log: Option<OwnedFd>,
     /// What was shown over the sandbox's files.
     bound: Vec<Bound>,
     listener: Option<OwnedFd>,
@@ -194,7 +194,7 @@ impl Holder {
             entered,
             before,
             sockets: Some(sockets),
-            log: log.at(Step::Attach, "log of refusals")?,
+            log: Some(log.at(Step::Attach, "log of refusals")?),
             bound: Vec::new(),
             listener: None,
             lifeline: Some(lifeline),
@@ -254,7 +254,7 @@ impl Holder {
             if (ended && self.entered.process.is_some()) || self.entered.is_gone() {
                 return;
             }
-            if said && let Some(channel) = &gateway {
+            if said && let Some(channel) = gateway.as_ref() {
                 match self.answer(channel) {
                     Said::Something => {}
                     Said::Detach => return,
@@ -289,7 +289,7 @@ impl Holder {
     }
 
     /// Serves one request of the gateway.
-    fn answer(&self, gateway: &Channel) -> Said {
+    fn answer(&mut self, gateway: &Channel) -> Said {
         let message = match gateway.receive_now() {
             Ok(Some(message)) => message,
             Ok(None) => return Said::Something,
@@ -301,10 +301,15 @@ impl Holder {
             // It says why to whoever started it.
             [code, ..] if *code == ToInit::Failed as u8 => Said::Nothing,
             [code, ..] if *code == ToInit::Ready as u8 => {
-                // Without this log refusals would go unrecorded.
-                match refused::begin_refusal_log(self.log.as_fd()) {
-                    Ok(()) => Said::Something,
-                    Err(_) => Said::Nothing,
+                // Without this log refusals would go unrecorded. A second time the kernel says that it is heard
+                // already, to whoever reads it.
+                let begun = self
+                    .log
+                    .take()
+                    .map(|log| refused::begin_refusal_log(log.as_fd()));
+                match begun {
+                    Some(Err(_)) => Said::Nothing,
+                    Some(Ok(())) | None => Said::Something,
                 }
             }
             [code, family, number @ ..] if *code == ToInit::NewTcpSocket as u8 => {

@@ -11,11 +11,13 @@
 mod enter;
 mod files;
 mod holder;
+mod identity;
 mod links;
 mod request;
 mod start;
 mod undo;
 
 pub use holder::hold;
+pub use identity::{network_owner, process_mark};
 pub use request::{AttachRequest, Attachment, TrustContent};
 pub use start::{Attached, attach, attach_again};
