@@ -181,6 +181,13 @@ impl Background {
         }
     }
 
+    /// Waits for the next line of standard output.
+    #[track_caller]
+    pub fn next_line(&self) -> String {
+        let line = self.lines.recv_timeout(PATIENCE);
+        line.unwrap_or_else(|error| panic!("the program says nothing: {error}"))
+    }
+
     /// Waits for its end; gives how it ended and its standard error.
     #[track_caller]
     pub fn end(mut self) -> (ExitStatus, String) {

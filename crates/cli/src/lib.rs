@@ -7,6 +7,7 @@
 mod child_env;
 mod command;
 mod commands;
+mod control;
 mod debug_log;
 mod exit;
 mod hidden_credentials;
@@ -17,6 +18,7 @@ mod policy_options;
 mod probe;
 mod record_options;
 mod search;
+mod signals;
 mod socket_env;
 mod socket_file;
 mod trust_env;

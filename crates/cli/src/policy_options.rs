@@ -165,7 +165,8 @@ fn load_by(
     Policy::load(&inputs, read)
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
+/// What to say of a policy file that cannot be read.
+pub fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
     // Refused here, not by the kernel: no permission would help.
     let is_own = error.kind() == io::ErrorKind::PermissionDenied && error.raw_os_error().is_none();
     let lost = path.is_relative() && std::env::current_dir().is_err();

@@ -189,6 +189,13 @@ impl Subscription {
         std::mem::take(&mut self.0.state().decisions).into()
     }
 
+    /// Whether nothing waits and nothing will come: the recorder is gone, or there were too many views.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        let state = self.0.state();
+        state.ended && state.decisions.is_empty()
+    }
+
     /// Decisions that came while as many as are kept were waiting, and were not kept.
     #[must_use]
     pub fn missed(&self) -> u64 {

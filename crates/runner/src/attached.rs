@@ -157,24 +157,33 @@ fn request(
             .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
     };
     let addresses = addresses(&config.attachment);
-    let is_device = matches!(config.attachment, Attachment::Device(_));
-    let mut files = (!is_device).then(|| name_files(&config.policy));
-    if let (Some(path), Some(NameFiles { resolv_conf, .. })) = (&config.resolv_conf, &files) {
+    let mut asked = attach_request(config.attachment.clone(), &config.policy, inspector);
+    if let (Some(path), Some(NameFiles { resolv_conf, .. })) = (&config.resolv_conf, &asked.files) {
         let text = format!("nameserver {}\n{resolv_conf}", addresses.resolver4);
         write(path, &text)?;
-        files = None;
+        asked.files = None;
     }
-    let trust = inspector
-        .filter(|_| !is_device)
-        .map(|inspector| Trust::with(inspector.ca_pem(), &[]));
     if let (Some(path), Some(inspector)) = (&config.ca_cert, inspector) {
         write(path, &inspector.ca_pem())?;
     }
-    Ok(AttachRequest {
-        attachment: config.attachment.clone(),
-        addresses,
-        open: open_rules(&config.policy),
-        files,
+    Ok(asked)
+}
+
+/// What a holder is asked for, under this policy.
+pub(crate) fn attach_request(
+    attachment: Attachment,
+    policy: &Policy,
+    inspector: Option<&Inspector>,
+) -> AttachRequest {
+    // A guest has files of its own.
+    let is_device = matches!(attachment, Attachment::Device(_));
+    let inspector = inspector.filter(|_| !is_device);
+    let trust = inspector.map(|inspector| Trust::with(inspector.ca_pem(), &[]));
+    AttachRequest {
+        addresses: addresses(&attachment),
+        attachment,
+        open: open_rules(policy),
+        files: (!is_device).then(|| name_files(policy)),
         trust: trust.map(|trust| {
             let files = trust.files();
             TrustContent {
@@ -183,7 +192,7 @@ fn request(
             }
         }),
         listen: None,
-    })
+    }
 }
 
 async fn serve(
@@ -249,7 +258,7 @@ async fn serve(
 }
 
 /// Has the holder take the doors away, and waits until it has.
-async fn detach(control: &Control) {
+pub(crate) async fn detach(control: &Control) {
     if control.detach().is_ok() {
         let gone = crate::sandbox_gateway::gone(control);
         let _ = tokio::time::timeout(DETACH_TIMEOUT, gone).await;

@@ -157,6 +157,11 @@ impl SandboxGateway {
         &self.gateway
     }
 
+    /// The channel to the process that made the sockets.
+    pub fn control(&self) -> &Control {
+        &self.control
+    }
+
     /// Ends the gateway when it is cancelled.
     pub fn token(&self) -> &CancellationToken {
         &self.token

@@ -1,7 +1,7 @@
 //! `portcullis attach`: puts a running sandbox without a network behind a gateway.
 
 use super::run::parse_publish;
-use super::serve::{signals, tell};
+use super::serve::tell;
 use crate::command::Command;
 use crate::debug_log::{self, DebugLog};
 use crate::exit::USAGE;
@@ -10,6 +10,7 @@ use crate::launch::{PublishedPort, bind, free_range, host_resolvers};
 use crate::output::{self, line};
 use crate::policy_options::{self, Followed, PolicyOptions};
 use crate::record_options::RecordOptions;
+use crate::signals::signals;
 use portcullis_policy::{Mode, Policy};
 use portcullis_runner::{AttachConfig, AttachError, GuestConfig, Reload, serve_attached};
 use portcullis_sandbox::{Attachment, SandboxError};

@@ -2,10 +2,12 @@
 //! or a method and a URL, the verdict on that request.
 
 use crate::command::Command;
+use crate::control::{self, ControlOptions};
 use crate::exit::USAGE;
 use crate::output;
 use crate::policy_options::{self, PolicyOptions};
 use crate::search::in_full;
+use portcullis_control::Name as SandboxName;
 use portcullis_names::Target;
 use portcullis_policy::Verdict;
 use std::process::ExitCode;
@@ -19,6 +21,14 @@ const EXITS: &str = "Exit codes: 0 allow; 1 deny; 2 for bad flags and policies."
 pub struct Explain {
     #[command(flatten)]
     policy: PolicyOptions,
+    /// Ask the policy in force for this sandbox of a daemon
+    #[arg(long, value_name = "NAME", value_parser = control::name, conflicts_with_all = ["policy", "allow", "deny", "resolver", "upstream_proxy", "resolve", "answers"])]
+    sandbox: Option<SandboxName>,
+    #[command(flatten)]
+    control: ControlOptions,
+    /// Print JSON (with --sandbox)
+    #[arg(long, requires = "sandbox")]
+    json: bool,
     /// NAME, NAME:PORT, NAME:PORT/udp, CIDR, CIDR:PORT, a URL, or 'METHOD URL' in quotes
     target: String,
 }
@@ -37,8 +47,34 @@ impl Command for Explain {
 const TARGETS: &str =
     "TARGET is NAME, NAME:PORT, NAME:*, NAME:PORT/udp, CIDR, CIDR:PORT, URL or 'METHOD URL'";
 
+/// The same of the policy in force in a daemon.
+fn ask_daemon(args: &Explain, sandbox: &SandboxName) -> ExitCode {
+    let targets = vec![args.target.clone()];
+    let asked = (args.control).ask(async |client| client.explain(sandbox, targets).await);
+    let explained = match asked {
+        Ok(explained) => explained,
+        Err(code) => return code,
+    };
+    if args.json && control::json(&explained) != ExitCode::SUCCESS {
+        return ExitCode::from(USAGE);
+    }
+    let Some(explained) = explained.first() else {
+        return ExitCode::from(USAGE);
+    };
+    if !args.json && !output::data(&format!("{}\n", explained.text)) {
+        return ExitCode::from(USAGE);
+    }
+    match explained.verdict.as_str() {
+        "allow" => ExitCode::SUCCESS,
+        _ => ExitCode::from(1),
+    }
+}
+
 /// Prints the verdict (first word `allow` or `deny`); exits 0, 1, or 2 for an error.
 fn run(args: &Explain) -> ExitCode {
+    if let Some(sandbox) = &args.sandbox {
+        return ask_daemon(args, sandbox);
+    }
     let Ok(loaded) = policy_options::load_to_look(&args.policy) else {
         return ExitCode::from(USAGE);
     };

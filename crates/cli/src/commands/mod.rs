@@ -6,8 +6,11 @@ mod doctor;
 mod explain;
 mod learn;
 mod policy;
+mod ps;
 mod run;
 mod serve;
+mod serve_daemon;
+mod top;
 mod vm_socket;
 
 use crate::command::Command as _;
@@ -56,6 +59,8 @@ commands! {
     Explain: explain::Explain,
     Learn: learn::Learn,
     Policy: policy::PolicyCommands,
+    Ps: ps::Ps,
+    Top: top::Top,
     Doctor: doctor::Doctor,
 }
 

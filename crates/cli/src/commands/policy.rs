@@ -1,10 +1,13 @@
-//! `portcullis policy check FILE…`: what is wrong with a policy, before anything runs on it.
+//! `portcullis policy`: what is wrong with a policy, before anything runs on it; a policy for a sandbox of a
+//! daemon.
 
 use crate::command::Command;
+use crate::control::{self, ControlOptions};
 use crate::exit::USAGE;
 use crate::output;
 use crate::policy_options::{self, PolicyOptions};
-use std::path::PathBuf;
+use portcullis_control::{Name, PolicyFormat, PolicyText};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Work with policy files
@@ -17,6 +20,7 @@ pub struct PolicyCommands {
 #[derive(clap::Subcommand)]
 enum PolicyCommand {
     Check(Check),
+    Push(Push),
 }
 
 /// The exit codes, as `--help` tells them.
@@ -31,10 +35,31 @@ struct Check {
     files: Vec<PathBuf>,
 }
 
+/// The exit codes of `push`.
+const PUSH_EXITS: &str = "Exit codes: 0 if it is in force; 2 if not, and then nothing has changed.";
+
+/// Put a policy in force for a sandbox of a daemon, under live traffic
+#[derive(clap::Args)]
+#[command(after_help = PUSH_EXITS)]
+struct Push {
+    #[command(flatten)]
+    control: ControlOptions,
+    /// The sandbox
+    #[arg(value_name = "NAME", value_parser = control::name)]
+    sandbox: Name,
+    /// Policy file (TOML, YAML or JSON by its extension)
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
 impl Command for PolicyCommands {
     fn run(self) -> ExitCode {
         match self.command {
             PolicyCommand::Check(args) => check(args),
+            PolicyCommand::Push(args) => push(&args),
         }
     }
 }
@@ -69,5 +94,53 @@ fn check(args: Check) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::from(USAGE)
+    }
+}
+
+/// Sends a file to the daemon, and says what came of it.
+fn push(args: &Push) -> ExitCode {
+    let Some(format) = format(&args.file) else {
+        output::error(
+            format_args!("the format of {} is not known", args.file.display()),
+            Some("its name ends with .toml, .yaml, .yml or .json"),
+        );
+        return ExitCode::from(USAGE);
+    };
+    let text = match policy_options::read(&args.file) {
+        Ok(text) => text,
+        Err(error) => {
+            policy_options::show(&[policy_options::unreadable(&args.file, &error)]);
+            return ExitCode::from(USAGE);
+        }
+    };
+    let policy = PolicyText { format, text };
+    let pushed = (args.control).ask(async |client| client.put_policy(&args.sandbox, &policy).await);
+    let applied = match pushed {
+        Ok(applied) => applied,
+        Err(code) => return code,
+    };
+    if args.json {
+        return control::json(&applied);
+    }
+    control::findings_on_stderr(&applied.findings);
+    let plural = |count: u64| if count == 1 { "" } else { "s" };
+    let (rules, cut) = (applied.rules, applied.cut);
+    let done = format!(
+        "in force: {rules} rule{}, {cut} flow{} cut\n",
+        plural(rules),
+        plural(cut)
+    );
+    match output::data(&done) {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(USAGE),
+    }
+}
+
+fn format(file: &Path) -> Option<PolicyFormat> {
+    match file.extension()?.to_str()? {
+        "toml" => Some(PolicyFormat::Toml),
+        "yaml" | "yml" => Some(PolicyFormat::Yaml),
+        "json" => Some(PolicyFormat::Json),
+        _ => None,
     }
 }

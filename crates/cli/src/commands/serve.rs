@@ -1,5 +1,6 @@
 //! `portcullis serve`: the same policy and code as `run`, on plain listeners of this host.
 
+use super::serve_daemon::{self, DaemonOptions};
 use crate::command::Command;
 use crate::debug_log;
 use crate::exit::USAGE;
@@ -7,35 +8,36 @@ use crate::launch::{free_range, host_resolvers};
 use crate::output::{self, Hinted};
 use crate::policy_options::{self, Followed, PolicyOptions};
 use crate::record_options::RecordOptions;
+use crate::signals::signals;
 use anyhow::Context;
 use ipnet::IpNet;
 use portcullis_names::{AllowedClients, client_network};
 use portcullis_policy::{Answers, Mode, Policy};
-use portcullis_runner::{DnsSockets, PlainConfig, Reload, ReloadResult, ServeError, serve_plain};
-use rustix::pipe::{PipeFlags, pipe_with};
+use portcullis_runner::{
+    DnsSockets, Listeners, PlainConfig, Reload, ReloadResult, ServeError, serve_plain,
+};
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
-
-/// Ports tried for `--dns ADDR:0`: one that is free for UDP may be taken for TCP.
-const PORT_TRIES: usize = 64;
 
 /// The exit codes, as `--help` tells them.
 const EXITS: &str = "\
 Exit codes: 0 when stopped by Ctrl-C or SIGTERM; 1 if it cannot serve, or if names did not resolve at
 start-up; 2 for bad flags and policies.";
 
-/// Serve a policy on listeners of this host (DNS, HTTP proxy, SOCKS5 proxy)
+/// Serve a policy on listeners of this host (DNS, HTTP proxy, SOCKS5 proxy), or many sandboxes at once
+///
+/// With --config or --control it is a daemon: it holds many sandboxes, each with a policy of its own, and is
+/// controlled over a Unix socket.
 ///
 /// Changes to the policy files apply at once; SIGHUP reloads the files. PORTCULLIS_LOG=debug writes
 /// what happens, step by step, to stderr.
 #[derive(clap::Args)]
 #[command(after_help = EXITS)]
 pub struct Serve {
+    #[command(flatten)]
+    daemon: DaemonOptions,
     #[command(flatten)]
     policy: PolicyOptions,
     /// Answer DNS on ADDR:PORT (UDP and TCP)
@@ -70,10 +72,16 @@ impl Command for Serve {
 
 /// Serves until SIGINT or SIGTERM; exits 0 then, 1 when it cannot serve, 2 for bad flags.
 fn run(args: Serve) -> ExitCode {
+    if args.daemon.is_wanted() {
+        return serve_daemon::run(&args.daemon);
+    }
     if args.dns.is_none() && args.http.is_none() && args.socks5.is_none() {
         output::error(
             "nothing to serve",
-            Some("use at least one of --dns ADDR:PORT, --http ADDR:PORT and --socks5 ADDR:PORT"),
+            Some(
+                "use at least one of --dns ADDR:PORT, --http ADDR:PORT and --socks5 ADDR:PORT; for many \
+                 sandboxes, --config FILE or --control SOCKET",
+            ),
         );
         return ExitCode::from(USAGE);
     }
@@ -143,7 +151,9 @@ fn serve(args: &Serve, policy: Policy, mut reload: Reload) -> anyhow::Result<()>
     let tcp = |address: SocketAddr| {
         TcpListener::bind(address).map_err(|error| no_listener(address, "TCP", error))
     };
-    let dns = args.dns.map(bind_dns).transpose()?;
+    let dns = args.dns.map(DnsSockets::bind).transpose();
+    let dns =
+        dns.map_err(|refused| no_listener(refused.address, refused.protocol, refused.error))?;
     let http = args.http.map(tcp).transpose()?;
     let socks5 = args.socks5.map(tcp).transpose()?;
     let resolvers = host_resolvers(&policy)?;
@@ -176,9 +186,7 @@ fn serve(args: &Serve, policy: Policy, mut reload: Reload) -> anyhow::Result<()>
         records,
         ca_cert: args.ca_cert.clone(),
         build: crate::version::BUILD,
-        dns,
-        http,
-        socks5,
+        listeners: Listeners { dns, http, socks5 },
         allowed_clients: AllowedClients::from_networks(&args.allow_from),
         reload: Some(reload),
     };
@@ -191,20 +199,6 @@ fn serve(args: &Serve, policy: Policy, mut reload: Reload) -> anyhow::Result<()>
 fn open_to_anybody(listener: IpAddr, allowed: &[IpNet]) -> bool {
     let everybody = |network: &IpNet| network.prefix_len() == 0;
     !listener.to_canonical().is_loopback() && (allowed.is_empty() || allowed.iter().any(everybody))
-}
-
-/// UDP and TCP on one port; with port 0, on one that is free for both.
-fn bind_dns(address: SocketAddr) -> anyhow::Result<DnsSockets> {
-    for last in (0..PORT_TRIES).rev() {
-        let udp = UdpSocket::bind(address).map_err(|error| no_listener(address, "UDP", error))?;
-        let bound = udp.local_addr()?;
-        match TcpListener::bind(bound) {
-            Ok(tcp) => return Ok(DnsSockets { udp, tcp }),
-            Err(_) if address.port() == 0 && last > 0 => {}
-            Err(error) => return Err(no_listener(bound, "TCP", error)),
-        }
-    }
-    anyhow::bail!("no port of {} is free for both UDP and TCP", address.ip())
 }
 
 fn no_listener(address: SocketAddr, protocol: &str, error: io::Error) -> anyhow::Error {
@@ -228,40 +222,4 @@ pub(super) fn tell(result: &ReloadResult) {
             "portcullis: policy rejected: {why}; the previous one stays in force"
         )),
     }
-}
-
-/// The signals that `serve` listens to, from now on: whoever sees a listener may end it in order.
-/// SIGINT and SIGTERM end it; SIGHUP asks for a reload, by a byte in the pipe. They have a thread of
-/// their own, since the gateway's runtime begins later.
-pub(super) fn signals() -> io::Result<(impl Future<Output = io::Result<()>>, OwnedFd)> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .build()?;
-    let (mut interrupt, mut terminate, mut hangup) = {
-        let _inside = runtime.enter();
-        (
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        )
-    };
-    let (asked, end) = oneshot::channel();
-    let (requests, request) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
-    std::thread::Builder::new().spawn(move || {
-        runtime.block_on(async {
-            loop {
-                tokio::select! {
-                    _ = interrupt.recv() => break,
-                    _ = terminate.recv() => break,
-                    _ = hangup.recv() => {
-                        // Full: one that has not begun yet will see this change too.
-                        let _ = rustix::io::write(&request, &[1]);
-                    }
-                }
-            }
-        });
-        // Nobody listens any more: it ends already.
-        let _ = asked.send(());
-    })?;
-    Ok((async move { end.await.map_err(io::Error::other) }, requests))
 }

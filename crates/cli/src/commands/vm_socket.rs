@@ -1,7 +1,7 @@
 //! `portcullis vm-socket PATH`: a Unix socket that is the network of a virtual machine.
 
 use super::attach::failed;
-use super::serve::{signals, tell};
+use super::serve::tell;
 use crate::command::Command;
 use crate::debug_log::{self, DebugLog};
 use crate::exit::USAGE;
@@ -10,6 +10,7 @@ use crate::launch::{free_range, host_resolvers};
 use crate::output::{self, line};
 use crate::policy_options::{self, Followed, PolicyOptions};
 use crate::record_options::RecordOptions;
+use crate::signals::signals;
 use crate::socket_file::SocketFile;
 use portcullis_policy::{Mode, Policy};
 use portcullis_runner::{AttachConfig, GuestConfig, GuestSocket, Reload, serve_attached};

@@ -1,0 +1,185 @@
+//! `portcullis serve --config FILE`: a daemon of many sandboxes, controlled over a Unix socket.
+
+use crate::control::{default_socket, default_state};
+use crate::debug_log;
+use crate::exit::USAGE;
+use crate::hold;
+use crate::output::{self, Hinted};
+use crate::policy_options::{self, Followed, PolicyOptions};
+use crate::signals::signals;
+use crate::version;
+use anyhow::{Context, bail};
+use nix::unistd::Group;
+use portcullis_gateway::{host_resolv_conf, usable_resolvers};
+use portcullis_policy::Mode;
+use portcullis_runner::{Daemon, DaemonError, Settings, serve_daemon};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The longest configuration file, in bytes.
+const MAX_CONFIG_BYTES: u64 = 16 * 1024 * 1024;
+
+/// What `serve` takes of its own listeners, none of which goes with a daemon.
+const LISTENERS: [&str; 16] = [
+    "dns",
+    "http",
+    "socks5",
+    "allow_from",
+    "ca_cert",
+    "log",
+    "log_budget",
+    "log_host",
+    "label",
+    "policy",
+    "allow",
+    "deny",
+    "resolver",
+    "upstream_proxy",
+    "resolve",
+    "answers",
+];
+
+// A daemon instead of listeners. (No documentation: clap would show it as the command's own.)
+#[derive(clap::Args)]
+pub struct DaemonOptions {
+    /// Hold the sandboxes that this file (TOML) names, and those that clients make
+    #[arg(long, value_name = "FILE", conflicts_with_all = LISTENERS)]
+    config: Option<PathBuf>,
+    /// Take requests on this Unix socket (default with --config: $PORTCULLIS_CONTROL, or
+    /// portcullis/control.sock in /run or $XDG_RUNTIME_DIR)
+    #[arg(long, value_name = "SOCKET", conflicts_with_all = LISTENERS)]
+    control: Option<PathBuf>,
+    /// Keep what clients have made in this folder (default: /var/lib/portcullis, or portcullis in
+    /// $XDG_STATE_HOME or ~/.local/state)
+    #[arg(long, value_name = "FOLDER", conflicts_with_all = LISTENERS)]
+    state: Option<PathBuf>,
+}
+
+impl DaemonOptions {
+    /// Whether a daemon is wanted at all.
+    pub fn is_wanted(&self) -> bool {
+        self.config.is_some() || self.control.is_some() || self.state.is_some()
+    }
+}
+
+/// Serves until SIGINT or SIGTERM; exits 0 then, 1 when it cannot serve, 2 for bad flags and files.
+pub fn run(args: &DaemonOptions) -> ExitCode {
+    if let Err(error) = debug_log::start_on_stderr() {
+        output::failure(&error);
+        return ExitCode::from(USAGE);
+    }
+    let daemon = match daemon(args) {
+        Ok(Some(daemon)) => daemon,
+        // Said already.
+        Ok(None) => return ExitCode::from(USAGE),
+        Err(error) => {
+            output::failure(&error);
+            return ExitCode::from(USAGE);
+        }
+    };
+    match serve(daemon) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::failure(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What is served; nothing if a policy does not load, and then that is said.
+fn daemon(args: &DaemonOptions) -> anyhow::Result<Option<Daemon>> {
+    let mut settings = match &args.config {
+        Some(path) => read(path)?,
+        None => Settings::default(),
+    };
+    let named = args.control.clone().or_else(|| settings.control.clone());
+    let control = named.or_else(default_socket).context(Hinted::new(
+        "there is no place for the control socket",
+        Some("name one with --control SOCKET"),
+    ))?;
+    let named = args.state.clone().or_else(|| settings.state.clone());
+    let state = named.or_else(default_state).context(Hinted::new(
+        "there is no place for what the daemon keeps",
+        Some("name a folder with --state FOLDER"),
+    ))?;
+    let mut sandboxes = Vec::new();
+    for sandbox in std::mem::take(&mut settings.sandboxes) {
+        let options = PolicyOptions {
+            policy: sandbox.policy.clone(),
+            ..PolicyOptions::default()
+        };
+        let mode = match sandbox.audit {
+            true => Mode::Audit,
+            false => Mode::Enforce,
+        };
+        let Ok(Followed { loaded, reload }) = policy_options::follow(options, mode) else {
+            return Ok(None);
+        };
+        policy_options::show(&loaded.warnings);
+        sandboxes.push((sandbox, loaded, reload));
+    }
+    let admin_group = settings.admin_group.as_deref().map(group).transpose()?;
+    let node = rustix::system::uname();
+    let host =
+        (settings.host.clone()).unwrap_or_else(|| node.nodename().to_string_lossy().into_owned());
+    Ok(Some(Daemon {
+        settings,
+        sandboxes,
+        control,
+        state,
+        admin_group,
+        resolvers: usable_resolvers(&host_resolv_conf().unwrap_or_default()),
+        host,
+        holder: hold::command,
+        build: version::BUILD,
+    }))
+}
+
+fn read(path: &Path) -> anyhow::Result<Settings> {
+    let what = || format!("cannot read the configuration {}", path.display());
+    let hint = "--config takes a readable TOML file";
+    let read = || -> std::io::Result<String> {
+        use std::io::Read as _;
+        let mut text = String::new();
+        let file = std::fs::File::open(path)?;
+        file.take(MAX_CONFIG_BYTES).read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = read().with_context(|| Hinted::new(what(), Some(hint)))?;
+    let path = std::path::absolute(path)?;
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let parsed = Settings::parse(&text, folder);
+    parsed.with_context(|| Hinted::new(what(), Some("README.md describes its keys")))
+}
+
+fn group(name: &str) -> anyhow::Result<u32> {
+    match Group::from_name(name)? {
+        Some(group) => Ok(group.gid.as_raw()),
+        None => bail!(Hinted::new(
+            format!("there is no group `{name}`, which `admin_group` names"),
+            Some("make it with `groupadd`, or name another"),
+        )),
+    }
+}
+
+fn serve(daemon: Daemon) -> anyhow::Result<()> {
+    let (end, _requests) = signals()?;
+    let socket = daemon.control.clone();
+    // Only then: whoever waits for this line may ask at once.
+    let ready = || {
+        output::line(format_args!(
+            "portcullis: serving the control socket {}",
+            socket.display()
+        ));
+    };
+    serve_daemon(daemon, ready, end).map_err(|error| {
+        let hint = match &error {
+            DaemonError::Taken(_) => Some("stop it, or choose another socket with --control"),
+            DaemonError::Path { .. } => {
+                Some("choose others with --control, --state and `log_dir` in the configuration")
+            }
+            DaemonError::Io(_) => None,
+        };
+        anyhow::Error::new(error).context(Hinted::new("cannot serve", hint))
+    })
+}

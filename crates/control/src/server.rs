@@ -1,0 +1,161 @@
+//! The service on the socket: connections accepted, each with the kernel's word on its peer.
+//!
+//! Answers *exhaustion* and *around the gateway* (docs/threats.md): connections, heads, bodies and their time
+//! are bounded, and a peer in another network namespace is not served.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::HttpBody;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info};
+
+use crate::access::{Admins, Peer};
+use crate::handlers::router;
+use crate::problem::{Problem, ProblemKind};
+use crate::sandboxes::Sandboxes;
+
+/// The largest body of a request, in bytes: a policy, as JSON.
+pub const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
+/// Connections at once. Others wait to be accepted.
+pub const MAX_CONNECTIONS: usize = 256;
+/// How long a request's head may take.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a request may take from its head to that of its response: its body, and what it asks for.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// The largest head, and what is read at once, in bytes.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// The pause after a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long connections may take to end.
+const END_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Looks at the other end of a connection; an error for one that may be in a sandbox, or that cannot be looked at.
+pub type PeerOf = fn(&UnixStream) -> io::Result<Peer>;
+
+/// Who is let in, and as whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Gatekeeper {
+    /// Who may do everything.
+    pub admins: Admins,
+    /// Who is at the other end.
+    pub peer_of: PeerOf,
+}
+
+/// Serves the API on a socket until `token` is cancelled.
+///
+/// # Errors
+/// None at present; what cannot be accepted is tried again.
+pub async fn serve(
+    listener: UnixListener,
+    sandboxes: Arc<dyn Sandboxes>,
+    gatekeeper: Gatekeeper,
+    token: CancellationToken,
+) -> io::Result<()> {
+    let router = router(sandboxes)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn(bounded));
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let tracker = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = token.cancelled() => break,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        match accepted {
+            Ok((stream, place)) => {
+                let (router, token) = (router.clone(), token.clone());
+                tracker.spawn(async move {
+                    connection(stream, router, gatekeeper, token).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                debug!(%error, "a control connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    tracker.close();
+    // Who follows decisions is cut off.
+    let _ = tokio::time::timeout(END_TIMEOUT, tracker.wait()).await;
+    Ok(())
+}
+
+/// A request that says that it is too large is not waited for, and none holds its connection for ever.
+async fn bounded(request: Request, next: Next) -> Response {
+    let length = request.body().size_hint().lower();
+    if length > MAX_BODY_BYTES as u64 {
+        return Problem {
+            status: StatusCode::PAYLOAD_TOO_LARGE.as_u16(),
+            ..Problem::new(
+                ProblemKind::BadRequest,
+                format!("a body has at most {MAX_BODY_BYTES} bytes"),
+            )
+        }
+        .into_response();
+    }
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem {
+            status: StatusCode::REQUEST_TIMEOUT.as_u16(),
+            ..Problem::new(ProblemKind::BadRequest, "the request took too long")
+        }
+        .into_response(),
+    }
+}
+
+async fn accept(
+    listener: &UnixListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
+    let place = places
+        .clone()
+        .acquire_owned()
+        .await
+        .map_err(io::Error::other)?;
+    Ok((listener.accept().await?.0, place))
+}
+
+async fn connection(
+    stream: UnixStream,
+    router: Router,
+    gatekeeper: Gatekeeper,
+    token: CancellationToken,
+) {
+    let peer = match (gatekeeper.peer_of)(&stream) {
+        Ok(peer) => peer,
+        Err(error) => {
+            info!(%error, "refused the peer of a control connection");
+            return;
+        }
+    };
+    let service =
+        TowerToHyperService::new(router.layer(Extension(gatekeeper.admins.caller(&peer))));
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(BUFFER_BYTES);
+    let serving = http.serve_connection(TokioIo::new(stream), service);
+    tokio::select! {
+        () = token.cancelled() => {}
+        ended = serving => {
+            if let Err(error) = ended {
+                debug!(%error, "a control connection failed");
+            }
+        }
+    }
+}

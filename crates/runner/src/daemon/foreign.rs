@@ -1,0 +1,120 @@
+//! Network namespaces that others have made, for one sandbox of many.
+//!
+//! Answers *failing open* and *around the gateway* (docs/threats.md): while the daemon is away, the holder keeps
+//! the sandbox cut off, and hands its sockets to the next daemon of the same user. A namespace is entered for its
+//! owner or an administrator only.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+
+use portcullis_control::{AttachTo, Caller, Problem, ProblemKind};
+use portcullis_gateway::{Inspector, Policy};
+use portcullis_sandbox::{
+    AttachRequest, Attached, Attachment, attach, attach_again, network_owner, process_mark,
+};
+
+use crate::attached::attach_request;
+
+/// What is attached, and by what.
+pub(crate) struct Wanted {
+    pub(crate) attachment: Attachment,
+    pub(crate) policy: Policy,
+    pub(crate) inspector: Option<Arc<Inspector>>,
+    pub(crate) holder: Command,
+}
+
+/// Puts doors into the namespace. A holder that an earlier daemon has left is found again, unless programs inside
+/// trust an authority that went with that daemon: then its doors are taken away first.
+pub(crate) fn doors(wanted: Wanted, listen: &Path) -> Result<Attached, String> {
+    if let Ok(found) = attach_again(listen) {
+        if wanted.inspector.is_none() {
+            return Ok(found);
+        }
+        let _ = found.control.detach();
+        wait_until_gone(&found.control);
+    }
+    // Left by a holder that is no more; there is none otherwise.
+    let _ = std::fs::remove_file(listen);
+    let request = AttachRequest {
+        listen: Some(listen.to_owned()),
+        ..attach_request(
+            wanted.attachment,
+            &wanted.policy,
+            wanted.inspector.as_deref(),
+        )
+    };
+    let mut holder = wanted.holder;
+    attach(&mut holder, &request).map_err(|error| match error.fix() {
+        Some(fix) => format!("{error}; {fix}"),
+        None => error.to_string(),
+    })
+}
+
+/// Takes away the doors of a sandbox that nobody serves.
+pub(crate) fn release(listen: &Path) {
+    if let Ok(found) = attach_again(listen) {
+        let _ = found.control.detach();
+        wait_until_gone(&found.control);
+    }
+    let _ = std::fs::remove_file(listen);
+}
+
+/// How long an earlier holder may take to take the doors away.
+const DETACH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+fn wait_until_gone(control: &portcullis_sandbox::Control) {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let lifeline = control.lifeline();
+    let mut fds = [PollFd::new(&lifeline, PollFlags::IN)];
+    let timeout = Timespec::try_from(DETACH_TIMEOUT).ok();
+    // What is still there is told by the next holder.
+    let _ = poll(&mut fds, timeout.as_ref());
+}
+
+/// The mark of the process that a sandbox is named by, if a caller may have its traffic taken.
+pub(crate) fn permitted(caller: &Caller, attach: &AttachTo) -> Result<Option<String>, Problem> {
+    let admins_only = |what: &str| match caller.is_admin {
+        true => Ok(None),
+        false => Err(Problem::new(
+            ProblemKind::Forbidden,
+            format!("{what} are for administrators"),
+        )),
+    };
+    match attach {
+        AttachTo::Listeners {
+            dns: None,
+            http: None,
+            socks5: None,
+        } => {
+            let title = "there is nothing to listen on";
+            Err(Problem::new(ProblemKind::BadRequest, title)
+                .help("name at least one of `dns`, `http` and `socks5`"))
+        }
+        AttachTo::Listeners { .. } => admins_only("listeners of the host"),
+        AttachTo::Netns { .. } => admins_only("namespaces by their path"),
+        AttachTo::Pid { pid } => {
+            let mark = process_mark(*pid);
+            let owner = network_owner(*pid);
+            match (mark, owner) {
+                (Ok(mark), Ok(owner)) if caller.may_use(owner) => Ok(Some(mark)),
+                (Ok(mark), Err(_)) if caller.is_admin => Ok(Some(mark)),
+                // Whether there is such a process is nobody else's business.
+                _ => {
+                    let title =
+                        format!("there is no process {pid} in a network namespace of yours");
+                    Err(Problem::new(ProblemKind::Forbidden, title)
+                        .help("the namespace must have been made by you, as with `unshare -rn`"))
+                }
+            }
+        }
+    }
+}
+
+/// Whether a process is still the one that was permitted.
+pub(crate) fn is_the_same(attach: &AttachTo, mark: Option<&str>) -> bool {
+    match attach {
+        AttachTo::Pid { pid } => process_mark(*pid).is_ok_and(|now| Some(&*now) == mark),
+        _ => true,
+    }
+}

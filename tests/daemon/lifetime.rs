@@ -1,0 +1,309 @@
+//! Sandboxes outlive their daemon, and leave nothing behind when they are removed.
+
+use crate::processes::until;
+use crate::support::world;
+use crate::{API, Daemon, at};
+use portcullis_testkit::World;
+use std::fs;
+use std::time::{Duration, Instant};
+
+const OTHER: &str = "version = 1\n[network.domains]\n\"big.example.com\" = \"allow\"\n";
+
+#[test]
+fn a_daemon_that_is_killed_comes_back_with_its_sandboxes_and_their_policies() {
+    let world = world();
+    let mut daemon = Daemon::start(&world, "");
+    daemon.make("one", API);
+    let new = serde_json::json!({
+        "name": "fixed",
+        "attach": {"kind": "listeners", "dns": "127.0.0.1:5301", "http": "127.0.0.1:3131"},
+        "policy": {"text": API},
+        "labels": {"job": "7"},
+    });
+    assert_eq!(daemon.ask("POST", "/v1/sandboxes", Some(&new)).0, 201);
+    let policy = serde_json::json!({ "text": OTHER });
+    assert_eq!(
+        daemon
+            .ask("PUT", "/v1/sandboxes/fixed/policy", Some(&policy))
+            .0,
+        200
+    );
+    daemon.make("removed", API);
+    assert_eq!(daemon.ask("DELETE", "/v1/sandboxes/removed", None).0, 204);
+    daemon.crash();
+    assert_eq!(
+        daemon.status("127.0.0.1:3131", "big.example.com"),
+        0,
+        "cut off"
+    );
+    daemon.begin();
+    until("all are served", || daemon.get("/readyz").0 == 204);
+    assert_eq!(daemon.status("127.0.0.1:3131", "big.example.com"), 200);
+    assert_eq!(daemon.status("127.0.0.1:3131", "api.example.com"), 403);
+    let (proxy, _) = at(&daemon.get("/v1/sandboxes/one").1);
+    assert_eq!(daemon.status(&proxy, "api.example.com"), 200);
+    let all = daemon.get("/v1/sandboxes").1;
+    assert_eq!(all.as_array().map(Vec::len), Some(2), "{all}");
+    assert_eq!(all[0]["labels"]["job"], "7");
+    daemon.end();
+    assert!(!daemon.socket.exists());
+}
+
+#[test]
+fn a_sandbox_that_cannot_be_served_is_cut_off_and_says_why() {
+    let world = world();
+    let mut daemon = Daemon::start(&world, "");
+    let new = serde_json::json!({
+        "name": "taken",
+        "attach": {"kind": "listeners", "http": "127.0.0.1:3132"},
+        "policy": {"text": API},
+    });
+    assert_eq!(daemon.ask("POST", "/v1/sandboxes", Some(&new)).0, 201);
+    daemon.end();
+    // Somebody else has its port meanwhile.
+    let mut python = world.command("python3");
+    python.args(["-m", "http.server", "--bind", "127.0.0.1", "3132"]);
+    let other = crate::Background::start(&mut python);
+    until("the other listens", || {
+        daemon.status("127.0.0.1:3132", "127.0.0.1") != 0
+    });
+    daemon.begin();
+    assert_eq!(daemon.get("/readyz").0, 503);
+    let shown = daemon.get("/v1/sandboxes/taken").1;
+    assert_eq!(shown["state"], "cut-off");
+    let why = shown["error"].as_str().unwrap_or_default();
+    assert!(why.contains("cannot listen on 127.0.0.1:3132"), "{shown}");
+    let listed = daemon.cli(&["ps"]).out();
+    assert!(listed.contains("cut off"), "{listed}");
+    drop(other);
+    assert_eq!(daemon.ask("DELETE", "/v1/sandboxes/taken", None).0, 204);
+    assert_eq!(daemon.get("/readyz").0, 204);
+}
+
+#[test]
+fn a_broken_file_among_what_is_kept_stops_the_start() {
+    let world = world();
+    let mut daemon = Daemon::start(&world, "");
+    daemon.make("one", API);
+    daemon.end();
+    world.file("state/one.json", "{ half");
+    let mut serve = daemon.command();
+    serve.args(["serve", "--config", &daemon.config]);
+    let ended = crate::finish(&mut serve, crate::LIMIT);
+    assert_eq!(ended.code(), Some(1), "{}", ended.err());
+    assert!(ended.err().contains("one.json"), "{}", ended.err());
+}
+
+/// What a process holds: descriptors and threads.
+fn held(pid: u32) -> (usize, usize) {
+    let count = |what: &str| fs::read_dir(format!("/proc/{pid}/{what}")).map_or(0, Iterator::count);
+    (count("fd"), count("task"))
+}
+
+#[test]
+fn clients_that_make_and_remove_at_random_leave_nothing_behind() {
+    let world = world();
+    let daemon = Daemon::start(&world, "");
+    // Whatever a daemon makes once is made.
+    daemon.make("first", API);
+    assert_eq!(daemon.ask("DELETE", "/v1/sandboxes/first", None).0, 204);
+    let pid = daemon.real_pid();
+    let before = held(pid);
+    let until = Instant::now() + Duration::from_secs(10);
+    std::thread::scope(|scope| {
+        for client in 0..8_usize {
+            let daemon = &daemon.client;
+            scope.spawn(move || {
+                let mut made = Vec::new();
+                let mut number = client;
+                while Instant::now() < until {
+                    // A fixed sequence that looks like chance.
+                    number = number
+                        .wrapping_mul(6_364_136_223_846_793_005)
+                        .wrapping_add(1);
+                    if made.len() < 3 && number % 5 < 3 {
+                        let name = format!("c{client}-{}", number % 1_000_003);
+                        daemon.make(&name, API);
+                        made.push(name);
+                    } else if let Some(name) = made.pop() {
+                        let path = format!("/v1/sandboxes/{name}");
+                        assert_eq!(daemon.ask("DELETE", &path, None).0, 204);
+                    }
+                }
+                for name in made {
+                    let path = format!("/v1/sandboxes/{name}");
+                    assert_eq!(daemon.ask("DELETE", &path, None).0, 204);
+                }
+            });
+        }
+    });
+    assert_eq!(daemon.get("/v1/sandboxes").1, serde_json::json!([]));
+    let mut after = held(pid);
+    crate::processes::until("descriptors and threads are given back", || {
+        after = held(pid);
+        after.0 <= before.0 && after.1 <= before.1 + 1
+    });
+    let kept = fs::read_dir(world.home().join("state")).map_or(99, Iterator::count);
+    assert_eq!(kept, 0);
+}
+
+/// A sandbox that somebody else has made, and a daemon that is killed under it.
+#[test]
+fn a_namespace_of_others_is_cut_off_while_no_daemon_serves_it_and_served_again_after() {
+    let world = world();
+    let mut daemon = Daemon::of_root(&world);
+    let inside = Inside::start(&world);
+    let (status, made) = daemon.attach("foreign", &inside);
+    assert_eq!(status, 201, "{made}");
+    assert_eq!(inside.curl("api.example.com"), "200");
+    assert_eq!(inside.curl("big.example.com"), "000");
+    daemon.crash();
+    // Refused or not answered: nothing passes.
+    assert_eq!(inside.curl("api.example.com"), "000");
+    daemon.begin();
+    until("it is served again", || daemon.get("/readyz").0 == 204);
+    assert_eq!(inside.curl("api.example.com"), "200");
+    assert_eq!(inside.curl("big.example.com"), "000");
+    let log = world.home().join("log/foreign.jsonl");
+    until("the denial is on record", || {
+        let records = crate::support::read_records(&log).0;
+        let denied = |record: &serde_json::Value| record["name"] == "big.example.com";
+        records.iter().any(denied)
+    });
+    // With the sandbox its entry is gone.
+    drop(inside);
+    until("it is forgotten", || {
+        daemon.get("/v1/sandboxes/foreign").0 == 404
+    });
+    assert_eq!(daemon.get("/readyz").0, 204);
+}
+
+#[test]
+fn a_sandbox_that_ends_while_no_daemon_serves_it_is_forgotten() {
+    let world = world();
+    let mut daemon = Daemon::of_root(&world);
+    let inside = Inside::start(&world);
+    assert_eq!(daemon.attach("foreign", &inside).0, 201);
+    daemon.end();
+    drop(inside);
+    daemon.begin();
+    assert_eq!(daemon.get("/v1/sandboxes").1, serde_json::json!([]));
+}
+
+#[test]
+fn a_sandbox_that_is_removed_lives_on_without_network() {
+    let world = world();
+    let daemon = Daemon::of_root(&world);
+    let inside = Inside::start(&world);
+    assert_eq!(daemon.attach("foreign", &inside).0, 201);
+    assert_eq!(inside.curl("api.example.com"), "200");
+    // A sandbox has one gateway.
+    let (status, problem) = daemon.attach("second", &inside);
+    assert_eq!(status, 503, "{problem}");
+    assert_eq!(daemon.ask("DELETE", "/v1/sandboxes/foreign", None).0, 204);
+    assert_eq!(inside.curl("api.example.com"), "000");
+    // And may be had again, under another name.
+    assert_eq!(daemon.attach("again", &inside).0, 201);
+    assert_eq!(inside.curl("api.example.com"), "200");
+}
+
+#[test]
+fn what_is_no_sandbox_is_not_attached() {
+    let world = world();
+    let daemon = Daemon::of_root(&world);
+    let mut sleep = world.command_as_root("sleep");
+    let of_host = crate::Background::start(sleep.arg("600"));
+    for (attach, status, says) in [
+        (
+            serde_json::json!({"kind": "pid", "pid": of_host.pid()}),
+            503,
+            "of the host",
+        ),
+        (
+            serde_json::json!({"kind": "pid", "pid": 4_000_000}),
+            403,
+            "no process 4000000",
+        ),
+        (
+            serde_json::json!({"kind": "netns", "path": "/dev/null"}),
+            503,
+            "no network namespace",
+        ),
+        (
+            serde_json::json!({"kind": "netns", "path": "/nowhere"}),
+            503,
+            "nothing is at",
+        ),
+        (
+            serde_json::json!({"kind": "listeners"}),
+            400,
+            "nothing to listen on",
+        ),
+    ] {
+        let new = serde_json::json!({ "name": "x", "attach": attach });
+        let (found, problem) = daemon.ask("POST", "/v1/sandboxes", Some(&new));
+        assert_eq!(found, status, "{attach}: {problem}");
+        assert!(problem.to_string().contains(says), "{attach}: {problem}");
+        assert_eq!(daemon.get("/v1/sandboxes").1, serde_json::json!([]));
+    }
+}
+
+/// A network-less sandbox that somebody else has made: `unshare -rn`.
+struct Inside<'w> {
+    world: &'w World,
+    process: crate::Background,
+    pid: u32,
+}
+
+impl Inside<'_> {
+    fn start(world: &World) -> Inside<'_> {
+        let mut unshare = world.command_as_root("unshare");
+        unshare.args(["-rnm", "sh", "-c", "echo $$; exec sleep 600"]);
+        let process = crate::Background::start(&mut unshare);
+        let pid = process.next_line().parse().expect("a number");
+        Inside {
+            world,
+            process,
+            pid,
+        }
+    }
+
+    /// The status of a request that goes direct; 000 for none.
+    fn curl(&self, name: &str) -> String {
+        let (pid, url) = (self.pid.to_string(), format!("http://{name}/"));
+        let enter = ["-U", "-n", "-m", "--preserve-credentials", "-t", &pid];
+        let curl = [
+            "curl",
+            "-s",
+            "-o",
+            "/dev/null",
+            "-m",
+            "5",
+            "-w",
+            "%{http_code}",
+            &url,
+        ];
+        let mut nsenter = self.world.command_as_root("nsenter");
+        nsenter.args(enter).args(curl);
+        crate::finish(&mut nsenter, crate::LIMIT).out()
+    }
+}
+
+impl Daemon<'_> {
+    /// Has the daemon take a sandbox's traffic.
+    fn attach(&self, name: &str, inside: &Inside<'_>) -> (u16, serde_json::Value) {
+        let new = serde_json::json!({
+            "name": name,
+            "attach": {"kind": "pid", "pid": inside.pid},
+            "policy": {"text": API},
+        });
+        self.ask("POST", "/v1/sandboxes", Some(&new))
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        crate::kill("KILL", self.pid);
+        crate::kill("KILL", self.process.pid());
+    }
+}
