@@ -122,6 +122,9 @@ impl Step {
             (Self::Attach, libc::ESRCH) => Some(
                 "name a process that runs in the sandbox (podman inspect --format '{{.State.Pid}}' NAME)",
             ),
+            (Self::Attach, libc::ENOENT) => {
+                Some("check the path; `ip netns add NAME` makes a namespace at /run/netns/NAME")
+            }
             (Self::Attach, libc::EBUSY) => Some(
                 "start it without a network: podman run --network none, bwrap --unshare-net, unshare --net",
             ),

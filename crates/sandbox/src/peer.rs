@@ -7,8 +7,6 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
 
-use rustix::net::sockopt::socket_peercred;
-
 use crate::sys;
 
 /// The most groups that a process can have (`NGROUPS_MAX`).
@@ -38,14 +36,13 @@ impl Peer {
     /// It is no Unix socket, or the process is in a PID namespace that this one cannot see.
     pub fn of(socket: impl AsFd) -> io::Result<Peer> {
         let socket = socket.as_fd();
-        let credentials = socket_peercred(socket)?;
-        let pid = u32::try_from(credentials.pid.as_raw_nonzero().get());
+        let credentials = credentials(socket)?;
         Ok(Peer {
-            uid: credentials.uid.as_raw(),
-            gid: credentials.gid.as_raw(),
+            uid: credentials.uid,
+            gid: credentials.gid,
             groups: groups(socket)?,
             network: network(socket)?,
-            pid: pid.map_err(io::Error::other)?,
+            pid: u32::try_from(credentials.pid).map_err(io::Error::other)?,
         })
     }
 
@@ -55,12 +52,43 @@ impl Peer {
     /// # Errors
     /// There is no socket to compare with, or the kernel is older than 5.14.
     pub fn shares_network(&self) -> io::Result<bool> {
-        Ok(self.network == network(UnixDatagram::unbound()?.as_fd())?)
+        Ok(self.network == own_network()?)
+    }
+}
+
+/// The number of the network namespace that this thread is in.
+pub(crate) fn own_network() -> io::Result<u64> {
+    network(UnixDatagram::unbound()?.as_fd())
+}
+
+/// Read as the kernel writes it: the process is 0 where this one's PID namespace does not have it.
+fn credentials(socket: BorrowedFd<'_>) -> io::Result<libc::ucred> {
+    let mut found = libc::ucred {
+        pid: 0,
+        uid: u32::MAX,
+        gid: u32::MAX,
+    };
+    let mut bytes = libc::socklen_t::try_from(size_of_val(&found)).map_err(io::Error::other)?;
+    // SAFETY: the kernel writes at most the bytes of a live value, and how many.
+    sys::check(unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut bytes,
+        )
+    })?;
+    match found.pid {
+        0 => Err(io::Error::other(
+            "it is in a process namespace that cannot be seen from here",
+        )),
+        _ => Ok(found),
     }
 }
 
 /// The number of the network namespace in which a socket was made (`SO_NETNS_COOKIE`).
-fn network(socket: BorrowedFd<'_>) -> io::Result<u64> {
+pub(crate) fn network(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie = 0_u64;
     let mut bytes = libc::socklen_t::try_from(size_of_val(&cookie)).map_err(io::Error::other)?;
     // SAFETY: the kernel writes at most the eight bytes of a live number, and how many.

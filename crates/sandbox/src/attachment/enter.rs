@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{
+    DumpableBehavior, Pid, PidfdFlags, getegid, geteuid, pidfd_open, set_dumpable_behavior,
+};
 
 use super::links::{self, Link};
 use super::request::Attachment;
@@ -77,7 +79,7 @@ pub(super) fn enter(attachment: &Attachment) -> Result<Entered, SandboxError> {
     };
     let network = open(&path)?;
     let mounts = match attachment {
-        Attachment::Process(pid) => mounts_of(*pid),
+        Attachment::Process(pid) => mounts_of(*pid, network.as_fd()),
         Attachment::Namespace(_) | Attachment::Device(_) => None,
     };
     // What was opened by the process's number is its own, if it still lives.
@@ -112,9 +114,10 @@ pub(super) fn enter(attachment: &Attachment) -> Result<Entered, SandboxError> {
 /// Makes a network namespace, and a user namespace that owns it where that is needed.
 fn make() -> Result<Entered, SandboxError> {
     if unshare(CloneFlags::CLONE_NEWNET).is_err() {
-        // Nothing there needs the number of a user.
+        let (user, group) = (geteuid().as_raw(), getegid().as_raw());
         let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET;
         unshare(flags).at(Step::Namespaces, "")?;
+        number_user(user, group).at(Step::IdMap, "")?;
     }
     Ok(Entered {
         network: Identity::at("/proc/self/ns/net").at(Step::Attach, "/proc")?,
@@ -123,6 +126,17 @@ fn make() -> Result<Entered, SandboxError> {
         mounts: None,
         was_up: false,
     })
+}
+
+/// Gives this process's user a number in its new user namespace, by which a gateway that asks later is known.
+fn number_user(user: u32, group: u32) -> io::Result<()> {
+    // Only then are these files its own. It holds nothing of a sandbox yet.
+    set_dumpable_behavior(DumpableBehavior::Dumpable)?;
+    let written = fs::write("/proc/self/setgroups", "deny")
+        .and_then(|()| fs::write("/proc/self/uid_map", format!("0 {user} 1")))
+        .and_then(|()| fs::write("/proc/self/gid_map", format!("0 {group} 1")));
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    written
 }
 
 fn process(pid: u32) -> Result<OwnedFd, SandboxError> {
@@ -141,7 +155,11 @@ fn gone(attachment: &Attachment) -> SandboxError {
         Attachment::Namespace(path) => format!("nothing is at {}", path.display()),
         Attachment::Device(tap) => format!("there is no device {}", tap.name),
     };
-    SandboxError::refused_for(Step::Attach, what, libc::ESRCH)
+    let errno = match attachment {
+        Attachment::Process(_) => libc::ESRCH,
+        Attachment::Namespace(_) | Attachment::Device(_) => libc::ENOENT,
+    };
+    SandboxError::refused_for(Step::Attach, what, errno)
 }
 
 /// Opens what must be a network namespace.
@@ -165,14 +183,21 @@ fn open(path: &Path) -> Result<File, SandboxError> {
     ))
 }
 
-/// The mount namespace of a process, where it is neither this one's own nor the host's: what is shown there is
-/// seen by the sandbox alone. (A service may have a mount namespace of its own.)
-fn mounts_of(pid: u32) -> Option<OwnedFd> {
+/// The mount namespace of a process, where it is the sandbox's: neither this one's own nor the host's (a service may
+/// have one of its own), and owned as its network is. What is shown there is seen by nobody else's programs.
+fn mounts_of(pid: u32, network: BorrowedFd<'_>) -> Option<OwnedFd> {
     let file = File::open(format!("/proc/{pid}/ns/mnt")).ok()?;
     let theirs = Identity::of(&file.metadata().ok()?);
     let is_other = |path: &str| Identity::at(path).map_or(true, |own| own != theirs);
     let others = ["/proc/self/ns/mnt", "/proc/1/ns/mnt"];
-    others.into_iter().all(is_other).then(|| file.into())
+    let owner_of = |namespace: BorrowedFd<'_>| -> io::Result<Identity> {
+        Ok(Identity::of(&File::from(owner(namespace)?).metadata()?))
+    };
+    let is_the_sandboxs = match (owner_of(file.as_fd()), owner_of(network)) {
+        (Ok(mounts), Ok(network)) => mounts == network,
+        _ => false,
+    };
+    (is_the_sandboxs && others.into_iter().all(is_other)).then(|| file.into())
 }
 
 /// Joins it; where that is not permitted, by its owner's user namespace.

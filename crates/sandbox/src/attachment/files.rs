@@ -106,7 +106,7 @@ fn bind_here(mounts: BorrowedFd<'_>, shown: &Shown<'_>) -> io::Result<Vec<Bound>
     if let Some((_, place)) = wanted.iter().find(|(_, place)| is_below(place, &shared)) {
         return Err(io::Error::other(format!(
             "mounts at {} are shared with other mount namespaces",
-            place.display()
+            place.to_string_lossy().escape_debug()
         )));
     }
     setns(&own, CloneFlags::CLONE_NEWNS)?;

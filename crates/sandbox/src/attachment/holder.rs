@@ -28,7 +28,7 @@ use crate::link;
 use crate::listeners;
 use crate::message::Report;
 use crate::sockets::{NamedSockets, SocketName};
-use crate::{fds, refused, streams, sys};
+use crate::{fds, peer, refused, streams, sys};
 
 /// How long the caller may take to say what is wanted.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -89,8 +89,11 @@ fn prepare(caller: &Channel) -> Result<Holder, SandboxError> {
     // Before the namespace's owner is another user than this process's.
     let listener = request.listen.as_deref().map(listen_at).transpose();
     let listener = listener.at(step, "the socket for gateways")?;
+    // A gateway asks from where this one was started, and no program of a sandbox does.
+    let home = peer::own_network().at(step, "its network namespace")?;
     let entered = enter(&request.attachment)?;
     let mut holder = Holder::build(request, entered)?;
+    holder.home = home;
     if listener.is_some() && is_nobody() {
         return Err(SandboxError::refused(
             step,
@@ -140,6 +143,8 @@ struct Holder {
     lifeline: Option<OwnedFd>,
     /// Never readable: stands for what is not there.
     silent: OwnedFd,
+    /// The network namespace in which gateways ask.
+    home: u64,
 }
 
 impl Drop for Holder {
@@ -194,6 +199,7 @@ impl Holder {
             entered,
             before,
             sockets: Some(sockets),
+            home: 0,
             log: Some(log.at(Step::Attach, "log of refusals")?),
             bound: Vec::new(),
             listener: None,
@@ -281,7 +287,8 @@ impl Holder {
         let Ok(asking) = accept_with(listener, flags) else {
             return;
         };
-        let is_ours = sockopt::socket_peercred(&asking).is_ok_and(|peer| peer.uid == geteuid());
+        let is_ours = sockopt::socket_peercred(&asking).is_ok_and(|peer| peer.uid == geteuid())
+            && peer::network(asking.as_fd()).is_ok_and(|network| network == self.home);
         let asking = Channel::from(asking);
         if is_ours && gateway.is_none() && self.hand_over(&asking, Some("")).is_ok() {
             *gateway = Some(asking);

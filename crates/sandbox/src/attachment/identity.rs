@@ -6,8 +6,9 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
-use super::enter::owner;
+use super::enter::{Identity, owner};
 use crate::sys;
 
 /// `NS_GET_OWNER_UID` (ioctl_nsfs(2)).
@@ -29,6 +30,14 @@ pub fn network_owner(pid: u32) -> io::Result<u32> {
     // SAFETY: the call writes one live number.
     sys::check(unsafe { libc::ioctl(owner.as_raw_fd(), NS_GET_OWNER_UID, &raw mut user) })?;
     Ok(user)
+}
+
+/// The number of the network namespace that a file names.
+///
+/// # Errors
+/// There is no such file, or this process may not look at it.
+pub fn network_number(path: impl AsRef<Path>) -> io::Result<u64> {
+    Ok(Identity::at(path)?.inode)
 }
 
 /// What no other process ever has, of this start of the machine or another.

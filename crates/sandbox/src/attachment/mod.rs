@@ -18,6 +18,6 @@ mod start;
 mod undo;
 
 pub use holder::hold;
-pub use identity::{network_owner, process_mark};
+pub use identity::{network_number, network_owner, process_mark};
 pub use request::{AttachRequest, Attachment, TrustContent};
 pub use start::{Attached, attach, attach_again};

@@ -25,6 +25,8 @@ const INODE_BYTES: usize = size_of::<u64>();
 pub struct Attached {
     /// The sockets made inside.
     pub sockets: Sockets,
+    /// The number of the network namespace that they are in.
+    pub network: u64,
     /// The holder.
     pub control: Control,
     /// Why the files about names and trust are not shown over the sandbox's own, if they are not though
@@ -104,6 +106,7 @@ fn receive(channel: Channel) -> Result<Attached, SandboxError> {
     let sockets = Sockets::with_members(named, Members::Namespace(inode)).at(Step::HandOver, "")?;
     Ok(Attached {
         sockets,
+        network: inode,
         control: Control::new(channel, lifeline),
         unbound: Some(unbound).filter(|why| !why.is_empty()),
     })
