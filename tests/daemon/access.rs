@@ -158,5 +158,17 @@ fn what_is_wrong_is_said() {
         "{}",
         second.err()
     );
+    // Nor may it have the other's sandboxes.
+    let mut second = world.command(portcullis());
+    let second = finish(
+        second.args(["serve", "--control", "other.sock", "--state", "state"]),
+        LIMIT,
+    );
+    assert_eq!(second.code(), Some(1), "{}", second.err());
+    assert!(
+        second.err().contains("another daemon keeps"),
+        "{}",
+        second.err()
+    );
     assert_eq!(daemon.get("/healthz").0, 204);
 }

@@ -144,7 +144,7 @@ fn clients_that_make_and_remove_at_random_leave_nothing_behind() {
         after.0 <= before.0 && after.1 <= before.1 + 1
     });
     let kept = fs::read_dir(world.home().join("state")).map_or(99, Iterator::count);
-    assert_eq!(kept, 0);
+    assert_eq!(kept, 1, "the lock alone");
 }
 
 /// A sandbox that somebody else has made, and a daemon that is killed under it.
@@ -270,8 +270,7 @@ impl Inside<'_> {
 
     /// The status of a request that goes direct; 000 for none.
     fn curl(&self, name: &str) -> String {
-        let (pid, url) = (self.pid.to_string(), format!("http://{name}/"));
-        let enter = ["-U", "-n", "-m", "--preserve-credentials", "-t", &pid];
+        let url = format!("http://{name}/");
         let curl = [
             "curl",
             "-s",
@@ -283,9 +282,15 @@ impl Inside<'_> {
             "%{http_code}",
             &url,
         ];
+        self.run(&curl)
+    }
+
+    /// What a program inside says.
+    fn run(&self, program: &[&str]) -> String {
+        let pid = self.pid.to_string();
         let mut nsenter = self.world.command_as_root("nsenter");
-        nsenter.args(enter).args(curl);
-        crate::finish(&mut nsenter, crate::LIMIT).out()
+        nsenter.args(["-U", "-n", "-m", "--preserve-credentials", "-t", &pid]);
+        crate::finish(nsenter.args(program), crate::LIMIT).out()
     }
 }
 
@@ -306,4 +311,135 @@ impl Drop for Inside<'_> {
         crate::kill("KILL", self.pid);
         crate::kill("KILL", self.process.pid());
     }
+}
+
+/// The doors go with the process that names the sandbox, also where others live on in it.
+#[test]
+fn what_lives_on_in_a_sandbox_that_has_ended() {
+    let world = world();
+    let daemon = Daemon::of_root(&world);
+    let mut first = Inside::start(&world);
+    let mut nsenter = world.command_as_root("nsenter");
+    let pid = first.pid.to_string();
+    nsenter.args(["-U", "-n", "-m", "--preserve-credentials", "-t", &pid]);
+    nsenter.args(["sh", "-c", "echo $$; exec sleep 600"]);
+    let process = crate::Background::start(&mut nsenter);
+    let pid = process.next_line().parse().expect("a number");
+    let second = Inside {
+        world: &world,
+        process,
+        pid,
+    };
+    let before = held(daemon.real_pid());
+    for _ in 0..3 {
+        assert_eq!(daemon.attach("foreign", &first).0, 201);
+        assert_eq!(second.curl("api.example.com"), "200");
+        drop(first);
+        until("it is forgotten", || {
+            daemon.get("/v1/sandboxes/foreign").0 == 404
+        });
+        // Neither directly nor by the proxy, whose address may be had again.
+        assert_eq!(second.curl("api.example.com"), "000");
+        second.run(&["ip", "address", "add", "10.0.2.2/24", "dev", "lo"]);
+        let proxy = ["-x", "http://10.0.2.2:3128", "http://api.example.com/"];
+        let by_proxy = [&["curl", "-s", "-m", "5", "-w", "%{http_code}"][..], &proxy].concat();
+        assert_eq!(second.run(&by_proxy), "000");
+        second.run(&["ip", "address", "del", "10.0.2.2/24", "dev", "lo"]);
+        first = Inside {
+            world: &world,
+            process: {
+                let mut nsenter = world.command_as_root("nsenter");
+                let pid = second.pid.to_string();
+                nsenter.args(["-U", "-n", "-m", "--preserve-credentials", "-t", &pid]);
+                crate::Background::start(nsenter.args(["sh", "-c", "echo $$; exec sleep 600"]))
+            },
+            pid: 0,
+        };
+        first.pid = first.process.next_line().parse().expect("a number");
+    }
+    until("descriptors are given back", || {
+        held(daemon.real_pid()).0 <= before.0 + 1
+    });
+}
+
+/// What a request has begun is done whole, or not at all; what it leaves is nobody else's.
+#[test]
+fn clients_that_hang_up_leave_no_doors_to_others() {
+    let world = world();
+    let daemon = Daemon::of_root(&world);
+    let (theirs, mine) = (Inside::start(&world), Inside::start(&world));
+    let new = serde_json::json!({
+        "name": "web",
+        "attach": {"kind": "pid", "pid": theirs.pid},
+        "policy": {"text": API},
+    })
+    .to_string();
+    for number in 1..=12 {
+        let mut curl = world.command("curl");
+        let limit = format!("0.{:03}", 2 * number);
+        curl.args(["-s", "-m", &limit, "--unix-socket"])
+            .arg(&daemon.socket)
+            .args(["-H", "content-type: application/json", "-d", &new])
+            .arg("http://localhost/v1/sandboxes");
+        crate::finish(&mut curl, crate::LIMIT);
+        let path = "/v1/sandboxes/web";
+        until("it is made whole, or not at all", || {
+            let (status, shown) = daemon.get(path);
+            status == 404 || shown["state"] == "serving"
+        });
+        until("it is removed", || {
+            matches!(daemon.ask("DELETE", path, None).0, 204 | 404) && daemon.get(path).0 == 404
+        });
+    }
+    until("nothing is left", || {
+        let (status, made) = daemon.attach("web", &mine);
+        if status == 201 {
+            assert_eq!(mine.curl("api.example.com"), "200");
+            assert_eq!(theirs.curl("api.example.com"), "000");
+        }
+        assert!(status == 201 || status == 409, "{made}");
+        status == 201
+    });
+}
+
+const FRAMES: &str = include_str!("../support/frames.py");
+
+/// What a guest on a socket gets: its address, an answer, a refusal.
+fn guest(world: &World, socket: &str) -> String {
+    let program = format!(
+        "{FRAMES}
+guest = Guest(Stream({socket:?}), MAC)
+guest.settle()
+print(guest.dhcp(1)[1], guest.lookup('10.0.2.3', 'api.example.com'), guest.syn('203.0.113.10', 22))
+"
+    );
+    let ran = world.run("python3", &["-c", &program], crate::LIMIT);
+    assert!(ran.ok(), "{}", ran.err());
+    ran.out().trim().to_owned()
+}
+
+#[test]
+fn a_virtual_machine_finds_its_network_again_after_the_daemon_was_killed() {
+    crate::support::require("python3");
+    crate::support::require_kernel("/dev/net/tun", "TAP devices for ordinary users");
+    let world = world();
+    let mut daemon = Daemon::of_root(&world);
+    let new = serde_json::json!({
+        "name": "vm",
+        "attach": {"kind": "vm-socket"},
+        "policy": {"text": API},
+    });
+    let (status, made) = daemon.ask("POST", "/v1/sandboxes", Some(&new));
+    assert_eq!(status, 201, "{made}");
+    let socket = made["listening"]["guest"]
+        .as_str()
+        .expect("a socket")
+        .to_owned();
+    assert_eq!(guest(&world, &socket), "10.0.2.15 0 refused");
+    daemon.crash();
+    daemon.begin();
+    until("it is served again", || daemon.get("/readyz").0 == 204);
+    assert_eq!(guest(&world, &socket), "10.0.2.15 0 refused");
+    assert_eq!(daemon.ask("DELETE", "/v1/sandboxes/vm", None).0, 204);
+    assert!(!std::path::Path::new(&socket).exists());
 }

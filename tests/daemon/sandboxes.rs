@@ -138,7 +138,7 @@ fn the_configuration_names_sandboxes_whose_files_are_followed() {
     let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
     assert_eq!(listed[0]["name"], "one");
     let looked = daemon.cli(&["top", "--looks", "1"]).out();
-    assert!(looked.starts_with("1 sandboxes, "), "{looked}");
+    assert!(looked.starts_with("1 sandbox, "), "{looked}");
 }
 
 #[test]

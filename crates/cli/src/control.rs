@@ -32,7 +32,7 @@ impl ControlOptions {
         let Some(socket) = self.control.clone().or_else(default_socket) else {
             output::error(
                 "which daemon is meant is not known",
-                Some("name its control socket with --control SOCKET"),
+                Some("name its control socket with --control SOCKET or in PORTCULLIS_CONTROL"),
             );
             return Err(ExitCode::from(USAGE));
         };

@@ -174,12 +174,12 @@ pub fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
         io::ErrorKind::NotFound if lost => {
             "the current folder was deleted or cannot be entered; name the policy by its full path"
         }
-        io::ErrorKind::NotFound => "check the path; --policy takes a TOML, YAML or JSON file",
+        io::ErrorKind::NotFound => "check the path; a policy is a TOML, YAML or JSON file",
         io::ErrorKind::PermissionDenied => {
             "let this user read the file and enter its folders, or name another file"
         }
         io::ErrorKind::IsADirectory => "name a file in that folder",
-        _ => "--policy takes a readable TOML, YAML or JSON file",
+        _ => "a policy is a readable TOML, YAML or JSON file",
     };
     let hint = crate::output::fix_of_limit(error).unwrap_or(hint);
     Diagnostic {

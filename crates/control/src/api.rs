@@ -75,6 +75,16 @@ pub enum AttachTo {
         #[schema(value_type = String)]
         path: PathBuf,
     },
+    /// A virtual machine, whose frames come and go on a Unix socket that the daemon makes for the caller.
+    VmSocket {
+        /// How frames stand on it.
+        #[serde(default)]
+        framing: Framing,
+        /// The largest packet that the guest is told to use, in bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(minimum = 1280, maximum = 65520)]
+        mtu: Option<u16>,
+    },
     /// Listeners of the host: programs that ignore them are not held in. Administrators only.
     Listeners {
         /// DNS over UDP and TCP; port 0 takes a free one.
@@ -90,6 +100,19 @@ pub enum AttachTo {
         #[schema(value_type = Option<String>, example = "127.0.0.1:0")]
         socks5: Option<SocketAddr>,
     },
+}
+
+/// How a guest's frames stand on a Unix socket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Framing {
+    /// A stream, each frame behind its length in four bytes: QEMU's `-netdev stream`, passt, libkrun.
+    #[default]
+    Stream,
+    /// A datagram each: libkrun, vfkit, lima, QEMU's `-netdev dgram`.
+    Datagram,
+    /// A message each, on a connection (`SOCK_SEQPACKET`).
+    Seqpacket,
 }
 
 /// The format of a policy's text.
@@ -166,7 +189,7 @@ pub enum State {
     CutOff,
 }
 
-/// Where listeners of the host really listen.
+/// Where a sandbox's doors on the host are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Listening {
     /// DNS over UDP and TCP.
@@ -181,6 +204,10 @@ pub struct Listening {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub socks5: Option<SocketAddr>,
+    /// The Unix socket of a virtual machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub guest: Option<PathBuf>,
 }
 
 /// Decisions since the daemon serves the sandbox, by verdict.

@@ -292,6 +292,7 @@ async fn follow(
     Query(filter): Query<Filter>,
 ) -> Result<Response, Problem> {
     admit(&sandboxes, &caller, &name)?;
+    known(&filter)?;
     let subscription = sandboxes.follow(&name);
     let subscription = subscription.ok_or_else(|| Problem::not_found(name.as_str()))?;
     Ok(stream::response(vec![(name, subscription)], filter))
@@ -312,14 +313,22 @@ async fn follow_all(
     State(sandboxes): State<Shared>,
     Extension(caller): Extension<Caller>,
     Query(filter): Query<Filter>,
-) -> Response {
+) -> Result<Response, Problem> {
+    known(&filter)?;
     let mut all = sandboxes.list();
     all.retain(|sandbox| caller.may_use(sandbox.owner));
     let followed = all.into_iter().filter_map(|sandbox| {
         let subscription = sandboxes.follow(&sandbox.name)?;
         Some((sandbox.name, subscription))
     });
-    stream::response(followed.collect(), filter)
+    Ok(stream::response(followed.collect(), filter))
+}
+
+fn known(filter: &Filter) -> Result<(), Problem> {
+    match filter.unknown() {
+        None => Ok(()),
+        Some(why) => Err(not_expected("query", StatusCode::BAD_REQUEST, why)),
+    }
 }
 
 /// The daemon's figures as OpenMetrics text. Administrators only.

@@ -20,8 +20,8 @@ mod stream;
 
 pub use access::{Admins, Caller, Peer};
 pub use api::{
-    Applied, AttachTo, Change, Counts, Decision, Explained, Finding, Level, Listening, Name,
-    NewSandbox, PolicyFormat, PolicyText, Sandbox, State, TargetList,
+    Applied, AttachTo, Change, Counts, Decision, Explained, Finding, Framing, Level, Listening,
+    Name, NewSandbox, PolicyFormat, PolicyText, Sandbox, State, TargetList,
 };
 pub use client::{Client, ClientError, Event, Events};
 pub use handlers::document;

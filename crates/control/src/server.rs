@@ -3,8 +3,9 @@
 //! Answers *exhaustion* and *around the gateway* (docs/threats.md): connections, heads, bodies and their time
 //! are bounded, and a peer in another network namespace is not served.
 
+use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::HttpBody;
@@ -22,15 +23,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
-use crate::access::{Admins, Peer};
+use crate::access::{Admins, Caller, Peer};
 use crate::handlers::router;
 use crate::problem::{Problem, ProblemKind};
 use crate::sandboxes::Sandboxes;
 
 /// The largest body of a request, in bytes: a policy, as JSON.
-pub const MAX_BODY_BYTES: usize = 16 * 1024 * 1024;
+pub const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 /// Connections at once. Others wait to be accepted.
-pub const MAX_CONNECTIONS: usize = 256;
+pub const MAX_CONNECTIONS: usize = 1024;
+/// Connections at once of one user who is no administrator. Further ones are closed: no user keeps another out.
+const MAX_CONNECTIONS_PER_USER: usize = 16;
 /// How long a request's head may take.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a request may take from its head to that of its response: its body, and what it asks for.
@@ -68,6 +71,7 @@ pub async fn serve(
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn(bounded));
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let users = Users::default();
     let tracker = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -77,9 +81,9 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, place)) => {
-                let (router, token) = (router.clone(), token.clone());
+                let (router, users, token) = (router.clone(), users.clone(), token.clone());
                 tracker.spawn(async move {
-                    connection(stream, router, gatekeeper, token).await;
+                    connection(stream, router, gatekeeper, users, token).await;
                     drop(place);
                 });
             }
@@ -93,6 +97,50 @@ pub async fn serve(
     // Who follows decisions is cut off.
     let _ = tokio::time::timeout(END_TIMEOUT, tracker.wait()).await;
     Ok(())
+}
+
+/// How many connections each user has who is no administrator.
+#[derive(Clone, Default)]
+struct Users(Arc<Mutex<HashMap<u32, usize>>>);
+
+/// A connection of a user.
+struct Place {
+    users: Users,
+    user: Option<u32>,
+}
+
+impl Users {
+    fn place(&self, caller: &Caller) -> Option<Place> {
+        let user = (!caller.is_admin).then_some(caller.uid);
+        if let Some(user) = user {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = all.entry(user).or_default();
+            if *count == MAX_CONNECTIONS_PER_USER {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(Place {
+            users: self.clone(),
+            user,
+        })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(user) = self.user else {
+            return;
+        };
+        let all = self.users.0.lock();
+        let mut all = all.unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = all.get_mut(&user) {
+            *count -= 1;
+            if *count == 0 {
+                all.remove(&user);
+            }
+        }
+    }
 }
 
 /// A request that says that it is too large is not waited for, and none holds its connection for ever.
@@ -134,6 +182,7 @@ async fn connection(
     stream: UnixStream,
     router: Router,
     gatekeeper: Gatekeeper,
+    users: Users,
     token: CancellationToken,
 ) {
     let peer = match (gatekeeper.peer_of)(&stream) {
@@ -143,8 +192,18 @@ async fn connection(
             return;
         }
     };
-    let service =
-        TowerToHyperService::new(router.layer(Extension(gatekeeper.admins.caller(&peer))));
+    let caller = gatekeeper.admins.caller(&peer);
+    let _place = match users.place(&caller) {
+        Some(place) => place,
+        None => {
+            info!(
+                uid = caller.uid,
+                "refused a control connection: this user has too many"
+            );
+            return;
+        }
+    };
+    let service = TowerToHyperService::new(router.layer(Extension(caller)));
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

@@ -11,6 +11,7 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
+use portcullis_policy::Reason;
 use portcullis_record::{ObservedDecision, Subscription};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
@@ -41,6 +42,22 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
+    /// What no decision ever has, and would wait for ever.
+    pub(crate) fn unknown(&self) -> Option<String> {
+        let known = |value: &Option<String>, all: &[&str]| {
+            value.as_deref().is_none_or(|value| all.contains(&value))
+        };
+        let layers = ["dns", "tcp", "tls", "http", "udp", "gateway"];
+        let reasons: Vec<&str> = Reason::ALL.iter().map(|reason| reason.code()).collect();
+        if !known(&self.verdict, &["allow", "deny", "error", "audit"]) {
+            return Some("`verdict` is allow, deny, error or audit".to_owned());
+        }
+        if !known(&self.layer, &layers) {
+            return Some(format!("`layer` is one of {}", layers.join(", ")));
+        }
+        (!known(&self.reason, &reasons)).then(|| "no reason has this code".to_owned())
+    }
+
     fn wants(&self, decision: &Decision) -> bool {
         let is = |wanted: &Option<String>, found: &str| {
             wanted.as_ref().is_none_or(|wanted| wanted == found)

@@ -363,6 +363,16 @@ async fn what_is_wrong_is_a_problem() {
             400,
             "unknown field `layr`",
         ),
+        (
+            "GET /v1/decisions?verdict=foo HTTP/1.1",
+            400,
+            "`verdict` is allow",
+        ),
+        (
+            "GET /v1/sandboxes/a/decisions?reason=foo HTTP/1.1",
+            400,
+            "no reason has this code",
+        ),
         ("GET /readyz HTTP/1.1", 503, "one is cut off"),
         (
             "POST /v1/sandboxes HTTP/1.1\r\nContent-Length: 1",
@@ -382,7 +392,7 @@ async fn what_is_wrong_is_a_problem() {
         (
             "PATCH /v1/sandboxes/a HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 17000000",
             413,
-            "at most 16777216 bytes",
+            "at most 4194304 bytes",
         ),
     ] {
         let body = if request.ends_with(": 2") { "{}" } else { "x" };
@@ -406,14 +416,33 @@ async fn what_is_wrong_is_a_problem() {
 }
 
 #[tokio::test]
-async fn idle_clients_and_slow_heads_keep_nobody_out() {
-    let served = Served::start(|_| peer(0));
+async fn idle_clients_of_one_user_keep_nobody_out() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static USER: AtomicU32 = AtomicU32::new(1000);
+    let served = Served::start(|_| peer(USER.load(Ordering::SeqCst)));
     let path = served.folder.path().join("c");
-    let idle: Vec<UnixStream> = (0..200)
+    let idle: Vec<UnixStream> = (0..100)
         .map(|_| UnixStream::connect(&path).unwrap())
         .collect();
-    assert_eq!(served.client().list().await.unwrap(), []);
+    // All of them are accepted by the time that one is refused.
+    until(async || served.client().list().await.is_err()).await;
+    for other in [1001, 0] {
+        USER.store(other, Ordering::SeqCst);
+        assert_eq!(served.client().list().await.unwrap(), []);
+    }
     drop(idle);
+    USER.store(1000, Ordering::SeqCst);
+    until(async || served.client().list().await.is_ok()).await;
+}
+
+async fn until(is: impl AsyncFn() -> bool) {
+    for _ in 0..500 {
+        if is().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not within five seconds");
 }
 
 #[test]

@@ -140,7 +140,7 @@ pub fn serve_attached(
 }
 
 /// The addresses inside.
-fn addresses(attachment: &Attachment) -> Addresses {
+pub(crate) fn addresses(attachment: &Attachment) -> Addresses {
     match attachment {
         Attachment::Device(_) => Addresses::with_tap(),
         Attachment::Process(_) | Attachment::Namespace(_) => Addresses::new(),
@@ -219,6 +219,8 @@ async fn serve(
         rejected: Rejected::default(),
         host_files,
         guest: config.guest,
+        own_tickets: true,
+        descriptors: None,
     };
     let mut end = pin!(end);
     let started = tokio::select! {

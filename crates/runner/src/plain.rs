@@ -72,6 +72,9 @@ async fn serve(
         listeners: config.listeners,
         allowed_clients: config.allowed_clients,
         reload: config.reload,
+        own_tickets: true,
+        descriptors: None,
+        resolve: None,
         host_files,
     };
     let before = |gateway: &Gateway| write_ca_cert(gateway, config.ca_cert.as_deref());

@@ -8,7 +8,7 @@ use crate::unresolved::Unresolved;
 use portcullis_dial::{Host, HostAddresses, reaches};
 use portcullis_gateway::{
     Acceptable, AllowedClients, BuildError, CancellationToken, Entrances, Gateway, OwnNames,
-    Policy, Recorder, Serving, StartError, TaskTracker,
+    Policy, Recorder, Resolve, Serving, StartError, TaskTracker,
 };
 use portcullis_policy::{Answers, Resolver};
 use std::io;
@@ -167,6 +167,13 @@ pub(crate) struct PlainGatewayConfig {
     pub(crate) allowed_clients: AllowedClients,
     /// How the policy's files are followed, where they are.
     pub(crate) reload: Option<Reload>,
+    /// Whether the tickets of this process's user may be used for upstream proxies: not for a policy that is somebody
+    /// else's.
+    pub(crate) own_tickets: bool,
+    /// How many descriptors it may hold, where other sandboxes share the process; all that are free otherwise.
+    pub(crate) descriptors: Option<usize>,
+    /// When exact names are resolved, where the policy's own word does not count.
+    pub(crate) resolve: Option<Resolve>,
     /// The host's files about names. Somebody else runs the watch over them.
     pub(crate) host_files: HostFiles,
 }
@@ -177,6 +184,13 @@ pub(crate) struct PlainGateway {
     serving: Serving,
     tracker: TaskTracker,
     token: CancellationToken,
+}
+
+/// Nothing of it runs on by itself.
+impl Drop for PlainGateway {
+    fn drop(&mut self) {
+        self.token.cancel();
+    }
 }
 
 impl PlainGateway {
@@ -201,14 +215,23 @@ impl PlainGateway {
         };
         let listeners = config.listeners;
         let dns_at = listeners.dns_at()?;
-        let gateway = Gateway::builder()
+        let mut builder = Gateway::builder();
+        if config.own_tickets {
+            builder = builder.tickets(Arc::new(CallersTickets));
+        }
+        if let Some(resolve) = config.resolve {
+            builder = builder.resolve(resolve);
+        }
+        if let Some(descriptors) = config.descriptors {
+            builder = builder.descriptors(descriptors);
+        }
+        let gateway = builder
             .policy(config.policy)
             .resolvers(config.resolvers)
             .hosts(config.host_files.hosts())
             .search(config.host_files.search())
             .recorder(recorder.clone())
             .own(own)
-            .tickets(Arc::new(CallersTickets))
             .host_listeners(listeners.addresses()?)
             .acceptable(listeners.acceptable(host_resolvers.clone())?)
             .transparent(false)

@@ -86,6 +86,11 @@ pub struct SandboxConfig {
     pub rejected: Rejected,
     /// The guest behind a TAP, where there is one.
     pub guest: GuestConfig,
+    /// Whether the tickets of this process's user may be used for upstream proxies: not for a policy that is somebody
+    /// else's.
+    pub own_tickets: bool,
+    /// How many descriptors it may hold, where other sandboxes share the process; all that are free otherwise.
+    pub descriptors: Option<usize>,
     /// The host's files about names. Somebody else runs the watch over them.
     pub host_files: HostFiles,
 }
@@ -97,6 +102,13 @@ pub struct SandboxGateway {
     control: Arc<Control>,
     tracker: TaskTracker,
     token: CancellationToken,
+}
+
+/// Nothing of it runs on by itself.
+impl Drop for SandboxGateway {
+    fn drop(&mut self) {
+        self.token.cancel();
+    }
 }
 
 impl SandboxGateway {
@@ -227,7 +239,13 @@ async fn start(
     let names = own_names(&addresses);
     let search = config.host_files.search();
     let hosts = config.host_files.hosts();
-    let mut builder = Gateway::builder().tickets(Arc::new(CallersTickets));
+    let mut builder = Gateway::builder();
+    if config.own_tickets {
+        builder = builder.tickets(Arc::new(CallersTickets));
+    }
+    if let Some(descriptors) = config.descriptors {
+        builder = builder.descriptors(descriptors);
+    }
     if let Some(own) = inside::own(&addresses, names.hostname.clone(), hosts.clone()) {
         builder = builder.inside(own, inside.clone());
     }

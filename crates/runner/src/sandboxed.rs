@@ -160,6 +160,8 @@ async fn serve(
         rejected: rejected.clone(),
         host_files,
         guest: GuestConfig::default(),
+        own_tickets: true,
+        descriptors: None,
     };
     let served = match SandboxGateway::start(doors, wanted, &recorder).await {
         Ok(served) => served,

@@ -75,6 +75,13 @@ fn run(args: &Explain) -> ExitCode {
     if let Some(sandbox) = &args.sandbox {
         return ask_daemon(args, sandbox);
     }
+    if args.control.control.is_some() {
+        output::error(
+            "--control names a daemon, but no sandbox of it is named",
+            Some("add --sandbox NAME; `portcullis ps` lists them"),
+        );
+        return ExitCode::from(USAGE);
+    }
     let Ok(loaded) = policy_options::load_to_look(&args.policy) else {
         return ExitCode::from(USAGE);
     };

@@ -89,7 +89,9 @@ fn check(args: Check) -> ExitCode {
         1 => "1 warning".to_owned(),
         count => format!("{count} warnings"),
     };
-    let summary = format!("ok: {} rules, {warnings}\n", loaded.policy.rule_count());
+    let rules = loaded.policy.rule_count();
+    let plural = if rules == 1 { "" } else { "s" };
+    let summary = format!("ok: {rules} rule{plural}, {warnings}\n");
     if output::data(&summary) {
         ExitCode::SUCCESS
     } else {

@@ -111,11 +111,8 @@ fn run(args: Serve) -> ExitCode {
             return ExitCode::from(USAGE);
         }
     }
-    if let Err(fix) = ca_cert(&args, &loaded.policy) {
-        output::error(
-            "inspection needs --ca-cert, and --ca-cert needs inspection",
-            Some(fix),
-        );
+    if let Err((what, fix)) = ca_cert(&args, &loaded.policy) {
+        output::error(what, Some(fix));
         return ExitCode::from(USAGE);
     }
     match serve(&args, loaded.policy, reload) {
@@ -131,15 +128,18 @@ fn run(args: Serve) -> ExitCode {
 }
 
 /// Programs have to trust the gateway's authority, which nobody can mount over anything here.
-fn ca_cert(args: &Serve, policy: &Policy) -> Result<(), &'static str> {
+fn ca_cert(args: &Serve, policy: &Policy) -> Result<(), (&'static str, &'static str)> {
     let connections = args.http.is_some() || args.socks5.is_some();
     let inspects = connections && policy.inspected().next().is_some();
     match (&args.ca_cert, inspects) {
-        (None, true) => Err(
-            "the policy inspects names: add --ca-cert FILE, to receive the certificate that programs \
-             must trust",
-        ),
-        (Some(_), false) => Err("no rule served here says `inspect = true`: remove --ca-cert"),
+        (None, true) => Err((
+            "programs cannot trust what the policy inspects",
+            "add --ca-cert FILE, to receive the certificate that they must trust",
+        )),
+        (Some(_), false) => Err((
+            "there is no certificate to write: no rule served here says `inspect = true`",
+            "remove --ca-cert",
+        )),
         _ => Ok(()),
     }
 }

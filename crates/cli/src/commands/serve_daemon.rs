@@ -13,7 +13,7 @@ use nix::unistd::Group;
 use portcullis_gateway::{host_resolv_conf, usable_resolvers};
 use portcullis_policy::Mode;
 use portcullis_runner::{Daemon, DaemonError, Settings, serve_daemon};
-use std::path::{Path, PathBuf};
+use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
 
 /// The longest configuration file, in bytes.
@@ -102,6 +102,8 @@ fn daemon(args: &DaemonOptions) -> anyhow::Result<Option<Daemon>> {
         "there is no place for what the daemon keeps",
         Some("name a folder with --state FOLDER"),
     ))?;
+    // A holder has another working folder.
+    let (control, state) = (absolute(control)?, absolute(state)?);
     let mut sandboxes = Vec::new();
     for sandbox in std::mem::take(&mut settings.sandboxes) {
         let options = PolicyOptions {
@@ -146,10 +148,15 @@ fn read(path: &Path) -> anyhow::Result<Settings> {
         Ok(text)
     };
     let text = read().with_context(|| Hinted::new(what(), Some(hint)))?;
-    let path = std::path::absolute(path)?;
+    let path = absolute(path)?;
     let folder = path.parent().unwrap_or(Path::new("/"));
     let parsed = Settings::parse(&text, folder);
-    parsed.with_context(|| Hinted::new(what(), Some("README.md describes its keys")))
+    parsed.with_context(|| {
+        Hinted::new(
+            what(),
+            Some("deploy/daemon.toml, which comes with Portcullis, shows every key"),
+        )
+    })
 }
 
 fn group(name: &str) -> anyhow::Result<u32> {
@@ -166,7 +173,11 @@ fn serve(daemon: Daemon) -> anyhow::Result<()> {
     let (end, _requests) = signals()?;
     let socket = daemon.control.clone();
     // Only then: whoever waits for this line may ask at once.
-    let ready = || {
+    let ready = |cut_off: Option<String>| {
+        if let Some(cut_off) = cut_off {
+            let say = "`portcullis ps` says why";
+            output::line(format_args!("portcullis: warning: {cut_off}; {say}"));
+        }
         output::line(format_args!(
             "portcullis: serving the control socket {}",
             socket.display()

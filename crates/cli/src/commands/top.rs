@@ -3,17 +3,17 @@
 use super::ps::listed;
 use crate::command::Command;
 use crate::control::ControlOptions;
-use crate::exit::USAGE;
-use crate::output;
 use portcullis_control::{Client, ClientError, Sandbox};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
 /// The top left corner, and nothing below it (ECMA-48).
 const CLEAR: &str = "\x1b[H\x1b[J";
 
-/// Show the sandboxes of a daemon, again and again until Ctrl-C; once where stdout is no terminal
+/// Show the sandboxes of a daemon, again and again until Ctrl-C
+///
+/// Where stdout is no terminal it looks once, unless --looks or --json says otherwise.
 #[derive(clap::Args)]
 pub struct Top {
     #[command(flatten)]
@@ -24,7 +24,7 @@ pub struct Top {
     /// Look this often, then end
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
     looks: Option<u64>,
-    /// Print a line of JSON for each look
+    /// Print a line of JSON for each look, until Ctrl-C or until nobody reads them
     #[arg(long)]
     json: bool,
 }
@@ -51,7 +51,7 @@ impl Command for Top {
         });
         match shown {
             Ok(true) => ExitCode::SUCCESS,
-            Ok(false) => ExitCode::from(USAGE),
+            Ok(false) => ExitCode::SUCCESS,
             Err(code) => code,
         }
     }
@@ -64,12 +64,12 @@ impl Top {
         if self.json {
             let line = serde_json::to_string(&all);
             let line = line.map_err(|error| ClientError::Broken(error.to_string()))?;
-            return Ok(output::data(&format!("{line}\n")));
+            return Ok(written(&format!("{line}\n")));
         }
         // Those that are refused most come first.
         all.sort_by_key(|one| std::cmp::Reverse(one.decisions.deny + one.decisions.audit));
         let clear = if live { CLEAR } else { "" };
-        Ok(output::data(&format!(
+        Ok(written(&format!(
             "{clear}{}{}",
             heading(&all),
             listed(&all)
@@ -77,10 +77,19 @@ impl Top {
     }
 }
 
+/// Whether somebody has read it: nobody looks on who has closed the pipe.
+fn written(text: &str) -> bool {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .is_ok()
+}
+
 fn heading(all: &[Sandbox]) -> String {
     let sum = |count: fn(&Sandbox) -> u64| all.iter().map(count).sum::<u64>();
+    let plural = if all.len() == 1 { "" } else { "es" };
     format!(
-        "{} sandboxes, {} allowed, {} denied, {} failed\n\n",
+        "{} sandbox{plural}, {} allowed, {} denied, {} failed\n\n",
         all.len(),
         sum(|one| one.decisions.allow),
         sum(|one| one.decisions.deny + one.decisions.audit),

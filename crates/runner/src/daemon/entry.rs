@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use portcullis_control::{Counts, Listening, NewSandbox, PolicyText, Sandbox, State};
 use portcullis_gateway::{Gateway, Recorder};
-use portcullis_policy::Verdict;
+use portcullis_policy::{Reason, Verdict};
 
+use super::guest_socket::GuestFile;
 use super::store::Kept;
 use crate::attached::detach;
 use crate::plain_gateway::PlainGateway;
@@ -33,6 +34,8 @@ pub(crate) struct Served {
     pub(crate) listening: Option<Listening>,
     /// What its owner should know.
     pub(crate) note: Option<String>,
+    /// Removed with it.
+    _guest: Option<GuestFile>,
 }
 
 /// Why a gateway has ended.
@@ -49,14 +52,24 @@ impl Served {
             kind: Kind::Plain(gateway),
             listening: Some(listening),
             note: None,
+            _guest: None,
         }
     }
 
-    pub(crate) fn doors(gateway: SandboxGateway, note: Option<String>) -> Served {
+    pub(crate) fn doors(
+        gateway: SandboxGateway,
+        note: Option<String>,
+        guest: Option<GuestFile>,
+    ) -> Served {
+        let listening = guest.as_ref().map(|guest| Listening {
+            guest: Some(guest.path().to_owned()),
+            ..Listening::default()
+        });
         Served {
             kind: Kind::Doors(gateway),
-            listening: None,
+            listening,
             note,
+            _guest: guest,
         }
     }
 
@@ -98,8 +111,14 @@ impl Served {
         }
     }
 
-    /// Takes the doors away.
-    pub(crate) async fn detach(&self) {
+    /// Ends it, and takes the doors away: as if it had never been served.
+    pub(crate) async fn undo(&self) {
+        self.stop().await;
+        self.detach().await;
+    }
+
+    /// Takes the doors away, which its gateway's copies of the sockets would keep taken.
+    async fn detach(&self) {
         if let Kind::Doors(gateway) = &self.kind {
             detach(gateway.control()).await;
         }
@@ -236,6 +255,12 @@ impl Entry {
             ..
         } = new;
         let counters = self.recorder.counters();
+        // What the gateway says of itself is no decision on the sandbox.
+        let own = [Reason::Started, Reason::PolicyReloaded];
+        let own: u64 = own
+            .iter()
+            .map(|reason| counters.get(Verdict::Allow, *reason))
+            .sum();
         let (served, error) = match self.standing() {
             Standing::Served(served) => (Some(served), None),
             Standing::CutOff(why) => (None, Some(why)),
@@ -259,7 +284,7 @@ impl Entry {
             audit,
             labels,
             decisions: Counts {
-                allow: counters.verdict(Verdict::Allow),
+                allow: counters.verdict(Verdict::Allow).saturating_sub(own),
                 deny: counters.verdict(Verdict::Deny),
                 error: counters.verdict(Verdict::Error),
                 audit: counters.verdict(Verdict::Audit),

@@ -4,6 +4,7 @@
 //! the sandbox cut off, and hands its sockets to the next daemon of the same user. A namespace is entered for its
 //! owner or an administrator only.
 
+use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -11,10 +12,12 @@ use std::sync::Arc;
 use portcullis_control::{AttachTo, Caller, Problem, ProblemKind};
 use portcullis_gateway::{Inspector, Policy};
 use portcullis_sandbox::{
-    AttachRequest, Attached, Attachment, attach, attach_again, network_owner, process_mark,
+    AttachRequest, Attached, Attachment, Control, SandboxError, attach, attach_again,
+    network_number, network_owner, process_mark,
 };
 
 use crate::attached::attach_request;
+use crate::guest_link::GuestConfig;
 
 /// What is attached, and by what.
 pub(crate) struct Wanted {
@@ -24,18 +27,24 @@ pub(crate) struct Wanted {
     pub(crate) holder: Command,
 }
 
-/// Puts doors into the namespace. A holder that an earlier daemon has left is found again, unless programs inside
-/// trust an authority that went with that daemon: then its doors are taken away first.
+/// Puts doors into the namespace. A holder that an earlier daemon has left is found again, if it holds this very
+/// namespace, and unless programs inside trust an authority that went with that daemon: its doors are taken away
+/// first otherwise.
 pub(crate) fn doors(wanted: Wanted, listen: &Path) -> Result<Attached, String> {
-    if let Ok(found) = attach_again(listen) {
-        if wanted.inspector.is_none() {
+    match attach_again(listen) {
+        Ok(found) if wanted.inspector.is_none() && holds(&found, &wanted.attachment) => {
             return Ok(found);
         }
-        let _ = found.control.detach();
-        wait_until_gone(&found.control);
+        Ok(found) => {
+            let _ = found.control.detach();
+            wait_until_gone(&found.control);
+        }
+        // Left by a holder that is no more, or there is none.
+        Err(error) if listens_nobody(&error) => {
+            let _ = std::fs::remove_file(listen);
+        }
+        Err(error) => return Err(with_fix(&error)),
     }
-    // Left by a holder that is no more; there is none otherwise.
-    let _ = std::fs::remove_file(listen);
     let request = AttachRequest {
         listen: Some(listen.to_owned()),
         ..attach_request(
@@ -45,10 +54,39 @@ pub(crate) fn doors(wanted: Wanted, listen: &Path) -> Result<Attached, String> {
         )
     };
     let mut holder = wanted.holder;
-    attach(&mut holder, &request).map_err(|error| match error.fix() {
+    attach(&mut holder, &request).map_err(|error| {
+        // Whoever could not attach leaves it.
+        let _ = std::fs::remove_file(listen);
+        with_fix(&error)
+    })
+}
+
+/// Whether what a holder holds is what is wanted. A device is the holder's own, and its path is the sandbox's.
+fn holds(found: &Attached, attachment: &Attachment) -> bool {
+    let number = match attachment {
+        Attachment::Process(pid) => network_number(format!("/proc/{pid}/ns/net")),
+        Attachment::Namespace(path) => network_number(path),
+        Attachment::Device(_) => return true,
+    };
+    number.is_ok_and(|number| number == found.network)
+}
+
+fn listens_nobody(error: &SandboxError) -> bool {
+    let kind = match error {
+        SandboxError::Setup { source, .. } => source.kind(),
+        _ => return false,
+    };
+    matches!(
+        kind,
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+    )
+}
+
+fn with_fix(error: &SandboxError) -> String {
+    match error.fix() {
         Some(fix) => format!("{error}; {fix}"),
         None => error.to_string(),
-    })
+    }
 }
 
 /// Takes away the doors of a sandbox that nobody serves.
@@ -63,7 +101,7 @@ pub(crate) fn release(listen: &Path) {
 /// How long an earlier holder may take to take the doors away.
 const DETACH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
-fn wait_until_gone(control: &portcullis_sandbox::Control) {
+fn wait_until_gone(control: &Control) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let lifeline = control.lifeline();
     let mut fds = [PollFd::new(&lifeline, PollFlags::IN)];
@@ -91,6 +129,14 @@ pub(crate) fn permitted(caller: &Caller, attach: &AttachTo) -> Result<Option<Str
             Err(Problem::new(ProblemKind::BadRequest, title)
                 .help("name at least one of `dns`, `http` and `socks5`"))
         }
+        AttachTo::VmSocket { mtu, .. } => match mtu {
+            Some(mtu) if !(GuestConfig::MTU.0..=GuestConfig::MTU.1).contains(mtu) => {
+                let (least, most) = GuestConfig::MTU;
+                let title = format!("`mtu` is from {least} to {most}");
+                Err(Problem::new(ProblemKind::BadRequest, title))
+            }
+            _ => Ok(None),
+        },
         AttachTo::Listeners { .. } => admins_only("listeners of the host"),
         AttachTo::Netns { .. } => admins_only("namespaces by their path"),
         AttachTo::Pid { pid } => {

@@ -9,11 +9,13 @@
 mod compile;
 mod entry;
 mod foreign;
+mod guest_socket;
 mod listeners;
 mod metrics;
 mod registry;
 mod service;
 mod settings;
+mod starting;
 mod store;
 
 pub use service::{Daemon, DaemonError, serve_daemon};

@@ -1,53 +1,29 @@
 //! All sandboxes of the daemon: made, changed and removed one at a time each, all of them at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use futures_util::future::BoxFuture;
 use portcullis_control::{
-    Applied, AttachTo, Caller, Change, Explained, Finding, Listening, Name, NewSandbox, PolicyText,
-    Problem, ProblemKind, Sandbox, Sandboxes,
+    Applied, Caller, Change, Explained, Finding, Name, NewSandbox, PolicyText, Problem,
+    ProblemKind, Sandbox, Sandboxes,
 };
-use portcullis_gateway::{AllowedClients, Inspector, Loaded, Policy, Recorder};
+use portcullis_gateway::{Loaded, Policy, Recorder, Resolve};
 use portcullis_names::Target;
-use portcullis_record::{Subscription, WriterThread};
-use portcullis_sandbox::{Addresses, Attachment};
+use portcullis_record::Subscription;
 use tracing::{info, warn};
 
 use super::compile::{compile, mode};
 use super::entry::{Ended, Entry, Served, causes, now};
+use super::foreign;
 use super::settings::{ConfiguredSandbox, labels};
-use super::store::{Kept, Store};
-use super::{foreign, listeners};
-use crate::attached::detach;
-use crate::guest_link::GuestConfig;
-use crate::host_files::HostFiles;
-use crate::plain_gateway::{PlainGateway, PlainGatewayConfig};
-use crate::records::{self, Ending, RecordConfig};
-use crate::reload::{Rejected, Reload};
-use crate::report::record_start;
-use crate::sandbox_gateway::{Doors, SandboxConfig, SandboxGateway};
+use super::starting::{Shared, Start};
+use super::store::Kept;
+use crate::reload::Reload;
 
-/// What the sandboxes share.
-pub(crate) struct Shared {
-    pub(crate) store: Store,
-    pub(crate) log_dir: Option<PathBuf>,
-    pub(crate) host: String,
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) max_sandboxes: usize,
-    pub(crate) resolvers: Vec<SocketAddr>,
-    pub(crate) host_files: HostFiles,
-    /// Writes all their records.
-    pub(crate) writer: WriterThread,
-    /// A command that becomes the holder of a sandbox.
-    pub(crate) holder: fn() -> Command,
-    pub(crate) build: &'static str,
-}
+/// The mark of holders for what the configuration file names.
+const CONFIGURED: &str = "configured";
 
 /// All of them.
 pub(crate) struct Registry {
@@ -71,12 +47,6 @@ impl Drop for Reserved<'_> {
         let mut making = making.unwrap_or_else(PoisonError::into_inner);
         making.remove(&self.name);
     }
-}
-
-/// What a gateway is started with.
-struct Start {
-    policy: Policy,
-    reload: Option<Reload>,
 }
 
 impl Registry {
@@ -105,9 +75,12 @@ impl Registry {
             return;
         }
         let compiled = compile(&name, &kept.new.policy, mode(kept.new.audit));
+        // Its names resolved once; nobody waits for them a second time.
         let start = compiled.map(|loaded| Start {
             policy: loaded.policy,
             reload: None,
+            own_tickets: false,
+            resolve: Some(Resolve::OnDemand),
         });
         self.begin(kept, false, start.map_err(|problem| problem.title))
             .await;
@@ -131,18 +104,21 @@ impl Registry {
             },
             owner,
             since: now().unwrap_or_default(),
+            mark: CONFIGURED.to_owned(),
             process: None,
         };
         let start = Start {
             policy: loaded.policy,
             reload: Some(reload),
+            own_tickets: true,
+            resolve: None,
         };
         self.begin(kept, true, Ok(start)).await;
     }
 
     async fn begin(&self, kept: Kept, is_configured: bool, start: Result<Start, String>) {
         let name = kept.new.name.clone();
-        let (recorder, ending, entry) = match self.records(&kept) {
+        let (recorder, ending, entry) = match self.shared.records(&kept) {
             Ok((recorder, ending)) => {
                 let entry = Entry::new(kept.clone(), is_configured, recorder.clone());
                 (recorder, ending, Arc::new(entry))
@@ -156,7 +132,7 @@ impl Registry {
         };
         self.insert(name.clone(), entry.clone());
         let served = match start {
-            Ok(start) => self.serve(&kept.new, start, &recorder).await,
+            Ok(start) => self.shared.serve(&kept, start, &recorder).await,
             Err(why) => Err(why),
         };
         match served {
@@ -179,11 +155,11 @@ impl Registry {
             match why {
                 Ended::Failed(why) => {
                     warn!(sandbox = %name, why, "a sandbox is cut off");
+                    // With its gateway, what that holds goes.
                     ended.set_cut_off(why);
                 }
                 Ended::Gone => {
                     info!(sandbox = %name, "a sandbox is gone");
-                    ended.set_cut_off("it is gone".to_owned());
                     tokio::spawn(async move {
                         if let Some(registry) = this.upgrade() {
                             registry.forget(&name, &ended).await;
@@ -239,7 +215,7 @@ impl Registry {
         futures_util::future::join_all(stopping).await;
     }
 
-    fn reserve(&self, name: &Name) -> Result<Reserved<'_>, Problem> {
+    fn reserve(&self, name: &Name, caller: &Caller) -> Result<Reserved<'_>, Problem> {
         let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = self.entries.read();
         let entries = entries.unwrap_or_else(PoisonError::into_inner);
@@ -253,6 +229,13 @@ impl Registry {
             return Err(Problem::new(ProblemKind::TooMany, title)
                 .help("raise `max_sandboxes` in the daemon's configuration"));
         }
+        let theirs = entries.values().filter(|entry| entry.owner() == caller.uid);
+        let most = self.shared.max_sandboxes_per_user;
+        if !caller.is_admin && theirs.count() >= most {
+            let title = format!("you have {most} sandboxes already");
+            return Err(Problem::new(ProblemKind::TooMany, title)
+                .help("remove some, or have `max_sandboxes_per_user` raised in the daemon's configuration"));
+        }
         making.insert(name.clone());
         Ok(Reserved {
             registry: self,
@@ -260,112 +243,36 @@ impl Registry {
         })
     }
 
-    /// Opens the records of a sandbox.
-    fn records(&self, kept: &Kept) -> io::Result<(Recorder, Ending)> {
-        let labels = labels(&self.shared.labels, &kept.new.labels).map_err(io::Error::other)?;
-        let config = RecordConfig {
-            log: self.log(&kept.new.name)?,
-            denial_lines: None,
-            host: self.shared.host.clone(),
-            labels,
-        };
-        let (recorder, ending) = records::open(config, kept.new.name.as_str());
-        let recorder = recorder.with_writer_thread(&self.shared.writer);
-        record_start(&recorder, self.shared.build);
-        Ok((recorder, ending))
-    }
-
-    fn log(&self, name: &Name) -> io::Result<Option<File>> {
-        let Some(folder) = &self.shared.log_dir else {
-            return Ok(None);
-        };
-        let path = folder.join(format!("{name}.jsonl"));
-        let opened = portcullis_gateway::open_records(&path);
-        opened.map(Some).map_err(|error| {
-            let text = format!("cannot write records to {}: {error}", path.display());
-            io::Error::new(error.kind(), text)
+    /// Does something whole, also when the client that asked for it hangs up in the middle.
+    fn to_its_end<
+        'a,
+        T: Send + 'static,
+        F: Future<Output = Result<T, Problem>> + Send + 'static,
+    >(
+        &'a self,
+        doing: impl FnOnce(Arc<Registry>) -> F,
+    ) -> BoxFuture<'a, Result<T, Problem>> {
+        let done = self.this.upgrade().map(|this| tokio::spawn(doing(this)));
+        Box::pin(async move {
+            match done {
+                Some(done) => done.await.map_err(failed)?,
+                None => Err(failed("the daemon ends")),
+            }
         })
     }
 
-    /// Takes its traffic.
-    async fn serve(
-        &self,
-        new: &NewSandbox,
-        start: Start,
-        recorder: &Recorder,
-    ) -> Result<Served, String> {
-        match &new.attach {
-            AttachTo::Listeners { dns, http, socks5 } => {
-                let wanted = Listening {
-                    dns: *dns,
-                    http: *http,
-                    socks5: *socks5,
-                };
-                let (listeners, listening) = listeners::bind(&wanted)?;
-                let config = PlainGatewayConfig {
-                    policy: start.policy,
-                    resolvers: self.shared.resolvers.clone(),
-                    listeners,
-                    allowed_clients: AllowedClients::default(),
-                    reload: start.reload,
-                    host_files: self.shared.host_files.clone(),
-                };
-                let started = PlainGateway::start(config, recorder, |_| Ok(())).await;
-                let gateway = started.map_err(|error| causes(&error))?;
-                Ok(Served::listeners(gateway, listening))
-            }
-            AttachTo::Pid { pid } => {
-                let attachment = Attachment::Process(*pid);
-                self.attach(&new.name, attachment, start, recorder).await
-            }
-            AttachTo::Netns { path } => {
-                let attachment = Attachment::Namespace(path.clone());
-                self.attach(&new.name, attachment, start, recorder).await
-            }
-        }
-    }
-
-    /// Puts doors into a namespace that somebody else has made, and serves them.
-    async fn attach(
-        &self,
-        name: &Name,
-        attachment: Attachment,
-        start: Start,
-        recorder: &Recorder,
-    ) -> Result<Served, String> {
-        let inspector = Inspector::new(&start.policy).map_err(|error| causes(&error))?;
-        let inspector = inspector.map(Arc::new);
-        let wanted = foreign::Wanted {
-            attachment,
-            policy: start.policy.clone(),
-            inspector: inspector.clone(),
-            holder: (self.shared.holder)(),
-        };
-        let listen = self.shared.store.holder(name);
-        let attaching = tokio::task::spawn_blocking(move || foreign::doors(wanted, &listen));
-        let attached = attaching.await.map_err(|error| error.to_string())??;
-        let control = Arc::new(attached.control);
-        let doors = Doors {
-            sockets: attached.sockets,
-            control: control.clone(),
-        };
-        let config = SandboxConfig {
-            policy: start.policy,
-            resolvers: self.shared.resolvers.clone(),
-            publish: Vec::new(),
-            addresses: Addresses::new(),
-            resolve: None,
-            inspector,
-            reload: start.reload,
-            rejected: Rejected::default(),
-            guest: GuestConfig::default(),
-            host_files: self.shared.host_files.clone(),
-        };
-        match SandboxGateway::start(doors, config, recorder).await {
-            Ok(gateway) => Ok(Served::doors(gateway, attached.unbound)),
-            Err(error) => {
-                detach(&control).await;
-                Err(causes(&error))
+    /// Takes away what aborted requests and earlier daemons have left.
+    pub(crate) fn release_others(&self) {
+        let all = self.all();
+        let known = all.iter().map(|entry| {
+            let kept = entry.kept();
+            self.shared.store.holder(&kept.new.name, &kept.mark)
+        });
+        let known: BTreeSet<PathBuf> = known.collect();
+        for path in self.shared.store.holders().unwrap_or_default() {
+            if !known.contains(&path) {
+                info!(path = %path.display(), "took away doors that no sandbox has");
+                foreign::release(&path);
             }
         }
     }
@@ -374,7 +281,7 @@ impl Registry {
         let process = foreign::permitted(&caller, &new.attach)?;
         labels(&self.shared.labels, &new.labels)
             .map_err(|why| Problem::new(ProblemKind::BadRequest, format!("labels: {why}")))?;
-        let reserved = self.reserve(&new.name)?;
+        let reserved = self.reserve(&new.name, &caller)?;
         let (name, text, mode) = (new.name.clone(), new.policy.clone(), mode(new.audit));
         let compiled = tokio::task::spawn_blocking(move || compile(&name, &text, mode));
         let loaded = compiled.await.map_err(failed)??;
@@ -382,28 +289,37 @@ impl Registry {
             new,
             owner: caller.uid,
             since: now().map_err(failed)?,
+            mark: fresh_mark(),
             process,
         };
-        let (recorder, ending) = self.records(&kept).map_err(failed)?;
+        let log = self.shared.log_path(&kept.new.name);
+        let is_new = log.as_ref().is_some_and(|path| !path.exists());
+        let (recorder, ending) = self.shared.records(&kept).map_err(failed)?;
         let start = Start {
             policy: loaded.policy,
             reload: None,
+            own_tickets: false,
+            resolve: None,
         };
-        let served = self.serve(&kept.new, start, &recorder).await;
+        let served = self.shared.serve(&kept, start, &recorder).await;
         let served = served.map_err(|why| {
+            // Nothing was there to be recorded.
+            if let (Some(path), true) = (&log, is_new) {
+                let _ = std::fs::remove_file(path);
+            }
             let title = format!("the sandbox cannot be served: {why}");
             Problem::new(ProblemKind::Failed, title)
         })?;
         if !foreign::is_the_same(&kept.new.attach, kept.process.as_deref()) {
             // Its number may have meant another process by the time that its namespace was entered.
-            served.detach().await;
+            served.undo().await;
             return Err(Problem::new(ProblemKind::Failed, "the process has ended"));
         }
         served.keep_records(ending);
         let name = kept.new.name.clone();
         let entry = Arc::new(Entry::new(kept.clone(), false, recorder));
         if let Err(error) = self.keep(kept).await {
-            served.detach().await;
+            served.undo().await;
             return Err(error);
         }
         self.insert(name.clone(), entry.clone());
@@ -494,7 +410,7 @@ impl Registry {
         let was_served = entry.served().is_some();
         entry.stop(true).await;
         if !was_served {
-            let listen = self.shared.store.holder(name);
+            let listen = self.shared.store.holder(name, &entry.kept().mark);
             let releasing = tokio::task::spawn_blocking(move || foreign::release(&listen));
             releasing.await.map_err(failed)?;
         }
@@ -505,6 +421,12 @@ impl Registry {
         info!(sandbox = %name, "removed a sandbox");
         Ok(())
     }
+}
+
+/// What the holder's socket of a new sandbox is told by: nobody guesses it, and none that was left has it.
+fn fresh_mark() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    format!("{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
 fn failed(error: impl std::fmt::Display) -> Problem {
@@ -543,7 +465,7 @@ impl Sandboxes for Registry {
     }
 
     fn create(&self, caller: Caller, new: NewSandbox) -> BoxFuture<'_, Result<Sandbox, Problem>> {
-        Box::pin(self.make(caller, new))
+        self.to_its_end(|this| async move { this.make(caller, new).await })
     }
 
     fn change<'a>(
@@ -551,14 +473,16 @@ impl Sandboxes for Registry {
         name: &'a Name,
         change: Change,
     ) -> BoxFuture<'a, Result<Sandbox, Problem>> {
-        Box::pin(async move {
+        let name = name.clone();
+        self.to_its_end(|this| async move {
             let edit = |new: &mut NewSandbox| new.audit = change.audit.unwrap_or(new.audit);
-            Ok(self.replace(name, edit).await?.0.show())
+            Ok(this.replace(&name, edit).await?.0.show())
         })
     }
 
     fn remove<'a>(&'a self, name: &'a Name) -> BoxFuture<'a, Result<(), Problem>> {
-        Box::pin(self.take_away(name))
+        let name = name.clone();
+        self.to_its_end(|this| async move { this.take_away(&name).await })
     }
 
     fn put_policy<'a>(
@@ -566,8 +490,9 @@ impl Sandboxes for Registry {
         name: &'a Name,
         policy: PolicyText,
     ) -> BoxFuture<'a, Result<Applied, Problem>> {
-        Box::pin(async move {
-            let replaced = self.replace(name, |new| new.policy = policy).await;
+        let name = name.clone();
+        self.to_its_end(|this| async move {
+            let replaced = this.replace(&name, |new| new.policy = policy).await;
             Ok(replaced?.1)
         })
     }

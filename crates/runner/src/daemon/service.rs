@@ -3,26 +3,41 @@
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::Command;
+use std::sync::Arc;
 
-use portcullis_control::{Admins, Gatekeeper, Peer};
+use futures_util::StreamExt as _;
+use portcullis_control::{Admins, Gatekeeper, Peer, Sandboxes};
 use portcullis_gateway::Loaded;
 use portcullis_record::WriterThread;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::process::{DumpableBehavior, Resource, getrlimit, set_dumpable_behavior};
 use tokio_util::sync::CancellationToken;
 
-use super::registry::{Registry, Shared};
+use super::registry::Registry;
 use super::settings::{ConfiguredSandbox, Settings};
-use super::store::Store;
+use super::starting::Shared;
+use super::store::{Kept, Store, own_folder};
 use crate::descriptors::raise_limit;
 use crate::host_files::HostFiles;
 use crate::reload::Reload;
 
 /// Everybody may connect: who may do what is decided for each connection.
 const SOCKET_MODE: u32 = 0o666;
+
+/// Sandboxes that are served at once when the daemon starts.
+const RESTORED_AT_ONCE: usize = 64;
+/// The longest path of a Unix socket, in bytes (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+/// The folder of guests' sockets, behind the control socket's own path.
+const GUESTS: &str = ".guests";
+/// Its owner makes files there; others reach those that are theirs.
+const GUESTS_MODE: u32 = 0o711;
+/// Descriptors of each sandbox at least, however many there may be: some dozens of connections.
+const LEAST_DESCRIPTORS: usize = 256;
 
 /// What the daemon serves.
 pub struct Daemon {
@@ -60,7 +75,6 @@ pub enum DaemonError {
         /// The path.
         path: PathBuf,
         /// Why.
-        #[source]
         error: io::Error,
     },
     /// There is no runtime, or the end could not be waited for.
@@ -69,13 +83,13 @@ pub enum DaemonError {
 }
 
 /// Serves until `end` is ready. `ready` is called once the control socket answers and every sandbox that was
-/// known is served or cut off.
+/// known is served or cut off: then with how many are.
 ///
 /// # Errors
 /// See [`DaemonError`].
 pub fn serve_daemon(
     daemon: Daemon,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(Option<String>),
     end: impl Future<Output = io::Result<()>>,
 ) -> Result<(), DaemonError> {
     raise_limit();
@@ -91,7 +105,7 @@ pub fn serve_daemon(
 
 async fn serve(
     daemon: Daemon,
-    ready: impl FnOnce(),
+    ready: impl FnOnce(Option<String>),
     end: impl Future<Output = io::Result<()>>,
 ) -> Result<(), DaemonError> {
     let at = |what, path: &Path| {
@@ -99,7 +113,12 @@ async fn serve(
         move |error| DaemonError::Path { what, path, error }
     };
     let listener = bind(&daemon.control)?;
-    let _socket = RemovedAtEnd(daemon.control.clone());
+    let _socket = SocketFile::of(&daemon.control)?;
+    let mut guests = daemon.control.clone().into_os_string();
+    guests.push(GUESTS);
+    let guests = PathBuf::from(guests);
+    own_folder(&guests, GUESTS_MODE)
+        .map_err(at("cannot make the folder of guests' sockets", &guests))?;
     let what = "cannot keep the daemon's state in";
     let store = Store::open(&daemon.state).map_err(at(what, &daemon.state))?;
     let kept = store.read().map_err(at(what, &daemon.state))?;
@@ -109,26 +128,24 @@ async fn serve(
     }
     let (host_files, watch) = HostFiles::open();
     let user = rustix::process::geteuid().as_raw();
+    let max_sandboxes = daemon.settings.max_sandboxes;
     let registry = Registry::new(Shared {
         store,
         log_dir: daemon.settings.log_dir,
+        guests,
         host: daemon.host,
         labels: daemon.settings.labels,
-        max_sandboxes: daemon.settings.max_sandboxes,
+        max_sandboxes,
+        max_sandboxes_per_user: daemon.settings.max_sandboxes_per_user,
         resolvers: daemon.resolvers,
         host_files,
+        descriptors: share(max_sandboxes),
         writer: WriterThread::start()?,
         holder: daemon.holder,
         build: daemon.build,
     });
     let token = CancellationToken::new();
     let watching = tokio::spawn(watch.run(token.clone()));
-    for (configured, loaded, reload) in daemon.sandboxes {
-        registry.configured(configured, user, loaded, reload).await;
-    }
-    for kept in kept {
-        registry.restore(kept).await;
-    }
     let admins = Admins {
         user,
         group: daemon.admin_group,
@@ -136,7 +153,17 @@ async fn serve(
     let gatekeeper = Gatekeeper { admins, peer_of };
     let serving = portcullis_control::serve(listener, registry.clone(), gatekeeper, token.clone());
     let serving = tokio::spawn(serving);
-    ready();
+    let mut end = pin!(end);
+    let restoring = restore(registry.clone(), daemon.sandboxes, kept, user);
+    tokio::select! {
+        ended = &mut end => {
+            token.cancel();
+            registry.stop().await;
+            return Ok(ended?);
+        }
+        () = restoring => {}
+    }
+    ready(Sandboxes::ready(&*registry).err());
     let ended = tokio::select! {
         ended = end => ended,
         // Policies would be served by what resolvers the host once had.
@@ -150,6 +177,36 @@ async fn serve(
     serving.await.map_err(io::Error::other)??;
     registry.stop().await;
     Ok(ended?)
+}
+
+/// Serves what is known, many at once: none waits for the names of another.
+async fn restore(
+    registry: Arc<Registry>,
+    configured: Vec<(ConfiguredSandbox, Loaded, Reload)>,
+    kept: Vec<Kept>,
+    user: u32,
+) {
+    let configured = futures_util::stream::iter(configured);
+    configured
+        .for_each_concurrent(RESTORED_AT_ONCE, |(one, loaded, reload)| {
+            registry.configured(one, user, loaded, reload)
+        })
+        .await;
+    futures_util::stream::iter(kept)
+        .for_each_concurrent(RESTORED_AT_ONCE, |kept| registry.restore(kept))
+        .await;
+    let releasing = registry.clone();
+    // What it finds is nobody's.
+    let _ = tokio::task::spawn_blocking(move || releasing.release_others()).await;
+}
+
+/// What each of so many sandboxes may hold of this process's descriptors.
+fn share(sandboxes: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile).current;
+    let limit = limit.map_or(usize::MAX, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX)
+    });
+    (limit / sandboxes.max(1)).max(LEAST_DESCRIPTORS)
 }
 
 /// Who asks. A process in another network namespace may be in a sandbox, and is told nothing.
@@ -177,6 +234,10 @@ fn bind(path: &Path) -> Result<tokio::net::UnixListener, DaemonError> {
         path: path.to_owned(),
         error,
     };
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
+        let text = format!("the path of a socket has at most {MAX_SOCKET_PATH} bytes");
+        return Err(at(io::Error::new(io::ErrorKind::InvalidInput, text)));
+    }
     if let Some(folder) = path.parent() {
         DirBuilder::new()
             .recursive(true)
@@ -203,11 +264,31 @@ fn bind(path: &Path) -> Result<tokio::net::UnixListener, DaemonError> {
     tokio::net::UnixListener::from_std(listener).map_err(at)
 }
 
-struct RemovedAtEnd(PathBuf);
+/// The socket's file, removed with this if it is still the same.
+struct SocketFile {
+    path: PathBuf,
+    /// Device and number.
+    file: (u64, u64),
+}
 
-impl Drop for RemovedAtEnd {
+impl SocketFile {
+    fn of(path: &Path) -> io::Result<SocketFile> {
+        Ok(SocketFile {
+            path: path.to_owned(),
+            file: identity(path)?,
+        })
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
+
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Gone is what it is to be.
-        let _ = fs::remove_file(&self.0);
+        if identity(&self.path).is_ok_and(|now| now == self.file) {
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }

@@ -12,11 +12,14 @@ const VERSION: u32 = 1;
 /// Sandboxes at once, where the file does not say how many.
 const MAX_SANDBOXES: usize = 1024;
 
+/// Sandboxes at once of one user, likewise.
+const MAX_SANDBOXES_PER_USER: usize = 128;
+
 /// What is wrong with a configuration file.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The text is no TOML, or not what is expected; with the place.
-    #[error("{0}")]
+    #[error(transparent)]
     Text(#[from] toml::de::Error),
     /// Something that the text says cannot be.
     #[error("{0}")]
@@ -45,6 +48,9 @@ pub struct Settings {
     /// Sandboxes at once.
     #[serde(default = "max_sandboxes")]
     pub max_sandboxes: usize,
+    /// Sandboxes at once of one user who is no administrator.
+    #[serde(default = "max_sandboxes_per_user")]
+    pub max_sandboxes_per_user: usize,
     /// Sandboxes that are there from the start.
     #[serde(default, rename = "sandbox")]
     pub sandboxes: Vec<ConfiguredSandbox>,
@@ -69,6 +75,10 @@ pub struct ConfiguredSandbox {
     pub audit: bool,
 }
 
+const fn max_sandboxes_per_user() -> usize {
+    MAX_SANDBOXES_PER_USER
+}
+
 const fn max_sandboxes() -> usize {
     MAX_SANDBOXES
 }
@@ -85,6 +95,7 @@ impl Default for Settings {
             host: None,
             labels: BTreeMap::new(),
             max_sandboxes: MAX_SANDBOXES,
+            max_sandboxes_per_user: MAX_SANDBOXES_PER_USER,
             sandboxes: Vec::new(),
         }
     }
@@ -103,6 +114,12 @@ impl Settings {
             return refuse(format!(
                 "version {version} is unknown: this build reads version {VERSION}"
             ));
+        }
+        if settings.max_sandboxes == 0 {
+            return refuse("`max_sandboxes` is at least 1".to_owned());
+        }
+        if let Err(error) = labels(&settings.labels, &BTreeMap::new()) {
+            return refuse(format!("labels: {error}"));
         }
         let mut names: Vec<&Name> = settings.sandboxes.iter().map(|one| &one.name).collect();
         names.sort();
@@ -194,7 +211,11 @@ mod tests {
                 "two sandboxes are called `a`",
             ),
             (
-                format!("version = 1\nmax_sandboxes = 0\n{}", sandbox("a")),
+                format!(
+                    "version = 1\nmax_sandboxes = 1\n{}{}",
+                    sandbox("a"),
+                    sandbox("b")
+                ),
                 "more sandboxes than",
             ),
             (

@@ -5,16 +5,25 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use portcullis_control::{Name, NewSandbox};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 
 /// The ending of a sandbox's file.
 const ENDING: &str = ".json";
 /// The ending of one that is being written.
 const UNFINISHED: &str = ".unfinished";
+/// The ending of a holder's socket.
+const HOLDER: &str = ".holder";
+/// What a daemon locks.
+const LOCK: &str = ".lock";
+/// The bits of a mode that let others write.
+const OTHERS_WRITE: u32 = 0o022;
 /// The most files that are read.
 const MAX_FILES: usize = 100_000;
 
@@ -27,6 +36,9 @@ pub(crate) struct Kept {
     pub(crate) owner: u32,
     /// When, in seconds since 1970.
     pub(crate) since: u64,
+    /// What its holder's socket is told by from those of others that had the name.
+    #[serde(default)]
+    pub(crate) mark: String,
     /// The mark of the process that it is named by: its number alone may mean another later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) process: Option<String>,
@@ -36,29 +48,41 @@ pub(crate) struct Kept {
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     folder: PathBuf,
+    /// Held as long as this daemon lives.
+    _lock: Arc<File>,
 }
 
 impl Store {
     /// Opens the folder, and makes it if need be.
     pub(crate) fn open(folder: &Path) -> io::Result<Store> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder)?;
+        own_folder(folder, 0o700)?;
+        let lock = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(folder.join(LOCK))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(io::Error::other("another daemon keeps its sandboxes there"));
+        }
         Ok(Store {
             folder: folder.to_owned(),
+            _lock: Arc::new(lock),
         })
     }
 
     /// All that were kept, by name.
     pub(crate) fn read(&self) -> io::Result<Vec<Kept>> {
         let mut all = Vec::new();
-        for entry in fs::read_dir(&self.folder)?.take(MAX_FILES) {
+        for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.ends_with(UNFINISHED) {
                 fs::remove_file(&path)?;
             } else if let Some(name) = name.strip_suffix(ENDING) {
+                if all.len() == MAX_FILES {
+                    return Err(io::Error::other("there are too many sandboxes"));
+                }
                 all.push(read(&path, name)?);
             }
         }
@@ -86,9 +110,17 @@ impl Store {
         }
     }
 
-    /// Where the holder of one listens for the next daemon.
-    pub(crate) fn holder(&self, name: &Name) -> PathBuf {
-        self.folder.join(format!("{name}.holder"))
+    /// Where the holder of one listens for the next daemon. `mark` tells it from others that had the name.
+    pub(crate) fn holder(&self, name: &Name, mark: &str) -> PathBuf {
+        self.folder.join(format!("{name}.{mark}{HOLDER}"))
+    }
+
+    /// The holders that listen, or that have left their socket.
+    pub(crate) fn holders(&self) -> io::Result<Vec<PathBuf>> {
+        let all = fs::read_dir(&self.folder)?.map(|entry| Ok(entry?.path()));
+        let all: io::Result<Vec<PathBuf>> = all.collect();
+        let is_holder = |path: &PathBuf| path.to_string_lossy().ends_with(HOLDER);
+        Ok(all?.into_iter().filter(is_holder).collect())
     }
 
     /// The folder's entries are on the disk.
@@ -99,6 +131,21 @@ impl Store {
     fn path(&self, name: &Name) -> PathBuf {
         self.folder.join(format!("{name}{ENDING}"))
     }
+}
+
+/// Makes a folder if need be, which nobody else may write to.
+pub(crate) fn own_folder(folder: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(folder)?;
+    let found = fs::symlink_metadata(folder)?;
+    let others = found.permissions().mode() & OTHERS_WRITE;
+    if !found.is_dir() || found.uid() != geteuid().as_raw() || others != 0 {
+        let text = "other users can write to it; choose a folder of your own";
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+    }
+    Ok(())
 }
 
 fn read(path: &Path, name: &str) -> io::Result<Kept> {
@@ -149,6 +196,7 @@ mod tests {
             },
             owner: 1000,
             since: 1,
+            mark: "0123".to_owned(),
             process: Some("boot/1".to_owned()),
         }
     }
@@ -164,6 +212,19 @@ mod tests {
         store.forget(&"one".parse().unwrap()).unwrap();
         store.forget(&"one".parse().unwrap()).unwrap();
         assert_eq!(store.read().unwrap(), [kept("two")]);
+    }
+
+    #[test]
+    fn a_folder_has_one_daemon_and_no_other_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        let second = Store::open(folder.path()).unwrap_err();
+        assert!(second.to_string().contains("another daemon"), "{second}");
+        drop(store);
+        Store::open(folder.path()).unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let shared = Store::open(folder.path()).unwrap_err();
+        assert!(shared.to_string().contains("other users"), "{shared}");
     }
 
     #[test]
