@@ -442,4 +442,7 @@ fn a_virtual_machine_finds_its_network_again_after_the_daemon_was_killed() {
     assert_eq!(guest(&world, &socket), "10.0.2.15 0 refused");
     assert_eq!(daemon.ask("DELETE", "/v1/sandboxes/vm", None).0, 204);
     assert!(!std::path::Path::new(&socket).exists());
+    // The holder has taken the doors away before that was answered.
+    let kept = fs::read_dir(world.home().join("state")).map_or(99, Iterator::count);
+    assert_eq!(kept, 1, "the lock alone");
 }

@@ -170,7 +170,7 @@ impl SandboxGateway {
     }
 
     /// The channel to the process that made the sockets.
-    pub fn control(&self) -> &Control {
+    pub fn control(&self) -> &Arc<Control> {
         &self.control
     }
 

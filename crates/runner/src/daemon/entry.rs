@@ -9,9 +9,9 @@ use portcullis_control::{Counts, Listening, NewSandbox, PolicyText, Sandbox, Sta
 use portcullis_gateway::{Gateway, Recorder};
 use portcullis_policy::{Reason, Verdict};
 
+use super::foreign;
 use super::guest_socket::GuestFile;
 use super::store::Kept;
-use crate::attached::detach;
 use crate::plain_gateway::PlainGateway;
 use crate::records;
 use crate::sandbox_gateway::SandboxGateway;
@@ -120,7 +120,9 @@ impl Served {
     /// Takes the doors away, which its gateway's copies of the sockets would keep taken.
     async fn detach(&self) {
         if let Kind::Doors(gateway) = &self.kind {
-            detach(gateway.control()).await;
+            let control = gateway.control().clone();
+            // Only a panic there ends it otherwise.
+            let _ = tokio::task::spawn_blocking(move || foreign::take_away(&control)).await;
         }
     }
 }

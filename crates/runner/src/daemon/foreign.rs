@@ -8,6 +8,7 @@ use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use portcullis_control::{AttachTo, Caller, Problem, ProblemKind};
 use portcullis_gateway::{Inspector, Policy};
@@ -16,8 +17,13 @@ use portcullis_sandbox::{
     network_number, network_owner, process_mark,
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::attached::attach_request;
 use crate::guest_link::GuestConfig;
+
+/// How long a holder may take to take the doors away.
+const DETACH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What is attached, and by what.
 pub(crate) struct Wanted {
@@ -36,8 +42,7 @@ pub(crate) fn doors(wanted: Wanted, listen: &Path) -> Result<Attached, String> {
             return Ok(found);
         }
         Ok(found) => {
-            let _ = found.control.detach();
-            wait_until_gone(&found.control);
+            take_away(&found.control);
         }
         // Left by a holder that is no more, or there is none.
         Err(error) if listens_nobody(&error) => {
@@ -92,17 +97,15 @@ fn with_fix(error: &SandboxError) -> String {
 /// Takes away the doors of a sandbox that nobody serves.
 pub(crate) fn release(listen: &Path) {
     if let Ok(found) = attach_again(listen) {
-        let _ = found.control.detach();
-        wait_until_gone(&found.control);
+        take_away(&found.control);
     }
     let _ = std::fs::remove_file(listen);
 }
 
-/// How long an earlier holder may take to take the doors away.
-const DETACH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
-
-fn wait_until_gone(control: &Control) {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+/// Has a holder take the doors away, and waits until it has. Blocks its thread: the descriptor that tells of it may be
+/// waited for by a task already.
+pub(crate) fn take_away(control: &Control) {
+    let _ = control.detach();
     let lifeline = control.lifeline();
     let mut fds = [PollFd::new(&lifeline, PollFlags::IN)];
     let timeout = Timespec::try_from(DETACH_TIMEOUT).ok();

@@ -10,15 +10,11 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use portcullis_control::{Framing, Name};
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
-};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 use rustix::process::geteuid;
 
 use crate::guest_link::GuestSocket;
 
-/// Guests that may wait to be accepted.
-const BACKLOG: i32 = 4;
 /// Who may connect: the owner.
 const MODE: u32 = 0o600;
 
@@ -64,17 +60,7 @@ pub(crate) fn make(
     );
     let _ = fs::remove_dir_all(&hidden);
     let file = bound?;
-    let socket = match framing {
-        Framing::Datagram => GuestSocket::Datagrams(socket.into()),
-        Framing::Stream => {
-            listen(&socket, BACKLOG)?;
-            GuestSocket::Stream(socket.into())
-        }
-        Framing::Seqpacket => {
-            listen(&socket, BACKLOG)?;
-            GuestSocket::Packets(socket)
-        }
-    };
+    let socket = GuestSocket::listening(kind, socket)?;
     Ok((file, socket))
 }
 

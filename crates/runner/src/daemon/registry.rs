@@ -369,13 +369,7 @@ impl Registry {
                 return Err(problem);
             }
         };
-        let served = entry.served().ok_or_else(|| {
-            let why = entry.cut_off().unwrap_or_default();
-            Problem::new(
-                ProblemKind::Failed,
-                format!("the sandbox is cut off: {why}"),
-            )
-        })?;
+        let served = serving(&entry)?;
         self.keep(kept.clone()).await?;
         let replaced = match served.gateway().replace_policy(loaded.policy) {
             Ok(replaced) => replaced,
@@ -436,6 +430,16 @@ fn failed(error: impl std::fmt::Display) -> Problem {
 fn gone(name: &Name) -> Problem {
     let title = format!("there is no sandbox `{name}`");
     Problem::new(ProblemKind::NotFound, title)
+}
+
+fn serving(entry: &Entry) -> Result<Arc<Served>, Problem> {
+    entry.served().ok_or_else(|| {
+        let why = entry.cut_off().unwrap_or_default();
+        Problem::new(
+            ProblemKind::Failed,
+            format!("the sandbox is cut off: {why}"),
+        )
+    })
 }
 
 fn explain(policy: &Policy, target: &str) -> Result<Explained, Problem> {
@@ -503,13 +507,7 @@ impl Sandboxes for Registry {
 
     fn explain(&self, name: &Name, targets: &[String]) -> Result<Vec<Explained>, Problem> {
         let entry = self.entry(name).ok_or_else(|| gone(name))?;
-        let served = entry.served().ok_or_else(|| {
-            let why = entry.cut_off().unwrap_or_default();
-            Problem::new(
-                ProblemKind::Failed,
-                format!("the sandbox is cut off: {why}"),
-            )
-        })?;
+        let served = serving(&entry)?;
         let policy = served.gateway().policy().load();
         targets
             .iter()
