@@ -12,7 +12,7 @@ use portcullis_policy::{Reason, Verdict};
 use portcullis_record::{Event, Layer, Protocol, Recorder};
 use portcullis_sandbox::KernelSet;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, SocketAddrUnix, SocketFlags};
+use rustix::net::{RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, listen};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixListener as StdUnixListener};
@@ -69,6 +69,27 @@ pub enum GuestSocket {
     Packets(OwnedFd),
     /// One datagram is one frame (libkrun, vfkit, QEMU's `-netdev dgram`).
     Datagrams(UnixDatagram),
+}
+
+/// Guests that may wait to be accepted.
+const BACKLOG: i32 = 4;
+
+impl GuestSocket {
+    /// A bound socket of one of three types: `STREAM`, `SEQPACKET`, `DGRAM`.
+    ///
+    /// # Errors
+    /// It is of another type, or cannot listen.
+    pub fn listening(kind: SocketType, socket: OwnedFd) -> io::Result<GuestSocket> {
+        match kind {
+            SocketType::DGRAM => return Ok(GuestSocket::Datagrams(socket.into())),
+            SocketType::STREAM | SocketType::SEQPACKET => listen(&socket, BACKLOG)?,
+            _ => return Err(io::ErrorKind::InvalidInput.into()),
+        }
+        Ok(match kind {
+            SocketType::STREAM => GuestSocket::Stream(socket.into()),
+            _ => GuestSocket::Packets(socket),
+        })
+    }
 }
 
 /// Where guests connect.

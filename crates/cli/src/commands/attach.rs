@@ -92,37 +92,56 @@ impl Command for Attach {
     }
 }
 
+/// What is checked before anything is attached.
+pub struct Before<'a> {
+    pub policy: &'a PolicyOptions,
+    pub records: &'a RecordOptions,
+    pub debug_log: Option<&'a Path>,
+    pub audit: bool,
+    /// Whether a certificate is wanted.
+    pub ca_cert: bool,
+}
+
+impl Before<'_> {
+    /// Starts the debug log and loads the policy; what is wrong is already on stderr.
+    pub fn check(&self) -> Result<Followed, ()> {
+        let mode = if self.audit {
+            Mode::Audit
+        } else {
+            Mode::Enforce
+        };
+        self.records.check()?;
+        let logging = match self.debug_log {
+            Some(path) => DebugLog::open(path).map(DebugLog::start),
+            None => debug_log::start_on_stderr(),
+        };
+        logging.map_err(|error| output::failure(&error))?;
+        let followed = policy_options::follow(self.policy.clone(), mode)?;
+        policy_options::show(&followed.loaded.warnings);
+        free_range(&followed.loaded.policy).map_err(|error| output::failure(&error))?;
+        if self.ca_cert && followed.loaded.policy.inspected().next().is_none() {
+            output::error(
+                "there is no certificate to write: no rule says `inspect = true`",
+                Some("remove --ca-cert"),
+            );
+            return Err(());
+        }
+        Ok(followed)
+    }
+}
+
 /// Serves until the sandbox is gone, or until SIGINT or SIGTERM.
 fn run(args: Attach) -> ExitCode {
-    let mode = if args.audit {
-        Mode::Audit
-    } else {
-        Mode::Enforce
+    let before = Before {
+        policy: &args.policy,
+        records: &args.records,
+        debug_log: args.debug_log.as_deref(),
+        audit: args.audit,
+        ca_cert: args.ca_cert.is_some(),
     };
-    if args.records.check().is_err() {
-        return ExitCode::from(USAGE);
-    }
-    let logging = match &args.debug_log {
-        Some(path) => DebugLog::open(path).map(DebugLog::start),
-        None => debug_log::start_on_stderr(),
-    };
-    if let Err(error) = logging {
-        output::failure(&error);
-        return ExitCode::from(USAGE);
-    }
-    let Ok(Followed { loaded, reload }) = policy_options::follow(args.policy.clone(), mode) else {
+    let Ok(Followed { loaded, reload }) = before.check() else {
         return ExitCode::from(USAGE);
     };
-    policy_options::show(&loaded.warnings);
-    if let Err(error) = free_range(&loaded.policy) {
-        output::failure(&error);
-        return ExitCode::from(USAGE);
-    }
-    if args.ca_cert.is_some() && loaded.policy.inspected().next().is_none() {
-        let fix = "no rule says `inspect = true`: remove --ca-cert";
-        output::error("--ca-cert needs inspection", Some(fix));
-        return ExitCode::from(USAGE);
-    }
     match attach(args, loaded.policy, reload) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,28 +1,25 @@
 //! `portcullis vm-socket PATH`: a Unix socket that is the network of a virtual machine.
 
-use super::attach::failed;
+use super::attach::{Before, failed};
 use super::serve::tell;
 use crate::command::Command;
-use crate::debug_log::{self, DebugLog};
 use crate::exit::USAGE;
 use crate::hold;
-use crate::launch::{free_range, host_resolvers};
-use crate::output::{self, line};
-use crate::policy_options::{self, Followed, PolicyOptions};
+use crate::launch::host_resolvers;
+use crate::output::line;
+use crate::policy_options::{Followed, PolicyOptions};
 use crate::record_options::RecordOptions;
 use crate::signals::signals;
 use crate::socket_file::SocketFile;
-use portcullis_policy::{Mode, Policy};
+use portcullis_policy::Policy;
 use portcullis_runner::{AttachConfig, GuestConfig, GuestSocket, Reload, serve_attached};
 use portcullis_sandbox::{Attachment, Tap, TapUser};
-use rustix::net::{SocketType, listen};
+use rustix::net::SocketType;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// The device's name, which nobody sees but in the kernel's own words.
 const DEVICE: &str = "guest";
-/// Guests that may wait to be accepted.
-const BACKLOG: i32 = 4;
 
 /// The exit codes and an example, as `--help` tells them.
 const AFTER: &str = "\
@@ -103,35 +100,16 @@ impl Command for VmSocket {
 
 /// Serves guests until SIGINT or SIGTERM.
 fn run(args: VmSocket) -> ExitCode {
-    let mode = if args.audit {
-        Mode::Audit
-    } else {
-        Mode::Enforce
+    let before = Before {
+        policy: &args.policy,
+        records: &args.records,
+        debug_log: args.debug_log.as_deref(),
+        audit: args.audit,
+        ca_cert: args.ca_cert.is_some(),
     };
-    if args.records.check().is_err() {
-        return ExitCode::from(USAGE);
-    }
-    let logging = match &args.debug_log {
-        Some(path) => DebugLog::open(path).map(DebugLog::start),
-        None => debug_log::start_on_stderr(),
-    };
-    if let Err(error) = logging {
-        output::failure(&error);
-        return ExitCode::from(USAGE);
-    }
-    let Ok(Followed { loaded, reload }) = policy_options::follow(args.policy.clone(), mode) else {
+    let Ok(Followed { loaded, reload }) = before.check() else {
         return ExitCode::from(USAGE);
     };
-    policy_options::show(&loaded.warnings);
-    if let Err(error) = free_range(&loaded.policy) {
-        output::failure(&error);
-        return ExitCode::from(USAGE);
-    }
-    if args.ca_cert.is_some() && loaded.policy.inspected().next().is_none() {
-        let fix = "no rule says `inspect = true`: remove --ca-cert";
-        output::error("--ca-cert needs inspection", Some(fix));
-        return ExitCode::from(USAGE);
-    }
     match serve(args, loaded.policy, reload) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -143,18 +121,9 @@ fn run(args: VmSocket) -> ExitCode {
 
 fn serve(args: VmSocket, policy: Policy, mut reload: Reload) -> anyhow::Result<()> {
     // Before there is a second thread.
-    let (_file, socket) = SocketFile::bind(&args.path, args.framing.kind())?;
-    let socket = match args.framing {
-        Framing::Datagram => GuestSocket::Datagrams(socket.into()),
-        Framing::Stream => {
-            listen(&socket, BACKLOG)?;
-            GuestSocket::Stream(socket.into())
-        }
-        Framing::Seqpacket => {
-            listen(&socket, BACKLOG)?;
-            GuestSocket::Packets(socket)
-        }
-    };
+    let kind = args.framing.kind();
+    let (_file, socket) = SocketFile::bind(&args.path, kind)?;
+    let socket = GuestSocket::listening(kind, socket)?;
     let (end, requests) = signals()?;
     reload.requests = Some(requests);
     reload.tell = Some(Box::new(tell));
