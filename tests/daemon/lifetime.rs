@@ -2,12 +2,10 @@
 
 use crate::processes::until;
 use crate::support::world;
-use crate::{API, Daemon, at};
+use crate::{API, BIG, Daemon, at};
 use portcullis_testkit::World;
 use std::fs;
 use std::time::{Duration, Instant};
-
-const OTHER: &str = "version = 1\n[network.domains]\n\"big.example.com\" = \"allow\"\n";
 
 #[test]
 fn a_daemon_that_is_killed_comes_back_with_its_sandboxes_and_their_policies() {
@@ -21,7 +19,7 @@ fn a_daemon_that_is_killed_comes_back_with_its_sandboxes_and_their_policies() {
         "labels": {"job": "7"},
     });
     assert_eq!(daemon.ask("POST", "/v1/sandboxes", Some(&new)).0, 201);
-    let policy = serde_json::json!({ "text": OTHER });
+    let policy = serde_json::json!({ "text": BIG });
     assert_eq!(
         daemon
             .ask("PUT", "/v1/sandboxes/fixed/policy", Some(&policy))

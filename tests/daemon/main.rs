@@ -8,6 +8,8 @@ mod processes;
 mod sandboxes;
 #[path = "../support/mod.rs"]
 mod support;
+mod systemd;
+mod upkeep;
 
 use portcullis_testkit::{World, exec::Finished};
 use processes::{Background, kill};
@@ -22,6 +24,9 @@ use support::{finish, portcullis, require};
 const LIMIT: Duration = Duration::from_secs(30);
 /// A policy of one name.
 const API: &str = "version = 1\n[network.domains]\n\"api.example.com\" = \"allow\"\n";
+
+/// Another of another.
+const BIG: &str = "version = 1\n[network.domains]\n\"big.example.com\" = \"allow\"\n";
 
 /// A daemon in a world.
 struct Daemon<'w> {
@@ -59,11 +64,7 @@ impl<'w> Daemon<'w> {
     }
 
     fn by(world: &'w World, config: &str, is_roots: bool) -> Daemon<'w> {
-        let text = format!(
-            "version = 1\ncontrol = \"run/c.sock\"\nstate = \"state\"\nlog_dir = \"log\"\n{config}"
-        );
-        let config = format!("daemon-{}.toml", processes::marker());
-        world.file(&config, text);
+        let file = format!("daemon-{}.toml", processes::marker());
         let client = Client {
             world,
             socket: world.home().join("run/c.sock"),
@@ -72,10 +73,19 @@ impl<'w> Daemon<'w> {
             client,
             process: None,
             is_roots,
-            config,
+            config: file,
         };
+        daemon.configure(config);
         daemon.begin();
         daemon
+    }
+
+    /// Writes the configuration, with these sandboxes in it.
+    fn configure(&self, sandboxes: &str) {
+        let text = format!(
+            "version = 1\ncontrol = \"run/c.sock\"\nstate = \"state\"\nlog_dir = \"log\"\n{sandboxes}"
+        );
+        self.world.file(&self.config, text);
     }
 
     fn begin(&mut self) {

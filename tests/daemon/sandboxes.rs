@@ -1,10 +1,8 @@
 //! Each sandbox of a daemon has a policy, leases, limits and records of its own.
 
 use crate::support::{read_records, world};
-use crate::{API, Daemon, LIMIT, at};
+use crate::{API, BIG, Daemon, LIMIT, at};
 use serde_json::json;
-
-const BIG: &str = "version = 1\n[network.domains]\n\"big.example.com\" = \"allow\"\n";
 
 #[test]
 fn each_is_served_by_its_own_policy_and_recorded_on_its_own() {

@@ -186,6 +186,7 @@ pub const PACKAGES: &[Package] = &[
         "a guest behind a TAP",
     ),
     needs("busybox-static", "busybox", "the guest's programs"),
+    needs("systemd", "systemd-analyze", "the units of deploy/"),
 ];
 
 /// Those of `cargo xtask programs` alone.

@@ -18,6 +18,7 @@ mod policy_options;
 mod probe;
 mod record_options;
 mod search;
+mod service_manager;
 mod signals;
 mod socket_env;
 mod socket_file;

@@ -103,9 +103,13 @@ fn variables() -> Vec<Input> {
 
 /// The same for a policy that is followed, in this mode.
 pub fn follow(options: PolicyOptions, mode: Mode) -> Result<Followed, ()> {
+    load_to_follow(options, mode).map_err(|diagnostics| show(&diagnostics))
+}
+
+/// The same; what was wrong is the caller's to say.
+pub fn load_to_follow(options: PolicyOptions, mode: Mode) -> Result<Followed, Vec<Diagnostic>> {
     let mut files = PolicyFiles::new(MAX_FILE_BYTES);
-    let loaded = load_by(&options, variables(), &mut |path| files.read(path));
-    let mut loaded = loaded.map_err(|diagnostics| show(&diagnostics))?;
+    let mut loaded = load_by(&options, variables(), &mut |path| files.read(path))?;
     loaded.policy = loaded.policy.with_mode(mode);
     let load = move |read: &mut dyn FnMut(&Path) -> io::Result<String>| {
         let mut loaded = load_by(&options, variables(), read)?;

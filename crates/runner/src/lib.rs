@@ -41,7 +41,10 @@ mod unresolved;
 mod watch;
 
 pub use attached::{AttachConfig, AttachError, serve_attached};
-pub use daemon::{ConfiguredSandbox, Daemon, DaemonError, Settings, SettingsError, serve_daemon};
+pub use daemon::{
+    ConfiguredSandbox, Daemon, DaemonError, LoadConfigured, ReadSettings, Settings, SettingsError,
+    serve_daemon,
+};
 pub use guest_link::{GuestConfig, GuestSocket};
 pub use host_files::{HostFiles, HostFilesWatch};
 pub use inside_of::{name_files, prepare};

@@ -341,7 +341,7 @@ impl ReloadResult {
 }
 
 /// The first error, and how many more there are.
-fn summary(diagnostics: &[Diagnostic]) -> String {
+pub(crate) fn summary(diagnostics: &[Diagnostic]) -> String {
     match diagnostics {
         [] => "the policy does not load".to_owned(),
         [only] => only.to_string(),

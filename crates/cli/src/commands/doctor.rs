@@ -46,6 +46,18 @@ fn run() -> ExitCode {
              `--upstream-proxy env`, or where a policy names it in [network.proxy]"
         );
     }
+    let kept: Vec<_> = portcullis_sandbox::daemon_capabilities::kept().collect();
+    let kept = kept.join(" ");
+    let _ = match rustix::process::geteuid().is_root() {
+        true => writeln!(
+            text,
+            "note  daemon: it serves everybody's namespaces, and of root's capabilities keeps {kept}"
+        ),
+        false => writeln!(
+            text,
+            "note  daemon: it serves namespaces that you have made; for those of others it is root with {kept}"
+        ),
+    };
     if output::data(&text) && all {
         ExitCode::SUCCESS
     } else {

@@ -6,15 +6,19 @@ use crate::exit::USAGE;
 use crate::hold;
 use crate::output::{self, Hinted};
 use crate::policy_options::{self, Followed, PolicyOptions};
+use crate::service_manager;
 use crate::signals::signals;
 use crate::version;
 use anyhow::{Context, bail};
 use nix::unistd::Group;
 use portcullis_gateway::{host_resolv_conf, usable_resolvers};
-use portcullis_policy::Mode;
-use portcullis_runner::{Daemon, DaemonError, Settings, serve_daemon};
+use portcullis_policy::{Diagnostic, Loaded, Mode};
+use portcullis_runner::{ConfiguredSandbox, Daemon, DaemonError, Reload, Settings, serve_daemon};
+use portcullis_sandbox::{SandboxError, daemon_capabilities, handed_over_socket};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf, absolute};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// The longest configuration file, in bytes.
 const MAX_CONFIG_BYTES: u64 = 16 * 1024 * 1024;
@@ -62,14 +66,29 @@ impl DaemonOptions {
     }
 }
 
-/// Serves until SIGINT or SIGTERM; exits 0 then, 1 when it cannot serve, 2 for bad flags and files.
+/// Serves until SIGINT or SIGTERM; SIGHUP has the configuration read again. Exits 0 then, 1 when it cannot serve, 2 for bad flags and files.
 pub fn run(args: &DaemonOptions) -> ExitCode {
+    // First: it is given as a number, and threads have what this one has.
+    let listener = match handed_over_socket() {
+        Ok(listener) => listener,
+        Err(error) => {
+            output::error(
+                error,
+                Some("start it without socket activation, or with one socket"),
+            );
+            return ExitCode::from(USAGE);
+        }
+    };
+    if let Err(error) = daemon_capabilities::drop_others() {
+        output::error(&error, SandboxError::fix(&error));
+        return ExitCode::FAILURE;
+    }
     if let Err(error) = debug_log::start_on_stderr() {
         output::failure(&error);
         return ExitCode::from(USAGE);
     }
-    let daemon = match daemon(args) {
-        Ok(Some(daemon)) => daemon,
+    let (daemon, end) = match daemon(args, listener) {
+        Ok(Some(both)) => both,
         // Said already.
         Ok(None) => return ExitCode::from(USAGE),
         Err(error) => {
@@ -77,7 +96,7 @@ pub fn run(args: &DaemonOptions) -> ExitCode {
             return ExitCode::from(USAGE);
         }
     };
-    match serve(daemon) {
+    match serve(daemon, end) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::failure(&error);
@@ -87,16 +106,23 @@ pub fn run(args: &DaemonOptions) -> ExitCode {
 }
 
 /// What is served; nothing if a policy does not load, and then that is said.
-fn daemon(args: &DaemonOptions) -> anyhow::Result<Option<Daemon>> {
-    let mut settings = match &args.config {
+fn daemon(
+    args: &DaemonOptions,
+    listener: Option<UnixListener>,
+) -> anyhow::Result<Option<(Daemon, impl Future<Output = std::io::Result<()>>)>> {
+    let settings = match &args.config {
         Some(path) => read(path)?,
         None => Settings::default(),
     };
+    let handed_over = listener.as_ref().map(path_of).transpose()?;
     let named = args.control.clone().or_else(|| settings.control.clone());
-    let control = named.or_else(default_socket).context(Hinted::new(
-        "there is no place for the control socket",
-        Some("name one with --control SOCKET"),
-    ))?;
+    let control = handed_over
+        .or(named)
+        .or_else(default_socket)
+        .context(Hinted::new(
+            "there is no place for the control socket",
+            Some("name one with --control SOCKET"),
+        ))?;
     let named = args.state.clone().or_else(|| settings.state.clone());
     let state = named.or_else(default_state).context(Hinted::new(
         "there is no place for what the daemon keeps",
@@ -104,37 +130,65 @@ fn daemon(args: &DaemonOptions) -> anyhow::Result<Option<Daemon>> {
     ))?;
     // A holder has another working folder.
     let (control, state) = (absolute(control)?, absolute(state)?);
-    let mut sandboxes = Vec::new();
-    for sandbox in std::mem::take(&mut settings.sandboxes) {
-        let options = PolicyOptions {
-            policy: sandbox.policy.clone(),
-            ..PolicyOptions::default()
-        };
-        let mode = match sandbox.audit {
-            true => Mode::Audit,
-            false => Mode::Enforce,
-        };
-        let Ok(Followed { loaded, reload }) = policy_options::follow(options, mode) else {
-            return Ok(None);
-        };
-        policy_options::show(&loaded.warnings);
-        sandboxes.push((sandbox, loaded, reload));
+    for sandbox in &settings.sandboxes {
+        match load(sandbox) {
+            Ok(loaded) => policy_options::show(&loaded.0.warnings),
+            Err(found) => {
+                policy_options::show(&found);
+                return Ok(None);
+            }
+        }
     }
+    let (end, requests) = signals()?;
+    let config = args.config.clone();
+    let read_again = move || match &config {
+        Some(path) => read(path).map_err(|error| format!("{error:#}")),
+        None => Ok(Settings::default()),
+    };
     let admin_group = settings.admin_group.as_deref().map(group).transpose()?;
     let node = rustix::system::uname();
     let host =
         (settings.host.clone()).unwrap_or_else(|| node.nodename().to_string_lossy().into_owned());
-    Ok(Some(Daemon {
+    let daemon = Daemon {
         settings,
-        sandboxes,
+        load: Arc::new(load),
+        read: Arc::new(read_again),
+        requests,
+        tell: |said| output::line(format_args!("portcullis: {said}")),
         control,
+        listener,
         state,
         admin_group,
         resolvers: usable_resolvers(&host_resolv_conf().unwrap_or_default()),
         host,
         holder: hold::command,
         build: version::BUILD,
-    }))
+    };
+    Ok(Some((daemon, end)))
+}
+
+/// The policy of a sandbox that the configuration names, and how it is followed.
+fn load(sandbox: &ConfiguredSandbox) -> Result<(Loaded, Reload), Vec<Diagnostic>> {
+    let options = PolicyOptions {
+        policy: sandbox.policy.clone(),
+        ..PolicyOptions::default()
+    };
+    let mode = match sandbox.audit {
+        true => Mode::Audit,
+        false => Mode::Enforce,
+    };
+    let Followed { loaded, reload } = policy_options::load_to_follow(options, mode)?;
+    Ok((loaded, reload))
+}
+
+/// Where a socket that was handed over is.
+fn path_of(listener: &UnixListener) -> anyhow::Result<PathBuf> {
+    let address = listener.local_addr()?;
+    let path = address.as_pathname().context(Hinted::new(
+        "the socket of the service manager has no file",
+        Some("let `ListenStream=` name a path"),
+    ))?;
+    Ok(path.to_owned())
 }
 
 fn read(path: &Path) -> anyhow::Result<Settings> {
@@ -159,6 +213,14 @@ fn read(path: &Path) -> anyhow::Result<Settings> {
     })
 }
 
+fn notify(state: &str) {
+    if let Err(error) = service_manager::tell(state) {
+        output::line(format_args!(
+            "portcullis: warning: the service manager cannot be told {state}: {error}"
+        ));
+    }
+}
+
 fn group(name: &str) -> anyhow::Result<u32> {
     match Group::from_name(name)? {
         Some(group) => Ok(group.gid.as_raw()),
@@ -169,8 +231,7 @@ fn group(name: &str) -> anyhow::Result<u32> {
     }
 }
 
-fn serve(daemon: Daemon) -> anyhow::Result<()> {
-    let (end, _requests) = signals()?;
+fn serve(daemon: Daemon, end: impl Future<Output = std::io::Result<()>>) -> anyhow::Result<()> {
     let socket = daemon.control.clone();
     // Only then: whoever waits for this line may ask at once.
     let ready = |cut_off: Option<String>| {
@@ -182,6 +243,12 @@ fn serve(daemon: Daemon) -> anyhow::Result<()> {
             "portcullis: serving the control socket {}",
             socket.display()
         ));
+        notify(service_manager::READY);
+    };
+    let end = async {
+        let ended = end.await;
+        notify(service_manager::STOPPING);
+        ended
     };
     serve_daemon(daemon, ready, end).map_err(|error| {
         let hint = match &error {

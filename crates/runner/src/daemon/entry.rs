@@ -1,6 +1,7 @@
 //! One sandbox of the daemon, as it stands.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -11,6 +12,8 @@ use portcullis_policy::{Reason, Verdict};
 
 use super::foreign;
 use super::guest_socket::GuestFile;
+use super::retry::Retry;
+use super::settings::ConfiguredSandbox;
 use super::store::Kept;
 use crate::plain_gateway::PlainGateway;
 use crate::records;
@@ -20,6 +23,9 @@ use crate::sandbox_gateway::SandboxGateway;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the last records may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why one is cut off that was not served yet.
+pub(crate) const STARTING: &str = "it is being started";
 
 /// Whose gateway it is.
 enum Kind {
@@ -137,24 +143,55 @@ enum Standing {
 /// A sandbox that the daemon knows.
 pub(crate) struct Entry {
     kept: Mutex<Kept>,
-    /// Whether the configuration file names it, and its policy's files.
-    pub(crate) is_configured: bool,
+    /// What the configuration file says of it, where that names it.
+    pub(crate) configured: Option<ConfiguredSandbox>,
     pub(crate) recorder: Recorder,
     standing: Mutex<Standing>,
     stopped: AtomicBool,
+    /// When it is tried again while it is cut off.
+    pub(crate) retry: Arc<Retry>,
+    /// Each byte has its policy's files read again.
+    requests: Mutex<Option<OwnedFd>>,
     /// One change at a time.
-    pub(crate) changing: tokio::sync::Mutex<()>,
+    pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Entry {
-    pub(crate) fn new(kept: Kept, is_configured: bool, recorder: Recorder) -> Entry {
+    pub(crate) fn new(
+        kept: Kept,
+        configured: Option<ConfiguredSandbox>,
+        recorder: Recorder,
+        retry: Arc<Retry>,
+    ) -> Entry {
         Entry {
             kept: Mutex::new(kept),
-            is_configured,
+            configured,
             recorder,
-            standing: Mutex::new(Standing::CutOff("it is being started".to_owned())),
+            standing: Mutex::new(Standing::CutOff(STARTING.to_owned())),
             stopped: AtomicBool::new(false),
-            changing: tokio::sync::Mutex::new(()),
+            retry,
+            requests: Mutex::default(),
+            changing: Arc::default(),
+        }
+    }
+
+    /// Whether the configuration file names it, and its policy's files.
+    pub(crate) fn is_configured(&self) -> bool {
+        self.configured.is_some()
+    }
+
+    /// How its policy's files are asked to be read again.
+    pub(crate) fn set_requests(&self, requests: OwnedFd) {
+        let mut held = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        *held = Some(requests);
+    }
+
+    /// Has its policy's files read again, whether or not they have changed.
+    pub(crate) fn request_reload(&self) {
+        let held = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(requests) = &*held {
+            // Full: one that has not begun yet sees this change too.
+            let _ = rustix::io::write(requests, &[1]);
         }
     }
 
@@ -213,6 +250,7 @@ impl Entry {
         ended: impl FnOnce(Ended) + Send + 'static,
     ) {
         let served = Arc::new(served);
+        self.retry.succeeded();
         self.stand(Standing::Served(served.clone()));
         let entry = self.clone();
         tokio::spawn(async move {

@@ -13,10 +13,14 @@ mod guest_socket;
 mod listeners;
 mod metrics;
 mod registry;
+mod retry;
 mod service;
 mod settings;
 mod starting;
 mod store;
+mod upkeep;
 
+pub use registry::LoadConfigured;
 pub use service::{Daemon, DaemonError, serve_daemon};
 pub use settings::{ConfiguredSandbox, Settings, SettingsError};
+pub use upkeep::ReadSettings;

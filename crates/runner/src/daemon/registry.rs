@@ -4,30 +4,40 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
+use futures_util::StreamExt as _;
 use futures_util::future::BoxFuture;
 use portcullis_control::{
-    Applied, Caller, Change, Explained, Finding, Name, NewSandbox, PolicyText, Problem,
+    Applied, AttachTo, Caller, Change, Explained, Finding, Name, NewSandbox, PolicyText, Problem,
     ProblemKind, Sandbox, Sandboxes,
 };
-use portcullis_gateway::{Loaded, Policy, Recorder, Resolve};
+use portcullis_gateway::{Diagnostic, Loaded, Policy, Recorder, Resolve};
 use portcullis_names::Target;
 use portcullis_record::Subscription;
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::sync::OwnedMutexGuard;
 use tracing::{info, warn};
 
 use super::compile::{compile, mode};
-use super::entry::{Ended, Entry, Served, causes, now};
+use super::entry::{Ended, Entry, STARTING, Served, causes, now};
 use super::foreign;
 use super::settings::{ConfiguredSandbox, labels};
 use super::starting::{Shared, Start};
 use super::store::Kept;
-use crate::reload::Reload;
+use crate::reload::{Reload, summary};
 
+/// Loads the policy of what the configuration names.
+pub type LoadConfigured =
+    Arc<dyn Fn(&ConfiguredSandbox) -> Result<(Loaded, Reload), Vec<Diagnostic>> + Send + Sync>;
+
+/// Sandboxes that are started at once: none waits for the names of another.
+pub(crate) const AT_ONCE: usize = 64;
 /// The mark of holders for what the configuration file names.
 const CONFIGURED: &str = "configured";
 
 /// All of them.
 pub(crate) struct Registry {
     shared: Shared,
+    load: LoadConfigured,
     entries: RwLock<BTreeMap<Name, Arc<Entry>>>,
     /// Itself, for those that outlive a call.
     this: Weak<Registry>,
@@ -50,9 +60,10 @@ impl Drop for Reserved<'_> {
 }
 
 impl Registry {
-    pub(crate) fn new(shared: Shared) -> Arc<Registry> {
+    pub(crate) fn new(shared: Shared, load: LoadConfigured) -> Arc<Registry> {
         Arc::new_cyclic(|this| Registry {
             shared,
+            load,
             entries: RwLock::default(),
             this: this.clone(),
             making: Mutex::default(),
@@ -67,39 +78,20 @@ impl Registry {
             warn!(sandbox = %name, why, "a sandbox that a client made is not served");
             return;
         }
-        if !foreign::is_the_same(&kept.new.attach, kept.process.as_deref()) {
-            info!(sandbox = %name, "a sandbox has ended while no daemon served it");
-            if let Err(error) = self.shared.store.forget(&name) {
-                warn!(sandbox = %name, %error, "it cannot be forgotten");
-            }
-            return;
-        }
-        let compiled = compile(&name, &kept.new.policy, mode(kept.new.audit));
-        // Its names resolved once; nobody waits for them a second time.
-        let start = compiled.map(|loaded| Start {
-            policy: loaded.policy,
-            reload: None,
-            own_tickets: false,
-            resolve: Some(Resolve::OnDemand),
-        });
-        self.begin(kept, false, start.map_err(|problem| problem.title))
-            .await;
+        let entry = Entry::new(kept, None, Recorder::null(), Arc::default());
+        let entry = Arc::new(entry);
+        self.insert(name, entry.clone());
+        self.try_to_serve(&entry).await;
     }
 
-    /// Serves what the configuration file names, by a policy that was loaded from its files.
-    pub(crate) async fn configured(
-        &self,
-        configured: ConfiguredSandbox,
-        owner: u32,
-        loaded: Loaded,
-        reload: Reload,
-    ) {
+    /// Serves what the configuration file names.
+    pub(crate) async fn configured(&self, configured: ConfiguredSandbox, owner: u32) {
         let kept = Kept {
             new: NewSandbox {
-                name: configured.name,
-                attach: configured.attach,
+                name: configured.name.clone(),
+                attach: configured.attach.clone(),
                 policy: PolicyText::default(),
-                labels: configured.labels,
+                labels: configured.labels.clone(),
                 audit: configured.audit,
             },
             owner,
@@ -107,44 +99,103 @@ impl Registry {
             mark: CONFIGURED.to_owned(),
             process: None,
         };
-        let start = Start {
-            policy: loaded.policy,
-            reload: Some(reload),
-            own_tickets: true,
-            resolve: None,
-        };
-        self.begin(kept, true, Ok(start)).await;
+        let name = kept.new.name.clone();
+        let entry = Entry::new(kept, Some(configured), Recorder::null(), Arc::default());
+        let entry = Arc::new(entry);
+        self.insert(name, entry.clone());
+        self.try_to_serve(&entry).await;
     }
 
-    async fn begin(&self, kept: Kept, is_configured: bool, start: Result<Start, String>) {
+    /// Serves one that is cut off, if that can be. It is tried again later otherwise.
+    pub(crate) async fn try_to_serve(&self, entry: &Arc<Entry>) {
+        let _one_at_a_time = entry.changing.lock().await;
+        let kept = entry.kept();
         let name = kept.new.name.clone();
-        let (recorder, ending, entry) = match self.shared.records(&kept) {
-            Ok((recorder, ending)) => {
-                let entry = Entry::new(kept.clone(), is_configured, recorder.clone());
-                (recorder, ending, Arc::new(entry))
-            }
-            Err(error) => {
-                let entry = Entry::new(kept, is_configured, Recorder::null());
-                entry.set_cut_off(error.to_string());
-                self.insert(name, Arc::new(entry));
-                return;
-            }
-        };
-        self.insert(name.clone(), entry.clone());
-        let served = match start {
-            Ok(start) => self.shared.serve(&kept, start, &recorder).await,
-            Err(why) => Err(why),
-        };
-        match served {
-            Ok(served) => {
-                served.keep_records(ending);
-                self.follow_to_its_end(&entry, served);
+        if entry.served().is_some() || !self.has(&name, entry) {
+            return;
+        }
+        if !foreign::is_the_same(&kept.new.attach, kept.process.as_deref()) {
+            info!(sandbox = %name, "a sandbox has ended while no daemon served it");
+            self.strike(&name, entry).await;
+            return;
+        }
+        match self.start_again(entry, kept).await {
+            Ok(again) => {
+                if entry.cut_off().is_some_and(|why| why != STARTING) {
+                    info!(sandbox = %name, "a sandbox is served again");
+                }
+                self.insert(name, again);
             }
             Err(why) => {
-                warn!(sandbox = %name, why, "a sandbox cannot be served");
+                // Once, however often it is tried.
+                if entry.cut_off().as_ref() != Some(&why) {
+                    warn!(sandbox = %name, why, "a sandbox cannot be served");
+                }
                 entry.set_cut_off(why);
+                entry.retry.failed();
             }
         }
+    }
+
+    /// The successor of one that is cut off, with records of its own.
+    async fn start_again(&self, entry: &Entry, kept: Kept) -> Result<Arc<Entry>, String> {
+        let mut requests = None;
+        let start = match entry.configured.clone() {
+            Some(configured) => {
+                let load = self.load.clone();
+                let loading = tokio::task::spawn_blocking(move || load(&configured)).await;
+                let loaded = loading.map_err(|error| error.to_string())?;
+                let (loaded, mut reload) = loaded.map_err(|found| summary(&found))?;
+                let pipe = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
+                let (read, write) = pipe.map_err(|error| error.to_string())?;
+                (reload.requests, requests) = (Some(read), Some(write));
+                Start {
+                    policy: loaded.policy,
+                    reload: Some(reload),
+                    own_tickets: true,
+                    resolve: None,
+                }
+            }
+            None => {
+                let new = kept.new.clone();
+                let compiling = tokio::task::spawn_blocking(move || {
+                    compile(&new.name, &new.policy, mode(new.audit))
+                });
+                let compiled = compiling.await.map_err(|error| error.to_string())?;
+                Start {
+                    policy: compiled.map_err(|problem| problem.title)?.policy,
+                    reload: None,
+                    own_tickets: false,
+                    // Its names resolved once; nobody waits for them a second time.
+                    resolve: Some(Resolve::OnDemand),
+                }
+            }
+        };
+        let (recorder, ending) = self
+            .shared
+            .records(&kept)
+            .map_err(|error| error.to_string())?;
+        let served = self.shared.serve(&kept, start, &recorder).await?;
+        served.keep_records(ending);
+        let (configured, retry) = (entry.configured.clone(), entry.retry.clone());
+        let again = Arc::new(Entry::new(kept, configured, recorder, retry));
+        if let Some(requests) = requests {
+            again.set_requests(requests);
+        }
+        self.follow_to_its_end(&again, served);
+        Ok(again)
+    }
+
+    /// Tries those again that are cut off, and whose pause is over.
+    pub(crate) async fn try_again(&self) {
+        let due: Vec<_> = self
+            .all()
+            .into_iter()
+            .filter(|one| one.retry.is_due())
+            .collect();
+        futures_util::stream::iter(due)
+            .for_each_concurrent(AT_ONCE, async |one| self.try_to_serve(&one).await)
+            .await;
     }
 
     /// Serves it; once it has ended it is forgotten, or cut off.
@@ -157,6 +208,7 @@ impl Registry {
                     warn!(sandbox = %name, why, "a sandbox is cut off");
                     // With its gateway, what that holds goes.
                     ended.set_cut_off(why);
+                    ended.retry.failed();
                 }
                 Ended::Gone => {
                     info!(sandbox = %name, "a sandbox is gone");
@@ -170,14 +222,25 @@ impl Registry {
         });
     }
 
-    /// Forgets one whose sandbox is gone by itself. What the configuration names stays, cut off.
+    /// Forgets one whose sandbox is gone by itself. What the configuration names stays, cut off, and is served
+    /// again when it is there again.
     async fn forget(&self, name: &Name, entry: &Arc<Entry>) {
         let _one_at_a_time = entry.changing.lock().await;
         entry.stop(false).await;
         entry.set_cut_off("it is gone".to_owned());
-        if entry.is_configured {
+        if !entry.is_configured() {
+            self.strike(name, entry).await;
             return;
         }
+        match entry.kept().new.attach {
+            // Its number may be another process's by then.
+            AttachTo::Pid { .. } => entry.retry.never(),
+            _ => entry.retry.failed(),
+        }
+    }
+
+    /// Strikes one off: it is not known any more, nor after a restart.
+    async fn strike(&self, name: &Name, entry: &Arc<Entry>) {
         let (store, forgotten) = (self.shared.store.clone(), name.clone());
         let forgetting = tokio::task::spawn_blocking(move || store.forget(&forgotten)).await;
         if let Ok(Err(error)) = forgetting {
@@ -187,6 +250,22 @@ impl Registry {
         let mut entries = entries.unwrap_or_else(PoisonError::into_inner);
         if entries.get(name).is_some_and(|now| Arc::ptr_eq(now, entry)) {
             entries.remove(name);
+        }
+    }
+
+    fn has(&self, name: &Name, entry: &Arc<Entry>) -> bool {
+        self.entry(name).is_some_and(|now| Arc::ptr_eq(&now, entry))
+    }
+
+    /// One that nobody else changes meanwhile.
+    async fn changing(&self, name: &Name) -> Result<(Arc<Entry>, OwnedMutexGuard<()>), Problem> {
+        loop {
+            let entry = self.entry(name).ok_or_else(|| gone(name))?;
+            let one_at_a_time = entry.changing.clone().lock_owned().await;
+            // Its successor may have been served meanwhile.
+            if self.has(name, &entry) {
+                return Ok((entry, one_at_a_time));
+            }
         }
     }
 
@@ -317,7 +396,7 @@ impl Registry {
         }
         served.keep_records(ending);
         let name = kept.new.name.clone();
-        let entry = Arc::new(Entry::new(kept.clone(), false, recorder));
+        let entry = Arc::new(Entry::new(kept.clone(), None, recorder, Arc::default()));
         if let Err(error) = self.keep(kept).await {
             served.undo().await;
             return Err(error);
@@ -345,9 +424,8 @@ impl Registry {
         name: &Name,
         edit: impl FnOnce(&mut NewSandbox),
     ) -> Result<(Arc<Entry>, Applied), Problem> {
-        let entry = self.entry(name).ok_or_else(|| gone(name))?;
-        let _one_at_a_time = entry.changing.lock().await;
-        if entry.is_configured {
+        let (entry, one_at_a_time) = self.changing(name).await?;
+        if entry.is_configured() {
             let title = format!("the configuration file of the daemon names `{name}`");
             return Err(Problem::new(ProblemKind::Conflict, title)
                 .help("change its policy files, which are followed, or the configuration"));
@@ -369,8 +447,30 @@ impl Registry {
                 return Err(problem);
             }
         };
-        let served = serving(&entry)?;
         self.keep(kept.clone()).await?;
+        let Some(served) = entry.served() else {
+            // What cuts it off may be the policy.
+            entry.set_kept(kept);
+            drop(one_at_a_time);
+            self.try_to_serve(&entry).await;
+            let entry = self.entry(name).ok_or_else(|| gone(name))?;
+            return match serving(&entry) {
+                Ok(served) => {
+                    let rules = served.gateway().policy().load().rule_count() as u64;
+                    let findings = loaded.warnings.iter().map(Finding::from).collect();
+                    let cut = 0;
+                    Ok((
+                        entry,
+                        Applied {
+                            rules,
+                            cut,
+                            findings,
+                        },
+                    ))
+                }
+                Err(problem) => Err(problem.help("the policy is kept, and tried again with it")),
+            };
+        };
         let replaced = match served.gateway().replace_policy(loaded.policy) {
             Ok(replaced) => replaced,
             Err(error) => {
@@ -386,14 +486,40 @@ impl Registry {
             cut: replaced.cut as u64,
             findings: loaded.warnings.iter().map(Finding::from).collect(),
         };
-        drop(_one_at_a_time);
+        drop(one_at_a_time);
         Ok((entry, applied))
     }
 
+    /// Takes away what the configuration names no more.
+    pub(crate) async fn drop_configured(&self, entry: &Arc<Entry>) {
+        let name = entry.kept().new.name;
+        let Ok((entry, _one_at_a_time)) = self.changing(&name).await else {
+            return;
+        };
+        if entry.is_configured() {
+            self.end(&name, &entry).await;
+        }
+    }
+
+    /// Takes the doors of one away, and only then frees its name.
+    async fn end(&self, name: &Name, entry: &Entry) {
+        let was_served = entry.served().is_some();
+        entry.stop(true).await;
+        if !was_served {
+            let listen = self.shared.store.holder(name, &entry.kept().mark);
+            let releasing = tokio::task::spawn_blocking(move || foreign::release(&listen));
+            // Only a panic there ends it otherwise.
+            let _ = releasing.await;
+        }
+        let entries = self.entries.write();
+        let mut entries = entries.unwrap_or_else(PoisonError::into_inner);
+        entries.remove(name);
+        info!(sandbox = %name, "removed a sandbox");
+    }
+
     async fn take_away(&self, name: &Name) -> Result<(), Problem> {
-        let entry = self.entry(name).ok_or_else(|| gone(name))?;
-        let _one_at_a_time = entry.changing.lock().await;
-        if entry.is_configured {
+        let (entry, _one_at_a_time) = self.changing(name).await?;
+        if entry.is_configured() {
             let title = format!("the configuration file of the daemon names `{name}`");
             return Err(Problem::new(ProblemKind::Conflict, title)
                 .help("take it out there, and start the daemon again"));
@@ -401,18 +527,7 @@ impl Registry {
         let (store, forgotten) = (self.shared.store.clone(), name.clone());
         let forgetting = tokio::task::spawn_blocking(move || store.forget(&forgotten)).await;
         forgetting.map_err(failed)?.map_err(failed)?;
-        let was_served = entry.served().is_some();
-        entry.stop(true).await;
-        if !was_served {
-            let listen = self.shared.store.holder(name, &entry.kept().mark);
-            let releasing = tokio::task::spawn_blocking(move || foreign::release(&listen));
-            releasing.await.map_err(failed)?;
-        }
-        let entries = self.entries.write();
-        let mut entries = entries.unwrap_or_else(PoisonError::into_inner);
-        // Only now: a name is free once nothing of its sandbox is left.
-        entries.remove(name);
-        info!(sandbox = %name, "removed a sandbox");
+        self.end(name, &entry).await;
         Ok(())
     }
 }

@@ -3,33 +3,28 @@
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::Command;
-use std::sync::Arc;
 
-use futures_util::StreamExt as _;
 use portcullis_control::{Admins, Gatekeeper, Peer, Sandboxes};
-use portcullis_gateway::Loaded;
 use portcullis_record::WriterThread;
 use rustix::process::{DumpableBehavior, Resource, getrlimit, set_dumpable_behavior};
 use tokio_util::sync::CancellationToken;
 
-use super::registry::Registry;
-use super::settings::{ConfiguredSandbox, Settings};
+use super::registry::{LoadConfigured, Registry};
+use super::settings::Settings;
 use super::starting::Shared;
-use super::store::{Kept, Store, own_folder};
+use super::store::{Store, own_folder};
+use super::upkeep::{ReadSettings, Upkeep};
 use crate::descriptors::raise_limit;
 use crate::host_files::HostFiles;
-use crate::reload::Reload;
 
 /// Everybody may connect: who may do what is decided for each connection.
 const SOCKET_MODE: u32 = 0o666;
-
-/// Sandboxes that are served at once when the daemon starts.
-const RESTORED_AT_ONCE: usize = 64;
 /// The longest path of a Unix socket, in bytes (unix(7)).
 const MAX_SOCKET_PATH: usize = 107;
 /// The folder of guests' sockets, behind the control socket's own path.
@@ -41,12 +36,20 @@ const LEAST_DESCRIPTORS: usize = 256;
 
 /// What the daemon serves.
 pub struct Daemon {
-    /// The configuration; of its sandboxes those that are loaded below.
+    /// The configuration.
     pub settings: Settings,
-    /// Its sandboxes with their policies.
-    pub sandboxes: Vec<(ConfiguredSandbox, Loaded, Reload)>,
-    /// The control socket.
+    /// Loads the policies of its sandboxes.
+    pub load: LoadConfigured,
+    /// Reads it again.
+    pub read: ReadSettings,
+    /// The end of a non-blocking pipe: each byte in it has that done, and policy files read again.
+    pub requests: OwnedFd,
+    /// Told what came of that, in a line.
+    pub tell: fn(&str),
+    /// The control socket's path.
     pub control: PathBuf,
+    /// The control socket, where a service manager has made it; it is made otherwise.
+    pub listener: Option<UnixListener>,
     /// The folder of what is kept.
     pub state: PathBuf,
     /// The number of the group of administrators.
@@ -112,13 +115,27 @@ async fn serve(
         let path = path.to_owned();
         move |error| DaemonError::Path { what, path, error }
     };
-    let listener = bind(&daemon.control)?;
-    let _socket = SocketFile::of(&daemon.control)?;
+    let (listener, _file) = match daemon.listener {
+        // Its file is the service manager's.
+        Some(listener) => (listener, None),
+        None => (
+            bind(&daemon.control)?,
+            Some(SocketFile::of(&daemon.control)?),
+        ),
+    };
+    let what = "cannot serve the control socket";
+    let made = listener.set_nonblocking(true);
+    let listener = made.and_then(|()| tokio::net::UnixListener::from_std(listener));
+    let listener = listener.map_err(at(what, &daemon.control))?;
     let mut guests = daemon.control.clone().into_os_string();
     guests.push(GUESTS);
     let guests = PathBuf::from(guests);
-    own_folder(&guests, GUESTS_MODE)
-        .map_err(at("cannot make the folder of guests' sockets", &guests))?;
+    let made = own_folder(&guests, GUESTS_MODE);
+    // Whatever the umask is: its users are to reach what is theirs.
+    let made =
+        made.and_then(|()| fs::set_permissions(&guests, Permissions::from_mode(GUESTS_MODE)));
+    made.map_err(at("cannot make the folder of guests' sockets", &guests))?;
+    let _guests = GuestFolder(guests.clone());
     let what = "cannot keep the daemon's state in";
     let store = Store::open(&daemon.state).map_err(at(what, &daemon.state))?;
     let kept = store.read().map_err(at(what, &daemon.state))?;
@@ -129,21 +146,24 @@ async fn serve(
     let (host_files, watch) = HostFiles::open();
     let user = rustix::process::geteuid().as_raw();
     let max_sandboxes = daemon.settings.max_sandboxes;
-    let registry = Registry::new(Shared {
-        store,
-        log_dir: daemon.settings.log_dir,
-        guests,
-        host: daemon.host,
-        labels: daemon.settings.labels,
-        max_sandboxes,
-        max_sandboxes_per_user: daemon.settings.max_sandboxes_per_user,
-        resolvers: daemon.resolvers,
-        host_files,
-        descriptors: share(max_sandboxes),
-        writer: WriterThread::start()?,
-        holder: daemon.holder,
-        build: daemon.build,
-    });
+    let registry = Registry::new(
+        Shared {
+            store,
+            log_dir: daemon.settings.log_dir,
+            guests,
+            host: daemon.host,
+            labels: daemon.settings.labels,
+            max_sandboxes,
+            max_sandboxes_per_user: daemon.settings.max_sandboxes_per_user,
+            resolvers: daemon.resolvers,
+            host_files,
+            descriptors: share(max_sandboxes),
+            writer: WriterThread::start()?,
+            holder: daemon.holder,
+            build: daemon.build,
+        },
+        daemon.load,
+    );
     let token = CancellationToken::new();
     let watching = tokio::spawn(watch.run(token.clone()));
     let admins = Admins {
@@ -154,7 +174,14 @@ async fn serve(
     let serving = portcullis_control::serve(listener, registry.clone(), gatekeeper, token.clone());
     let serving = tokio::spawn(serving);
     let mut end = pin!(end);
-    let restoring = restore(registry.clone(), daemon.sandboxes, kept, user);
+    let upkeep = Upkeep {
+        registry: registry.clone(),
+        user,
+        requests: daemon.requests,
+        read: daemon.read,
+        tell: daemon.tell,
+    };
+    let restoring = upkeep.restore(daemon.settings.sandboxes, kept);
     tokio::select! {
         ended = &mut end => {
             token.cancel();
@@ -172,32 +199,12 @@ async fn serve(
             Ok(Err(error)) => Err(error),
             Err(error) => Err(io::Error::other(error)),
         },
+        ended = upkeep.run() => ended,
     };
     token.cancel();
     serving.await.map_err(io::Error::other)??;
     registry.stop().await;
     Ok(ended?)
-}
-
-/// Serves what is known, many at once: none waits for the names of another.
-async fn restore(
-    registry: Arc<Registry>,
-    configured: Vec<(ConfiguredSandbox, Loaded, Reload)>,
-    kept: Vec<Kept>,
-    user: u32,
-) {
-    let configured = futures_util::stream::iter(configured);
-    configured
-        .for_each_concurrent(RESTORED_AT_ONCE, |(one, loaded, reload)| {
-            registry.configured(one, user, loaded, reload)
-        })
-        .await;
-    futures_util::stream::iter(kept)
-        .for_each_concurrent(RESTORED_AT_ONCE, |kept| registry.restore(kept))
-        .await;
-    let releasing = registry.clone();
-    // What it finds is nobody's.
-    let _ = tokio::task::spawn_blocking(move || releasing.release_others()).await;
 }
 
 /// What each of so many sandboxes may hold of this process's descriptors.
@@ -228,7 +235,7 @@ fn peer_of(stream: &tokio::net::UnixStream) -> io::Result<Peer> {
 }
 
 /// The control socket, in the place of one that nobody serves any more.
-fn bind(path: &Path) -> Result<tokio::net::UnixListener, DaemonError> {
+fn bind(path: &Path) -> Result<UnixListener, DaemonError> {
     let at = |error| DaemonError::Path {
         what: "cannot serve the control socket",
         path: path.to_owned(),
@@ -260,8 +267,16 @@ fn bind(path: &Path) -> Result<tokio::net::UnixListener, DaemonError> {
     }
     let listener = UnixListener::bind(path).map_err(at)?;
     fs::set_permissions(path, Permissions::from_mode(SOCKET_MODE)).map_err(at)?;
-    listener.set_nonblocking(true).map_err(at)?;
-    tokio::net::UnixListener::from_std(listener).map_err(at)
+    Ok(listener)
+}
+
+/// The folder of guests' sockets, removed with this if it is empty.
+struct GuestFolder(PathBuf);
+
+impl Drop for GuestFolder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
 }
 
 /// The socket's file, removed with this if it is still the same.

@@ -57,7 +57,7 @@ pub struct Settings {
 }
 
 /// A sandbox that the configuration file names.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConfiguredSandbox {
     /// Its name.

@@ -89,9 +89,7 @@ impl Shared {
             labels,
         };
         let (recorder, ending) = records::open(config, kept.new.name.as_str());
-        let recorder = recorder.with_writer_thread(&self.writer);
-        record_start(&recorder, self.build);
-        Ok((recorder, ending))
+        Ok((recorder.with_writer_thread(&self.writer), ending))
     }
 
     pub(crate) fn log_path(&self, name: &Name) -> Option<PathBuf> {
@@ -127,6 +125,7 @@ impl Shared {
                     guest: None,
                 };
                 let (listeners, listening) = listeners::bind(&wanted)?;
+                record_start(recorder, self.build);
                 let config = PlainGatewayConfig {
                     policy: start.policy,
                     resolvers: self.resolvers.clone(),
@@ -194,6 +193,8 @@ impl Shared {
         let listen = self.store.holder(&kept.new.name, &kept.mark);
         let attaching = tokio::task::spawn_blocking(move || foreign::doors(wanted, &listen));
         let attached = attaching.await.map_err(|error| error.to_string())??;
+        // Only now: what is not there may be looked for many times.
+        record_start(recorder, self.build);
         let control = Arc::new(attached.control);
         let doors = Doors {
             sockets: attached.sockets,
