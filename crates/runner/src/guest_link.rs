@@ -128,6 +128,15 @@ pub(crate) struct GuestLink {
     recorder: Recorder,
 }
 
+/// What a message without a byte means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Empty {
+    /// The end of a connection.
+    Ends,
+    /// A datagram like any other that is no frame.
+    IsDropped,
+}
+
 /// Why a guest's connection ended.
 type Ended = io::Result<()>;
 
@@ -174,7 +183,7 @@ impl GuestLink {
                     let guest = first_sender(&socket).await?;
                     self.begin();
                     let ended = tokio::select! {
-                        ended = self.packets(&socket) => ended,
+                        ended = self.packets(&socket, Empty::IsDropped) => ended,
                         ended = while_there(&socket, &guest) => ended,
                     };
                     info!(?ended, "a guest is gone");
@@ -236,7 +245,7 @@ impl GuestLink {
     async fn connection(&self, guest: Guest) -> Ended {
         match guest {
             Guest::Stream(guest) => self.stream(guest).await,
-            Guest::Packets(guest) => self.packets(&guest).await,
+            Guest::Packets(guest) => self.packets(&guest, Empty::Ends).await,
         }
     }
 
@@ -275,16 +284,16 @@ impl GuestLink {
         }
     }
 
-    async fn packets(&self, guest: &Arc<AsyncFd<OwnedFd>>) -> Ended {
+    async fn packets(&self, guest: &Arc<AsyncFd<OwnedFd>>, empty: Empty) -> Ended {
         let down = packets_down(self.device.clone(), guest.clone());
         let down = AbortOnDropHandle::new(tokio::spawn(down));
         tokio::select! {
-            ended = self.packets_up(guest) => ended,
+            ended = self.packets_up(guest, empty) => ended,
             ended = down => ended?,
         }
     }
 
-    async fn packets_up(&self, guest: &AsyncFd<OwnedFd>) -> Ended {
+    async fn packets_up(&self, guest: &AsyncFd<OwnedFd>, empty: Empty) -> Ended {
         // One byte more, by which a frame that is too long shows.
         let mut buffer = vec![0; MAX_FRAME_BYTES + 1].into_boxed_slice();
         loop {
@@ -292,8 +301,7 @@ impl GuestLink {
             let mut dropped = 0;
             for _ in 0..MAX_BATCH {
                 match rustix::net::recv(guest.get_ref(), &mut *buffer, RecvFlags::DONTWAIT) {
-                    // The end of a connection; a datagram may be empty, but a guest has none to send.
-                    Ok((0, _)) => return Ok(()),
+                    Ok((0, _)) if empty == Empty::Ends => return Ok(()),
                     Ok((length, _)) if &buffer[..length] == VFKIT_MAGIC => {}
                     Ok((length, _)) if (MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&length) => {
                         dropped += self.to_device(&buffer[..length]);
