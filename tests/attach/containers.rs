@@ -113,6 +113,8 @@ fn a_podman_container_without_a_network() {
     };
     let page = format!("wget -q -O - http://host.portcullis.internal:{port}/");
     assert_eq!(inside(&page).out(), "from host");
+    let page = "wget -q -O - http://portcullis.internal/health";
+    assert_eq!(inside(page).out(), "ok\n");
     let done = inside("nslookup evil.example.net");
     assert!((done.out() + &done.err()).contains("NXDOMAIN"), "{done}");
     let done = inside("nc -w 20 203.0.113.90 443 </dev/null");

@@ -15,6 +15,7 @@ mod published;
 mod root;
 mod root_files;
 mod sockets;
+mod status_page;
 mod streams;
 #[path = "../support/mod.rs"]
 mod support;

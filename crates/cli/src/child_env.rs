@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 
-/// Destinations that programs should reach without a proxy: the sandbox's own loopback.
-const NO_PROXY: &str = "localhost,127.0.0.1,::1";
+use portcullis_guest::{NO_PROXY, PROXY_VARIABLES};
+
 const JAVA_OPTIONS: &str = "JAVA_TOOL_OPTIONS";
 /// Variables from which Java takes options, and what begins one that names a proxy.
 const JAVA_VARIABLES: [&str; 6] = [
@@ -76,7 +76,7 @@ pub fn set_proxies(env: &mut BTreeMap<OsString, OsString>, proxies: Proxies) {
         return;
     }
     let url = format!("http://{}", proxies.http);
-    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"] {
+    for name in PROXY_VARIABLES {
         set(name, &url);
     }
     for name in ["NO_PROXY", "no_proxy"] {

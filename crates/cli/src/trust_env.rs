@@ -8,25 +8,9 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
+use portcullis_guest::AUTHORITY_VARIABLES;
 use portcullis_sandbox::{TRUST_BUNDLE, TRUST_CA, TRUST_JAVA};
 
-/// Variables that name a file with authorities, PEM: OpenSSL and Python, requests, pip, Node, curl,
-/// git, cargo, Deno, the AWS tools, gRPC, httplib2, what Nix builds, Google Cloud's tools.
-const NAME_A_BUNDLE: [&str; 13] = [
-    "SSL_CERT_FILE",
-    "REQUESTS_CA_BUNDLE",
-    "PIP_CERT",
-    "NODE_EXTRA_CA_CERTS",
-    "CURL_CA_BUNDLE",
-    "GIT_SSL_CAINFO",
-    "CARGO_HTTP_CAINFO",
-    "DENO_CERT",
-    "AWS_CA_BUNDLE",
-    "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
-    "HTTPLIB2_CA_CERTS",
-    "NIX_SSL_CERT_FILE",
-    "CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE",
-];
 /// Where the gateway's own authority is, for a guest that it has to be copied into.
 const OWN_AUTHORITY: &str = "PORTCULLIS_CA_FILE";
 const JAVA_OPTIONS: &str = "JAVA_TOOL_OPTIONS";
@@ -35,7 +19,7 @@ const JAVA_TRUST_STORE: &str = "-Djavax.net.ssl.trustStore=";
 
 /// The files that the environment names authorities in.
 pub fn roots(env: &BTreeMap<OsString, OsString>) -> Vec<PathBuf> {
-    let named = NAME_A_BUNDLE
+    let named = AUTHORITY_VARIABLES
         .iter()
         .filter_map(|name| env.get(OsStr::new(name)));
     let files = named.filter(|value| !value.is_empty());
@@ -47,7 +31,7 @@ pub fn roots(env: &BTreeMap<OsString, OsString>) -> Vec<PathBuf> {
 
 /// Points every variable at the sandbox's list.
 pub fn add(env: &mut BTreeMap<OsString, OsString>) {
-    for name in NAME_A_BUNDLE {
+    for name in AUTHORITY_VARIABLES {
         env.insert(name.into(), TRUST_BUNDLE.into());
     }
     env.insert(OWN_AUTHORITY.into(), TRUST_CA.into());
@@ -90,7 +74,7 @@ mod tests {
         ]);
         assert_eq!(roots(&env), [PathBuf::from("/corp/roots.pem")]);
         add(&mut env);
-        for name in NAME_A_BUNDLE {
+        for name in AUTHORITY_VARIABLES {
             assert_eq!(get(&env, name), Some(TRUST_BUNDLE), "{name}");
         }
         assert_eq!(get(&env, "PORTCULLIS_CA_FILE"), Some(TRUST_CA));

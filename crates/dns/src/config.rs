@@ -108,6 +108,8 @@ pub struct OwnNames {
     /// addresses that the hosts file does not give it: unless it is listed it has no records here,
     /// without a record, and is never asked for elsewhere.
     pub hostname: Option<Name>,
+    /// The addresses that the status page's name means inside; none where there is no page.
+    pub status: Vec<IpAddr>,
 }
 
 impl Default for OwnNames {
@@ -123,6 +125,7 @@ impl Default for OwnNames {
                 IpAddr::V6(Ipv6Addr::LOCALHOST),
             ],
             hostname: None,
+            status: Vec::new(),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use portcullis_names::{AllowedClients, Name, NameRef, RecordType};
+use portcullis_names::{AllowedClients, Name, NameRef, RecordType, STATUS_NAME};
 use portcullis_policy::{HOST_NAME, Mode, Policy, Reason, Verdict};
 use portcullis_record::{DecisionId, Protocol, Recorder};
 use portcullis_wire::dns::{Query, QueryError, guard_query, ptr_address};
@@ -110,7 +110,7 @@ impl Forwarder {
     pub(crate) fn is_own(&self, name: NameRef<'_>) -> bool {
         let hostname = self.local.own.hostname.as_ref();
         name.is_localhost()
-            || name.as_str() == HOST_NAME
+            || [HOST_NAME, STATUS_NAME].contains(&name.as_str())
             || hostname.is_some_and(|own| own.as_ref() == name)
             || self.resolver.lookup.hosts.load().addresses(name).is_some()
     }
@@ -150,7 +150,10 @@ impl Forwarder {
             protocol = ?source.protocol, client = ?source.client, "query received"
         );
         let in_force = self.policy.current();
-        if self.refuse_above_rate(&query, &in_force.policy, out) || local::answer(&query, out) {
+        if self.refuse_above_rate(&query, &in_force.policy, out)
+            || local::answer(&query, out)
+            || self.local.answer_status(&query, out)
+        {
             return Step::Done(None);
         }
         let permitted = match (parsed.qtype, ptr_address(query.name)) {

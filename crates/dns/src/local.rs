@@ -1,5 +1,5 @@
 //! Names that are answered here and never asked of anyone: the sandbox's own loopback, the
-//! gateway's self-probe, and the host's name.
+//! gateway's self-probe and status page, and the host's name.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::grants::Grants;
 use crate::lookup::Permits;
 use crate::query::{ClientQuery, Decided, Refusal};
 use crate::reply::{self, rcode};
-use portcullis_names::RecordType;
+use portcullis_names::{RecordType, STATUS_NAME};
 
 /// Below this name everything is the gateway's own probe: it shows that the resolver answers.
 const PROBE_ZONE: &str = ".probe.portcullis.internal";
@@ -79,6 +79,33 @@ impl LocalNames {
             return false;
         }
         reply::negative(out, &query.reply, rcode::NO_ERROR, None);
+        true
+    }
+
+    /// Answers for the status page, where there is one, without a record: nothing was decided. `false`: it
+    /// is not that name.
+    pub(crate) fn answer_status(&self, query: &ClientQuery<'_>, out: &mut Vec<u8>) -> bool {
+        let qtype = query.qtype();
+        let is_it = query.name.as_str() == STATUS_NAME && !self.own.status.is_empty();
+        if !is_it || qtype.is_transfer() {
+            return false;
+        }
+        let mut addresses = self.own.status.iter();
+        let data = match qtype {
+            RecordType::A => addresses.find_map(|address| match address {
+                IpAddr::V4(address) => Some(address.octets().to_vec()),
+                IpAddr::V6(_) => None,
+            }),
+            RecordType::AAAA => addresses.find_map(|address| match address {
+                IpAddr::V6(address) => Some(address.octets().to_vec()),
+                IpAddr::V4(_) => None,
+            }),
+            _ => None,
+        };
+        match data {
+            Some(data) => reply::one(out, &query.reply, qtype, LOCAL_TTL, &data),
+            None => reply::negative(out, &query.reply, rcode::NO_ERROR, None),
+        }
         true
     }
 

@@ -14,6 +14,7 @@ use portcullis_dns::{
     AddressGate, Clock, DnsConfig, DnsService, HostsFile, LEASE_GRACE, Leases, NoGate, OwnNames,
     PolicyHandle, SearchList, StartupSchedule,
 };
+use portcullis_guest::StatusPage;
 use portcullis_names::AllowedClients;
 use portcullis_policy::{Policy, Resolve};
 use portcullis_proxy::{DatagramClients, Inspector, Own, Proxy};
@@ -35,6 +36,7 @@ pub struct Builder {
     recorder: Recorder,
     gate: Box<dyn AddressGate>,
     own: OwnNames,
+    status_page: Option<StatusPage>,
     inside: Option<InsideServers>,
     tickets: Option<Arc<dyn Tickets>>,
     listeners: Vec<SocketAddr>,
@@ -113,6 +115,13 @@ impl Builder {
     /// The address that stands for the host inside, and the addresses that are the sandbox's own.
     pub fn own(mut self, own: OwnNames) -> Self {
         self.own = own;
+        self
+    }
+
+    /// The page that programs inside find at `http://portcullis.internal/`. Its addresses must lead to the
+    /// transparent listeners. The gateway adds the authority that inspected names are shown by.
+    pub fn status_page(mut self, page: StatusPage) -> Self {
+        self.status_page = Some(page);
         self
     }
 
@@ -230,7 +239,12 @@ impl Builder {
         dns.max_tcp_clients = shares.dns_clients;
         dns.allowed_clients = self.allowed_clients.clone();
         dns.clock = clock;
-        dns.own = self.own;
+        let ca_pem = inspector.as_ref().map(|inspector| inspector.ca_pem());
+        let status_page = self.status_page.map(|page| StatusPage { ca_pem, ..page });
+        dns.own = OwnNames {
+            status: (status_page.as_ref()).map_or_else(Vec::new, |page| page.addresses.clone()),
+            ..self.own
+        };
         dns.transparent = self.transparent;
         let routes = Ipv6Routes::open();
         dns.ipv6_route = Arc::new(move || routes.lead_out());
@@ -253,6 +267,7 @@ impl Builder {
         )
         .with_listeners(self.listeners)
         .with_host_listeners(self.host_listeners)
+        .with_status_page(status_page)
         .with_own(inside.map(|inside| inside.own))
         .with_inspector(inspector.clone())
         .with_room(shares.room)
@@ -304,6 +319,7 @@ impl Gateway {
             recorder: Recorder::null(),
             gate: Box::new(NoGate),
             own: OwnNames::default(),
+            status_page: None,
             inside: None,
             tickets: None,
             listeners: Vec::new(),

@@ -77,6 +77,7 @@ pub use portcullis_dns::{
     AddressGate, HostsFile, Leases, OwnNames, PolicyHandle, ResolvConf, SearchList, StartupError,
     StartupFailure, StartupName, StartupSchedule, interface_index,
 };
+pub use portcullis_guest::StatusPage;
 pub use portcullis_names::{AllowedClients, PortSet, client_network};
 pub use portcullis_policy::{
     Diagnostic, Environment, Input, Loaded, Mode, Policy, Reason, Resolve, Verdict,

@@ -22,6 +22,7 @@ mod policy_text;
 mod ports;
 mod record_type;
 mod services;
+mod status_name;
 mod target;
 
 pub use address::{AddressClass, classify, is_guarded};
@@ -34,4 +35,5 @@ pub use name::{Name, NameRef};
 pub use pattern::{Pattern, Specificity};
 pub use ports::{PortRange, PortSet, Transport};
 pub use record_type::{RecordType, Serving};
+pub use status_name::{STATUS_NAME, STATUS_PORT};
 pub use target::Target;

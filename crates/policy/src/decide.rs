@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portcullis_names::{Name, NameRef, RecordType, Transport, is_guarded};
+use portcullis_names::{Name, NameRef, RecordType, STATUS_NAME, Transport, is_guarded};
 
 use crate::decision::{Decision, Found, Grant, Route};
 use crate::destination::{Asked, Destination, Shown, ShownBy};
@@ -138,14 +138,15 @@ pub(crate) fn decide<'r>(policy: Basis<'_>, request: &Request<'r>) -> Decision<'
 }
 
 /// Whether a refusal stands although the policy only watches: the host's own loopback is as private
-/// by its name as it is by its address, and where nothing is known to dial nothing can pass.
+/// by its name as it is by its address, the status page is nobody else's business, and where nothing is known to dial nothing can pass.
 fn stands(assessed: &Assessment<'_>) -> bool {
     let name = match assessed.route {
         Route::Lookup(name) | Route::ToName(name, _) | Route::ToNameAt(name, ..) => Some(name),
         Route::ToAddress(..) => None,
         Route::Nowhere => return true,
     };
-    assessed.reason.stands_in_audit() || name.is_some_and(|name| name.as_str() == HOST_NAME)
+    let own = |name: NameRef<'_>| [HOST_NAME, STATUS_NAME].contains(&name.as_str());
+    assessed.reason.stands_in_audit() || name.is_some_and(own)
 }
 
 fn lookup<'r>(policy: Basis<'_>, name: NameRef<'r>, qtype: RecordType) -> Assessment<'r> {

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use arc_swap::Guard;
 use portcullis_dial::{Dialer, LOOPBACK, reaches};
 use portcullis_dns::{HostsFile, Leases, PolicyHandle, SearchList};
-use portcullis_names::{Host, Name, NameRef, RecordType};
+use portcullis_guest::StatusPage;
+use portcullis_names::{Host, Name, NameRef, RecordType, STATUS_NAME, STATUS_PORT};
 use portcullis_policy::{
     Asked, ConnectPermit, CowName, DatagramPermit, Decision, Destination, HOST_NAME, Limits,
     Policy, Reason, Request, Shown, Verdict,
@@ -35,6 +36,8 @@ pub(crate) struct Decider {
     pub(crate) host_listeners: Vec<SocketAddr>,
     /// What means the sandbox itself; nothing, where there is none.
     pub(crate) own: Option<Own>,
+    /// The page that tells programs inside about this network.
+    pub(crate) status_page: Option<StatusPage>,
 }
 
 /// The addresses and the names by which programs mean the sandbox that they are in.
@@ -95,7 +98,31 @@ impl Decider {
             listeners: Vec::new(),
             host_listeners: Vec::new(),
             own: None,
+            status_page: None,
         }
+    }
+
+    /// The status page, where a program asked for it by its name.
+    pub(crate) fn status_page(&self, name: Option<NameRef<'_>>, port: u16) -> Option<&StatusPage> {
+        let asked = port == STATUS_PORT && name.is_some_and(|name| name.as_str() == STATUS_NAME);
+        self.status_page.as_ref().filter(|_| asked)
+    }
+
+    /// Whether a connection that a proxy is asked for is one to the page. By its address, where the policy
+    /// does not list the host's own server at that address.
+    pub(crate) fn leads_to_page(&self, target: &Target) -> bool {
+        let by_address = |address| {
+            let to = SocketAddr::new(address, target.port);
+            self.status_page_at(to).is_some() && self.decide(target).permit.is_none()
+        };
+        let by_name = self.status_page(target.name(), target.port).is_some();
+        by_name || target.ip().is_some_and(by_address)
+    }
+
+    /// The same where a program connected to this address.
+    pub(crate) fn status_page_at(&self, to: SocketAddr) -> Option<&StatusPage> {
+        let page = self.status_page.as_ref();
+        page.filter(|page| page.is_at(socket::plain(to)))
     }
 
     /// The policy in force.

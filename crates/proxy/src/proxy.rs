@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use portcullis_dial::Dialer;
 use portcullis_dns::{Leases, PolicyHandle};
+use portcullis_guest::StatusPage;
 use portcullis_names::AllowedClients;
 use portcullis_policy::Policy;
 use portcullis_record::Recorder;
@@ -81,6 +82,14 @@ impl Proxy {
     #[must_use]
     pub fn with_own(mut self, own: Option<Own>) -> Proxy {
         self.decider.own = own;
+        self
+    }
+
+    /// The page that tells programs inside about this network, at its own addresses and by its own name.
+    /// Without one, that name is one that no policy lists.
+    #[must_use]
+    pub fn with_status_page(mut self, page: Option<StatusPage>) -> Proxy {
+        self.decider.status_page = page;
         self
     }
 

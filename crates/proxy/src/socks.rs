@@ -8,6 +8,7 @@ use portcullis_wire::socks5::{self, Command, MessageError, Step};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::http;
 use crate::inbound::Inbound;
 use crate::opened::{Entered, Opened, Unread};
 use crate::records::At;
@@ -70,6 +71,13 @@ pub(crate) async fn open(
     let target = decider
         .target_in_full(&connector.dialer, &request.destination, request.port)
         .await;
+    if matches!(request.command, Command::Connect) && decider.leads_to_page(&target) {
+        if socket::answer(&mut client, &reply(Reason::Allowed)).await {
+            let serving = http::at_page(services, client, inbox, inbound, target, stop);
+            Box::pin(serving).await;
+        }
+        return None;
+    }
     let (target, ruling) = match request.command {
         Command::Connect => decider.enter(target),
         Command::Bind | Command::UdpAssociate | Command::Other(_) => {

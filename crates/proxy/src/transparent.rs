@@ -8,6 +8,7 @@
 use portcullis_record::Layer;
 use tokio::net::TcpStream;
 
+use crate::http;
 use crate::inbound::Inbound;
 use crate::opened::{Entered, Opened, Unread};
 use crate::records::At;
@@ -23,7 +24,7 @@ const HTTP_PORT: u16 = 80;
 /// it is known what the program will say.
 pub(crate) async fn open(
     services: Services<'_>,
-    client: TcpStream,
+    mut client: TcpStream,
     inbound: Inbound,
     stop: &Stop,
 ) -> Option<Entered> {
@@ -39,6 +40,17 @@ pub(crate) async fn open(
         return None;
     };
     let (target, ruling) = decider.enter(decider.target_at(destination));
+    let mut pending = Vec::new();
+    if decider.status_page_at(destination).is_some() {
+        // A policy may list the host's own server at this address.
+        let is_other =
+            ruling.permit.is_some() && !Box::pin(http::means_page(&mut client, &mut pending)).await;
+        if !is_other {
+            let serving = http::at_page(services, client, pending, inbound, target, stop);
+            Box::pin(serving).await;
+            return None;
+        }
+    }
     if ruling.permit.is_none() {
         let hint = decider.ftp_hint(&target, &ruling);
         records.decision(at.detail(hint), &target, &ruling);
@@ -78,6 +90,6 @@ pub(crate) async fn open(
     Some(Entered::Opened(Box::new(Unread {
         opened,
         relay: Relay::new(client, connected.stream),
-        pending: Vec::new(),
+        pending,
     })))
 }

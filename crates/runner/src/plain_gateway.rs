@@ -212,6 +212,7 @@ impl PlainGateway {
             host: Ipv4Addr::LOCALHOST,
             addresses: Vec::new(),
             hostname: None,
+            status: Vec::new(),
         };
         let listeners = config.listeners;
         let dns_at = listeners.dns_at()?;

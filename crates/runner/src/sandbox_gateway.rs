@@ -16,7 +16,7 @@ use crate::tickets::CallersTickets;
 use crate::unix_refusals;
 use portcullis_gateway::{
     BuildError, CancellationToken, Entrances, Gateway, Inside, Inspector, OwnNames, Policy,
-    Recorder, Resolve, Serving, StartError, StartupError, TaskTracker,
+    Recorder, Resolve, Serving, StartError, StartupError, StatusPage, TaskTracker,
 };
 use portcullis_record::{FoundProcess, ProcessFinder, Transport};
 use portcullis_sandbox::{self as sandbox, Addresses, Control, Processes, Sockets};
@@ -265,6 +265,7 @@ async fn start(
             networks.replace_networks(&open.rules, &open.closed)
         }))
         .own(names)
+        .status_page(status_page(&addresses))
         .datagram_clients(Arc::new(Clients::new(
             processes,
             sockets.datagram_errors,
@@ -328,6 +329,18 @@ async fn start(
     Ok((gateway, serving))
 }
 
+/// What programs inside are told of this network. The gateway adds the authority.
+fn status_page(addresses: &Addresses) -> StatusPage {
+    StatusPage {
+        addresses: vec![addresses.gateway4.into(), addresses.gateway6.into()],
+        http: addresses.http(),
+        socks5: addresses.socks(),
+        resolver: addresses.resolver4.into(),
+        resolver6: addresses.gateway6,
+        ca_pem: None,
+    }
+}
+
 /// Nobody outside could answer for these.
 fn own_names(addresses: &Addresses) -> OwnNames {
     // Behind a TAP the usual own addresses are the guest's.
@@ -345,6 +358,7 @@ fn own_names(addresses: &Addresses) -> OwnNames {
         ],
         // The sandbox keeps the host's.
         hostname: own_hostname(rustix::system::uname().nodename().to_bytes()),
+        status: Vec::new(),
     }
 }
 

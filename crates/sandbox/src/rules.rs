@@ -54,6 +54,9 @@ const ICMP6_ECHO_REQUEST: u8 = 128;
 const DISCOVERY: [u8; 3] = [133, 135, 136];
 /// What was sent on this link has lost no hop (RFC 4861, section 3.1).
 const FROM_THE_LINK: u8 = 255;
+/// At the gateway's own addresses, what tells programs about this network. It is a connection as any other
+/// to the catch-all listener.
+const STATUS_PORT: u16 = 80;
 const DHCP_PORT: [u8; 2] = 67_u16.to_be_bytes();
 
 /// One set of open destinations.
@@ -217,7 +220,7 @@ fn open_chain(tx: &mut Transaction, addresses: &Addresses, open: &OpenRules) {
     });
     // The gateway's own address comes first: what is leased there is the host's loopback by name,
     // which a rule about its network does not mean.
-    for port in [addresses.http_port, addresses.socks_port] {
+    for port in [addresses.http_port, addresses.socks_port, STATUS_PORT] {
         tx.rule("open", |rule| {
             rule.network(NFPROTO_IPV4)
                 .field(DESTINATION4, Compare::Equal, &addresses.gateway4.octets())
@@ -225,6 +228,12 @@ fn open_chain(tx: &mut Transaction, addresses: &Addresses, open: &OpenRules) {
                 .accept();
         });
     }
+    tx.rule("open", |rule| {
+        rule.network(NFPROTO_IPV6)
+            .field(DESTINATION6, Compare::Equal, &addresses.gateway6.octets())
+            .field(DESTINATION_PORT, Compare::Equal, &STATUS_PORT.to_be_bytes())
+            .accept();
+    });
     for set in [OPEN4, ANY4] {
         tx.rule("open", |rule| {
             rule.network(NFPROTO_IPV4)

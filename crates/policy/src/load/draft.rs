@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use portcullis_names::{PortSet, Target, TargetError, Transport};
+use portcullis_names::{PortSet, STATUS_NAME, Target, TargetError, Transport};
 
 use super::outside::{Outside, beside, normal};
 use super::proxy::ProxyDraft;
@@ -167,6 +167,15 @@ impl<'r> Draft<'r> {
             }
         };
         match (expect, target) {
+            (_, Target::Name { pattern, .. })
+                if !pattern.is_wildcard() && pattern.base().as_str() == STATUS_NAME =>
+            {
+                let message = format!("`{text}` is the gateway's own page and cannot be listed");
+                let hint = "remove this line: programs inside see the page whatever the policy says; \
+                            the host's own services are at host.portcullis.internal:PORT";
+                self.sources.error_with(at, message, hint.to_owned());
+                None
+            }
             (Expect::Addresses, Target::Name { .. }) => {
                 let message = format!("`{text}` is a name, but this table takes addresses");
                 let hint = format!("move it to [network.domains]: \"{text}\" = \"allow\"");

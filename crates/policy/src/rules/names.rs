@@ -4,14 +4,14 @@
 //! many rules there are.
 //!
 //! The host's own loopback has a name ([`HOST_NAME`]), and only a rule for that very name lists it:
-//! `*.internal` must not open the host.
+//! `*.internal` must not open the host. The status page's name ([`STATUS_NAME`]) is listed by none.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
-use portcullis_names::{PortSet, Transport};
+use portcullis_names::{PortSet, STATUS_NAME, Transport};
 
 use super::ports::Ports;
 use super::rows::{self, Kind, Row, Rows};
@@ -321,7 +321,7 @@ impl NameTable {
                     if deny(row) {
                         return Err(row.id);
                     }
-                } else if own || name != HOST_NAME {
+                } else if name != STATUS_NAME && (own || name != HOST_NAME) {
                     self.offer(&mut levels, chain, row);
                 }
             }

@@ -15,8 +15,10 @@ mod request_head;
 mod response;
 mod serve;
 mod session;
+mod status;
 mod upstream;
 
 #[cfg(fuzzing)]
 pub(crate) use self::response::{Answers, Parsed, read as read_response};
-pub(crate) use self::serve::{behind, open};
+pub(crate) use self::serve::{at_page, behind, open};
+pub(crate) use self::status::means_page;

@@ -11,7 +11,7 @@ use super::exchange::Conn;
 use super::head::{Head, Patience};
 use super::session::{Connected, Idle, Next, Session};
 use super::upstream::Upstream;
-use super::{connect, forward};
+use super::{connect, forward, status};
 use crate::flows::until_cut;
 use crate::inbound::Inbound;
 use crate::opened::{Entered, Unread};
@@ -19,6 +19,7 @@ use crate::relay::Relay;
 use crate::request::Core;
 use crate::services::Services;
 use crate::stop::Stop;
+use crate::target::Target;
 use crate::tunnel::Tunnel;
 use crate::{limits, socket};
 
@@ -89,6 +90,29 @@ pub(crate) async fn behind(
         // Only CONNECT leads there, and it is refused on a direct connection.
         Entered::Opened(_) => None,
     }
+}
+
+/// Serves a connection that leads to the gateway's own page, and ends it.
+pub(crate) async fn at_page(
+    services: Services<'_>,
+    stream: TcpStream,
+    inbox: Vec<u8>,
+    inbound: Inbound,
+    target: Target,
+    stop: &Stop,
+) {
+    let session = Session {
+        core: Core::new(services, inbound),
+        services,
+        destination: Some(Arc::new(target)),
+        address: None,
+        client: Conn { stream, inbox },
+        upstream: None,
+        idle: None,
+        around: None,
+    };
+    // Nothing can be changed to or tunnelled there.
+    let _ = serve(session, stop).await;
 }
 
 async fn serve(mut session: Session<'_>, stop: &Stop) -> Option<Entered> {
@@ -189,6 +213,9 @@ async fn requests(session: &mut Session<'_>) -> Next {
 }
 
 async fn request(session: &mut Session<'_>, head: Head) -> Next {
+    if let Some(page) = status::page(session, &head.read) {
+        return status::answer(page, &head);
+    }
     match &head.read.form {
         RequestForm::Connect { host, port } if session.destination.is_none() => {
             let decider = session.core.decider;
@@ -205,7 +232,10 @@ async fn request(session: &mut Session<'_>, head: Head) -> Next {
             }
             let dialer = &session.services.connector.dialer;
             let target = decider.target_in_full(dialer, host, *port).await;
-            connect::connect(session, target, &head).await
+            match decider.leads_to_page(&target) {
+                true => status::tunnel(session, target).await,
+                false => connect::connect(session, target, &head).await,
+            }
         }
         _ => forward::forward(session, &head).await,
     }
