@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod access;
+mod guests;
 mod lifetime;
 #[path = "../support/processes.rs"]
 mod processes;

@@ -24,6 +24,9 @@ const MODULES: [&str; 9] = [
 /// The guest's memory, MiB.
 const MEMORY_MIB: &str = "256";
 
+/// QEMU's own choice.
+const USUAL_MAC: &str = "52:54:00:12:34:56";
+
 /// What the kernel is told: the console, and nothing that costs time under emulation.
 const KERNEL_LINE: &str =
     "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check tsc=reliable random.trust_cpu=on";
@@ -168,6 +171,13 @@ impl Guest {
 
     /// The command that boots it, with its one device.
     pub fn command(&self, device: Device<'_>) -> Vec<String> {
+        self.command_as(device, USUAL_MAC)
+    }
+
+    /// The same, with this hardware address.
+    pub fn command_as(&self, device: Device<'_>, mac: &str) -> Vec<String> {
+        // Without its boot ROM, which would look for a server to boot from.
+        let virtio = format!("virtio-net-pci,netdev=n,romfile=,mac={mac}");
         let netdev = device.netdev();
         let kernel = self.kernel.display().to_string();
         let disk = self.disk.display().to_string();
@@ -194,9 +204,8 @@ impl Guest {
             "stdio",
             "-netdev",
             &netdev,
-            // Without its boot ROM, which would look for a server to boot from.
             "-device",
-            "virtio-net-pci,netdev=n,romfile=",
+            &virtio,
         ]
         .map(str::to_owned)
         .to_vec()

@@ -28,6 +28,12 @@ check http-plain curl -sS -m 20 --cacert /etc/ca.pem -o /dev/null -w '%{http_cod
 check http-plain6 curl -6 -sS -m 20 -o /dev/null -w '%{http_code}\\n' http://v6only.example.com/
 check ping-router ping -c 1 -W 5 10.0.2.2
 check ping-router6 ping -c 1 -W 5 fd50:6f72:7463::2
+check untrusted curl -sS -m 20 https://api.example.com/public/x
+check health wget -q -O - http://portcullis.internal/health
+check health6 curl -6 -sS -m 20 http://portcullis.internal/health
+check set-up "curl -sS http://portcullis.internal/setup.sh | sh"
+check trusted "env -i PATH=/bin curl -sS -m 20 -o /dev/null -w '%{http_code}\\n' https://api.example.com/public/x"
+check proxied ". /etc/portcullis/env; curl -sSv -m 20 -o /dev/null -w '%{http_code}\\n' https://api.example.com/public/x"
 "#;
 
 pub fn world() -> World {
@@ -74,6 +80,13 @@ pub fn assert_met(world: &World, console: &str, records: &Records) {
     says("http-plain6", Some(0), "200");
     says("ping-router", Some(0), "1 packets received");
     says("ping-router6", Some(0), "1 packets received");
+    says("untrusted", Some(77), "certificate");
+    says("health", Some(0), "ok");
+    says("health6", Some(0), "ok");
+    says("set-up", Some(0), "This machine is set up");
+    says("trusted", Some(0), "200");
+    says("proxied", Some(0), "CONNECT api.example.com:443");
+    says("proxied", Some(0), "200");
     for name in ["evil.example.net", "evil6.example.net"] {
         assert_eq!(
             records.denials("dns", "not-in-allowlist", name).len(),

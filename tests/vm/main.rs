@@ -3,8 +3,11 @@
 //! without KVM.
 #![forbid(unsafe_code)]
 
+mod company;
 mod guest;
 mod layers;
+mod neighbours;
+mod offloads;
 #[path = "../support/processes.rs"]
 mod processes;
 #[path = "../support/mod.rs"]
