@@ -121,7 +121,13 @@ pub const PACKAGES: &[Package] = &[
         "the start-up time that run is measured against; sandboxes of others",
     ),
     needs("podman", "podman", "a container that attach serves"),
-    needs("runc", "runc", "the same container's runtime"),
+    needs(
+        "runc",
+        "runc",
+        "the same container's runtime, and a hook of its own",
+    ),
+    package("containernetworking-plugins", "network plugins before ours"),
+    needs("crun", "crun", "a hook of another runtime"),
     needs(
         "krb5-kdc",
         "krb5kdc",

@@ -29,24 +29,35 @@ impl ControlOptions {
         &self,
         asking: impl AsyncFnOnce(Client) -> Result<T, ClientError>,
     ) -> Result<T, ExitCode> {
-        let Some(socket) = self.control.clone().or_else(default_socket) else {
+        if self.control.is_none() && default_socket().is_none() {
             output::error(
                 "which daemon is meant is not known",
                 Some("name its control socket with --control SOCKET or in PORTCULLIS_CONTROL"),
             );
             return Err(ExitCode::from(USAGE));
+        }
+        self.try_ask(asking).map_err(|error| {
+            refused(&error);
+            ExitCode::from(USAGE)
+        })
+    }
+
+    /// The same for whoever passes on why it is refused.
+    pub fn try_ask<T>(
+        &self,
+        asking: impl AsyncFnOnce(Client) -> Result<T, ClientError>,
+    ) -> Result<T, ClientError> {
+        let Some(socket) = self.control.clone().or_else(default_socket) else {
+            let text = "its control socket is not known";
+            return Err(ClientError::Broken(text.to_owned()));
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
-        let asked = match runtime {
+        match runtime {
             Ok(runtime) => runtime.block_on(asking(Client::new(socket))),
             Err(error) => Err(ClientError::Broken(error.to_string())),
-        };
-        asked.map_err(|error| {
-            refused(&error);
-            ExitCode::from(USAGE)
-        })
+        }
     }
 }
 
@@ -99,6 +110,18 @@ fn problem_on_stderr(problem: &Problem) {
     for finding in &problem.findings {
         findings_on_stderr(std::slice::from_ref(finding));
     }
+}
+
+/// Why a request was refused: in one sentence, and what there is besides.
+pub fn text_of(error: &ClientError) -> (String, String) {
+    let mut details = Vec::new();
+    if let ClientError::Refused(problem) = error {
+        details.extend(problem.detail.clone());
+        let findings = problem.findings.iter();
+        details
+            .extend(findings.map(|finding| format!("line {}: {}", finding.line, finding.message)));
+    }
+    (error.to_string(), details.join("; "))
 }
 
 /// What a policy's author should know.

@@ -10,6 +10,7 @@ mod commands;
 mod control;
 mod debug_log;
 mod exit;
+mod handed_in;
 mod hidden_credentials;
 mod hold;
 mod launch;
@@ -53,6 +54,9 @@ pub fn main(argv: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     if name == hold::COMMAND {
         return hold::main();
+    }
+    if commands::cni::is_called(argv.len()) {
+        return commands::cni::main();
     }
     let bad_usage = ExitCode::from(commands::bad_usage(name));
     if let Some(bytes) = small_stack() {

@@ -1,7 +1,9 @@
 //! The options by which a command is told its policy, and the way from them and the operator's
 //! environment to a compiled one. Nothing runs on a policy that has an error.
 
+use crate::output;
 use clap::{Args, ValueEnum};
+use portcullis_control::{PolicyFormat, PolicyText};
 use portcullis_policy::{
     CallersProxies, Diagnostic, Environment, Input, Loaded, MAX_FILE_BYTES, Mode, Policy, Resolve,
     Severity,
@@ -70,6 +72,29 @@ pub enum Answers {
 /// Reads a policy file, bounded by what is read: a pipe (`--policy <(…)`) does not tell its length.
 pub fn read(path: &Path) -> io::Result<String> {
     PolicyFiles::new(MAX_FILE_BYTES).read(path)
+}
+
+/// A policy file for a daemon. What is wrong with it is already on stderr.
+pub fn text(path: &Path) -> Result<PolicyText, ()> {
+    let format = match path.extension().and_then(|end| end.to_str()) {
+        Some("toml") => PolicyFormat::Toml,
+        Some("yaml" | "yml") => PolicyFormat::Yaml,
+        Some("json") => PolicyFormat::Json,
+        _ => {
+            output::error(
+                format_args!("the format of {} is not known", path.display()),
+                Some("its name ends with .toml, .yaml, .yml or .json"),
+            );
+            return Err(());
+        }
+    };
+    match read(path) {
+        Ok(text) => Ok(PolicyText { format, text }),
+        Err(error) => {
+            show(&[unreadable(path, &error)]);
+            Err(())
+        }
+    }
 }
 
 /// A policy, and what it takes to make it anew when its files change.
@@ -185,7 +210,7 @@ pub fn unreadable(path: &Path, error: &io::Error) -> Diagnostic {
         io::ErrorKind::IsADirectory => "name a file in that folder",
         _ => "a policy is a readable TOML, YAML or JSON file",
     };
-    let hint = crate::output::fix_of_limit(error).unwrap_or(hint);
+    let hint = output::fix_of_limit(error).unwrap_or(hint);
     Diagnostic {
         path: path.display().to_string(),
         line: 0,
@@ -226,7 +251,7 @@ pub fn keep_hidden(reload: &mut Reload, hidden: Vec<PathBuf>) {
 /// Shows diagnostics on stderr, in colour only on a terminal.
 pub fn show(diagnostics: &[Diagnostic]) {
     for diagnostic in diagnostics {
-        crate::output::line(diagnostic.render(crate::output::stderr_is_terminal()));
+        output::line(diagnostic.render(output::stderr_is_terminal()));
     }
 }
 

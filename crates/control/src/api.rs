@@ -16,6 +16,12 @@ const MAX_NAME_BYTES: usize = 63;
 /// The most targets of one question.
 const MAX_TARGETS: usize = 256;
 
+/// The longest name of another program's that becomes part of a sandbox's as it stands, in bytes. Files are called after
+/// sandboxes, and the path of a socket is short.
+const MAX_FOREIGN_BYTES: usize = 32;
+/// How much of a longer one is kept, in characters: what engines show of a container's id.
+const FOREIGN_BEGINNING: usize = 12;
+
 /// The name of a sandbox: 1 to 63 of a-z, 0-9, `-`, `_` and `.`, beginning with a letter or a digit. So it
 /// is one component of a path and of a URL, whatever it says.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, ToSchema)]
@@ -26,6 +32,28 @@ impl Name {
     /// As it stands.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// A name for what another program calls `foreign`: that behind `prefix` where it is short and a name, else its
+    /// beginning, and what tells it from others. `prefix` is the beginning of a name.
+    pub(crate) fn of_foreign(prefix: &'static str, foreign: &str) -> Name {
+        let whole = format!("{prefix}{foreign}");
+        if let (true, Ok(name)) = (foreign.len() <= MAX_FOREIGN_BYTES, whole.parse()) {
+            return name;
+        }
+        // FNV-1a: two that become the same by chance are refused as one name twice.
+        let mark = foreign
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325, |mark: u64, byte| {
+                (mark ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        let fits = |character: char| match character.to_ascii_lowercase() {
+            fits @ ('a'..='z' | '0'..='9' | '-' | '.') => fits,
+            _ => '_',
+        };
+        let beginning = foreign.chars().take(FOREIGN_BEGINNING).map(fits);
+        let beginning: String = prefix.chars().chain(beginning).collect();
+        Name(format!("{beginning}-{mark:016x}"))
     }
 }
 
@@ -68,6 +96,11 @@ pub enum AttachTo {
         /// The process, as the daemon sees it.
         #[schema(minimum = 2)]
         pid: u32,
+        /// The folder in the process's mount namespace that its container runtime makes its root directory
+        /// (`root.path` of an OCI bundle), while it has not yet.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<String>)]
+        root: Option<PathBuf>,
     },
     /// A network namespace that a path names. Administrators only.
     Netns {
@@ -453,6 +486,24 @@ mod tests {
             assert!(bad.parse::<Name>().is_err(), "{bad:?}");
         }
         assert!(serde_json::from_str::<Name>("\"../x\"").is_err());
+    }
+
+    #[test]
+    fn foreign_names_become_names_of_their_own() {
+        assert_eq!(Name::of_foreign("oci-", "a.b_c-7").as_str(), "oci-a.b_c-7");
+        let long = "0123456789abcdef".repeat(4);
+        let other = format!("{}0", &long[..63]);
+        let strange = ["A", "a", "a+b", "a b", "\u{1F600}", "..", &long, &other];
+        let names: Vec<Name> = strange
+            .iter()
+            .map(|foreign| Name::of_foreign("oci-", foreign))
+            .collect();
+        let different: std::collections::BTreeSet<&Name> = names.iter().collect();
+        assert_eq!(different.len(), strange.len(), "{names:?}");
+        for name in &names {
+            assert_eq!(name.as_str().parse().as_ref(), Ok(name));
+        }
+        assert_eq!(Name::of_foreign("oci-", &long), names[6]);
     }
 
     #[test]

@@ -12,7 +12,9 @@
 mod access;
 mod api;
 mod client;
+mod cni;
 mod handlers;
+mod oci;
 mod problem;
 mod sandboxes;
 mod server;
@@ -24,7 +26,9 @@ pub use api::{
     Name, NewSandbox, PolicyFormat, PolicyText, Sandbox, State, TargetList,
 };
 pub use client::{Client, ClientError, Event, Events};
+pub use cni::{CNI_VERSIONS, CniCode, CniConfig, CniContainer, CniError, CniMade};
 pub use handlers::document;
+pub use oci::{ContainerState, ContainerStatus, POLICY_ANNOTATION, bundle_root};
 pub use problem::{Problem, ProblemKind};
 pub use sandboxes::Sandboxes;
 pub use server::{Gatekeeper, MAX_BODY_BYTES, MAX_CONNECTIONS, PeerOf, serve};

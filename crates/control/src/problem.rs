@@ -70,6 +70,11 @@ impl Problem {
         }
     }
 
+    /// Whether it is of this kind.
+    pub fn is(&self, kind: ProblemKind) -> bool {
+        self.status == kind.status().as_u16()
+    }
+
     /// The same with what would help.
     #[must_use]
     pub fn help(mut self, detail: impl Into<String>) -> Problem {

@@ -143,7 +143,7 @@ pub fn serve_attached(
 pub(crate) fn addresses(attachment: &Attachment) -> Addresses {
     match attachment {
         Attachment::Device(_) => Addresses::with_tap(),
-        Attachment::Process(_) | Attachment::Namespace(_) => Addresses::new(),
+        Attachment::Process { .. } | Attachment::Namespace(_) => Addresses::new(),
     }
 }
 

@@ -72,7 +72,10 @@ struct Place {
 impl Place {
     /// The sandbox, and its name in records. One of the two is there.
     fn sandbox(self) -> Option<(Attachment, String)> {
-        let by_pid = |pid| (Attachment::Process(pid), format!("attach-{pid}"));
+        let by_pid = |pid| {
+            let attachment = Attachment::Process { pid, root: None };
+            (attachment, format!("attach-{pid}"))
+        };
         let by_path = |path: PathBuf| {
             let name = path.file_name().unwrap_or(path.as_os_str());
             let name = format!("attach-{}", name.to_string_lossy());
@@ -159,7 +162,7 @@ fn attach(args: Attach, policy: Policy, mut reload: Reload) -> anyhow::Result<()
         anyhow::bail!("no sandbox is named");
     };
     let shown = match &attachment {
-        Attachment::Process(pid) => format!("process {pid}"),
+        Attachment::Process { pid, .. } => format!("process {pid}"),
         Attachment::Namespace(path) => path.display().to_string(),
         Attachment::Device(tap) => tap.name.clone(),
     };

@@ -1,9 +1,11 @@
 //! The commands. A new one is a file here and a line in the list below.
 
 mod attach;
+pub mod cni;
 mod diagnose;
 mod doctor;
 mod explain;
+mod hook;
 mod learn;
 mod policy;
 mod ps;
@@ -55,6 +57,8 @@ commands! {
     Serve: serve::Serve,
     Attach: attach::Attach,
     VmSocket: vm_socket::VmSocket,
+    Hook: hook::Hook,
+    Cni: cni::Cni,
     Diagnose: diagnose::Diagnose,
     Explain: explain::Explain,
     Learn: learn::Learn,

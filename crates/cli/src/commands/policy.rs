@@ -6,8 +6,8 @@ use crate::control::{self, ControlOptions};
 use crate::exit::USAGE;
 use crate::output;
 use crate::policy_options::{self, PolicyOptions};
-use portcullis_control::{Name, PolicyFormat, PolicyText};
-use std::path::{Path, PathBuf};
+use portcullis_control::Name;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Work with policy files
@@ -101,21 +101,9 @@ fn check(args: Check) -> ExitCode {
 
 /// Sends a file to the daemon, and says what came of it.
 fn push(args: &Push) -> ExitCode {
-    let Some(format) = format(&args.file) else {
-        output::error(
-            format_args!("the format of {} is not known", args.file.display()),
-            Some("its name ends with .toml, .yaml, .yml or .json"),
-        );
+    let Ok(policy) = policy_options::text(&args.file) else {
         return ExitCode::from(USAGE);
     };
-    let text = match policy_options::read(&args.file) {
-        Ok(text) => text,
-        Err(error) => {
-            policy_options::show(&[policy_options::unreadable(&args.file, &error)]);
-            return ExitCode::from(USAGE);
-        }
-    };
-    let policy = PolicyText { format, text };
     let pushed = (args.control).ask(async |client| client.put_policy(&args.sandbox, &policy).await);
     let applied = match pushed {
         Ok(applied) => applied,
@@ -135,14 +123,5 @@ fn push(args: &Push) -> ExitCode {
     match output::data(&done) {
         true => ExitCode::SUCCESS,
         false => ExitCode::from(USAGE),
-    }
-}
-
-fn format(file: &Path) -> Option<PolicyFormat> {
-    match file.extension()?.to_str()? {
-        "toml" => Some(PolicyFormat::Toml),
-        "yaml" | "yml" => Some(PolicyFormat::Yaml),
-        "json" => Some(PolicyFormat::Json),
-        _ => None,
     }
 }

@@ -69,7 +69,7 @@ pub(crate) fn doors(wanted: Wanted, listen: &Path) -> Result<Attached, String> {
 /// Whether what a holder holds is what is wanted. A device is the holder's own, and its path is the sandbox's.
 fn holds(found: &Attached, attachment: &Attachment) -> bool {
     let number = match attachment {
-        Attachment::Process(pid) => network_number(format!("/proc/{pid}/ns/net")),
+        Attachment::Process { pid, .. } => network_number(format!("/proc/{pid}/ns/net")),
         Attachment::Namespace(path) => network_number(path),
         Attachment::Device(_) => return true,
     };
@@ -142,7 +142,7 @@ pub(crate) fn permitted(caller: &Caller, attach: &AttachTo) -> Result<Option<Str
         },
         AttachTo::Listeners { .. } => admins_only("listeners of the host"),
         AttachTo::Netns { .. } => admins_only("namespaces by their path"),
-        AttachTo::Pid { pid } => {
+        AttachTo::Pid { pid, .. } => {
             let mark = process_mark(*pid);
             let owner = network_owner(*pid);
             match (mark, owner) {
@@ -163,7 +163,7 @@ pub(crate) fn permitted(caller: &Caller, attach: &AttachTo) -> Result<Option<Str
 /// Whether a process is still the one that was permitted.
 pub(crate) fn is_the_same(attach: &AttachTo, mark: Option<&str>) -> bool {
     match attach {
-        AttachTo::Pid { pid } => process_mark(*pid).is_ok_and(|now| Some(&*now) == mark),
+        AttachTo::Pid { pid, .. } => process_mark(*pid).is_ok_and(|now| Some(&*now) == mark),
         _ => true,
     }
 }

@@ -141,9 +141,11 @@ impl Shared {
                 let gateway = started.map_err(|error| causes(&error))?;
                 Ok(Served::listeners(gateway, listening))
             }
-            AttachTo::Pid { pid } => {
-                let attachment = Attachment::Process(*pid);
-                let attach = Attach::to(attachment);
+            AttachTo::Pid { pid, root } => {
+                let attach = Attach::to(Attachment::Process {
+                    pid: *pid,
+                    root: root.clone(),
+                });
                 self.attach(kept, attach, start, recorder).await
             }
             AttachTo::Netns { path } => {

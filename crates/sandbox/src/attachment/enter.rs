@@ -74,12 +74,14 @@ impl Entered {
 pub(super) fn enter(attachment: &Attachment) -> Result<Entered, SandboxError> {
     let (process, path) = match attachment {
         Attachment::Device(_) => return make(),
-        Attachment::Process(pid) => (Some(process(*pid)?), format!("/proc/{pid}/ns/net").into()),
+        Attachment::Process { pid, .. } => {
+            (Some(process(*pid)?), format!("/proc/{pid}/ns/net").into())
+        }
         Attachment::Namespace(path) => (None, path.clone()),
     };
     let network = open(&path)?;
     let mounts = match attachment {
-        Attachment::Process(pid) => mounts_of(*pid, network.as_fd()),
+        Attachment::Process { pid, .. } => mounts_of(*pid, network.as_fd()),
         Attachment::Namespace(_) | Attachment::Device(_) => None,
     };
     // What was opened by the process's number is its own, if it still lives.
@@ -144,19 +146,19 @@ fn process(pid: u32) -> Result<OwnedFd, SandboxError> {
     let opened = known.ok_or(Errno::SRCH);
     match opened.and_then(|pid| pidfd_open(pid, PidfdFlags::empty())) {
         Ok(process) => Ok(process),
-        Err(Errno::SRCH | Errno::INVAL) => Err(gone(&Attachment::Process(pid))),
+        Err(Errno::SRCH | Errno::INVAL) => Err(gone(&Attachment::Process { pid, root: None })),
         Err(error) => Err(error).at(Step::Attach, ""),
     }
 }
 
 fn gone(attachment: &Attachment) -> SandboxError {
     let what = match attachment {
-        Attachment::Process(pid) => format!("there is no process {pid}, or it has ended"),
+        Attachment::Process { pid, .. } => format!("there is no process {pid}, or it has ended"),
         Attachment::Namespace(path) => format!("nothing is at {}", path.display()),
         Attachment::Device(tap) => format!("there is no device {}", tap.name),
     };
     let errno = match attachment {
-        Attachment::Process(_) => libc::ESRCH,
+        Attachment::Process { .. } => libc::ESRCH,
         Attachment::Namespace(_) | Attachment::Device(_) => libc::ENOENT,
     };
     SandboxError::refused_for(Step::Attach, what, errno)
@@ -285,7 +287,10 @@ mod tests {
 
     #[test]
     fn the_own_namespace_is_refused() {
-        let own = Attachment::Process(std::process::id());
+        let own = Attachment::Process {
+            pid: std::process::id(),
+            root: None,
+        };
         let error = enter(&own).err().unwrap();
         assert!(
             error.to_string().contains("of Portcullis itself"),

@@ -18,7 +18,7 @@ use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
     mount_change, move_mount, open_tree, unmount,
 };
-use rustix::process::{WaitOptions, waitpid};
+use rustix::process::{WaitOptions, chroot, waitpid};
 use serde::{Deserialize, Serialize};
 
 use super::request::TrustContent;
@@ -45,6 +45,8 @@ pub(super) struct Shown<'a> {
     pub(super) addresses: &'a Addresses,
     pub(super) names: Option<&'a NameFiles>,
     pub(super) trust: Option<&'a TrustContent>,
+    /// The folder of the mount namespace that is the sandbox's root directory, or becomes it.
+    pub(super) root: Option<&'a Path>,
 }
 
 /// A file that was put over another one.
@@ -100,7 +102,7 @@ fn bind_here(mounts: BorrowedFd<'_>, shown: &Shown<'_>) -> io::Result<Vec<Bound>
         c"mode=0755",
     )?;
     let own = File::open("/proc/self/ns/mnt")?;
-    setns(mounts, CloneFlags::CLONE_NEWNS)?;
+    enter(mounts, shown.root)?;
     let shared = shared_mounts(own_proc.as_fd())?;
     let wanted = wanted(shown);
     if let Some((_, place)) = wanted.iter().find(|(_, place)| is_below(place, &shared)) {
@@ -114,7 +116,7 @@ fn bind_here(mounts: BorrowedFd<'_>, shown: &Shown<'_>) -> io::Result<Vec<Bound>
     for (number, (content, place)) in wanted.into_iter().enumerate() {
         made.push(make(&room.join(number.to_string()), &content, place)?);
     }
-    setns(mounts, CloneFlags::CLONE_NEWNS)?;
+    enter(mounts, shown.root)?;
     let mut bound: Vec<Bound> = Vec::new();
     for (tree, one) in made {
         let whole = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
@@ -127,6 +129,17 @@ fn bind_here(mounts: BorrowedFd<'_>, shown: &Shown<'_>) -> io::Result<Vec<Bound>
         bound.push(one);
     }
     Ok(bound)
+}
+
+/// Enters a mount namespace, and the folder in it that becomes the sandbox's root directory: every path, and every
+/// link on it, then leads where it will lead for the sandbox's programs.
+fn enter(mounts: BorrowedFd<'_>, root: Option<&Path>) -> io::Result<()> {
+    setns(mounts, CloneFlags::CLONE_NEWNS)?;
+    if let Some(root) = root.filter(|root| root.is_dir()) {
+        chroot(root)?;
+        std::env::set_current_dir("/")?;
+    }
+    Ok(())
 }
 
 /// The contents, and where each belongs in the mount namespace that this process is in. What a sandbox

@@ -171,7 +171,7 @@ impl Holder {
             open: request.open.clone(),
             tap: match &request.attachment {
                 Attachment::Device(tap) => Some(tap.clone()),
-                Attachment::Process(_) | Attachment::Namespace(_) => None,
+                Attachment::Process { .. } | Attachment::Namespace(_) => None,
             },
         };
         let mut before = Before::read(entered.was_up);
@@ -214,6 +214,10 @@ impl Holder {
             addresses: &self.request.addresses,
             names: self.request.files.as_ref(),
             trust: self.request.trust.as_ref(),
+            root: match &self.request.attachment {
+                Attachment::Process { root, .. } => root.as_deref(),
+                Attachment::Namespace(_) | Attachment::Device(_) => None,
+            },
         };
         if shown.names.is_none() && shown.trust.is_none() {
             return String::new();

@@ -12,9 +12,14 @@ use crate::trust::in_memory;
 /// Where a sandbox is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Attachment {
-    /// The network namespace of this process, as the caller's `/proc` numbers it. The sandbox ends with
-    /// the process.
-    Process(u32),
+    /// The network namespace of a process. The sandbox ends with the process.
+    Process {
+        /// Its number in the caller's `/proc`.
+        pid: u32,
+        /// The folder of its mount namespace that becomes its root directory, where it has not yet: a
+        /// container's, while its runtime prepares it. What no longer exists there is its root already.
+        root: Option<PathBuf>,
+    },
     /// The network namespace that this path names (`ip netns add`, `/proc/PID/ns/net`). The sandbox ends
     /// when the path no longer names it.
     Namespace(PathBuf),

@@ -92,7 +92,10 @@ fn the_next_gateway_finds_the_sandbox_again_and_it_is_cut_off_meanwhile() {
     let folder = folder();
     let path = folder.path().join("holder.sock");
     let request = AttachRequest {
-        attachment: Attachment::Process(foreign.0.id()),
+        attachment: Attachment::Process {
+            pid: foreign.0.id(),
+            root: None,
+        },
         addresses: Addresses::new(),
         open: OpenRules::default(),
         files: None,
@@ -139,7 +142,10 @@ fn the_next_gateway_finds_the_sandbox_again_and_it_is_cut_off_meanwhile() {
 fn a_holder_without_a_place_to_listen_ends_with_its_gateway() {
     let foreign = Foreign::start();
     let request = AttachRequest {
-        attachment: Attachment::Process(foreign.0.id()),
+        attachment: Attachment::Process {
+            pid: foreign.0.id(),
+            root: None,
+        },
         addresses: Addresses::new(),
         open: OpenRules::default(),
         files: None,
