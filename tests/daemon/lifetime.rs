@@ -197,12 +197,57 @@ fn a_sandbox_that_is_removed_lives_on_without_network() {
     assert_eq!(inside.curl("api.example.com"), "200");
     // A sandbox has one gateway.
     let (status, problem) = daemon.attach("second", &inside);
-    assert_eq!(status, 503, "{problem}");
+    assert_eq!(status, 409, "{problem}");
     assert_eq!(daemon.ask("DELETE", "/v1/sandboxes/foreign", None).0, 204);
     assert_eq!(inside.curl("api.example.com"), "000");
     // And may be had again, under another name.
     assert_eq!(daemon.attach("again", &inside).0, 201);
     assert_eq!(inside.curl("api.example.com"), "200");
+}
+
+/// `portcullis attach --daemon` and `detach`.
+#[test]
+fn a_sandbox_that_the_command_line_has_attached_and_takes_away_again() {
+    let world = world();
+    world.file("api.toml", API);
+    world.file(
+        "bad.toml",
+        "version = 1\n[network.domains]\n\"*.com\" = \"allow\"\n",
+    );
+    let daemon = Daemon::of_root(&world);
+    let inside = Inside::start(&world);
+    let pid = inside.pid.to_string();
+    let run = |args: &[&str]| {
+        let mut command = world.command_as_root(crate::portcullis());
+        command.args(args).env("PORTCULLIS_CONTROL", &daemon.socket);
+        crate::finish(&mut command, crate::LIMIT)
+    };
+    let attach =
+        |args: &[&str]| run(&[&["attach", "--daemon", "cli", "--pid", &pid], args].concat());
+    let bad = attach(&["--policy", "bad.toml"]);
+    assert_eq!(bad.code(), Some(2), "{}", bad.err());
+    assert!(bad.err().contains("line 3"), "{}", bad.err());
+    let foreground = attach(&["--log", "x"]);
+    assert_eq!(foreground.code(), Some(2), "{}", foreground.err());
+    let done = attach(&["--policy", "api.toml", "--label", "job=7"]);
+    assert!(done.ok(), "{}", done.err());
+    assert_eq!(done.err(), "");
+    assert_eq!(inside.curl("api.example.com"), "200");
+    assert_eq!(inside.curl("big.example.com"), "000");
+    let second = attach(&[]);
+    assert_eq!(second.code(), Some(2));
+    assert!(
+        second.err().contains("the name `cli` is taken"),
+        "{}",
+        second.err()
+    );
+    let shown: serde_json::Value = serde_json::from_str(&run(&["ps", "--json"]).out()).unwrap();
+    assert_eq!(shown[0]["labels"]["job"], "7", "{shown}");
+    assert!(run(&["detach", "cli"]).ok());
+    assert_eq!(inside.curl("api.example.com"), "000");
+    let gone = run(&["detach", "cli"]);
+    assert_eq!(gone.code(), Some(2));
+    assert!(gone.err().contains("no sandbox `cli`"), "{}", gone.err());
 }
 
 #[test]
@@ -214,7 +259,7 @@ fn what_is_no_sandbox_is_not_attached() {
     for (attach, status, says) in [
         (
             serde_json::json!({"kind": "pid", "pid": of_host.pid()}),
-            503,
+            409,
             "of the host",
         ),
         (
@@ -224,18 +269,13 @@ fn what_is_no_sandbox_is_not_attached() {
         ),
         (
             serde_json::json!({"kind": "netns", "path": "/dev/null"}),
-            503,
+            409,
             "no network namespace",
         ),
         (
             serde_json::json!({"kind": "netns", "path": "/nowhere"}),
-            503,
+            409,
             "nothing is at",
-        ),
-        (
-            serde_json::json!({"kind": "listeners"}),
-            400,
-            "nothing to listen on",
         ),
     ] {
         let new = serde_json::json!({ "name": "x", "attach": attach });

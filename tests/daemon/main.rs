@@ -4,6 +4,7 @@
 mod access;
 mod guests;
 mod lifetime;
+mod openapi;
 #[path = "../support/processes.rs"]
 mod processes;
 mod sandboxes;

@@ -107,6 +107,11 @@ pub const PACKAGES: &[Package] = &[
         "dns.lookup, dns.resolve4, net, tls, fetch, ws",
     ),
     needs("npm", "npm", "fetches the npm package ws"),
+    needs(
+        "python3-pip",
+        "pip3",
+        "fetches schemathesis, and libraries of programs",
+    ),
     needs("git", "git", "git clone over HTTPS"),
     needs(
         "nftables",
@@ -206,7 +211,6 @@ const LARGE: &[Package] = &[
     needs("swaks", "swaks", "mail"),
     needs("kubernetes-client", "kubectl", "a client of Kubernetes"),
     needs("php-cli", "php", "PHP with the proxy variables"),
-    needs("python3-pip", "pip3", "libraries from PyPI"),
 ];
 
 fn missing<'p>(of: impl Iterator<Item = &'p Package>) -> Vec<&'static str> {

@@ -19,6 +19,7 @@ pub fn prepare(fast: bool) -> Result<()> {
     if fast {
         return Ok(());
     }
+    tools::schemathesis()?;
     tools::guest_kernel()?;
     tools::nss_resolve()
 }

@@ -1,5 +1,5 @@
-//! Tools that are not installed but kept in `target/test-tools`: the npm package `ws`, a kernel for
-//! the guest, and systemd's nss-resolve.
+//! Tools that are not installed but kept in `target/test-tools`: the npm package `ws`, schemathesis, a kernel
+//! for the guest, and systemd's nss-resolve.
 
 use crate::shell::{Result, output, run, succeeds, tools_folder};
 use std::path::{Path, PathBuf};
@@ -7,6 +7,8 @@ use std::process::Command;
 
 /// The WebSocket client of tests/cases/case_4_direct.rs; one exact version, so that a run can be repeated.
 const WS: &str = "ws@8.18.3";
+/// What reads an OpenAPI document and asks everything that it allows; one exact version, likewise.
+const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 /// systemd's module for libc's name service switch.
 const NSS_RESOLVE: &str = "libnss-resolve";
 /// Packages that depend on the newest kernel for virtual machines: Debian's, Ubuntu's.
@@ -33,6 +35,17 @@ pub fn node_packages() -> Result<()> {
         // npm takes the nearest folder with a manifest; `--prefix` would also move its global
         // configuration, and with it the machine's own certificates.
         .current_dir(&folder))
+}
+
+/// `target/test-tools/schemathesis`, which drives the daemon's API from its OpenAPI document.
+pub fn schemathesis() -> Result<()> {
+    let folder = tools_folder().join("schemathesis");
+    if folder.join("bin/schemathesis").is_file() {
+        return Ok(());
+    }
+    let mut pip = Command::new("/usr/bin/python3");
+    pip.args(["-m", "pip", "install", "--quiet", "--target"]);
+    run(pip.arg(folder).arg(SCHEMATHESIS))
 }
 
 /// Libraries of `tests/programs`, and agents, whose newest versions are what people have.

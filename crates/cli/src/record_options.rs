@@ -5,6 +5,7 @@ use anyhow::Context;
 use clap::Args;
 use portcullis_gateway::{Label, LabelError, Labels};
 use portcullis_runner::RecordConfig;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -22,16 +23,39 @@ pub struct RecordOptions {
     #[arg(long, value_name = "NAME", requires = "log")]
     log_host: Option<String>,
     /// Put this label into every record (tenant=acme, job=1234); repeatable
-    #[arg(long, value_name = "KEY=VALUE", requires = "log")]
+    #[arg(long, value_name = "KEY=VALUE")]
     label: Vec<Label>,
 }
 
 impl RecordOptions {
     /// Checks what no single option shows; what is wrong is already on stderr.
     pub fn check(&self) -> Result<(), ()> {
+        if self.log.is_none() && !self.label.is_empty() {
+            output::error(
+                "--label goes into records, and there are none",
+                Some("add --log FILE"),
+            );
+            return Err(());
+        }
+        if let Some(host) = &self.log_host
+            && host.chars().any(char::is_control)
+        {
+            output::error(
+                "--log-host: a name is one line of text",
+                Some("remove its control characters"),
+            );
+            return Err(());
+        }
         self.labels().map(drop).map_err(|error| {
             output::error(format_args!("--label: {error}"), None);
         })
+    }
+
+    /// The labels, for a daemon to check.
+    pub fn label_values(&self) -> BTreeMap<String, String> {
+        let labels = self.label.iter();
+        let value = |label: &Label| (label.key().to_owned(), label.value().to_owned());
+        labels.map(value).collect()
     }
 
     /// Opens the log, before anything starts, so that a bad path costs no run.

@@ -94,7 +94,7 @@ pub enum AttachTo {
     /// with the process.
     Pid {
         /// The process, as the daemon sees it.
-        #[schema(minimum = 2)]
+        #[schema(minimum = 2, maximum = 4194304)]
         pid: u32,
         /// The folder in the process's mount namespace that its container runtime makes its root directory
         /// (`root.path` of an OCI bundle), while it has not yet.
@@ -118,19 +118,20 @@ pub enum AttachTo {
         #[schema(minimum = 1280, maximum = 65520)]
         mtu: Option<u16>,
     },
-    /// Listeners of the host: programs that ignore them are not held in. Administrators only.
+    /// Listeners of the host: programs that ignore them are not held in. Administrators only. If none is named, there
+    /// are all three on free ports of the loopback.
     Listeners {
         /// DNS over UDP and TCP; port 0 takes a free one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schema(value_type = Option<String>, example = "127.0.0.1:0")]
+        #[schema(value_type = Option<String>, pattern = "^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])([.](25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])){3}|\\[::1?\\]):(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}|0)$", example = "127.0.0.1:0")]
         dns: Option<SocketAddr>,
         /// The HTTP proxy.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schema(value_type = Option<String>, example = "127.0.0.1:0")]
+        #[schema(value_type = Option<String>, pattern = "^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])([.](25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])){3}|\\[::1?\\]):(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}|0)$", example = "127.0.0.1:0")]
         http: Option<SocketAddr>,
         /// The SOCKS5 proxy.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schema(value_type = Option<String>, example = "127.0.0.1:0")]
+        #[schema(value_type = Option<String>, pattern = "^((25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])([.](25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])){3}|\\[::1?\\]):(6553[0-5]|655[0-2][0-9]|65[0-4][0-9]{2}|6[0-4][0-9]{3}|[1-5][0-9]{4}|[1-9][0-9]{0,3}|0)$", example = "127.0.0.1:0")]
         socks5: Option<SocketAddr>,
     },
 }
@@ -195,7 +196,7 @@ pub struct NewSandbox {
     /// Its policy; without one, everything is refused.
     #[serde(default)]
     pub policy: PolicyText,
-    /// What its records say besides: at most 32 keys.
+    /// What its records say besides: at most 16 labels, which have at most 1024 bytes together.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Decide and record, but refuse nothing other than private addresses.
@@ -373,9 +374,9 @@ fn verdict(verdict: Verdict) -> &'static str {
 pub struct Explained {
     /// The target, in canonical form.
     pub target: String,
-    /// `allow`, `deny` or `audit`.
+    /// `allow`, `deny` or `audit`; `error` if the target is not understood.
     pub verdict: String,
-    /// The reason's code.
+    /// The reason's code; empty if the target is not understood.
     pub reason: String,
     /// The deciding rule as written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -390,6 +391,27 @@ pub struct Explained {
     /// The lines that would allow it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suggestion: Option<String>,
+}
+
+impl Explained {
+    /// A target that is not understood, and why.
+    pub fn not_understood(target: &str, why: &str) -> Explained {
+        Explained {
+            target: target.to_owned(),
+            verdict: verdict(Verdict::Error).to_owned(),
+            reason: String::new(),
+            rule: None,
+            source: None,
+            sentences: vec![why.to_owned()],
+            text: format!("{target}: {why}"),
+            suggestion: None,
+        }
+    }
+
+    /// Whether it is one.
+    pub fn is_error(&self) -> bool {
+        self.verdict == verdict(Verdict::Error)
+    }
 }
 
 impl From<Explanation> for Explained {

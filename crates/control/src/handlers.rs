@@ -7,7 +7,9 @@ use axum::extract::{FromRequest, FromRequestParts, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json, Router};
-use utoipa::OpenApi;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{AdditionalProperties, Schema};
+use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -21,6 +23,24 @@ use crate::stream::{self, Filter};
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 type Shared = Arc<dyn Sandboxes>;
+
+/// What `deny_unknown_fields` means for the kinds of an enumeration.
+struct Closed;
+
+impl Modify for Closed {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let schemas = document.components.as_mut().map(|all| &mut all.schemas);
+        let attach_to = schemas.and_then(|all| all.get_mut("AttachTo"));
+        if let Some(RefOr::T(Schema::OneOf(one_of))) = attach_to {
+            for kind in &mut one_of.items {
+                if let RefOr::T(Schema::Object(kind)) = kind {
+                    kind.additional_properties =
+                        Some(Box::new(AdditionalProperties::FreeForm(false)));
+                }
+            }
+        }
+    }
+}
 
 #[derive(OpenApi)]
 #[openapi(info(
@@ -108,12 +128,12 @@ async fn list(
         (status = 201, description = "It is served", body = Sandbox),
         (status = 400, description = "The request is not understood", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "The caller may not attach to that", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The name is taken", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The name is taken, or what it is cannot be attached to", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The policy has errors", body = Problem, content_type = "application/problem+json"),
+        (status = 422, description = "The policy or a label has errors", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "There are too many sandboxes", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "It cannot be served", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The daemon cannot keep it", body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn create(
@@ -160,6 +180,7 @@ async fn get(
         (status = 200, description = "It is changed", body = Sandbox),
         (status = 400, description = "The request is not understood", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is none of the caller's", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The configuration file names it, or it is cut off", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The change is not understood", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "It cannot be changed", body = Problem, content_type = "application/problem+json"),
@@ -185,6 +206,7 @@ async fn change(
         (status = 204, description = "It is gone"),
         (status = 400, description = "No sandbox can have this name", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is none of the caller's", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The configuration file names it", body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn remove(
@@ -232,6 +254,7 @@ async fn policy(
         (status = 200, description = "It is in force", body = Applied),
         (status = 400, description = "The request is not understood", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is none of the caller's", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The configuration file names it, or it is cut off", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The policy has errors", body = Problem, content_type = "application/problem+json"),
@@ -257,8 +280,9 @@ async fn put_policy(
     request_body = TargetList,
     responses(
         (status = 200, description = "One for each target, in their order", body = Vec<Explained>),
-        (status = 400, description = "The request or a target is not understood", body = Problem, content_type = "application/problem+json"),
+        (status = 400, description = "The request is not understood", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is none of the caller's", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It is cut off", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "The body is not JSON", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The body is not what is expected", body = Problem, content_type = "application/problem+json"),
     )
@@ -409,7 +433,7 @@ async fn no_such_method() -> Response {
 }
 
 fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
-    OpenApiRouter::with_openapi(Document::openapi())
+    let (router, mut document) = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(list, create))
         .routes(routes!(get, change, remove))
         .routes(routes!(policy, put_policy))
@@ -420,7 +444,9 @@ fn described() -> (Router<Shared>, utoipa::openapi::OpenApi) {
         .routes(routes!(health))
         .routes(routes!(ready))
         .routes(routes!(openapi))
-        .split_for_parts()
+        .split_for_parts();
+    Closed.modify(&mut document);
+    (router, document)
 }
 
 /// The OpenAPI 3.1 document, as JSON.

@@ -20,10 +20,10 @@ pub enum ProblemKind {
     Forbidden,
     /// There is no such sandbox, as far as this caller may know.
     NotFound,
-    /// The name is taken.
+    /// The name is taken, or what the sandbox is does not allow it now.
     Conflict,
-    /// The policy has errors.
-    BadPolicy,
+    /// It is understood, and what it says has errors: in the policy, for instance.
+    Invalid,
     /// There are too many sandboxes or followers.
     TooMany,
     /// The kernel, or a part of the daemon, failed.
@@ -37,7 +37,7 @@ impl ProblemKind {
             ProblemKind::Forbidden => StatusCode::FORBIDDEN,
             ProblemKind::NotFound => StatusCode::NOT_FOUND,
             ProblemKind::Conflict => StatusCode::CONFLICT,
-            ProblemKind::BadPolicy => StatusCode::UNPROCESSABLE_ENTITY,
+            ProblemKind::Invalid => StatusCode::UNPROCESSABLE_ENTITY,
             ProblemKind::TooMany => StatusCode::TOO_MANY_REQUESTS,
             ProblemKind::Failed => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -87,7 +87,7 @@ impl Problem {
         Problem {
             findings,
             ..Problem::new(
-                ProblemKind::BadPolicy,
+                ProblemKind::Invalid,
                 "the policy has errors, and nothing was changed",
             )
         }

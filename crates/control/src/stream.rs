@@ -16,6 +16,7 @@ use portcullis_record::{ObservedDecision, Subscription};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 use utoipa::IntoParams;
+use utoipa::openapi::schema::{Object, ObjectBuilder, Type};
 
 use crate::api::{Decision, Name};
 
@@ -32,13 +33,42 @@ const STILL_HERE: &[u8] = b": nothing new\n\n";
 #[serde(deny_unknown_fields)]
 pub(crate) struct Filter {
     /// `allow`, `deny`, `error` or `audit`.
+    #[param(schema_with = verdicts)]
     pub(crate) verdict: Option<String>,
-    /// `dns`, `tcp`, `tls`, `http` or `udp`.
+    /// `dns`, `tcp`, `tls`, `http`, `udp` or `gateway`.
+    #[param(schema_with = layers)]
     pub(crate) layer: Option<String>,
     /// A reason's code, such as `not-listed`.
+    #[param(schema_with = reasons)]
     pub(crate) reason: Option<String>,
     /// A name, or the end of one behind a dot.
     pub(crate) name: Option<String>,
+}
+
+/// What a decision may come to.
+const VERDICTS: [&str; 4] = ["allow", "deny", "error", "audit"];
+/// Where it may fall.
+const LAYERS: [&str; 6] = ["dns", "tcp", "tls", "http", "udp", "gateway"];
+
+fn reason_codes() -> impl Iterator<Item = &'static str> {
+    Reason::ALL.iter().map(|reason| reason.code())
+}
+
+fn one_of(all: impl IntoIterator<Item = &'static str>) -> Object {
+    let one_of = ObjectBuilder::new().schema_type(Type::String);
+    one_of.enum_values(Some(all)).build()
+}
+
+fn verdicts() -> Object {
+    one_of(VERDICTS)
+}
+
+fn layers() -> Object {
+    one_of(LAYERS)
+}
+
+fn reasons() -> Object {
+    one_of(reason_codes())
 }
 
 impl Filter {
@@ -47,13 +77,12 @@ impl Filter {
         let known = |value: &Option<String>, all: &[&str]| {
             value.as_deref().is_none_or(|value| all.contains(&value))
         };
-        let layers = ["dns", "tcp", "tls", "http", "udp", "gateway"];
-        let reasons: Vec<&str> = Reason::ALL.iter().map(|reason| reason.code()).collect();
-        if !known(&self.verdict, &["allow", "deny", "error", "audit"]) {
+        let reasons: Vec<&str> = reason_codes().collect();
+        if !known(&self.verdict, &VERDICTS) {
             return Some("`verdict` is allow, deny, error or audit".to_owned());
         }
-        if !known(&self.layer, &layers) {
-            return Some(format!("`layer` is one of {}", layers.join(", ")));
+        if !known(&self.layer, &LAYERS) {
+            return Some(format!("`layer` is one of {}", LAYERS.join(", ")));
         }
         (!known(&self.reason, &reasons)).then(|| "no reason has this code".to_owned())
     }

@@ -1,5 +1,6 @@
 //! `portcullis attach`: puts a running sandbox without a network behind a gateway.
 
+use super::attach_by_daemon::ByDaemon;
 use super::run::parse_publish;
 use super::serve::tell;
 use crate::command::Command;
@@ -11,6 +12,7 @@ use crate::output::{self, line};
 use crate::policy_options::{self, Followed, PolicyOptions};
 use crate::record_options::RecordOptions;
 use crate::signals::signals;
+use portcullis_control::AttachTo;
 use portcullis_policy::{Mode, Policy};
 use portcullis_runner::{AttachConfig, AttachError, GuestConfig, Reload, serve_attached};
 use portcullis_sandbox::{Attachment, SandboxError};
@@ -27,7 +29,8 @@ be attached or served, or if names did not resolve at start-up; 2 for bad flags 
 /// For containers and namespaces that others start: podman run --network none, bwrap --unshare-net,
 /// unshare --net, ip netns add. The gateway runs in the foreground and ends with the sandbox. Stopped by
 /// Ctrl-C or SIGTERM, it takes away what it has put into the sandbox, which has no network then. Changes to
-/// the policy files apply at once; SIGHUP reloads the files.
+/// the policy files apply at once; SIGHUP reloads the files. With --daemon, a daemon (`portcullis serve
+/// --config`) serves the sandbox, until it ends or until `portcullis detach NAME`.
 #[derive(clap::Args)]
 #[command(
     override_usage = "portcullis attach [OPTIONS] <--pid PID|--netns PATH>",
@@ -36,6 +39,8 @@ be attached or served, or if names did not resolve at start-up; 2 for bad flags 
 pub struct Attach {
     #[command(flatten)]
     place: Place,
+    #[command(flatten)]
+    by_daemon: ByDaemon,
     #[command(flatten)]
     policy: PolicyOptions,
     #[command(flatten)]
@@ -70,6 +75,17 @@ struct Place {
 }
 
 impl Place {
+    /// The same for a daemon.
+    fn for_daemon(&self) -> Option<AttachTo> {
+        let by_path = |path: &PathBuf| {
+            // The daemon has another working folder.
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+            AttachTo::Netns { path }
+        };
+        let by_pid = self.pid.map(|pid| AttachTo::Pid { pid, root: None });
+        by_pid.or_else(|| self.netns.as_ref().map(by_path))
+    }
+
     /// The sandbox, and its name in records. One of the two is there.
     fn sandbox(self) -> Option<(Attachment, String)> {
         let by_pid = |pid| {
@@ -135,6 +151,13 @@ impl Before<'_> {
 
 /// Serves until the sandbox is gone, or until SIGINT or SIGTERM.
 fn run(args: Attach) -> ExitCode {
+    if args.by_daemon.check().is_err() {
+        return ExitCode::from(USAGE);
+    }
+    if let (Some(name), Some(attach)) = (args.by_daemon.daemon.clone(), args.place.for_daemon()) {
+        let labels = args.records.label_values();
+        return (args.by_daemon).attach(name, attach, &args.policy, labels, args.audit);
+    }
     let before = Before {
         policy: &args.policy,
         records: &args.records,

@@ -55,6 +55,10 @@ fn ask_daemon(args: &Explain, sandbox: &SandboxName) -> ExitCode {
         Ok(explained) => explained,
         Err(code) => return code,
     };
+    if let Some(error) = explained.iter().find(|one| one.is_error()) {
+        output::error(&error.text, Some(TARGETS));
+        return ExitCode::from(USAGE);
+    }
     if args.json && control::json(&explained) != ExitCode::SUCCESS {
         return ExitCode::from(USAGE);
     }

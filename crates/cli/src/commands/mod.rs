@@ -1,7 +1,9 @@
 //! The commands. A new one is a file here and a line in the list below.
 
 mod attach;
+mod attach_by_daemon;
 pub mod cni;
+mod detach;
 mod diagnose;
 mod doctor;
 mod explain;
@@ -56,6 +58,7 @@ commands! {
     Run: run::Run,
     Serve: serve::Serve,
     Attach: attach::Attach,
+    Detach: detach::Detach,
     VmSocket: vm_socket::VmSocket,
     Hook: hook::Hook,
     Cni: cni::Cni,

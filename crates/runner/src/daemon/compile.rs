@@ -20,7 +20,7 @@ pub(crate) fn compile(name: &Name, policy: &PolicyText, mode: Mode) -> Result<Lo
     if policy.text.len() > MAX_TEXT_BYTES {
         let title = format!("the policy is longer than {MAX_TEXT_BYTES} bytes");
         return Err(Problem::new(
-            portcullis_control::ProblemKind::BadPolicy,
+            portcullis_control::ProblemKind::Invalid,
             title,
         ));
     }

@@ -123,15 +123,6 @@ pub(crate) fn permitted(caller: &Caller, attach: &AttachTo) -> Result<Option<Str
         )),
     };
     match attach {
-        AttachTo::Listeners {
-            dns: None,
-            http: None,
-            socks5: None,
-        } => {
-            let title = "there is nothing to listen on";
-            Err(Problem::new(ProblemKind::BadRequest, title)
-                .help("name at least one of `dns`, `http` and `socks5`"))
-        }
         AttachTo::VmSocket { mtu, .. } => match mtu {
             Some(mtu) if !(GuestConfig::MTU.0..=GuestConfig::MTU.1).contains(mtu) => {
                 let (least, most) = GuestConfig::MTU;

@@ -359,7 +359,7 @@ impl Registry {
     async fn make(&self, caller: Caller, new: NewSandbox) -> Result<Sandbox, Problem> {
         let process = foreign::permitted(&caller, &new.attach)?;
         labels(&self.shared.labels, &new.labels)
-            .map_err(|why| Problem::new(ProblemKind::BadRequest, format!("labels: {why}")))?;
+            .map_err(|why| Problem::new(ProblemKind::Invalid, format!("labels: {why}")))?;
         let reserved = self.reserve(&new.name, &caller)?;
         let (name, text, mode) = (new.name.clone(), new.policy.clone(), mode(new.audit));
         let compiled = tokio::task::spawn_blocking(move || compile(&name, &text, mode));
@@ -387,12 +387,12 @@ impl Registry {
                 let _ = std::fs::remove_file(path);
             }
             let title = format!("the sandbox cannot be served: {why}");
-            Problem::new(ProblemKind::Failed, title)
+            Problem::new(ProblemKind::Conflict, title)
         })?;
         if !foreign::is_the_same(&kept.new.attach, kept.process.as_deref()) {
             // Its number may have meant another process by the time that its namespace was entered.
             served.undo().await;
-            return Err(Problem::new(ProblemKind::Failed, "the process has ended"));
+            return Err(Problem::new(ProblemKind::Conflict, "the process has ended"));
         }
         served.keep_records(ending);
         let name = kept.new.name.clone();
@@ -522,7 +522,7 @@ impl Registry {
         if entry.is_configured() {
             let title = format!("the configuration file of the daemon names `{name}`");
             return Err(Problem::new(ProblemKind::Conflict, title)
-                .help("take it out there, and start the daemon again"));
+                .help("take it out there, and send the daemon SIGHUP"));
         }
         let (store, forgotten) = (self.shared.store.clone(), name.clone());
         let forgetting = tokio::task::spawn_blocking(move || store.forget(&forgotten)).await;
@@ -551,23 +551,23 @@ fn serving(entry: &Entry) -> Result<Arc<Served>, Problem> {
     entry.served().ok_or_else(|| {
         let why = entry.cut_off().unwrap_or_default();
         Problem::new(
-            ProblemKind::Failed,
+            ProblemKind::Conflict,
             format!("the sandbox is cut off: {why}"),
         )
     })
 }
 
-fn explain(policy: &Policy, target: &str) -> Result<Explained, Problem> {
+fn explain(policy: &Policy, target: &str) -> Explained {
     let explained = match policy.explain_url(target) {
         Some(explained) => explained.map_err(str::to_owned),
         None => Target::from_policy(target)
             .map(|target| policy.explain(&target))
             .map_err(|error| error.to_string()),
     };
-    explained.map(Explained::from).map_err(|why| {
-        let title = format!("`{target}` cannot be explained: {why}");
-        Problem::new(ProblemKind::BadRequest, title)
-    })
+    match explained {
+        Ok(explained) => explained.into(),
+        Err(why) => Explained::not_understood(target, &why),
+    }
 }
 
 impl Sandboxes for Registry {
@@ -624,10 +624,8 @@ impl Sandboxes for Registry {
         let entry = self.entry(name).ok_or_else(|| gone(name))?;
         let served = serving(&entry)?;
         let policy = served.gateway().policy().load();
-        targets
-            .iter()
-            .map(|target| explain(&policy, target))
-            .collect()
+        let explained = targets.iter().map(|target| explain(&policy, target));
+        Ok(explained.collect())
     }
 
     fn follow(&self, name: &Name) -> Option<Subscription> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -27,6 +27,8 @@ use crate::reload::{Rejected, Reload};
 use crate::report::record_start;
 use crate::sandbox_gateway::{Doors, SandboxConfig, SandboxGateway};
 
+/// Where listeners are that nobody has named.
+const FREE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// The name of a guest's device, which nobody sees but in the kernel's own words.
 const DEVICE: &str = "guest";
 
@@ -118,10 +120,11 @@ impl Shared {
         let new = &kept.new;
         match &new.attach {
             AttachTo::Listeners { dns, http, socks5 } => {
+                let free = (dns.or(*http).or(*socks5).is_none()).then_some(FREE);
                 let wanted = Listening {
-                    dns: *dns,
-                    http: *http,
-                    socks5: *socks5,
+                    dns: dns.or(free),
+                    http: http.or(free),
+                    socks5: socks5.or(free),
                     guest: None,
                 };
                 let (listeners, listening) = listeners::bind(&wanted)?;
