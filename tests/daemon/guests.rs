@@ -1,9 +1,11 @@
-//! Two hundred guests on the sockets of one daemon, each with a policy of its own: frames as a virtual
-//! machine's monitor sends them.
+//! Guests of one daemon: two hundred on its sockets, each with a policy of its own, and one on a TAP that it
+//! makes. Frames as a virtual machine's monitor sends them.
 
 use crate::processes::until;
-use crate::support::{read_records, require, require_kernel, world};
-use crate::{Daemon, LIMIT};
+use crate::support::{finish, read_records, require, require_kernel, world};
+use crate::{API, Daemon, LIMIT};
+use portcullis_testkit::World;
+use serde_json::Value;
 use std::time::{Duration, Instant};
 
 const FRAMES: &str = include_str!("../support/frames.py");
@@ -121,5 +123,61 @@ fn two_hundred_guests_are_served_at_once_each_by_its_own_policy() {
     let (status, _) = daemon.ask("DELETE", "/v1/sandboxes/vm7", None);
     assert_eq!(status, 204);
     assert!(begun.elapsed() < MOST_TIME + LIMIT);
+    daemon.end();
+}
+
+/// What a guest on a TAP gets that is in this namespace: its address and largest packet, an answer, a refusal.
+fn on_tap(world: &World, sandbox: &Value) -> String {
+    let tap = &sandbox["listening"]["tap"];
+    let (Some(name), Some(netns)) = (tap["name"].as_str(), tap["netns"].as_str()) else {
+        panic!("no device: {sandbox}");
+    };
+    let program = format!(
+        "{FRAMES}
+guest = Guest(Tap({name:?}))
+guest.settle()
+_, address, told = guest.dhcp(1)
+print(address, int.from_bytes(told.get(26, b''), 'big'), guest.lookup('10.0.2.3', 'api.example.com'),
+      guest.syn('203.0.113.10', 443), guest.syn('203.0.113.10', 22))
+"
+    );
+    let mut nsenter = world.command_as_root("nsenter");
+    nsenter.args([&format!("--net={netns}"), "python3", "-c", &program]);
+    let ran = finish(&mut nsenter, LIMIT);
+    assert!(ran.ok(), "{ran}");
+    ran.out().trim().to_owned()
+}
+
+/// As Firecracker's jailer and others take it: a namespace by its path, and a device in it by its name.
+#[test]
+fn a_device_of_the_daemons_own_is_found_in_its_namespace_and_outlives_the_daemon() {
+    require("python3");
+    require("nsenter");
+    require_kernel("/dev/net/tun", "TAP devices for ordinary users");
+    let world = world();
+    let mut daemon = Daemon::of_root(&world);
+    let new = |mtu: u16| {
+        serde_json::json!({
+            "name": "vm",
+            "attach": {"kind": "tap", "mtu": mtu},
+            "policy": {"text": API},
+        })
+    };
+    assert_eq!(daemon.ask("POST", "/v1/sandboxes", Some(&new(100))).0, 400);
+    let (status, made) = daemon.ask("POST", "/v1/sandboxes", Some(&new(9000)));
+    assert_eq!(status, 201, "{made}");
+    let served = "10.0.2.15 9000 0 open refused";
+    assert_eq!(on_tap(&world, &made), served);
+    daemon.crash();
+    daemon.begin();
+    until("it is served again", || daemon.get("/readyz").0 == 204);
+    let (_, again) = daemon.get("/v1/sandboxes/vm");
+    assert_eq!(again["listening"], made["listening"]);
+    assert_eq!(on_tap(&world, &again), served);
+    assert_eq!(daemon.ask("DELETE", "/v1/sandboxes/vm", None).0, 204);
+    let netns = made["listening"]["tap"]["netns"].as_str().expect("a path");
+    let mut nsenter = world.command_as_root("nsenter");
+    nsenter.args([&format!("--net={netns}"), "true"]);
+    assert!(!finish(&mut nsenter, LIMIT).ok(), "the namespace is left");
     daemon.end();
 }

@@ -50,7 +50,11 @@ def fetch(guest, path, fill):
 
 guest = Guest(Virtio('vm0'))
 guest.settle()
-print(guest.dhcp(1)[1], guest.lookup('10.0.2.3', 'api.example.com'))
+_, address, told = guest.dhcp(1)
+_, advertisement = guest.solicit_router()
+# Option 5 of an advertisement, and DHCP's option 26.
+print(told[26].hex(), b'\5\1\0\0' + struct.pack('!I', 9000) in advertisement)
+print(address, guest.lookup('10.0.2.3', 'api.example.com'))
 print(fetch(guest, '/bytes/300000', 4000))
 print(guest.link.largest > 4000)
 # The device is a bounded queue: one that opens it again, otherwise, is served as well.
@@ -70,15 +74,16 @@ fn a_tap_is_opened_with_the_header_of_virtio_net_and_leaves_checksums_and_segmen
     let world = world();
     let ran = sandbox(&world)
         .allow("api.example.com")
-        .args(&["--tap", "vm0"])
+        .args(&["--tap", "vm0", "--tap-mtu", "9000"])
         .python(&format!("{FRAMES}{SCRIPT}"));
     ran.assert_ok();
     let seen: Vec<String> = ran.out().lines().map(str::to_owned).collect();
     assert_eq!(
         seen,
         [
+            "2328 True",
             "10.0.2.15 0",
-            "(b'HTTP/1.1 200 OK', 4068)",
+            "(b'HTTP/1.1 200 Wo', 4063)",
             "True",
             "0 refused",
             "0 refused",

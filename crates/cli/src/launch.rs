@@ -46,6 +46,8 @@ pub struct Launch {
     pub publish: Vec<PublishedPort>,
     /// Name of the TAP device.
     pub tap: Option<String>,
+    /// The largest packet of its guest, in bytes.
+    pub tap_mtu: u16,
     /// Which proxy variables the command has.
     pub proxy_env: ProxyEnv,
     /// How the command is kept from Unix sockets of the host.
@@ -82,6 +84,7 @@ impl Launch {
             debug_log: None,
             publish: Vec::new(),
             tap: None,
+            tap_mtu: GuestConfig::DEFAULT_MTU,
             proxy_env: ProxyEnv::default(),
             unix_sockets: UnixSockets::default(),
             let_in: Vec::new(),
@@ -160,7 +163,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
         hidden,
         tap: launch.tap.map(|name| Tap {
             name,
-            mtu: GuestConfig::DEFAULT_MTU,
+            mtu: launch.tap_mtu,
             user: TapUser::Program,
         }),
         timeout: launch.timeout,
@@ -192,6 +195,7 @@ pub fn launch(launch: Launch) -> anyhow::Result<Finished> {
         sandbox: format!("run-{}", std::process::id()),
         policy: launch.policy,
         resolvers: launch.resolvers,
+        guest_mtu: launch.tap_mtu,
         records: launch.records.config(log)?,
         publish: bind(launch.publish)?,
         addresses,

@@ -118,6 +118,17 @@ pub enum AttachTo {
         #[schema(minimum = 1280, maximum = 65520)]
         mtu: Option<u16>,
     },
+    /// A virtual machine, on a TAP device that the daemon makes in a network namespace of its own. The answer
+    /// names both. Administrators only: the namespace is entered by its path.
+    Tap {
+        /// The user that may open the device; the caller where it is left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<u32>,
+        /// The largest packet that the guest is told to use, in bytes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(minimum = 1280, maximum = 65520)]
+        mtu: Option<u16>,
+    },
     /// Listeners of the host: programs that ignore them are not held in. Administrators only. If none is named, there
     /// are all three on free ports of the loopback.
     Listeners {
@@ -242,6 +253,19 @@ pub struct Listening {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub guest: Option<PathBuf>,
+    /// The TAP device of a virtual machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tap: Option<TapDevice>,
+}
+
+/// A TAP device, and where it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TapDevice {
+    /// Its name.
+    pub name: String,
+    /// The network namespace that it is in. The path holds as long as the sandbox does.
+    #[schema(value_type = String)]
+    pub netns: PathBuf,
 }
 
 /// Decisions since the daemon serves the sandbox, by verdict.
@@ -543,7 +567,7 @@ mod tests {
         assert_eq!(new.policy, PolicyText::default());
         for bad in [
             r#"{"name": "a"}"#,
-            r#"{"name": "a", "attach": {"kind": "tap"}}"#,
+            r#"{"name": "a", "attach": {"kind": "tun"}}"#,
             r#"{"name": "a", "attach": {"kind": "pid"}}"#,
             r#"{"name": "a", "attach": {"kind": "pid", "pid": -7}}"#,
             r#"{"name": "a", "attach": {"kind": "listeners"}, "polcy": {}}"#,

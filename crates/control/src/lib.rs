@@ -23,7 +23,7 @@ mod stream;
 pub use access::{Admins, Caller, Peer};
 pub use api::{
     Applied, AttachTo, Change, Counts, Decision, Explained, Finding, Framing, Level, Listening,
-    Name, NewSandbox, PolicyFormat, PolicyText, Sandbox, State, TargetList,
+    Name, NewSandbox, PolicyFormat, PolicyText, Sandbox, State, TapDevice, TargetList,
 };
 pub use client::{Client, ClientError, Event, Events};
 pub use cni::{CNI_VERSIONS, CniCode, CniConfig, CniContainer, CniError, CniMade};

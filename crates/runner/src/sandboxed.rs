@@ -37,6 +37,8 @@ pub struct RunConfig {
     pub policy: Policy,
     /// The host's resolvers, asked where the policy names none.
     pub resolvers: Vec<SocketAddr>,
+    /// The largest packet of the guest behind a TAP, where there is one, in bytes.
+    pub guest_mtu: u16,
     /// What is recorded, and where.
     pub records: RecordConfig,
     /// Published ports.
@@ -159,7 +161,10 @@ async fn serve(
         reload: config.reload,
         rejected: rejected.clone(),
         host_files,
-        guest: GuestConfig::default(),
+        guest: GuestConfig {
+            mtu: config.guest_mtu,
+            socket: None,
+        },
         own_tickets: true,
         descriptors: None,
     };

@@ -67,6 +67,8 @@ pub struct Tap {
 pub enum TapUser {
     /// A program inside, which finds the device by name; it belongs to the caller's user.
     Program,
+    /// The same, of another user.
+    User(u32),
     /// The gateway, by a descriptor ([`crate::GuestSockets::device`]).
     Gateway,
 }

@@ -85,7 +85,11 @@ pub(crate) fn make(tap: &Tap) -> io::Result<Made> {
     {
         *to = from as libc::c_char;
     }
-    let user = libc::c_ulong::from(geteuid().as_raw());
+    let user = match tap.user {
+        TapUser::User(user) => user,
+        TapUser::Program | TapUser::Gateway => geteuid().as_raw(),
+    };
+    let user = libc::c_ulong::from(user);
     let persist: libc::c_ulong = 1;
     // SAFETY: TUNSETIFF reads and writes one live ifreq; the other two take a number.
     unsafe {

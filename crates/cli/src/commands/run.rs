@@ -16,7 +16,7 @@ use crate::policy_options::{self, PolicyOptions};
 use crate::record_options::RecordOptions;
 use crate::work_tree;
 use portcullis_policy::{DurationError, Mode, parse_duration};
-use portcullis_runner::Report;
+use portcullis_runner::{GuestConfig, Report};
 use portcullis_sandbox::{Keyring, UnixSockets};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -59,6 +59,15 @@ pub struct Run {
     /// Create TAP device NAME in the sandbox, for a VM that CMD starts
     #[arg(long, value_name = "NAME")]
     tap: Option<String>,
+    /// Largest packet that the guest on it is told to use, in bytes
+    #[arg(
+        long,
+        value_name = "BYTES",
+        requires = "tap",
+        default_value_t = GuestConfig::DEFAULT_MTU,
+        value_parser = clap::value_parser!(u16).range(i64::from(GuestConfig::MTU.0)..=i64::from(GuestConfig::MTU.1))
+    )]
+    tap_mtu: u16,
     /// Proxy variables that CMD is given; without any, everything works directly
     #[arg(long, value_name = "WHICH", value_enum, default_value_t)]
     proxy_env: ProxyEnv,
@@ -203,6 +212,7 @@ fn run(args: Run) -> ExitCode {
             debug_log,
             publish: args.publish,
             tap: args.tap,
+            tap_mtu: args.tap_mtu,
             proxy_env: args.proxy_env,
             unix_sockets: args.unix_sockets.into(),
             let_in: args.unix_socket,

@@ -65,15 +65,13 @@ impl Served {
     pub(crate) fn doors(
         gateway: SandboxGateway,
         note: Option<String>,
+        listening: Listening,
         guest: Option<GuestFile>,
     ) -> Served {
-        let listening = guest.as_ref().map(|guest| Listening {
-            guest: Some(guest.path().to_owned()),
-            ..Listening::default()
-        });
+        let listens = listening != Listening::default();
         Served {
             kind: Kind::Doors(gateway),
-            listening,
+            listening: listens.then_some(listening),
             note,
             _guest: guest,
         }

@@ -123,14 +123,15 @@ pub(crate) fn permitted(caller: &Caller, attach: &AttachTo) -> Result<Option<Str
         )),
     };
     match attach {
-        AttachTo::VmSocket { mtu, .. } => match mtu {
-            Some(mtu) if !(GuestConfig::MTU.0..=GuestConfig::MTU.1).contains(mtu) => {
-                let (least, most) = GuestConfig::MTU;
-                let title = format!("`mtu` is from {least} to {most}");
-                Err(Problem::new(ProblemKind::BadRequest, title))
-            }
-            _ => Ok(None),
-        },
+        AttachTo::VmSocket { mtu: Some(mtu), .. } | AttachTo::Tap { mtu: Some(mtu), .. }
+            if !(GuestConfig::MTU.0..=GuestConfig::MTU.1).contains(mtu) =>
+        {
+            let (least, most) = GuestConfig::MTU;
+            let title = format!("`mtu` is from {least} to {most}");
+            Err(Problem::new(ProblemKind::BadRequest, title))
+        }
+        AttachTo::VmSocket { .. } => Ok(None),
+        AttachTo::Tap { .. } => admins_only("TAP devices"),
         AttachTo::Listeners { .. } => admins_only("listeners of the host"),
         AttachTo::Netns { .. } => admins_only("namespaces by their path"),
         AttachTo::Pid { pid, .. } => {

@@ -43,6 +43,6 @@ fn at(listeners: &Listeners) -> io::Result<Listening> {
         },
         http: at(&listeners.http)?,
         socks5: at(&listeners.socks5)?,
-        guest: None,
+        ..Listening::default()
     })
 }

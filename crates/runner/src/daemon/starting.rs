@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
-use portcullis_control::{AttachTo, Listening, Name};
+use portcullis_control::{AttachTo, Listening, Name, TapDevice};
 use portcullis_gateway::{AllowedClients, Inspector, Policy, Recorder, Resolve};
 use portcullis_record::WriterThread;
 use portcullis_sandbox::{Attachment, Tap, TapUser};
@@ -19,7 +19,7 @@ use super::settings::labels;
 use super::store::{Kept, Store};
 use super::{foreign, guest_socket, listeners};
 use crate::attached::{addresses, detach};
-use crate::guest_link::GuestConfig;
+use crate::guest_link::{GuestConfig, GuestSocket};
 use crate::host_files::HostFiles;
 use crate::plain_gateway::{PlainGateway, PlainGatewayConfig};
 use crate::records::{self, Ending, RecordConfig};
@@ -29,8 +29,8 @@ use crate::sandbox_gateway::{Doors, SandboxConfig, SandboxGateway};
 
 /// Where listeners are that nobody has named.
 const FREE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-/// The name of a guest's device, which nobody sees but in the kernel's own words.
-const DEVICE: &str = "guest";
+/// The name of a guest's device, in a namespace where it is the only one.
+const DEVICE: &str = "tap0";
 
 /// What the sandboxes share.
 pub(crate) struct Shared {
@@ -76,6 +76,30 @@ impl Attach {
             attachment,
             guest: GuestConfig::default(),
             file: None,
+        }
+    }
+
+    fn to_device(user: TapUser, mtu: u16, socket: Option<GuestSocket>) -> Attach {
+        let device = Tap {
+            name: DEVICE.to_owned(),
+            mtu,
+            user,
+        };
+        Attach {
+            attachment: Attachment::Device(device),
+            guest: GuestConfig { mtu, socket },
+            file: None,
+        }
+    }
+
+    /// The device that others open by its name, in a holder's namespace.
+    fn device(&self, holder: u32) -> Option<TapDevice> {
+        match &self.attachment {
+            Attachment::Device(tap) if tap.user != TapUser::Gateway => Some(TapDevice {
+                name: tap.name.clone(),
+                netns: format!("/proc/{holder}/ns/net").into(),
+            }),
+            _ => None,
         }
     }
 }
@@ -125,7 +149,7 @@ impl Shared {
                     dns: dns.or(free),
                     http: http.or(free),
                     socks5: socks5.or(free),
-                    guest: None,
+                    ..Listening::default()
                 };
                 let (listeners, listening) = listeners::bind(&wanted)?;
                 record_start(recorder, self.build);
@@ -162,17 +186,15 @@ impl Shared {
                 let (file, socket) =
                     made.map_err(|error| format!("cannot make the socket of its guest: {error}"))?;
                 let attach = Attach {
-                    attachment: Attachment::Device(Tap {
-                        name: DEVICE.to_owned(),
-                        mtu,
-                        user: TapUser::Gateway,
-                    }),
-                    guest: GuestConfig {
-                        mtu,
-                        socket: Some(socket),
-                    },
                     file: Some(file),
+                    ..Attach::to_device(TapUser::Gateway, mtu, Some(socket))
                 };
+                self.attach(kept, attach, start, recorder).await
+            }
+            AttachTo::Tap { user, mtu } => {
+                let mtu = mtu.unwrap_or(GuestConfig::DEFAULT_MTU);
+                let user = TapUser::User(user.unwrap_or(kept.owner));
+                let attach = Attach::to_device(user, mtu, None);
                 self.attach(kept, attach, start, recorder).await
             }
         }
@@ -190,7 +212,7 @@ impl Shared {
         let inspector = inspector.map(Arc::new);
         let addresses = addresses(&attach.attachment);
         let wanted = foreign::Wanted {
-            attachment: attach.attachment,
+            attachment: attach.attachment.clone(),
             policy: start.policy.clone(),
             inspector: inspector.clone(),
             holder: (self.holder)(),
@@ -200,6 +222,11 @@ impl Shared {
         let attached = attaching.await.map_err(|error| error.to_string())??;
         // Only now: what is not there may be looked for many times.
         record_start(recorder, self.build);
+        let listening = Listening {
+            guest: attach.file.as_ref().map(|file| file.path().to_owned()),
+            tap: attach.device(attached.holder),
+            ..Listening::default()
+        };
         let control = Arc::new(attached.control);
         let doors = Doors {
             sockets: attached.sockets,
@@ -220,7 +247,10 @@ impl Shared {
             host_files: self.host_files.clone(),
         };
         match SandboxGateway::start(doors, config, recorder).await {
-            Ok(gateway) => Ok(Served::doors(gateway, attached.unbound, attach.file)),
+            Ok(gateway) => {
+                let note = attached.unbound;
+                Ok(Served::doors(gateway, note, listening, attach.file))
+            }
             Err(error) => {
                 detach(&control).await;
                 Err(causes(&error))

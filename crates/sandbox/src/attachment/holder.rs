@@ -240,6 +240,7 @@ impl Holder {
         if let Some(unbound) = unbound {
             let mut message = vec![FromInit::Attached as u8];
             message.extend_from_slice(&self.entered.network.inode.to_ne_bytes());
+            message.extend_from_slice(&std::process::id().to_ne_bytes());
             message.extend_from_slice(crate::channel::cut(unbound).as_bytes());
             gateway.send(&message, &[]).at(Step::HandOver, "")?;
         }

@@ -19,6 +19,8 @@ use crate::sockets::{NamedSockets, SocketName};
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(20);
 /// Bytes of a namespace's number.
 const INODE_BYTES: usize = size_of::<u64>();
+/// The holder's number in its word, in bytes.
+const PID_BYTES: usize = size_of::<u32>();
 
 /// A sandbox with doors.
 #[derive(Debug)]
@@ -27,6 +29,8 @@ pub struct Attached {
     pub sockets: Sockets,
     /// The number of the network namespace that they are in.
     pub network: u64,
+    /// The number of the holder's process, which is in that namespace.
+    pub holder: u32,
     /// The holder.
     pub control: Control,
     /// Why the files about names and trust are not shown over the sandbox's own, if they are not though
@@ -94,9 +98,14 @@ fn receive(channel: Channel) -> Result<Attached, SandboxError> {
         }
         None => return Err(SandboxError::refused(Step::Attach, "its holder ended")),
     };
-    let (inode, unbound) = told.split_at(told.len().min(INODE_BYTES));
+    let (inode, told) = told.split_at(told.len().min(INODE_BYTES));
+    let (holder, unbound) = told.split_at(told.len().min(PID_BYTES));
     let inode = inode.try_into().map(u64::from_ne_bytes);
     let inode = inode
+        .map_err(io::Error::other)
+        .at(Step::Attach, "its number")?;
+    let holder = holder.try_into().map(u32::from_ne_bytes);
+    let holder = holder
         .map_err(io::Error::other)
         .at(Step::Attach, "its number")?;
     let unbound = String::from_utf8_lossy(unbound).into_owned();
@@ -107,6 +116,7 @@ fn receive(channel: Channel) -> Result<Attached, SandboxError> {
     Ok(Attached {
         sockets,
         network: inode,
+        holder,
         control: Control::new(channel, lifeline),
         unbound: Some(unbound).filter(|why| !why.is_empty()),
     })
