@@ -94,6 +94,8 @@ pub enum Device<'a> {
     Stream(&'a str),
     /// A Unix socket at this path, a datagram for each frame.
     Datagrams(&'a str),
+    /// The same, from a socket of the guest's own at the second path.
+    DatagramsFrom(&'a str, &'a str),
 }
 
 impl Device<'_> {
@@ -101,8 +103,11 @@ impl Device<'_> {
         match self {
             Device::Tap(name) => format!("tap,id=n,ifname={name},script=no,downscript=no"),
             Device::Stream(path) => format!("stream,id=n,addr.type=unix,addr.path={path}"),
-            Device::Datagrams(path) => format!(
-                "dgram,id=n,local.type=unix,local.path={path}.guest,remote.type=unix,remote.path={path}"
+            Device::Datagrams(path) => {
+                Device::DatagramsFrom(path, &format!("{path}.guest")).netdev()
+            }
+            Device::DatagramsFrom(path, own) => format!(
+                "dgram,id=n,local.type=unix,local.path={own},remote.type=unix,remote.path={path}"
             ),
         }
     }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod company;
+mod daemon;
 mod guest;
 mod layers;
 mod neighbours;
