@@ -156,7 +156,6 @@ fn a_namespace_of_others_is_cut_off_while_no_daemon_serves_it_and_served_again_a
     assert_eq!(inside.curl("api.example.com"), "200");
     assert_eq!(inside.curl("big.example.com"), "000");
     daemon.crash();
-    // Refused or not answered: nothing passes.
     assert_eq!(inside.curl("api.example.com"), "000");
     daemon.begin();
     until("it is served again", || daemon.get("/readyz").0 == 204);
@@ -287,14 +286,14 @@ fn what_is_no_sandbox_is_not_attached() {
 }
 
 /// A network-less sandbox that somebody else has made: `unshare -rn`.
-struct Inside<'w> {
+pub(crate) struct Inside<'w> {
     world: &'w World,
     process: crate::Background,
     pid: u32,
 }
 
 impl Inside<'_> {
-    fn start(world: &World) -> Inside<'_> {
+    pub(crate) fn start(world: &World) -> Inside<'_> {
         let mut unshare = world.command_as_root("unshare");
         unshare.args(["-rnm", "sh", "-c", "echo $$; exec sleep 600"]);
         let process = crate::Background::start(&mut unshare);
@@ -307,7 +306,7 @@ impl Inside<'_> {
     }
 
     /// The status of a request that goes direct; 000 for none.
-    fn curl(&self, name: &str) -> String {
+    pub(crate) fn curl(&self, name: &str) -> String {
         let url = format!("http://{name}/");
         let curl = [
             "curl",
@@ -324,7 +323,7 @@ impl Inside<'_> {
     }
 
     /// What a program inside says.
-    fn run(&self, program: &[&str]) -> String {
+    pub(crate) fn run(&self, program: &[&str]) -> String {
         let pid = self.pid.to_string();
         let mut nsenter = self.world.command_as_root("nsenter");
         nsenter.args(["-U", "-n", "-m", "--preserve-credentials", "-t", &pid]);
@@ -334,7 +333,7 @@ impl Inside<'_> {
 
 impl Daemon<'_> {
     /// Has the daemon take a sandbox's traffic.
-    fn attach(&self, name: &str, inside: &Inside<'_>) -> (u16, serde_json::Value) {
+    pub(crate) fn attach(&self, name: &str, inside: &Inside<'_>) -> (u16, serde_json::Value) {
         let new = serde_json::json!({
             "name": name,
             "attach": {"kind": "pid", "pid": inside.pid},

@@ -2,11 +2,14 @@
 #![forbid(unsafe_code)]
 
 mod access;
+#[path = "../hunter/capture.rs"]
+mod capture;
 mod guests;
 mod lifetime;
 mod openapi;
 #[path = "../support/processes.rs"]
 mod processes;
+mod restart;
 mod sandboxes;
 #[path = "../support/mod.rs"]
 mod support;

@@ -4,9 +4,10 @@
 //! is kept for this and reset at once. It neither waits in the queue until one is free, nor keeps this
 //! listener or another one from being served.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -28,23 +29,49 @@ pub enum Accepted {
     Exhausted(io::Error),
 }
 
+/// A descriptor in reserve, for all listeners of one gateway: closed to make room for a connection that is then
+/// reset.
+#[derive(Debug)]
+pub struct Reserve(Mutex<Option<File>>);
+
+impl Default for Reserve {
+    fn default() -> Reserve {
+        Reserve(Mutex::new(Reserve::take()))
+    }
+}
+
+impl Reserve {
+    /// A descriptor that can be closed without loss.
+    fn take() -> Option<File> {
+        File::open("/dev/null").ok()
+    }
+
+    /// Does something with the reserve given up, and takes it back.
+    fn without<T>(&self, act: impl FnOnce() -> T) -> T {
+        let mut reserve = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(reserve.take());
+        let done = act();
+        *reserve = Reserve::take();
+        done
+    }
+}
+
 /// A listener that never stalls.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: TcpListener,
     allowed: AllowedClients,
-    /// Closed to make room for a connection that is then reset.
-    spare: Option<OwnedFd>,
+    reserve: Arc<Reserve>,
     resumes: Option<Instant>,
 }
 
 impl Acceptor {
     /// Takes connections of these clients from `listener`.
-    pub fn new(listener: TcpListener, allowed: AllowedClients) -> Acceptor {
+    pub fn new(listener: TcpListener, allowed: AllowedClients, reserve: Arc<Reserve>) -> Acceptor {
         Acceptor {
-            spare: spare(&listener),
             listener,
             allowed,
+            reserve,
             resumes: None,
         }
     }
@@ -82,18 +109,14 @@ impl Acceptor {
 
     /// Resets one connection that waits.
     fn turn_away(&mut self) {
-        drop(self.spare.take());
-        match self.listener.accept().now_or_never() {
-            Some(Ok((stream, _))) => reset(stream),
-            _ => self.resumes = Some(Instant::now() + PAUSE),
-        }
-        self.spare = spare(&self.listener);
+        let listener = &self.listener;
+        self.reserve
+            .clone()
+            .without(|| match listener.accept().now_or_never() {
+                Some(Ok((stream, _))) => reset(stream),
+                _ => self.resumes = Some(Instant::now() + PAUSE),
+            });
     }
-}
-
-/// A descriptor that can be closed without loss.
-fn spare(listener: &TcpListener) -> Option<OwnedFd> {
-    listener.as_fd().try_clone_to_owned().ok()
 }
 
 /// Closes with RST, so that the client cannot take the end for an orderly one.

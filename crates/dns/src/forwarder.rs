@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tracing::debug;
 
 use crate::Clock;
+use crate::acceptor::Reserve;
 use crate::cache::{Key, KeyRef};
 use crate::canonical_names::CanonicalNames;
 use crate::entry::{Entry, EntryKind};
@@ -103,6 +104,8 @@ pub(crate) struct Forwarder {
     /// Places for connections of clients over TCP, of all listeners together.
     pub tcp_clients: Arc<Semaphore>,
     pub allowed_clients: AllowedClients,
+    /// Of all listeners.
+    pub reserve: Arc<Reserve>,
 }
 
 impl Forwarder {

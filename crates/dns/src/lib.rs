@@ -53,7 +53,7 @@ mod tcp;
 mod udp;
 mod upstream;
 
-pub use acceptor::{Accepted, Acceptor};
+pub use acceptor::{Accepted, Acceptor, Reserve};
 pub use clock::Clock;
 pub use config::{
     CACHE_BYTES, DESCRIPTORS_PER_LOOKUP, DnsConfig, MAX_LOOKUPS, MAX_TCP_CLIENTS, OwnNames,

@@ -98,6 +98,7 @@ impl DnsService {
             resolver: Arc::new(Resolver::new(lookup, new_names, config.max_lookups)),
             tcp_clients: Arc::new(Semaphore::new(config.max_tcp_clients)),
             allowed_clients: config.allowed_clients,
+            reserve: Arc::default(),
             grants,
             leases,
             canonical_names,

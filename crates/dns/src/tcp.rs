@@ -39,7 +39,11 @@ pub(crate) async fn serve(
     listener: TcpListener,
     token: CancellationToken,
 ) -> io::Result<()> {
-    let mut acceptor = Acceptor::new(listener, forwarder.allowed_clients.clone());
+    let mut acceptor = Acceptor::new(
+        listener,
+        forwarder.allowed_clients.clone(),
+        forwarder.reserve.clone(),
+    );
     loop {
         let accepted = tokio::select! {
             biased;

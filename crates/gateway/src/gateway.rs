@@ -2,14 +2,14 @@
 
 use crate::descriptors::{self, Shares};
 use crate::entrances::Entrances;
-use crate::host::Ipv6Routes;
+use crate::host::HostNetwork;
 use crate::metrics::Metrics;
 use crate::replace::{Networks, PolicySlot, ReplaceError, Replaced};
 use crate::serving::Serving;
 use crate::startup::{Acceptable, BuildError, StartError, check};
 use crate::synthetic;
 use arc_swap::ArcSwap;
-use portcullis_dial::{DialConfig, Dialer, Host, HostAddresses, Inside, Tickets};
+use portcullis_dial::{DialConfig, Dialer, Inside, Tickets};
 use portcullis_dns::{
     AddressGate, Clock, DnsConfig, DnsService, HostsFile, LEASE_GRACE, Leases, NoGate, OwnNames,
     PolicyHandle, SearchList, StartupSchedule,
@@ -32,6 +32,7 @@ pub struct Builder {
     policy: Policy,
     resolvers: Vec<SocketAddr>,
     hosts: Arc<HostsFile>,
+    host_network: Option<HostNetwork>,
     search: SearchList,
     recorder: Recorder,
     gate: Box<dyn AddressGate>,
@@ -77,6 +78,12 @@ impl Builder {
     /// they are asked of the resolvers.
     pub fn hosts(mut self, hosts: Arc<HostsFile>) -> Self {
         self.hosts = hosts;
+        self
+    }
+
+    /// What the host's kernel is asked by, where other gateways of this process share it; one of its own otherwise.
+    pub fn host_network(mut self, network: HostNetwork) -> Self {
+        self.host_network = Some(network);
         self
     }
 
@@ -246,11 +253,10 @@ impl Builder {
             ..self.own
         };
         dns.transparent = self.transparent;
-        let routes = Ipv6Routes::open();
-        dns.ipv6_route = Arc::new(move || routes.lead_out());
-        let host = Host::new(HostAddresses::Interfaces);
-        // Where the interfaces cannot be read nobody knows, and the address is kept.
-        dns.host_owns = Arc::new(move |address| host.owns(address).unwrap_or(true));
+        let network = self.host_network.unwrap_or_else(HostNetwork::open);
+        let routes = network.clone();
+        dns.ipv6_route = Arc::new(move || routes.has_ipv6());
+        dns.host_owns = Arc::new(move |address| network.owns(address));
         let dns = Arc::new(DnsService::new(dns));
         let mut dial = DialConfig::new(policy.clone(), dns.clone());
         dial.listeners = self.host_listeners.clone();
@@ -315,6 +321,7 @@ impl Gateway {
             policy: Policy::deny_all(),
             resolvers: Vec::new(),
             hosts: Arc::default(),
+            host_network: None,
             search: SearchList::default(),
             recorder: Recorder::null(),
             gate: Box::new(NoGate),

@@ -1,10 +1,12 @@
 //! What the gateway reads of the host it runs on: its resolvers and its IPv6 route.
 
+use portcullis_dial::{Host, HostAddresses};
 use portcullis_dns::{ResolvConf, SearchList};
 use std::fs::File;
 use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 /// The host's resolver configuration (resolv.conf(5)).
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -46,17 +48,46 @@ pub fn usable_resolvers(resolv_conf: &ResolvConf) -> Vec<SocketAddr> {
     resolv_conf.resolvers(portcullis_dns::interface_index)
 }
 
+/// What gateways ask the host's kernel for: the addresses of its interfaces, and whether it has an IPv6 route. One serves
+/// all gateways of a process that live in one network namespace.
+#[derive(Clone)]
+pub struct HostNetwork {
+    routes: Arc<Ipv6Routes>,
+    addresses: Arc<Host>,
+}
+
+impl HostNetwork {
+    /// The network of the calling thread's namespace.
+    pub fn open() -> HostNetwork {
+        HostNetwork {
+            routes: Arc::new(Ipv6Routes::open()),
+            addresses: Arc::new(Host::new(HostAddresses::Interfaces)),
+        }
+    }
+
+    /// Whether there is a route to IPv6 addresses beyond the host's own links.
+    pub(crate) fn has_ipv6(&self) -> bool {
+        self.routes.lead_out()
+    }
+
+    /// Whether an address is the host's own, as far as anybody knows.
+    pub(crate) fn owns(&self, address: IpAddr) -> bool {
+        // Where the interfaces cannot be read nobody knows, and the address is kept.
+        self.addresses.owns(address).unwrap_or(true)
+    }
+}
+
 /// The host's IPv6 routes, held open: they are read again when there is no free descriptor, too.
-pub(crate) struct Ipv6Routes(Option<File>);
+struct Ipv6Routes(Option<File>);
 
 impl Ipv6Routes {
     /// Opens them; a host without IPv6 has none.
-    pub(crate) fn open() -> Ipv6Routes {
+    fn open() -> Ipv6Routes {
         Ipv6Routes(File::open(IPV6_ROUTES).ok())
     }
 
     /// Whether the host has a route to IPv6 addresses beyond its own links.
-    pub(crate) fn lead_out(&self) -> bool {
+    fn lead_out(&self) -> bool {
         let Some(file) = &self.0 else { return false };
         let mut routes = Vec::new();
         let mut part = [0; ROUTES_READ_BYTES];

@@ -64,7 +64,7 @@ mod synthetic;
 
 pub use entrances::Entrances;
 pub use gateway::{Builder, Gateway};
-pub use host::{callers_search, host_resolv_conf, resolv_conf_in, usable_resolvers};
+pub use host::{HostNetwork, callers_search, host_resolv_conf, resolv_conf_in, usable_resolvers};
 pub use metrics::{Metrics, OPENMETRICS_CONTENT_TYPE, SandboxMetrics, openmetrics};
 pub use replace::{Networks, ReplaceError, Replaced};
 pub use serving::{PartError, Serving};

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use portcullis_dns::Reserve;
 use portcullis_names::AllowedClients;
 use portcullis_policy::{Mode, Policy};
 
@@ -65,6 +66,8 @@ pub(crate) struct Admission {
     room: Room,
     /// From where connections to listeners may come.
     pub(crate) allowed_clients: AllowedClients,
+    /// Of all its listeners.
+    pub(crate) reserve: Arc<Reserve>,
     limiter: Arc<Limiter>,
 }
 
@@ -77,6 +80,7 @@ impl Admission {
             datagrams: Arc::new(DatagramFlows::new(room.datagram_flows, None)),
             room,
             allowed_clients: AllowedClients::default(),
+            reserve: Arc::default(),
             limiter,
         }
     }

@@ -90,7 +90,11 @@ async fn serve(
     let tracker = TaskTracker::new();
     let mut cancelled = pin!(token.cancelled());
     let mut early_timer = EarlyTimer::default();
-    let mut acceptor = Acceptor::new(listener, proxy.admission.allowed_clients.clone());
+    let mut acceptor = Acceptor::new(
+        listener,
+        proxy.admission.allowed_clients.clone(),
+        proxy.admission.reserve.clone(),
+    );
     let served = loop {
         let accepted = tokio::select! {
             biased;

@@ -9,7 +9,7 @@
 
 use portcullis_dns::{HostsFile, interface_index};
 use portcullis_gateway::{
-    CancellationToken, Gateway, ResolvConf, SearchList, callers_search, resolv_conf_in,
+    CancellationToken, Gateway, HostNetwork, ResolvConf, SearchList, callers_search, resolv_conf_in,
 };
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, statat};
 use std::fs::File;
@@ -67,6 +67,7 @@ pub struct HostFiles {
     /// What the file says of short names at the start: copies inside do not change.
     at_start: Arc<ResolvConf>,
     names: watch::Receiver<HostNames>,
+    network: HostNetwork,
 }
 
 impl HostFiles {
@@ -105,12 +106,22 @@ impl HostFiles {
             resolvers: ResolvConf::default(),
             names: sender,
         };
-        (HostFiles { at_start, names }, watch)
+        let files = HostFiles {
+            at_start,
+            names,
+            network: HostNetwork::open(),
+        };
+        (files, watch)
     }
 
     /// How short names are completed.
     pub(crate) fn search(&self) -> SearchList {
         callers_search(&self.at_start)
+    }
+
+    /// The network of the host that they are of.
+    pub(crate) fn network(&self) -> HostNetwork {
+        self.network.clone()
     }
 
     /// The hosts file as it is now; an empty one where there is none.

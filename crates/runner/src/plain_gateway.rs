@@ -230,6 +230,7 @@ impl PlainGateway {
             .policy(config.policy)
             .resolvers(config.resolvers)
             .hosts(config.host_files.hosts())
+            .host_network(config.host_files.network())
             .search(config.host_files.search())
             .recorder(recorder.clone())
             .own(own)

@@ -3,7 +3,7 @@
 //! The socket to the server is made inside by the sandbox's first process, so it can only reach
 //! what the sandbox's own loopback has; nothing of the host becomes reachable from inside.
 
-use portcullis_dns::{Accepted, Acceptor};
+use portcullis_dns::{Accepted, Acceptor, Reserve};
 use portcullis_gateway::{CancellationToken, Inside, LOOPBACK, TaskTracker, connect_inside};
 use portcullis_names::AllowedClients;
 use portcullis_policy::{Reason, Verdict};
@@ -42,7 +42,11 @@ pub(crate) async fn serve(
 ) -> io::Result<()> {
     let places = Arc::new(tokio::sync::Semaphore::new(MAX_PUBLISHED_CONNECTIONS));
     let connections = TaskTracker::new();
-    let mut acceptor = Acceptor::new(listener, AllowedClients::default());
+    let mut acceptor = Acceptor::new(
+        listener,
+        AllowedClients::default(),
+        Arc::new(Reserve::default()),
+    );
     loop {
         let accepted = tokio::select! {
             accepted = acceptor.accept() => accepted?,

@@ -254,6 +254,7 @@ async fn start(
         .policy(config.policy)
         .resolvers(config.resolvers)
         .hosts(hosts)
+        .host_network(config.host_files.network())
         .search(search.clone())
         .recorder(recorder.clone())
         .gate(Box::new(KernelGate {

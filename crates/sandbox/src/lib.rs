@@ -69,8 +69,8 @@ mod unix_supervisor;
 mod unreachable;
 
 pub use attachment::{
-    AttachRequest, Attached, Attachment, TrustContent, attach, attach_again, hold, network_number,
-    network_owner, process_mark,
+    AttachRequest, Attached, Attachment, Holders, TrustContent, attach, attach_again, hold,
+    network_number, network_owner, process_mark,
 };
 pub use error::{SandboxError, Step, fix_of_limit};
 pub use exit_status::{

@@ -4,10 +4,12 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, Shutdown, SocketFlags, SocketType, bind, listen, shutdown, socket_with, sockopt,
+};
 
 use crate::channel::{Channel, FromInit};
-use crate::sockets::{Family, SocketName};
+use crate::sockets::{Family, NamedSockets, SocketName};
 use crate::spec::{Addresses, MAX_DATAGRAM_PORTS};
 use crate::sys;
 
@@ -49,6 +51,25 @@ pub(crate) fn datagrams(ports: &[u16], mut add: impl FnMut(SocketName, OwnedFd))
             }
             add(SocketName::Datagrams(family, port), socket);
         }
+    }
+    Ok(())
+}
+
+/// Has the kernel refuse connections to the listeners, and reset those that wait: nobody serves them. Their ports stay
+/// taken.
+pub(crate) fn close(sockets: &NamedSockets) {
+    for socket in sockets.listeners() {
+        // One that does not listen would share its port.
+        let _ = sockopt::set_socket_reuseaddr(socket, false);
+        let _ = shutdown(socket, Shutdown::Read);
+    }
+}
+
+/// Has them listen again after [`close`].
+pub(crate) fn open_again(sockets: &NamedSockets) -> io::Result<()> {
+    for socket in sockets.listeners() {
+        sockopt::set_socket_reuseaddr(socket, true)?;
+        listen(socket, BACKLOG)?;
     }
     Ok(())
 }

@@ -59,6 +59,25 @@ pub fn ignore_file_size_limit() {
     let _ = unsafe { sigaction(Signal::SIGXFSZ, &ignore) };
 }
 
+/// Has the kernel reap children at once: nobody waits for them.
+pub(crate) fn forget_children() -> io::Result<()> {
+    let ignore = SigAction::new(
+        SigHandler::SigIgn,
+        nix::sys::signal::SaFlags::empty(),
+        SigSet::empty(),
+    );
+    // SAFETY: an ignored signal runs no code of this process.
+    unsafe { sigaction(Signal::SIGCHLD, &ignore)? };
+    Ok(())
+}
+
+/// Makes children waitable, in one that [`forget_children`] has made.
+pub(crate) fn wait_for_children() -> io::Result<()> {
+    // SAFETY: the default action runs no code of this process.
+    unsafe { sigaction(Signal::SIGCHLD, &default_action())? };
+    Ok(())
+}
+
 /// Whether the caller has this signal ignored (`nohup`, a shell's background job): what is blocked
 /// is read all the same.
 pub(crate) fn is_ignored(signal: i32) -> bool {

@@ -144,6 +144,18 @@ impl NamedSockets {
         found.map(|found| found.socket.as_fd())
     }
 
+    /// The TCP listeners.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let listens = |socket: &&NamedSocket| {
+            use SocketName::{CatchAll, DnsTcp, HttpProxy, SocksProxy};
+            matches!(
+                socket.name,
+                CatchAll(_) | DnsTcp(_) | HttpProxy | SocksProxy
+            )
+        };
+        self.0.iter().filter(listens).map(|one| one.socket.as_fd())
+    }
+
     /// Takes the socket of this name out.
     ///
     /// # Errors

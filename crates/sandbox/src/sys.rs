@@ -22,6 +22,35 @@ pub(crate) fn exit(code: i32) -> ! {
     unsafe { libc::_exit(code) }
 }
 
+/// What of the stack is given back, in bytes; as much as it is likely to have grown.
+const STACK_BYTES: usize = 64 * 1024;
+/// What of it stays for the calls that give it back, in bytes: a page and the red zone.
+const STACK_KEPT: usize = 4096 + 128;
+
+/// Gives memory that is free back to the kernel: the allocator's, and what the stack has grown by in calls that have
+/// returned. For a process that is going to do little for a long time.
+pub(crate) fn give_back_memory() {
+    // Elsewhere it stays.
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call looks at the allocator's own lists only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+    let here = 0_u8;
+    // SAFETY: the call has no conditions.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    let page = usize::try_from(page).unwrap_or(STACK_BYTES);
+    let top = (&raw const here as usize).saturating_sub(STACK_KEPT) & !(page - 1);
+    // SAFETY: the stack grows down, so that nothing lives there; what is not mapped is skipped.
+    unsafe {
+        libc::madvise(
+            (top - STACK_BYTES) as *mut libc::c_void,
+            STACK_BYTES,
+            libc::MADV_DONTNEED,
+        );
+    }
+}
+
 /// Makes a child process; none in the child itself.
 ///
 /// # Safety

@@ -6,14 +6,13 @@
 
 use std::io;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
 use portcullis_control::{AttachTo, Caller, Problem, ProblemKind};
 use portcullis_gateway::{Inspector, Policy};
 use portcullis_sandbox::{
-    AttachRequest, Attached, Attachment, Control, SandboxError, attach, attach_again,
+    AttachRequest, Attached, Attachment, Control, Holders, SandboxError, attach_again,
     network_number, network_owner, process_mark,
 };
 
@@ -30,7 +29,7 @@ pub(crate) struct Wanted {
     pub(crate) attachment: Attachment,
     pub(crate) policy: Policy,
     pub(crate) inspector: Option<Arc<Inspector>>,
-    pub(crate) holder: Command,
+    pub(crate) holders: Arc<Holders>,
 }
 
 /// Puts doors into the namespace. A holder that an earlier daemon has left is found again, if it holds this very
@@ -58,8 +57,7 @@ pub(crate) fn doors(wanted: Wanted, listen: &Path) -> Result<Attached, String> {
             wanted.inspector.as_deref(),
         )
     };
-    let mut holder = wanted.holder;
-    attach(&mut holder, &request).map_err(|error| {
+    wanted.holders.attach(&request).map_err(|error| {
         // Whoever could not attach leaves it.
         let _ = std::fs::remove_file(listen);
         with_fix(&error)

@@ -9,9 +9,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::Command;
+use std::sync::Arc;
 
 use portcullis_control::{Admins, Gatekeeper, Peer, Sandboxes};
 use portcullis_record::WriterThread;
+use portcullis_sandbox::Holders;
 use rustix::process::{DumpableBehavior, Resource, getrlimit, set_dumpable_behavior};
 use tokio_util::sync::CancellationToken;
 
@@ -159,7 +161,7 @@ async fn serve(
             host_files,
             descriptors: share(max_sandboxes),
             writer: WriterThread::start()?,
-            holder: daemon.holder,
+            holders: Arc::new(Holders::new(daemon.holder)),
             build: daemon.build,
         },
         daemon.load,

@@ -5,13 +5,12 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::Arc;
 
 use portcullis_control::{AttachTo, Listening, Name, TapDevice};
 use portcullis_gateway::{AllowedClients, Inspector, Policy, Recorder, Resolve};
 use portcullis_record::WriterThread;
-use portcullis_sandbox::{Attachment, Tap, TapUser};
+use portcullis_sandbox::{Attachment, Holders, Tap, TapUser};
 
 use super::entry::{Served, causes};
 use super::guest_socket::GuestFile;
@@ -48,8 +47,8 @@ pub(crate) struct Shared {
     pub(crate) descriptors: usize,
     /// Writes all their records.
     pub(crate) writer: WriterThread,
-    /// A command that becomes the holder of a sandbox.
-    pub(crate) holder: fn() -> Command,
+    /// Starts the holders of sandboxes.
+    pub(crate) holders: Arc<Holders>,
     pub(crate) build: &'static str,
 }
 
@@ -215,7 +214,7 @@ impl Shared {
             attachment: attach.attachment.clone(),
             policy: start.policy.clone(),
             inspector: inspector.clone(),
-            holder: (self.holder)(),
+            holders: self.holders.clone(),
         };
         let listen = self.store.holder(&kept.new.name, &kept.mark);
         let attaching = tokio::task::spawn_blocking(move || foreign::doors(wanted, &listen));

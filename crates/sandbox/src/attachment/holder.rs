@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, socket_with,
     sockopt,
 };
-use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior, setsid};
+use rustix::process::{geteuid, setsid};
 
 use super::enter::{Entered, enter};
 use super::files::{self, Bound, Shown};
@@ -28,10 +28,8 @@ use crate::link;
 use crate::listeners;
 use crate::message::Report;
 use crate::sockets::{NamedSockets, SocketName};
-use crate::{fds, peer, refused, streams, sys};
+use crate::{peer, refused, sys};
 
-/// How long the caller may take to say what is wanted.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is looked whether a path still names the namespace.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Gateways that may wait to be given the sockets.
@@ -40,52 +38,35 @@ const EXIT_FAILED: i32 = 1;
 /// The user that stands for all that have no number in a user namespace.
 const OVERFLOW_USER: &str = "/proc/sys/kernel/overflowuid";
 
-/// The whole life of a holder: standard input is the channel to whoever started it. Returns the exit
-/// code. Call it in a process of its own, with a single thread.
-pub fn hold() -> i32 {
-    let Ok(caller) = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3) else {
-        return EXIT_FAILED;
-    };
-    // Whoever started this need not wait for it, and its terminal's signals are not meant for it.
-    // SAFETY: the process has a single thread.
-    match unsafe { sys::fork() } {
-        Ok(None) => {}
-        Ok(Some(_)) => return 0,
-        Err(_) => return EXIT_FAILED,
-    }
-    let caller = Channel::from(caller);
-    match prepare(&caller) {
+/// The whole life of a holder, in a process of its own with a single thread: what it is asked for, and whom it tells.
+/// Returns the exit code.
+pub(super) fn live(caller: Channel, request: OwnedFd) -> i32 {
+    match prepare(&caller, request) {
         Ok(holder) => {
+            sys::give_back_memory();
             holder.serve(caller);
             0
         }
         Err(error) => {
-            let mut message = vec![FromInit::Failed as u8];
-            message.extend(Report::Failed(error).encode());
-            let _ = caller.send(&message, &[]);
+            tell_failure(&caller, error);
             EXIT_FAILED
         }
     }
 }
 
-fn prepare(caller: &Channel) -> Result<Holder, SandboxError> {
+/// Tells a gateway why its sandbox is not attached.
+pub(super) fn tell_failure(caller: &Channel, error: SandboxError) {
+    let mut message = vec![FromInit::Failed as u8];
+    message.extend(Report::Failed(error).encode());
+    // One that is gone is not told.
+    let _ = caller.send(&message, &[]);
+}
+
+fn prepare(caller: &Channel, request: OwnedFd) -> Result<Holder, SandboxError> {
     let step = Step::Attach;
+    // It outlives whoever started it.
     let _ = setsid();
-    // Programs of the same user must not look into it: it has capabilities over the sandbox.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable).at(step, "")?;
-    // A copy of the caller's own would keep a pipe open.
-    let mut needed = [0, 1, 2, caller.as_fd().as_raw_fd()];
-    // SAFETY: nothing else of this process owns a descriptor yet.
-    unsafe { fds::close_all_but(&mut needed) }.at(step, "descriptors")?;
-    let null = streams::null().at(step, "/dev/null")?;
-    streams::replace_by(&null).at(step, "/dev/null")?;
-    std::env::set_current_dir("/").at(step, "/")?;
-    let mut message = caller.receive(REQUEST_TIMEOUT).at(step, "waiting")?;
-    let request = match (&*message.bytes, message.fds.pop()) {
-        ([code], Some(file)) if *code == ToInit::Attach as u8 => AttachRequest::from_memory(file),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    };
-    let request = request.at(step, "the request")?;
+    let request = AttachRequest::from_memory(request).at(step, "the request")?;
     // Before the namespace's owner is another user than this process's.
     let listener = request.listen.as_deref().map(listen_at).transpose();
     let listener = listener.at(step, "the socket for gateways")?;
@@ -273,6 +254,9 @@ impl Holder {
                     Said::Nothing => {
                         gateway = None;
                         // Nobody serves: a connection is refused at once, as everywhere else.
+                        if let Some(sockets) = &self.sockets {
+                            listeners::close(sockets);
+                        }
                         let _ = undo::close_all();
                     }
                 }
@@ -295,8 +279,14 @@ impl Holder {
         let is_ours = sockopt::socket_peercred(&asking).is_ok_and(|peer| peer.uid == geteuid())
             && peer::network(asking.as_fd()).is_ok_and(|network| network == self.home);
         let asking = Channel::from(asking);
-        if is_ours && gateway.is_none() && self.hand_over(&asking, Some("")).is_ok() {
+        if !is_ours || gateway.is_some() {
+            return;
+        }
+        let opened = self.sockets.as_ref().map_or(Ok(()), listeners::open_again);
+        if opened.is_ok() && self.hand_over(&asking, Some("")).is_ok() {
             *gateway = Some(asking);
+        } else if let Some(sockets) = &self.sockets {
+            listeners::close(sockets);
         }
     }
 

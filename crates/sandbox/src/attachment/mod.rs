@@ -6,7 +6,8 @@
 //!
 //! A namespace cannot be entered by a process with threads where a user namespace has to be entered
 //! first. So a small process of its own does it, the *holder*. It makes the sockets, hands them to the
-//! gateway, and stays: it makes further sockets, and takes the doors away in the end.
+//! gateway, and stays: it makes further sockets, and takes the doors away in the end. A process that is
+//! started once makes all holders of a gateway, as copies of itself.
 
 mod enter;
 mod files;
@@ -15,9 +16,10 @@ mod identity;
 mod links;
 mod request;
 mod start;
+mod starter;
 mod undo;
 
-pub use holder::hold;
 pub use identity::{network_number, network_owner, process_mark};
 pub use request::{AttachRequest, Attachment, TrustContent};
-pub use start::{Attached, attach, attach_again};
+pub use start::{Attached, Holders, attach, attach_again};
+pub use starter::hold;

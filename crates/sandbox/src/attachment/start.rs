@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::holder::connect;
 use super::request::AttachRequest;
@@ -14,9 +15,12 @@ use crate::gateway_side::{Control, Sockets};
 use crate::message::Report;
 use crate::process::Members;
 use crate::sockets::{NamedSockets, SocketName};
+use crate::sys;
 
 /// How long a holder may take to put the doors into a namespace.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long to wait where many others have asked at once.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
 /// Bytes of a namespace's number.
 const INODE_BYTES: usize = size_of::<u64>();
 /// The holder's number in its word, in bytes.
@@ -38,8 +42,114 @@ pub struct Attached {
     pub unbound: Option<String>,
 }
 
+/// Starts holders: one for each sandbox, all of them by one process that is started when the first is needed.
+#[derive(Debug)]
+pub struct Holders {
+    /// Makes the command of that process.
+    command: fn() -> Command,
+    starter: Mutex<Option<Starter>>,
+}
+
+impl Holders {
+    /// `command` makes a command that calls [`super::hold`] and does nothing before; its standard streams and its
+    /// environment are replaced.
+    pub fn new(command: fn() -> Command) -> Holders {
+        Holders {
+            command,
+            starter: Mutex::default(),
+        }
+    }
+
+    /// Attaches doors to a sandbox, as [`attach`] does.
+    ///
+    /// # Errors
+    /// See [`attach`].
+    pub fn attach(&self, request: &AttachRequest) -> Result<Attached, SandboxError> {
+        let asked = {
+            let mut starter = self.starter.lock().unwrap_or_else(PoisonError::into_inner);
+            let running = starter.take().filter(Starter::is_running);
+            let running = match running {
+                Some(running) => running,
+                None => Starter::start(&mut (self.command)())?,
+            };
+            starter.insert(running).ask(request)?
+        };
+        receive(asked)
+    }
+}
+
+/// The process that starts holders.
+#[derive(Debug)]
+struct Starter {
+    /// Until it is dropped.
+    channel: Option<Channel>,
+    process: Child,
+}
+
+impl Starter {
+    fn start(command: &mut Command) -> Result<Starter, SandboxError> {
+        let (channel, theirs) = Channel::pair().at(Step::Attach, "channel")?;
+        let process = command
+            .env_clear()
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .at(Step::Attach, "its holder");
+        // The command itself has a copy of the other end.
+        command.stdin(Stdio::null());
+        Ok(Starter {
+            channel: Some(channel),
+            process: process?,
+        })
+    }
+
+    fn channel(&self) -> Result<&Channel, SandboxError> {
+        let channel = self.channel.as_ref().ok_or(io::ErrorKind::NotConnected);
+        channel
+            .map_err(io::Error::from)
+            .at(Step::Attach, "its holder")
+    }
+
+    fn is_running(&self) -> bool {
+        // It says nothing: what there is to read is its end.
+        let has_ended =
+            |channel: &Channel| sys::poll_readable(channel.as_fd(), Some(Duration::ZERO));
+        self.channel()
+            .is_ok_and(|channel| has_ended(channel).is_ok_and(|ended| !ended))
+    }
+
+    /// Has it start a holder; the channel to that.
+    fn ask(&self, request: &AttachRequest) -> Result<Channel, SandboxError> {
+        let channel = self.channel()?;
+        let (ours, theirs) = Channel::pair().at(Step::Attach, "channel")?;
+        let request = request.to_memory().at(Step::Attach, "the request")?;
+        let deadline = Instant::now() + ATTACH_TIMEOUT;
+        loop {
+            let sent = channel.send(&[ToInit::Attach as u8], &[theirs.as_fd(), request.as_fd()]);
+            match sent {
+                // Others wait for theirs.
+                Err(error)
+                    if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < deadline =>
+                {
+                    std::thread::sleep(FULL_PAUSE);
+                }
+                sent => return sent.map(|()| ours).at(Step::Attach, "its holder"),
+            }
+        }
+    }
+}
+
+impl Drop for Starter {
+    fn drop(&mut self) {
+        // It ends with its channel; the holders that it has started do not.
+        self.channel = None;
+        let _ = self.process.wait();
+    }
+}
+
 /// Attaches doors to a sandbox, by a holder of its own. `holder` is a command that calls
-/// [`super::hold`] and does nothing before; its standard streams are replaced.
+/// [`super::hold`] and does nothing before; its standard streams and its environment are replaced.
 ///
 /// The holder survives the caller where the request says where it is found again
 /// ([`AttachRequest::listen`]); otherwise the doors vanish with [`Attached::control`].
@@ -48,24 +158,7 @@ pub struct Attached {
 /// The sandbox cannot be entered, has a way out or a gateway already, or the kernel refused a step. Then
 /// it is as it was before.
 pub fn attach(holder: &mut Command, request: &AttachRequest) -> Result<Attached, SandboxError> {
-    let (ours, theirs) = Channel::pair().at(Step::Attach, "channel")?;
-    let (stdin, null) = (OwnedFd::from(theirs), Stdio::null);
-    // It starts the holder proper and ends.
-    let status = (holder.env_clear().stdin(Stdio::from(stdin)))
-        .stdout(null())
-        .stderr(null())
-        .status()
-        .at(Step::Attach, "its holder")?;
-    // The command itself has a copy of the other end.
-    holder.stdin(null());
-    if !status.success() {
-        let text = format!("its holder ended at once ({status})");
-        return Err(SandboxError::refused(Step::Attach, text));
-    }
-    let request = request.to_memory().at(Step::Attach, "the request")?;
-    let sent = ours.send(&[ToInit::Attach as u8], &[request.as_fd()]);
-    sent.at(Step::Attach, "its holder")?;
-    receive(ours)
+    receive(Starter::start(holder)?.ask(request)?)
 }
 
 /// Attaches to the sandbox whose holder listens at `path`, where no gateway serves it any more.
