@@ -7,5 +7,6 @@ mod daemon;
 mod hook;
 #[path = "../support/processes.rs"]
 mod processes;
+mod sidecar;
 #[path = "../support/mod.rs"]
 mod support;

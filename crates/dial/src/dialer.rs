@@ -43,6 +43,9 @@ pub struct DialConfig {
     pub inside: Option<Arc<dyn Inside>>,
     /// Makes tokens for upstream proxies that take the caller's Kerberos ticket.
     pub tickets: Option<Arc<dyn Tickets>>,
+    /// A mark for every socket outwards (`SO_MARK`), where rules of the namespace let out no others. It needs
+    /// CAP_NET_ADMIN.
+    pub mark: Option<u32>,
 }
 
 impl DialConfig {
@@ -57,6 +60,7 @@ impl DialConfig {
             extra_attempts: MAX_EXTRA_ATTEMPTS,
             inside: None,
             tickets: None,
+            mark: None,
         }
     }
 }
@@ -80,8 +84,10 @@ impl Dialer {
             extra_attempts,
             inside,
             tickets,
+            mark,
         } = config;
         let guard = Guard::new(policy, host, listeners, resolver.leases().clone());
+        let guard = guard.with_mark(mark);
         Dialer {
             direct: Direct::new(guard, resolver, extra_attempts),
             upstream_proxies: UpstreamProxies::new(tickets),

@@ -39,6 +39,7 @@ pub(crate) struct Guard {
     host: Host,
     listeners: Vec<SocketAddr>,
     leases: Arc<Leases>,
+    mark: Option<u32>,
 }
 
 impl Guard {
@@ -53,7 +54,18 @@ impl Guard {
             host: Host::new(host),
             listeners,
             leases,
+            mark: None,
         }
+    }
+
+    /// The same for sockets that have a mark.
+    pub(crate) fn with_mark(self, mark: Option<u32>) -> Guard {
+        Guard { mark, ..self }
+    }
+
+    /// The mark of the sockets that pass.
+    pub(crate) fn mark(&self) -> Option<u32> {
+        self.mark
     }
 
     /// The policy in force now.

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tracing::trace;
@@ -25,6 +26,7 @@ pub(crate) async fn connect(
         SocketAddr::V6(_) => TcpSocket::new_v6(),
     };
     let socket = socket.map_err(Failure::Network)?;
+    mark(guard, SockRef::from(&socket))?;
     let passed = guard.check(to, chosen_by).map_err(Failure::Refused)?;
     trace!(address = %to, "connecting");
     let stream = match timeout(ATTEMPT_TIMEOUT, socket.connect(to)).await {
@@ -52,11 +54,18 @@ pub(crate) async fn connect_datagrams(
         SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
     };
     let socket = UdpSocket::bind((any, 0)).await.map_err(Failure::Network)?;
+    mark(guard, SockRef::from(&socket))?;
     guard
         .check_datagrams(to, chosen_by)
         .map_err(Failure::Refused)?;
     socket.connect(to).await.map_err(Failure::Network)?;
     Ok(socket)
+}
+
+/// Gives a socket the mark by which the namespace's rules know it, where there is one.
+fn mark(guard: &Guard, socket: SockRef<'_>) -> Result<(), Failure> {
+    let marked = guard.mark().map(|mark| socket.set_mark(mark));
+    marked.unwrap_or(Ok(())).map_err(Failure::Network)
 }
 
 #[cfg(test)]

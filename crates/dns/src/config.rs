@@ -79,7 +79,7 @@ impl DnsConfig {
             upstreams,
             hosts: Arc::default(),
             search: SearchList::default(),
-            network: Arc::new(SystemNetwork),
+            network: Arc::new(SystemNetwork::default()),
             authorities: Authorities::Host,
             leases,
             recorder,

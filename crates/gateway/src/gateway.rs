@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 use portcullis_dial::{DialConfig, Dialer, Inside, Tickets};
 use portcullis_dns::{
     AddressGate, Clock, DnsConfig, DnsService, HostsFile, LEASE_GRACE, Leases, NoGate, OwnNames,
-    PolicyHandle, SearchList, StartupSchedule,
+    PolicyHandle, SearchList, StartupSchedule, SystemNetwork,
 };
 use portcullis_guest::StatusPage;
 use portcullis_names::AllowedClients;
@@ -52,6 +52,7 @@ pub struct Builder {
     inspector: Option<Arc<Inspector>>,
     networks: Option<Networks>,
     acceptable: Option<Acceptable>,
+    mark: Option<u32>,
 }
 
 /// How servers of the sandbox's own are reached.
@@ -116,6 +117,13 @@ impl Builder {
     /// What makes tokens for upstream proxies that take Kerberos tickets (`auth = "negotiate"`).
     pub fn tickets(mut self, tickets: Arc<dyn Tickets>) -> Self {
         self.tickets = Some(tickets);
+        self
+    }
+
+    /// A mark for every socket outwards (`SO_MARK`), where rules of the namespace let out no others. It needs
+    /// CAP_NET_ADMIN.
+    pub fn mark(mut self, mark: Option<u32>) -> Self {
+        self.mark = mark;
         self
     }
 
@@ -237,6 +245,7 @@ impl Builder {
             leases.clone(),
             self.recorder.clone(),
         );
+        dns.network = Arc::new(SystemNetwork { mark: self.mark });
         dns.hosts = self.hosts;
         dns.search = self.search;
         let descriptors = self.descriptors.unwrap_or_else(descriptors::free);
@@ -264,6 +273,7 @@ impl Builder {
         let inside = self.inside;
         dial.inside = inside.as_ref().map(|inside| inside.sockets.clone());
         dial.tickets = self.tickets;
+        dial.mark = self.mark;
         let dialer = Arc::new(Dialer::new(dial));
         let proxy = Proxy::new(
             policy.clone(),
@@ -341,6 +351,7 @@ impl Gateway {
             inspector: None,
             networks: None,
             acceptable: None,
+            mark: None,
         }
     }
 

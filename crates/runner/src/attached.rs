@@ -16,7 +16,8 @@ use crate::trust::Trust;
 use crate::unresolved::Unresolved;
 use portcullis_gateway::{InspectError, Inspector, Policy, Resolve, StartError};
 use portcullis_sandbox::{
-    Addresses, AttachRequest, Attachment, Control, NameFiles, SandboxError, TrustContent, attach,
+    Addresses, AttachRequest, Attachment, Control, GATEWAY_MARK, NameFiles, SandboxError,
+    TrustContent, attach, become_gateway,
 };
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use std::io;
@@ -123,6 +124,11 @@ pub fn serve_attached(
         sockets: attached.sockets,
         control: Arc::new(attached.control),
     };
+    if let Attachment::Shared { user } = config.attachment {
+        become_gateway(user)?;
+        // Another user's process is looked at by none of that user's.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(io::Error::from)?;
+    }
     let runtime = runtime::start()?;
     let panics = Panics::take_over();
     let unbound = attached.unbound;
@@ -139,11 +145,21 @@ pub fn serve_attached(
     result
 }
 
+/// The mark of the gateway's own sockets, where rules tell them from the sandbox's.
+fn mark(attachment: &Attachment) -> Option<u32> {
+    match attachment {
+        Attachment::Shared { .. } => Some(GATEWAY_MARK),
+        Attachment::Process { .. } | Attachment::Namespace(_) | Attachment::Device(_) => None,
+    }
+}
+
 /// The addresses inside.
 pub(crate) fn addresses(attachment: &Attachment) -> Addresses {
     match attachment {
         Attachment::Device(_) => Addresses::with_tap(),
-        Attachment::Process { .. } | Attachment::Namespace(_) => Addresses::new(),
+        Attachment::Process { .. } | Attachment::Namespace(_) | Attachment::Shared { .. } => {
+            Addresses::new()
+        }
     }
 }
 
@@ -221,6 +237,7 @@ async fn serve(
         guest: config.guest,
         own_tickets: true,
         descriptors: None,
+        mark: mark(&config.attachment),
     };
     let mut end = pin!(end);
     let started = tokio::select! {

@@ -93,6 +93,8 @@ pub struct SandboxConfig {
     pub descriptors: Option<usize>,
     /// The host's files about names. Somebody else runs the watch over them.
     pub host_files: HostFiles,
+    /// The mark of every socket outwards, where the namespace's rules let out no others.
+    pub mark: Option<u32>,
 }
 
 /// The gateway of one sandbox, on the runtime that it was started on.
@@ -251,6 +253,7 @@ async fn start(
     }
     let gateway = builder
         .resolve(resolve)
+        .mark(config.mark)
         .policy(config.policy)
         .resolvers(config.resolvers)
         .hosts(hosts)

@@ -167,6 +167,7 @@ async fn serve(
         },
         own_tickets: true,
         descriptors: None,
+        mark: None,
     };
     let served = match SandboxGateway::start(doors, wanted, &recorder).await {
         Ok(served) => served,

@@ -122,7 +122,7 @@ fn spaces() -> Result<(), SandboxError> {
 fn packet_rules() -> Result<(), SandboxError> {
     spaces()?;
     let socket = netlink::open(Some(NETFILTER)).at(Step::Rules, "")?;
-    for batch in rules::transactions(&Addresses::new(), &OpenRules::default(), None) {
+    for batch in rules::transactions(&Addresses::new(), &OpenRules::default(), None, None) {
         netlink::transact(socket.as_fd(), batch).at(Step::Rules, "")?;
     }
     let log = refused::make_socket().at(Step::Rules, "log of refusals")?;

@@ -15,7 +15,7 @@ use crate::listeners;
 use crate::netlink;
 use crate::sockets::{Family, NamedSockets, SocketName};
 use crate::spec::{Addresses, OpenRules, Tap};
-use crate::{frames, guest, link, refused, rules, socket_diag, tap, unreachable};
+use crate::{frames, guest, link, refused, rules, shared, socket_diag, tap, unreachable};
 
 /// The first port that needs no privilege, of the namespace of whoever asks.
 pub(crate) const PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
@@ -29,6 +29,9 @@ pub struct Inside {
     pub open: OpenRules,
     /// A TAP device.
     pub tap: Option<Tap>,
+    /// The gateway's user, where the namespace is the gateway's as well: then it has other devices, and only that
+    /// user's marked sockets ([`crate::GATEWAY_MARK`]) reach them.
+    pub shared: Option<u32>,
 }
 
 impl Inside {
@@ -58,11 +61,16 @@ impl Inside {
             index: made.index,
             mtu: tap.mtu,
         });
-        link::configure(&self.addresses, device).at(Step::Network, "")?;
-        fs::write(PORT_START, "0").at(Step::Network, PORT_START)?;
+        if self.shared.is_none() {
+            link::configure(&self.addresses, device).at(Step::Network, "")?;
+            fs::write(PORT_START, "0").at(Step::Network, PORT_START)?;
+        }
         let name = self.tap.as_ref().map(|tap| tap.name.as_str());
-        for batch in rules::transactions(&self.addresses, &self.open, name) {
+        for batch in rules::transactions(&self.addresses, &self.open, name, self.shared) {
             netlink::transact(rules, batch).at(Step::Rules, "")?;
+        }
+        if self.shared.is_some() {
+            shared::routes(&self.addresses).at(Step::Network, "")?;
         }
         if let Some((Tap { name, .. }, made)) = tap {
             let frames = frames::transaction(&self.addresses, name);

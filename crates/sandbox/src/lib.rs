@@ -54,6 +54,7 @@ mod refused;
 mod root_files;
 mod rules;
 mod seccomp;
+mod shared;
 mod signals;
 mod socket_diag;
 mod sockets;
@@ -88,6 +89,8 @@ pub use parent::run;
 pub use peer::Peer;
 pub use process::{Process, Processes, Transport};
 pub use refused::{Refused, RefusedBatch, RefusedLog, RefusedProtocol, begin_refusal_log};
+pub use rules::GATEWAY_MARK;
+pub use shared::{become_gateway, cut_off};
 pub use signals::ignore_file_size_limit;
 pub use sockets::{Family, NamedSockets, SocketName};
 pub use spec::{

@@ -67,6 +67,17 @@ pub(crate) fn configure(addresses: &Addresses, tap: Option<Device>) -> io::Resul
     netlink::transact(socket.as_fd(), batch)
 }
 
+/// Adds an address to the loopback.
+pub(crate) fn add_to_loopback(batch: &mut Batch, address: IpAddr) {
+    let assigned = Assigned {
+        index: LOOPBACK_INDEX,
+        address,
+        prefix: if address.is_ipv4() { 32 } else { 128 },
+        scope: AddressScope::Host,
+    };
+    assigned.add(batch);
+}
+
 /// Takes the addresses and the catching routes away again; the kernel's own address of the loopback
 /// too, unless it was up before.
 pub(crate) fn remove(addresses: &Addresses, was_up: bool) {

@@ -34,6 +34,8 @@ const REGISTER_2: u32 = 2;
 /// The second 4-byte part of [`REGISTER_1`].
 const REGISTER_1_SECOND: u32 = 9;
 const REGISTER_VERDICT: u32 = 0;
+/// The packet's mark.
+const META_MARK: u32 = 3;
 
 /// Flags of a set.
 const WITH_TIMEOUT: u32 = 0x10;
@@ -46,6 +48,7 @@ pub(crate) enum Hook {
     Input = 1,
     Forward = 2,
     Output = 3,
+    Postrouting = 4,
 }
 
 /// What happens with a packet.
@@ -275,6 +278,15 @@ impl Transaction {
         priority: i32,
         policy: Verdict<'_>,
     ) {
+        self.hooked(name, hook, priority, policy, "filter");
+    }
+
+    /// A chain for what programs send: packets that it marks are routed again.
+    pub(crate) fn route_chain(&mut self, name: &str, priority: i32) {
+        self.hooked(name, Hook::Output, priority, Verdict::Accept, "route");
+    }
+
+    fn hooked(&mut self, name: &str, hook: Hook, priority: i32, policy: Verdict<'_>, kind: &str) {
         self.chain(name);
         let nest = self.batch.nest(4);
         self.batch.attr_be32(1, hook as u32);
@@ -282,7 +294,7 @@ impl Transaction {
         self.batch.end(nest);
         let policy = u32::from(matches!(policy, Verdict::Accept));
         self.batch.attr_be32(5, policy);
-        self.batch.attr_str(7, "filter");
+        self.batch.attr_str(7, kind);
     }
 
     /// A chain of all frames that a device takes in; what no rule accepts is dropped.
@@ -461,6 +473,34 @@ impl Rule<'_> {
         const META_IIFNAME: u32 = 6;
         self.load_meta(META_IIFNAME)
             .compare(Compare::Equal, &device_name(device))
+    }
+
+    /// The packet came in by another device.
+    pub(crate) fn not_input_device(&mut self, device: &str) -> &mut Self {
+        const META_IIFNAME: u32 = 6;
+        self.load_meta(META_IIFNAME)
+            .compare(Compare::NotEqual, &device_name(device))
+    }
+
+    /// The packet has this mark.
+    pub(crate) fn mark(&mut self, mark: u32) -> &mut Self {
+        self.load_meta(META_MARK)
+            .compare(Compare::Equal, &mark.to_ne_bytes())
+    }
+
+    /// Gives the packet a mark.
+    pub(crate) fn set_mark(&mut self, mark: u32) -> &mut Self {
+        self.immediate(REGISTER_1, &mark.to_ne_bytes())
+            .expression("meta", |batch| {
+                batch.attr_be32(2, META_MARK);
+                batch.attr_be32(3, REGISTER_1);
+            })
+    }
+
+    /// The user of the socket that sends the packet compares so; false where there is none.
+    pub(crate) fn user(&mut self, how: Compare, user: u32) -> &mut Self {
+        const META_SKUID: u32 = 10;
+        self.load_meta(META_SKUID).compare(how, &user.to_ne_bytes())
     }
 
     /// The packet leaves by this device.

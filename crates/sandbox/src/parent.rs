@@ -101,6 +101,7 @@ pub fn run(
         root_files,
         cwd,
         inside: Inside {
+            shared: None,
             addresses: spec.addresses,
             open: spec.open,
             tap: spec.tap,

@@ -24,6 +24,14 @@ pub(crate) const LOG_GROUP: u16 = 1;
 pub(crate) const LOG_BYTES: u32 = 96;
 /// The most elements in one set of open destinations.
 const MAX_OPEN_ELEMENTS: u32 = 65_536;
+/// The mark of the gateway's own sockets (`SO_MARK`), in a namespace that it shares with the programs.
+pub const GATEWAY_MARK: u32 = 0x706f_7274;
+/// The mark of packets there that are to reach the gateway.
+pub(crate) const CAUGHT_MARK: u32 = 0x706f_7275;
+const LOOPBACK: &str = "lo";
+/// Where packets are marked, before they are judged; where they leave, behind everything else.
+const PRIORITY_MARK: i32 = -160;
+const PRIORITY_LAST: i32 = 300;
 /// Before the usual filters.
 const PRIORITY_MANGLE: i32 = -150;
 const PRIORITY_FILTER: i32 = 0;
@@ -109,8 +117,9 @@ pub(crate) fn transactions(
     addresses: &Addresses,
     open: &OpenRules,
     tap: Option<&str>,
+    shared: Option<u32>,
 ) -> Vec<Batch> {
-    let mut all = vec![base(addresses, open, tap)];
+    let mut all = vec![base(addresses, open, tap, shared)];
     // What is closed comes first, so that at no time more is open than in the end.
     networks(&mut all, "closed", &open.closed, Verdict::Goto("refuse"));
     networks(&mut all, "static", &open.rules, Verdict::Accept);
@@ -159,9 +168,15 @@ fn networks(all: &mut Vec<Batch>, chain: &str, rules: &[OpenRule], verdict: Verd
     }
 }
 
-fn base(addresses: &Addresses, open: &OpenRules, tap: Option<&str>) -> Batch {
+fn base(addresses: &Addresses, open: &OpenRules, tap: Option<&str>, shared: Option<u32>) -> Batch {
     let mut tx = Transaction::new(TABLE, TRANSACTION_BYTES);
     tx.table();
+    if let Some(user) = shared {
+        // In the place of what is there, in one step: at no time is more open.
+        tx.delete_table();
+        tx.table();
+        shared_chains(&mut tx, user, addresses);
+    }
     for set in OPEN_SETS {
         tx.timeout_set(set.name, set.key, set.id, MAX_OPEN_ELEMENTS);
     }
@@ -177,13 +192,16 @@ fn base(addresses: &Addresses, open: &OpenRules, tap: Option<&str>) -> Batch {
     tx.chain("open");
     open_chain(&mut tx, addresses, open);
     tx.base_chain("output", Hook::Output, PRIORITY_FILTER, Verdict::Drop);
-    output_chain(&mut tx, addresses, tap);
     tx.base_chain(
         "prerouting",
         Hook::Prerouting,
         PRIORITY_MANGLE,
         Verdict::Accept,
     );
+    if let Some(user) = shared {
+        shared_exceptions(&mut tx, user);
+    }
+    output_chain(&mut tx, addresses, tap);
     if let Some(tap) = tap {
         groups(&mut tx, tap);
     }
@@ -198,6 +216,69 @@ fn base(addresses: &Addresses, open: &OpenRules, tap: Option<&str>) -> Batch {
         tx.base_chain("forward", Hook::Forward, PRIORITY_FILTER, Verdict::Drop);
     }
     tx.finish()
+}
+
+/// Chains of a namespace that the gateway shares with the programs, besides the usual ones.
+fn shared_chains(tx: &mut Transaction, user: u32, addresses: &Addresses) {
+    tx.route_chain("catch", PRIORITY_MARK);
+    tx.rule("catch", |rule| own_socket(rule, user).accept());
+    neighbours(tx, "catch");
+    own_addresses(tx, "catch", addresses);
+    tx.rule("catch", |rule| {
+        rule.set_mark(CAUGHT_MARK);
+    });
+    tx.base_chain("leave", Hook::Postrouting, PRIORITY_LAST, Verdict::Drop);
+    tx.rule("leave", |rule| rule.output_device(LOOPBACK).accept());
+    neighbours(tx, "leave");
+    // What the kernel sends for a socket that is closing has its mark, and no user.
+    tx.rule("leave", |rule| {
+        rule.mark(GATEWAY_MARK)
+            .user(Compare::NotEqual, user)
+            .verdict(Verdict::Drop);
+    });
+    tx.rule("leave", |rule| rule.mark(GATEWAY_MARK).accept());
+    // The gateway's listeners are for programs inside.
+    tx.base_chain("enter", Hook::Input, 0, Verdict::Accept);
+    tx.rule("enter", |rule| rule.input_device(LOOPBACK).accept());
+    for protocol in [TCP, UDP] {
+        tx.rule("enter", |rule| {
+            rule.transport(protocol)
+                .field(DESTINATION_PORT, Compare::Equal, &DNS_PORT)
+                .verdict(Verdict::Drop);
+        });
+    }
+    for address in [addresses.gateway4, addresses.resolver4] {
+        tx.rule("enter", |rule| {
+            rule.network(NFPROTO_IPV4)
+                .field(DESTINATION4, Compare::Equal, &address.octets())
+                .verdict(Verdict::Drop);
+        });
+    }
+}
+
+/// What goes before the usual rules: the gateway's own packets, and those of other devices, are none of theirs.
+fn shared_exceptions(tx: &mut Transaction, user: u32) {
+    tx.rule("output", |rule| own_socket(rule, user).accept());
+    neighbours(tx, "output");
+    tx.rule("prerouting", |rule| {
+        rule.not_input_device(LOOPBACK).accept();
+    });
+}
+
+fn own_socket<'a, 'b>(rule: &'a mut Rule<'b>, user: u32) -> &'a mut Rule<'b> {
+    rule.mark(GATEWAY_MARK).user(Compare::Equal, user)
+}
+
+/// Neighbour discovery is the kernel's; programs have no raw sockets.
+fn neighbours(tx: &mut Transaction, chain: &str) {
+    for kind in DISCOVERY {
+        tx.rule(chain, |rule| {
+            rule.transport(ICMP6)
+                .field(ICMP_TYPE, Compare::Equal, &[kind])
+                .field(HOP_LIMIT6, Compare::Equal, &[FROM_THE_LINK])
+                .accept();
+        });
+    }
 }
 
 /// Logs, then refuses so that the sender sees it at once.

@@ -15,7 +15,8 @@ use crate::signals::signals;
 use portcullis_control::AttachTo;
 use portcullis_policy::{Mode, Policy};
 use portcullis_runner::{AttachConfig, AttachError, GuestConfig, Reload, serve_attached};
-use portcullis_sandbox::{Attachment, SandboxError};
+use portcullis_sandbox::{Attachment, SandboxError, cut_off};
+use rustix::process::geteuid;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -33,12 +34,18 @@ be attached or served, or if names did not resolve at start-up; 2 for bad flags 
 /// --config`) serves the sandbox, until it ends or until `portcullis detach NAME`.
 #[derive(clap::Args)]
 #[command(
-    override_usage = "portcullis attach [OPTIONS] <--pid PID|--netns PATH>",
+    override_usage = "portcullis attach [OPTIONS] <--pid PID|--netns PATH|--shared>",
     after_help = EXITS
 )]
 pub struct Attach {
     #[command(flatten)]
     place: Place,
+    /// With --shared: the gateway's user, which no other program of the namespace should have (default: this one)
+    #[arg(long, value_name = "UID", requires = "shared")]
+    user: Option<u32>,
+    /// With --shared: cut the namespace off and end, before its programs start; a gateway serves it later
+    #[arg(long, requires = "shared")]
+    cut_off: bool,
     #[command(flatten)]
     by_daemon: ByDaemon,
     #[command(flatten)]
@@ -72,6 +79,10 @@ struct Place {
     /// The sandbox's network namespace (/run/netns/NAME); the gateway ends when PATH is removed
     #[arg(long, value_name = "PATH")]
     netns: Option<PathBuf>,
+    /// This process's own network namespace, which it shares with the sandbox's programs (a sidecar): only sockets of
+    /// the gateway's user that have its mark leave. It stays cut off when the gateway ends
+    #[arg(long, conflicts_with = "daemon")]
+    shared: bool,
 }
 
 impl Place {
@@ -87,7 +98,13 @@ impl Place {
     }
 
     /// The sandbox, and its name in records. One of the two is there.
-    fn sandbox(self) -> Option<(Attachment, String)> {
+    fn sandbox(self, user: Option<u32>) -> Option<(Attachment, String)> {
+        if self.shared {
+            let attachment = Attachment::Shared {
+                user: gateway_user(user),
+            };
+            return Some((attachment, "attach-shared".to_owned()));
+        }
         let by_pid = |pid| {
             let attachment = Attachment::Process { pid, root: None };
             (attachment, format!("attach-{pid}"))
@@ -109,6 +126,11 @@ impl Command for Attach {
     fn run(self) -> ExitCode {
         run(self)
     }
+}
+
+/// The user that a gateway beside the sandbox's programs has.
+fn gateway_user(wanted: Option<u32>) -> u32 {
+    wanted.unwrap_or_else(|| geteuid().as_raw())
 }
 
 /// What is checked before anything is attached.
@@ -151,6 +173,15 @@ impl Before<'_> {
 
 /// Serves until the sandbox is gone, or until SIGINT or SIGTERM.
 fn run(args: Attach) -> ExitCode {
+    if args.cut_off {
+        return match cut_off(gateway_user(args.user)) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                output::error(&error, error.fix());
+                ExitCode::FAILURE
+            }
+        };
+    }
     if args.by_daemon.check().is_err() {
         return ExitCode::from(USAGE);
     }
@@ -181,14 +212,16 @@ fn attach(args: Attach, policy: Policy, mut reload: Reload) -> anyhow::Result<()
     let (end, requests) = signals()?;
     reload.requests = Some(requests);
     reload.tell = Some(Box::new(tell));
-    let Some((attachment, sandbox)) = args.place.sandbox() else {
+    let Some((attachment, sandbox)) = args.place.sandbox(args.user) else {
         anyhow::bail!("no sandbox is named");
     };
     let shown = match &attachment {
         Attachment::Process { pid, .. } => format!("process {pid}"),
         Attachment::Namespace(path) => path.display().to_string(),
         Attachment::Device(tap) => tap.name.clone(),
+        Attachment::Shared { user } => format!("this network namespace, as user {user}"),
     };
+    let is_shared = matches!(attachment, Attachment::Shared { .. });
     let inspects = policy.inspected().next().is_some();
     let unseen = Unseen {
         inspects,
@@ -210,7 +243,8 @@ fn attach(args: Attach, policy: Policy, mut reload: Reload) -> anyhow::Result<()
         holder: hold::command(),
     };
     let ready = |unbound: Option<&str>| {
-        if let Some(why) = unbound {
+        // Other containers' files are their own, and their resolvers' addresses lead here.
+        if let Some(why) = unbound.filter(|_| !is_shared || unseen.inspects) {
             unseen.warn(why);
         }
         // Last: whoever waits for this line may use the sandbox at once.

@@ -79,7 +79,7 @@ impl UpstreamConfig {
         UpstreamConfig {
             policy,
             host,
-            network: Arc::new(SystemNetwork),
+            network: Arc::new(SystemNetwork::default()),
             authorities: Authorities::Host,
             ipv6_route: Arc::new(|| true),
         }

@@ -9,8 +9,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use futures_util::future::BoxFuture;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, UdpSocket};
 
 /// What opens sockets towards upstream resolvers.
 pub trait Network: fmt::Debug + Send + Sync {
@@ -39,7 +40,16 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for S {}
 
 /// The sockets of the namespace that the gateway lives in.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct SystemNetwork;
+pub struct SystemNetwork {
+    /// A mark for every socket (`SO_MARK`), where rules of the namespace let out no others.
+    pub mark: Option<u32>,
+}
+
+impl SystemNetwork {
+    fn mark(self, socket: SockRef<'_>) -> io::Result<()> {
+        self.mark.map_or(Ok(()), |mark| socket.set_mark(mark))
+    }
+}
 
 impl Network for SystemNetwork {
     fn udp(&self, server: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn Datagrams>>> {
@@ -49,6 +59,7 @@ impl Network for SystemNetwork {
                 IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
             };
             let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await?;
+            self.mark(SockRef::from(&socket))?;
             socket.connect(server).await?;
             Ok(Box::new(socket) as Box<dyn Datagrams>)
         })
@@ -56,7 +67,12 @@ impl Network for SystemNetwork {
 
     fn stream(&self, server: SocketAddr) -> BoxFuture<'_, io::Result<Box<dyn ByteStream>>> {
         Box::pin(async move {
-            let stream = TcpStream::connect(server).await?;
+            let socket = match server {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }?;
+            self.mark(SockRef::from(&socket))?;
+            let stream = socket.connect(server).await?;
             stream.set_nodelay(true)?;
             Ok(Box::new(stream) as Box<dyn ByteStream>)
         })

@@ -69,7 +69,7 @@ fn holds(found: &Attached, attachment: &Attachment) -> bool {
     let number = match attachment {
         Attachment::Process { pid, .. } => network_number(format!("/proc/{pid}/ns/net")),
         Attachment::Namespace(path) => network_number(path),
-        Attachment::Device(_) => return true,
+        Attachment::Device(_) | Attachment::Shared { .. } => return true,
     };
     number.is_ok_and(|number| number == found.network)
 }

@@ -244,6 +244,7 @@ impl Shared {
             own_tickets: start.own_tickets,
             descriptors: Some(self.descriptors),
             host_files: self.host_files.clone(),
+            mark: None,
         };
         match SandboxGateway::start(doors, config, recorder).await {
             Ok(gateway) => {

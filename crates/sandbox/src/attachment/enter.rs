@@ -74,6 +74,7 @@ impl Entered {
 pub(super) fn enter(attachment: &Attachment) -> Result<Entered, SandboxError> {
     let (process, path) = match attachment {
         Attachment::Device(_) => return make(),
+        Attachment::Shared { .. } => return stay(),
         Attachment::Process { pid, .. } => {
             (Some(process(*pid)?), format!("/proc/{pid}/ns/net").into())
         }
@@ -82,7 +83,7 @@ pub(super) fn enter(attachment: &Attachment) -> Result<Entered, SandboxError> {
     let network = open(&path)?;
     let mounts = match attachment {
         Attachment::Process { pid, .. } => mounts_of(*pid, network.as_fd()),
-        Attachment::Namespace(_) | Attachment::Device(_) => None,
+        Attachment::Namespace(_) | Attachment::Device(_) | Attachment::Shared { .. } => None,
     };
     // What was opened by the process's number is its own, if it still lives.
     if let Some(process) = &process
@@ -110,6 +111,17 @@ pub(super) fn enter(attachment: &Attachment) -> Result<Entered, SandboxError> {
         path: matches!(attachment, Attachment::Namespace(_)).then_some(path),
         mounts,
         was_up,
+    })
+}
+
+/// The namespace that this process is in, whatever devices it has.
+fn stay() -> Result<Entered, SandboxError> {
+    Ok(Entered {
+        network: Identity::at("/proc/self/ns/net").at(Step::Attach, "/proc")?,
+        process: None,
+        path: None,
+        mounts: None,
+        was_up: true,
     })
 }
 
@@ -156,10 +168,13 @@ fn gone(attachment: &Attachment) -> SandboxError {
         Attachment::Process { pid, .. } => format!("there is no process {pid}, or it has ended"),
         Attachment::Namespace(path) => format!("nothing is at {}", path.display()),
         Attachment::Device(tap) => format!("there is no device {}", tap.name),
+        Attachment::Shared { .. } => "there is no namespace of this process".to_owned(),
     };
     let errno = match attachment {
         Attachment::Process { .. } => libc::ESRCH,
-        Attachment::Namespace(_) | Attachment::Device(_) => libc::ENOENT,
+        Attachment::Namespace(_) | Attachment::Device(_) | Attachment::Shared { .. } => {
+            libc::ENOENT
+        }
     };
     SandboxError::refused_for(Step::Attach, what, errno)
 }

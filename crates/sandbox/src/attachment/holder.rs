@@ -27,6 +27,7 @@ use crate::inside::Inside;
 use crate::link;
 use crate::listeners;
 use crate::message::Report;
+use crate::shared::cut_off;
 use crate::sockets::{NamedSockets, SocketName};
 use crate::{peer, refused, sys};
 
@@ -132,7 +133,14 @@ impl Drop for Holder {
     fn drop(&mut self) {
         // The doors go first: what a program still sees of the files leads nowhere.
         self.sockets = None;
-        self.before.restore(&self.request.addresses);
+        match &self.request.attachment {
+            // Its programs have another way out: rules stay, by which nothing is open. If the kernel takes no others,
+            // those that are there lead to sockets that are gone.
+            Attachment::Shared { user } => {
+                let _ = cut_off(*user);
+            }
+            _ => self.before.restore(&self.request.addresses),
+        }
         if let (Some(mounts), false) = (&self.entered.mounts, self.bound.is_empty()) {
             let _ = files::unbind(mounts.as_fd(), &self.bound);
         }
@@ -152,18 +160,26 @@ impl Holder {
             open: request.open.clone(),
             tap: match &request.attachment {
                 Attachment::Device(tap) => Some(tap.clone()),
-                Attachment::Process { .. } | Attachment::Namespace(_) => None,
+                Attachment::Process { .. }
+                | Attachment::Namespace(_)
+                | Attachment::Shared { .. } => None,
+            },
+            shared: match &request.attachment {
+                Attachment::Shared { user } => Some(*user),
+                _ => None,
             },
         };
         let mut before = Before::read(entered.was_up);
         let mut sockets = inside.sockets().map_err(taken)?;
         // Nobody serves there: the ports are free. What an earlier holder left is not what was before.
-        if undo::remove_rules().is_ok() {
+        if inside.shared.is_none() && undo::remove_rules().is_ok() {
             link::remove(&request.addresses, true);
             before = Before::read(true);
         }
         if let Err(error) = inside.configure(&mut sockets) {
-            before.restore(&request.addresses);
+            if inside.shared.is_none() {
+                before.restore(&request.addresses);
+            }
             return Err(error);
         }
         let log = sockets.get(SocketName::RefusalLog);
@@ -197,7 +213,9 @@ impl Holder {
             trust: self.request.trust.as_ref(),
             root: match &self.request.attachment {
                 Attachment::Process { root, .. } => root.as_deref(),
-                Attachment::Namespace(_) | Attachment::Device(_) => None,
+                Attachment::Namespace(_) | Attachment::Device(_) | Attachment::Shared { .. } => {
+                    None
+                }
             },
         };
         if shown.names.is_none() && shown.trust.is_none() {

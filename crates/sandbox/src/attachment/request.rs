@@ -23,6 +23,12 @@ pub enum Attachment {
     /// The network namespace that this path names (`ip netns add`, `/proc/PID/ns/net`). The sandbox ends
     /// when the path no longer names it.
     Namespace(PathBuf),
+    /// The network namespace of the caller, which it shares with the sandbox's programs, and its user: nobody else's
+    /// packets leave. It stays cut off when the gateway ends.
+    Shared {
+        /// The user that the gateway has, or becomes ([`crate::become_gateway`]).
+        user: u32,
+    },
     /// A network namespace that the holder makes, with nothing in it but a TAP whose frames the gateway
     /// moves. The sandbox ends with its gateway.
     Device(Tap),
