@@ -43,4 +43,4 @@ trap 'rm -rf "$folder"' EXIT INT TERM
 cp "$program" "$folder/portcullis"
 cd "$folder"
 # A network of its own: whatever leaves the daemon is seen there, and nothing else is.
-unshare --net python3 "$here/attached.py"
+unshare --net python3 -B "$here/attached.py"
