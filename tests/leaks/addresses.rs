@@ -5,7 +5,14 @@ use crate::support::{Ran, sandbox};
 use crate::{assert_nothing_leaked, shared};
 use portcullis_testkit::{Fault, WorldSpec};
 
-#[test]
+crate::attacks! {
+    rebinding_between_check_and_dial,
+    mixed_public_and_private_answers,
+    every_way_to_write_a_guarded_address_is_refused,
+    every_guarded_address_is_refused_on_every_path,
+    connecting_back_to_the_gateway_s_own_listeners,
+}
+
 fn rebinding_between_check_and_dial() {
     // A public and a private address in turn, TTL 0; twice each, since A and AAAA are asked together.
     let turns =
@@ -33,7 +40,6 @@ fn rebinding_between_check_and_dial() {
     assert_nothing_leaked(&world);
 }
 
-#[test]
 fn mixed_public_and_private_answers() {
     let world = shared::world();
     let ran = sandbox(&world).allow("mixed.example.com").sh(
@@ -90,7 +96,6 @@ const OWN: [&str; 11] = [
     "[::ffff:7f00:1]",
 ];
 
-#[test]
 fn every_way_to_write_a_guarded_address_is_refused() {
     let world = shared::world();
     let list = WRITTEN.map(|text| format!("'{text}'")).join(", ");
@@ -128,7 +133,6 @@ fn every_way_to_write_a_guarded_address_is_refused() {
     world.assert_never_reached("::1");
 }
 
-#[test]
 fn every_guarded_address_is_refused_on_every_path() {
     let world = shared::world();
     let list = portcullis_testkit::GUARDED
@@ -225,7 +229,6 @@ fn the_host_s_services_are_reached_by_their_name_only_when_it_is_listed() {
     );
 }
 
-#[test]
 fn connecting_back_to_the_gateway_s_own_listeners() {
     let world = shared::world();
     let ran = sandbox(&world)

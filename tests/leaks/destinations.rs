@@ -4,7 +4,18 @@
 use crate::support::sandbox;
 use crate::{assert_nothing_leaked, shared};
 
-#[test]
+crate::attacks! {
+    connect_to_one_name_with_the_sni_of_another,
+    the_attacker_s_address_with_the_sni_of_a_listed_name,
+    two_names_on_one_cdn_address,
+    a_client_hello_in_pieces_is_read_whole_before_a_byte_leaves,
+    a_client_hello_of_16_kib_and_one_that_never_ends,
+    two_names_in_one_client_hello,
+    dns_over_tls_https_and_quic_to_unlisted_servers,
+    a_request_in_pieces_does_not_hide_its_host,
+    plain_http_2_and_upgrades_do_not_hide_a_host,
+}
+
 fn connect_to_one_name_with_the_sni_of_another() {
     let world = shared::world();
     let ran = sandbox(&world).allow("dual.example.com").sh(
@@ -22,7 +33,6 @@ fn connect_to_one_name_with_the_sni_of_another() {
     assert_nothing_leaked(&world);
 }
 
-#[test]
 fn the_attacker_s_address_with_the_sni_of_a_listed_name() {
     let world = shared::world();
     let ran = sandbox(&world).allow("dual.example.com").sh(
@@ -41,7 +51,6 @@ fn the_attacker_s_address_with_the_sni_of_a_listed_name() {
     assert_nothing_leaked(&world);
 }
 
-#[test]
 fn two_names_on_one_cdn_address() {
     let world = shared::world();
     let ran = sandbox(&world).allow("a.shared.example.com").allow("b.shared.example.com").python(
@@ -71,7 +80,6 @@ fn two_names_on_one_cdn_address() {
     assert!(evil.is_none(), "{evil:?}");
 }
 
-#[test]
 fn a_client_hello_in_pieces_is_read_whole_before_a_byte_leaves() {
     let world = shared::world();
     let ran = sandbox(&world).allow("dual.example.com").python(
@@ -98,7 +106,6 @@ fn a_client_hello_in_pieces_is_read_whole_before_a_byte_leaves() {
     assert_nothing_leaked(&world);
 }
 
-#[test]
 fn a_client_hello_of_16_kib_and_one_that_never_ends() {
     let world = shared::world();
     let ran = sandbox(&world).allow("dual.example.com").python(
@@ -122,7 +129,6 @@ fn a_client_hello_of_16_kib_and_one_that_never_ends() {
     assert_nothing_leaked(&world);
 }
 
-#[test]
 fn two_names_in_one_client_hello() {
     let world = shared::world();
     let ran = sandbox(&world).allow("dual.example.com").python(
@@ -152,7 +158,6 @@ fn two_names_in_one_client_hello() {
     );
 }
 
-#[test]
 fn dns_over_tls_https_and_quic_to_unlisted_servers() {
     let world = shared::world();
     let ran = sandbox(&world).allow("dual.example.com").python(
@@ -175,7 +180,6 @@ fn dns_over_tls_https_and_quic_to_unlisted_servers() {
     assert_nothing_leaked(&world);
 }
 
-#[test]
 fn a_request_in_pieces_does_not_hide_its_host() {
     let world = shared::world();
     let ran = sandbox(&world).allow("dual.example.com").python(
@@ -196,7 +200,6 @@ fn a_request_in_pieces_does_not_hide_its_host() {
     );
 }
 
-#[test]
 fn plain_http_2_and_upgrades_do_not_hide_a_host() {
     let world = shared::world();
     let ran = sandbox(&world).allow("dual.example.com").python(

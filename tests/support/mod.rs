@@ -10,8 +10,11 @@
 // Each test program uses its own part of this.
 #![allow(dead_code, unused_imports)]
 
+mod attachment;
 mod records;
 mod tools;
+
+pub use attachment::Attachment;
 
 pub use records::{Records, read_records, seconds_between};
 pub use tools::{
@@ -154,14 +157,26 @@ impl Sandbox<'_> {
 
     /// The whole command, for tests that start it themselves (signals, terminals, background).
     pub fn command<S: AsRef<OsStr>>(&self, cmd: &[S]) -> Command {
-        let program = portcullis();
-        let mut command = if self.as_root {
-            self.world.command_as_root(program)
-        } else {
-            self.world.command(program)
+        let command_of = |program: &OsStr| match self.as_root {
+            true => self.world.command_as_root(program),
+            false => self.world.command(program),
+        };
+        let mut command = match Attachment::current() {
+            Attachment::Run => {
+                let mut command = command_of(portcullis().as_os_str());
+                command.arg("run");
+                command
+            }
+            other => {
+                require("python3");
+                let text = include_str!("elsewhere.py");
+                let script = self.world.file("elsewhere.py", text);
+                let mut command = command_of("python3".as_ref());
+                command.arg(script).arg(other.kind()).arg(portcullis());
+                command
+            }
         };
         command
-            .arg("run")
             .args(&self.args)
             .arg("--log")
             .arg(&self.log)

@@ -7,6 +7,8 @@ mod source;
 
 #[path = "house/arrows.rs"]
 mod arrows;
+#[path = "house/attacks.rs"]
+mod attacks;
 #[path = "house/calls.rs"]
 mod calls;
 #[path = "house/cycles.rs"]
