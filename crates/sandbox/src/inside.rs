@@ -19,6 +19,8 @@ use crate::{frames, guest, link, refused, rules, shared, socket_diag, tap, unrea
 
 /// The first port that needs no privilege, of the namespace of whoever asks.
 pub(crate) const PORT_START: &str = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
+/// Whether the loopback has no IPv6, as docker leaves it; missing where the kernel has none.
+pub(crate) const NO_IPV6: &str = "/proc/sys/net/ipv6/conf/lo/disable_ipv6";
 
 /// What is to be made in a network namespace.
 #[derive(Debug, Clone, Default)]
@@ -62,6 +64,10 @@ impl Inside {
             mtu: tap.mtu,
         });
         if self.shared.is_none() {
+            // Only then IPv6 destinations are caught and refused as the others are.
+            if fs::read_to_string(NO_IPV6).is_ok_and(|is_off| is_off.trim() != "0") {
+                fs::write(NO_IPV6, "0").at(Step::Network, NO_IPV6)?;
+            }
             link::configure(&self.addresses, device).at(Step::Network, "")?;
             fs::write(PORT_START, "0").at(Step::Network, PORT_START)?;
         }

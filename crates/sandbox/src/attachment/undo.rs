@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use rustix::net::netlink::NETFILTER;
 
 use super::links;
-use crate::inside::PORT_START;
+use crate::inside::{NO_IPV6, PORT_START};
 use crate::link;
 use crate::netlink;
 use crate::nft::Transaction;
@@ -22,6 +22,8 @@ const LOOPBACK_INDEX: u32 = 1;
 pub(super) struct Before {
     /// The first port that needs no privilege.
     port_start: Option<String>,
+    /// Whether its loopback had no IPv6.
+    no_ipv6: Option<String>,
     was_up: bool,
 }
 
@@ -30,6 +32,7 @@ impl Before {
     pub(super) fn read(was_up: bool) -> Self {
         Self {
             port_start: fs::read_to_string(PORT_START).ok(),
+            no_ipv6: fs::read_to_string(NO_IPV6).ok(),
             was_up,
         }
     }
@@ -41,6 +44,9 @@ impl Before {
         let _ = remove_rules();
         if let Some(start) = &self.port_start {
             let _ = fs::write(PORT_START, start);
+        }
+        if let Some(no_ipv6) = &self.no_ipv6 {
+            let _ = fs::write(NO_IPV6, no_ipv6);
         }
         if !self.was_up {
             let _ = links::down(LOOPBACK_INDEX);
