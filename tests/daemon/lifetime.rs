@@ -240,6 +240,41 @@ fn a_sandbox_that_the_command_line_has_attached_and_takes_away_again() {
         "{}",
         second.err()
     );
+    let diagnose = |target: &str| run(&["diagnose", "--sandbox", "cli", target]);
+    let reached = diagnose("api.example.com:80");
+    assert!(reached.ok(), "{}{}", reached.out(), reached.err());
+    assert!(
+        reached.out().contains("reachable: api.example.com:80"),
+        "{}",
+        reached.out()
+    );
+    let refused = diagnose("big.example.com");
+    assert_eq!(
+        refused.code(),
+        Some(11),
+        "{}{}",
+        refused.out(),
+        refused.err()
+    );
+    for words in [
+        "1 DNS  FAIL NXDOMAIN",
+        "refused at DNS",
+        "\"big.example.com\" = \"allow\"",
+    ] {
+        assert!(refused.out().contains(words), "{words}: {}", refused.out());
+    }
+    let port = diagnose("api.example.com:22");
+    assert_eq!(port.code(), Some(12), "{}{}", port.out(), port.err());
+    assert_eq!(
+        run(&["diagnose", "--sandbox", "none", "a.example"]).code(),
+        Some(2)
+    );
+    let guest = serde_json::json!({"name": "vm", "attach": {"kind": "vm-socket"}});
+    assert_eq!(daemon.ask("POST", "/v1/sandboxes", Some(&guest)).0, 201);
+    let guest = run(&["diagnose", "--sandbox", "vm", "a.example"]);
+    assert_eq!(guest.code(), Some(2), "{}", guest.err());
+    assert!(guest.err().contains("in the guest"), "{}", guest.err());
+    assert!(run(&["detach", "vm"]).ok());
     let shown: serde_json::Value = serde_json::from_str(&run(&["ps", "--json"]).out()).unwrap();
     assert_eq!(shown[0]["labels"]["job"], "7", "{shown}");
     assert!(run(&["detach", "cli"]).ok());

@@ -23,7 +23,29 @@ pub struct ControlOptions {
     pub control: Option<PathBuf>,
 }
 
+/// The options of a policy on the command line, which a daemon's sandbox has of its own.
+pub const POLICY_OPTIONS: [&str; 7] = [
+    "policy",
+    "allow",
+    "deny",
+    "resolver",
+    "upstream_proxy",
+    "resolve",
+    "answers",
+];
+
 impl ControlOptions {
+    /// Whether a daemon is named for nothing, which is said.
+    pub fn names_no_sandbox(&self) -> bool {
+        if self.control.is_some() {
+            output::error(
+                "--control names a daemon, but no sandbox of it is named",
+                Some("add --sandbox NAME; `portcullis ps` lists them"),
+            );
+        }
+        self.control.is_some()
+    }
+
     /// Asks the daemon, on a runtime for it alone. What is refused is already on stderr.
     pub fn ask<T>(
         &self,

@@ -24,6 +24,7 @@ mod signals;
 mod socket_env;
 mod socket_file;
 mod trust_env;
+mod vantage;
 mod version;
 mod work_tree;
 mod written_file;

@@ -2,16 +2,19 @@
 //! inside the sandbox, and reports what each layer showed. It decides nothing: what a program sees
 //! is the evidence.
 
+use crate::vantage::Place;
 use hickory_proto::op::{Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::{self, Name, RData};
 use portcullis_names::{NameBuf, RecordType, Target};
 use portcullis_policy::HOST_NAME;
+use portcullis_sandbox::Attachment;
 use portcullis_tls::{Authorities, client_config_blocking};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,8 +31,6 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const RESET_WATCH: Duration = Duration::from_millis(1_500);
 /// How long the gateway's proxy may take to answer: longer than the 10 s for which it dials.
 const PROXY_TIMEOUT: Duration = Duration::from_secs(15);
-/// Where a sandboxed program is told that the gateway's proxy is.
-const PROXY_VARIABLE: &str = "HTTP_PROXY";
 /// Largest DNS answer over UDP that is read, bytes.
 const MAX_ANSWER_BYTES: usize = 4_096;
 /// The extended DNS error of an answer that a policy blocks: *Blocked* (RFC 8914, 4.16).
@@ -99,6 +100,12 @@ pub struct Arguments {
     /// Write results to this descriptor instead of stdout
     #[arg(long)]
     report_fd: Option<i32>,
+    /// Walk from the network of this process
+    #[arg(long, conflicts_with = "netns")]
+    pid: Option<u32>,
+    /// Walk from this network
+    #[arg(long)]
+    netns: Option<PathBuf>,
 }
 
 /// A name or an address, and a port.
@@ -201,28 +208,34 @@ fn passed<T>(saw: impl Into<String>, next: T) -> Step<T> {
 
 /// Walks the layers until one fails; the last finding is the culprit or HTTP.
 pub fn walk(endpoint: &Endpoint) -> Vec<Finding> {
+    walk_from(&Place::here(), endpoint)
+}
+
+fn walk_from(place: &Place, endpoint: &Endpoint) -> Vec<Finding> {
     let mut findings = Vec::new();
     // The last finding says how far it went.
-    let _ = walk_into(&mut findings, endpoint);
+    let _ = walk_into(&mut findings, place, endpoint);
     findings
 }
 
-fn walk_into(findings: &mut Vec<Finding>, endpoint: &Endpoint) -> Option<()> {
+fn walk_into(findings: &mut Vec<Finding>, place: &Place, endpoint: &Endpoint) -> Option<()> {
     let Endpoint { name, port } = endpoint;
     let addresses = match name.parse::<IpAddr>() {
         Ok(address) => vec![address],
-        Err(_) => step(findings, Layer::Dns, || dns(name))?,
+        Err(_) => step(findings, Layer::Dns, || dns(place, name))?,
     };
     let mut stream = step(findings, Layer::Tcp, || tcp(&addresses, *port))?;
     if TLS_PORTS.contains(port) {
-        let mut stream = step(findings, Layer::Tls, || tls(name, stream))?;
+        let mut stream = step(findings, Layer::Tls, || {
+            tls(&place.authorities, name, stream)
+        })?;
         step(findings, Layer::Http, || http(name, &mut stream))
     } else if HTTP_PORTS.contains(port) {
         step(findings, Layer::Http, || http(name, &mut stream))
     } else {
         // What comes after the connection is a finding only where it is a failure.
         let opened = findings.pop()?;
-        step(findings, Layer::Tcp, || watch(stream, endpoint))?;
+        step(findings, Layer::Tcp, || watch(place, stream, endpoint))?;
         *findings.last_mut()? = opened;
         Some(())
     }
@@ -256,7 +269,10 @@ fn step<T>(findings: &mut Vec<Finding>, layer: Layer, step: impl FnOnce() -> Ste
 }
 
 /// Looks a name up as the C library does: the names that the search list makes of it, one after the other.
-fn dns(name: &str) -> Step<Vec<IpAddr>> {
+fn dns(place: &Place, name: &str) -> Step<Vec<IpAddr>> {
+    if let Some(resolver) = place.resolver {
+        return dns_of(resolver, name);
+    }
     let host = portcullis_gateway::host_resolv_conf()
         .map_err(|error| format!("/etc/resolv.conf: {error}"))?;
     let servers = portcullis_gateway::usable_resolvers(&host);
@@ -419,30 +435,26 @@ fn tcp(addresses: &[IpAddr], port: u16) -> Step<TcpStream> {
 /// torn down where upstream refuses. Silence may be a server that waits for its client, or an
 /// upstream that never answers, since the kernel accepts before the gateway can dial; the gateway's
 /// proxy tells them apart: it says 200 only when the upstream connection stands.
-fn watch(mut stream: TcpStream, endpoint: &Endpoint) -> Step<()> {
+fn watch(place: &Place, mut stream: TcpStream, endpoint: &Endpoint) -> Step<()> {
     if stream.set_read_timeout(Some(RESET_WATCH)).is_err() {
         return passed("", ());
     }
     match stream.read(&mut [0; 1]).map_err(|error| error.kind()) {
         Err(ErrorKind::ConnectionReset) => Err(opened_then_reset()),
-        Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
-            let proxy = std::env::var(PROXY_VARIABLE).unwrap_or_default();
-            by_proxy(&proxy, endpoint)
-        }
+        Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => by_proxy(place.proxy, endpoint),
         _ => passed("", ()),
     }
 }
 
 /// Asks the gateway's proxy for a tunnel. Where there is no such proxy, nothing speaks against what
 /// was seen so far.
-fn by_proxy(proxy: &str, endpoint: &Endpoint) -> Step<()> {
-    let address = proxy.trim_start_matches("http://").trim_end_matches('/');
+fn by_proxy(proxy: Option<SocketAddr>, endpoint: &Endpoint) -> Step<()> {
     let connect = |address: SocketAddr| {
         let stream = TcpStream::connect_timeout(&address, CONNECT_TIMEOUT).ok()?;
         stream.set_read_timeout(Some(PROXY_TIMEOUT)).ok()?;
         Some(stream)
     };
-    let Some(mut stream) = address.parse().ok().and_then(connect) else {
+    let Some(mut stream) = proxy.and_then(connect) else {
         return passed("", ());
     };
     let request = format!("CONNECT {endpoint} HTTP/1.1\r\nHost: {endpoint}\r\n\r\n");
@@ -462,8 +474,8 @@ fn opened_then_reset() -> Failure {
 
 type Tls = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
-fn tls(name: &str, stream: TcpStream) -> Step<Tls> {
-    let config = client_config_blocking(&Authorities::Host)?;
+fn tls(authorities: &Authorities, name: &str, stream: TcpStream) -> Step<Tls> {
+    let config = client_config_blocking(authorities)?;
     let server = rustls::pki_types::ServerName::try_from(name.to_owned())
         .map_err(|_| format!("{name} cannot be a TLS server name"))?;
     stream.set_read_timeout(Some(READ_TIMEOUT))?;
@@ -573,8 +585,20 @@ pub fn main(args: &Arguments) -> ExitCode {
     let Some(endpoint) = Endpoint::parse(&args.target) else {
         return ExitCode::from(crate::exit::USAGE);
     };
+    let by_pid = args.pid.map(|pid| Attachment::Process { pid, root: None });
+    let by_path = args.netns.clone().map(Attachment::Namespace);
+    let place = match by_pid.or(by_path) {
+        Some(attachment) => match Place::enter(&attachment) {
+            Ok(place) => place,
+            Err(error) => {
+                crate::output::error(&error, error.fix());
+                return ExitCode::FAILURE;
+            }
+        },
+        None => Place::here(),
+    };
     let mut text = String::new();
-    for finding in walk(&endpoint) {
+    for finding in walk_from(&place, &endpoint) {
         match serde_json::to_string(&finding) {
             Ok(line) => {
                 text.push_str(&line);
@@ -628,7 +652,7 @@ mod tests {
                     proxy-status: portcullis; error=connection_timeout\r\n\r\n";
         for (answer, ok) in [(stands, true), (dead, false)] {
             let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-            let proxy = format!("http://{}", listener.local_addr().unwrap());
+            let proxy = listener.local_addr().unwrap();
             let server = std::thread::spawn(move || {
                 let (mut stream, _) = listener.accept().unwrap();
                 let mut request = [0; 256];
@@ -636,7 +660,7 @@ mod tests {
                 stream.write_all(answer.as_bytes()).unwrap();
                 String::from_utf8_lossy(&request[..length]).into_owned()
             });
-            let step = by_proxy(&proxy, &endpoint("[2001:db8::7]:5432"));
+            let step = by_proxy(Some(proxy), &endpoint("[2001:db8::7]:5432"));
             match step {
                 Ok(passed) => assert!(ok, "{}", passed.saw),
                 Err(failure) => {
@@ -651,7 +675,7 @@ mod tests {
             );
         }
         assert!(
-            by_proxy("", &endpoint("a.example:1")).is_ok(),
+            by_proxy(None, &endpoint("a.example:1")).is_ok(),
             "no proxy, no objection"
         );
     }

@@ -432,7 +432,12 @@ impl Explained {
         }
     }
 
-    /// Whether it is one.
+    /// Whether it would pass.
+    pub fn is_allowed(&self) -> bool {
+        self.verdict == verdict(Verdict::Allow)
+    }
+
+    /// Whether its target is not understood.
     pub fn is_error(&self) -> bool {
         self.verdict == verdict(Verdict::Error)
     }

@@ -71,7 +71,7 @@ mod unreachable;
 
 pub use attachment::{
     AttachRequest, Attached, Attachment, Holders, TrustContent, attach, attach_again, hold,
-    network_number, network_owner, process_mark,
+    look_from, network_number, network_owner, process_mark,
 };
 pub use error::{SandboxError, Step, fix_of_limit};
 pub use exit_status::{

@@ -4,6 +4,7 @@
 //! it sees is what a program sees; inside a sandbox it walks from where it is.
 
 use crate::command::Command;
+use crate::control::{self, ControlOptions};
 use crate::exit::{BEFORE_START, USAGE};
 use crate::launch::{Finished, Launch, die_of_terminal_signal, failed as failed_to_start, launch};
 use crate::output;
@@ -11,8 +12,9 @@ use crate::policy_options::{self, PolicyOptions};
 use crate::probe::{COMMAND, Endpoint, Finding, Layer, walk};
 use crate::search::in_full;
 use anyhow::Context;
+use portcullis_control::{AttachTo, Explained, Name as SandboxName};
 use portcullis_names::{Pattern, Target, Transport};
-use portcullis_policy::{Answers, Loaded, Policy, Reason, Resolve, Verdict};
+use portcullis_policy::{Answers, Loaded, Policy, Reason, Resolve};
 use portcullis_runner::Report;
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -36,6 +38,11 @@ policies; 125 if no sandbox starts.";
 pub struct Diagnose {
     #[command(flatten)]
     policy: PolicyOptions,
+    /// Walk in this sandbox of a daemon: a container or namespace that it has attached
+    #[arg(long, value_name = "NAME", value_parser = control::name, conflicts_with_all = control::POLICY_OPTIONS)]
+    sandbox: Option<SandboxName>,
+    #[command(flatten)]
+    control: ControlOptions,
     /// NAME or NAME:PORT (default port 443)
     target: String,
 }
@@ -75,10 +82,16 @@ fn run(args: &Diagnose) -> ExitCode {
         );
         return ExitCode::from(USAGE);
     };
+    if let Some(sandbox) = &args.sandbox {
+        return in_sandbox_of_daemon(args, sandbox, &endpoint);
+    }
+    if args.control.names_no_sandbox() {
+        return ExitCode::from(USAGE);
+    }
     let inside = std::env::var_os("PORTCULLIS").is_some_and(|value| value == "1");
     if inside && args.policy.policy.is_empty() && args.policy.allow.is_empty() {
         let findings = walk(&endpoint);
-        return conclude(&endpoint, &findings, None, None);
+        return conclude(&endpoint, &findings, None, Ruled::default());
     }
     if endpoint.is_loopback() {
         let hint = format!(
@@ -94,13 +107,72 @@ fn run(args: &Diagnose) -> ExitCode {
     };
     match walk_in_sandbox(&endpoint, &args.policy, &loaded) {
         Ok((findings, report)) => {
-            conclude(&endpoint, &findings, report.as_ref(), Some(&loaded.policy))
+            let ruled = Ruled::by(&loaded.policy, &endpoint);
+            conclude(&endpoint, &findings, report.as_ref(), ruled)
         }
         Err(error) => {
             failed_to_start(&error);
             ExitCode::from(BEFORE_START)
         }
     }
+}
+
+/// Walks in the network that a daemon serves, and asks the daemon what its policy says.
+fn in_sandbox_of_daemon(args: &Diagnose, name: &SandboxName, endpoint: &Endpoint) -> ExitCode {
+    let targets = vec![endpoint.to_string()];
+    let asked = (args.control).ask(async |client| {
+        let sandbox = client.get(name).await?;
+        Ok((sandbox, client.explain(name, targets).await?))
+    });
+    let (sandbox, explained) = match asked {
+        Ok(asked) => asked,
+        Err(code) => return code,
+    };
+    let place = match &sandbox.attach {
+        AttachTo::Pid { pid, .. } => ["--pid".into(), pid.to_string().into()],
+        AttachTo::Netns { path } => ["--netns".into(), path.clone().into_os_string()],
+        _ => {
+            output::error(
+                format_args!("`{name}` has no network on this host to walk in"),
+                Some(
+                    "run `portcullis diagnose` in the guest, or ask `portcullis explain --sandbox NAME TARGET`",
+                ),
+            );
+            return ExitCode::from(USAGE);
+        }
+    };
+    match probe_from(place, endpoint) {
+        Ok(findings) => {
+            let explained = explained.into_iter().next().filter(|one| !one.is_error());
+            let ruled = explained.map(Ruled::from).unwrap_or_default();
+            conclude(endpoint, &findings, None, ruled)
+        }
+        Err(error) => {
+            output::failure(&error);
+            ExitCode::from(BEFORE_START)
+        }
+    }
+}
+
+/// What the probe finds in a network that this user may enter.
+fn probe_from(place: [OsString; 2], endpoint: &Endpoint) -> anyhow::Result<Vec<Finding>> {
+    let program = std::env::current_exe().context("cannot find this program's own file")?;
+    let probe = std::process::Command::new(program)
+        .args([COMMAND, &endpoint.to_string()])
+        .args(place)
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cannot start the probe")?;
+    let findings = read_findings(&String::from_utf8_lossy(&probe.stdout));
+    if findings.is_empty() {
+        anyhow::bail!("the probe found nothing and ended ({})", probe.status);
+    }
+    Ok(findings)
+}
+
+fn read_findings(text: &str) -> Vec<Finding> {
+    let findings = text.lines().map(serde_json::from_str);
+    findings.filter_map(Result::ok).collect()
 }
 
 fn walk_in_sandbox(
@@ -134,10 +206,7 @@ fn walk_in_sandbox(
         .take(MAX_FINDINGS_BYTES)
         .read_to_string(&mut text)
         .context("cannot read what the probe found")?;
-    let findings: Vec<Finding> = text
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
+    let findings = read_findings(&text);
     if findings.is_empty() {
         die_of_terminal_signal(status);
         anyhow::bail!("the probe in the sandbox found nothing and ended ({status:?})");
@@ -170,10 +239,10 @@ fn conclude(
     endpoint: &Endpoint,
     findings: &[Finding],
     report: Option<&Report>,
-    policy: Option<&Policy>,
+    ruled: Ruled,
 ) -> ExitCode {
     let mut text = String::new();
-    match conclusion(&mut text, endpoint, findings, report, policy) {
+    match conclusion(&mut text, endpoint, findings, report, ruled) {
         Ok(code) if output::data(&text) => ExitCode::from(code),
         _ => ExitCode::from(BEFORE_START),
     }
@@ -185,7 +254,7 @@ fn conclusion(
     endpoint: &Endpoint,
     findings: &[Finding],
     report: Option<&Report>,
-    policy: Option<&Policy>,
+    ruled: Ruled,
 ) -> Result<u8, std::fmt::Error> {
     for finding in findings {
         let (layer, saw) = (finding.layer, &finding.saw);
@@ -230,35 +299,25 @@ fn conclusion(
             writeln!(text, "detail: {detail}")?;
         }
     }
-    if let Some(policy) = policy.filter(|_| !refused) {
-        write_proxy_hint(text, policy, layer)?;
+    if let Some(answers) = ruled.upstream.filter(|_| !refused) {
+        write_proxy_hint(text, answers, layer)?;
     }
     if refused {
-        let written = endpoint.to_string();
-        let explained = policy.and_then(|policy| {
-            let full = in_full(policy, &written);
-            let target = full.map_or(written, |full| full.target);
-            Some(policy.explain(&Target::from_policy(&target).ok()?))
-        });
-        if let Some(explained) = &explained
-            && let Some(rule) = &explained.rule
-        {
-            match &explained.source {
+        if let Some(rule) = &ruled.rule {
+            match &ruled.source {
                 Some(source) => writeln!(text, "rule: {rule} ({source})")?,
                 None => writeln!(text, "rule: {rule}")?,
             }
         }
         // The explanation knows the port that was asked about; a lookup's denial does not.
-        let suggestion = explained
-            .filter(|explained| explained.verdict != Verdict::Allow)
-            .and_then(|explained| explained.suggestion)
-            .or_else(|| denial.and_then(|denial| denial.suggestion.clone()));
+        let suggestion =
+            (ruled.suggestion).or_else(|| denial.and_then(|denial| denial.suggestion.clone()));
         match suggestion {
             Some(lines) => {
                 writeln!(text, "to allow it, add to the policy:")?;
                 writeln!(text, "{}", output::indented(&lines, 4))?;
             }
-            None if policy.is_none() => {
+            None if !ruled.is_known => {
                 writeln!(
                     text,
                     "to allow it: ask the sandbox's operator for --allow {endpoint}"
@@ -270,11 +329,64 @@ fn conclusion(
     Ok(FAILED_AT + layer.number())
 }
 
+/// What the policy says to a target.
+#[derive(Default)]
+struct Ruled {
+    /// Whether the policy was asked at all.
+    is_known: bool,
+    rule: Option<String>,
+    source: Option<String>,
+    /// The lines that would allow it, if it is not allowed.
+    suggestion: Option<String>,
+    /// How names are answered, and whether there is an upstream proxy, where that is known.
+    upstream: Option<Upstream>,
+}
+
+/// What a policy says of the way out.
+#[derive(Clone, Copy)]
+struct Upstream {
+    has_proxy: bool,
+    answers: Answers,
+}
+
+impl Ruled {
+    fn by(policy: &Policy, endpoint: &Endpoint) -> Ruled {
+        let written = endpoint.to_string();
+        let target = in_full(policy, &written).map_or(written, |full| full.target);
+        let explained = Target::from_policy(&target).map(|target| policy.explain(&target));
+        let ruled = explained.map_or_else(
+            |_| Ruled::default(),
+            |one| Ruled::from(Explained::from(one)),
+        );
+        let settings = policy.settings();
+        Ruled {
+            is_known: true,
+            upstream: Some(Upstream {
+                has_proxy: !settings.upstream.is_empty(),
+                answers: settings.dns.answers,
+            }),
+            ..ruled
+        }
+    }
+}
+
+impl From<Explained> for Ruled {
+    fn from(explained: Explained) -> Ruled {
+        let is_allowed = explained.is_allowed();
+        Ruled {
+            is_known: true,
+            rule: explained.rule,
+            source: explained.source,
+            suggestion: explained.suggestion.filter(|_| !is_allowed),
+            upstream: None,
+        }
+    }
+}
+
 /// What an upstream proxy could have to do with a destination that cannot be reached.
-fn write_proxy_hint(text: &mut String, policy: &Policy, layer: Layer) -> std::fmt::Result {
-    let settings = policy.settings();
+fn write_proxy_hint(text: &mut String, upstream: Upstream, layer: Layer) -> std::fmt::Result {
     let callers = policy_options::callers_proxies();
-    if settings.upstream.is_empty() {
+    if !upstream.has_proxy {
         let Some(proxy) = callers.first() else {
             return Ok(());
         };
@@ -283,7 +395,7 @@ fn write_proxy_hint(text: &mut String, policy: &Policy, layer: Layer) -> std::fm
             "hint: {proxy} is set here but not used; `--upstream-proxy env` takes it"
         );
     }
-    if layer == Layer::Dns && settings.dns.answers == Answers::Real {
+    if layer == Layer::Dns && upstream.answers == Answers::Real {
         writeln!(
             text,
             "hint: if only the upstream proxy can resolve this name, use `--answers synthetic`"

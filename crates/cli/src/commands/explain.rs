@@ -22,7 +22,7 @@ pub struct Explain {
     #[command(flatten)]
     policy: PolicyOptions,
     /// Ask the policy in force for this sandbox of a daemon
-    #[arg(long, value_name = "NAME", value_parser = control::name, conflicts_with_all = ["policy", "allow", "deny", "resolver", "upstream_proxy", "resolve", "answers"])]
+    #[arg(long, value_name = "NAME", value_parser = control::name, conflicts_with_all = control::POLICY_OPTIONS)]
     sandbox: Option<SandboxName>,
     #[command(flatten)]
     control: ControlOptions,
@@ -68,9 +68,9 @@ fn ask_daemon(args: &Explain, sandbox: &SandboxName) -> ExitCode {
     if !args.json && !output::data(&format!("{}\n", explained.text)) {
         return ExitCode::from(USAGE);
     }
-    match explained.verdict.as_str() {
-        "allow" => ExitCode::SUCCESS,
-        _ => ExitCode::from(1),
+    match explained.is_allowed() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(1),
     }
 }
 
@@ -79,11 +79,7 @@ fn run(args: &Explain) -> ExitCode {
     if let Some(sandbox) = &args.sandbox {
         return ask_daemon(args, sandbox);
     }
-    if args.control.control.is_some() {
-        output::error(
-            "--control names a daemon, but no sandbox of it is named",
-            Some("add --sandbox NAME; `portcullis ps` lists them"),
-        );
+    if args.control.names_no_sandbox() {
         return ExitCode::from(USAGE);
     }
     let Ok(loaded) = policy_options::load_to_look(&args.policy) else {

@@ -125,6 +125,15 @@ fn stay() -> Result<Entered, SandboxError> {
     })
 }
 
+/// Moves this process into the network of a sandbox, and nothing else of it, to see what a program inside sees. The
+/// process has one thread.
+///
+/// # Errors
+/// There is no such namespace, it is the host's, or this user may not enter it.
+pub fn look_from(attachment: &Attachment) -> Result<(), SandboxError> {
+    enter(attachment).map(drop)
+}
+
 /// Makes a network namespace, and a user namespace that owns it where that is needed.
 fn make() -> Result<Entered, SandboxError> {
     if unshare(CloneFlags::CLONE_NEWNET).is_err() {

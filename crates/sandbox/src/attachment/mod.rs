@@ -19,6 +19,7 @@ mod start;
 mod starter;
 mod undo;
 
+pub use enter::look_from;
 pub use identity::{network_number, network_owner, process_mark};
 pub use request::{AttachRequest, Attachment, TrustContent};
 pub use start::{Attached, Holders, attach, attach_again};
