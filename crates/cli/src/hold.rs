@@ -9,8 +9,13 @@ const SELF: &str = "/proc/self/exe";
 
 /// Starts one.
 pub fn command() -> Command {
+    own(COMMAND)
+}
+
+/// This program again, with a hidden command.
+pub fn own(hidden: &str) -> Command {
     let mut command = Command::new(SELF);
-    command.arg(COMMAND);
+    command.arg(hidden);
     command
 }
 

@@ -33,6 +33,7 @@ const RULES: &[Rule] = &[
             "crates/proxy/src/",
             // `diagnose` and the self-proof run inside the sandbox: they have no other way out.
             "crates/cli/src/probe.rs",
+            "crates/cli/src/vantage.rs",
             "crates/cli/src/commands/diagnose.rs",
             "crates/sandbox/src/",
             // `--publish` goes inwards, on a socket that was made inside.
@@ -62,6 +63,7 @@ const RULES: &[Rule] = &[
             "crates/runner/src/plain_gateway.rs",
             // Inside the sandbox, as above.
             "crates/cli/src/probe.rs",
+            "crates/cli/src/vantage.rs",
             "crates/cli/src/commands/diagnose.rs",
             "crates/sandbox/src/",
         ],
@@ -102,6 +104,7 @@ const RULES: &[Rule] = &[
             "crates/dial/src/system_names.rs",
             // Inside the sandbox, where it is the resolver under test.
             "crates/cli/src/probe.rs",
+            "crates/cli/src/vantage.rs",
             "crates/cli/src/commands/diagnose.rs",
         ],
     },

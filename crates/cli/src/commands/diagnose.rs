@@ -6,6 +6,7 @@
 use crate::command::Command;
 use crate::control::{self, ControlOptions};
 use crate::exit::{BEFORE_START, USAGE};
+use crate::hold;
 use crate::launch::{Finished, Launch, die_of_terminal_signal, failed as failed_to_start, launch};
 use crate::output;
 use crate::policy_options::{self, PolicyOptions};
@@ -156,9 +157,8 @@ fn in_sandbox_of_daemon(args: &Diagnose, name: &SandboxName, endpoint: &Endpoint
 
 /// What the probe finds in a network that this user may enter.
 fn probe_from(place: [OsString; 2], endpoint: &Endpoint) -> anyhow::Result<Vec<Finding>> {
-    let program = std::env::current_exe().context("cannot find this program's own file")?;
-    let probe = std::process::Command::new(program)
-        .args([COMMAND, &endpoint.to_string()])
+    let probe = hold::own(COMMAND)
+        .arg(endpoint.to_string())
         .args(place)
         .stderr(std::process::Stdio::inherit())
         .output()
