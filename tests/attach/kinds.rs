@@ -80,6 +80,21 @@ fn unshare_with_mounts_of_its_own() {
     is_served(Who::User, &["unshare", "-rnm"], &[]);
 }
 
+/// As docker makes it with `--network none`.
+#[test]
+fn a_sandbox_whose_loopback_has_no_ipv6() {
+    let world = world();
+    let off = "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6; exec \"$@\"";
+    let by = ["unshare", "-rn", "sh", "-c", off, "sh"];
+    let mut inside = started(&world, Who::User, &by);
+    let setting = "sh cat /proc/sys/net/ipv6/conf/lo/disable_ipv6";
+    inside.expect(setting, "1|");
+    let attached = Attached::to(&world, Who::User, &inside, &ALLOW);
+    four_layers(&world, &mut inside, &attached);
+    assert_eq!(attached.stop("TERM"), Some(0));
+    inside.expect(setting, "1|");
+}
+
 #[test]
 fn unshare_of_root() {
     is_served(Who::Root, &["unshare", "-n"], &[]);

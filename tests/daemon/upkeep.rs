@@ -120,6 +120,33 @@ fn a_namespace_that_comes_late_and_comes_back_is_served() {
     assert_eq!(shown["state"], "cut-off", "{shown}");
 }
 
+/// The holder's socket has a short path, whatever the sandbox is called.
+#[test]
+fn a_namespace_that_is_served_under_the_longest_name() {
+    let world = world();
+    let daemon = Daemon::of_root(&world);
+    let name = "n".repeat(63);
+    let mut ip = world.command_as_root("ip");
+    assert!(
+        ip.args(["netns", "add", "longest"])
+            .status()
+            .unwrap()
+            .success()
+    );
+    let new = serde_json::json!({
+        "name": name,
+        "attach": {"kind": "netns", "path": "/run/netns/longest"},
+    });
+    let (status, made) = daemon.ask("POST", "/v1/sandboxes", Some(&new));
+    assert_eq!(status, 201, "{made}");
+    assert_eq!(
+        daemon
+            .ask("DELETE", &format!("/v1/sandboxes/{name}"), None)
+            .0,
+        204
+    );
+}
+
 #[test]
 fn a_hangup_has_the_configuration_read_again() {
     let world = world();

@@ -33,6 +33,9 @@ pub type LoadConfigured =
 pub(crate) const AT_ONCE: usize = 64;
 /// The mark of holders for what the configuration file names.
 const CONFIGURED: &str = "configured";
+/// The constants of FNV-1a with 64 bits.
+const FNV_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+const FNV_PRIME: u64 = 0x0000_0100_0000_01b3;
 
 /// All of them.
 pub(crate) struct Registry {
@@ -96,7 +99,7 @@ impl Registry {
             },
             owner,
             since: now().unwrap_or_default(),
-            mark: CONFIGURED.to_owned(),
+            mark: configured_mark(&configured.name),
             process: None,
         };
         let name = kept.new.name.clone();
@@ -345,7 +348,7 @@ impl Registry {
         let all = self.all();
         let known = all.iter().map(|entry| {
             let kept = entry.kept();
-            self.shared.store.holder(&kept.new.name, &kept.mark)
+            self.shared.store.holder(&kept.mark)
         });
         let known: BTreeSet<PathBuf> = known.collect();
         for path in self.shared.store.holders().unwrap_or_default() {
@@ -506,7 +509,7 @@ impl Registry {
         let was_served = entry.served().is_some();
         entry.stop(true).await;
         if !was_served {
-            let listen = self.shared.store.holder(name, &entry.kept().mark);
+            let listen = self.shared.store.holder(&entry.kept().mark);
             let releasing = tokio::task::spawn_blocking(move || foreign::release(&listen));
             // Only a panic there ends it otherwise.
             let _ = releasing.await;
@@ -530,6 +533,14 @@ impl Registry {
         self.end(name, &entry).await;
         Ok(())
     }
+}
+
+/// The same for what the configuration names: every daemon finds it again by its name (FNV-1a).
+fn configured_mark(name: &Name) -> String {
+    let mixed = name.as_str().bytes().fold(FNV_BASIS, |mixed, byte| {
+        (mixed ^ u64::from(byte)).wrapping_mul(FNV_PRIME)
+    });
+    format!("{CONFIGURED}-{mixed:016x}")
 }
 
 /// What the holder's socket of a new sandbox is told by: nobody guesses it, and none that was left has it.

@@ -216,7 +216,7 @@ impl Shared {
             inspector: inspector.clone(),
             holders: self.holders.clone(),
         };
-        let listen = self.store.holder(&kept.new.name, &kept.mark);
+        let listen = self.store.holder(&kept.mark);
         let attaching = tokio::task::spawn_blocking(move || foreign::doors(wanted, &listen));
         let attached = attaching.await.map_err(|error| error.to_string())??;
         // Only now: what is not there may be looked for many times.

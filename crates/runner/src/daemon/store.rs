@@ -20,6 +20,8 @@ const ENDING: &str = ".json";
 const UNFINISHED: &str = ".unfinished";
 /// The ending of a holder's socket.
 const HOLDER: &str = ".holder";
+/// The longest path of the folder, in bytes: 107 for a socket (unix(7)), less `/configured-`, 16 digits and the ending.
+const MAX_FOLDER_PATH: usize = 107 - 12 - 16 - HOLDER.len();
 /// What a daemon locks.
 const LOCK: &str = ".lock";
 /// The bits of a mode that let others write.
@@ -55,6 +57,12 @@ pub(crate) struct Store {
 impl Store {
     /// Opens the folder, and makes it if need be.
     pub(crate) fn open(folder: &Path) -> io::Result<Store> {
+        if folder.as_os_str().len() > MAX_FOLDER_PATH {
+            let text = format!(
+                "its path has more than {MAX_FOLDER_PATH} bytes, and sockets that are made in it have short ones"
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         own_folder(folder, 0o700)?;
         let lock = File::options()
             .write(true)
@@ -110,9 +118,10 @@ impl Store {
         }
     }
 
-    /// Where the holder of one listens for the next daemon. `mark` tells it from others that had the name.
-    pub(crate) fn holder(&self, name: &Name, mark: &str) -> PathBuf {
-        self.folder.join(format!("{name}.{mark}{HOLDER}"))
+    /// Where the holder of one listens for the next daemon. `mark` tells it from all others, also from those that had
+    /// its name; names are not in it, since a socket's path is short.
+    pub(crate) fn holder(&self, mark: &str) -> PathBuf {
+        self.folder.join(format!("{mark}{HOLDER}"))
     }
 
     /// The holders that listen, or that have left their socket.
@@ -225,6 +234,18 @@ mod tests {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let shared = Store::open(folder.path()).unwrap_err();
         assert!(shared.to_string().contains("other users"), "{shared}");
+    }
+
+    #[test]
+    fn a_folder_whose_sockets_would_have_too_long_paths_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = "x".repeat(MAX_FOLDER_PATH - folder.path().as_os_str().len() - 1);
+        let longest = folder.path().join(&long);
+        let store = Store::open(&longest).unwrap();
+        let path = store.holder(&format!("configured-{:016x}", u64::MAX));
+        assert_eq!(path.as_os_str().len(), 107);
+        let refused = Store::open(&folder.path().join(long + "x")).unwrap_err();
+        assert!(refused.to_string().contains("72 bytes"), "{refused}");
     }
 
     #[test]
