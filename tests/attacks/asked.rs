@@ -6,6 +6,11 @@ use crate::shared;
 use crate::support::sandbox;
 use std::collections::BTreeSet;
 
+crate::attacks! {
+    names_in_malformed_requests_are_on_record_on_every_way_in,
+    names_in_requests_that_end_unfinished_are_on_record,
+}
+
 /// Longest `asked`, in bytes.
 const MAX_ASKED_BYTES: usize = 256;
 
@@ -98,7 +103,6 @@ const RULES: &str = r#"version = 1
 "api.example.com" = { verdict = "allow", inspect = true, methods = ["GET"] }
 "#;
 
-#[test]
 fn names_in_malformed_requests_are_on_record_on_every_way_in() {
     let world = shared::world();
     let ran = sandbox(&world).policy("toml", RULES).python(ATTACK);
@@ -118,5 +122,68 @@ fn names_in_malformed_requests_are_on_record_on_every_way_in() {
     };
     let missing: Vec<&str> = out.lines().filter(kept).collect();
     assert!(missing.is_empty(), "{missing:#?} of {asked:#?}: {ran}");
+    world.assert_never_asked("hidden");
+}
+
+/// Begins a request on each way in and says a hidden name in it; half of them it resets, the others are open when
+/// the sandbox ends.
+const UNFINISHED: &str = r#"
+import gate, socket, struct, time
+LISTED, INSPECTED, kept = 'dual.example.com', 'api.example.com', []
+http = lambda line: lambda name: line.format(name).encode()
+field = lambda name: f'GET /a HTTP/1.1\r\nHost: {name}\r\nX'.encode()
+hello = lambda name: gate.client_hello(name)[:-3]
+def socks5():
+    s = gate.tcp(*gate.SOCKS)
+    s.sendall(b'\5\1\0')
+    gate.exactly(s, 2)
+    return s
+WAYS = {
+    'proxy': (lambda: gate.tcp(*gate.HTTP), http('GET http://{}/ HTTP/1.1\r\nX')),
+    'connect': (lambda: gate.tcp(*gate.HTTP), http('CONNECT {}:443 HTTP/1.1\r\nX')),
+    'socks5': (socks5, lambda name: b'\5\1\0\3' + bytes([len(name)]) + name.encode()),
+}
+for kind, tunnel in {
+    'direct': lambda port, to=LISTED: gate.tcp(to, port),
+    'tunnel': lambda port, to=LISTED: gate.connect(f'{to}:{port}')[0],
+    'socks': lambda port, to=LISTED: gate.socks(to.encode(), port)[0],
+}.items():
+    WAYS[f'field-{kind}'] = (lambda tunnel=tunnel: tunnel(80), field)
+    WAYS[f'tls-{kind}'] = (lambda tunnel=tunnel: tunnel(443), hello)
+    inside = lambda tunnel=tunnel: gate.tls(tunnel(443, INSPECTED), INSPECTED)
+    WAYS[f'inside-{kind}'] = (inside, field)
+for way, (begin, words) in WAYS.items():
+    for end in 'reset', 'open':
+        name = f'{way}-{end}.hidden.example.net'
+        s = begin()
+        s.sendall(words(name))
+        print(name)
+        kept.append((end, s))
+time.sleep(1)
+for end, s in kept:
+    if end == 'reset':
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+        s.close()
+time.sleep(1)
+"#;
+
+fn names_in_requests_that_end_unfinished_are_on_record() {
+    let world = shared::world();
+    let ran = sandbox(&world).policy("toml", RULES).python(UNFINISHED);
+    ran.assert_ok();
+    let denials = ran.records.all_denials();
+    let recorded = |name: &str| {
+        let of_it = |record: &&serde_json::Value| {
+            record["reason"] == "malformed"
+                && record["asked"]
+                    .as_str()
+                    .is_some_and(|asked| asked.contains(name))
+        };
+        denials.iter().copied().filter(of_it).count()
+    };
+    let out = ran.out();
+    assert_eq!(out.lines().count(), 24, "{ran}");
+    let wrong: Vec<&str> = out.lines().filter(|name| recorded(name) != 1).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}: {ran}");
     world.assert_never_asked("hidden");
 }

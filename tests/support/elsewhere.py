@@ -21,6 +21,9 @@ def option(name):
     return ARGS[ARGS.index(name) + 1] if name in ARGS else None
 
 
+INSPECTS = '--policy' in ARGS and 'inspect' in open(option('--policy')).read()
+
+
 def until(what, is_so):
     end = time.monotonic() + PATIENCE
     while not is_so():
@@ -41,7 +44,8 @@ class Sandbox:
     def __init__(self, setup=''):
         ready, told = os.pipe()
         go, self.go = os.pipe()
-        script = f'{setup}echo >&{told}; read x <&{go}; exec {told}>&- {go}<&-; exec "$@"'
+        trust = ' [ -s "$CA" ] && cat "$CA" >>"$SSL_CERT_FILE";' if INSPECTS and setup else ''
+        script = f'{setup}echo >&{told}; read x <&{go};{trust} exec {told}>&- {go}<&-; exec "$@"'
         self.process = subprocess.Popen(['unshare', '-rnm', 'bash', '-c', script, 'bash', *PLAIN, *CMD],
                                         pass_fds=[told, go], env=self.environment())
         os.close(told)
@@ -56,12 +60,29 @@ class Sandbox:
         env = dict(os.environ, NO_PROXY='localhost,127.0.0.1,::1', no_proxy='localhost,127.0.0.1,::1', PORTCULLIS='1')
         for name in ('http_proxy', 'https_proxy', 'HTTP_PROXY', 'HTTPS_PROXY'):
             env[name] = PROXY
+        if INSPECTS and 'CA' not in env:
+            # The sandbox's own lists of certificates are shown with the gateway's authority in them.
+            for name in ('SSL_CERT_FILE', 'CURL_CA_BUNDLE'):
+                env.pop(name, None)
         return env
 
     def run(self):
         os.write(self.go, b'\n')
         os.close(self.go)
         return self.process.wait()
+
+
+def own_trust():
+    """Options for a gateway that shows its sandbox no files: where to write its authority, which is then trusted."""
+    if not INSPECTS:
+        return []
+    folder = tempfile.mkdtemp()
+    os.chmod(folder, 0o755)
+    trusted = f'{folder}/trusted.pem'
+    with open(trusted, 'w') as out:
+        out.write(open(os.environ['SSL_CERT_FILE']).read())
+    os.environ.update(CA=f'{folder}/ca.pem', SSL_CERT_FILE=trusted, CURL_CA_BUNDLE=trusted)
+    return ['--ca-cert', f'{folder}/ca.pem']
 
 
 def gateway(*args):
@@ -92,8 +113,9 @@ def by_process():
 def by_path():
     # A namespace has no files.
     resolv_conf()
+    trust = own_trust()
     sandbox = Sandbox(FILES)
-    process = attached('--netns', f'/proc/{sandbox.pid}/ns/net')
+    process = attached('--netns', f'/proc/{sandbox.pid}/ns/net', *trust)
     return sandbox.run(), lambda: end_or_ended(process)
 
 
@@ -121,7 +143,9 @@ def by_daemon():
     folder, log = tempfile.mkdtemp(), option('--log')
     config, control = f'{folder}/daemon.toml', f'{folder}/c.sock'
     with open(config, 'w') as out:
-        out.write(f'version = 1\ncontrol = "{control}"\nstate = "{folder}/state"\nlog_dir = "{folder}/log"\n')
+        out.write(f'version = 1\ncontrol = "{control}"\nstate = "{folder}/state"\nlog_dir = "{folder}/log"\n'
+                  # They share the descriptors of the process.
+                  'max_sandboxes = 8\n')
     os.mkdir(f'{folder}/log')
     os.close(os.open(log, os.O_CREAT | os.O_WRONLY, 0o600))
     os.link(log, f'{folder}/log/attacked.jsonl')
@@ -186,7 +210,10 @@ class Bridge(threading.Thread):
                 frame = os.read(self.device, 65536)
                 self.socket.sendall(struct.pack('!I', len(frame)) + frame)
             if self.socket in ready:
-                more = self.socket.recv(1 << 18)
+                try:
+                    more = self.socket.recv(1 << 18)
+                except OSError:
+                    more = b''
                 if not more:
                     return
                 held += more
@@ -217,7 +244,7 @@ def as_guest():
     folder = tempfile.mkdtemp()
     path = f'{folder}/vm.sock'
     resolv_conf()
-    process = gateway('vm-socket', path)
+    process = gateway('vm-socket', path, *own_trust())
     threading.Thread(target=process.stderr.read, daemon=True).start()
     until('the socket is there', lambda: os.path.exists(path) or process.poll() is not None)
     sandbox = Sandbox(GUEST)

@@ -162,6 +162,14 @@ pub(crate) async fn identify(
             None
         }
         Sniffed::Over(end) => {
+            // What the client said in part was for somebody, whoever ended the connection.
+            let held = Some(sniffer.pending()).filter(|_| !sniffer.has_released());
+            if let Some(asked) = held.and_then(request::asked) {
+                let why = "the connection ended inside its first bytes";
+                let at = At::new(Layer::Tcp, opened.inbound).detail(Some(why));
+                let at = at.asked(Some(&asked));
+                services.records.malformed(at, Some(&opened.target));
+            }
             opened.over(services.records, relay, end);
             None
         }

@@ -38,7 +38,7 @@ pub(crate) async fn open(
     let within_time = timeout(limits::handshake_timeout(&decider.limits()), reading);
     let read = tokio::select! {
         biased;
-        () = stop.wait() => return None,
+        () = stop.wait() => Handshake::Ended("the gateway ended inside a SOCKS handshake"),
         read = within_time => read.unwrap_or(Handshake::Slow),
     };
     let request = match read {
@@ -66,7 +66,12 @@ pub(crate) async fn open(
             records.malformed(at.detail(Some(why)).asked(asked.as_deref()), None);
             return None;
         }
-        Handshake::Gone | Handshake::Slow => return None,
+        Handshake::Ended(why) if !inbox.is_empty() => {
+            let asked = request::asked(&inbox);
+            records.malformed(at.detail(Some(why)).asked(asked.as_deref()), None);
+            return None;
+        }
+        Handshake::Ended(_) | Handshake::Slow => return None,
     };
     let target = decider
         .target_in_full(&connector.dialer, &request.destination, request.port)
@@ -145,13 +150,16 @@ async fn refuse(client: TcpStream, reason: Reason) {
     socket::last_words(client, &reply(reason)).await;
 }
 
+/// Why a handshake has no end.
+const CLIENT_GONE: &str = "the connection ended inside a SOCKS handshake";
+
 /// How the handshake went.
 enum Handshake {
     Request(Box<socks5::Request>),
     Malformed(MessageError),
     NoMethod,
-    /// The client went away.
-    Gone,
+    /// The connection ended, and how.
+    Ended(&'static str),
     /// It took too long.
     Slow,
 }
@@ -166,7 +174,7 @@ async fn handshake(client: &mut TcpStream, inbox: &mut Vec<u8>, said: &mut bool)
         return Handshake::NoMethod;
     }
     if !socket::answer(client, &socks5::METHOD_NONE).await {
-        return Handshake::Gone;
+        return Handshake::Ended(CLIENT_GONE);
     }
     match message(client, inbox, said, socks5::read_request).await {
         Ok(request) => Handshake::Request(Box::new(request)),
@@ -192,13 +200,13 @@ async fn message<T>(
         }
         inbox.reserve(socks5::MAX_MESSAGE_BYTES);
         if client.readable().await.is_err() {
-            return Err(Handshake::Gone);
+            return Err(Handshake::Ended(CLIENT_GONE));
         }
         match client.try_read_buf(inbox) {
-            Ok(0) => return Err(Handshake::Gone),
+            Ok(0) => return Err(Handshake::Ended(CLIENT_GONE)),
             Ok(_) => *said = true,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(_) => return Err(Handshake::Gone),
+            Err(_) => return Err(Handshake::Ended(CLIENT_GONE)),
         }
     }
 }

@@ -90,9 +90,9 @@ impl Conn {
             // Knows that the socket is empty after a short read, and does not ask it again.
             match self.stream.read_buf(&mut self.inbox).await {
                 Ok(0) if self.inbox.is_empty() => return Ok(None),
-                Ok(0) => return Err("the connection ended inside a request head"),
+                Err(_) if self.inbox.is_empty() => return Ok(None),
+                Ok(0) | Err(_) => return Err("the connection ended inside a request head"),
                 Ok(_) => {}
-                Err(_) => return Ok(None),
             }
         }
     }

@@ -42,6 +42,7 @@ pub(crate) async fn open(
         upstream: None,
         idle: None,
         around: None,
+        in_head: false,
     };
     serve(session, stop).await
 }
@@ -84,6 +85,7 @@ pub(crate) async fn behind(
         upstream,
         idle: None,
         around: opened.flow,
+        in_head: false,
     };
     match serve(session, stop).await? {
         Entered::Tunnel(tunnel) => Some(tunnel),
@@ -110,6 +112,7 @@ pub(crate) async fn at_page(
         upstream: None,
         idle: None,
         around: None,
+        in_head: false,
     };
     // Nothing can be changed to or tunnelled there.
     let _ = serve(session, stop).await;
@@ -120,10 +123,12 @@ async fn serve(mut session: Session<'_>, stop: &Stop) -> Option<Entered> {
     let next = tokio::select! {
         biased;
         () = stop.wait() => {
+            session.record_cut_head("the gateway ended inside a request head");
             session.end_around(CloseReason::Shutdown);
             Next::Reset
         }
         () = until_cut(around.as_deref()) => {
+            session.record_cut_head("the policy changed inside a request head");
             session.end_around(CloseReason::PolicyChanged);
             Next::Reset
         }
@@ -193,11 +198,16 @@ async fn requests(session: &mut Session<'_>) -> Next {
             },
             head,
         };
+        session.in_head = true;
         let read = tokio::select! {
             biased;
-            over = Idle::over(&mut session.idle) => return over,
+            over = Idle::over(&mut session.idle) => {
+                session.record_cut_head("the connection was ended inside a request head");
+                return over;
+            }
             read = session.client.head(patience) => read,
         };
+        session.in_head = false;
         session.idle = None;
         let head = match read {
             Ok(Some(read)) => read,

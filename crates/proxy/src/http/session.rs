@@ -34,6 +34,8 @@ pub(super) struct Session<'a> {
     pub(super) idle: Option<Idle>,
     /// The flow around the requests: that of a SOCKS connection, for instance.
     pub(super) around: Option<Flow>,
+    /// Whether what is read now is a request's head.
+    pub(super) in_head: bool,
 }
 
 /// A connection whose last request was answered. It goes on only as long as that request's
@@ -99,6 +101,14 @@ impl Session<'_> {
             &error.refuse(self.core, place(self.destination.as_deref())),
             None,
         )
+    }
+
+    /// Records the request whose head was cut off because the gateway ended the connection.
+    pub(super) fn record_cut_head(&mut self, why: &'static str) {
+        if std::mem::take(&mut self.in_head) && !self.client.inbox.is_empty() {
+            let error = HeadError::malformed(why, &self.client.inbox);
+            self.malformed_head(error);
+        }
     }
 
     pub(super) fn end_around(&mut self, end: CloseReason) {

@@ -29,6 +29,13 @@ pub(super) async fn conclude(
         let at = At::new(Layer::Http, opened.inbound).shown(shown);
         records.malformed(at.detail(Some(why)), Some(&opened.target));
     }
+    let is_refused = matches!(ended.end, CloseReason::Denied | CloseReason::ClientProtocol);
+    if let Some(asked) = activity.unfinished_head().filter(|_| !is_refused) {
+        let why = "the connection ended inside a request head";
+        let at = At::new(Layer::Http, opened.inbound).shown(shown);
+        let at = at.detail(Some(why)).asked(Some(&asked));
+        records.malformed(at, Some(&opened.target));
+    }
     if let Ok(client) = Arc::try_unwrap(client) {
         match ended.end {
             CloseReason::Finished | CloseReason::Denied | CloseReason::ClientProtocol => {

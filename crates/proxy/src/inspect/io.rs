@@ -171,6 +171,14 @@ impl Activity {
         HeadError::too_slow_asking(asked.clone())
     }
 
+    /// What came of a head that is under way and not refused.
+    pub(super) fn unfinished_head(&self) -> Option<Box<[u8]>> {
+        self.head_waits()
+            .filter(|_| self.head_error.get().is_none())?;
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.clone()
+    }
+
     /// It came to its end.
     pub(super) fn head_ended(&self) {
         self.head_since.store(0, Ordering::Relaxed);
