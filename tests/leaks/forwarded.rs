@@ -6,7 +6,15 @@ use crate::upstream::{assert_all_canonical, assert_case_is_not_the_client_s};
 use crate::{assert_nothing_leaked, shared};
 use std::collections::BTreeSet;
 
-#[test]
+crate::attacks! {
+    case_id_options_and_flags_of_the_client_are_never_forwarded,
+    many_equal_lookups_are_one_upstream_query,
+    forged_answers_are_not_believed,
+    svcb_answers_carry_no_hints_of_unlisted_or_guarded_addresses,
+    reverse_lookups_of_what_was_not_given_out_stay_inside,
+    a_wildcard_does_not_list_its_apex_nor_a_name_that_ends_alike,
+}
+
 fn case_id_options_and_flags_of_the_client_are_never_forwarded() {
     let world = shared::world();
     // Names of this test alone, so that the queries upstream are its own.
@@ -42,7 +50,6 @@ fn case_id_options_and_flags_of_the_client_are_never_forwarded() {
     assert_nothing_leaked(&world);
 }
 
-#[test]
 fn many_equal_lookups_are_one_upstream_query() {
     let world = shared::world();
     let ran = sandbox(&world).allow("slow.example.com").sh(
@@ -65,7 +72,6 @@ fn many_equal_lookups_are_one_upstream_query() {
     assert_eq!(count, 21, "{ran}");
 }
 
-#[test]
 fn forged_answers_are_not_believed() {
     let world = shared::world();
     let ran = sandbox(&world)
@@ -75,7 +81,6 @@ fn forged_answers_are_not_believed() {
     assert_eq!(ran.out(), "203.0.113.84\n200", "{ran}");
 }
 
-#[test]
 fn svcb_answers_carry_no_hints_of_unlisted_or_guarded_addresses() {
     let world = shared::world();
     let ran = sandbox(&world)
@@ -91,7 +96,6 @@ fn svcb_answers_carry_no_hints_of_unlisted_or_guarded_addresses() {
     );
 }
 
-#[test]
 fn reverse_lookups_of_what_was_not_given_out_stay_inside() {
     let world = shared::world();
     let ran = sandbox(&world).allow("dual.example.com").sh(
@@ -106,7 +110,6 @@ fn reverse_lookups_of_what_was_not_given_out_stay_inside() {
     }
 }
 
-#[test]
 fn a_wildcard_does_not_list_its_apex_nor_a_name_that_ends_alike() {
     let world = shared::world();
     let ran = sandbox(&world)

@@ -8,6 +8,11 @@ use portcullis_testkit::{World, WorldSpec};
 use serde_json::Value;
 use std::time::Duration;
 
+crate::attacks! {
+    hostile_messages_get_their_code_one_record_and_no_way_out,
+    ten_thousand_datagrams_of_noise_change_nothing,
+}
+
 /// The module of messages; in the world's home, where Python finds it.
 const HOSTILE: &str = include_str!("../support/hostile.py");
 /// How long a whole list of messages may take on a busy machine.
@@ -122,7 +127,6 @@ fn assert_nothing_smuggled(world: &World) {
 
 const ALL: &str = "hostile.all_cases('udp'); hostile.all_cases('tcp')";
 
-#[test]
 fn hostile_messages_get_their_code_one_record_and_no_way_out() {
     let world = hostile_world();
     let ran = inside(&world, ALL);
@@ -177,7 +181,6 @@ fn bad_frames_to_the_restrictive_resolver_end_a_stream_too() {
     assert_streams(&world, &out, &records);
 }
 
-#[test]
 fn ten_thousand_datagrams_of_noise_change_nothing() {
     let world = hostile_world();
     let ran = inside(&world, "hostile.noise()");

@@ -6,6 +6,13 @@ use crate::{assert_nothing_leaked, shared, upstream};
 use portcullis_testkit::{Fault, WorldSpec, ip};
 use std::path::{Path, PathBuf};
 
+crate::attacks! {
+    what_leaves_is_the_canonical_question_on_every_path,
+    targets_of_an_answer_do_not_become_listed,
+    records_beside_the_answer_are_dropped,
+    ech_is_taken_out_of_an_https_answer,
+}
+
 /// Each sentence, and the tests that would fail if it were not true.
 const SENTENCES: &[(&str, &[&str])] = &[
     (
@@ -145,7 +152,6 @@ for path, ask in paths.items():
     print(path, *[ask(spelled('n%d.%s.paths.example.com' % (n, path))) for n in range(5)])
 ";
 
-#[test]
 fn what_leaves_is_the_canonical_question_on_every_path() {
     let spec = WorldSpec::standard().record("*.paths.example.com A 203.0.113.10");
     let world = support::world_from(spec);
@@ -178,7 +184,6 @@ fn what_leaves_is_the_canonical_question_on_every_path() {
     assert!(ids <= 1, "{ids} queries with the client's id");
 }
 
-#[test]
 fn targets_of_an_answer_do_not_become_listed() {
     let spec = WorldSpec::standard().record("example.com HTTPS 1 git.example.com alpn=h2");
     let world = support::world_from(spec);
@@ -218,7 +223,6 @@ fn targets_of_an_answer_do_not_become_listed() {
     }
 }
 
-#[test]
 fn records_beside_the_answer_are_dropped() {
     let evil = Fault::Beside("evil.example.net".to_owned(), ip("203.0.113.90"));
     let world = support::world_from(WorldSpec::standard().fault("dual.example.com", evil));
@@ -241,7 +245,6 @@ fn records_beside_the_answer_are_dropped() {
     assert_nothing_leaked(&world);
 }
 
-#[test]
 fn ech_is_taken_out_of_an_https_answer() {
     let record = "ech.example.com HTTPS 1 . alpn=h2 ech=THEINNERNAME";
     let world = support::world_from(WorldSpec::standard().record(record));
