@@ -246,7 +246,8 @@ def as_guest():
     resolv_conf()
     process = gateway('vm-socket', path, *own_trust())
     threading.Thread(target=process.stderr.read, daemon=True).start()
-    until('the socket is there', lambda: os.path.exists(path) or process.poll() is not None)
+    written = [path] + [os.environ['CA']] * INSPECTS
+    until('the socket is there', lambda: all(map(os.path.exists, written)) or process.poll() is not None)
     sandbox = Sandbox(GUEST)
     Bridge(device_of(sandbox.pid), path).start()
     return sandbox.run(), lambda: end(process)
