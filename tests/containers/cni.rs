@@ -167,7 +167,8 @@ fn a_plugin_alone_gives_a_namespace_its_gateway() {
         assert_eq!(made["interfaces"][0]["sandbox"], json!(engine.path()));
         assert_eq!(made["dns"]["nameservers"], json!(["10.0.2.3"]));
         let all = daemon.sandboxes();
-        let labels = json!({"container": engine.namespace, "network": "guarded", "namespace": "team", "pod": "web"});
+        let labels = json!({"container": engine.namespace, "device": "eth0", "network": "guarded",
+            "namespace": "team", "pod": "web"});
         assert_eq!(all[0]["labels"], labels);
         if version == "1.0.0" {
             engine.assert_held();

@@ -281,6 +281,50 @@ fn hook(daemon: &Daemon, input: &[u8]) -> (Option<i32>, String) {
     (done.status.code(), said)
 }
 
+/// Ids are unique for one runtime's folder only: a second container of the name is refused, and its end is not that of
+/// the first. Nor is that of one whose name would be shortened to the same.
+#[test]
+fn the_end_of_another_container_of_the_same_name() {
+    let daemon = Daemon::start();
+    let policy = daemon.policy("p.toml", "");
+    let bundle = Bundle::new(daemon.folder().join("b"), "true");
+    let sandbox = |id: &str| {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["-nm", "sh", "-c", "echo $$; exec sleep 600"]);
+        let process = crate::processes::Background::start(&mut unshare);
+        let pid: u32 = process.next_line().parse().unwrap();
+        let state = json!({"ociVersion": "1.0.2", "id": id, "status": "creating", "pid": pid,
+            "bundle": bundle.folder(), "annotations": {"portcullis.policy": policy}});
+        (process, state.to_string().into_bytes())
+    };
+    let ended = |id: &str| {
+        let state = json!({"ociVersion": "1.0.2", "id": id, "status": "stopped",
+            "bundle": bundle.folder()});
+        hook(&daemon, state.to_string().as_bytes())
+    };
+    let listed = || daemon.cli(&["ps"]).out();
+    let (first, state) = sandbox("web");
+    assert_eq!(hook(&daemon, &state), (Some(0), String::new()));
+    let (_second, state) = sandbox("web");
+    let (code, said) = hook(&daemon, &state);
+    assert_ne!(code, Some(0), "{said}");
+    assert_eq!(ended("web").0, Some(0));
+    assert!(listed().contains("oci-web"), "{}", listed());
+    let long = "l".repeat(70);
+    let (_third, state) = sandbox(&long);
+    assert_eq!(hook(&daemon, &state), (Some(0), String::new()));
+    let all = listed();
+    let shortened = all
+        .split_whitespace()
+        .find(|word| word.starts_with("oci-lll"));
+    let shortened = shortened.and_then(|name| name.strip_prefix("oci-"));
+    let shortened = shortened.unwrap_or_else(|| panic!("{all}"));
+    assert_eq!(ended(shortened).0, Some(0));
+    assert!(listed().contains(shortened), "{}", listed());
+    drop(first);
+    crate::processes::until("it is forgotten", || !listed().contains("oci-web"));
+}
+
 #[test]
 fn what_is_no_state_of_a_container_is_refused() {
     let daemon = Daemon::start();

@@ -280,7 +280,7 @@ fn a_sandbox_that_the_command_line_has_attached_and_takes_away_again() {
     assert_eq!(inside.curl("api.example.com"), "200");
     assert_eq!(inside.curl("big.example.com"), "000");
     let second = attach(&[]);
-    assert_eq!(second.code(), Some(2));
+    assert_eq!(second.code(), Some(1));
     assert!(
         second.err().contains("the name `cli` is taken"),
         "{}",

@@ -120,6 +120,73 @@ fn a_namespace_that_comes_late_and_comes_back_is_served() {
     assert_eq!(shown["state"], "cut-off", "{shown}");
 }
 
+#[test]
+fn a_process_that_the_configuration_names_is_served_until_it_ends() {
+    let world = world();
+    world.file("one.toml", API);
+    let mut unshare = world.command_as_root("unshare");
+    unshare.args(["-rn", "sh", "-c", "echo $$; exec sleep 600"]);
+    let process = Background::start(&mut unshare);
+    let pid = process.next_line();
+    let config = format!(
+        "[[sandbox]]\nname = \"one\"\npolicy = [\"one.toml\"]\nattach = {{ kind = \"pid\", pid = {pid} }}\n"
+    );
+    let daemon = Daemon::by(&world, &config, true);
+    until("it is served", || daemon.get("/readyz").0 == 204);
+    assert_eq!(daemon.get("/v1/sandboxes/one").1["state"], "serving");
+    drop(process);
+    until("it is cut off", || daemon.get("/readyz").0 == 503);
+}
+
+/// Clients that ask at once get no more than one by one.
+#[test]
+fn more_sandboxes_than_a_user_may_have_asked_for_at_once() {
+    let world = world();
+    let daemon = Daemon::by(&world, "max_sandboxes = 3\n", false);
+    std::thread::scope(|scope| {
+        let made = (0..12).map(|number| {
+            let client = &daemon.client;
+            scope.spawn(move || {
+                let new = serde_json::json!({"name": format!("n{number}"), "attach": {"kind": "listeners"}});
+                client.ask("POST", "/v1/sandboxes", Some(&new)).0
+            })
+        });
+        let made: Vec<_> = made.collect();
+        let made: Vec<u16> = made.into_iter().map(|made| made.join().unwrap()).collect();
+        assert_eq!(
+            made.iter().filter(|status| **status == 201).count(),
+            3,
+            "{made:?}"
+        );
+        assert_eq!(
+            made.iter().filter(|status| **status == 429).count(),
+            9,
+            "{made:?}"
+        );
+    });
+}
+
+/// The daemon answers while it still starts what it knows: those names are taken all the same.
+#[test]
+fn the_name_of_a_sandbox_that_is_not_served_yet() {
+    let world = world();
+    let mut daemon = Daemon::start(&world, "");
+    daemon.make("victim", API);
+    daemon.end();
+    world.file(
+        "slow.toml",
+        "version = 1\n[network.dns]\nresolve = \"startup\"\n\
+        custom_resolvers = [\"192.0.2.1\"]\n[network.domains]\n\"slow.example.com\" = \"allow\"\n",
+    );
+    daemon.configure(&with_proxy("slow", 3138, "slow.toml"));
+    daemon.begin();
+    let new = serde_json::json!({"name": "victim", "attach": {"kind": "listeners"}});
+    let (status, problem) = daemon.ask("POST", "/v1/sandboxes", Some(&new));
+    assert_eq!(status, 409, "{problem}");
+    let kept = fs::read_to_string(world.home().join("state/victim.json")).unwrap();
+    assert!(kept.contains("api.example.com"), "{kept}");
+}
+
 /// The holder's socket has a short path, whatever the sandbox is called.
 #[test]
 fn a_namespace_that_is_served_under_the_longest_name() {

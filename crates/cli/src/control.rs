@@ -111,7 +111,7 @@ pub fn name(text: &str) -> Result<Name, String> {
     text.parse().map_err(str::to_owned)
 }
 
-fn refused(error: &ClientError) {
+pub fn refused(error: &ClientError) {
     match error {
         ClientError::Refused(problem) => problem_on_stderr(problem),
         ClientError::Unreachable { .. } => output::error(

@@ -5,6 +5,7 @@
 use crate::output;
 use crate::policy_options;
 use portcullis_control::PolicyText;
+use rustix::fs::{Mode, OFlags, open};
 use rustix::process::geteuid;
 use std::fs::File;
 use std::io::{self, Read};
@@ -54,20 +55,24 @@ fn bounded(from: impl Read, most: u64) -> io::Result<Vec<u8>> {
 
 /// A policy file that nobody but root and this user writes. What is wrong with it is already on stderr.
 pub fn policy(path: &Path) -> Result<PolicyText, ()> {
-    if let Err(why) = is_ours(path) {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = open(path, flags, Mode::empty()).map(File::from);
+    let Ok(file) = opened else {
+        // It is told better there.
+        return policy_options::text(path);
+    };
+    if let Err(why) = is_ours(&file) {
         let what = format!("the policy {} is refused: {why}", path.display());
         output::error(what, Some("chown root FILE && chmod go-w FILE"));
         return Err(());
     }
-    policy_options::text(path)
+    // The very file that was looked at: its path may lead to another by now.
+    policy_options::text_of(path, file)
 }
 
 /// Whether only root and this user write a file.
-fn is_ours(path: &Path) -> Result<(), String> {
-    // What cannot be looked at cannot be read, which is told better there.
-    let Ok(file) = std::fs::metadata(path) else {
-        return Ok(());
-    };
+fn is_ours(file: &File) -> Result<(), String> {
+    let file = file.metadata().map_err(|error| error.to_string())?;
     if !file.is_file() {
         return Err("it is no file".to_owned());
     }
@@ -99,9 +104,11 @@ mod tests {
         std::fs::write(&path, "version = 1\n").unwrap();
         for (mode, ours) in [(0o644, true), (0o600, true), (0o664, false), (0o646, false)] {
             std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(is_ours(&path).is_ok(), ours, "{mode:o}");
+            let file = File::open(&path).unwrap();
+            assert_eq!(is_ours(&file).is_ok(), ours, "{mode:o}");
         }
-        assert!(is_ours(folder.path()).is_err());
-        assert!(is_ours(Path::new("/dev/zero")).is_err());
+        for other in [folder.path(), Path::new("/dev/zero")] {
+            assert!(is_ours(&File::open(other).unwrap()).is_err());
+        }
     }
 }

@@ -6,6 +6,9 @@ use portcullis_runner::Unresolved;
 use std::fmt::{self, Display};
 use std::io::{self, ErrorKind, Write};
 
+/// The most characters of a line that others have had a part in.
+const MAX_LINE: usize = 400;
+
 /// What failed, with the one hint that helps. Made the context of an error, it shows as itself.
 #[derive(Debug)]
 pub struct Hinted {
@@ -102,6 +105,15 @@ pub fn data(text: &str) -> bool {
 /// Whether stderr is a terminal, where a closing paragraph is welcome.
 pub fn stderr_is_terminal() -> bool {
     rustix::termios::isatty(io::stderr())
+}
+
+/// What a sandbox may have had a part in as one line of bounded length, which changes nothing on a terminal.
+pub fn one_line(text: &str) -> String {
+    let plain = |character: char| match character.is_control() {
+        true => ' ',
+        false => character,
+    };
+    text.chars().take(MAX_LINE).map(plain).collect()
 }
 
 /// A policy line, or several, indented under what they would allow.

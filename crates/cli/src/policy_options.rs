@@ -9,7 +9,8 @@ use portcullis_policy::{
     Severity,
 };
 use portcullis_runner::{Load, PolicyFiles, Reload, is_nameless};
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -76,6 +77,21 @@ pub fn read(path: &Path) -> io::Result<String> {
 
 /// A policy file for a daemon. What is wrong with it is already on stderr.
 pub fn text(path: &Path) -> Result<PolicyText, ()> {
+    sent(path, || read(path))
+}
+
+/// The same of a file that is open already; its name tells the format.
+pub fn text_of(path: &Path, file: File) -> Result<PolicyText, ()> {
+    sent(path, || {
+        let mut text = String::new();
+        // One byte more than a daemon takes, which says so.
+        file.take(MAX_FILE_BYTES as u64 + 1)
+            .read_to_string(&mut text)?;
+        Ok(text)
+    })
+}
+
+fn sent(path: &Path, read: impl FnOnce() -> io::Result<String>) -> Result<PolicyText, ()> {
     let format = match path.extension().and_then(|end| end.to_str()) {
         Some("toml") => PolicyFormat::Toml,
         Some("yaml" | "yml") => PolicyFormat::Yaml,
@@ -88,7 +104,14 @@ pub fn text(path: &Path) -> Result<PolicyText, ()> {
             return Err(());
         }
     };
-    match read(path) {
+    match read() {
+        Ok(text) if text.trim().is_empty() => {
+            output::error(
+                format_args!("the policy {} is empty", path.display()),
+                Some("a policy that lists nothing says `version = 1`"),
+            );
+            Err(())
+        }
         Ok(text) => Ok(PolicyText { format, text }),
         Err(error) => {
             show(&[unreadable(path, &error)]);

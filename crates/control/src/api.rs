@@ -34,6 +34,13 @@ impl Name {
         &self.0
     }
 
+    /// Whether it is one that `hook` or `cni` gives a container.
+    pub fn is_of_container(&self) -> bool {
+        ["oci-", "cni-"]
+            .iter()
+            .any(|prefix| self.0.starts_with(prefix))
+    }
+
     /// A name for what another program calls `foreign`: that behind `prefix` where it is short and a name, else its
     /// beginning, and what tells it from others. `prefix` is the beginning of a name.
     pub(crate) fn of_foreign(prefix: &'static str, foreign: &str) -> Name {

@@ -104,8 +104,10 @@ impl CniConfig {
     /// # Errors
     /// It is no configuration, or of a version that is not spoken.
     pub fn read(text: &[u8]) -> Result<CniConfig, CniError> {
-        let config: CniConfig = serde_json::from_slice(text)
-            .map_err(|error| CniError::new(CniCode::Decode, error.to_string()))?;
+        let decode = |error: serde_json::Error| CniError::new(CniCode::Decode, error.to_string());
+        // An object: serde takes a list of a structure's values for it as well.
+        let object: Map<String, Value> = serde_json::from_slice(text).map_err(decode)?;
+        let config: CniConfig = serde_json::from_value(object.into()).map_err(decode)?;
         if !CNI_VERSIONS.contains(&&*config.cni_version) {
             let message = format!("cniVersion {:?} is not supported", config.cni_version);
             return Err(CniError {

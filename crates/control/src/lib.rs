@@ -28,7 +28,7 @@ pub use api::{
 pub use client::{Client, ClientError, Event, Events};
 pub use cni::{CNI_VERSIONS, CniCode, CniConfig, CniContainer, CniError, CniMade};
 pub use handlers::document;
-pub use oci::{ContainerState, ContainerStatus, POLICY_ANNOTATION, bundle_root};
+pub use oci::{CONTAINER_LABEL, ContainerState, ContainerStatus, POLICY_ANNOTATION, bundle_root};
 pub use problem::{Problem, ProblemKind};
 pub use sandboxes::Sandboxes;
 pub use server::{Gatekeeper, MAX_BODY_BYTES, MAX_CONNECTIONS, PeerOf, serve};

@@ -15,7 +15,7 @@ use crate::api::{AttachTo, Name, NewSandbox, PolicyText};
 /// The annotation that names a container's policy.
 pub const POLICY_ANNOTATION: &str = "portcullis.policy";
 /// The label of a sandbox that holds its container's id.
-const CONTAINER_LABEL: &str = "container";
+pub const CONTAINER_LABEL: &str = "container";
 /// What sandboxes of containers are called before their id.
 const PREFIX: &str = "oci-";
 

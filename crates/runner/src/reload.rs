@@ -331,7 +331,8 @@ enum Called {
 }
 
 impl ReloadResult {
-    fn rejection(&self) -> Option<String> {
+    /// Why the policy before it stays, if it does.
+    pub fn rejection(&self) -> Option<String> {
         match self {
             ReloadResult::Applied { .. } => None,
             ReloadResult::Invalid(diagnostics) => Some(summary(diagnostics)),

@@ -182,6 +182,15 @@ fn run(args: Attach) -> ExitCode {
             }
         };
     }
+    // clap does not miss `--shared` where `--pid` or `--netns` excludes it.
+    if !args.place.shared && (args.cut_off || args.user.is_some()) {
+        let flag = if args.cut_off { "--cut-off" } else { "--user" };
+        output::error(
+            format_args!("{flag} is for a gateway in the network namespace of its sandbox"),
+            Some(&format!("use it with --shared, or remove {flag}")),
+        );
+        return ExitCode::from(USAGE);
+    }
     if args.by_daemon.check().is_err() {
         return ExitCode::from(USAGE);
     }

@@ -4,7 +4,7 @@ use crate::control::{self, ControlOptions};
 use crate::exit::USAGE;
 use crate::output;
 use crate::policy_options::{self, PolicyOptions};
-use portcullis_control::{AttachTo, Name, NewSandbox, PolicyText};
+use portcullis_control::{AttachTo, ClientError, Name, NewSandbox, PolicyText, ProblemKind};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
@@ -78,14 +78,22 @@ impl ByDaemon {
             labels,
             audit,
         };
-        match self.control.ask(async |client| client.create(&new).await) {
+        match (self.control).try_ask(async |client| client.create(&new).await) {
             Ok(made) => {
                 if let Some(note) = &made.note {
                     output::line(format_args!("portcullis: warning: {note}"));
                 }
                 ExitCode::SUCCESS
             }
-            Err(code) => code,
+            Err(error) => {
+                control::refused(&error);
+                match &error {
+                    ClientError::Refused(problem) if problem.is(ProblemKind::Invalid) => {
+                        ExitCode::from(USAGE)
+                    }
+                    _ => ExitCode::FAILURE,
+                }
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::handed_in;
 use crate::output;
 use portcullis_control::{
     AttachTo, CNI_VERSIONS, ClientError, CniCode, CniConfig, CniContainer, CniError, CniMade,
-    NewSandbox, PolicyText, ProblemKind, Sandbox, State,
+    NewSandbox, PolicyText, Problem, ProblemKind, Sandbox, State,
 };
 use portcullis_sandbox::Addresses;
 use serde_json::json;
@@ -156,10 +156,29 @@ fn is_served(sandbox: &Sandbox) -> Result<(), CniError> {
 
 /// What is missing is deleted already: the namespace may be gone, and the daemon has then forgotten it.
 fn delete(config: &CniConfig) -> Result<(), CniError> {
-    let name = container()?.sandbox_name();
-    let removed = control(config).try_ask(async |client| match client.remove(&name).await {
-        Err(ClientError::Refused(problem)) if problem.is(ProblemKind::NotFound) => Ok(()),
-        removed => removed,
+    let container = container()?;
+    let name = container.sandbox_name();
+    let missing = |problem: Box<Problem>| match problem.is(ProblemKind::NotFound) {
+        true => Ok(()),
+        false => Err(ClientError::Refused(problem)),
+    };
+    let removed = control(config).try_ask(async |client| {
+        let there = match client.get(&name).await {
+            Err(ClientError::Refused(problem)) => return missing(problem),
+            there => there?,
+        };
+        // Another container's, whose name became the same.
+        let own = [("container", &container.id), ("device", &container.device)];
+        if own
+            .iter()
+            .any(|(key, value)| there.labels.get(*key) != Some(value))
+        {
+            return Ok(());
+        }
+        match client.remove(&name).await {
+            Err(ClientError::Refused(problem)) => missing(problem),
+            removed => removed,
+        }
     });
     removed.map_err(failed)
 }
@@ -202,7 +221,11 @@ fn labels(
     config: &CniConfig,
     container: &CniContainer,
 ) -> Result<BTreeMap<String, String>, CniError> {
-    let own = [("container", &container.id), ("network", &config.name)];
+    let own = [
+        ("container", &container.id),
+        ("device", &container.device),
+        ("network", &config.name),
+    ];
     let own = own.map(|(key, value)| (key.to_owned(), value.clone()));
     let mut labels = BTreeMap::from(own);
     let arguments = variable(ARGUMENTS).unwrap_or_default();

@@ -257,7 +257,8 @@ fn conclusion(
     ruled: Ruled,
 ) -> Result<u8, std::fmt::Error> {
     for finding in findings {
-        let (layer, saw) = (finding.layer, &finding.saw);
+        // A sandbox may have had a part in the words.
+        let (layer, saw) = (finding.layer, output::one_line(&finding.saw));
         let (number, milliseconds) = (layer.number(), finding.milliseconds);
         let mark = if finding.ok { "ok  " } else { "FAIL" };
         writeln!(

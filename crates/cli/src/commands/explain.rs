@@ -82,6 +82,13 @@ fn run(args: &Explain) -> ExitCode {
     if args.control.names_no_sandbox() {
         return ExitCode::from(USAGE);
     }
+    if args.json {
+        output::error(
+            "--json is for a sandbox of a daemon",
+            Some("add --sandbox NAME"),
+        );
+        return ExitCode::from(USAGE);
+    }
     let Ok(loaded) = policy_options::load_to_look(&args.policy) else {
         return ExitCode::from(USAGE);
     };

@@ -5,8 +5,8 @@ use crate::control::ControlOptions;
 use crate::handed_in;
 use crate::output;
 use portcullis_control::{
-    AttachTo, Client, ClientError, ContainerState, ContainerStatus, NewSandbox, POLICY_ANNOTATION,
-    PolicyText, Problem, ProblemKind, State, bundle_root,
+    AttachTo, CONTAINER_LABEL, Client, ClientError, ContainerState, ContainerStatus, NewSandbox,
+    POLICY_ANNOTATION, PolicyText, Problem, ProblemKind, Sandbox, State, bundle_root,
 };
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
@@ -113,10 +113,7 @@ async fn leave_dead(
 ) -> Result<(), ClientError> {
     let there = client.get(&new.name).await;
     let is_dead = match &there {
-        Ok(there) => match &there.attach {
-            AttachTo::Pid { pid, .. } => !Path::new(&format!("/proc/{pid}")).exists(),
-            _ => false,
-        },
+        Ok(there) => !is_alive(there),
         Err(ClientError::Refused(problem)) => return missing(problem.clone()),
         Err(_) => false,
     };
@@ -126,6 +123,23 @@ async fn leave_dead(
     match client.remove(&new.name).await {
         Err(ClientError::Refused(problem)) => missing(problem),
         removed => removed,
+    }
+}
+
+/// Whether a sandbox's process is there.
+fn is_alive(sandbox: &Sandbox) -> bool {
+    match &sandbox.attach {
+        AttachTo::Pid { pid, .. } => {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
+            // The state stands behind the name, which may have brackets of its own; one that has ended waits as `Z`.
+            stat.is_ok_and(|stat| {
+                !stat
+                    .rsplit(") ")
+                    .next()
+                    .is_some_and(|state| state.starts_with('Z'))
+            })
+        }
+        _ => true,
     }
 }
 
@@ -140,12 +154,20 @@ fn missing(problem: Box<Problem>) -> Result<(), ClientError> {
 /// Forgets a container that has ended; the daemon may have done so by itself.
 fn end(hook: &Hook, state: &ContainerState) -> Result<(), Refused> {
     let name = state.sandbox_name();
-    let removed = hook
-        .control
-        .ask(async |client| match client.remove(&name).await {
+    let removed = hook.control.ask(async |client| {
+        let there = match client.get(&name).await {
+            Err(ClientError::Refused(problem)) => return missing(problem),
+            there => there?,
+        };
+        // Another container's, which has the same id with another runtime, or whose name became the same.
+        if there.labels.get(CONTAINER_LABEL) != Some(&state.id) || is_alive(&there) {
+            return Ok(());
+        }
+        match client.remove(&name).await {
             Err(ClientError::Refused(problem)) => missing(problem),
             removed => removed,
-        });
+        }
+    });
     removed.map_err(|_| Refused)
 }
 

@@ -48,22 +48,10 @@ pub fn listed(all: &[Sandbox]) -> String {
             one.decisions.allow.to_string(),
             (one.decisions.deny + one.decisions.audit).to_string(),
             one.decisions.error.to_string(),
-            one_line(one.error.as_deref().unwrap_or_default()),
+            output::one_line(one.error.as_deref().unwrap_or_default()),
         ]
     }));
     control::table(&rows)
-}
-
-/// What a sandbox may have had a part in is one line, and changes nothing on a terminal.
-fn one_line(text: &str) -> String {
-    let plain = |character: char| {
-        if character.is_control() {
-            ' '
-        } else {
-            character
-        }
-    };
-    text.chars().map(plain).collect()
 }
 
 fn state(sandbox: &Sandbox) -> &'static str {

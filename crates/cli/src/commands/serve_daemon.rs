@@ -177,7 +177,13 @@ fn load(sandbox: &ConfiguredSandbox) -> Result<(Loaded, Reload), Vec<Diagnostic>
         true => Mode::Audit,
         false => Mode::Enforce,
     };
-    let Followed { loaded, reload } = policy_options::load_to_follow(options, mode)?;
+    let Followed { loaded, mut reload } = policy_options::load_to_follow(options, mode)?;
+    let name = sandbox.name.clone();
+    reload.tell = Some(Box::new(move |result| {
+        if let Some(why) = result.rejection() {
+            output::line(format_args!("portcullis: `{name}` keeps its policy: {why}"));
+        }
+    }));
     Ok((loaded, reload))
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use portcullis_control::{Finding, Name, PolicyText, Problem};
-use portcullis_gateway::{Input, Loaded, Mode, Policy};
+use portcullis_gateway::{Environment, Input, Loaded, Mode, Policy};
 
 /// The longest text, in bytes.
 const MAX_TEXT_BYTES: usize = portcullis_policy::MAX_FILE_BYTES;
@@ -30,14 +30,15 @@ pub(crate) fn compile(name: &Name, policy: &PolicyText, mode: Mode) -> Result<Lo
         path,
         text: policy.text.clone(),
     });
-    let inputs: Vec<Input> = file.into_iter().collect();
+    // A policy names no variable of the daemon's: none is set.
+    let nothing = Input::Environment(Environment::new(|_| None));
+    let inputs: Vec<Input> = [nothing].into_iter().chain(file).collect();
     let mut no_files = |_: &Path| {
         Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
             "a policy that is sent to the daemon names no other files: put everything into one text",
         ))
     };
-    // Without an environment: a policy names no variable of the daemon's either.
     match Policy::load(&inputs, &mut no_files) {
         Ok(mut loaded) => {
             loaded.policy = loaded.policy.with_mode(mode);

@@ -150,6 +150,11 @@ pub(crate) fn permitted(caller: &Caller, attach: &AttachTo) -> Result<Option<Str
     }
 }
 
+/// What tells a process from others that have had its number; none if there is none.
+pub(crate) fn mark_of(pid: u32) -> Option<String> {
+    process_mark(pid).ok()
+}
+
 /// Whether a process is still the one that was permitted.
 pub(crate) fn is_the_same(attach: &AttachTo, mark: Option<&str>) -> bool {
     match attach {

@@ -30,7 +30,7 @@ pub type LoadConfigured =
     Arc<dyn Fn(&ConfiguredSandbox) -> Result<(Loaded, Reload), Vec<Diagnostic>> + Send + Sync>;
 
 /// Sandboxes that are started at once: none waits for the names of another.
-pub(crate) const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 64;
 /// The mark of holders for what the configuration file names.
 const CONFIGURED: &str = "configured";
 /// The constants of FNV-1a with 64 bits.
@@ -44,8 +44,8 @@ pub(crate) struct Registry {
     entries: RwLock<BTreeMap<Name, Arc<Entry>>>,
     /// Itself, for those that outlive a call.
     this: Weak<Registry>,
-    /// Names of those that are being made.
-    making: Mutex<BTreeSet<Name>>,
+    /// Names of those that are being made, and whose they will be.
+    making: Mutex<BTreeMap<Name, u32>>,
 }
 
 /// Keeps a name while its sandbox is made.
@@ -73,22 +73,21 @@ impl Registry {
         })
     }
 
-    /// Serves what was there before the daemon ended. What cannot be served is cut off, and says why.
-    pub(crate) async fn restore(&self, kept: Kept) {
+    /// Knows what was there before the daemon ended: cut off, until it is tried.
+    pub(crate) fn know_kept(&self, kept: Kept) {
         let name = kept.new.name.clone();
-        if self.entry(&name).is_some() {
+        if !self.know(Entry::new(kept, None, Recorder::null(), Arc::default())) {
             let why = "the configuration file names another of this name, which is served instead";
             warn!(sandbox = %name, why, "a sandbox that a client made is not served");
-            return;
         }
-        let entry = Entry::new(kept, None, Recorder::null(), Arc::default());
-        let entry = Arc::new(entry);
-        self.insert(name, entry.clone());
-        self.try_to_serve(&entry).await;
     }
 
-    /// Serves what the configuration file names.
-    pub(crate) async fn configured(&self, configured: ConfiguredSandbox, owner: u32) {
+    /// The same of what the configuration file names; false if the name is taken.
+    pub(crate) fn know_configured(&self, configured: ConfiguredSandbox, owner: u32) -> bool {
+        let process = match &configured.attach {
+            AttachTo::Pid { pid, .. } => foreign::mark_of(*pid),
+            _ => None,
+        };
         let kept = Kept {
             new: NewSandbox {
                 name: configured.name.clone(),
@@ -100,13 +99,28 @@ impl Registry {
             owner,
             since: now().unwrap_or_default(),
             mark: configured_mark(&configured.name),
-            process: None,
+            process,
         };
-        let name = kept.new.name.clone();
-        let entry = Entry::new(kept, Some(configured), Recorder::null(), Arc::default());
-        let entry = Arc::new(entry);
-        self.insert(name, entry.clone());
-        self.try_to_serve(&entry).await;
+        self.know(Entry::new(
+            kept,
+            Some(configured),
+            Recorder::null(),
+            Arc::default(),
+        ))
+    }
+
+    /// Has it in the list, unless its name is taken, also by one that is being made.
+    fn know(&self, entry: Entry) -> bool {
+        let name = entry.kept().new.name;
+        let making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries.write();
+        let mut entries = entries.unwrap_or_else(PoisonError::into_inner);
+        if making.contains_key(&name) || entries.contains_key(&name) {
+            return false;
+        }
+        entry.retry.soon();
+        entries.insert(name, Arc::new(entry));
+        true
     }
 
     /// Serves one that is cut off, if that can be. It is tried again later otherwise.
@@ -119,7 +133,13 @@ impl Registry {
         }
         if !foreign::is_the_same(&kept.new.attach, kept.process.as_deref()) {
             info!(sandbox = %name, "a sandbox has ended while no daemon served it");
-            self.strike(&name, entry).await;
+            if entry.is_configured() {
+                entry.set_cut_off("its process has ended".to_owned());
+                // Its number may be another process's by now.
+                entry.retry.never();
+            } else {
+                self.strike(&name, entry).await;
+            }
             return;
         }
         match self.start_again(entry, kept).await {
@@ -179,6 +199,11 @@ impl Registry {
             .records(&kept)
             .map_err(|error| error.to_string())?;
         let served = self.shared.serve(&kept, start, &recorder).await?;
+        if !foreign::is_the_same(&kept.new.attach, kept.process.as_deref()) {
+            // Its number may have meant another process by the time that its namespace was entered.
+            served.undo().await;
+            return Err("the process has ended".to_owned());
+        }
         served.keep_records(ending);
         let (configured, retry) = (entry.configured.clone(), entry.retry.clone());
         let again = Arc::new(Entry::new(kept, configured, recorder, retry));
@@ -301,7 +326,7 @@ impl Registry {
         let mut making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         let entries = self.entries.read();
         let entries = entries.unwrap_or_else(PoisonError::into_inner);
-        if entries.contains_key(name) || making.contains(name) {
+        if entries.contains_key(name) || making.contains_key(name) {
             let title = format!("the name `{name}` is taken");
             return Err(Problem::new(ProblemKind::Conflict, title)
                 .help("choose another, or remove the sandbox that has it"));
@@ -311,14 +336,16 @@ impl Registry {
             return Err(Problem::new(ProblemKind::TooMany, title)
                 .help("raise `max_sandboxes` in the daemon's configuration"));
         }
-        let theirs = entries.values().filter(|entry| entry.owner() == caller.uid);
+        let owners = entries.values().map(|entry| entry.owner());
+        let theirs = owners.chain(making.values().copied());
+        let theirs = theirs.filter(|owner| *owner == caller.uid);
         let most = self.shared.max_sandboxes_per_user;
         if !caller.is_admin && theirs.count() >= most {
             let title = format!("you have {most} sandboxes already");
             return Err(Problem::new(ProblemKind::TooMany, title)
                 .help("remove some, or have `max_sandboxes_per_user` raised in the daemon's configuration"));
         }
-        making.insert(name.clone());
+        making.insert(name.clone(), caller.uid);
         Ok(Reserved {
             registry: self,
             name: name.clone(),
@@ -360,6 +387,11 @@ impl Registry {
     }
 
     async fn make(&self, caller: Caller, new: NewSandbox) -> Result<Sandbox, Problem> {
+        if !caller.is_admin && new.name.is_of_container() {
+            let title = "names that begin with `oci-` or `cni-` are for administrators";
+            return Err(Problem::new(ProblemKind::Forbidden, title)
+                .help("containers that runtimes start have them"));
+        }
         let process = foreign::permitted(&caller, &new.attach)?;
         labels(&self.shared.labels, &new.labels)
             .map_err(|why| Problem::new(ProblemKind::Invalid, format!("labels: {why}")))?;
@@ -622,6 +654,11 @@ impl Sandboxes for Registry {
     ) -> BoxFuture<'a, Result<Applied, Problem>> {
         let name = name.clone();
         self.to_its_end(|this| async move {
+            if policy.text.trim().is_empty() {
+                let title = "the policy is empty, and nothing was changed";
+                return Err(Problem::new(ProblemKind::Invalid, title)
+                    .help("a policy that lists nothing says `version = 1`"));
+            }
             let replaced = this.replace(&name, |new| new.policy = policy).await;
             Ok(replaced?.1)
         })

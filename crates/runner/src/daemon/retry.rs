@@ -34,11 +34,16 @@ impl Retry {
         self.set(|pause| {
             let next = match pause {
                 Pause::None => FIRST_PAUSE,
-                Pause::Until(_, pause) => (pause * 2).min(LAST_PAUSE),
+                Pause::Until(_, pause) => (pause * 2).clamp(FIRST_PAUSE, LAST_PAUSE),
                 Pause::ForGood => return Pause::ForGood,
             };
             Pause::Until(Instant::now() + next, next)
         });
+    }
+
+    /// The next attempt at once.
+    pub(crate) fn soon(&self) {
+        self.set(|_| Pause::Until(Instant::now(), Duration::ZERO));
     }
 
     /// No further attempt.

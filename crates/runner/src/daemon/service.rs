@@ -148,6 +148,7 @@ async fn serve(
     let (host_files, watch) = HostFiles::open();
     let user = rustix::process::geteuid().as_raw();
     let max_sandboxes = daemon.settings.max_sandboxes;
+    let before = daemon.settings.clone();
     let registry = Registry::new(
         Shared {
             store,
@@ -173,17 +174,19 @@ async fn serve(
         group: daemon.admin_group,
     };
     let gatekeeper = Gatekeeper { admins, peer_of };
-    let serving = portcullis_control::serve(listener, registry.clone(), gatekeeper, token.clone());
-    let serving = tokio::spawn(serving);
-    let mut end = pin!(end);
     let upkeep = Upkeep {
         registry: registry.clone(),
         user,
         requests: daemon.requests,
+        before,
         read: daemon.read,
         tell: daemon.tell,
     };
-    let restoring = upkeep.restore(daemon.settings.sandboxes, kept);
+    upkeep.know(daemon.settings.sandboxes, kept);
+    let serving = portcullis_control::serve(listener, registry.clone(), gatekeeper, token.clone());
+    let serving = tokio::spawn(serving);
+    let mut end = pin!(end);
+    let restoring = upkeep.restore();
     tokio::select! {
         ended = &mut end => {
             token.cancel();

@@ -27,7 +27,7 @@ pub enum SettingsError {
 }
 
 /// The daemon's configuration: TOML.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// The version of the file: 1.
@@ -102,6 +102,15 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Whether anything but the sandboxes is different.
+    pub(crate) fn differs_beside_sandboxes(&self, other: &Settings) -> bool {
+        let without = |settings: &Settings| Settings {
+            sandboxes: Vec::new(),
+            ..settings.clone()
+        };
+        without(self) != without(other)
+    }
+
     /// Reads the text of a file that stands in `folder`.
     ///
     /// # Errors

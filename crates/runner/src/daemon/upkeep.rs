@@ -9,10 +9,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use tokio::net::unix::pipe;
 
-use super::registry::{AT_ONCE, Registry};
+use super::registry::Registry;
 use super::settings::{ConfiguredSandbox, Settings};
 use super::store::Kept;
 
@@ -32,26 +31,29 @@ pub(crate) struct Upkeep {
     /// The end of a non-blocking pipe: each byte in it has the configuration read again.
     pub(crate) requests: OwnedFd,
     pub(crate) read: ReadSettings,
+    /// As it was read at the start.
+    pub(crate) before: Settings,
     /// Told what came of that.
     pub(crate) tell: fn(&str),
 }
 
 impl Upkeep {
+    /// Knows what the configuration names and what was kept, before anybody may ask for more.
+    pub(crate) fn know(&self, configured: Vec<ConfiguredSandbox>, kept: Vec<Kept>) {
+        for one in configured {
+            self.registry.know_configured(one, self.user);
+        }
+        for one in kept {
+            self.registry.know_kept(one);
+        }
+    }
+
     /// Serves what is known, many at once.
-    pub(crate) async fn restore(&self, configured: Vec<ConfiguredSandbox>, kept: Vec<Kept>) {
-        self.begin(configured).await;
-        futures_util::stream::iter(kept)
-            .for_each_concurrent(AT_ONCE, |kept| self.registry.restore(kept))
-            .await;
+    pub(crate) async fn restore(&self) {
+        self.registry.try_again().await;
         let releasing = self.registry.clone();
         // What it finds is nobody's.
         let _ = tokio::task::spawn_blocking(move || releasing.release_others()).await;
-    }
-
-    async fn begin(&self, configured: Vec<ConfiguredSandbox>) {
-        futures_util::stream::iter(configured)
-            .for_each_concurrent(AT_ONCE, |one| self.registry.configured(one, self.user))
-            .await;
     }
 
     /// Runs until it is dropped.
@@ -85,13 +87,21 @@ impl Upkeep {
         let settings = tokio::task::spawn_blocking(move || read()).await;
         let settings = settings.unwrap_or_else(|error| Err(error.to_string()));
         let mut wanted = match settings {
-            Ok(settings) => settings.sandboxes,
+            Ok(settings) => {
+                if settings.differs_beside_sandboxes(&self.before) {
+                    (self.tell)(
+                        "of the configuration, only sandboxes are reloaded: start the daemon again for the rest",
+                    );
+                }
+                settings.sandboxes
+            }
             Err(why) => {
                 (self.tell)(&format!("the configuration is not reloaded: {why}"));
                 return;
             }
         };
-        let (mut kept, mut dropped) = (0, 0);
+        let (mut kept, mut dropped) = (Vec::new(), 0);
+        // Those that are named no more first: they must not wait for others.
         for entry in self.registry.all() {
             let Some(configured) = &entry.configured else {
                 continue;
@@ -99,11 +109,7 @@ impl Upkeep {
             match wanted.iter().position(|one| one == configured) {
                 Some(same) => {
                     wanted.swap_remove(same);
-                    entry.request_reload();
-                    if entry.served().is_none() && !entry.retry.is_over() {
-                        self.registry.try_to_serve(&entry).await;
-                    }
-                    kept += 1;
+                    kept.push(entry);
                 }
                 None => {
                     self.registry.drop_configured(&entry).await;
@@ -111,18 +117,24 @@ impl Upkeep {
                 }
             }
         }
-        let known = self.registry.all();
-        let is_taken =
-            |one: &ConfiguredSandbox| known.iter().any(|entry| entry.kept().new.name == one.name);
-        let (taken, new): (Vec<_>, Vec<_>) = wanted.into_iter().partition(is_taken);
-        for one in &taken {
-            let name = &one.name;
-            (self.tell)(&format!(
-                "`{name}` of the configuration is not served: a client has made one of this name"
-            ));
+        for entry in &kept {
+            entry.request_reload();
+            if entry.served().is_none() && !entry.retry.is_over() {
+                entry.retry.soon();
+            }
         }
-        let begun = new.len();
-        self.begin(new).await;
+        let kept = kept.len();
+        let mut begun = 0;
+        for one in wanted {
+            let name = one.name.clone();
+            match self.registry.know_configured(one, self.user) {
+                true => begun += 1,
+                false => (self.tell)(&format!(
+                    "`{name}` of the configuration is not served: a client has made one of this name"
+                )),
+            }
+        }
+        self.registry.try_again().await;
         let dropped = format!("{dropped} ended or changed");
         (self.tell)(&format!(
             "the configuration is reloaded: {begun} sandboxes begun, {dropped}, {kept} as before"

@@ -26,6 +26,8 @@ const LOOPBACK_INDEX: u32 = 1;
 /// `NS_GET_USERNS` and `NS_GET_NSTYPE` (ioctl_nsfs(2)).
 const NS_GET_USERNS: libc::c_ulong = 0xb701;
 const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+/// The number of the PID namespace that a machine begins with (`PROC_PID_INIT_INO` of the kernel).
+const FIRST_PID_NAMESPACE: u64 = 0xefff_fffc;
 /// Pairs of devices, whose other end is in another namespace.
 const VETH: &str = "veth";
 
@@ -116,6 +118,21 @@ pub(super) fn enter(attachment: &Attachment) -> Result<Entered, SandboxError> {
 
 /// The namespace that this process is in, whatever devices it has.
 fn stay() -> Result<Entered, SandboxError> {
+    let shares = |what: &str| {
+        let of = |process: &str| Identity::at(format!("/proc/{process}/ns/{what}")).ok();
+        of("1")
+            .is_some_and(|first| Some(first) == of("self"))
+            .then(|| of("1"))
+            .flatten()
+    };
+    let first = shares("pid").is_some_and(|first| first.inode == FIRST_PID_NAMESPACE);
+    if first && shares("net").is_some() {
+        return Err(SandboxError::refused_for(
+            Step::Attach,
+            "this is the network namespace of the host: the host itself would be cut off",
+            libc::EINVAL,
+        ));
+    }
     Ok(Entered {
         network: Identity::at("/proc/self/ns/net").at(Step::Attach, "/proc")?,
         process: None,
@@ -131,6 +148,8 @@ fn stay() -> Result<Entered, SandboxError> {
 /// # Errors
 /// There is no such namespace, it is the host's, or this user may not enter it.
 pub fn look_from(attachment: &Attachment) -> Result<(), SandboxError> {
+    // Programs inside may see this process, which has the host's files.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).at(Step::Attach, "")?;
     enter(attachment).map(drop)
 }
 
@@ -273,6 +292,14 @@ fn check(links: &[Link]) -> Result<bool, SandboxError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_hosts_own_network_is_no_shared_one() {
+        let inode = |what: &str| fs::metadata(format!("/proc/1/ns/{what}")).unwrap().ino();
+        let own = fs::metadata("/proc/self/ns/net").unwrap().ino();
+        let is_host = inode("pid") == FIRST_PID_NAMESPACE && inode("net") == own;
+        assert_eq!(stay().is_err(), is_host);
+    }
 
     fn link(index: u32, kind: &str, is_up: bool) -> Link {
         Link {

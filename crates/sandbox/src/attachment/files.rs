@@ -14,11 +14,13 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount,
     mount_change, move_mount, open_tree, unmount,
 };
-use rustix::process::{WaitOptions, chroot, waitpid};
+use rustix::process::{Gid, Uid, WaitOptions, chroot, getegid, geteuid, waitpid};
+use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 use serde::{Deserialize, Serialize};
 
 use super::request::TrustContent;
@@ -37,6 +39,8 @@ const ROOMS: [&str; 3] = ["/tmp", "/run", "/mnt"];
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 /// What is read of the list of mounts, in bytes.
 const MAX_MOUNTS_BYTES: u64 = 16 * 1024 * 1024;
+/// A user and a group that own nothing.
+const NOBODY: u32 = 65_534;
 /// Permission without which a file is not everybody's to read.
 const ALL_READ: u32 = 0o004;
 
@@ -135,7 +139,7 @@ fn bind_here(mounts: BorrowedFd<'_>, shown: &Shown<'_>) -> io::Result<Vec<Bound>
 /// link on it, then leads where it will lead for the sandbox's programs.
 fn enter(mounts: BorrowedFd<'_>, root: Option<&Path>) -> io::Result<()> {
     setns(mounts, CloneFlags::CLONE_NEWNS)?;
-    if let Some(root) = root.filter(|root| root.is_dir()) {
+    if let Some(root) = root.filter(|root| root.exists()) {
         chroot(root)?;
         std::env::set_current_dir("/")?;
     }
@@ -182,15 +186,40 @@ fn wanted(shown: &Shown<'_>) -> Vec<(Vec<u8>, PathBuf)> {
     wanted
 }
 
-/// Reads a file that is everybody's to read: what is read here is shown to the sandbox.
+/// Reads a file that is everybody's to read, as nobody: what is read here is shown to the sandbox, whose programs may
+/// change every link on the way meanwhile.
 fn read_open(path: &Path) -> io::Result<String> {
-    let file = File::open(path)?;
-    if file.metadata()?.mode() & ALL_READ == 0 {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = as_nobody(|| Ok(openat(CWD, path, flags, Mode::empty())?))?;
+    let file = File::from(opened);
+    let found = file.metadata()?;
+    if !found.is_file() || found.mode() & ALL_READ == 0 {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     let mut text = Vec::new();
     file.take(MAX_FILE_BYTES).read_to_end(&mut text)?;
     Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Does something without root's rights, if this process has them. An ordinary user enters only what is its own.
+fn as_nobody<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let (user, group) = (geteuid(), getegid());
+    let nobody = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    if !user.is_root() {
+        return work();
+    }
+    match set_thread_res_gid(group, nobody.1, group) {
+        // A user namespace that has no other user: its root is an ordinary user's.
+        Err(Errno::INVAL) => return work(),
+        set => set?,
+    }
+    // This process is a child that needs no group afterwards.
+    set_thread_groups(&[])?;
+    set_thread_res_uid(user, nobody.0, user)?;
+    let done = work();
+    set_thread_res_uid(user, user, user)?;
+    set_thread_res_gid(group, group, group)?;
+    done
 }
 
 /// A mount of a new file, not attached anywhere yet.
