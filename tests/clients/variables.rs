@@ -123,7 +123,7 @@ fn every_program_reaches_the_sandbox_s_own_servers() {
         "http://[::1]:8000/",
     ];
     // One server, both families.
-    let serve = "$python -c '\n\
+    let serve = "rm -f $HOME/serving; $python -c '\n\
                  import http.server, socket\n\
                  class Server(http.server.ThreadingHTTPServer):\n\
                  \x20address_family = socket.AF_INET6\n\
