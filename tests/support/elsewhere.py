@@ -246,7 +246,7 @@ def as_guest():
     resolv_conf()
     process = gateway('vm-socket', path, *own_trust())
     threading.Thread(target=process.stderr.read, daemon=True).start()
-    written = [path] + [os.environ['CA']] * INSPECTS
+    written = [path] + ([os.environ['CA']] if INSPECTS else [])
     until('the socket is there', lambda: all(map(os.path.exists, written)) or process.poll() is not None)
     sandbox = Sandbox(GUEST)
     Bridge(device_of(sandbox.pid), path).start()
