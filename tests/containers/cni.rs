@@ -197,8 +197,19 @@ fn a_plugin_alone_gives_a_namespace_its_gateway() {
     assert_eq!(daemon.sandboxes(), Vec::<Value>::new());
 }
 
+/// Gives this thread, and whatever it starts, a network namespace of its own for a host's: other plugins make bridges
+/// there, and have it forward packets.
+fn in_a_host_of_its_own() {
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+    let up = Command::new("ip")
+        .args(["link", "set", "lo", "up"])
+        .status();
+    assert!(up.unwrap().success());
+}
+
 #[test]
 fn after_other_plugins_nothing_leaves_by_their_devices() {
+    in_a_host_of_its_own();
     let daemon = Daemon::start();
     let engine = Engine::new(&daemon);
     let ipam = json!({"type": "host-local", "subnet": "10.231.7.0/24", "dataDir": daemon.folder().join("ipam"),
@@ -245,6 +256,7 @@ fn a_podman_network_is_guarded_by_the_plugin() {
     for program in ["podman", "busybox", "tar"] {
         require(program);
     }
+    in_a_host_of_its_own();
     let daemon = Daemon::start();
     let engine = Engine::new(&daemon);
     let folder = daemon.folder();
